@@ -1,0 +1,149 @@
+"""ControlNet (Zhang, Rao, Agrawala 2023): a trainable copy of the UNet's encoder and middle block.
+
+Its 12 + 1 outputs pass through zero convolutions and are added to the UNet's skip connections and
+to its middle block's output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import ControlNetConfig
+from ..errors import ShapeError
+from .layers import Mlp
+from .unet import (
+    Projected,
+    Residuals,
+    TimeEmbedding,
+    UNet,
+    UNetEncoder,
+    UNetMiddle,
+    check_context,
+    embed_time_and_label,
+    encoder_widths,
+)
+from .zero_conv import ZeroConv, zero_
+
+
+class Features(NamedTuple):
+    """The copy's outputs before their zero convolutions."""
+
+    skips: tuple[Tensor, ...]
+    middle: Tensor
+
+
+class HintEncoder(nn.Module):
+    """Condition picture -> feature map of the latent's size: 8 convolutions, three of stride 2.
+
+    As released; the last convolution starts at zero. It has no normalisation and sees neither x nor
+    t: its output is a constant of the run.
+    """
+
+    def __init__(self, config: ControlNetConfig) -> None:
+        super().__init__()
+        widths = config.hint_widths
+        layers = [(config.hint_channels, widths[0], 1)]
+        for width, next_width in pairwise(widths):
+            layers += [(width, width, 1), (width, next_width, 2)]
+        layers.append((widths[-1], config.unet.widths[0], 1))
+        self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, stride=s, padding=1) for i, o, s in layers)
+        zero_(self.convs[-1])
+
+    def forward(self, hint: Tensor) -> Tensor:
+        """(B, hint_channels, 8h, 8w) in [0, 1] -> (B, widths[0], h, w)."""
+        h = hint
+        for conv in self.convs[:-1]:
+            h = F.silu(conv(h))
+        return self.convs[-1](h)
+
+
+class ControlNet(nn.Module):
+    """Encoder, middle and timestep embedding of a UNet, a hint encoder, and 13 zero convolutions."""
+
+    def __init__(self, config: ControlNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.time_embed = TimeEmbedding(config.unet)
+        label_dim = config.unet.label_dim
+        self.label_embed = None if label_dim is None else Mlp(label_dim, config.unet.embed_dim)
+        self.encoder = UNetEncoder(config.unet)
+        self.middle = UNetMiddle(config.unet)
+        self.hint = HintEncoder(config)
+        self.zero_convs = nn.ModuleList(ZeroConv(width) for width in encoder_widths(config.unet))
+        self.zero_conv_middle = ZeroConv(config.unet.widths[-1])
+
+    @classmethod
+    def from_unet(cls, unet: UNet, config: ControlNetConfig | None = None) -> ControlNet:
+        """A fresh ControlNet: the UNet's encoder copied, zero convolutions at 0 (section 3.1).
+
+        With it the UNet's output is bit-equal to the UNet's own.
+        """
+        net = cls(config or ControlNetConfig(unet=unet.config))
+        for name in ("time_embed", "label_embed", "encoder", "middle"):
+            part, source = getattr(net, name), getattr(unet, name)
+            if part is not None:
+                part.load_state_dict(source.state_dict())
+        return net.to(device=unet.conv_out.weight.device, dtype=unet.conv_out.weight.dtype)
+
+    def embed(self, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """As `UNet.embed`, with the copy's own weights."""
+        return embed_time_and_label(self.time_embed, self.label_embed, t, y)
+
+    def embed_hint(self, hint: Tensor, latent_size: tuple[int, int]) -> Tensor:
+        """Hint (B, C, 8h, 8w) in [0, 1] -> embedded hint (B, widths[0], h, w).
+
+        Raises ShapeError when channels or size do not fit the net or the latent.
+        """
+        if hint.ndim != 4 or hint.shape[1] != self.config.hint_channels:
+            raise ShapeError(
+                f"the hint is {tuple(hint.shape)}, this ControlNet reads (B, {self.config.hint_channels}, H, W)"
+            )
+        embedded = self.hint(hint.to(self.hint.convs[0].weight.dtype))
+        if tuple(embedded.shape[-2:]) != tuple(latent_size):
+            height, width = hint.shape[-2:]
+            raise ShapeError(
+                f"the hint is {width}x{height} pixels, the latent {latent_size[1]}x{latent_size[0]} needs "
+                f"{8 * latent_size[1]}x{8 * latent_size[0]}: resize the hint"
+            )
+        return embedded
+
+    def features(self, x: Tensor, hint: Tensor, encoder: Projected, middle: Projected) -> Features:
+        """What the zero convolutions read; `hint` is the embedded one."""
+        skips = self.encoder(x, encoder, hint)
+        return Features(tuple(skips), self.middle(skips[-1], middle))
+
+    def residuals(self, features: Features) -> Residuals:
+        """The definition of a ControlNet's output: one zero convolution behind each feature."""
+        skips = tuple(zero(h) for zero, h in zip(self.zero_convs, features.skips, strict=True))
+        return Residuals(skips, self.zero_conv_middle(features.middle))
+
+    def accumulate(self, skips: Sequence[Tensor], middle: Tensor, features: Features, weights: Sequence[float]) -> None:
+        """Add the residuals into the UNet's skips and middle output, in place, each times its weight.
+
+        `weights` has one entry per skip and one for the middle. A weight of 0 costs nothing.
+        """
+        zeros = [*self.zero_convs, self.zero_conv_middle]
+        targets = [*skips, middle]
+        sources = [*features.skips, features.middle]
+        for zero, target, source, weight in zip(zeros, targets, sources, weights, strict=True):
+            if weight != 0.0:
+                zero.accumulate(target, source, weight)
+
+    def forward(
+        self, x: Tensor, t: Tensor, context: Tensor, hint: Tensor, y: Tensor | None = None
+    ) -> Residuals:
+        """Residuals for `UNet.forward`.
+
+        x: (B, 4, h, w), t: (B,), context: (B, tokens, context_dim), as the UNet gets them;
+        hint: (B, C, 8h, 8w) in [0, 1]. Raises ShapeError when one does not fit.
+        """
+        check_context(context, self.config.unet)
+        emb = self.embed(t, y)
+        hint = self.embed_hint(hint, (x.shape[-2], x.shape[-1]))
+        features = self.features(x, hint, self.encoder.project(emb, context), self.middle.project(emb, context))
+        return self.residuals(features)

@@ -1,0 +1,242 @@
+"""The building blocks that UNet and ControlNet share.
+
+Every block splits its work in two. `time_shift` and `text_kv` compute what does not depend on x
+(the timestep's projection; keys and values of the text), so that the engine can do it once before
+the first step; `forward` does the rest. Tensors are (B, C, H, W), tokens (B, N, C).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ..config import UNetConfig
+
+GROUPS = 32
+KeyValue: TypeAlias = tuple[Tensor, Tensor]
+"""Keys and values of one cross attention, each (B, heads, tokens, head width)."""
+TextKV: TypeAlias = tuple[KeyValue, ...]
+"""Keys and values for each transformer block of one UNet block."""
+
+
+def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:
+    """Sinusoidal embedding of timesteps (B,) -> (B, dim) float32, cosines first (Ho et al. 2020).
+
+    Stays in float32 whatever the model's dtype: in bfloat16 timesteps above 512 would be rounded
+    to multiples of 4.
+    """
+    half = dim // 2
+    exponent = torch.arange(half, dtype=torch.float32, device=t.device) / half
+    angles = t.float()[:, None] * torch.exp(-math.log(max_period) * exponent)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class Mlp(nn.Module):
+    """Linear, SiLU, Linear: the timestep (and label) embedding network."""
+
+    def __init__(self, width_in: int, width: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(width_in, width)
+        self.linear2 = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width_in) -> (B, width)."""
+        return self.linear2(F.silu(self.linear1(x)))
+
+
+class ResBlock(nn.Module):
+    """Residual block with the timestep added between its two convolutions."""
+
+    def __init__(self, width_in: int, width: int, embed_dim: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(GROUPS, width_in, eps=1e-5)
+        self.conv1 = nn.Conv2d(width_in, width, 3, padding=1)
+        self.emb = nn.Linear(embed_dim, width)
+        self.norm2 = nn.GroupNorm(GROUPS, width, eps=1e-5)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.skip = nn.Conv2d(width_in, width, 1) if width_in != width else None
+
+    def time_shift(self, emb: Tensor) -> Tensor:
+        """(B, embed_dim) timestep embedding -> (B, width, 1, 1) shift of the hidden state."""
+        return self.emb(F.silu(emb))[:, :, None, None]
+
+    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+        """(B, width_in, H, W) -> (B, width, H, W)."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h + shift)))
+        return h + (x if self.skip is None else self.skip(x))
+
+
+class Attention(nn.Module):
+    """Multi-head attention of tokens to themselves or to the text."""
+
+    def __init__(self, width: int, context_dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width, bias=False)
+        self.k = nn.Linear(context_dim, width, bias=False)
+        self.v = nn.Linear(context_dim, width, bias=False)
+        self.out = nn.Linear(width, width)
+
+    def kv(self, context: Tensor) -> KeyValue:
+        """(B, tokens, context_dim) -> keys and values, each (B, heads, tokens, head width)."""
+        return self._split(self.k(context)), self._split(self.v(context))
+
+    def forward(self, x: Tensor, kv: KeyValue) -> Tensor:
+        """(B, N, width) -> (B, N, width)."""
+        attended = F.scaled_dot_product_attention(self._split(self.q(x)), *kv)
+        return self.out(rearrange(attended, "b h n d -> b n (h d)"))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return rearrange(x, "b n (h d) -> b h n d", h=self.heads)
+
+
+class FeedForward(nn.Module):
+    """Gated feed-forward network (GEGLU, Shazeer 2020)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(width, 8 * width)
+        self.out = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, width) -> (B, N, width)."""
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return self.out(value * F.gelu(gate))
+
+
+class TransformerBlock(nn.Module):
+    """Self attention, cross attention to the text, feed-forward; each with its residual."""
+
+    def __init__(self, width: int, context_dim: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attn1 = Attention(width, width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.attn2 = Attention(width, context_dim, heads)
+        self.norm3 = nn.LayerNorm(width)
+        self.ff = FeedForward(width)
+
+    def forward(self, x: Tensor, kv: KeyValue) -> Tensor:
+        """(B, N, width) -> (B, N, width)."""
+        normed = self.norm1(x)
+        x = x + self.attn1(normed, self.attn1.kv(normed))
+        x = x + self.attn2(self.norm2(x), kv)
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the pixels of a feature map.
+
+    `linear_projection` chooses linear layers (SD2, SDXL) or 1x1 convolutions (SD1.5) at both ends.
+    """
+
+    def __init__(self, width: int, context_dim: int, heads: int, depth: int, linear_projection: bool) -> None:
+        super().__init__()
+        self.linear_projection = linear_projection
+        self.norm = nn.GroupNorm(GROUPS, width, eps=1e-6)
+        self.proj_in = nn.Linear(width, width) if linear_projection else nn.Conv2d(width, width, 1)
+        self.blocks = nn.ModuleList(TransformerBlock(width, context_dim, heads) for _ in range(depth))
+        self.proj_out = nn.Linear(width, width) if linear_projection else nn.Conv2d(width, width, 1)
+
+    def text_kv(self, context: Tensor) -> TextKV:
+        """Keys and values of the text (B, tokens, context_dim) for every block."""
+        return tuple(block.attn2.kv(context) for block in self.blocks)
+
+    def forward(self, x: Tensor, kv: TextKV) -> Tensor:
+        """(B, width, H, W) -> (B, width, H, W)."""
+        height = x.shape[2]
+        h = self.norm(x)
+        if self.linear_projection:
+            h = self.proj_in(rearrange(h, "b c h w -> b (h w) c"))
+        else:
+            h = rearrange(self.proj_in(h), "b c h w -> b (h w) c")
+        for block, block_kv in zip(self.blocks, kv, strict=True):
+            h = block(h, block_kv)
+        if self.linear_projection:
+            h = rearrange(self.proj_out(h), "b (h w) c -> b c h w", h=height)
+        else:
+            h = self.proj_out(rearrange(h, "b (h w) c -> b c h w", h=height))
+        return h + x
+
+
+class ConvIn(nn.Module):
+    """The encoder's first block: one convolution from the latent."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, width, 3, padding=1)
+
+    def time_shift(self, emb: Tensor) -> None:
+        """This block has no timestep."""
+
+    def text_kv(self, context: Tensor) -> TextKV:
+        """This block reads no text."""
+        return ()
+
+    def forward(self, x: Tensor, shift: None, kv: TextKV) -> Tensor:
+        """(B, channels, H, W) -> (B, width, H, W)."""
+        return self.conv(x)
+
+
+class Downsample(nn.Module):
+    """The encoder's block between two levels: a convolution of stride 2."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, stride=2, padding=1)
+
+    def time_shift(self, emb: Tensor) -> None:
+        """This block has no timestep."""
+
+    def text_kv(self, context: Tensor) -> TextKV:
+        """This block reads no text."""
+        return ()
+
+    def forward(self, x: Tensor, shift: None, kv: TextKV) -> Tensor:
+        """(B, width, H, W) -> (B, width, ceil(H/2), ceil(W/2))."""
+        return self.conv(x)
+
+
+class Upsample(nn.Module):
+    """Nearest neighbour to the size of the next skip, then a convolution."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, width, h, w) -> (B, width, *size)."""
+        return self.conv(F.interpolate(x, size=size, mode="nearest"))
+
+
+class ResTransformer(nn.Module):
+    """A residual block and, where the level has any, its transformer."""
+
+    def __init__(self, config: UNetConfig, width_in: int, width: int, depth: int) -> None:
+        super().__init__()
+        self.res = ResBlock(width_in, width, config.embed_dim)
+        self.transformer = make_transformer(config, width, depth) if depth else None
+
+    def time_shift(self, emb: Tensor) -> Tensor:
+        """Shift of the residual block."""
+        return self.res.time_shift(emb)
+
+    def text_kv(self, context: Tensor) -> TextKV:
+        """Keys and values of the transformer; empty where there is none."""
+        return () if self.transformer is None else self.transformer.text_kv(context)
+
+    def forward(self, x: Tensor, shift: Tensor, kv: TextKV) -> Tensor:
+        """(B, width_in, H, W) -> (B, width, H, W)."""
+        h = self.res(x, shift)
+        return h if self.transformer is None else self.transformer(h, kv)
+
+
+def make_transformer(config: UNetConfig, width: int, depth: int) -> SpatialTransformer:
+    """The spatial transformer that `config` has at this width."""
+    return SpatialTransformer(width, config.context_dim, config.heads(width), depth, config.linear_projection)

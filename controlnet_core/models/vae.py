@@ -1,0 +1,254 @@
+"""The KL autoencoder between pictures and latents (Rombach et al. 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ..config import VAEConfig
+from ..errors import ShapeError
+from .layers import GROUPS
+
+
+class VAEResBlock(nn.Module):
+    """Residual block without a timestep."""
+
+    def __init__(self, width_in: int, width: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(GROUPS, width_in, eps=1e-6)
+        self.conv1 = nn.Conv2d(width_in, width, 3, padding=1)
+        self.norm2 = nn.GroupNorm(GROUPS, width, eps=1e-6)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.skip = nn.Conv2d(width_in, width, 1) if width_in != width else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width_in, H, W) -> (B, width, H, W)."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return h + (x if self.skip is None else self.skip(x))
+
+
+class PixelAttention(nn.Module):
+    """Single-head attention over all pixels of the smallest feature map."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(GROUPS, width, eps=1e-6)
+        self.q = nn.Conv2d(width, width, 1)
+        self.k = nn.Conv2d(width, width, 1)
+        self.v = nn.Conv2d(width, width, 1)
+        self.out = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width, H, W) -> (B, width, H, W)."""
+        h = self.norm(x)
+        q, k, v = (rearrange(layer(h), "b c h w -> b 1 (h w) c") for layer in (self.q, self.k, self.v))
+        h = F.scaled_dot_product_attention(q, k, v)
+        return x + self.out(rearrange(h, "b 1 (h w) c -> b c h w", h=x.shape[2]))
+
+
+class VAEMiddle(nn.Module):
+    """Residual block, attention, residual block."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.res1 = VAEResBlock(width, width)
+        self.attn = PixelAttention(width)
+        self.res2 = VAEResBlock(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width, H, W) -> (B, width, H, W)."""
+        return self.res2(self.attn(self.res1(x)))
+
+
+class VAEDown(nn.Module):
+    """Halves the size; zero padding on the right and bottom only, as the released models do."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width, H, W) -> (B, width, H/2, W/2)."""
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class VAEUp(nn.Module):
+    """Doubles the size: nearest neighbour, then a convolution."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width, H, W) -> (B, width, 2H, 2W)."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class VAELevel(nn.Module):
+    """The residual blocks of one resolution, and the way to the next."""
+
+    def __init__(self, width_in: int, width: int, count: int, change: Callable[[int], nn.Module] | None, name: str):
+        super().__init__()
+        self.res = nn.ModuleList(VAEResBlock(width_in if j == 0 else width, width) for j in range(count))
+        self.down = change(width) if change and name == "down" else None
+        self.up = change(width) if change and name == "up" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width_in, H, W) -> (B, width, H', W')."""
+        for block in self.res:
+            x = block(x)
+        for change in (self.down, self.up):
+            if change is not None:
+                x = change(x)
+        return x
+
+
+class VAEEncoder(nn.Module):
+    """Picture -> mean and log-variance of the latent."""
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        widths = config.widths
+        self.patch = config.patch
+        self.conv_in = nn.Conv2d(config.image_channels * config.patch**2, widths[0], 3, padding=1)
+        last = len(widths) - 1
+        self.levels = nn.ModuleList(
+            VAELevel(width_in, width, config.res_blocks, VAEDown if i < last else None, "down")
+            for i, (width_in, width) in enumerate(pairwise((widths[0], *widths)))
+        )
+        self.middle = VAEMiddle(widths[-1])
+        self.norm_out = nn.GroupNorm(GROUPS, widths[-1], eps=1e-6)
+        self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> (B, 8, H/8, W/8)."""
+        h = self.conv_in(F.pixel_unshuffle(image, self.patch) if self.patch > 1 else image)
+        for level in self.levels:
+            h = level(h)
+        return self.conv_out(F.silu(self.norm_out(self.middle(h))))
+
+
+class VAEDecoder(nn.Module):
+    """Latent -> picture. `levels` run from the lowest resolution to the highest."""
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        widths = tuple(reversed(config.widths))
+        self.patch = config.patch
+        self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
+        self.middle = VAEMiddle(widths[0])
+        last = len(widths) - 1
+        self.levels = nn.ModuleList(
+            VAELevel(width_in, width, config.res_blocks + 1, VAEUp if i < last else None, "up")
+            for i, (width_in, width) in enumerate(pairwise((widths[0], *widths)))
+        )
+        self.norm_out = nn.GroupNorm(GROUPS, widths[-1], eps=1e-6)
+        self.conv_out = nn.Conv2d(widths[-1], config.image_channels * config.patch**2, 3, padding=1)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """(B, 4, h, w) -> (B, 3, 8h, 8w)."""
+        h = self.middle(self.conv_in(latent))
+        for level in self.levels:
+            h = level(h)
+        image = self.conv_out(F.silu(self.norm_out(h)))
+        return F.pixel_shuffle(image, self.patch) if self.patch > 1 else image
+
+
+class AutoencoderKL(nn.Module):
+    """Encoder, decoder, and the two 1x1 convolutions at the latent."""
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels = config.latent_channels
+        self.encoder = VAEEncoder(config)
+        self.decoder = VAEDecoder(config)
+        self.quant_conv = nn.Conv2d(2 * channels, 2 * channels, 1)
+        self.post_quant_conv = nn.Conv2d(channels, channels, 1)
+
+    def moments(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) in [-1, 1] -> mean and log-variance, each (B, 4, H/8, W/8), unscaled.
+
+        Raises ShapeError when H or W is no multiple of the autoencoder's factor.
+        """
+        height, width = image.shape[-2:]
+        factor = self.config.factor
+        if height % factor or width % factor:
+            raise ShapeError(
+                f"the picture is {width}x{height}, the autoencoder needs multiples of {factor}: crop or resize it to "
+                f"{width // factor * factor}x{height // factor * factor}"
+            )
+        mean, logvar = self.quant_conv(self.encoder(image)).chunk(2, dim=1)
+        return mean, logvar.clamp(-30.0, 20.0)
+
+    def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> scaled latent (B, 4, H/8, W/8).
+
+        The mean of the posterior; a sample of it where a generator is given.
+        """
+        mean, logvar = self.moments(image)
+        if generator is not None:
+            noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype).to(mean.device)
+            mean = mean + noise * (0.5 * logvar).exp()
+        return mean * self.config.scaling_factor
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Scaled latent (B, 4, h, w) -> picture (B, 3, 8h, 8w), about [-1, 1], not clamped."""
+        return self.decoder(self.post_quant_conv(latent / self.config.scaling_factor))
+
+    def decode_tiled(self, latent: Tensor, tile: int = 64, overlap: int = 16) -> Tensor:
+        """As `decode`, in overlapping tiles of `tile` latent cells, for pictures too large at once.
+
+        Tiles are blended with linear ramps over `overlap` cells. Group normalisation sees one tile
+        at a time, so the result differs a little from `decode`.
+        """
+        return blend_tiles(latent, self.decode, tile, overlap, self.config.factor, self.config.image_channels)
+
+
+def blend_tiles(
+    x: Tensor, run: Callable[[Tensor], Tensor], tile: int, overlap: int, scale: int, channels: int
+) -> Tensor:
+    """Run a function on overlapping tiles of (B, C, h, w) and blend its outputs, `scale` times as large.
+
+    Raises ShapeError unless 0 <= overlap < tile.
+    """
+    if not 0 <= overlap < tile:
+        raise ShapeError(f"overlap is {overlap} and tile {tile}: overlap must be at least 0 and below the tile")
+    batch, _, height, width = x.shape
+    if height <= tile and width <= tile:
+        return run(x)
+    total = x.new_zeros((batch, channels, height * scale, width * scale))
+    weights = x.new_zeros((1, 1, height * scale, width * scale))
+    for top in _tile_starts(height, tile, overlap):
+        for left in _tile_starts(width, tile, overlap):
+            out = run(x[:, :, top : top + tile, left : left + tile])
+            rows = _ramp(out.shape[2], overlap * scale, top > 0, top + tile < height).to(out)
+            columns = _ramp(out.shape[3], overlap * scale, left > 0, left + tile < width).to(out)
+            window = rows[:, None] * columns[None, :]
+            area = (..., slice(top * scale, top * scale + out.shape[2]), slice(left * scale, left * scale + out.shape[3]))
+            total[area] += out * window
+            weights[area] += window
+    return total / weights
+
+
+def _tile_starts(length: int, tile: int, overlap: int) -> list[int]:
+    if length <= tile:
+        return [0]
+    starts = list(range(0, length - tile, tile - overlap))
+    return [*starts, length - tile]
+
+
+def _ramp(length: int, overlap: int, fade_in: bool, fade_out: bool) -> Tensor:
+    ramp = torch.ones(length)
+    slope = (torch.arange(overlap) + 1) / (overlap + 1)
+    if fade_in and overlap:
+        ramp[:overlap] *= slope
+    if fade_out and overlap:
+        ramp[-overlap:] *= slope.flip(0)
+    return ramp

@@ -1,0 +1,39 @@
+"""The zero convolution: the one place where control enters (Zhang et al. 2023, section 3.1)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def zero_(layer: nn.Module) -> None:
+    """Set all parameters of a layer to zero, in place."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
+class ZeroConv(nn.Module):
+    """A 1x1 convolution that starts at zero, so that a fresh ControlNet changes nothing.
+
+    Its gradient is not zero: for y = W x + b, dL/dW = dL/dy x^T, and x is a feature map of the
+    pretrained encoder.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 1)
+        zero_(self.conv)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """(B, C, H, W) feature -> (B, C, H, W) residual. This is the definition."""
+        return self.conv(h)
+
+    def accumulate(self, skip: Tensor, h: Tensor, strength: float) -> Tensor:
+        """`skip + strength * (W h + b)`, written into `skip`: the residual is never held apart.
+
+        Strength is folded into the (small) weights instead of scaling the (large) feature map.
+        """
+        weight, bias = self.conv.weight, self.conv.bias
+        if strength != 1.0:
+            weight, bias = weight * strength, bias * strength  # type: ignore[operator]
+        return skip.add_(F.conv2d(h, weight, bias))
