@@ -1,0 +1,269 @@
+"""CLIP's text transformer, and the encoder that turns prompts into conditionings.
+
+Source: Radford et al. 2021, section 2.4; Rombach et al. 2022, "High-Resolution Image Synthesis with Latent
+Diffusion Models", section 3.3 (the text's hidden states are the context of every cross-attention).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import TextConfig
+from ..errors import ShapeError, ValueRangeError
+from .prompt import Chunk, empty_chunk, tokenize_prompt
+from .tokenizer import END_TOKEN, VOCAB_SIZE, ClipTokenizer, VocabMap, map_ids
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """x * sigmoid(1.702 x), the approximation of GELU that CLIP was trained with."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+def _activation(name: str) -> Callable[[Tensor], Tensor]:
+    table: dict[str, Callable[[Tensor], Tensor]] = {"quick_gelu": quick_gelu, "gelu": F.gelu}
+    if name not in table:
+        raise ValueRangeError(f"activation {name!r} of the text encoder is not one of {', '.join(table)}")
+    return table[name]
+
+
+class CausalAttention(nn.Module):
+    """Self-attention in which a position sees itself and what is before it. (B,N,width) -> (B,N,width)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width)
+        self.k = nn.Linear(width, width)
+        self.v = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (self._split(proj(x)) for proj in (self.q, self.k, self.v))
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(B,N,width) -> (B,heads,N,width/heads)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class ClipLayer(nn.Module):
+    """Pre-norm transformer layer: attention, then a perceptron of four times the width."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.width)
+        self.attn = CausalAttention(config.width, config.heads)
+        self.norm2 = nn.LayerNorm(config.width)
+        self.fc1 = nn.Linear(config.width, 4 * config.width)
+        self.fc2 = nn.Linear(4 * config.width, config.width)
+        self.activation = _activation(config.activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        return x + self.fc2(self.activation(self.fc1(self.norm2(x))))
+
+
+class ClipTextModel(nn.Module):
+    """CLIP's text transformer."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        if config.width % config.heads:
+            raise ValueRangeError(
+                f"text encoder of width {config.width} cannot be split into {config.heads} heads: "
+                "choose a width that is a multiple of the heads"
+            )
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.width)
+        self.position_embedding = nn.Embedding(config.max_length, config.width)
+        self.layers = nn.ModuleList(ClipLayer(config) for _ in range(config.layers))
+        self.norm_out = nn.LayerNorm(config.width)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """CLIP's initialisation: small embeddings, projections scaled down by the depth."""
+        width, depth = self.config.width, self.config.layers
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        nn.init.normal_(self.position_embedding.weight, std=0.01)
+        for layer in self.layers:
+            for linear in (layer.attn.q, layer.attn.k, layer.attn.v):
+                nn.init.normal_(linear.weight, std=width**-0.5)
+            for linear in (layer.attn.out, layer.fc2):
+                nn.init.normal_(linear.weight, std=(2 * depth * width) ** -0.5)
+            nn.init.normal_(layer.fc1.weight, std=(2 * width) ** -0.5)
+            for linear in (layer.attn.q, layer.attn.k, layer.attn.v, layer.attn.out, layer.fc1, layer.fc2):
+                nn.init.zeros_(linear.bias)
+
+    def forward(
+        self,
+        ids: Tensor,
+        *,
+        skip_last: int = 0,
+        apply_final_norm: bool = True,
+        end_positions: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Rows of the embedding table -> hidden states and the pooled state.
+
+        ids: (B,N) integers, N at most `config.max_length`.
+        skip_last: how many of the last layers the hidden states leave out (0 to layers - 1).
+        apply_final_norm: whether the hidden states pass the final normalisation, skipped or not.
+        end_positions: (B,) position of each row's end mark; by default that of the first id 49407.
+        Returns hidden (B,N,width) and pooled (B,width): the last layer, normalised, at the end mark.
+        Raises ShapeError or ValueRangeError.
+        """
+        self._check(ids, skip_last)
+        if end_positions is None:
+            end_positions = first_end(ids)
+        x = self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]
+        hidden = x
+        for depth, layer in enumerate(self.layers, start=1):
+            x = layer(x)
+            if depth == len(self.layers) - skip_last:
+                hidden = x
+        last = self.norm_out(x)
+        pooled = last[torch.arange(len(ids), device=x.device), end_positions]
+        if apply_final_norm:
+            hidden = last if skip_last == 0 else self.norm_out(hidden)
+        return hidden, pooled
+
+    def _check(self, ids: Tensor, skip_last: int) -> None:
+        if ids.ndim != 2 or not 0 < ids.shape[1] <= self.config.max_length:
+            raise ShapeError(
+                f"token ids have shape {tuple(ids.shape)}, the text encoder takes "
+                f"(B, 1 to {self.config.max_length}): cut longer prompts into chunks"
+            )
+        if not 0 <= skip_last < len(self.layers):
+            raise ValueRangeError(
+                f"skip_last is {skip_last}, the text encoder has {len(self.layers)} layers: "
+                f"choose 0 to {len(self.layers) - 1}"
+            )
+
+
+def first_end(ids: Tensor) -> Tensor:
+    """Position of the first end mark in each row of CLIP ids (B,N) -> (B,)."""
+    return (ids == END_TOKEN).int().argmax(dim=-1)
+
+
+class TextEncoder(nn.Module):
+    """Prompts in, conditionings out: tokenizer, text transformer, prompt weights.
+
+    `clip_skip` counts as the host's CLIPSetLastLayer does: -1 is the last layer, -2 the one before it; a
+    number beyond the first layer means the last. The final normalisation is applied to a skipped layer too,
+    as Stable Diffusion 1.x wants it (`norm_skipped=False` leaves it out).
+
+    `encode` is for inference and keeps no gradients. To train, call the module on `tokenize`d captions.
+    """
+
+    vocab_map: Tensor | None
+
+    def __init__(
+        self,
+        model: ClipTextModel,
+        tokenizer: ClipTokenizer,
+        config: TextConfig,
+        vocab_map: VocabMap | None = None,
+        *,
+        clip_skip: int = -1,
+        norm_skipped: bool = True,
+        padding: int = END_TOKEN,
+    ) -> None:
+        super().__init__()
+        rows = VOCAB_SIZE if vocab_map is None else vocab_map.rows
+        if rows > config.vocab_size:
+            raise ShapeError(
+                f"the vocabulary needs {rows} rows, the text encoder's embedding table has "
+                f"{config.vocab_size}: give it the vocabulary map it was trained with"
+            )
+        if clip_skip >= 0:
+            raise ValueRangeError(
+                f"clip_skip is {clip_skip}: choose -1 for the last layer, -2 for the one before it, ..."
+            )
+        self.model = model
+        self.tokenizer = tokenizer
+        self.config = config
+        self.clip_skip = clip_skip
+        self.norm_skipped = norm_skipped
+        self.padding = padding
+        self.register_buffer("vocab_map", None if vocab_map is None else vocab_map.to_tensor())
+
+    def with_clip_skip(self, clip_skip: int) -> TextEncoder:
+        """The same encoder, weights shared, that stops at another layer. Raises ValueRangeError from 0 up."""
+        return TextEncoder(
+            self.model,
+            self.tokenizer,
+            self.config,
+            None if self.vocab_map is None else VocabMap.from_tensor(self.vocab_map),
+            clip_skip=clip_skip,
+            norm_skipped=self.norm_skipped,
+            padding=self.padding,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.token_embedding.weight.device
+
+    @property
+    def skip_last(self) -> int:
+        """Number of layers left out."""
+        return -1 - self.clip_skip if -self.clip_skip <= self.config.layers else 0
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """CLIP ids (B,77) -> hidden states (B,77,width), differentiable, at the chosen layer."""
+        return self.states(ids)[0]
+
+    def states(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """CLIP ids (B,77) -> hidden states (B,77,width) and pooled (B,width)."""
+        ids = ids.to(self.device)
+        rows = ids if self.vocab_map is None else map_ids(self.vocab_map.to(self.device), ids)
+        skip = self.skip_last
+        return self.model(
+            rows,
+            skip_last=skip,
+            apply_final_norm=self.norm_skipped or skip == 0,
+            end_positions=first_end(ids),
+        )
+
+    def tokenize(self, captions: Sequence[str]) -> Tensor:
+        """Plain captions -> CLIP ids, int64 (B,77) on the CPU. Parentheses are text; 75 tokens are kept."""
+        room = self.config.max_length - 2
+        rows = []
+        for caption in captions:
+            ids = [self.tokenizer.start, *self.tokenizer.encode(caption)[:room], self.tokenizer.end]
+            rows.append(ids + [self.padding] * (self.config.max_length - len(ids)))
+        return torch.tensor(rows, dtype=torch.long, device="cpu").reshape(-1, self.config.max_length)
+
+    def chunks(self, prompt: str) -> tuple[Chunk, ...]:
+        """The prompt's chunks of 77 ids with their weights."""
+        return tokenize_prompt(
+            self.tokenizer, prompt, max_length=self.config.max_length, padding=self.padding
+        )
+
+    def encode(self, prompt: str) -> Tensor:
+        """Prompt -> float32 (1, 77 * chunks, width) on the weights' device."""
+        return self.encode_pooled(prompt)[0]
+
+    @torch.no_grad()
+    def encode_pooled(self, prompt: str) -> tuple[Tensor, Tensor]:
+        """Prompt -> hidden states (1, 77 * chunks, width), and pooled (1,width) of the first chunk; float32.
+
+        With weights: (z - z_empty) * w + z_empty at every position, z_empty the state of the empty prompt.
+        """
+        chunks = self.chunks(prompt)
+        weighted = any(chunk.weighted for chunk in chunks)
+        empty = empty_chunk(max_length=self.config.max_length, padding=self.padding)
+        batch = [*chunks, empty] if weighted else chunks
+        ids = torch.tensor([chunk.ids for chunk in batch], dtype=torch.long, device="cpu")
+        hidden, pooled = self.states(ids)
+        z = hidden.float()
+        if weighted:
+            w = torch.tensor([chunk.weights for chunk in chunks], device=z.device).unsqueeze(-1)
+            z_empty = z[-1:]
+            z = torch.where(w == 1.0, z[:-1], (z[:-1] - z_empty) * w + z_empty)
+        return z.flatten(0, 1).unsqueeze(0), pooled[:1].float()
