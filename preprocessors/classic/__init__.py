@@ -1,0 +1,1 @@
+"""Hints made without weights: measurements on the picture's own pixels."""

@@ -1,0 +1,130 @@
+"""Pictures at the boundary: whatever comes in becomes (B,H,W,3), and hints go out as they came.
+
+Floats become bytes by clamping first and rounding then. Truncating without a clamp wraps around
+(1.004 would become 0 and -0.01 would become 254), and NaN would become whatever the processor does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import PictureError
+
+if TYPE_CHECKING:
+    import torch
+
+    Array = np.ndarray | torch.Tensor
+
+BYTE_TO_UNIT = (np.arange(256, dtype=np.float32) / np.float32(255.0)).astype(np.float32)
+_INTEGER_RANGE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0, np.dtype(bool): 1.0}
+
+
+def is_tensor(array: Any) -> bool:
+    """True for a torch tensor, without importing torch."""
+    return type(array).__module__.partition(".")[0] == "torch" or hasattr(array, "detach")
+
+
+def to_numpy(array: Array) -> np.ndarray:
+    """A numpy view of `array` where that is possible, a copy where it is on a device or of half precision."""
+    if not is_tensor(array):
+        return np.asarray(array)
+    tensor = array.detach()
+    if tensor.dtype.is_floating_point and tensor.dtype.itemsize < 4:
+        tensor = tensor.float()
+    return tensor.cpu().numpy()
+
+
+def like(result: np.ndarray, reference: Array) -> Array:
+    """`result` as a CPU tensor if `reference` is a tensor, else as it is."""
+    if not is_tensor(reference):
+        return result
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(result))
+
+
+def as_batch(image: Array) -> np.ndarray:
+    """Any picture -> (B,H,W,C), C in 1..4, of the type it came with.
+
+    Accepts (H,W) gray, (H,W,C) and (B,H,W,C). Raises PictureError for anything else, since three
+    axes whose last one is not a channel count may mean a batch of gray pictures or one strange picture.
+    """
+    array = to_numpy(image)
+    if array.ndim == 2:
+        array = array[None, :, :, None]
+    elif array.ndim == 3:
+        array = array[None]
+    if array.ndim != 4 or not 1 <= array.shape[-1] <= 4:
+        raise PictureError(
+            f"a picture of shape {tuple(np.shape(image))} came; expected (B,H,W,C) with 1 to 4 channels, "
+            "(H,W,C) or (H,W): put the channels last; a batch of gray pictures needs a last axis of length 1"
+        )
+    if 0 in array.shape[1:3]:
+        raise PictureError(f"a picture of {array.shape[1]}x{array.shape[2]} pixels has nothing in it")
+    if array.dtype.kind not in "f" and array.dtype not in _INTEGER_RANGE:
+        raise PictureError(
+            f"a picture of type {array.dtype} came; expected floats in 0..1, uint8, uint16 or bool: "
+            "scale the values to 0..1 first"
+        )
+    return array
+
+
+def unit_range(frame: np.ndarray) -> np.ndarray:
+    """Any number type -> float32 in 0..1. NaN reads as 0, infinities as the nearest end."""
+    scale = _INTEGER_RANGE.get(frame.dtype)
+    if frame.dtype == np.uint8:
+        return BYTE_TO_UNIT[frame]
+    if scale is not None:
+        return frame.astype(np.float32) / np.float32(scale)
+    clamped = np.fmax(frame, np.float32(0.0), dtype=np.float32, casting="same_kind")
+    return np.fmin(clamped, np.float32(1.0), out=clamped)
+
+
+def to_bytes(frame: np.ndarray) -> np.ndarray:
+    """(H,W,C) of any accepted type -> uint8 0..255, clamped, then rounded to the nearest."""
+    import cv2
+
+    if frame.dtype == np.uint8:
+        return np.ascontiguousarray(frame)
+    unit = unit_range(frame)
+    return cv2.convertScaleAbs(unit.reshape(unit.shape[0], -1), alpha=255.0).reshape(unit.shape)
+
+
+def to_unit(frame: np.ndarray) -> np.ndarray:
+    """uint8 0..255 -> float32 0..1, exactly value / 255."""
+    return BYTE_TO_UNIT[frame]
+
+
+def rgb_frame(frame: np.ndarray) -> np.ndarray:
+    """(H,W,C) -> (H,W,3): gray is repeated, alpha is laid over white, as the official annotators do."""
+    channels = frame.shape[-1]
+    if channels == 3:
+        return frame
+    if channels == 1:
+        return np.repeat(frame, 3, axis=-1)
+    unit = unit_range(frame)
+    alpha = unit[..., -1:]
+    colour = unit[..., :-1] * alpha + (np.float32(1.0) - alpha)
+    return np.repeat(colour, 3, axis=-1) if channels == 2 else colour
+
+
+def write_hint(result: np.ndarray, out: np.ndarray) -> None:
+    """Write (H,W), (H,W,1) or (H,W,3), uint8 or float 0..1, into `out` (H,W,3) float32."""
+    import cv2
+
+    if result.ndim == 3 and result.shape[-1] == 1:
+        result = result[..., 0]
+    if result.dtype == np.uint8:
+        result = cv2.LUT(result, BYTE_TO_UNIT)
+    if result.ndim == 2:
+        result = cv2.cvtColor(np.ascontiguousarray(result, dtype=np.float32), cv2.COLOR_GRAY2RGB)
+    out[...] = result
+
+
+def gray(picture: np.ndarray) -> np.ndarray:
+    """(H,W,3) uint8 RGB -> (H,W) uint8 luma, cv2's weights 0.299, 0.587, 0.114."""
+    import cv2
+
+    return cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)

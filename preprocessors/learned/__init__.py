@@ -1,0 +1,1 @@
+"""Hints estimated by networks: small torch modules that load the official files strictly."""

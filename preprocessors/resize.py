@@ -1,0 +1,122 @@
+"""Sizes: at which size a picture is looked at, and how a hint comes back to the picture's size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from .errors import ParameterError
+
+Interpolation = Literal["nearest", "smooth"]
+
+
+@dataclass(frozen=True)
+class Size:
+    """A picture is resized to `height` x `width`, then padded at the bottom and right to multiples."""
+
+    height: int
+    width: int
+    padded_height: int
+    padded_width: int
+
+
+def pixel_perfect(
+    height: int, width: int, target_height: int, target_width: int, *, fit: str = "crop"
+) -> int:
+    """The shortest side at which one hint pixel becomes one pixel of the result (sd-webui's formula).
+
+    `fit="crop"`: the hint will cover the target and be cropped, the larger of both ratios counts;
+    `fit="fill"`: the hint will lie inside the target, the smaller one counts.
+    """
+    if fit not in ("crop", "fill"):
+        raise ParameterError(f"fit={fit!r}: choose 'crop' or 'fill'")
+    ratios = (target_height / height, target_width / width)
+    ratio = max(ratios) if fit == "crop" else min(ratios)
+    return max(1, round(ratio * min(height, width)))
+
+
+def detect_size(
+    height: int,
+    width: int,
+    *,
+    resolution: int,
+    resize: str,
+    multiple: int,
+    target: tuple[int, int] | None = None,
+    fit: str = "crop",
+) -> Size:
+    """The size a picture of height x width is looked at.
+
+    "input": its own size. "shortest": its shortest side becomes `resolution`. "pixel_perfect": the
+    shortest side follows from `target` = (height, width) of the picture to be made, or from a square of
+    side `resolution`. Raises ParameterError where the three do not go together.
+    """
+    if resize == "input":
+        if resolution:
+            raise ParameterError(
+                f"resolution={resolution} came with resize='input', which keeps the picture's size: choose "
+                "resize='shortest' to make that the shortest side, or leave the resolution at 0"
+            )
+        side = min(height, width)
+    elif resize in ("shortest", "pixel_perfect"):
+        side = _side(height, width, resolution, resize, target, fit)
+    else:
+        raise ParameterError(f"resize={resize!r}: choose 'input', 'shortest' or 'pixel_perfect'")
+    if multiple < 1:
+        raise ParameterError(f"multiple={multiple}: choose 1 or more")
+    scale = side / min(height, width)
+    new_height, new_width = max(1, round(height * scale)), max(1, round(width * scale))
+    return Size(
+        new_height, new_width, -(-new_height // multiple) * multiple, -(-new_width // multiple) * multiple
+    )
+
+
+def _side(
+    height: int, width: int, resolution: int, resize: str, target: tuple[int, int] | None, fit: str
+) -> int:
+    if resolution < 0:
+        raise ParameterError(f"resolution={resolution}: choose 0 for the picture's own size, or more")
+    if resize == "shortest":
+        return resolution or min(height, width)
+    if target is None:
+        if not resolution:
+            return min(height, width)
+        target = (resolution, resolution)
+    return pixel_perfect(height, width, target[0], target[1], fit=fit)
+
+
+def resize_picture(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(h,w) or (h,w,C), uint8 or float32 -> height x width: areas when it shrinks, cubic when it grows."""
+    import cv2
+
+    if picture.shape[:2] == (height, width):
+        return picture
+    shrinks = height * width < picture.shape[0] * picture.shape[1]
+    resized = cv2.resize(
+        picture, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    )
+    return resized if picture.dtype == np.uint8 else np.clip(resized, 0.0, 1.0, out=resized)
+
+
+def resize_hint(hint: np.ndarray, height: int, width: int, interpolation: Interpolation) -> np.ndarray:
+    """A hint -> height x width. "nearest" makes no new value, so labels and lines stay what they are."""
+    import cv2
+
+    if hint.shape[:2] == (height, width):
+        return hint
+    if interpolation == "nearest":
+        return cv2.resize(hint, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    shrinks = height * width < hint.shape[0] * hint.shape[1]
+    return cv2.resize(hint, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def pad_reflect(picture: np.ndarray, size: Size) -> np.ndarray:
+    """Pad at the bottom and right to the size's multiples, by reflection."""
+    import cv2
+
+    bottom, right = size.padded_height - picture.shape[0], size.padded_width - picture.shape[1]
+    if not (bottom or right):
+        return picture
+    return cv2.copyMakeBorder(picture, 0, bottom, 0, right, cv2.BORDER_REFLECT)
