@@ -1,0 +1,185 @@
+"""The noise schedule a model was trained with, and the tables of sigmas that samplers walk down.
+
+Sigma is the noise level in variance-exploding terms: x = x0 + sigma * n. With the variance-preserving
+alpha_bar of DDPM (Ho et al., 2020), sigma^2 = (1 - alpha_bar) / alpha_bar. Tables descend from the
+highest sigma and end in 0. They are built on the CPU in float32, since a picture depends on their bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+
+from ..errors import ShapeError, ValueRangeError
+from .samplers import get_sampler
+
+ALWAYS = 999999999.9
+"""The sigma that stands for "from the very start": above every sigma of any table."""
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseSchedule:
+    """The sigmas of the training timesteps, lowest first.
+
+    sigmas, log_sigmas: float32 (T,) on the CPU; T is 1000 in Stable Diffusion. The logarithm is kept
+    beside the sigmas because it was taken before rounding to float32.
+    """
+
+    sigmas: torch.Tensor
+    log_sigmas: torch.Tensor
+
+    def __post_init__(self) -> None:
+        if self.sigmas.ndim != 1 or self.sigmas.shape != self.log_sigmas.shape or len(self.sigmas) < 2:
+            raise ShapeError(
+                f"a noise schedule got sigmas of shape {tuple(self.sigmas.shape)} and log_sigmas of shape "
+                f"{tuple(self.log_sigmas.shape)}: give two vectors of one length, at least 2"
+            )
+
+    @classmethod
+    def from_sigmas(cls, sigmas: torch.Tensor) -> NoiseSchedule:
+        """From (T,) ascending sigmas, best in float64."""
+        return cls(sigmas.float().cpu(), sigmas.log().float().cpu())
+
+    @property
+    def sigma_min(self) -> float:
+        """The lowest sigma of the training (0.0292 in Stable Diffusion)."""
+        return float(self.sigmas[0])
+
+    @property
+    def sigma_max(self) -> float:
+        """The highest sigma of the training (14.6146 in Stable Diffusion)."""
+        return float(self.sigmas[-1])
+
+    def timestep(self, sigma: torch.Tensor) -> torch.Tensor:
+        """The training timestep nearest to sigma on the log axis: float32, 0..T-1, sigma's shape."""
+        distance = sigma.detach().float().cpu().log().reshape(1, -1) - self.log_sigmas[:, None]
+        return distance.abs().argmin(dim=0).reshape(sigma.shape).to(sigma.device, torch.float32)
+
+    def sigma(self, timestep: torch.Tensor) -> torch.Tensor:
+        """The sigma of a timestep 0..T-1 (clamped), between two of them linear in log sigma."""
+        position = timestep.detach().float().cpu().clamp(0, len(self.sigmas) - 1)
+        weight = position.frac()
+        below, above = self.log_sigmas[position.floor().long()], self.log_sigmas[position.ceil().long()]
+        return ((1 - weight) * below + weight * above).exp().to(timestep.device)
+
+    def percent_to_sigma(self, percent: float) -> float:
+        """The sigma at a share of the way from the highest timestep (0.0) to the lowest (1.0).
+
+        A share of 0 or less gives `ALWAYS`, one of 1 or more gives 0.0, so that a window from 0 to 1
+        includes every sigma.
+        """
+        if percent <= 0.0:
+            return ALWAYS
+        if percent >= 1.0:
+            return 0.0
+        return float(self.sigma(torch.tensor((1.0 - percent) * (len(self.sigmas) - 1))))
+
+
+def scaled_linear(timesteps: int = 1000, start: float = 0.00085, end: float = 0.012) -> NoiseSchedule:
+    """Stable Diffusion's schedule: the square root of beta rises linearly (Rombach et al., 2022)."""
+    betas = torch.linspace(start**0.5, end**0.5, timesteps, dtype=torch.float64).square()
+    alpha_bar = (1.0 - betas).cumprod(dim=0)
+    return NoiseSchedule.from_sigmas(((1 - alpha_bar) / alpha_bar).sqrt())
+
+
+def normal(schedule: NoiseSchedule, steps: int) -> torch.Tensor:
+    """Evenly spaced timesteps from the highest to the lowest, then 0."""
+    last = len(schedule.sigmas) - 1
+    return _with_zero(schedule.sigma(torch.linspace(last, 0, steps)))
+
+
+def sgm_uniform(schedule: NoiseSchedule, steps: int) -> torch.Tensor:
+    """Evenly spaced timesteps that leave out the lowest one, then 0."""
+    last = len(schedule.sigmas) - 1
+    return _with_zero(schedule.sigma(torch.linspace(last, 0, steps + 1)[:-1]))
+
+
+def karras(schedule: NoiseSchedule, steps: int, rho: float = 7.0) -> torch.Tensor:
+    """Evenly spaced in sigma^(1/rho) (Karras et al., 2022, eq. 5), then 0."""
+    high, low = schedule.sigma_max ** (1 / rho), schedule.sigma_min ** (1 / rho)
+    return _with_zero((high + torch.linspace(0, 1, steps) * (low - high)) ** rho)
+
+
+def exponential(schedule: NoiseSchedule, steps: int) -> torch.Tensor:
+    """Evenly spaced in log sigma, then 0."""
+    high, low = math.log(schedule.sigma_max), math.log(schedule.sigma_min)
+    return _with_zero(torch.linspace(high, low, steps).exp())
+
+
+def simple(schedule: NoiseSchedule, steps: int) -> torch.Tensor:
+    """Every (T / steps)-th of the training sigmas counted from the highest, then 0."""
+    count = len(schedule.sigmas)
+    stride = count / steps
+    return _with_zero(schedule.sigmas[[count - 1 - int(i * stride) for i in range(steps)]])
+
+
+def ddim_uniform(schedule: NoiseSchedule, steps: int) -> torch.Tensor:
+    """Whole strides counted from timestep 1 upwards, then 0 (Song et al., 2021, "linear").
+
+    When `steps` does not divide T the table has a row more: 30 steps of 1000 give 31.
+    """
+    stride = max(len(schedule.sigmas) // steps, 1)
+    return _with_zero(schedule.sigmas[1::stride].flip(0))
+
+
+def beta(schedule: NoiseSchedule, steps: int, a: float = 0.6, b: float = 0.6) -> torch.Tensor:
+    """Timesteps at even quantiles of the Beta(a, b) distribution, then 0 (arXiv 2407.12173).
+
+    Quantiles that round to the same timestep count once, so that many steps can give a shorter table.
+    """
+    import numpy as np
+    from scipy import stats
+
+    quantiles = 1 - np.linspace(0, 1, steps, endpoint=False)
+    timesteps = np.rint(stats.beta.ppf(quantiles, a, b) * (len(schedule.sigmas) - 1)).astype(int)
+    return _with_zero(schedule.sigmas[list(dict.fromkeys(timesteps.tolist()))])
+
+
+SCHEDULERS: Mapping[str, Callable[[NoiseSchedule, int], torch.Tensor]] = MappingProxyType(
+    {
+        "normal": normal,
+        "karras": karras,
+        "exponential": exponential,
+        "sgm_uniform": sgm_uniform,
+        "simple": simple,
+        "ddim_uniform": ddim_uniform,
+        "beta": beta,
+    }
+)
+
+
+def make_sigmas(
+    schedule: NoiseSchedule, scheduler: str, steps: int, *, denoise: float = 1.0, sampler: str = "euler"
+) -> torch.Tensor:
+    """The sigmas a sampler walks down: float32 (steps + 1,), descending to 0.
+
+    `denoise` below 1 keeps the lower end of a longer table: with int(steps / denoise) steps in all, the
+    last `steps` of them are walked. At 0 the table is empty and there is nothing to do. Samplers that
+    drop the penultimate sigma get it dropped, and the table is made one longer for it. `ddim_uniform`
+    and `beta` may give a step more or fewer (see there).
+
+    Raises ValueRangeError for an unknown scheduler or sampler, fewer than one step, or a denoise that
+    is not in 0..1.
+    """
+    if scheduler not in SCHEDULERS:
+        raise ValueRangeError(f"scheduler {scheduler!r} is unknown: choose one of {', '.join(SCHEDULERS)}")
+    if steps < 1:
+        raise ValueRangeError(f"steps is {steps}: at least 1 is needed")
+    if not 0.0 <= denoise <= 1.0:
+        raise ValueRangeError(f"denoise is {denoise}: give 0 (keep the latent) to 1 (start from noise)")
+    drops_penultimate = get_sampler(sampler).drops_penultimate
+    if denoise == 0.0:
+        return torch.empty(0)
+    total = steps if denoise > 0.9999 else int(steps / denoise)
+    sigmas = SCHEDULERS[scheduler](schedule, total + drops_penultimate)
+    if drops_penultimate:
+        sigmas = torch.cat([sigmas[:-2], sigmas[-1:]])
+    return sigmas if denoise > 0.9999 else sigmas[-(steps + 1) :]
+
+
+def _with_zero(sigmas: torch.Tensor) -> torch.Tensor:
+    return torch.cat([sigmas, sigmas.new_zeros(1)])
