@@ -90,11 +90,12 @@ class ModelConfig:
     vae: VAEConfig
     text: TextConfig
     parametrization: Parametrization = "eps"
+    hint_widths: tuple[int, ...] = (16, 32, 96, 256)
 
     @property
     def controlnet(self) -> ControlNetConfig:
         """The ControlNet that fits this model."""
-        return ControlNetConfig(unet=self.unet)
+        return ControlNetConfig(unet=self.unet, hint_widths=self.hint_widths)
 
 
 SD15 = ModelConfig("sd15", UNetConfig(), VAEConfig(), TextConfig())
@@ -106,11 +107,12 @@ DEMO = replace(
         SD15.unet,
         widths=(64, 96, 128),
         res_blocks=1,
-        transformer_depth=(1, 1, 1),
+        transformer_depth=(1, 1, 0),
         num_heads=4,
         context_dim=128,
     ),
-    vae=replace(SD15.vae, widths=(96, 128), res_blocks=1, patch=4, scaling_factor=1.0),
+    vae=replace(SD15.vae, widths=(64, 128), res_blocks=1, patch=4, scaling_factor=1.0),
     text=replace(SD15.text, width=128, layers=2, heads=4, vocab_size=256),
+    hint_widths=(16, 24, 32, 64),
 )
-"""The demo model's shape. Its scaling factor is measured after training and stored in its file."""
+"""The demo model's shape. Scaling factor and vocabulary size are found in training and stored in its file."""

@@ -63,6 +63,17 @@ class ClipLayer(nn.Module):
         self.fc2 = nn.Linear(4 * config.width, config.width)
         self.activation = _activation(config.activation)
 
+    def reset_parameters(self, depth: int) -> None:
+        """CLIP's initialisation; what adds to the residual stream is scaled down by the model's depth."""
+        width = self.norm1.normalized_shape[0]
+        for linear in (self.attn.q, self.attn.k, self.attn.v):
+            nn.init.normal_(linear.weight, std=width**-0.5)
+        for linear in (self.attn.out, self.fc2):
+            nn.init.normal_(linear.weight, std=(2 * depth * width) ** -0.5)
+        nn.init.normal_(self.fc1.weight, std=(2 * width) ** -0.5)
+        for linear in (self.attn.q, self.attn.k, self.attn.v, self.attn.out, self.fc1, self.fc2):
+            nn.init.zeros_(linear.bias)
+
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x))
         return x + self.fc2(self.activation(self.fc1(self.norm2(x))))
@@ -81,24 +92,13 @@ class ClipTextModel(nn.Module):
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
         self.position_embedding = nn.Embedding(config.max_length, config.width)
-        self.layers = nn.ModuleList(ClipLayer(config) for _ in range(config.layers))
+        layers = [ClipLayer(config) for _ in range(config.layers)]
+        self.layers = nn.ModuleList(layers)
         self.norm_out = nn.LayerNorm(config.width)
-        self.reset_parameters()
-
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """CLIP's initialisation: small embeddings, projections scaled down by the depth."""
-        width, depth = self.config.width, self.config.layers
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.position_embedding.weight, std=0.01)
-        for layer in self.layers:
-            for linear in (layer.attn.q, layer.attn.k, layer.attn.v):
-                nn.init.normal_(linear.weight, std=width**-0.5)
-            for linear in (layer.attn.out, layer.fc2):
-                nn.init.normal_(linear.weight, std=(2 * depth * width) ** -0.5)
-            nn.init.normal_(layer.fc1.weight, std=(2 * width) ** -0.5)
-            for linear in (layer.attn.q, layer.attn.k, layer.attn.v, layer.attn.out, layer.fc1, layer.fc2):
-                nn.init.zeros_(linear.bias)
+        for layer in layers:
+            layer.reset_parameters(config.layers)
 
     def forward(
         self,

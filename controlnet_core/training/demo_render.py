@@ -15,8 +15,17 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import ValueRangeError
-from .demo_scene import (FACE_KEYPOINTS, GROUND_COLOURS, SKIES, Camera,
-                         Mannequin, Scene, SceneObject, Solid, sample_scene)
+from .demo_scene import (
+    FACE_KEYPOINTS,
+    GROUND_COLOURS,
+    SKIES,
+    Camera,
+    Mannequin,
+    Scene,
+    SceneObject,
+    Solid,
+    sample_scene,
+)
 
 SKY, GROUND = 0, 1
 AMBIENT, DIRECT = 0.40, 0.72
@@ -220,7 +229,8 @@ class Cone:
         rho = np.maximum(np.hypot(local[:, 0], local[:, 2]), 1e-9)
         slant = np.hypot(self.radius, self.height)
         cos, sin = self.height / slant, self.radius / slant
-        normal = np.stack([local[:, 0] / rho * cos, np.full(len(local), sin), local[:, 2] / rho * cos], axis=1)
+        normal = local * (cos / rho)[:, None]
+        normal[:, 1] = sin
         return normal, np.zeros(len(local), dtype=int)
 
     def outlines(self) -> Sequence[np.ndarray]:
@@ -367,7 +377,8 @@ def shade(stage: Stage, hits: Hits, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     colour[sky] = low + (high - low) * rise
 
     ground = np.flatnonzero(hits.label == GROUND)
-    points = camera.position + hits.depth[ground, None] * rays_through(camera, x[ground], y[ground], stage.size)
+    rays = rays_through(camera, x[ground], y[ground], stage.size)
+    points = camera.position + hits.depth[ground, None] * rays
     lit = 1.0 - _sample_map(stage.shadow, points[:, 0], points[:, 2])
     open_sky = 1.0 - 0.55 * _sample_map(stage.contact, points[:, 0], points[:, 2])
     strength = AMBIENT * open_sky + DIRECT * scene.light[1] * lit

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from types import MappingProxyType
 
 import numpy as np
@@ -299,6 +300,7 @@ def srgb_to_lab(rgb: np.ndarray) -> np.ndarray:
 MIN_SEPARATION = 24.0
 
 
+@cache
 def separation(a: Rgb, b: Rgb) -> float:
     """Distance of two albedos in Lab with lightness halved, for shading moves lightness most."""
     delta = srgb_to_lab(np.array(a)) - srgb_to_lab(np.array(b))
@@ -316,14 +318,17 @@ def sample_scene(seed: int) -> Scene:
     rng = np.random.default_rng([seed, 0x5CE7E])
     person = bool(rng.random() < MANNEQUIN_SHARE)
     count = 1 + int(rng.choice(3, p=(0.45, 0.40, 0.15) if person else (0.25, 0.40, 0.35)))
+    kinds = tuple(SOLID_KINDS[i] for i in rng.integers(0, len(SOLID_KINDS), count))
     ground, sky, colours = _sample_colours(rng, count)
+    light = _sample_light(rng)
+    figure = _sample_figure(rng) if person else None
     while True:
         camera = Camera(height=float(rng.uniform(1.4, 2.0)), pitch=math.radians(rng.uniform(5.0, 10.0)),
                         fov=math.radians(rng.uniform(40.0, 46.0)))
-        objects = _place(rng, camera, colours, person)
+        objects = _place(rng, camera, tuple(zip(kinds, colours, strict=True)), figure)
         if objects is not None:
             caption = _caption(np.random.default_rng([seed, 0xCA97]), camera, ground, sky, objects)
-            return Scene(seed, camera, _sample_light(rng), ground, sky, objects, caption)
+            return Scene(seed, camera, light, ground, sky, objects, caption)
 
 
 def _sample_light(rng: np.random.Generator) -> tuple[float, float, float]:
@@ -336,94 +341,105 @@ def _sample_light(rng: np.random.Generator) -> tuple[float, float, float]:
 
 def _sample_colours(rng: np.random.Generator, count: int) -> tuple[str, str, tuple[str, ...]]:
     """Ground, sky and `count` object colours, all of them easy to tell apart."""
-    ground = str(rng.choice(list(GROUND_COLOURS)))
-    skies = [s for s, ends in SKIES.items() if min(separation(GROUND_COLOURS[ground], e) for e in ends) > 8.0]
-    sky = str(rng.choice(skies))
-    taken: list[Rgb] = [GROUND_COLOURS[ground], MANNEQUIN_RGB, *SKIES[sky]]
-    names: list[str] = []
-    for name in rng.permutation(list(OBJECT_COLOURS)):
-        rgb = OBJECT_COLOURS[str(name)]
-        if name != ground and min(separation(rgb, t) for t in taken) >= MIN_SEPARATION:
-            names.append(str(name))
-            taken.append(rgb)
-        if len(names) == count:
-            break
-    return ground, sky, tuple(names)
+    grounds, skies = tuple(GROUND_COLOURS), tuple(SKIES)
+    while True:
+        ground, sky = grounds[rng.integers(len(grounds))], skies[rng.integers(len(skies))]
+        taken = [GROUND_COLOURS[ground], MANNEQUIN_RGB, *SKIES[sky]]
+        if min(separation(taken[0], end) for end in SKIES[sky]) < 8.0:
+            continue
+        names: list[str] = []
+        for i in rng.permutation(len(OBJECT_COLOURS)):
+            name, rgb = tuple(OBJECT_COLOURS.items())[i]
+            if name != ground and min(separation(rgb, t) for t in taken) >= MIN_SEPARATION:
+                names.append(name)
+                taken.append(rgb)
+            if len(names) == count:
+                return ground, sky, tuple(names)
 
 
 MANNEQUIN_SHARE = 0.35
+Window = tuple[float, float, float, float]
 
 
-def _place(rng: np.random.Generator, camera: Camera, colours: Sequence[str],
-           person: bool) -> tuple[SceneObject, ...] | None:
-    """Objects that stand apart and do not hide each other much, or None where no room was found."""
-    placed: list[SceneObject] = []
-    if person:
-        placed.append(_sample_mannequin(rng))
-        if not _in_frame(camera, placed[0]):
+def _place(rng: np.random.Generator, camera: Camera, solids: Sequence[tuple[str, str]],
+           figure: Mannequin | None) -> tuple[SceneObject, ...] | None:
+    """Solids of the given (kind, colour), and the figure last; they stand apart and hide at most a third
+    of each other. None where no room was found."""
+    placed: list[tuple[SceneObject, Window]] = []
+    if figure is not None:
+        z = -float(rng.uniform(3.7, 4.6))
+        figure = replace(figure, x=float(rng.uniform(-0.28, 0.28)) * -z, z=z)
+        placed.append((figure, _window(camera, figure)))
+        if not _in_frame(placed[0][1]):
             return None
-    for colour in colours:
-        for _ in range(30):
-            solid = _sample_solid(rng, colour)
-            if _in_frame(camera, solid) and all(_apart(camera, solid, other) for other in placed):
-                placed.append(solid)
+    scale = (1.0, 0.95, 0.85, 0.75)[len(solids) + len(placed) - 1]
+    for kind, colour in solids:
+        for _ in range(12):
+            solid = _sample_solid(rng, kind, colour, scale)
+            window = _window(camera, solid)
+            if _in_frame(window) and all(_apart(solid, window, *other) for other in placed):
+                placed.append((solid, window))
                 break
         else:
             return None
-    return tuple(placed[1:] + placed[:1]) if person else tuple(placed)
+    things = [thing for thing, _ in placed]
+    return tuple(things if figure is None else things[1:] + things[:1])
 
 
-def _sample_solid(rng: np.random.Generator, colour: str) -> Solid:
-    kind = str(rng.choice(SOLID_KINDS))
-    z = -float(rng.uniform(4.0, 6.5))
-    x = float(rng.uniform(-0.36, 0.36)) * -z
-    radius = float(rng.uniform(0.55, 0.90))
+def _sample_solid(rng: np.random.Generator, kind: str, colour: str, scale: float) -> Solid:
+    u, v, w, slender, yaw = (float(value) for value in rng.random(5))
+    z = -(4.0 + 2.5 * u)
+    x = (v - 0.5) * 0.76 * -z
+    radius = scale * (0.55 + 0.35 * w)
     if kind == "sphere":
         return Solid(kind, colour, x, z, radius, 2.0 * radius)
     if kind == "box":
-        radius *= 0.82
-        return Solid(kind, colour, x, z, radius, radius * float(rng.uniform(1.3, 2.8)),
-                     yaw=math.radians(rng.uniform(0.0, 90.0)))
+        radius *= 0.80
+        return Solid(kind, colour, x, z, radius, radius * (1.3 + 1.5 * slender), yaw * 0.5 * math.pi)
     radius *= 0.80 if kind == "cylinder" else 0.95
-    return Solid(kind, colour, x, z, radius, radius * float(rng.uniform(1.7, 3.2)))
+    return Solid(kind, colour, x, z, radius, radius * (1.7 + 1.3 * slender))
 
 
-def _sample_mannequin(rng: np.random.Generator) -> Mannequin:
-    pose = str(rng.choice(list(POSES)))
+def _sample_figure(rng: np.random.Generator) -> Mannequin:
+    """A mannequin in a random pose, facing the viewer within 50 degrees."""
+    pose = tuple(POSES)[rng.integers(len(POSES))]
     jitter = tuple((float(a), float(s)) for a, s in rng.uniform(-8.0, 8.0, (8, 2)))
-    z = -float(rng.uniform(3.7, 4.6))
-    return Mannequin(pose, float(rng.uniform(-0.26, 0.26)) * -z, z, float(rng.uniform(1.02, 1.2)),
-                     math.radians(float(np.clip(rng.normal(0.0, 20.0), -50.0, 50.0))), jitter)
+    yaw = math.radians(float(np.clip(rng.normal(0.0, 20.0), -50.0, 50.0)))
+    return Mannequin(pose, 0.0, 0.0, float(rng.uniform(1.0, 1.15)), yaw, jitter)
 
 
 def extent(thing: SceneObject) -> np.ndarray:
     """(N,3) world points whose hull holds the object."""
     if isinstance(thing, Mannequin):
-        return np.concatenate([np.stack([a, b]) + s * r for a, b, r in thing.limbs()
-                               for s in (np.array([-1.0, -1.0, 0.0]), np.array([1.0, 1.0, 0.0]))])
-    r = thing.footprint
-    return np.array([[thing.x + a * r, y, thing.z + b * r] for a in (-1, 1) for b in (-1, 1)
-                     for y in (0.0, thing.height)])
+        ends, others, radius = (np.array(part) for part in zip(*thing.limbs(), strict=True))
+        reach = radius[:, None] * np.array([1.0, 1.0, 0.0])
+        return np.concatenate([ends - reach, ends + reach, others - reach, others + reach])
+    return np.array([thing.x, 0.0, thing.z]) + _CORNERS * np.array([thing.footprint, thing.height,
+                                                                    thing.footprint])
 
 
-def _window(camera: Camera, thing: SceneObject) -> tuple[float, float, float, float]:
+_CORNERS = np.array([[x, y, z] for x in (-1.0, 1.0) for z in (-1.0, 1.0) for y in (0.0, 1.0)])
+
+
+def _window(camera: Camera, thing: SceneObject) -> Window:
     """Left, right, top, bottom of the object's extent in a picture of unit size."""
     p = camera.project(extent(thing), 1)
-    return float(p[:, 0].min()), float(p[:, 0].max()), float(p[:, 1].min()), float(p[:, 1].max())
+    (left, top, _), (right, bottom, _) = p.min(axis=0).tolist(), p.max(axis=0).tolist()
+    return left, right, top, bottom
 
 
-def _in_frame(camera: Camera, thing: SceneObject) -> bool:
-    left, right, top, bottom = _window(camera, thing)
+def _in_frame(window: Window) -> bool:
+    left, right, top, bottom = window
     return left > 0.01 and right < 0.99 and top > 0.02 and bottom < 0.99
 
 
-def _apart(camera: Camera, a: SceneObject, b: SceneObject) -> bool:
+def _apart(a: SceneObject, window_a: Window, b: SceneObject, window_b: Window) -> bool:
     """Apart on the ground, and at most a third of the narrower one hidden in the picture."""
     if math.hypot(a.x - b.x, a.z - b.z) < a.footprint + b.footprint + 0.12:
         return False
-    la, ra, _, _ = _window(camera, a)
-    lb, rb, _, _ = _window(camera, b)
-    return min(ra, rb) - max(la, lb) <= 0.33 * min(ra - la, rb - lb)
+    (left_a, right_a, _, _), (left_b, right_b, _, _) = window_a, window_b
+    narrower = min(right_a - left_a, right_b - left_b)
+    return min(right_a, right_b) - max(left_a, left_b) <= 0.33 * narrower
 
 
 # Captions. Every word comes from these tables, so that the vocabulary is closed.

@@ -6,9 +6,25 @@
 from __future__ import annotations
 
 from .demo_render import Rendered, render, render_many, render_seed
-from .demo_scene import (ADE_CLASS, GROUND_COLOURS, KEYPOINTS, MANNEQUIN_COLOUR, MANNEQUIN_RGB,
-                         OBJECT_COLOURS, POSES, SKIES, SOLID_KINDS, Camera, Mannequin, Scene, Solid,
-                         caption_words, sample_scene, srgb_to_lab, vocabulary)
+from .demo_scene import (
+                         ADE_CLASS,
+                         GROUND_COLOURS,
+                         KEYPOINTS,
+                         MANNEQUIN_COLOUR,
+                         MANNEQUIN_RGB,
+                         OBJECT_COLOURS,
+                         POSES,
+                         SKIES,
+                         SOLID_KINDS,
+                         Camera,
+                         Mannequin,
+                         Scene,
+                         Solid,
+                         caption_words,
+                         sample_scene,
+                         srgb_to_lab,
+                         vocabulary,
+)
 
 __all__ = [
     "ADE_CLASS", "GROUND_COLOURS", "KEYPOINTS", "MANNEQUIN_COLOUR", "MANNEQUIN_RGB", "OBJECT_COLOURS",
