@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import gzip
 import unicodedata
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import torch
@@ -125,9 +126,14 @@ class ClipTokenizer:
             raise MissingFileError(
                 f"no CLIP vocabulary at {path}: reinstall the package, or give its path", path
             )
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            next(file)  # a line that names the version
-            lines = [line for line, _ in zip(file, range(_MERGES), strict=False)]
+        try:
+            with gzip.open(path, "rt", encoding="utf-8") as file:
+                # The first line names the version; behind the pairs that CLIP uses there are more.
+                lines = list(islice(file, 1, _MERGES + 1))
+        except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+            raise ValueRangeError(
+                f"{path} is not the CLIP vocabulary ({error}): reinstall the package"
+            ) from error
         pairs = [tuple(line.split()) for line in lines]
         return cls([(pair[0], pair[1]) for pair in pairs if len(pair) == 2])
 

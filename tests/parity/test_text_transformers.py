@@ -1,0 +1,128 @@
+"""Tokenizer and text encoder against transformers: random weights, vocabulary from our own file."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from comfyui_controlnet_core.controlnet_core.config import SD15, TextConfig
+from comfyui_controlnet_core.controlnet_core.models.text_encoder import ClipTextModel
+from comfyui_controlnet_core.controlnet_core.models.tokenizer import VOCAB_FILE, ClipTokenizer
+
+transformers = pytest.importorskip("transformers")
+
+GOLDENS = Path(__file__).parent.parent / "unit" / "data" / "tokenizer_goldens.json"
+TOLERANCE = 1e-4
+"""Largest difference allowed, relative to the reference's largest value."""
+
+RENAMES = (
+    ("text_model.", ""),
+    ("embeddings.", ""),
+    ("encoder.layers", "layers"),
+    ("layer_norm", "norm"),
+    ("final_norm", "norm_out"),
+    ("self_attn", "attn"),
+    ("mlp.", ""),
+    ("q_proj", "q"),
+    ("k_proj", "k"),
+    ("v_proj", "v"),
+    ("out_proj", "out"),
+)
+
+
+@pytest.fixture(scope="module")
+def reference_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """transformers' tokenizer from vocab.json and merges.txt, both made from the CLIP merge table."""
+    folder = tmp_path_factory.mktemp("clip")
+    with gzip.open(VOCAB_FILE, "rt", encoding="utf-8") as file:
+        merges = file.read().split("\n")[1 : 49152 - 256 - 2 + 1]
+    latin = [chr(c) for c in (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))]
+    alphabet = latin + [chr(0x100 + n) for n in range(256 - len(latin))]
+    pieces = [*alphabet, *(a + "</w>" for a in alphabet), *(m.replace(" ", "") for m in merges)]
+    pieces += ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "CLIPTokenizer"}')
+    kind = getattr(transformers, "CLIPTokenizerFast", transformers.CLIPTokenizer)
+    return kind.from_pretrained(str(folder))
+
+
+def test_tokenizer(reference_tokenizer: Any) -> None:
+    tokenizer = ClipTokenizer.load()
+    texts = [text for text, _ in json.loads(GOLDENS.read_text(encoding="utf-8"))["cases"]]
+    assert len(set(texts)) >= 200
+    for text in texts:
+        expected = reference_tokenizer(text)["input_ids"]
+        assert [tokenizer.start, *tokenizer.encode(text), tokenizer.end] == expected, text
+
+
+def pair(config: TextConfig) -> tuple[ClipTextModel, Any]:
+    """Our model and transformers', with the same random weights."""
+    torch.manual_seed(0)
+    reference = transformers.CLIPTextModel(
+        transformers.CLIPTextConfig(
+            vocab_size=config.vocab_size,
+            hidden_size=config.width,
+            intermediate_size=4 * config.width,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            hidden_act=config.activation,
+            eos_token_id=49407,
+        )
+    ).eval()
+    state = {}
+    for name, value in reference.state_dict().items():
+        if name.endswith("position_ids"):
+            continue
+        # Fresh biases are zero and fresh norms one: make every weight count.
+        value += 0.02 * torch.randn_like(value)
+        key = name
+        for theirs, ours in RENAMES:
+            key = key.replace(theirs, ours)
+        state[key] = value
+    with torch.device("meta"):
+        model = ClipTextModel(config)
+    model.load_state_dict(state, assign=True)
+    return model.eval(), reference
+
+
+def ids_of(prompts: list[str]) -> torch.Tensor:
+    tokenizer = ClipTokenizer.load()
+    rows = [[tokenizer.start, *tokenizer.encode(prompt)[:75], tokenizer.end] for prompt in prompts]
+    return torch.tensor([row + [tokenizer.end] * (77 - len(row)) for row in rows])
+
+
+def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
+
+
+SMALL = TextConfig(width=64, layers=3, heads=4)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(SMALL, id="reduced"),
+        pytest.param(replace(SMALL, activation="gelu"), id="reduced-gelu"),
+        pytest.param(SD15.text, id="sd15", marks=pytest.mark.slow),
+    ],
+)
+@torch.no_grad()
+def test_text_model(config: TextConfig) -> None:
+    model, reference = pair(config)
+    ids = ids_of(["", "a red sphere on green ground, 8k", "word " * 90])
+    theirs = reference(ids, output_hidden_states=True)
+    norm = model.norm_out
+    for skip in (0, 1, config.layers - 1):
+        hidden, pooled = model(ids, skip_last=skip)
+        expected = theirs.last_hidden_state if skip == 0 else norm(theirs.hidden_states[-1 - skip])
+        assert difference(hidden, expected) <= TOLERANCE
+        assert difference(pooled, theirs.pooler_output) <= TOLERANCE
+        bare, _ = model(ids, skip_last=skip, apply_final_norm=False)
+        assert difference(bare, theirs.hidden_states[-1 - skip]) <= TOLERANCE
