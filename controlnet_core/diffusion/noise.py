@@ -6,7 +6,7 @@ Initial noise is drawn on the CPU in float32 from a generator of its own: the nu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -97,15 +97,25 @@ def brownian_noise(x: torch.Tensor, sigmas: torch.Tensor, seed: int) -> NoiseSou
     def increment(sigma: torch.Tensor, sigma_next: torch.Tensor) -> torch.Tensor:
         nonlocal path
         if path is None:
-            from torchsde import BrownianTree
-
-            origin = torch.zeros(x.shape, dtype=x.dtype)
-            path = BrownianTree(table[table > 0].min(), origin, table.max(), entropy=seed % _SEEDS)
-        low, high = sorted((sigma.float().cpu(), sigma_next.float().cpu()))
+            path = _brownian_path(x, table[table > 0], seed)
+        low, high = sorted((float(sigma), float(sigma_next)))
         sign = 1.0 if sigma < sigma_next else -1.0
-        return (sign * path(low, high) / (high - low).sqrt()).to(x)
+        return (sign * path(low, high) / (sigma_next - sigma).abs().sqrt()).to(x)
 
     return increment
+
+
+def _brownian_path(
+    x: torch.Tensor, sigmas: torch.Tensor, seed: int
+) -> Callable[[float, float], torch.Tensor]:
+    """W(high) - W(low) of the seed's path between the lowest and the highest of these sigmas."""
+    from torchsde import BrownianTree
+
+    start, end = sigmas.min(), sigmas.max()
+    tree = BrownianTree(start, torch.zeros(x.shape, dtype=x.dtype), end, entropy=seed % _SEEDS)
+    # The tree resolves sigma to six decimals and warns of queries beyond its rounded ends.
+    first, last = round(float(start), 6), round(float(end), 6)
+    return lambda low, high: tree(min(max(low, first), last), min(max(high, first), last))
 
 
 def _generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:

@@ -1,0 +1,104 @@
+"""The same seed gives the same latent in the real host: every sampler on every schedule.
+
+The host runs in a program of its own (`host_sampling.py`), with its whole path from `comfy.sample.sample`
+down, on a network of one line; here the same is put together from the engine's parts. Needs COMFYUI_DIR;
+COMFYUI_PYTHON names the interpreter of that installation where it is another one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from comfyui_controlnet_core.controlnet_core.diffusion.denoiser import (
+    add_noise,
+    denoised,
+    is_max_denoise,
+    scale_input,
+)
+from comfyui_controlnet_core.controlnet_core.diffusion.noise import initial_noise, mask_noise, noise_source
+from comfyui_controlnet_core.controlnet_core.diffusion.samplers import SAMPLERS
+from comfyui_controlnet_core.controlnet_core.diffusion.schedule import SCHEDULERS, make_sigmas, scaled_linear
+from safetensors.torch import load_file
+
+sys.path.insert(0, str(Path(__file__).parent))
+from host_sampling import Case, latent_of, mask_of, network
+
+pytestmark = [
+    pytest.mark.comfyui,
+    pytest.mark.skipif("COMFYUI_DIR" not in os.environ, reason="COMFYUI_DIR is not set"),
+]
+
+TOLERANCE = 1e-5
+CASES = [
+    *(Case(sampler, scheduler) for sampler, scheduler in product(SAMPLERS, SCHEDULERS)),
+    *(Case(sampler, "normal", steps=30, denoise=0.6) for sampler in SAMPLERS),
+    *(Case(sampler, "karras", steps=8, masked=True) for sampler in SAMPLERS),
+    *(Case(sampler, "karras", steps=8, denoise=0.5, masked=True) for sampler in SAMPLERS),
+    *(Case(sampler, "simple", parametrization="v") for sampler in SAMPLERS),
+    *(Case(sampler, "normal", steps=2) for sampler in SAMPLERS),
+]
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    folder = tmp_path_factory.mktemp("host")
+    (folder / "cases.json").write_text(json.dumps([asdict(case) for case in CASES]))
+    program = Path(__file__).with_name("host_sampling.py")
+    python = os.environ.get("COMFYUI_PYTHON", sys.executable)
+    out = folder / "out.safetensors"
+    command = [python, str(program), os.environ["COMFYUI_DIR"], str(folder / "cases.json"), str(out)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return load_file(out)
+
+
+def ours(case: Case, ancestral: str) -> tuple[torch.Tensor, torch.Tensor, list[float]]:
+    """The engine's parts put together as the pipeline does: samples, sigmas, the sigmas asked for."""
+    schedule = scaled_linear()
+    sampler = SAMPLERS[case.sampler]
+    sigmas = make_sigmas(schedule, case.scheduler, case.steps, denoise=case.denoise, sampler=case.sampler)
+    noise, latent, mask = initial_noise(case.shape, case.seed), latent_of(case), mask_of(case)
+    x = add_noise(latent, noise, sigmas[0], is_max_denoise(sigmas[0], schedule.sigma_max))
+    kept_noise = mask_noise(sampler, noise, case.seed)
+    evaluated: list[float] = []
+
+    def predict(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        evaluated.append(float(sigma))
+        if mask is not None:
+            x = x * mask + add_noise(latent, kept_noise, sigma) * (1 - mask)
+        output = network(scale_input(x, sigma), schedule.timestep(sigma).expand(len(x)))
+        x0 = denoised(case.parametrization, output, x, sigma)
+        return x0 if mask is None else x0 * mask + latent * (1 - mask)
+
+    source = noise_source(sampler, x, sigmas, case.seed, ancestral=ancestral)
+    return sampler(predict, x, sigmas, noise=source), sigmas, evaluated
+
+
+def host_convention(host: dict[str, torch.Tensor]) -> str:
+    """Which ancestral seed this host's version uses: told by the first case that draws such noise."""
+    number = next(n for n, case in enumerate(CASES) if case.sampler == "euler_ancestral")
+
+    def distance(convention: str) -> float:
+        return float((ours(CASES[number], convention)[0] - host[f"samples.{number}"]).abs().max())
+
+    return min(("shifted", "same"), key=distance)
+
+
+@pytest.mark.parametrize(
+    "number", range(len(CASES)), ids=lambda n: "-".join(map(str, asdict(CASES[n]).values()))
+)
+def test_same_seed_same_latent(number: int, host: dict[str, torch.Tensor]) -> None:
+    case = CASES[number]
+    samples, sigmas, evaluated = ours(case, host_convention(host))
+    assert torch.equal(sigmas, host[f"sigmas.{number}"])
+    torch.testing.assert_close(torch.tensor(evaluated), host[f"evaluated.{number}"], rtol=1e-6, atol=0)
+    expected = host[f"samples.{number}"]
+    assert float((samples - expected).abs().max()) <= TOLERANCE * float(expected.abs().max())
