@@ -7,10 +7,11 @@ release (assets/NOTICE.md).
 
 The ids are those of transformers' `CLIPTokenizer` as of version 5 (its "fast" tokenizer before that): NFC,
 white space to one space, lower case, nothing else. What others do differently, and when it shows:
-- the "slow" `CLIPTokenizer` of transformers 4, which an older ComfyUI uses, also drops control characters
-  and puts spaces around each CJK ideograph;
+- the "slow" `CLIPTokenizer` of transformers 4, which a ComfyUI beside an older transformers uses, also drops
+  control and invisible characters (the joiners inside family and flag emoji too), puts spaces around each CJK
+  ideograph and knows the final sigma;
 - OpenAI's own tokenizer first repairs broken unicode (ftfy) and resolves html entities.
-English prompts give the same ids in all of them.
+English prompts and single emoji give the same ids in all of them.
 """
 
 from __future__ import annotations

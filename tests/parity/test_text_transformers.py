@@ -74,6 +74,7 @@ def pair(config: TextConfig) -> tuple[ClipTextModel, Any]:
             num_attention_heads=config.heads,
             hidden_act=config.activation,
             eos_token_id=49407,
+            attn_implementation="eager",
         )
     ).eval()
     state = {}
