@@ -1,0 +1,96 @@
+"""Which of our nodes does the work of a node from another pack: data for the error messages.
+
+Values are (class, setting in words). The left side are IDs that saved workflows often contain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_PREPROCESS = "CNCore_Preprocess"
+_APPLY = "CNCore_ApplyControlNet"
+_WEIGHTS = "CNCore_BlockWeights"
+
+PREPROCESSORS: Mapping[str, str] = {
+    "AIO_Preprocessor": "",
+    "AnimalPosePreprocessor": "openpose",
+    "AnimeFace_SemSegPreprocessor": "segmentation",
+    "AnimeLineArtPreprocessor": "lineart_anime",
+    "BAE-NormalMapPreprocessor": "normal",
+    "BinaryPreprocessor": "binary",
+    "CannyEdgePreprocessor": "canny",
+    "ColorPreprocessor": "color",
+    "DSINE-NormalMapPreprocessor": "normal",
+    "DWPreprocessor": "openpose",
+    "DensePosePreprocessor": "densepose",
+    "DepthAnythingPreprocessor": "depth",
+    "DepthAnythingV2Preprocessor": "depth",
+    "FakeScribblePreprocessor": "scribble",
+    "HEDPreprocessor": "softedge",
+    "InpaintPreprocessor": "inpaint",
+    "LeReS-DepthMapPreprocessor": "depth",
+    "LineArtPreprocessor": "lineart",
+    "LineartStandardPreprocessor": "lineart",
+    "M-LSDPreprocessor": "mlsd",
+    "Manga2Anime_LineArt_Preprocessor": "lineart_anime",
+    "MediaPipe-FaceMeshPreprocessor": "face",
+    "Metric3D-DepthMapPreprocessor": "depth",
+    "Metric3D-NormalMapPreprocessor": "normal",
+    "MiDaS-DepthMapPreprocessor": "depth",
+    "MiDaS-NormalMapPreprocessor": "normal",
+    "OneFormer-ADE20K-SemSegPreprocessor": "segmentation",
+    "OneFormer-COCO-SemSegPreprocessor": "segmentation",
+    "OpenposePreprocessor": "openpose",
+    "PiDiNetPreprocessor": "softedge",
+    "PyraCannyPreprocessor": "canny",
+    "SAMPreprocessor": "segmentation",
+    "ScribblePreprocessor": "scribble",
+    "Scribble_PiDiNet_Preprocessor": "scribble",
+    "Scribble_XDoG_Preprocessor": "scribble",
+    "SemSegPreprocessor": "segmentation",
+    "ShufflePreprocessor": "shuffle",
+    "TEEDPreprocessor": "softedge",
+    "TTPlanet_TileGF_Preprocessor": "tile",
+    "TTPlanet_TileSimple_Preprocessor": "tile",
+    "TilePreprocessor": "tile",
+    "UniFormer-SemSegPreprocessor": "segmentation",
+    "Zoe-DepthMapPreprocessor": "depth",
+    "Zoe_DepthAnythingPreprocessor": "depth",
+}
+
+OTHERS: Mapping[str, tuple[str, str]] = {
+    "ACN_AdvancedControlNetApply": (_APPLY, ""),
+    "ACN_AdvancedControlNetApply_v2": (_APPLY, ""),
+    "ACN_AdvancedControlNetApplySingle": (_APPLY, ""),
+    "ACN_CustomControlNetWeightsFlux": (_WEIGHTS, ""),
+    "ControlNetLoaderAdvanced": ("CNCore_LoadControlNet", ""),
+    "ControlNetPreprocessorSelector": (_PREPROCESS, ""),
+    "CR Apply Multi-ControlNet": ("CNCore_ApplyControlStack", ""),
+    "CR Multi-ControlNet Stack": ("CNCore_ControlUnit", "one for each net"),
+    "Control Net Stacker": ("CNCore_ControlUnit", "one for each net"),
+    "CustomControlNetWeights": (_WEIGHTS, ""),
+    "DiffControlNetLoader": ("CNCore_LoadControlNet", ""),
+    "DiffControlNetLoaderAdvanced": ("CNCore_LoadControlNet", ""),
+    "Efficient Loader": ("CNCore_LoadCheckpoint", "with CNCore_EncodePrompt"),
+    "KSampler (Efficient)": ("CNCore_Sample", ""),
+    "PixelPerfectResolution": ("CNCore_PixelPerfect", ""),
+    "ScaledSoftControlNetWeights": (_WEIGHTS, ""),
+    "SoftControlNetWeights": (_WEIGHTS, ""),
+    "TimestepKeyframe": ("CNCore_StrengthSchedule", ""),
+}
+
+VIRTUAL: Mapping[str, str] = {
+    "Anything Everywhere": "connect the inputs that it feeds with plain links",
+    "Fast Groups Bypasser (rgthree)": "remove it: it only acts in the editor",
+    "Fast Groups Muter (rgthree)": "remove it: it only acts in the editor",
+    "GetNode": "replace the Set/Get pair with a plain link",
+    "SetNode": "replace the Set/Get pair with a plain link",
+}
+
+
+def equivalent(class_type: str) -> tuple[str, str] | None:
+    """(our class, setting in words) for a node of another pack, None when the table has none."""
+    if class_type in PREPROCESSORS:
+        method = PREPROCESSORS[class_type]
+        return _PREPROCESS, f'with method "{method}"' if method else ""
+    return OTHERS.get(class_type)

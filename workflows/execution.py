@@ -1,0 +1,237 @@
+"""Running a validated workflow: one node after the other, unchanged ones from the cache.
+
+The semantics are the host's: outputs are lists inside, a node runs once per list item unless it
+declares INPUT_IS_LIST, and a node whose class, values and ancestors are unchanged is not run again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..controlnet_core.errors import CoreError, Interrupted, OutOfMemory, WorkflowError
+from .contract import NodeSpec, read_specs
+from .graph import Graph, Link, Node
+
+Outputs = tuple[list[Any], ...]
+
+
+@dataclass(frozen=True)
+class NodeEvent:
+    """What `on_node` hears: a node starts, is done (with the seconds it took), or was not needed anew."""
+
+    state: Literal["start", "done", "cached"]
+    node: Node
+    index: int
+    total: int
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class NodeResult:
+    """What a node gave: one list per output, and what it shows in the editor (`ui`)."""
+
+    outputs: Outputs
+    ui: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Cache:
+    """Results kept between runs of one process: those that the latest run used, as in the host."""
+
+    results: dict[str, NodeResult] = field(default_factory=dict)
+    fresh: Iterator[int] = field(default_factory=itertools.count)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Results by node id, for the nodes that were needed, in the order in which they ran."""
+
+    nodes: Mapping[str, NodeResult]
+    executed: tuple[str, ...]
+    seconds: float
+
+    def ui(self, kind: str) -> list[Any]:
+        """All entries of one kind that output nodes showed, such as "images"."""
+        return [entry for result in self.nodes.values() for entry in result.ui.get(kind, ())]
+
+
+def execute(
+    graph: Graph,
+    classes: Mapping[str, type],
+    *,
+    cache: Cache | None = None,
+    on_node: Callable[[NodeEvent], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> RunResult:
+    """Run all output nodes of a graph that `validate` returned, and what they need.
+
+    Raises Interrupted when `cancelled` says so, OutOfMemory, or the node's own CoreError with the
+    node's name in front; anything else that a node raises becomes a CoreError that names it.
+    """
+    began = time.perf_counter()
+    specs = read_specs(classes, [node.class_type for node in graph.nodes.values()])
+    order = graph.order([n.id for n in graph.nodes.values() if specs[n.class_type].is_output])
+    run = _Run(graph, classes, specs, cache or Cache())
+    executed = []
+    for index, node_id in enumerate(order):
+        if cancelled is not None and cancelled():
+            raise Interrupted(f"stopped before {graph.nodes[node_id].label}; what was saved before stays")
+        if run.step(node_id, index, len(order), on_node):
+            executed.append(node_id)
+    run.cache.results = {run.keys[node_id]: run.results[node_id] for node_id in order}
+    return RunResult(run.results, tuple(executed), time.perf_counter() - began)
+
+
+class _Run:
+    """One pass over a graph: the keys and results so far."""
+
+    def __init__(
+        self, graph: Graph, classes: Mapping[str, type], specs: Mapping[str, NodeSpec], cache: Cache
+    ) -> None:
+        self.graph, self.classes, self.specs, self.cache = graph, classes, specs, cache
+        self.keys: dict[str, str] = {}
+        self.results: dict[str, NodeResult] = {}
+
+    def step(self, node_id: str, index: int, total: int, on_node: Callable[[NodeEvent], None] | None) -> bool:
+        """Bring one node's result; True when it had to run."""
+        node = self.graph.nodes[node_id]
+        self.keys[node_id] = self._key(node)
+        known = self.cache.results.get(self.keys[node_id])
+        if known is not None:
+            self.results[node_id] = known
+            _tell(on_node, NodeEvent("cached", node, index, total))
+            return False
+        _tell(on_node, NodeEvent("start", node, index, total))
+        began = time.perf_counter()
+        result = self._run_node(node)
+        self.results[node_id] = self.cache.results[self.keys[node_id]] = result
+        _tell(on_node, NodeEvent("done", node, index, total, time.perf_counter() - began))
+        return True
+
+    def _key(self, node: Node) -> str:
+        """Digest of class, values and the keys of the sources: equal keys, equal results."""
+        cls, spec = self.classes[node.class_type], self.specs[node.class_type]
+        parts: list[Any] = [node.class_type]
+        if "UNIQUE_ID" in spec.hidden.values() or getattr(cls, "NOT_IDEMPOTENT", False):
+            parts.append(node.id)
+        changed = self._is_changed(node, cls)
+        # NaN is unequal to itself: by convention it says "run me each time"
+        parts.append(("fresh", next(self.cache.fresh)) if changed != changed else changed)
+        for name in sorted(node.inputs):
+            value = node.inputs[name]
+            linked = isinstance(value, Link)
+            parts.append((name, self.keys[value.node], value.slot) if linked else (name, repr(value)))
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def _is_changed(self, node: Node, cls: type) -> Any:
+        probe = getattr(cls, "IS_CHANGED", None)
+        if probe is None:
+            return False
+        try:
+            return probe(**{n: None if isinstance(v, Link) else v for n, v in self._declared(node).items()})
+        except CoreError as error:
+            raise _named(error, node) from error
+        except Exception:  # the host's rule: a probe that cannot tell means "changed"
+            return float("nan")
+
+    def _declared(self, node: Node) -> dict[str, Any]:
+        spec = self.specs[node.class_type]
+        return {name: value for name, value in node.inputs.items() if name in spec.inputs}
+
+    def _run_node(self, node: Node) -> NodeResult:
+        cls, spec = self.classes[node.class_type], self.specs[node.class_type]
+        try:
+            function = getattr(cls(), cls.FUNCTION)  # type: ignore[attr-defined]
+            returned = [function(**arguments) for arguments in self._calls(node, cls, spec)]
+            return _collect(returned, cls, node)
+        except CoreError as error:
+            raise _named(error, node) from error
+        except MemoryError as error:
+            raise _named(OutOfMemory(_MEMORY), node) from error
+        except OSError as error:
+            where = f" ({error.filename})" if error.filename else ""
+            raise CoreError(
+                f"{node.label}: {error.strerror or error}{where}: check disk and folder"
+            ) from error
+        except Exception as error:
+            if _is_out_of_memory(error):
+                raise _named(OutOfMemory(_MEMORY), node) from error
+            raise CoreError(f"{node.label} failed: {type(error).__name__}: {error}") from error
+
+    def _calls(self, node: Node, cls: type, spec: NodeSpec) -> Iterable[dict[str, Any]]:
+        """Keyword arguments of each call; shorter lists repeat their last item."""
+        lists = {
+            name: self.results[value.node].outputs[value.slot] if isinstance(value, Link) else [value]
+            for name, value in self._declared(node).items()
+        }
+        lists.update(
+            {name: [self._hidden(kind, node)] for name, kind in spec.hidden.items() if kind in _HIDDEN}
+        )
+        if getattr(cls, "INPUT_IS_LIST", False):
+            return [lists]
+        if not lists:
+            return [{}]
+        if not all(lists.values()):
+            return []
+        count = max(len(values) for values in lists.values())
+        return [
+            {name: values[min(i, len(values) - 1)] for name, values in lists.items()} for i in range(count)
+        ]
+
+    def _hidden(self, kind: str, node: Node) -> Any:
+        if kind == "PROMPT":
+            return self.graph.to_api()
+        if kind == "EXTRA_PNGINFO":
+            return {"workflow": self.graph.workflow} if self.graph.workflow is not None else {}
+        return node.id
+
+
+_HIDDEN = ("PROMPT", "EXTRA_PNGINFO", "UNIQUE_ID")
+_MEMORY = "out of memory: use a smaller picture or batch, --dtype fp16, fewer control nets, or --device cpu"
+
+
+def _tell(on_node: Callable[[NodeEvent], None] | None, event: NodeEvent) -> None:
+    if on_node is not None:
+        on_node(event)
+
+
+def _collect(returned: Sequence[Any], cls: type, node: Node) -> NodeResult:
+    """Join the calls of one node: per output a list, per ui kind a list."""
+    rows, ui = [], {}
+    for value in returned:
+        if isinstance(value, Mapping):
+            if "expand" in value:
+                raise WorkflowError("it builds a graph of its own, which only the editor can run: replace it")
+            for kind, entries in (value.get("ui") or {}).items():
+                ui.setdefault(kind, []).extend(entries)
+            value = value.get("result")
+        if value is not None:
+            rows.append(value)
+    count = len(getattr(cls, "RETURN_TYPES", ()))
+    for row in rows:
+        if not isinstance(row, (tuple, list)) or len(row) < count:
+            raise CoreError(f"returned no tuple of {count} outputs: report it to the author of the node")
+    as_list = tuple(getattr(cls, "OUTPUT_IS_LIST", ())) or (False,) * count
+    outputs = tuple(
+        [item for row in rows for item in row[slot]] if as_list[slot] else [row[slot] for row in rows]
+        for slot in range(count)
+    )
+    return NodeResult(outputs, ui)
+
+
+def _named(error: CoreError, node: Node) -> CoreError:
+    """The same error with the node's name in front."""
+    error.args = (f"{node.label}: {error}", *error.args[1:])
+    return error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if type(error).__name__ in ("OutOfMemoryError", "AcceleratorError"):
+        return "memory" in str(error).lower()
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)

@@ -1,0 +1,348 @@
+"""Checking a workflow against the node classes before anything runs.
+
+Every problem names the node, the input and a remedy. The rules are the host's own (it accepts "20"
+for an INT and cuts 20.7 down to 20, say), so what runs there passes here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..controlnet_core.errors import CoreError, MissingFileError, PathError, WorkflowError
+from .contract import WIDGET_TYPES, InputSpec, NodeSpec, read_specs, types_fit
+from .equivalents import VIRTUAL, equivalent
+from .graph import Graph, Link, Node
+
+_MODEL_ENDINGS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".onnx", ".gguf", ".yaml")
+_PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+_SHOWN_CHOICES = 12
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that keeps a workflow from running. `error` is the class that it is raised as."""
+
+    node: str
+    input: str
+    message: str
+    error: type[CoreError] = WorkflowError
+
+
+def validate(graph: Graph, classes: Mapping[str, type]) -> Graph:
+    """The graph with its values brought to their declared types, ready to run.
+
+    Raises WorkflowError (PathError for a path that leaves its folder, MissingFileError when absent
+    files are all that is wrong) with the first problem and the number of others.
+    """
+    checked, problems = check(graph, classes)
+    if problems:
+        raise as_error(problems)
+    return checked
+
+
+def as_error(problems: list[Problem]) -> CoreError:
+    """The one error that stands for a list of problems: the gravest kind, its first message."""
+    grave = {PathError: 0, MissingFileError: 2}
+    first = min(problems, key=lambda problem: grave.get(problem.error, 1))
+    others = len(problems) - 1
+    more = f" ({others} more: `controlnet validate` lists them)" if others else ""
+    return first.error(first.message + more)
+
+
+def check(graph: Graph, classes: Mapping[str, type]) -> tuple[Graph, list[Problem]]:
+    """All problems of a workflow, and the graph with its values brought to their declared types.
+
+    As in the host every class must be known, while inputs are checked only of nodes that an output
+    node needs.
+    """
+    if not graph.nodes:
+        return graph, [Problem("", "", "the workflow has no nodes: save it with at least one output node")]
+    problems = [
+        Problem(node.id, "", _unknown_class(node, classes))
+        for node in graph.nodes.values()
+        if node.class_type not in classes
+    ]
+    specs = read_specs(classes, [node.class_type for node in graph.nodes.values()])
+    outputs = [node.id for node in graph.nodes.values() if _is_output(node, specs)]
+    if not outputs and not problems:
+        problems.append(Problem("", "", "the workflow has no output node: add SaveImage to it"))
+    try:
+        needed = graph.order(outputs)
+    except WorkflowError as error:
+        return graph, [*problems, Problem("", "", str(error))]
+
+    nodes = dict(graph.nodes)
+    for node_id in needed:
+        node = nodes[node_id]
+        if node.class_type not in specs:
+            continue
+        checker = _NodeChecker(node, specs, graph, classes)
+        problems.extend(checker.run())
+        nodes[node_id] = replace(node, inputs=checker.values)
+    return Graph(nodes, graph.workflow), problems
+
+
+def _is_output(node: Node, specs: Mapping[str, NodeSpec]) -> bool:
+    return node.class_type in specs and specs[node.class_type].is_output
+
+
+def _unknown_class(node: Node, classes: Mapping[str, type]) -> str:
+    name = node.class_type
+    start = f"{node.label}: this class is not known here"
+    ours = equivalent(name)
+    if ours and ours[0] in classes:
+        return f"{start}: {' '.join(filter(None, ours))} does its work, replace it in the editor"
+    if name in VIRTUAL:
+        return f"{start}: {VIRTUAL[name]}"
+    if name.startswith(("workflow>", "workflow/")):
+        return f"{start}: it is a group node, convert it to nodes or to a subgraph in the editor"
+    near = difflib.get_close_matches(name, classes, n=1, cutoff=0.7)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return f"{start}: {meant}`controlnet nodes` lists those that are, or mute it in the editor"
+
+
+class _NodeChecker:
+    """The checks of one node; `values` are its inputs with literals converted."""
+
+    def __init__(
+        self, node: Node, specs: Mapping[str, NodeSpec], graph: Graph, classes: Mapping[str, type]
+    ) -> None:
+        self.node, self.specs, self.graph = node, specs, graph
+        self.spec = specs[node.class_type]
+        self.cls = classes[node.class_type]
+        self.values: dict[str, Any] = dict(node.inputs)
+        self.own_checks, self.checks_all = _validator_arguments(self.cls)
+
+    def run(self) -> Iterator[Problem]:
+        found = False
+        for spec in self.spec.inputs.values():
+            for problem in self._input(spec):
+                found = True
+                yield problem
+        if not found:
+            yield from self._class_validator()
+
+    def _problem(self, name: str, message: str, error: type[CoreError] = WorkflowError) -> Problem:
+        where = f"{self.node.label}, input {name}" if name else self.node.label
+        return Problem(self.node.id, name, f"{where}: {message}", error)
+
+    def _input(self, spec: InputSpec) -> Iterator[Problem]:
+        if spec.name not in self.values:
+            if spec.required:
+                yield self._problem(spec.name, self._missing(spec))
+            return
+        value = self.values[spec.name]
+        if isinstance(value, Link):
+            yield from self._link(spec, value)
+        else:
+            yield from self._literal(spec, value)
+
+    def _missing(self, spec: InputSpec) -> str:
+        reason = self.node.absent.get(spec.name)
+        if reason:
+            return f"is needed but has nothing, since {reason}"
+        remedy = (
+            f"set it, for instance to {spec.default!r}"
+            if spec.is_widget
+            else f"link it to a {spec.type} output"
+        )
+        return f"is needed but missing: {remedy}"
+
+    def _link(self, spec: InputSpec, link: Link) -> Iterator[Problem]:
+        source = self.graph.nodes.get(link.node)
+        if source is None:
+            yield self._problem(spec.name, f"is linked to node {link.node}, which is not there: link it anew")
+            return
+        if source.class_type not in self.specs:
+            return
+        outputs = self.specs[source.class_type].outputs
+        if not 0 <= link.slot < len(outputs):
+            yield self._problem(
+                spec.name,
+                f"takes output {link.slot} of {source.label}, which has {len(outputs)}: link it anew",
+            )
+        elif "input_types" not in self.own_checks and not types_fit(outputs[link.slot], spec.type):
+            given = outputs[link.slot] if isinstance(outputs[link.slot], str) else "COMBO"
+            yield self._problem(
+                spec.name, f"takes {spec.type}, {source.label} gives {given}: link it to a {spec.type} output"
+            )
+
+    def _literal(self, spec: InputSpec, value: Any) -> Iterator[Problem]:
+        try:
+            value = convert(spec, value)
+        except (TypeError, ValueError, OverflowError) as error:
+            yield self._problem(spec.name, str(error))
+            return
+        self.values[spec.name] = value
+        if spec.name in self.own_checks or self.checks_all:
+            return
+        low, high = spec.options.get("min"), spec.options.get("max")
+        if spec.type in ("INT", "FLOAT"):
+            if low is not None and value < low:
+                yield self._problem(spec.name, f"is {value}, the least is {low}: set at least that")
+            elif high is not None and value > high:
+                yield self._problem(spec.name, f"is {value}, the most is {high}: set at most that")
+        elif spec.choices is not None:
+            yield from self._choice(spec, value)
+
+    def _choice(self, spec: InputSpec, value: Any) -> Iterator[Problem]:
+        choices = spec.choices or ()
+        if value in choices:
+            return
+        same = next((c for c in choices if isinstance(c, str) and _as_path(c) == _as_path(value)), None)
+        if same is not None:
+            self.values[spec.name] = same
+        elif leaves_folder(value):
+            yield self._problem(
+                spec.name,
+                f"{value!r} leaves its folder: name a file inside the input or models folder",
+                PathError,
+            )
+        elif _is_file(spec, value):
+            yield self._problem(spec.name, self._missing_file(value, choices), MissingFileError)
+        else:
+            yield self._problem(spec.name, _not_a_choice(value, choices))
+
+    def _missing_file(self, value: str, choices: tuple[Any, ...]) -> str:
+        plain = value.replace("\\", "/").split("/")[-1]
+        advice = next((model for model in self.node.models if model.get("name") == plain), None)
+        if advice:
+            where = f"put it into models/{advice.get('directory', '')}".rstrip("/")
+            source = f" (the workflow names {advice['url']})" if advice.get("url") else ""
+            return f"there is no file {value!r}: {where}{source}"
+        near = difflib.get_close_matches(value, [c for c in choices if isinstance(c, str)], n=1, cutoff=0.6)
+        if near:
+            return f"there is no file {value!r}: the nearest is {near[0]!r}"
+        return f"there is no file {value!r} among the {len(choices)} that are here: put it into its folder"
+
+    def _class_validator(self) -> Iterator[Problem]:
+        validator = getattr(self.cls, "VALIDATE_INPUTS", None)
+        if validator is None:
+            return
+        arguments = {
+            name: None if isinstance(value, Link) else value
+            for name, value in self.values.items()
+            if name in self.spec.inputs and (self.checks_all or name in self.own_checks)
+        }
+        if "input_types" in self.own_checks:
+            arguments["input_types"] = self._received_types()
+        try:
+            verdict = validator(**arguments)
+        except CoreError as error:
+            yield self._problem("", str(error), type(error))
+            return
+        except Exception as error:
+            yield self._problem("", f"its check failed ({type(error).__name__}: {error}): correct its inputs")
+            return
+        if verdict is not True:
+            said = "its own check refused the inputs" if verdict is False else str(verdict)
+            yield self._problem(next(iter(arguments), ""), said)
+
+    def _received_types(self) -> dict[str, Any]:
+        given = {}
+        for name, link in self.node.links():
+            source = self.graph.nodes.get(link.node)
+            outputs = (
+                self.specs[source.class_type].outputs if source and source.class_type in self.specs else ()
+            )
+            if 0 <= link.slot < len(outputs):
+                given[name] = outputs[link.slot]
+        return given
+
+
+def _validator_arguments(cls: type) -> tuple[frozenset[str], bool]:
+    """(names that VALIDATE_INPUTS takes, whether it takes all of them as keywords)."""
+    validator = getattr(cls, "VALIDATE_INPUTS", None)
+    if validator is None:
+        return frozenset(), False
+    spec = inspect.getfullargspec(validator)
+    return frozenset(spec.args + spec.kwonlyargs) - {"cls", "self", "s"}, spec.varkw is not None
+
+
+def convert(spec: InputSpec, value: Any) -> Any:
+    """A plain value as its declared type. Raises ValueError or TypeError in words for a person."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"is {value}, which is no usable number: set a finite one")
+    converter = _CONVERTERS.get(spec.type)
+    if converter is not None:
+        return converter(value)
+    if spec.type in WIDGET_TYPES or spec.is_widget or "*" in spec.type:
+        return value
+    raise TypeError(
+        f"takes a {spec.type} from another node, got {_brief(value)}: link it to a {spec.type} output"
+    )
+
+
+def _to_int(value: Any) -> int:
+    if isinstance(value, (int, float, str)):
+        try:
+            return int(value)
+        except ValueError:
+            pass
+    raise TypeError(f"takes a whole number, got {_brief(value)}")
+
+
+def _to_float(value: Any) -> float:
+    if isinstance(value, (int, float, str)):
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if math.isfinite(number):
+            return number
+    raise TypeError(f"takes a number, got {_brief(value)}")
+
+
+def _to_string(value: Any) -> str:
+    if isinstance(value, (str, int, float)):
+        return str(value)
+    raise TypeError(f"takes text, got {_brief(value)}")
+
+
+def _to_bool(value: Any) -> bool:
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if isinstance(value, (bool, int, float)):
+        return bool(value)
+    raise TypeError(f"takes true or false, got {_brief(value)}")
+
+
+_CONVERTERS = {"INT": _to_int, "FLOAT": _to_float, "STRING": _to_string, "BOOLEAN": _to_bool}
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _as_path(value: Any) -> Any:
+    return value.replace("\\", "/") if isinstance(value, str) else value
+
+
+def leaves_folder(value: Any) -> bool:
+    """Whether a file name would reach outside the folder that it is looked for in."""
+    if not isinstance(value, str):
+        return False
+    path = value.replace("\\", "/")
+    return path.startswith(("/", "~")) or ".." in path.split("/") or (len(path) > 1 and path[1] == ":")
+
+
+def _is_file(spec: InputSpec, value: Any) -> bool:
+    if not isinstance(value, str):
+        return False
+    return bool(spec.options.get("image_upload")) or value.lower().endswith(_MODEL_ENDINGS + _PICTURE_ENDINGS)
+
+
+def _not_a_choice(value: Any, choices: tuple[Any, ...]) -> str:
+    if not choices:
+        return f"is {_brief(value)}, but there is nothing to choose from: put a file into its folder"
+    near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1, cutoff=0.6)
+    shown = ", ".join(str(choice) for choice in choices[:_SHOWN_CHOICES])
+    rest = f" and {len(choices) - _SHOWN_CHOICES} more" if len(choices) > _SHOWN_CHOICES else ""
+    meant = f"did you mean {near[0]!r}? it" if near else "it"
+    return f"is {_brief(value)}, which is no choice: {meant} takes {shown}{rest}"
