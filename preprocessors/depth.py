@@ -73,3 +73,91 @@ def _nearness(
     high = np.max(np.where(known, nearness, -np.inf), axis=axes, keepdims=True)
     empty = ~known.any(axis=axes, keepdims=True)
     return np.where(empty, 0.0, low), np.where(empty, 0.0, high), nearness
+
+
+def from_pictures(
+    pictures: list[np.ndarray],
+    *,
+    normalize: str,
+    space: str = "linear",
+    invert: bool = False,
+    near: float = 0.0,
+    far: float = 1.0,
+) -> np.ndarray:
+    """Depth pictures (a Z-pass, a disparity map), one (H,W,C) each -> hints (B,H,W,3), near = white.
+
+    The first channel is read, in the units it came in; see `depth_to_hint`.
+    """
+    maps = np.stack([picture[..., 0] for picture in pictures])
+    return depth_to_hint(maps, space=space, invert=invert, normalize=normalize, near=near, far=far)
+
+
+def ground_prior(picture: np.ndarray, *, horizon: float = 0.4) -> np.ndarray:
+    """A flat floor seen to its horizon, (H,W) float32: an assumption, nothing is measured in the picture.
+
+    The disparity of a plane grows linearly with the row, from 0 at `horizon` (a part of the height,
+    from the top) to 1 at the bottom; what is above the horizon is black.
+    """
+    height, width = picture.shape[:2]
+    rows = (np.arange(height, dtype=np.float32) + 0.5) / height
+    nearness = np.clip((rows - horizon) / max(1.0 - horizon, 1e-6), 0.0, 1.0)
+    return np.repeat(nearness[:, None], width, axis=1)
+
+
+def stereo_disparity(
+    left: np.ndarray, right: np.ndarray, *, max_disparity: int = 64, block: int = 5
+) -> np.ndarray:
+    """A rectified pair (H,W,3) uint8 -> disparity of the left picture (H,W) float32 in pixels, measured.
+
+    Semi-global matching (Hirschmueller 2008, cv2.StereoSGBM). Where no match is found the farther of both
+    neighbours along the row is taken, since it is the background that gets hidden. A negative value is none.
+    """
+    import cv2
+
+    width = left.shape[1]
+    count = max(16, -(-min(max_disparity, width) // 16) * 16)
+    padded = [cv2.copyMakeBorder(p, 0, 0, count, 0, cv2.BORDER_REPLICATE) for p in (left, right)]
+    matcher = cv2.StereoSGBM_create(
+        minDisparity=0,
+        numDisparities=count,
+        blockSize=block,
+        P1=8 * 3 * block**2,
+        P2=32 * 3 * block**2,
+        disp12MaxDiff=1,
+        uniquenessRatio=10,
+        speckleWindowSize=100,
+        speckleRange=2,
+        mode=cv2.STEREO_SGBM_MODE_SGBM_3WAY,
+    )
+    found = matcher.compute(*padded)[:, count:].astype(np.float32) / np.float32(16.0)
+    return _fill_from_background(np.where(found >= 0, found, np.float32(np.nan)))
+
+
+def _fill_from_background(disparity: np.ndarray) -> np.ndarray:
+    """NaN -> the smaller of the nearest known values to the left and right in the row; empty rows -> -1."""
+    height, width = disparity.shape
+    known = np.isfinite(disparity)
+    columns = np.broadcast_to(np.arange(width), disparity.shape)
+    before = np.maximum.accumulate(np.where(known, columns, -1), axis=1)
+    after = np.minimum.accumulate(np.where(known, columns, width)[:, ::-1], axis=1)[:, ::-1]
+    padded = np.pad(np.where(known, disparity, np.inf), ((0, 0), (0, 1)), constant_values=np.inf)
+    rows = np.arange(height)[:, None]
+    filled = np.minimum(padded[rows, before], padded[rows, after])
+    return np.where(np.isfinite(filled), filled, -1.0).astype(np.float32)
+
+
+def from_stereo_pictures(
+    pictures: list[np.ndarray],
+    *,
+    normalize: str,
+    max_disparity: int = 64,
+    near: float = 64.0,
+    far: float = 0.0,
+) -> np.ndarray:
+    """Pairs side by side, (H,2W,3) uint8, the left eye's on the left -> hints (B,H,W,3), near = white."""
+    maps = []
+    for picture in pictures:
+        half = picture.shape[1] // 2
+        found = stereo_disparity(picture[:, :half], picture[:, half : 2 * half], max_disparity=max_disparity)
+        maps.append(np.where(found >= 0, found, np.float32(np.nan)))
+    return depth_to_hint(np.stack(maps), space="linear", invert=True, normalize=normalize, near=near, far=far)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .errors import PictureError
+from .errors import ParameterError, PictureError
 from .image_ops import like, to_numpy
 
 if TYPE_CHECKING:
@@ -65,3 +65,29 @@ def labels_to_hint(labels: Array) -> Array:
     table = np.vstack((colours, np.zeros((1, 3), np.uint8))).astype(np.float32) / np.float32(255.0)
     known = (numbers >= 0) & (numbers < len(colours))
     return like(table[np.where(known, numbers, len(colours))], labels)
+
+
+def colours_of(palette: str) -> np.ndarray:
+    """The colours (N,3) uint8 of a palette by its name."""
+    if palette != "ade20k":
+        raise ParameterError(f"palette={palette!r}: choose ade20k")
+    return ade20k()[1]
+
+
+def class_numbers(names: str) -> list[int]:
+    """Names such as "sky, tree, road", or numbers, separated by commas -> ADE20K class numbers."""
+    known, _ = ade20k()
+    numbers = []
+    for word in (part.strip().lower() for part in names.split(",")):
+        if word.isdigit() and int(word) < len(known):
+            numbers.append(int(word))
+        elif word in known:
+            numbers.append(known.index(word))
+        elif word:
+            from difflib import get_close_matches
+
+            near = ", ".join(get_close_matches(word, known)) or "wall, building, sky, floor, tree, ..."
+            raise ParameterError(f"{word!r} is not a class of ADE20K; near it are: {near}")
+    if not numbers:
+        raise ParameterError("no class was named: give one or more, such as 'sky, tree, road'")
+    return numbers

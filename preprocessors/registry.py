@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One setting of a preprocessor; `kind` is "int", "float", "bool" or "choice"."""
+    """One setting of a preprocessor; `kind` is "int", "float", "bool", "choice" or "text"."""
 
     name: str
     kind: str
@@ -36,6 +36,8 @@ class Parameter:
             if value not in self.choices:
                 raise ParameterError(f"{self.name}={value!r}: choose one of {', '.join(self.choices)}")
             return value
+        if self.kind == "text":
+            return str(value)
         if self.kind == "bool":
             if not isinstance(value, (bool, int)):
                 raise ParameterError(f"{self.name}={value!r}: choose true or false")
@@ -58,6 +60,8 @@ class Parameter:
             return " | ".join(self.choices)
         if self.kind == "bool":
             return "true | false"
+        if self.kind == "text":
+            return "text"
         low = "any" if self.minimum is None else f"{self.minimum:g}"
         high = "any" if self.maximum is None else f"{self.maximum:g}"
         return f"{low} to {high}"
@@ -80,11 +84,13 @@ class Entry:
 
     nature: "measurement" of the picture's pixels, "prior" (an assumption, not seen in the picture),
         "conversion" of a map that is given, "drawing", "random", or "learned" (a network's estimate).
-    takes: "bytes" (uint8 0..255), "unit" (float32 0..1) or "values" (float32 as given, for measured maps).
+    takes: "bytes" (uint8 0..255), "unit" (float32 0..1), "values" (float32 as given, for measured maps) or
+        "labels" (uint8 whose colours must not be mixed).
     scope: "frame" (one picture at a time) or "batch" (the function sees all frames, for joint ranges).
-    hint: "lines" or "labels" are brought to size by nearest neighbour, "soft" and "picture" smoothly.
+    resample: how a hint is brought to size, "nearest" for lines and labels, "smooth" for the rest.
     seeded: the function takes `seed`.  masked: the function reads the mask itself instead of having the
         hint cleared outside of it.
+    side_by_side: the picture is a stereo pair, and the hint as wide as one of its halves.
     """
 
     name: str
@@ -100,9 +106,10 @@ class Entry:
     nature: str = "measurement"
     takes: str = "bytes"
     scope: str = "frame"
-    hint: str = "lines"
+    resample: str = "nearest"
     seeded: bool = False
     masked: bool = False
+    side_by_side: bool = False
 
     @cached_property
     def call(self) -> Callable[..., Any]:

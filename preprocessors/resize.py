@@ -100,6 +100,18 @@ def resize_picture(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     return resized if picture.dtype == np.uint8 else np.clip(resized, 0.0, 1.0, out=resized)
 
 
+def resize_map(values: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(h,w,C) float32 measurements -> height x width; by nearest neighbour where some are not finite."""
+    import cv2
+
+    if values.shape[:2] == (height, width):
+        return values
+    shrinks = height * width < values.shape[0] * values.shape[1]
+    smooth = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    way = smooth if np.isfinite(values).all() else cv2.INTER_NEAREST_EXACT
+    return cv2.resize(values, (width, height), interpolation=way).reshape(height, width, -1)
+
+
 def resize_hint(hint: np.ndarray, height: int, width: int, interpolation: Interpolation) -> np.ndarray:
     """A hint -> height x width. "nearest" makes no new value, so labels and lines stay what they are."""
     import cv2

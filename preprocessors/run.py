@@ -11,7 +11,7 @@ import numpy as np
 from .errors import ParameterError, PictureError
 from .image_ops import as_batch, like, rgb_frame, to_bytes, to_numpy, unit_range, write_hint
 from .registry import Entry
-from .resize import Size, detect_size, pad_reflect, resize_hint, resize_picture
+from .resize import Size, detect_size, pad_reflect, resize_hint, resize_map, resize_picture
 
 if TYPE_CHECKING:
     from .image_ops import Array
@@ -57,6 +57,8 @@ def process(
     values = entry.values(parameters)
     frames = as_batch(image)
     count, height, width = frames.shape[:3]
+    if entry.side_by_side:
+        width = _half(width)
     size = detect_size(
         height, width, resolution=resolution, resize=resize, multiple=multiple, target=target, fit=fit
     )
@@ -81,12 +83,30 @@ def process(
 
 
 def _prepare(entry: Entry, size: Size, frame: np.ndarray) -> np.ndarray:
+    if entry.side_by_side:
+        half = frame.shape[1] // 2
+        parts = (frame[:, :half], frame[:, half : 2 * half])
+        return np.concatenate([_prepare_one(entry, size, part) for part in parts], axis=1)
+    return _prepare_one(entry, size, frame)
+
+
+def _prepare_one(entry: Entry, size: Size, frame: np.ndarray) -> np.ndarray:
+    """The form that the entry takes, at the size at which it looks."""
     if entry.takes == "values":
-        picture = frame.astype(np.float32)
-    else:
-        picture = rgb_frame(frame)
-        picture = to_bytes(picture) if entry.takes == "bytes" else unit_range(picture)
+        return pad_reflect(resize_map(frame.astype(np.float32), size.height, size.width), size)
+    picture = rgb_frame(frame)
+    if entry.takes == "labels":
+        return pad_reflect(resize_hint(to_bytes(picture), size.height, size.width, "nearest"), size)
+    picture = unit_range(picture) if entry.takes == "unit" else to_bytes(picture)
     return pad_reflect(resize_picture(picture, size.height, size.width), size)
+
+
+def _half(width: int) -> int:
+    if width < 2:
+        raise PictureError(
+            f"a stereo pair side by side came {width} pixel wide; expected two pictures in one"
+        )
+    return width // 2
 
 
 def _finish(
@@ -94,8 +114,7 @@ def _finish(
 ) -> None:
     hint = result[: size.height, : size.width]
     height, width = out.shape[1:3]
-    interpolation = "nearest" if entry.hint in ("lines", "labels") else "smooth"
-    write_hint(resize_hint(hint, height, width, interpolation), out[index])
+    write_hint(resize_hint(hint, height, width, entry.resample), out[index])
     if masks is not None and not entry.masked:
         keep = resize_hint(masks[index], height, width, "nearest")
         out[index][keep < 0.5] = 0.0

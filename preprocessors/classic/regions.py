@@ -1,0 +1,116 @@
+"""Segmentation hints from painted maps and from plain colour regions. Neither knows what it sees."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..errors import ParameterError
+from ..palettes import ade20k, class_numbers, colours_of
+
+
+def snap_to_palette(picture: np.ndarray, *, palette: str = "ade20k", tolerance: float = 442.0) -> np.ndarray:
+    """A painted label map (H,W,3) uint8 -> the nearest palette colour per pixel, (H,W,3) uint8.
+
+    Pixels farther than `tolerance` (Euclidean, in RGB bytes) from every colour become black.
+    """
+    colours = colours_of(palette).astype(np.int32)
+    packed = picture.astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
+    seen, where = np.unique(packed.ravel(), return_inverse=True)
+    values = np.stack([seen >> 16, (seen >> 8) & 255, seen & 255], axis=1).astype(np.int32)
+    snapped = np.empty((len(values), 3), np.uint8)
+    for start in range(0, len(values), 4096):
+        part = values[start : start + 4096]
+        distance = ((part[:, None] - colours[None]) ** 2).sum(axis=2)
+        nearest = distance.argmin(axis=1)
+        near = distance[np.arange(len(part)), nearest] <= tolerance**2
+        snapped[start : start + 4096] = np.where(near[:, None], colours[nearest], 0)
+    return snapped[where.ravel()].reshape(picture.shape)
+
+
+def color_regions(
+    picture: np.ndarray,
+    *,
+    seed: int,
+    classes: str = "sky, building, earth",
+    order: str = "top_to_bottom",
+    cell: int = 16,
+) -> np.ndarray:
+    """Colour regions named by the user, in ADE20K colours: (H,W,3) uint8 RGB -> (H,W,3) uint8.
+
+    Superpixels of about `cell` pixels (a watershed from a grid of seeds) are grouped by mean colour into as
+    many groups as `classes` names; the groups take the names in `order`. This is not semantic: it finds
+    colours, and the user says what they are.
+    """
+    numbers = class_numbers(classes)
+    pixels = superpixels(picture, cell)
+    count = int(pixels.max()) + 1
+    colours = _lab(picture)
+    area = np.bincount(pixels.ravel(), minlength=count).astype(np.float64)
+    area[area == 0] = 1.0
+    means = np.stack(
+        [np.bincount(pixels.ravel(), colours[..., c].ravel(), count) / area for c in range(3)], axis=1
+    )
+    groups = group_colours(means, area, len(numbers), seed)[pixels]
+    ranked = _ranks(groups, colours[..., 0], len(numbers), order)
+    return ade20k()[1][np.array(numbers)[ranked[groups]]]
+
+
+def superpixels(picture: np.ndarray, cell: int) -> np.ndarray:
+    """(H,W,3) uint8 -> (H,W) int32 from 0: regions that grow from a grid of seeds and meet at edges."""
+    import cv2
+
+    height, width = picture.shape[:2]
+    markers = np.zeros((height, width), np.int32)
+    rows = np.arange(min(cell // 2, height - 1), height, cell)
+    columns = np.arange(min(cell // 2, width - 1), width, cell)
+    markers[np.ix_(rows, columns)] = np.arange(1, rows.size * columns.size + 1).reshape(
+        rows.size, columns.size
+    )
+    if min(height, width) > 2:
+        markers = cv2.watershed(np.ascontiguousarray(cv2.medianBlur(picture, 3)), markers)
+    # Watershed leaves lines of -1 between the regions, and the picture's rim: they go to the nearest region.
+    unknown = (markers <= 0).astype(np.uint8)
+    _, nearest = cv2.distanceTransformWithLabels(unknown, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    known = np.zeros(int(nearest.max()) + 1, np.int32)
+    known[nearest[unknown == 0]] = markers[unknown == 0]
+    return known[nearest] - 1
+
+
+def group_colours(
+    points: np.ndarray, weights: np.ndarray, count: int, seed: int, rounds: int = 20
+) -> np.ndarray:
+    """Weighted k-means with spread-out starts: (N,3) points, (N,) weights -> (N,) group numbers."""
+    rng = np.random.default_rng(seed)
+    centres = points[[int(rng.integers(len(points)))]]
+    while len(centres) < count:
+        distance = ((points[:, None] - centres[None]) ** 2).sum(axis=2).min(axis=1) * weights
+        centres = np.vstack([centres, points[int(distance.argmax())]])
+    groups = np.zeros(len(points), int)
+    for _ in range(rounds):
+        groups = ((points[:, None] - centres[None]) ** 2).sum(axis=2).argmin(axis=1)
+        for index in range(count):
+            chosen = groups == index
+            if chosen.any():
+                centres[index] = np.average(points[chosen], axis=0, weights=weights[chosen])
+    return groups
+
+
+def _ranks(groups: np.ndarray, lightness: np.ndarray, count: int, order: str) -> np.ndarray:
+    """The place of each group in the chosen order, (count,)."""
+    if order == "top_to_bottom":
+        values = np.broadcast_to(np.arange(groups.shape[0])[:, None], groups.shape)
+    elif order == "dark_to_light":
+        values = lightness
+    elif order == "large_to_small":
+        return np.argsort(np.argsort(-np.bincount(groups.ravel(), minlength=count), kind="stable"))
+    else:
+        raise ParameterError(f"order={order!r}: choose top_to_bottom, dark_to_light or large_to_small")
+    area = np.bincount(groups.ravel(), minlength=count)
+    mean = np.bincount(groups.ravel(), values.ravel().astype(np.float64), count) / np.maximum(area, 1)
+    return np.argsort(np.argsort(np.where(area > 0, mean, np.inf), kind="stable"))
+
+
+def _lab(picture: np.ndarray) -> np.ndarray:
+    import cv2
+
+    return cv2.cvtColor(picture.astype(np.float32) / np.float32(255.0), cv2.COLOR_RGB2LAB)

@@ -1,0 +1,127 @@
+"""Hints that are the picture itself, changed: tile, blur, recolor, colour grid, thresholds, inpaint."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..errors import ParameterError
+from ..image_ops import BYTE_TO_UNIT, gray
+
+
+def same(picture: np.ndarray) -> np.ndarray:
+    """The picture as it is, (H,W,3) float32 0..1: instruct-pix2pix and reference read it so."""
+    return picture
+
+
+def invert(picture: np.ndarray) -> np.ndarray:
+    """1 - picture, (H,W,3) float32 0..1: black lines on white become white lines on black, and back."""
+    return np.float32(1.0) - picture
+
+
+def tile(picture: np.ndarray, *, factor: int = 1) -> np.ndarray:
+    """(H,W,3) float32 0..1 -> the same size, without the detail finer than `factor` pixels.
+
+    The v1.1 tile net reads the plainly resized picture, factor 1. A larger factor averages areas and
+    enlarges again about the same centre: nothing moves, whatever the size.
+    """
+    import cv2
+
+    if factor == 1:
+        return picture
+    height, width = picture.shape[:2]
+    small = (max(1, round(width / factor)), max(1, round(height / factor)))
+    reduced = cv2.resize(picture, small, interpolation=cv2.INTER_AREA)
+    return np.clip(cv2.resize(reduced, (width, height), interpolation=cv2.INTER_CUBIC), 0.0, 1.0)
+
+
+def blur(picture: np.ndarray, *, sigma: float = 9.0) -> np.ndarray:
+    """(H,W,3) uint8 -> the picture blurred by a Gaussian of `sigma` pixels, exactly cv2.GaussianBlur."""
+    import cv2
+
+    return cv2.GaussianBlur(picture, (0, 0), sigma)
+
+
+def recolor(picture: np.ndarray, *, mode: str = "luminance", gamma: float = 1.0) -> np.ndarray:
+    """(H,W,3) uint8 RGB -> (H,W) uint8: the lightness of Lab or the value of HSV, to the power `gamma`."""
+    import cv2
+
+    picture = np.ascontiguousarray(picture)
+    if mode == "luminance":
+        channel = cv2.cvtColor(picture, cv2.COLOR_RGB2LAB)[..., 0]
+    else:
+        channel = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV)[..., 2]
+    if gamma == 1.0:
+        return np.ascontiguousarray(channel)
+    table = (BYTE_TO_UNIT ** np.float32(gamma) * np.float32(255.0)).clip(0, 255).astype(np.uint8)
+    return table[channel]
+
+
+def luminance(picture: np.ndarray) -> np.ndarray:
+    """(H,W,3) uint8 RGB -> (H,W) uint8 luma, as brightness nets read it."""
+    return gray(np.ascontiguousarray(picture))
+
+
+def color_grid(picture: np.ndarray, *, cell: int = 64) -> np.ndarray:
+    """(H,W,3) uint8 -> the same size in flat cells of about `cell` pixels, as T2I-Adapter reads colours."""
+    import cv2
+
+    height, width = picture.shape[:2]
+    cells = (max(1, width // cell), max(1, height // cell))
+    reduced = cv2.resize(picture, cells, interpolation=cv2.INTER_CUBIC)
+    return cv2.resize(reduced, (width, height), interpolation=cv2.INTER_NEAREST)
+
+
+def binary(picture: np.ndarray, *, threshold: int = 0) -> np.ndarray:
+    """(H,W,3) uint8 RGB -> (H,W) uint8: what is dark becomes white. Threshold 0 lets Otsu's method choose."""
+    import cv2
+
+    luma = gray(np.ascontiguousarray(picture))
+    if threshold == 0:
+        return cv2.threshold(luma, 0, 255, cv2.THRESH_BINARY_INV + cv2.THRESH_OTSU)[1]
+    return cv2.threshold(luma, threshold, 255, cv2.THRESH_BINARY_INV)[1]
+
+
+def threshold(picture: np.ndarray, *, level: int = 127) -> np.ndarray:
+    """(H,W,3) uint8 RGB -> (H,W) uint8: white where the smallest channel exceeds `level`."""
+    import cv2
+
+    red, green, blue = cv2.split(np.ascontiguousarray(picture))
+    return cv2.compare(cv2.min(cv2.min(red, green), blue), float(level), cv2.CMP_GT)
+
+
+def inpaint(picture: np.ndarray, *, mask: np.ndarray | None, masked_value: float = -1.0) -> np.ndarray:
+    """(H,W,3) float32 0..1 and a mask (H,W), 1 = repaint -> the picture with `masked_value` under the mask.
+
+    The v1.1 inpaint net knows a masked pixel by -1, which must reach it unclamped; some SDXL nets by 0.
+    Raises ParameterError without a mask.
+    """
+    if mask is None:
+        raise ParameterError("inpaint needs a mask: give the area to repaint as mask, 1 where to repaint")
+    return np.where(mask[..., None] > 0.5, np.float32(masked_value), picture)
+
+
+def shuffle(picture: np.ndarray, *, seed: int, grain: int = 256) -> np.ndarray:
+    """(H,W,3) uint8 -> the same colours, moved about by two smooth random fields of `grain` pixels.
+
+    The same seed gives the same picture, 0 included. Source: the content shuffle of ControlNet v1.1.
+    """
+    import cv2
+
+    height, width = picture.shape[:2]
+    rng = np.random.default_rng(seed)
+    x = noise_field(rng, height, width, grain) * float(width - 1)
+    y = noise_field(rng, height, width, grain) * float(height - 1)
+    flow = np.stack([x, y], axis=2).astype(np.float32)
+    return cv2.remap(np.ascontiguousarray(picture), flow, None, cv2.INTER_LINEAR)
+
+
+def noise_field(rng: np.random.Generator, height: int, width: int, grain: int) -> np.ndarray:
+    """(H,W) float64 in 0..1: uniform noise on a coarse grid, enlarged bicubically, stretched to its range."""
+    import cv2
+
+    coarse = rng.uniform(low=0, high=1, size=(height // grain + 2, width // grain + 2, 1))
+    noise = cv2.resize(coarse, (width + 2 * grain, height + 2 * grain), interpolation=cv2.INTER_CUBIC)
+    noise = noise[grain : grain + height, grain : grain + width]
+    noise -= noise.min()
+    largest = noise.max()
+    return noise / largest if largest > 0 else noise
