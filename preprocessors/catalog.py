@@ -234,7 +234,7 @@ MAPS: tuple[Entry, ...] = (
             Parameter(
                 "source", "choice", "opengl", "The axes of the map given.", choices=_NORMAL_CONVENTIONS
             ),
-            Parameter("target", "choice", "bae", "The axes of the hint.", choices=_NORMAL_CONVENTIONS),
+            Parameter("convention", "choice", "bae", "The axes of the hint.", choices=_NORMAL_CONVENTIONS),
         ),
     ),
     Entry(

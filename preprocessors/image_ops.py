@@ -123,6 +123,11 @@ def write_hint(result: np.ndarray, out: np.ndarray) -> None:
     out[...] = result
 
 
+def above(values: np.ndarray, limit: float) -> np.ndarray:
+    """(H,W) of any number type -> (H,W) uint8: 255 where the value exceeds `limit`, else 0."""
+    return (values > limit).view(np.uint8) * np.uint8(255)
+
+
 def gray(picture: np.ndarray) -> np.ndarray:
     """(H,W,3) uint8 RGB -> (H,W) uint8 luma, cv2's weights 0.299, 0.587, 0.114."""
     import cv2

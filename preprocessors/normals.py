@@ -47,9 +47,9 @@ def decode(hint: Array, convention: str = "bae") -> Array:
     return like(_unit(normals), hint)
 
 
-def convert(picture: np.ndarray, *, source: str = "opengl", target: str = "bae") -> np.ndarray:
+def convert(picture: np.ndarray, *, source: str = "opengl", convention: str = "bae") -> np.ndarray:
     """A normal map (H,W,3) float32 0..1 -> the same in another convention, brought back to unit length."""
-    return encode(decode(picture, source), target)
+    return encode(decode(picture, source), convention)
 
 
 def normals_from_height(height: np.ndarray) -> np.ndarray:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..image_ops import above
+
 
 def xdog(
     picture: np.ndarray, *, threshold: int = 32, sigma: float = 0.5, wide_sigma: float = 5.0
@@ -23,7 +25,7 @@ def xdog(
     wide = cv2.GaussianBlur(values, (0, 0), wide_sigma)
     red, green, blue = cv2.split(cv2.subtract(wide, narrow))
     darker = cv2.min(cv2.min(red, green), blue)
-    return cv2.compare(darker, float(threshold // 2), cv2.CMP_GT)
+    return above(darker, threshold // 2)
 
 
 def drawing(picture: np.ndarray, *, threshold: int = 127) -> np.ndarray:
@@ -34,4 +36,4 @@ def drawing(picture: np.ndarray, *, threshold: int = 127) -> np.ndarray:
     import cv2
 
     red, green, blue = cv2.split(np.ascontiguousarray(picture))
-    return cv2.compare(cv2.min(cv2.min(red, green), blue), float(threshold), cv2.CMP_LT)
+    return ~above(cv2.min(cv2.min(red, green), blue), threshold - 1)

@@ -6,6 +6,8 @@ from functools import cache
 
 import numpy as np
 
+from ..image_ops import above
+
 _ORIENTATIONS = 8
 
 
@@ -79,7 +81,7 @@ def to_scribble(soft: np.ndarray) -> np.ndarray:
     import cv2
 
     strokes = cv2.GaussianBlur(thin(soft), (0, 0), 3.0)
-    return cv2.compare(strokes, 4.0, cv2.CMP_GT)
+    return above(strokes, 4)
 
 
 def soft_scribble(

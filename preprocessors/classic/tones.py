@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import ParameterError
-from ..image_ops import BYTE_TO_UNIT, gray
+from ..image_ops import BYTE_TO_UNIT, above, gray
 
 
 def same(picture: np.ndarray) -> np.ndarray:
@@ -86,7 +86,7 @@ def threshold(picture: np.ndarray, *, level: int = 127) -> np.ndarray:
     import cv2
 
     red, green, blue = cv2.split(np.ascontiguousarray(picture))
-    return cv2.compare(cv2.min(cv2.min(red, green), blue), float(level), cv2.CMP_GT)
+    return above(cv2.min(cv2.min(red, green), blue), level)
 
 
 def inpaint(picture: np.ndarray, *, mask: np.ndarray | None, masked_value: float = -1.0) -> np.ndarray:
