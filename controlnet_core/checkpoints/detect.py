@@ -1,0 +1,278 @@
+"""What a file is: the signature tables applied to a header."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+from ..config import ControlNetConfig, ModelConfig, Parametrization, TextConfig, UNetConfig, VAEConfig
+from ..errors import CheckpointError
+from . import fileconfig, structure
+from .fileconfig import CONFIG_KEY, FAMILY_KEY, Config
+from .files import Header
+from .io import read_header, read_tensors
+from .layouts import LAYOUTS, Layout, part, renamed_shapes
+from .signatures import (
+    CONTEXT_NEEDLES,
+    DETAILS,
+    FAMILIES,
+    LABEL_NEEDLES,
+    SIGNATURES,
+    T2I_FAMILIES,
+    UNSUPPORTED_DETAILS,
+    V_PREDICTION,
+    Detail,
+    Family,
+    Signature,
+)
+from .structure import Shapes
+
+Entries: TypeAlias = Mapping[str, Any]
+"""A model's config.json; empty where there is none."""
+WHOLE_MODELS = frozenset({"checkpoint", "unet"})
+CONFIG_OF_KIND: Mapping[str, type[Config]] = MappingProxyType(
+    {
+        "checkpoint": ModelConfig,
+        "controlnet": ControlNetConfig,
+        "unet": UNetConfig,
+        "vae": VAEConfig,
+        "text-encoder": TextConfig,
+    }
+)
+SD2_V_KEY = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
+SD2_V_STD = 0.09
+"""SD2 models that predict v are told by the spread of this bias (the host's heuristic)."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a file is.
+
+    kind: a word of the signature table such as "checkpoint", "controlnet", "lora"; "unknown" for
+    anything else. family: "sd15", "sd2", "sdxl", "sdxl-refiner", the name of a model of this package's
+    own ("demo"), "custom" for shapes of no released family, "" where the file cannot tell.
+    prefix: stands before the keys of the model. config: the shapes, where the kind is supported.
+    supported: whether this package loads the file; if not, `problem` says why.
+    """
+
+    kind: str
+    title: str
+    layout: str
+    family: str = ""
+    prefix: str = ""
+    details: tuple[str, ...] = ()
+    config: Config | None = None
+    supported: bool = False
+    folder: str = ""
+    problem: str = ""
+
+    @property
+    def family_title(self) -> str:
+        """The family in words; empty where the file cannot tell."""
+        known = {family.name: family.title for family in FAMILIES}
+        own = {"": "", "custom": "a model of its own shape"}
+        return known.get(self.family, own.get(self.family, f"the {self.family} model"))
+
+    @property
+    def summary(self) -> str:
+        """One line: kind, family, layout, details."""
+        if self.kind == "unknown":
+            return self.title
+        link = "of" if self.kind in WHOLE_MODELS else "for"
+        family = f" {link} {self.family_title}" if self.family else ""
+        details = "".join(f", {detail}" for detail in self.details)
+        return f"{self.title}{family} ({self.layout} layout{details})"
+
+
+class KeyIndex:
+    """The keys of a file as one text, so that a needle is found by one search."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._text = "\n" + "\n".join(keys) + "\n"
+
+    def find(self, needle: str, prefix: str = "") -> str | None:
+        """The first key that contains the needle."""
+        plain = needle.replace("^^", "\n").replace("^", "\n" + prefix).replace("$", "\n")
+        at = self._text.find(plain)
+        if at < 0:
+            return None
+        begin = at + 1 if plain[0] == "\n" else self._text.rfind("\n", 0, at) + 1
+        return self._text[begin : self._text.find("\n", begin)]
+
+
+def identify_file(path: str | Path) -> Identity:
+    """What the file or diffusers folder is, from its header. Raises as `read_header` does."""
+    return identify(read_header(path))
+
+
+def identify(header: Header) -> Identity:
+    """What a header describes. Damaged models of a known kind are told with their `problem`."""
+    index = KeyIndex((*header.tensors, *(header.metadata if header.format == "pickle" else ())))
+    found = match(index)
+    if found is None:
+        return Identity("unknown", unknown_title(header), "unknown", problem="its layout is not known")
+    signature, prefix = found
+    shapes = header.shapes
+    family = header.metadata.get(FAMILY_KEY) or signature.family or _family(index, shapes, signature, prefix)
+    details = tuple(_details(index, shapes, signature.kind, prefix, family))
+    if family == "sd2" and _predicts_v(header, prefix):
+        details = (*details, V_PREDICTION)
+    identity = Identity(
+        kind=signature.kind,
+        title=signature.title,
+        layout=signature.layout,
+        family=family,
+        prefix=prefix,
+        details=details,
+        folder=signature.folder,
+    )
+    return _with_support(header, identity, signature)
+
+
+def match(index: KeyIndex) -> tuple[Signature, str] | None:
+    """The first signature that fits, and the prefix under which it does."""
+    for signature in SIGNATURES:
+        for prefix in signature.prefixes:
+            needed = all(index.find(needle, prefix) for needle in signature.needles)
+            if needed and not any(index.find(needle, prefix) for needle in signature.absent):
+                return signature, prefix
+    return None
+
+
+def unknown_title(header: Header) -> str:
+    """The words for a file that no signature fits."""
+    examples = ", ".join(list(header.tensors)[:3])
+    return f"not a model this package knows; its keys look like {examples}"
+
+
+def _family(index: KeyIndex, shapes: Shapes, signature: Signature, prefix: str) -> str:
+    if signature.kind == "t2i-adapter":
+        channels = _size(index, shapes, ("^conv_in.weight$",), prefix)
+        return T2I_FAMILIES.get(channels or 0, "")
+    context = _size(index, shapes, CONTEXT_NEEDLES, prefix)
+    label = _size(index, shapes, LABEL_NEEDLES, prefix)
+    for family in FAMILIES:
+        if family.context_dim == context or (context is None and label and family.label_dim == label):
+            return family.name
+    return "" if context is None else "custom"
+
+
+def _size(index: KeyIndex, shapes: Shapes, needles: tuple[str, ...], prefix: str) -> int | None:
+    """Second size of the first tensor that one of the needles finds."""
+    for needle in needles:
+        shape = shapes.get(index.find(needle, prefix) or "", ())
+        if len(shape) >= 2:
+            return shape[1]
+    return None
+
+
+def _details(index: KeyIndex, shapes: Shapes, kind: str, prefix: str, family: str) -> Iterable[str]:
+    for detail in DETAILS:
+        key = index.find(detail.needle, prefix)
+        if key is None or kind not in detail.kinds or (detail.families and family not in detail.families):
+            continue
+        if detail.unless and index.find(detail.unless, prefix):
+            continue
+        shape = shapes.get(key, ())
+        if _fits(detail, shape):
+            yield detail.text.format(*shape) if shape else detail.text
+
+
+def _fits(detail: Detail, shape: tuple[int, ...]) -> bool:
+    if detail.axis is None:
+        return True
+    return detail.axis < len(shape) and shape[detail.axis] in detail.sizes
+
+
+def _predicts_v(header: Header, prefix: str) -> bool:
+    key = prefix + SD2_V_KEY
+    return key in header.tensors and bool(read_tensors(header, [key])[key].float().std() > SD2_V_STD)
+
+
+# ------------------------------------------------------------------------------------- what can be loaded
+
+
+def _with_support(header: Header, identity: Identity, signature: Signature) -> Identity:
+    """The identity with its config, or with the reason why it has none."""
+    layout = LAYOUTS.get(identity.layout)
+    if not signature.supported or layout is None:
+        return replace(identity, problem=f"this version does not load {_plural(identity)}")
+    family = next((family for family in FAMILIES if family.name == identity.family), None)
+    if family and identity.kind == "checkpoint" and not family.checkpoint_supported:
+        return replace(identity, problem=f"this version does not load checkpoints of {family.title}")
+    if unsupported := [detail for detail in identity.details if detail in UNSUPPORTED_DETAILS]:
+        return replace(identity, problem=f"this version does not run the {' and '.join(unsupported)} variant")
+    try:
+        config = _config(header, identity, layout, family)
+    except CheckpointError as error:
+        return replace(identity, problem=str(error))
+    return replace(identity, config=config, supported=True)
+
+
+def _plural(identity: Identity) -> str:
+    family = f" for {identity.family_title}" if identity.family else ""
+    title = identity.title if identity.title.endswith("s") else f"{identity.title} files"
+    return f"{title}{family}"
+
+
+def _config(header: Header, identity: Identity, layout: Layout, family: Family | None) -> Config:
+    if CONFIG_KEY in header.metadata:
+        return fileconfig.config_from_json(header.metadata[CONFIG_KEY], CONFIG_OF_KIND[identity.kind])
+    if identity.kind == "checkpoint":
+        return checkpoint_config(header, identity, layout, family)
+    _, shapes = part(header.shapes, (identity.prefix,))
+    entries = header.configs.get("", {})
+    if identity.kind == "controlnet":
+        return _controlnet_config(shapes, layout, entries)
+    if identity.kind == "unet":
+        return _unet_config(shapes, layout, entries)
+    if identity.kind == "vae":
+        return _vae_config(shapes, layout, entries, family)
+    return _text_config(shapes, layout, entries)
+
+
+def checkpoint_config(
+    header: Header, identity: Identity, layout: Layout, family: Family | None
+) -> ModelConfig:
+    """Config of a whole model; parts that the file lacks are taken to be the usual ones."""
+    configs = header.configs
+    shapes = header.shapes
+    _, unet = part(shapes, layout.unet_prefixes)
+    _, vae = part(shapes, layout.vae_prefixes)
+    _, text = part(shapes, layout.text_prefixes)
+    parametrization: Parametrization = "v" if V_PREDICTION in identity.details else "eps"
+    if "scheduler" in configs:
+        parametrization = fileconfig.parametrization(configs["scheduler"])
+    return ModelConfig(
+        name=identity.family,
+        unet=_unet_config(unet, layout, configs.get("unet", {})),
+        vae=_vae_config(vae, layout, configs.get("vae", {}), family) if vae else VAEConfig(),
+        text=_text_config(text, layout, configs.get("text_encoder", {})) if text else TextConfig(),
+        parametrization=parametrization,
+    )
+
+
+def _unet_config(shapes: Shapes, layout: Layout, entries: Entries) -> UNetConfig:
+    ours = renamed_shapes(shapes, layout.unet_rules(layout.sketch_unet(shapes)))
+    return fileconfig.refine_unet(structure.unet_config(ours), entries)
+
+
+def _controlnet_config(shapes: Shapes, layout: Layout, entries: Entries) -> ControlNetConfig:
+    rules = layout.controlnet_rules(layout.sketch_unet(shapes), layout.sketch_hint(shapes))
+    config = structure.controlnet_config(renamed_shapes(shapes, rules))
+    return replace(config, unet=fileconfig.refine_unet(config.unet, entries))
+
+
+def _vae_config(shapes: Shapes, layout: Layout, entries: Entries, family: Family | None) -> VAEConfig:
+    config = structure.vae_config(renamed_shapes(shapes, layout.vae_rules(layout.sketch_vae(shapes))))
+    if family:
+        config = replace(config, scaling_factor=family.scaling_factor)
+    return fileconfig.refine_vae(config, entries)
+
+
+def _text_config(shapes: Shapes, layout: Layout, entries: Entries) -> TextConfig:
+    config = structure.text_config(renamed_shapes(shapes, layout.text_rules()))
+    return fileconfig.refine_text(config, entries)

@@ -1,0 +1,99 @@
+"""What a file says about itself: this package's metadata, and the JSON configs of a diffusers folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass, replace
+from typing import Any, get_type_hints
+
+from ..config import ControlNetConfig, ModelConfig, Parametrization, TextConfig, UNetConfig, VAEConfig
+from ..errors import CheckpointError
+
+Config = ModelConfig | ControlNetConfig | UNetConfig | VAEConfig | TextConfig
+
+CONFIG_KEY = "controlnet_core.config"
+"""Metadata entry in which this package's files keep their config, as JSON with the type's name."""
+
+FAMILY_KEY = "controlnet_core.family"
+"""Metadata entry with the name of the model, or of the base that a ControlNet is made for."""
+
+GROUPS = 32
+
+
+def config_to_json(config: Config) -> str:
+    """A config as JSON, for a file's metadata."""
+    return json.dumps({"type": type(config).__name__, **asdict(config)}, separators=(",", ":"))
+
+
+def config_from_json(text: str, kind: type[Config]) -> Config:
+    """The config of this type that `config_to_json` wrote. Raises CheckpointError when it is none."""
+    try:
+        content = json.loads(text)
+        if (name := content.pop("type")) != kind.__name__:
+            raise ValueError(f"it is a {name}, the weights are those of a {kind.__name__}")
+        return _build(kind, content)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"its metadata entry {CONFIG_KEY} is no config of this version ({error}): "
+            "save the file again, or update this package"
+        ) from error
+
+
+def _build(kind: type, content: Mapping[str, Any]) -> Any:
+    hints = get_type_hints(kind)
+    known = {field.name for field in fields(kind)}
+    if extra := sorted(set(content) - known):
+        raise ValueError(f"unknown entries {', '.join(extra)}")
+    return kind(**{name: _value(hints[name], value) for name, value in content.items()})
+
+
+def _value(hint: Any, value: Any) -> Any:
+    if is_dataclass(hint):
+        return _build(hint, value)  # type: ignore[arg-type]
+    return tuple(value) if isinstance(value, list) else value
+
+
+def refine_unet(config: UNetConfig, entries: Mapping[str, Any]) -> UNetConfig:
+    """A UNet's heads from its diffusers config.
+
+    There `attention_head_dim` is, despite its name, the number of heads, one for all levels or one
+    per level; models whose heads are equally wide everywhere are told by their width.
+    """
+    if entries.get("norm_num_groups", GROUPS) != GROUPS:
+        raise CheckpointError(
+            f"its normalisations have {entries['norm_num_groups']} groups, expected {GROUPS}"
+        )
+    heads = entries.get("num_attention_heads") or entries.get("attention_head_dim")
+    if isinstance(heads, int):
+        return replace(config, num_heads=heads, head_dim=None)
+    if not isinstance(heads, list) or len(heads) != len(config.widths):
+        return config
+    if len(set(heads)) == 1:
+        return replace(config, num_heads=heads[0], head_dim=None)
+    dims = {width // count for width, count in zip(config.widths, heads, strict=True)}
+    if len(dims) != 1:
+        raise CheckpointError(f"its heads are {heads} for widths {list(config.widths)}, expected equal ones")
+    return replace(config, head_dim=dims.pop())
+
+
+def refine_vae(config: VAEConfig, entries: Mapping[str, Any]) -> VAEConfig:
+    """An autoencoder's scaling factor from its diffusers config."""
+    return replace(config, scaling_factor=float(entries.get("scaling_factor", config.scaling_factor)))
+
+
+def refine_text(config: TextConfig, entries: Mapping[str, Any]) -> TextConfig:
+    """A text encoder's heads and activation from its transformers config."""
+    activation = entries.get("hidden_act", config.activation)
+    if activation not in ("quick_gelu", "gelu"):
+        raise CheckpointError(f"its text encoder uses {activation}, expected quick_gelu or gelu")
+    return replace(config, heads=int(entries.get("num_attention_heads", config.heads)), activation=activation)
+
+
+def parametrization(entries: Mapping[str, Any]) -> Parametrization:
+    """What the UNet predicts, from a diffusers scheduler config."""
+    kind = entries.get("prediction_type", "epsilon")
+    table: dict[str, Parametrization] = {"epsilon": "eps", "v_prediction": "v"}
+    if kind not in table:
+        raise CheckpointError(f"its scheduler predicts {kind!r}, expected {' or '.join(table)}")
+    return table[kind]

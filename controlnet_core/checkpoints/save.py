@@ -1,0 +1,123 @@
+"""Saving in this package's own layout, LDM / cldm, or diffusers: atomic, the config beside the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..config import ModelConfig
+from ..errors import CheckpointError, ValueRangeError
+from ..models.controlnet import ControlNet
+from ..models.text_encoder import ClipTextModel
+from ..models.unet import UNet
+from ..models.vae import AutoencoderKL
+from .fileconfig import CONFIG_KEY, FAMILY_KEY, config_to_json
+from .io import write_safetensors
+from .keymap import KeyMap, prefixed
+from .layouts import EXTRA_PREFIX, LAYOUTS, Layout, checkpoint_rules
+
+LayoutName = Literal["core", "ldm", "diffusers"]
+LAYOUT_NAMES: tuple[LayoutName, ...] = ("core", "ldm", "diffusers")
+SAVED_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def save_checkpoint(
+    path: str | Path,
+    config: ModelConfig,
+    unet: UNet,
+    vae: AutoencoderKL | None = None,
+    text_model: ClipTextModel | None = None,
+    *,
+    extras: Mapping[str, Tensor] | None = None,
+    layout: LayoutName = "ldm",
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a whole model as one safetensors file.
+
+    layout "diffusers" uses that layout's names below `unet.`, `vae.`, `text_encoder.`. dtype: float32,
+    float16, bfloat16, or None for the models' own. extras: tensors of this package's own, kept as they
+    are. Raises CheckpointError when the file cannot be written; nothing half-written is left.
+    """
+    table = _layout(layout)
+    modules = {"unet.": unet, "vae.": vae, "text.": text_model}
+    keymap = KeyMap(checkpoint_rules(table, config.unet, len(config.vae.widths)))
+    tensors = {}
+    for prefix, module in modules.items():
+        if module is not None:
+            tensors.update(_renamed(module, keymap, prefix))
+    dtypes = _dtypes(tensors, dtype)
+    tensors.update({EXTRA_PREFIX + name: tensor for name, tensor in (extras or {}).items()})
+    write_safetensors(path, tensors, _metadata(config_to_json(config), config.name, metadata), dtypes)
+
+
+def save_controlnet(
+    path: str | Path,
+    net: ControlNet,
+    *,
+    family: str = "",
+    layout: LayoutName = "ldm",
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a ControlNet as one safetensors file; `ldm` is the cldm layout with `control_model.`.
+
+    family: name of the base it is made for ("sd15", "demo"). Other arguments and errors as
+    `save_checkpoint`.
+    """
+    table = _layout(layout)
+    config = net.config
+    rules = table.controlnet_rules(config.unet, 2 * len(config.hint_widths))
+    tensors = dict(_renamed(net, KeyMap(prefixed(rules, table.control_prefix))))
+    described = _metadata(config_to_json(config), family, metadata)
+    write_safetensors(path, tensors, described, _dtypes(tensors, dtype))
+
+
+def save_vae(
+    path: str | Path,
+    vae: AutoencoderKL,
+    *,
+    layout: LayoutName = "ldm",
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write an autoencoder as a file of its own. Arguments and errors as `save_checkpoint`."""
+    keymap = KeyMap(_layout(layout).vae_rules(len(vae.config.widths)))
+    tensors = dict(_renamed(vae, keymap))
+    described = _metadata(config_to_json(vae.config), "", metadata)
+    write_safetensors(path, tensors, described, _dtypes(tensors, dtype))
+
+
+def _layout(name: str) -> Layout:
+    if name not in LAYOUT_NAMES:
+        raise ValueRangeError(f"layout is {name!r}, expected one of {', '.join(LAYOUT_NAMES)}")
+    return LAYOUTS[name]
+
+
+def _renamed(module: nn.Module, keymap: KeyMap, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in module.state_dict().items():
+        key = keymap.to_theirs(prefix + name)
+        if key is None:
+            raise CheckpointError(
+                f"the layout has no name for the weight {prefix}{name}: save in layout 'core'"
+            )
+        yield key, tensor.flatten(1) if tensor.ndim > 2 and keymap.is_linear(prefix + name) else tensor
+
+
+def _dtypes(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, torch.dtype]:
+    """The type to write each weight in."""
+    if dtype is not None and dtype not in SAVED_DTYPES:
+        raise ValueRangeError(
+            f"dtype is {dtype}, expected one of {', '.join(str(choice) for choice in SAVED_DTYPES)}"
+        )
+    return {key: dtype or tensor.dtype for key, tensor in tensors.items()}
+
+
+def _metadata(config: str, family: str, metadata: Mapping[str, str] | None) -> dict[str, str]:
+    """`format` is what other tools look for; the rest says what shapes cannot."""
+    own = {"format": "pt", CONFIG_KEY: config, **({FAMILY_KEY: family} if family else {})}
+    return {**(metadata or {}), **own}

@@ -1,0 +1,423 @@
+"""What tells one kind of model file from another: tables of key signatures.
+
+A needle is a part of a key. `^` stands for the beginning of a key and the prefix behind it, `^^` for the
+beginning of a key whatever the prefix, `$` for the end of a key. Tables are
+read from the top, the first row that fits decides, so the special kinds stand before the general
+ones. Sources: the published files, and the loaders of the packages that people use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One kind of file in one layout.
+
+    needles: all must be found. absent: none may be found. prefixes: put after `^`, tried in turn.
+    supported: whether this package loads it. folder: where such files live below `models/`.
+    """
+
+    kind: str
+    title: str
+    layout: str
+    needles: tuple[str, ...]
+    absent: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ("",)
+    supported: bool = False
+    folder: str = "controlnet"
+    family: str = ""
+    """The family, where this kind of file exists for one only."""
+
+
+@dataclass(frozen=True)
+class Detail:
+    """A fact about files of some kinds, read from the presence or the shape of one tensor.
+
+    `text` may use {0}, {1}, ... for the tensor's sizes. `axis` and `sizes` restrict it to tensors
+    whose size along that axis is one of these; `unless` to files without that needle; `families` to
+    some families.
+    """
+
+    kinds: tuple[str, ...]
+    needle: str
+    text: str
+    axis: int | None = None
+    sizes: tuple[int, ...] = ()
+    unless: str = ""
+    families: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of base models, told by the width of the text that its cross-attentions read."""
+
+    name: str
+    title: str
+    context_dim: int
+    label_dim: int | None
+    checkpoint_supported: bool
+    scaling_factor: float = 0.18215
+
+
+V_PREDICTION = "v-prediction"
+CONTROL = ("control_model.", "")
+MODEL = ("model.diffusion_model.", "diffusion_model.", "unet.", "")
+VAE = ("", "first_stage_model.", "vae.")
+
+SIGNATURES: tuple[Signature, ...] = (
+    # This package's own files.
+    Signature(
+        "checkpoint",
+        "checkpoint",
+        "core",
+        ("^unet.encoder.blocks.0.conv.weight$",),
+        supported=True,
+        folder="checkpoints",
+    ),
+    Signature(
+        "controlnet",
+        "ControlNet",
+        "core",
+        ("^hint.convs.0.weight$", "^zero_convs.0.conv.weight$"),
+        supported=True,
+    ),
+    Signature(
+        "vae",
+        "autoencoder (VAE)",
+        "core",
+        ("^encoder.levels.0.res.0.norm1.weight$",),
+        prefixes=("", "vae."),
+        supported=True,
+        folder="vae",
+    ),
+    # Relatives of the ControlNet.
+    Signature(
+        "controlnet-lllite",
+        "ControlNet-LLLite",
+        "kohya",
+        ("^lllite_unet", ".conditioning1.0.weight$"),
+    ),
+    Signature("control-lora", "Control-LoRA", "cldm", ("^lora_controlnet$",)),
+    Signature("ctrlora", "CtrLoRA", "cldm", ("lora_layer.",), ("input_hint_block.",)),
+    Signature("controlnet-xs", "ControlNet-XS", "original", ("enc_zero_convs_out.",)),
+    Signature("controlnet-xs", "ControlNet-XS", "diffusers", ("control_to_base_for_conv_in.",)),
+    Signature("sparsectrl", "SparseCtrl", "diffusers", ("motion_modules.", "controlnet")),
+    Signature(
+        "svd-controlnet",
+        "ControlNet for Stable Video Diffusion",
+        "diffusers",
+        ("temporal_res_block.", "controlnet"),
+    ),
+    Signature("uni-controlnet", "Uni-ControlNet", "original", ("local_adapter.",)),
+    Signature("uni-controlnet", "Uni-ControlNet", "original", ("global_adapter.",)),
+    Signature(
+        "controlnet-union",
+        "ControlNet Union",
+        "diffusers",
+        ("^task_embedding$", "^control_add_embedding.linear_1.", "^controlnet_cond_embedding."),
+    ),
+    Signature(
+        "controlnet-union",
+        "ControlNet Union",
+        "cldm",
+        ("^task_embedding$", "^transformer_layes.", "^input_hint_block.0.weight$"),
+        prefixes=CONTROL,
+    ),
+    Signature(
+        "controlnet-union", "ControlNet Union", "diffusers", ("^task_embedding$", "^transformer_layes.")
+    ),
+    Signature(
+        "controlnet-difference",
+        "ControlNet difference file",
+        "cldm",
+        ("^^difference$", "^"),
+        prefixes=("control_model.",),
+    ),
+    Signature(
+        "controlnet",
+        "ControlNet",
+        "cldm",
+        ("^zero_convs.0.0.weight$", "^input_hint_block.0.weight$"),
+        prefixes=CONTROL,
+        supported=True,
+    ),
+    Signature(
+        "controlnet",
+        "ControlNet",
+        "diffusers",
+        ("^controlnet_cond_embedding.conv_in.weight$", "^controlnet_down_blocks.0.weight$"),
+        prefixes=("", "controlnet."),
+        supported=True,
+    ),
+    Signature(
+        "controlnet-dit",
+        "ControlNet for a diffusion transformer (SD3, Flux, Qwen-Image)",
+        "diffusers",
+        ("^controlnet_blocks.0.",),
+    ),
+    Signature("controlnet-hunyuan", "ControlNet for HunyuanDiT", "original", ("^after_proj_list.18.bias$",)),
+    Signature(
+        "controlnet-cascade",
+        "ControlNet for Stable Cascade",
+        "original",
+        ("^backbone.", "^projections."),
+    ),
+    # T2I-Adapters.
+    Signature(
+        "t2i-adapter",
+        "T2I-Adapter",
+        "original",
+        ("^conv_in.weight$", "^body.0.block1.weight$"),
+        prefixes=("", "adapter."),
+    ),
+    Signature(
+        "t2i-adapter",
+        "T2I-Adapter",
+        "diffusers",
+        ("^body.0.resnets.0.block1.weight$",),
+        prefixes=("adapter.", ""),
+    ),
+    Signature(
+        "t2i-adapter-light",
+        "light T2I-Adapter",
+        "original",
+        ("^body.0.in_conv.weight$",),
+        prefixes=("", "adapter."),
+    ),
+    Signature("t2i-style", "T2I style adapter", "original", ("style_embedding",), folder="style_models"),
+    Signature("coadapter-fuser", "CoAdapter fuser", "original", ("spatial_feat_mapping.", "seq_proj.")),
+    # What is added to a base.
+    Signature("lora", "LoRA", "kohya", ("^lora_", ".lora_down.weight$"), folder="loras"),
+    Signature("lora", "LoHa", "kohya", (".hada_w1_a$",), folder="loras"),
+    Signature("lora", "LoKr", "kohya", (".lokr_w1",), folder="loras"),
+    Signature("lora", "OFT", "kohya", (".oft_blocks$",), folder="loras"),
+    Signature("lora", "LoRA", "diffusers", (".lora_A.weight$",), folder="loras"),
+    Signature("lora", "LoRA", "diffusers", ("_lora.down.weight$",), folder="loras"),
+    Signature("lora", "LoRA", "diffusers", (".lora_linear_layer.down.weight$",), folder="loras"),
+    Signature("lora", "LoRA", "diffusers", (".lora.down.weight$",), folder="loras"),
+    Signature("lora", "LoRA", "other", (".lora_down.weight$",), folder="loras"),
+    Signature("ip-adapter", "IP-Adapter", "original", ("^image_proj.", "^ip_adapter."), folder="ipadapter"),
+    Signature(
+        "motion-module",
+        "AnimateDiff motion module",
+        "original",
+        ("motion_modules.",),
+        folder="animatediff_models",
+    ),
+    Signature("gligen", "GLIGEN", "original", ("^position_net.", ".fuser."), folder="gligen"),
+    Signature(
+        "textual-inversion", "textual inversion", "original", ("^string_to_param.",), folder="embeddings"
+    ),
+    Signature("textual-inversion", "textual inversion", "original", ("^emb_params$",), folder="embeddings"),
+    Signature(
+        "textual-inversion", "textual inversion", "sdxl", ("^clip_l$", "^clip_g$"), folder="embeddings"
+    ),
+    # Bases of other architectures, before the checkpoints that they look like.
+    Signature(
+        "flux",
+        "Flux model",
+        "original",
+        ("^double_blocks.0.img_",),
+        prefixes=MODEL,
+        folder="diffusion_models",
+    ),
+    Signature("sd3", "SD3 model", "original", ("^joint_blocks.0.",), prefixes=MODEL, folder="checkpoints"),
+    Signature(
+        "svd",
+        "Stable Video Diffusion model",
+        "ldm",
+        ("^input_blocks.1.1.time_stack.",),
+        prefixes=MODEL,
+        folder="checkpoints",
+    ),
+    # Checkpoints and their parts.
+    Signature(
+        "checkpoint",
+        "checkpoint",
+        "ldm",
+        ("^input_blocks.0.0.weight$", "^out.2.weight$"),
+        prefixes=("model.diffusion_model.",),
+        supported=True,
+        folder="checkpoints",
+    ),
+    Signature(
+        "checkpoint",
+        "checkpoint",
+        "diffusers",
+        ("^unet.conv_in.weight$", "^unet.up_blocks.0."),
+        supported=True,
+        folder="checkpoints",
+    ),
+    Signature(
+        "unet",
+        "UNet alone",
+        "ldm",
+        ("^input_blocks.0.0.weight$", "^output_blocks.0.0."),
+        prefixes=("", "diffusion_model."),
+        supported=True,
+        folder="diffusion_models",
+    ),
+    Signature(
+        "unet",
+        "UNet alone",
+        "diffusers",
+        ("^time_embedding.linear_1.weight$", "^up_blocks.0.resnets.0.", "^conv_norm_out.weight$"),
+        supported=True,
+        folder="diffusion_models",
+    ),
+    Signature(
+        "vae",
+        "autoencoder (VAE)",
+        "ldm",
+        ("^encoder.down.0.block.0.norm1.weight$", "^decoder.conv_in.weight$"),
+        prefixes=VAE,
+        supported=True,
+        folder="vae",
+    ),
+    Signature(
+        "vae",
+        "autoencoder (VAE)",
+        "diffusers",
+        ("^encoder.down_blocks.0.resnets.0.norm1.weight$", "^decoder.conv_in.weight$"),
+        prefixes=VAE,
+        supported=True,
+        folder="vae",
+    ),
+    Signature(
+        "taesd", "tiny autoencoder (TAESD)", "original", ("^1.weight$", "^3.conv.4."), folder="vae_approx"
+    ),
+    Signature("clip-vision", "CLIP image encoder", "transformers", ("^vision_model.",), folder="clip_vision"),
+    Signature(
+        "text-encoder",
+        "CLIP text encoder",
+        "transformers",
+        ("^text_model.encoder.layers.0.layer_norm1.weight$",),
+        folder="text_encoders",
+    ),
+    Signature(
+        "text-encoder",
+        "CLIP text encoder",
+        "transformers",
+        ("^encoder.layers.0.layer_norm1.weight$", "^embeddings.token_embedding.weight$"),
+        folder="text_encoders",
+    ),
+    Signature(
+        "text-encoder",
+        "OpenCLIP text encoder",
+        "open_clip",
+        ("^transformer.resblocks.0.ln_1.weight$",),
+        prefixes=("", "model."),
+        folder="text_encoders",
+    ),
+    Signature(
+        "text-encoder",
+        "T5 text encoder",
+        "transformers",
+        ("^encoder.block.0.layer.0.SelfAttention.q.weight$",),
+        folder="text_encoders",
+    ),
+    Signature(
+        "upscaler",
+        "upscaler (ESRGAN)",
+        "original",
+        ("^model.1.sub.0.RDB1.conv1.0.weight$",),
+        folder="upscale_models",
+    ),
+    Signature(
+        "upscaler", "upscaler (ESRGAN)", "original", ("^body.0.rdb1.conv1.weight$",), folder="upscale_models"
+    ),
+)
+
+DETAILS: tuple[Detail, ...] = (
+    Detail(
+        ("controlnet", "controlnet-union", "controlnet-difference", "control-lora"),
+        "^input_hint_block.0.weight$",
+        "{1} hint channels",
+    ),
+    Detail(
+        ("controlnet", "controlnet-union"), "^controlnet_cond_embedding.conv_in.weight$", "{1} hint channels"
+    ),
+    Detail(("controlnet",), "^hint.convs.0.weight$", "{1} hint channels"),
+    # SDXL's reduced ControlNets: `mid` has transformers at the lowest level only, `small` has none.
+    Detail(
+        ("controlnet",),
+        "^input_blocks.8.1.transformer_blocks.0.",
+        "mid",
+        unless="^input_blocks.4.1.transformer_blocks.0.",
+        families=("sdxl",),
+    ),
+    Detail(
+        ("controlnet",),
+        "^zero_convs.0.0.weight$",
+        "small",
+        unless="^input_blocks.8.1.transformer_blocks.0.",
+        families=("sdxl",),
+    ),
+    Detail(
+        ("controlnet",),
+        "^down_blocks.1.attentions.0.norm.weight$",
+        "mid",
+        unless="^down_blocks.1.attentions.0.transformer_blocks.0.",
+        families=("sdxl",),
+    ),
+    Detail(
+        ("controlnet",),
+        "^controlnet_down_blocks.0.weight$",
+        "small",
+        unless="^down_blocks.1.attentions.0.norm.weight$",
+        families=("sdxl",),
+    ),
+    Detail(("controlnet-union",), "^task_embedding$", "{0} control types"),
+    Detail(("t2i-adapter",), "^conv_in.weight$", "pixel unshuffle 8", axis=1, sizes=(64, 192)),
+    Detail(("t2i-adapter",), "^conv_in.weight$", "pixel unshuffle 16", axis=1, sizes=(256, 768)),
+    Detail(("t2i-adapter",), "down_opt.op.weight$", "downsampling by convolution"),
+    Detail(("controlnet-lllite",), ".conditioning1.4.weight$", "depth 3"),
+    Detail(("controlnet-lllite",), ".conditioning1.2.weight$", "depth 2", axis=2, sizes=(4,)),
+    Detail(("lora",), ".dora_scale$", "DoRA"),
+    Detail(("checkpoint", "unet"), "^input_blocks.0.0.weight$", "inpainting", axis=1, sizes=(9,)),
+    Detail(("checkpoint", "unet"), "^input_blocks.0.0.weight$", "InstructPix2Pix", axis=1, sizes=(8,)),
+    Detail(("checkpoint", "unet"), "^conv_in.weight$", "inpainting", axis=1, sizes=(9,)),
+    Detail(("checkpoint", "unet"), "^conv_in.weight$", "InstructPix2Pix", axis=1, sizes=(8,)),
+    Detail(("checkpoint",), "^^v_pred$", V_PREDICTION),
+    Detail(("checkpoint",), "^^ztsnr$", "zero terminal SNR"),
+    Detail(("checkpoint",), "^^edm_mean$", "EDM"),
+    Detail(("checkpoint",), "^^edm_vpred.sigma_max$", "EDM v-prediction"),
+    Detail(("checkpoint",), "^^control_model.zero_convs.0.0.weight$", "with a ControlNet in it"),
+)
+
+UNSUPPORTED_DETAILS = frozenset(
+    {"inpainting", "InstructPix2Pix", "zero terminal SNR", "EDM", "EDM v-prediction", "mid", "small"}
+)
+"""Variants of a supported kind that this package recognises and does not run yet."""
+
+FAMILIES: tuple[Family, ...] = (
+    Family("sd15", "Stable Diffusion 1.x", 768, None, True),
+    Family("sd2", "Stable Diffusion 2.x", 1024, None, False),
+    Family("sdxl", "Stable Diffusion XL", 2048, 2816, False, scaling_factor=0.13025),
+    Family("sdxl-refiner", "Stable Diffusion XL refiner", 1280, 2560, False, scaling_factor=0.13025),
+)
+
+CONTEXT_NEEDLES = (
+    "attn2.to_k.weight$",
+    "attn2.k.weight$",
+    "attn2.to_k.down$",
+    "attn2_to_k.lora_down.weight$",
+    "attn2_to_k.hada_w1_b$",
+    "attn2.to_k.lora_A.weight$",
+    "attn2.to_k.lora_layer.down.weight$",
+    "attn2.to_k.lora.down.weight$",
+    "attn2.processor.to_k_lora.down.weight$",
+    ".to_k_ip.weight$",
+)
+"""Weights that read the text: their second size is its width."""
+LABEL_NEEDLES = (
+    "^label_emb.0.0.weight$",
+    "^label_emb.0.0.down$",
+    "^add_embedding.linear_1.weight$",
+    "^label_embed.linear1.weight$",
+)
+"""Weights that read the label vector: their second size is its width."""
+T2I_FAMILIES = {64: "sd15", 192: "sd15", 256: "sdxl", 768: "sdxl"}
+"""Family of a T2I-Adapter by the input channels of its first convolution."""

@@ -1,0 +1,126 @@
+"""A model's config from the shapes of its weights, under this package's names.
+
+What shapes cannot tell (the number of attention heads, the autoencoder's scaling factor) comes from
+the file's own config where it has one (`fileconfig.py`), otherwise from its family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isqrt
+from types import MappingProxyType
+
+from ..config import ControlNetConfig, TextConfig, UNetConfig, VAEConfig
+from ..errors import CheckpointError
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+DEFAULT_CONTEXT = 768
+HEAD_DIM = 64
+HEAD_DIM_CONTEXTS = frozenset({1024, 1280, 2048})
+"""Widths of the text in SD2 and SDXL, whose attention heads are 64 wide; SD1.5 has 8 heads."""
+CONTEXT_OF_LABEL: Mapping[int, int] = MappingProxyType({2816: 2048, 2560: 1280})
+"""Width of the text by the width of the label vector, for nets without any transformer (SDXL small)."""
+OPENCLIP_WIDTHS = frozenset({1024, 1280})
+"""Widths of the OpenCLIP text encoders, which use the exact GELU."""
+
+
+def _shape(shapes: Shapes, key: str) -> tuple[int, ...]:
+    if key not in shapes:
+        raise CheckpointError(f"the weight {key} is missing: the file is incomplete, download it again")
+    return shapes[key]
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+    """How many of pattern.format(0), pattern.format(1), ... there are."""
+    n = 0
+    while pattern.format(n) in shapes:
+        n += 1
+    return n
+
+
+def _encoder_levels(shapes: Shapes) -> list[list[int]]:
+    """Indices of the encoder's residual blocks by level; a downsampling stands between two levels."""
+    levels: list[list[int]] = [[]]
+    n = 1
+    while True:
+        if f"encoder.blocks.{n}.res.conv1.weight" in shapes:
+            levels[-1].append(n)
+        elif f"encoder.blocks.{n}.conv.weight" in shapes:
+            levels.append([])
+        else:
+            return levels
+        n += 1
+
+
+def unet_config(shapes: Shapes) -> UNetConfig:
+    """Config of a UNet, or of the encoder half of one. Raises CheckpointError when weights are missing."""
+    levels = _encoder_levels(shapes)
+    if not all(len(level) == len(levels[0]) > 0 for level in levels):
+        counts = ", ".join(str(len(level)) for level in levels)
+        raise CheckpointError(f"its levels have {counts} residual blocks, expected the same number in each")
+    label = shapes.get("label_embed.linear1.weight")
+    label_dim = None if label is None else label[1]
+    context = _context_dim(shapes, label_dim)
+    projection = next((shape for key, shape in shapes.items() if key.endswith("proj_in.weight")), None)
+    stem = "encoder.blocks.{}.res.conv1.weight"
+    return UNetConfig(
+        in_channels=_shape(shapes, "encoder.blocks.0.conv.weight")[1],
+        out_channels=shapes.get("conv_out.weight", (4,))[0],
+        widths=tuple(_shape(shapes, stem.format(level[0]))[0] for level in levels),
+        res_blocks=len(levels[0]),
+        transformer_depth=tuple(_depth(shapes, f"encoder.blocks.{level[0]}") for level in levels),
+        middle_depth=_depth(shapes, "middle"),
+        head_dim=HEAD_DIM if context in HEAD_DIM_CONTEXTS else None,
+        context_dim=context,
+        linear_projection=projection is not None and len(projection) == 2,
+        label_dim=label_dim,
+    )
+
+
+def _depth(shapes: Shapes, block: str) -> int:
+    return _count(shapes, f"{block}.transformer.blocks.{{}}.norm1.weight")
+
+
+def _context_dim(shapes: Shapes, label_dim: int | None) -> int:
+    seen = next((shape[1] for key, shape in shapes.items() if key.endswith("attn2.k.weight")), None)
+    return seen or CONTEXT_OF_LABEL.get(label_dim or 0, DEFAULT_CONTEXT)
+
+
+def controlnet_config(shapes: Shapes) -> ControlNetConfig:
+    """Config of a ControlNet. Every second convolution of its hint encoder, from the first, widens."""
+    layers = _count(shapes, "hint.convs.{}.weight")
+    widths = tuple(shapes[f"hint.convs.{i}.weight"][0] for i in range(0, layers - 1, 2))
+    return ControlNetConfig(
+        unet=unet_config(shapes),
+        hint_channels=_shape(shapes, "hint.convs.0.weight")[1],
+        hint_widths=widths,
+    )
+
+
+def vae_config(shapes: Shapes) -> VAEConfig:
+    """Config of an autoencoder; a picture of 3 channels in patches of p x p has 3 p^2 channels."""
+    levels = _count(shapes, "encoder.levels.{}.res.0.conv1.weight")
+    pixels = _shape(shapes, "decoder.conv_out.weight")[0]
+    patch = isqrt(pixels // 3) if pixels % 3 == 0 else 1
+    patched = patch > 1 and 3 * patch**2 == pixels
+    return VAEConfig(
+        image_channels=3 if patched else pixels,
+        latent_channels=_shape(shapes, "decoder.conv_in.weight")[1],
+        widths=tuple(shapes[f"encoder.levels.{i}.res.0.conv1.weight"][0] for i in range(levels)),
+        res_blocks=_count(shapes, "encoder.levels.0.res.{}.conv1.weight"),
+        patch=patch if patched else 1,
+    )
+
+
+def text_config(shapes: Shapes) -> TextConfig:
+    """Config of a CLIP text transformer; heads are 64 wide in every released one."""
+    vocab_size, width = _shape(shapes, "token_embedding.weight")
+    return TextConfig(
+        width=width,
+        layers=_count(shapes, "layers.{}.norm1.weight"),
+        heads=max(1, width // HEAD_DIM),
+        vocab_size=vocab_size,
+        max_length=_shape(shapes, "position_embedding.weight")[0],
+        activation="gelu" if width in OPENCLIP_WIDTHS else "quick_gelu",
+    )
