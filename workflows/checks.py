@@ -42,9 +42,11 @@ def as_list(value: Any, where: str, *, length: int | None = None) -> list[Any]:
     return value
 
 
-def as_text(value: Any, where: str) -> str:
-    """`value` if it is a non-empty text."""
-    if not isinstance(value, str) or not value:
+def as_text(value: Any, where: str, *, may_be_empty: bool = False) -> str:
+    """`value` if it is a text."""
+    if value == "" and not may_be_empty:
+        raise fail(where, "is empty, expected a text", "save the workflow again in the editor")
+    if not isinstance(value, str):
         raise _wrong(where, value, "a text")
     return value
 

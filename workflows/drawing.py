@@ -233,7 +233,7 @@ def _slot(value: Any, where: str) -> Slot:
     slot = as_dict(value, where)
     link = slot.get("link")
     return Slot(
-        as_text(slot.get("name"), f"{where}, name"),
+        as_text(slot.get("name"), f"{where}, name", may_be_empty=True),  # a reroute's input has none
         _type(slot.get("type")),
         None if link is None else as_index(link, f"{where}, link"),
         slot.get("widget") is not None,

@@ -160,7 +160,12 @@ class _Reader:
         Two ways are in use. `properties.proxyWidgets` lists (inner node, field), "-1" standing for
         an input of the subgraph; without it the fields are the inputs that end in a field inside.
         """
-        proxies = instance.proxies
+        linked = {
+            (node.id, slot.name): ("-1", name)
+            for name, ends in definition.targets.items()
+            for node, slot in ends
+        }
+        proxies = [linked.get(key, key) for key in instance.proxies]
         fields = [name for name in definition.inputs if self._ends_in_field(instance.type, name)]
         keys: list[tuple[str, str]] = [("-1", name) for name in fields]
         if proxies:

@@ -58,9 +58,8 @@ def _set(graph: Graph, classes: Mapping[str, type], node: Node, key: str, text: 
         raise WorkflowError(f"--set {setting}: {node.label} has no input {key}: {_fields(spec)}")
     if isinstance(node.inputs.get(key), Link):
         source = graph.nodes.get(node.inputs[key].node)
-        raise WorkflowError(
-            f"--set {setting}: {node.label} takes {key} from {source.label if source else 'a link'}: set it there"
-        )
+        giver = source.label if source else "a link"
+        raise WorkflowError(f"--set {setting}: {node.label} takes {key} from {giver}: set it there")
     if not spec.inputs[key].is_widget:
         kind = spec.inputs[key].type
         raise WorkflowError(

@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import pytest
-
 from comfyui_controlnet_core.controlnet_core.errors import (
     CoreError,
     Interrupted,
