@@ -1,0 +1,170 @@
+"""How the demo model was made: autoencoder, base, ControlNets, in stages.
+
+Each stage takes what the stage before it made and returns a loop ready to run. The numbers are
+those of the shipped weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..config import ModelConfig
+from ..diffusion.schedule import NoiseSchedule
+from ..models.controlnet import ControlNet
+from ..models.text_encoder import ClipTextModel, TextEncoder
+from ..models.tokenizer import ClipTokenizer, VocabMap
+from ..models.unet import UNet
+from ..models.vae import AutoencoderKL
+from .data import SceneSet, batches
+from .loop import Loop, LossFunction, Recipe
+from .step import (
+    TimestepDraw,
+    autoencoder_loss,
+    base_predictor,
+    control_predictor,
+    drop_captions,
+    high_noise_timesteps,
+    initialise_hint_encoder,
+    noise_loss,
+    uniform_timesteps,
+)
+
+AUTOENCODER = Recipe(steps=2400, batch=12, lr=2e-3, lr_end=0.02, warmup=100, betas=(0.9, 0.99), weight_decay=0.0)
+BASE = Recipe(steps=3600, batch=32, lr=1e-3, lr_end=0.05, warmup=200, betas=(0.9, 0.99))
+CONTROL = Recipe(steps=3600, batch=16, lr=1e-3, lr_end=0.05, warmup=100, betas=(0.9, 0.99))
+KL_WEIGHT = 1e-3
+BASE_EMPTY_CAPTIONS = 0.1
+CONTROL_EMPTY_CAPTIONS = 0.5
+HINT_STD = 0.05
+UNKNOWN_WORD = "xylophone"
+UNKNOWN_SHARE = 0.02
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What the diffusion stages read: scaled latents (N, 4, h, w) and CLIP ids (N, 77)."""
+
+    latents: Tensor
+    ids: Tensor
+    empty: Tensor
+
+
+def autoencoder_stage(config: ModelConfig, scenes: SceneSet, recipe: Recipe, state: Path | None) -> Loop:
+    """Trains the autoencoder on the pictures. Its scaling factor is measured by `measure_scale` afterwards."""
+    torch.manual_seed(recipe.seed)
+    vae = AutoencoderKL(config.vae)
+    rows = iter(batches(len(scenes), recipe.batch, torch.Generator().manual_seed(recipe.seed)))
+
+    def loss(generator: torch.Generator) -> Tensor:
+        images = scenes.picture(next(rows))
+        flipped = torch.rand(len(images), generator=generator) < 0.5
+        images = torch.where(flipped[:, None, None, None], images.flip(-1), images)
+        return autoencoder_loss(vae, images, generator, KL_WEIGHT)
+
+    return Loop({"vae": vae}, loss, recipe, state)
+
+
+@torch.no_grad()
+def measure_scale(vae: AutoencoderKL, scenes: SceneSet, count: int = 512) -> AutoencoderKL:
+    """The same weights with the scaling factor 1 / std of the latents, so that they have unit variance."""
+    std = torch.cat([vae.moments(scenes.picture(r))[0] for r in torch.arange(count).split(32)]).std()
+    scaled = AutoencoderKL(replace(vae.config, scaling_factor=round(float(1.0 / std), 5)))
+    scaled.load_state_dict(vae.state_dict())
+    return scaled
+
+
+@torch.no_grad()
+def encode_scenes(vae: AutoencoderKL, text: TextEncoder, scenes: SceneSet) -> Latents:
+    """Latents and token ids of all scenes, computed once."""
+    latents = [vae.encode(scenes.picture(rows)) for rows in torch.arange(len(scenes)).split(64)]
+    return Latents(torch.cat(latents), text.tokenize(scenes.captions), text.tokenize([""]))
+
+
+def demo_text_encoder(config: ModelConfig, vocabulary: Sequence[str], seed: int) -> TextEncoder:
+    """A fresh text encoder that knows the captions' words, and one row for all others."""
+    torch.manual_seed(seed)
+    tokenizer = ClipTokenizer.load()
+    vocab = VocabMap.from_words(tokenizer, vocabulary)
+    text_config = replace(config.text, vocab_size=vocab.rows)
+    return TextEncoder(ClipTextModel(text_config), tokenizer, text_config, vocab)
+
+
+def base_stage(
+    config: ModelConfig, data: Latents, text: TextEncoder, schedule: NoiseSchedule, recipe: Recipe, state: Path | None
+) -> Loop:
+    """Trains UNet and text encoder together; a tenth of the captions is empty, for guidance."""
+    torch.manual_seed(recipe.seed + 1)
+    unet = UNet(config.unet)
+    nn.init.zeros_(unet.conv_out.weight)
+    nn.init.zeros_(unet.conv_out.bias)  # type: ignore[arg-type]
+    unknown = text.tokenizer.encode(UNKNOWN_WORD)[0]
+    rows = iter(batches(len(data.latents), recipe.batch, torch.Generator().manual_seed(recipe.seed)))
+
+    def loss(generator: torch.Generator) -> Tensor:
+        batch = next(rows)
+        ids = _with_empty(data, batch, BASE_EMPTY_CAPTIONS, generator)
+        strange = torch.rand(ids.shape, generator=generator) < UNKNOWN_SHARE
+        strange &= (ids != text.tokenizer.start) & (ids != text.tokenizer.end)
+        context = text(torch.where(strange, unknown, ids))
+        return _loss(base_predictor(unet, context), data.latents[batch], schedule, config, uniform_timesteps, generator)
+
+    return Loop({"unet": unet, "text": text.model}, loss, recipe, state)
+
+
+def control_stage(
+    config: ModelConfig,
+    data: Latents,
+    scenes: SceneSet,
+    kind: str,
+    unet: UNet,
+    text: TextEncoder,
+    schedule: NoiseSchedule,
+    recipe: Recipe,
+    state: Path | None,
+    start: ControlNet | None = None,
+) -> Loop:
+    """Trains a ControlNet for one kind of hint on the locked UNet (Zhang et al. 2023, section 3.3).
+
+    `start`: a trained net of another kind to go on from, instead of a fresh copy of the UNet; its
+    way of entering is learned already, and only the reading of the hint has to change.
+    """
+    torch.manual_seed(recipe.seed + 2)
+    unet.requires_grad_(False)
+    net = ControlNet.from_unet(unet, config.controlnet)
+    initialise_hint_encoder(net, HINT_STD, torch.Generator().manual_seed(recipe.seed))
+    if start is not None:
+        net.load_state_dict(start.state_dict())
+    net.requires_grad_(True)
+    rows = iter(batches(len(scenes), recipe.batch, torch.Generator().manual_seed(recipe.seed + 3)))
+
+    def loss(generator: torch.Generator) -> Tensor:
+        batch = next(rows)
+        with torch.no_grad():
+            context = text(_with_empty(data, batch, CONTROL_EMPTY_CAPTIONS, generator))
+        predict = control_predictor(unet, net, context, scenes.hint(kind, batch))
+        return _loss(predict, data.latents[batch], schedule, config, high_noise_timesteps, generator)
+
+    return Loop({"net": net}, loss, recipe, state)
+
+
+def _with_empty(data: Latents, batch: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    keep = torch.rand(len(batch), generator=generator) >= share
+    return torch.where(keep[:, None], data.ids[batch], data.empty)
+
+
+def _loss(
+    predict: LossFunction | object,
+    latents: Tensor,
+    schedule: NoiseSchedule,
+    config: ModelConfig,
+    draw: TimestepDraw,
+    generator: torch.Generator,
+) -> Tensor:
+    t = draw(len(latents), generator)
+    noise = torch.randn(latents.shape, generator=generator)
+    return noise_loss(predict, latents, t, noise, schedule, config.parametrization)  # type: ignore[arg-type]

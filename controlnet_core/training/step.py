@@ -1,0 +1,110 @@
+"""The losses: what one training step minimises. Pure functions; the loop owns the optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import Parametrization
+from ..diffusion.denoiser import add_noise, scale_input, training_target
+from ..diffusion.schedule import NoiseSchedule
+from ..models.controlnet import ControlNet
+from ..models.unet import Residuals, UNet
+from ..models.vae import AutoencoderKL
+
+TimestepDraw: TypeAlias = Callable[[int, torch.Generator], Tensor]
+"""(batch, generator) -> timesteps (batch,) in 0..999."""
+
+
+def uniform_timesteps(batch: int, generator: torch.Generator) -> Tensor:
+    """Every timestep equally often: the diffusion loss as it is written."""
+    return torch.randint(0, 1000, (batch,), generator=generator).float()
+
+
+def high_noise_timesteps(batch: int, generator: torch.Generator) -> Tensor:
+    """1000 sqrt(u): more of the high noise levels, where a picture's layout is decided.
+
+    A ControlNet's work is the layout; at low noise the latent shows it already and the condition
+    adds little, so those steps teach little.
+    """
+    return (1000.0 * torch.rand(batch, generator=generator).sqrt()).floor().clamp(max=999.0)
+
+
+def noise_loss(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    latents: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    schedule: NoiseSchedule,
+    parametrization: Parametrization,
+) -> Tensor:
+    """E || noise - predict(z_t, t) ||^2 (Zhang et al. 2023, equation 5); for v models the target is v."""
+    sigma = schedule.sigma(t)
+    noisy = add_noise(latents, noise, sigma)
+    target = training_target(parametrization, latents, noise, sigma)
+    return F.mse_loss(predict(scale_input(noisy, sigma), t), target)
+
+
+def base_predictor(unet: UNet, context: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """The UNet alone, as a function of (x, t)."""
+    return lambda x, t: unet(x, t, context)
+
+
+def control_predictor(
+    unet: UNet, net: ControlNet, context: Tensor, hint: Tensor, only_middle: bool = False
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The locked UNet with the ControlNet's residuals; gradients reach only the ControlNet.
+
+    The locked encoder keeps no activations, for nothing in front of the zero convolutions' target
+    needs a gradient: that is where the paper's +23 % of memory, and not +100 %, comes from.
+    `only_middle` drops the skip residuals.
+    """
+
+    def predict(x: Tensor, t: Tensor) -> Tensor:
+        residuals = net(x, t, context, hint)
+        if only_middle:
+            residuals = Residuals(tuple(torch.zeros_like(r) for r in residuals.skips), residuals.middle)
+        return unet(x, t, context, residuals=residuals)
+
+    return predict
+
+
+def drop_captions(captions: list[str], share: float, generator: torch.Generator) -> list[str]:
+    """Replace a share of the captions by the empty string (50 % for ControlNets, section 3.3)."""
+    keep = torch.rand(len(captions), generator=generator) >= share
+    return [caption if kept else "" for caption, kept in zip(captions, keep.tolist(), strict=True)]
+
+
+def autoencoder_loss(vae: AutoencoderKL, images: Tensor, generator: torch.Generator, kl_weight: float) -> Tensor:
+    """|| x - x' ||_1, the same for the gradients along both axes, and the KL term per latent value.
+
+    images: (B, 3, H, W) in [-1, 1]. The gradient term keeps edges where they are, which is what the
+    control of edges is measured by.
+    """
+    mean, logvar = vae.moments(images)
+    noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype).to(mean.device)
+    latent = mean + noise * (0.5 * logvar).exp()
+    restored = vae.decode(latent * vae.config.scaling_factor)
+    difference = restored - images
+    across = difference.diff(dim=3).abs().mean() + difference.diff(dim=2).abs().mean()
+    kl = 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar).mean()
+    return difference.abs().mean() + difference.square().mean() + across + kl_weight * kl
+
+
+def initialise_hint_encoder(net: ControlNet, last_std: float, generator: torch.Generator) -> None:
+    """Weights that carry the hint through all eight layers, for training that has to be short.
+
+    The default initialisation shrinks the signal by about 0.4 per layer with SiLU, a thousandfold
+    over eight. He's initialisation keeps it, and the last convolution starts at N(0, last_std)
+    instead of 0; a fresh net is still bit-equal to the UNet, since its output zero convolutions are
+    at 0.
+    """
+    for conv in net.hint.convs[:-1]:
+        std = (2.0 / (conv.in_channels * 9)) ** 0.5 * 1.2
+        nn.init.normal_(conv.weight, std=std, generator=generator)
+        nn.init.zeros_(conv.bias)
+    nn.init.normal_(net.hint.convs[-1].weight, std=last_std, generator=generator)
