@@ -2,6 +2,21 @@
 
 from __future__ import annotations
 
-from .draw import draw_poses
+from .draw import Strokes, draw_poses, render
+from .people import Person, Pose, body_from_coco17, fit_to_box, read_poses, write_poses
+from .templates import TEMPLATES, template, template_pose
 
-__all__ = ["draw_poses"]
+__all__ = [
+    "TEMPLATES",
+    "Person",
+    "Pose",
+    "Strokes",
+    "body_from_coco17",
+    "draw_poses",
+    "fit_to_box",
+    "read_poses",
+    "render",
+    "template",
+    "template_pose",
+    "write_poses",
+]

@@ -1,25 +1,48 @@
 """Poses as pictures: the OpenPose hint, exactly as the v1.1 annotator draws it at 512 pixels.
 
 At other sizes the strokes scale with the picture (a half-width of 4 pixels at a shortest side of 512),
-so that a hint looks the same to the net whatever its size.
+so that a hint looks the same to the net whatever its size. Poses are drawn at the size that is asked for;
+drawing first and shrinking then would leave strokes too thin to read.
 """
 
 from __future__ import annotations
 
+import colorsys
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import PictureError
 from ..image_ops import like, to_numpy
-from .skeleton import BODY_COLOURS, BODY_LIMBS, LIMB_SHADE
+from .people import Person, Pose
+from .skeleton import BODY_COLOURS, BODY_LIMBS, HAND_BONES, LIMB_SHADE
 
 if TYPE_CHECKING:
     from ..image_ops import Array
 
 REFERENCE_SIDE = 512
+HAND_JOINT_COLOUR = (0, 0, 255)
+FACE_COLOUR = (255, 255, 255)
 _SUBPIXEL_BITS = 4
+
+
+@dataclass(frozen=True)
+class Strokes:
+    """Sizes in pixels at a shortest side of 512: half-width of limbs, radii of dots, width of hand bones."""
+
+    limb: float = 4.0
+    joint: float = 4.0
+    bone: float = 2.0
+    hand: float = 4.0
+    face: float = 3.0
+
+    def scaled(self, height: int, width: int) -> Strokes:
+        """The sizes for a canvas of `height` x `width`."""
+        scale = min(height, width) / REFERENCE_SIDE
+        return Strokes(*(size * scale for size in (self.limb, self.joint, self.bone, self.hand, self.face)))
 
 
 def draw_poses(
@@ -43,9 +66,9 @@ def draw_poses(
             f"keypoints of shape {tuple(people.shape)} came; expected (P,18,3) or (B,P,18,3): x, y, "
             "confidence of the 18 body keypoints for each person"
         )
-    scale = min(height, width) / REFERENCE_SIDE
-    half_width = 4.0 * scale if limb_half_width is None else float(limb_half_width)
-    radius = 4.0 * scale if joint_radius is None else float(joint_radius)
+    usual = Strokes().scaled(height, width)
+    half_width = usual.limb if limb_half_width is None else float(limb_half_width)
+    radius = usual.joint if joint_radius is None else float(joint_radius)
     batch = people if people.ndim == 4 else people[None]
     out = np.zeros((len(batch), height, width, 3), np.float32)
     for picture, canvas in zip(batch, out, strict=True):
@@ -54,6 +77,57 @@ def draw_poses(
             draw_body(drawn, person, half_width, radius, threshold)
         np.divide(drawn, np.float32(255.0), out=canvas)
     return like(out if people.ndim == 4 else out[0], keypoints)
+
+
+def render(
+    poses: Sequence[Pose],
+    *,
+    height: int = 0,
+    width: int = 0,
+    strokes: Strokes | None = None,
+    body: bool = True,
+    hands: bool = True,
+    face: bool = True,
+) -> np.ndarray:
+    """Poses -> hints (B,H,W,3) float32, one per frame.
+
+    height, width: the size of the hint; 0 is the poses' canvas, which must then be one for all.
+    strokes: sizes at a shortest side of 512. Raises PictureError where the canvases differ.
+    """
+    sizes = {(height or pose.height, width or pose.width) for pose in poses}
+    if len(sizes) != 1:
+        found = ", ".join(f"{h}x{w}" for h, w in sorted(sizes)) or "no frames"
+        raise PictureError(f"the poses have {found} as canvas: give height and width of the hint")
+    ((height, width),) = sizes
+    sized = (strokes or Strokes()).scaled(height, width)
+    out = np.zeros((len(poses), height, width, 3), np.float32)
+    for pose, hint in zip(poses, out, strict=True):
+        canvas = np.zeros((height, width, 3), np.uint8)
+        for person in pose.resized(height, width).people:
+            draw_person(canvas, person, sized, body=body, hands=hands, face=face)
+        np.divide(canvas, np.float32(255.0), out=hint)
+    return out
+
+
+def draw_person(
+    canvas: np.ndarray,
+    person: Person,
+    strokes: Strokes,
+    *,
+    body: bool = True,
+    hands: bool = True,
+    face: bool = True,
+) -> None:
+    """Draw body, then hands, then face into `canvas` (H,W,3) uint8; sizes are pixels of this canvas."""
+    if body:
+        draw_body(canvas, person.body, strokes.limb, strokes.joint)
+    if hands:
+        for hand in (person.left_hand, person.right_hand):
+            if hand is not None:
+                draw_hand(canvas, hand, strokes.bone, strokes.hand)
+    if face and person.face is not None:
+        for point in person.face[present(person.face)]:
+            fill_dot(canvas, point[:2], strokes.face, FACE_COLOUR)
 
 
 def draw_body(
@@ -70,13 +144,27 @@ def draw_body(
             fill_dot(canvas, person[joint, :2], radius, colour)
 
 
-def present(person: np.ndarray, threshold: float = 0.0) -> np.ndarray:
+def draw_hand(canvas: np.ndarray, hand: np.ndarray, bone: float, radius: float) -> None:
+    """Draw one hand (21,3): bones around the hue circle, then blue joints."""
+    import cv2
+
+    seen = present(hand)
+    for index, (start, end) in enumerate(HAND_BONES):
+        if seen[start] and seen[end]:
+            colour = [channel * 255 for channel in colorsys.hsv_to_rgb(index / len(HAND_BONES), 1.0, 1.0)]
+            ends = [tuple(int(value) for value in hand[point, :2]) for point in (start, end)]
+            cv2.line(canvas, ends[0], ends[1], colour, thickness=max(1, round(bone)))
+    for point in hand[seen]:
+        fill_dot(canvas, point[:2], radius, HAND_JOINT_COLOUR)
+
+
+def present(points: np.ndarray, threshold: float = 0.0) -> np.ndarray:
     """(N,3) keypoints -> (N,) bool: confident enough, and finite."""
-    return np.isfinite(person).all(axis=1) & (np.nan_to_num(person[:, 2]) > threshold)
+    return np.isfinite(points).all(axis=1) & (np.nan_to_num(points[:, 2]) > threshold)
 
 
 def fill_limb(
-    canvas: np.ndarray, start: np.ndarray, end: np.ndarray, half_width: float, colour: tuple[int, int, int]
+    canvas: np.ndarray, start: np.ndarray, end: np.ndarray, half_width: float, colour: tuple[int, ...]
 ) -> None:
     """A filled ellipse between two points x, y; on whole pixels, as published, if `half_width` is whole."""
     import cv2
@@ -92,14 +180,13 @@ def fill_limb(
     turn = np.linspace(0.0, 2.0 * np.pi, 32, endpoint=False)
     along, across = np.cos(turn) * length / 2, np.sin(turn) * half_width
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    polygon = np.stack(
-        (centre[0] + along * cos - across * sin, centre[1] + along * sin + across * cos), axis=1
-    )
-    fixed = np.rint(polygon * (1 << _SUBPIXEL_BITS)).astype(np.int32)
+    x = centre[0] + along * cos - across * sin
+    y = centre[1] + along * sin + across * cos
+    fixed = np.rint(np.stack((x, y), axis=1) * (1 << _SUBPIXEL_BITS)).astype(np.int32)
     cv2.fillConvexPoly(canvas, fixed, colour, lineType=cv2.LINE_8, shift=_SUBPIXEL_BITS)
 
 
-def fill_dot(canvas: np.ndarray, centre: np.ndarray, radius: float, colour: tuple[int, int, int]) -> None:
+def fill_dot(canvas: np.ndarray, centre: np.ndarray, radius: float, colour: tuple[int, ...]) -> None:
     """A filled circle; on whole pixels, as published, if `radius` is whole."""
     import cv2
 

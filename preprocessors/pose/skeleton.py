@@ -74,3 +74,6 @@ BODY_COLOURS = (
 LIMB_SHADE = 0.6
 
 HAND_BONES = tuple((0 if joint % 4 == 1 else joint - 1, joint) for joint in range(1, 21))
+
+# OpenPose's BODY_25 has the middle of the hips as number 8 and feet after the ears.
+BODY_25_TO_18 = (0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18)

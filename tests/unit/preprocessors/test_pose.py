@@ -1,0 +1,211 @@
+"""Poses: colours, order and drawing of the keypoints, the JSON forms, templates and boxes."""
+
+from __future__ import annotations
+
+import colorsys
+import json
+import math
+
+import cv2
+import numpy as np
+import pytest
+from comfyui_controlnet_core.preprocessors import ParameterError, PictureError
+from comfyui_controlnet_core.preprocessors import pose as poses
+from comfyui_controlnet_core.preprocessors.pose.skeleton import BODY_COLOURS, BODY_LIMBS, BODY_NAMES
+
+
+def person(rng: np.random.Generator, height: int, width: int, *, missing: float = 0.2) -> poses.Person:
+    def points(count: int) -> np.ndarray:
+        found = np.column_stack(
+            [rng.uniform(3, width - 3, count), rng.uniform(3, height - 3, count), np.ones(count)]
+        )
+        found[rng.random(count) < missing] = 0
+        return found
+
+    return poses.Person(points(18), points(21), points(21), points(70))
+
+
+def published(people: list[poses.Person], height: int, width: int) -> np.ndarray:
+    """The v1.1 annotator's drawing, written out plainly."""
+    limbs = "2-3 2-6 3-4 4-5 6-7 7-8 2-9 9-10 10-11 2-12 12-13 13-14 2-1 1-15 15-17 1-16 16-18"
+    pairs = [tuple(int(n) - 1 for n in limb.split("-")) for limb in limbs.split()]
+    ramp = [(255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0), (0, 255, 0)]
+    ramp += [
+        (0, 255, 85),
+        (0, 255, 170),
+        (0, 255, 255),
+        (0, 170, 255),
+        (0, 85, 255),
+        (0, 0, 255),
+        (85, 0, 255),
+    ]
+    ramp += [(170, 0, 255), (255, 0, 255), (255, 0, 170), (255, 0, 85)]
+    canvas = np.zeros((height, width, 3), np.uint8)
+    for one in people:
+        for (a, b), colour in zip(pairs, ramp, strict=False):
+            if one.body[a, 2] and one.body[b, 2]:
+                y, x = one.body[[a, b], 0], one.body[[a, b], 1]
+                length = ((x[0] - x[1]) ** 2 + (y[0] - y[1]) ** 2) ** 0.5
+                angle = math.degrees(math.atan2(x[0] - x[1], y[0] - y[1]))
+                centre = (int(np.mean(y)), int(np.mean(x)))
+                polygon = cv2.ellipse2Poly(centre, (int(length / 2), 4), int(angle), 0, 360, 1)
+                cv2.fillConvexPoly(canvas, polygon, [int(c * 0.6) for c in colour])
+        for point, colour in zip(one.body, ramp, strict=True):
+            if point[2]:
+                cv2.circle(canvas, (int(point[0]), int(point[1])), 4, colour, thickness=-1)
+        for hand in (one.left_hand, one.right_hand):
+            for index in range(20):
+                a, b = 0 if index % 4 == 0 else index, index + 1
+                if hand[a, 2] and hand[b, 2]:
+                    ends = [(int(hand[n, 0]), int(hand[n, 1])) for n in (a, b)]
+                    colour = np.array(colorsys.hsv_to_rgb(index / 20, 1, 1)) * 255
+                    cv2.line(canvas, *ends, colour, thickness=2)
+            for point in hand[hand[:, 2] > 0]:
+                cv2.circle(canvas, (int(point[0]), int(point[1])), 4, (0, 0, 255), thickness=-1)
+        for point in one.face[one.face[:, 2] > 0]:
+            cv2.circle(canvas, (int(point[0]), int(point[1])), 3, (255, 255, 255), thickness=-1)
+    return canvas
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_drawn_as_published_at_512(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    people = [person(rng, 512, 640) for _ in range(3)]
+    hint = poses.render([poses.Pose(tuple(people), 512, 640)])[0]
+    assert np.array_equal(np.rint(hint * 255), published(people, 512, 640))
+    bodies = np.stack([one.body for one in people])
+    only_bodies = poses.render([poses.Pose(tuple(people), 512, 640)], hands=False, face=False)[0]
+    assert np.array_equal(poses.draw_poses(bodies, 512, 640), only_bodies)
+
+
+def test_order_and_colours_of_the_keypoints() -> None:
+    assert BODY_NAMES[:5] == ("nose", "neck", "right_shoulder", "right_elbow", "right_wrist")
+    assert BODY_NAMES[14:] == ("right_eye", "left_eye", "right_ear", "left_ear")
+    named = {
+        (BODY_NAMES[a], BODY_NAMES[b]): colour
+        for (a, b), colour in zip(BODY_LIMBS, BODY_COLOURS, strict=False)
+    }
+    assert named["neck", "right_shoulder"] == (255, 0, 0) and named["neck", "left_shoulder"] == (255, 85, 0)
+    assert named["neck", "right_hip"] == (0, 255, 0) and named["neck", "nose"] == (0, 0, 255)
+    for index, name in enumerate(BODY_NAMES):
+        alone = np.zeros((1, 18, 3))
+        alone[0, index] = (32, 32, 1)
+        assert tuple(np.rint(poses.draw_poses(alone, 64, 64)[32, 32] * 255)) == BODY_COLOURS[index], name
+
+
+def test_missing_joints_draw_neither_dot_nor_limb() -> None:
+    whole = poses.template_pose("standing", 256, 256)
+    body = whole.people[0].body.copy()
+    body[3, 2] = 0
+    partial = poses.render([poses.Pose((poses.Person(body),), 256, 256)])[0]
+    full = poses.render([whole])[0]
+    elbow = tuple(int(v) for v in whole.people[0].body[3, 1::-1])
+    assert full[elbow].any() and not partial[elbow].any()
+    body[3] = (np.nan, 5, 1)
+    assert np.array_equal(poses.render([poses.Pose((poses.Person(body),), 256, 256)])[0], partial)
+
+
+def arm_thickness(pose: poses.Pose, size: int) -> int:
+    """Pixels across the middle of the upper arm of a T pose, drawn at size x size."""
+    hint = poses.render([pose], height=size, width=size)[0]
+    shoulder, elbow = pose.people[0].body[2:4, 0] * size / pose.width
+    return int(hint[:, int((shoulder + elbow) / 2)].any(axis=-1).sum())
+
+
+@pytest.mark.parametrize("size", [64, 128, 200, 512, 768, 1024])
+def test_strokes_scale_with_the_picture(size: int) -> None:
+    """A limb of half-width w covers 2 w + 1 pixels, the outline included."""
+    assert arm_thickness(poses.template_pose("t_pose", 512, 512), size) == pytest.approx(
+        8 * size / 512 + 1, abs=1
+    )
+
+
+def test_a_large_canvas_is_drawn_at_the_size_asked_for() -> None:
+    """Drawn at 4096 and shrunk to 512, a limb of 9 pixels would be one pixel wide."""
+    assert arm_thickness(poses.template_pose("t_pose", 4096, 4096), 512) == 9
+
+
+def test_json_round_trip() -> None:
+    rng = np.random.default_rng(5)
+    start = (poses.Pose((person(rng, 300, 400), poses.Person(np.ones((18, 3)) * 7)), 300, 400),)
+    text = json.dumps(poses.write_poses(start))
+    back = poses.read_poses(text)
+    assert (back[0].height, back[0].width, len(back[0].people)) == (300, 400, 2)
+    for before, after in zip(start[0].people, back[0].people, strict=True):
+        assert np.array_equal(before.body, after.body)
+        for part in ("left_hand", "right_hand", "face"):
+            one, other = getattr(before, part), getattr(after, part)
+            assert (one is None and other is None) or np.array_equal(one, other)
+    assert np.array_equal(poses.render(start), poses.render(back))
+
+
+def test_json_in_parts_of_the_canvas_and_in_25_points() -> None:
+    body = np.column_stack([np.linspace(0.1, 0.9, 18), np.linspace(0.2, 0.8, 18), np.ones(18)])
+    frame = {
+        "people": [{"pose_keypoints_2d": body.ravel().tolist()}],
+        "canvas_height": 100,
+        "canvas_width": 200,
+    }
+    assert np.allclose(poses.read_poses(frame)[0].people[0].body[:, :2], body[:, :2] * (200, 100))
+    many = np.column_stack([np.arange(25) + 5.0, np.arange(25) + 5.0, np.ones(25)])
+    frame["people"] = [{"pose_keypoints_2d": many.tolist()}]
+    read = poses.read_poses([frame, frame])
+    assert len(read) == 2
+    assert read[0].people[0].body[:, 0].tolist() == [*range(5, 13), *range(14, 24)]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ("{", "valid JSON"),
+        ({"bodies": []}, "people"),
+        ({"people": []}, "canvas size"),
+        ({"people": [{"pose_keypoints_2d": [1, 2]}], "canvas_height": 9, "canvas_width": 9}, "triples"),
+        (
+            {"people": [{"pose_keypoints_2d": [1, 2, 1]}], "canvas_height": 9, "canvas_width": 9},
+            "of 1 keypoints",
+        ),
+        (
+            {"people": [{"face_keypoints_2d": [1, 2, 1]}], "canvas_height": 9, "canvas_width": 9},
+            "face of 1 keypoints",
+        ),
+    ],
+)
+def test_what_is_no_pose_is_refused(data: object, words: str) -> None:
+    with pytest.raises(PictureError, match=words):
+        poses.read_poses(data)
+
+
+def test_coco_points_get_a_neck_between_the_shoulders() -> None:
+    points = np.column_stack([np.arange(17) * 10.0, np.arange(17) * 3.0, np.full(17, 0.9)])
+    body = poses.body_from_coco17(points)
+    assert np.allclose(body[1, :2], (points[5, :2] + points[6, :2]) / 2)
+    named = dict(zip(BODY_NAMES, body[:, 0] / 10, strict=True))
+    assert named["left_shoulder"] == 5 and named["right_shoulder"] == 6 and named["right_ankle"] == 16
+    assert named["left_eye"] == 1 and named["right_ear"] == 4 and named["left_wrist"] == 9
+    points[6, 2] = 0
+    assert poses.body_from_coco17(points)[1, 2] == 0
+
+
+@pytest.mark.parametrize("name", poses.TEMPLATES)
+def test_templates_fill_their_box(name: str) -> None:
+    box = (30.0, 20.0, 180.0, 240.0)
+    body = poses.template_pose(name, 256, 200, box=box).people[0].body
+    low, high = body[:, :2].min(axis=0), body[:, :2].max(axis=0)
+    assert (low >= np.array(box[:2]) - 1e-6).all() and (high <= np.array(box[2:]) + 1e-6).all()
+    assert high[1] == pytest.approx(box[3])
+    assert high[1] - low[1] == pytest.approx(220) or high[0] - low[0] == pytest.approx(150)
+    assert body[2, 0] < body[5, 0], "the person's right is on the left of the picture"
+    stretched = poses.fit_to_box(poses.template(name), box, keep_aspect=False).body
+    assert np.allclose(stretched[:, :2].max(axis=0), box[2:])
+
+
+def test_unknown_template_and_mixed_canvases() -> None:
+    with pytest.raises(ParameterError, match="standing"):
+        poses.template("flying")
+    mixed = [poses.template_pose("standing", 64, 64), poses.template_pose("standing", 64, 96)]
+    with pytest.raises(PictureError, match="64x64, 64x96"):
+        poses.render(mixed)
+    assert poses.render(mixed, height=32, width=48).shape == (2, 32, 48, 3)
+    with pytest.raises(PictureError, match="18 body keypoints"):
+        poses.draw_poses(np.zeros((1, 17, 3)), 64, 64)
