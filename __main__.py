@@ -1,0 +1,8 @@
+"""`python -m comfyui_controlnet_core` is the command `controlnet`."""
+
+from __future__ import annotations
+
+from .workflows.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

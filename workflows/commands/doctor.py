@@ -1,0 +1,145 @@
+"""`controlnet doctor`: versions, device, folders, built-in files, and a self-check of a second."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ..bundled import bundled_names
+from ..session import add_device_arguments, add_folder_arguments, host_arguments
+
+_PACKAGES = (
+    ("comfyui-controlnet-core", True),
+    ("torch", True),
+    ("numpy", True),
+    ("safetensors", True),
+    ("pillow", True),
+    ("opencv-python", True),
+    ("einops", True),
+    ("scipy", True),
+    ("torchsde", True),
+    ("tqdm", True),
+    ("transformers", False),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; `remedy` is empty when all is well."""
+
+    name: str
+    text: str
+    remedy: str = ""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `doctor`."""
+    add_folder_arguments(parser)
+    add_device_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 when everything that a run needs is there, else 1."""
+    findings = list(_findings(args))
+    well = not any(finding.remedy for finding in findings)
+    if args.json:
+        print(json.dumps({"ok": well, "findings": [asdict(finding) for finding in findings]}))
+    else:
+        for item in findings:
+            mark, advice = ("!", f": {item.remedy}") if item.remedy else (" ", "")
+            print(f"{mark} {item.name:<24}{item.text}{advice}")
+    return 0 if well else 1
+
+
+def _findings(args: argparse.Namespace) -> Iterator[Finding]:
+    yield Finding("python", f"{platform.python_version()} on {platform.platform()}")
+    yield from (_package(name, needed) for name, needed in _PACKAGES)
+    options = host_arguments(args)
+    yield _device(options["device"])
+    yield from _folders(options)
+    yield from _assets()
+    yield _self_check(options["device"])
+
+
+def _package(name: str, needed: bool) -> Finding:
+    try:
+        return Finding(name, version(name))
+    except PackageNotFoundError:
+        if name == "opencv-python":  # any build of it gives the module cv2
+            return _package("opencv-python-headless", needed)
+        remedy = f"install it with `pip install {name}`" if needed else ""
+        return Finding(
+            name, "not installed" if needed else "not installed, only learned preprocessors need it", remedy
+        )
+
+
+def _device(name: str) -> Finding:
+    import torch
+
+    if name.startswith("cuda"):
+        properties = torch.cuda.get_device_properties(name)
+        return Finding("device", f"{name}, {properties.name}, {properties.total_memory / 2**30:.0f} GB")
+    return Finding("device", f"{name}, {torch.get_num_threads()} threads")
+
+
+def _folders(options: dict[str, Any]) -> Iterator[Finding]:
+    for kind in ("input_dir", "output_dir"):
+        folder: Path = options[kind]
+        there = "" if folder.is_dir() else " (not there yet)"
+        yield Finding(kind.removesuffix("_dir"), f"{folder.absolute()}{there}")
+    roots = options["models_dirs"]
+    for root in roots:
+        count = sum(
+            1 for path in root.rglob("*") if path.suffix in (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
+        )
+        yield Finding("models", f"{root.absolute()}, {count} files")
+    for kind, folders in options["model_folders"].items():
+        for folder in folders:
+            yield Finding("models", f"{kind}: {folder}{'' if folder.is_dir() else ' (not there)'}")
+    if not roots and not options["model_folders"]:
+        yield Finding("models", "none given, the built-in demo models are there anyway")
+
+
+def _assets() -> Iterator[Finding]:
+    from ... import controlnet_core
+
+    folder = Path(controlnet_core.__file__).parent / "assets"
+    models = sorted(path.name for path in folder.rglob("*.safetensors"))
+    remedy = "" if models else "install the package again, its wheel holds them"
+    yield Finding("demo models", ", ".join(models) or "none", remedy)
+    names = bundled_names()
+    yield Finding("workflows", ", ".join(names) or "none", "" if names else "install the package again")
+
+
+def _self_check(device: str) -> Finding:
+    """The paper's first identity on a small net: a fresh ControlNet leaves the UNet as it is."""
+    import torch
+
+    from ...controlnet_core.config import DEMO
+    from ...controlnet_core.models.controlnet import ControlNet
+    from ...controlnet_core.models.unet import UNet
+
+    began = time.perf_counter()
+    torch.manual_seed(0)
+    unet = UNet(DEMO.unet).to(device).eval()
+    net = ControlNet.from_unet(unet).to(device).eval()
+    x = torch.randn(1, 4, 16, 16, device=device)
+    text = torch.randn(1, 77, DEMO.unet.context_dim, device=device)
+    t = torch.tensor([500.0], device=device)
+    with torch.no_grad():
+        plain = unet(x, t, text)
+        residuals = net(x, t, text, torch.rand(1, 3, 128, 128, device=device))
+        controlled = unet(x, t, text, residuals=residuals)
+    same = torch.equal(plain, controlled) and bool(torch.isfinite(plain).all())
+    text_said = f"a fresh ControlNet leaves the UNet bit-equal ({time.perf_counter() - began:.1f} s)"
+    return Finding(
+        "self-check", text_said if same else "failed", "" if same else "report it with this output"
+    )

@@ -1,0 +1,92 @@
+"""`controlnet run FILE`: run a workflow and say where its pictures are."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from .. import overrides
+from ..bundled import find_workflow
+from ..execution import Cache, RunResult, execute
+from ..formats import read_document, to_graph
+from ..graph import Graph
+from ..reporting import Reporter
+from ..session import Session, add_device_arguments, add_folder_arguments, open_session
+from ..validation import validate
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `run`."""
+    parser.add_argument(
+        "file", metavar="FILE", help="a workflow .json, a picture saved with one, or a bundled name"
+    )
+    parser.add_argument(
+        "--set",
+        metavar="NODE.INPUT=VALUE",
+        action="append",
+        default=[],
+        help="change a value; NODE is an id, a title or a class (may be repeated)",
+    )
+    parser.add_argument("--seeds", metavar="1..8", help="run once for each seed: 7, 1..8 or 1,4,9")
+    add_folder_arguments(parser)
+    add_device_arguments(parser)
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the last line")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the workflow once, or once for each seed, keeping unchanged nodes in between."""
+    began = time.perf_counter()
+    document = read_document(find_workflow(args.file))  # before torch is imported: bad files answer at once
+    seeds = overrides.parse_seeds(args.seeds) if args.seeds else (None,)
+    reporter = Reporter(quiet=args.quiet)
+    session = open_session(args, reporter.on_step)
+    graph = overrides.apply_settings(to_graph(document, session.classes), session.classes, args.set)
+    cache = Cache()
+    rows = []
+    try:
+        for seed in seeds:
+            seeded = graph if seed is None else overrides.with_seed(graph, session.classes, seed)
+            if len(seeds) > 1:
+                reporter.line(f"seed {seed}")
+            result = execute(
+                validate(seeded, session.classes), session.classes, cache=cache, on_node=reporter.on_node
+            )
+            rows.append(_row(seed, result, seeded, session))
+    finally:
+        reporter.close()
+    _tell(args, rows, time.perf_counter() - began)
+    return 0
+
+
+def _row(seed: int | None, result: RunResult, graph: Graph, session: Session) -> dict[str, Any]:
+    saved = [entry for entry in result.ui("images") if entry.get("type") == "output"]
+    folder = Path(session.host.output_dir)
+    return {
+        "seed": seed,
+        "images": [str(folder / entry.get("subfolder", "") / entry["filename"]) for entry in saved],
+        "text": [str(entry) for entry in result.ui("text")],
+        "executed": list(result.executed),
+        "nodes": len(result.nodes),
+        "seconds": round(result.seconds, 3),
+    }
+
+
+def _tell(args: argparse.Namespace, rows: list[dict[str, Any]], seconds: float) -> None:
+    images = [image for row in rows for image in row["images"]]
+    if args.json:
+        print(json.dumps({"ok": True, "images": images, "runs": rows, "seconds": round(seconds, 3)}))
+        return
+    for row in rows:
+        for text in row["text"]:
+            print(text)
+    print(f"{_counted(images)} in {seconds:.1f} s{': ' if images else ''}{' '.join(images)}")
+
+
+def _counted(images: list[str]) -> str:
+    return {0: "done, no picture saved,", 1: "saved 1 picture"}.get(
+        len(images), f"saved {len(images)} pictures"
+    )

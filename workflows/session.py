@@ -1,0 +1,98 @@
+"""What the subcommands share: options for folders and device, and the host and classes made from them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..controlnet_core.errors import MissingFileError, ValueRangeError
+from .model_paths import model_folders
+
+if TYPE_CHECKING:
+    from ..nodes.headless import HeadlessHost
+
+DTYPES = ("auto", "fp32", "fp16", "bf16")
+Progress = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Session:
+    """The headless host and the node classes that are bound to it."""
+
+    host: HeadlessHost
+    classes: Mapping[str, type]
+
+
+def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
+    """--input, --output, --models."""
+    parser.add_argument("--input", metavar="DIR", help="where LoadImage reads (default: ./input)")
+    parser.add_argument(
+        "--output", metavar="DIR", default="output", help="where pictures go (default: ./output)"
+    )
+    parser.add_argument(
+        "--models",
+        metavar="DIR",
+        action="append",
+        help="a ComfyUI models folder or extra_model_paths.yaml, may be repeated (default: ./models)",
+    )
+
+
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    """--device, --dtype."""
+    parser.add_argument(
+        "--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps (default: auto)"
+    )
+    parser.add_argument(
+        "--dtype", default="auto", choices=DTYPES, help="precision of the models (default: auto)"
+    )
+
+
+def open_session(args: argparse.Namespace, progress: Progress | None = None) -> Session:
+    """Host and classes for parsed arguments. Imports torch."""
+    from ..nodes import build_nodes
+    from ..nodes.headless import HeadlessHost
+
+    host = HeadlessHost(**host_arguments(args), progress=progress)
+    return Session(host, build_nodes(host))
+
+
+def host_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """Keyword arguments of `HeadlessHost`. Raises MissingFileError when a named folder is missing."""
+    if args.input is not None and not Path(args.input).is_dir():
+        raise MissingFileError(f"--input {args.input}: there is no such folder: check the path", args.input)
+    roots, by_kind = model_folders(args.models or [])
+    if not args.models and Path("models").is_dir():
+        roots = (Path("models"),)
+    return {
+        "input_dir": Path(args.input or "input"),
+        "output_dir": Path(args.output),
+        "models_dirs": roots,
+        "model_folders": by_kind,
+        "device": _device(getattr(args, "device", "auto")),
+        "dtype": getattr(args, "dtype", "auto"),
+    }
+
+
+def _device(name: str) -> str:
+    """The device's name, checked. Raises ValueRangeError when this machine has no such device."""
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueRangeError(f"--device {name}: expected auto, cpu, cuda, cuda:1 or mps") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ValueRangeError(
+            f"--device {name}: this machine has {count} CUDA devices here: use --device cpu"
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueRangeError("--device mps: this machine has none: use --device cpu")
+    return name
