@@ -2,7 +2,7 @@
 
 Started as a program of its own by `test_samplers_host.py`, so that the host's modules and settings never
 meet the tests' process. CASES is a JSON list of `Case` fields, OUT the safetensors file that is written:
-one tensor "samples.N", "sigmas.N" and "evaluated.N" (the sigmas asked for) per case.
+one tensor "samples.N", "sigmas.N" and "evaluated.N" (the sigmas asked for) per case, and those of `tables`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+SCHEDULES = ("normal", "karras", "exponential", "sgm_uniform", "simple", "ddim_uniform", "beta")
+TABLE_STEPS = (*range(1, 61), 100, 150, 333, 500, 1000)
 
 
 @dataclass(frozen=True)
@@ -116,12 +119,34 @@ def run_case(host: types.SimpleNamespace, case: Case) -> dict[str, torch.Tensor]
     return {"samples": samples * 0.18215, "sigmas": walk.sigmas, "evaluated": torch.tensor(evaluated)}
 
 
+def tables(host: types.SimpleNamespace) -> dict[str, torch.Tensor]:
+    """The host's schedule: "table.NAME.STEPS", and its conversions at the points of `probes`."""
+    kinds = importlib.import_module("comfy.model_sampling")
+    schedule = kinds.ModelSamplingDiscrete()
+    sigmas, timesteps, percents = probes()
+    found = {
+        f"table.{name}.{steps}": host.samplers.calculate_sigmas(schedule, name, steps)
+        for name in SCHEDULES
+        for steps in TABLE_STEPS
+    }
+    found["timestep"] = schedule.timestep(sigmas)
+    found["sigma"] = schedule.sigma(timesteps)
+    found["percent"] = torch.tensor([schedule.percent_to_sigma(p) for p in percents])
+    return found
+
+
+def probes() -> tuple[torch.Tensor, torch.Tensor, list[float]]:
+    """Sigmas, timesteps and percents at which the schedules are compared."""
+    percents = [i / 500 for i in range(-2, 503)]
+    return torch.linspace(-4, 3, 5000).exp(), torch.linspace(0, 999, 5000), percents
+
+
 def main(folder: str, cases: str, out: str) -> None:
     from safetensors.torch import save_file
 
     torch.set_num_threads(1)
     host = import_host(Path(folder))
-    tensors: dict[str, torch.Tensor] = {}
+    tensors = {name: tensor.float() for name, tensor in tables(host).items()}
     for number, fields in enumerate(json.loads(Path(cases).read_text())):
         case = Case(**{**fields, "shape": tuple(fields["shape"])})
         for name, tensor in run_case(host, case).items():

@@ -12,8 +12,11 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict
+from importlib.util import module_from_spec, spec_from_file_location
 from itertools import product
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -28,8 +31,20 @@ from comfyui_controlnet_core.controlnet_core.diffusion.samplers import SAMPLERS
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import SCHEDULERS, make_sigmas, scaled_linear
 from safetensors.torch import load_file
 
-sys.path.insert(0, str(Path(__file__).parent))
-from host_sampling import Case, latent_of, mask_of, network
+
+def load_program() -> ModuleType:
+    """`host_sampling.py` beside this file: the program's cases and its network are used here too."""
+    spec = spec_from_file_location("host_sampling", Path(__file__).with_name("host_sampling.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+program = load_program()
+Case = program.Case
 
 pytestmark = [
     pytest.mark.comfyui,
@@ -51,21 +66,20 @@ CASES = [
 def host(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     folder = tmp_path_factory.mktemp("host")
     (folder / "cases.json").write_text(json.dumps([asdict(case) for case in CASES]))
-    program = Path(__file__).with_name("host_sampling.py")
     python = os.environ.get("COMFYUI_PYTHON", sys.executable)
     out = folder / "out.safetensors"
-    command = [python, str(program), os.environ["COMFYUI_DIR"], str(folder / "cases.json"), str(out)]
+    command = [python, str(program.__file__), os.environ["COMFYUI_DIR"], str(folder / "cases.json"), str(out)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stderr[-3000:]
     return load_file(out)
 
 
-def ours(case: Case, ancestral: str) -> tuple[torch.Tensor, torch.Tensor, list[float]]:
+def ours(case: Any, ancestral: str) -> tuple[torch.Tensor, torch.Tensor, list[float]]:
     """The engine's parts put together as the pipeline does: samples, sigmas, the sigmas asked for."""
     schedule = scaled_linear()
     sampler = SAMPLERS[case.sampler]
     sigmas = make_sigmas(schedule, case.scheduler, case.steps, denoise=case.denoise, sampler=case.sampler)
-    noise, latent, mask = initial_noise(case.shape, case.seed), latent_of(case), mask_of(case)
+    noise, latent, mask = initial_noise(case.shape, case.seed), program.latent_of(case), program.mask_of(case)
     x = add_noise(latent, noise, sigmas[0], is_max_denoise(sigmas[0], schedule.sigma_max))
     kept_noise = mask_noise(sampler, noise, case.seed)
     evaluated: list[float] = []
@@ -74,7 +88,7 @@ def ours(case: Case, ancestral: str) -> tuple[torch.Tensor, torch.Tensor, list[f
         evaluated.append(float(sigma))
         if mask is not None:
             x = x * mask + add_noise(latent, kept_noise, sigma) * (1 - mask)
-        output = network(scale_input(x, sigma), schedule.timestep(sigma).expand(len(x)))
+        output = program.network(scale_input(x, sigma), schedule.timestep(sigma).expand(len(x)))
         x0 = denoised(case.parametrization, output, x, sigma)
         return x0 if mask is None else x0 * mask + latent * (1 - mask)
 
@@ -90,6 +104,21 @@ def host_convention(host: dict[str, torch.Tensor]) -> str:
         return float((ours(CASES[number], convention)[0] - host[f"samples.{number}"]).abs().max())
 
     return min(("shifted", "same"), key=distance)
+
+
+@pytest.mark.parametrize("name", program.SCHEDULES)
+def test_tables_are_equal_to_the_bit(name: str, host: dict[str, torch.Tensor]) -> None:
+    for steps in program.TABLE_STEPS:
+        assert torch.equal(make_sigmas(scaled_linear(), name, steps), host[f"table.{name}.{steps}"]), steps
+
+
+def test_conversions_are_equal_to_the_bit(host: dict[str, torch.Tensor]) -> None:
+    schedule = scaled_linear()
+    sigmas, timesteps, percents = program.probes()
+    assert torch.equal(schedule.timestep(sigmas), host["timestep"])
+    assert torch.equal(schedule.sigma(timesteps), host["sigma"])
+    ours = torch.tensor([schedule.percent_to_sigma(percent) for percent in percents])
+    assert torch.equal(ours, host["percent"])
 
 
 @pytest.mark.parametrize(
