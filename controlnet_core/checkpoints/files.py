@@ -200,6 +200,10 @@ def _stand_in(dotted: str) -> type:
     return type(name, (), body)
 
 
+BROKEN_PICKLE = (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OSError)
+"""What the unpickler raises on damaged files."""
+
+
 def load_pickle(path: Path) -> Any:
     """What a PyTorch file holds, on the CPU and mapped where its format allows; no code is run.
 
@@ -210,30 +214,22 @@ def load_pickle(path: Path) -> Any:
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
             warnings.simplefilter("ignore")
+            if path.suffix == ".safetensors":  # PyTorch would go by the name and read another format
+                with path.open("rb") as file:
+                    return torch.load(file, map_location="cpu", weights_only=True)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         raise _refused(path, error) from error
-    except (
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        TypeError,
-        OSError,
-    ) as error:
+    except BROKEN_PICKLE as error:
         raise _unreadable(path, zipped, error) from error
 
 
 def _refused(path: Path, error: Exception) -> CheckpointError:
-    name = re.search(r"GLOBAL ([\w.]+)|(?:Unsupported (?:global|class|operand)\S*) ([\w.]+)", str(error))
-    wanted = next((group for group in name.groups() if group), "") if name else ""
-    if not wanted:
-        return damaged(path, "its pickle cannot be read")
+    name = re.search(r"GLOBAL ([\w.]+)", str(error))
+    wants = f"asks for {name[1]}" if name else "holds more than plain weights, or is damaged"
     return CheckpointError(
-        f"{path.name} was not loaded: its pickle asks for {wanted}, which can run code, and weights "
-        "need none; nothing of it was run. Use a safetensors version of the file",
+        f"{path.name} was not loaded: its pickle {wants}, which can run code, and weights need none; "
+        "nothing of it was run. Use a safetensors version of the file",
         path,
     )
 

@@ -86,6 +86,8 @@ def _sharded(folder: Path, index: Path) -> Iterator[tuple[str, TensorInfo]]:
             raise CheckpointError(
                 f"{index} points to {name!r}, outside of its folder: it was not read", index
             )
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{index} names {name}, which is not there: download it again", index)
         if name not in shards:
             shards[name] = read_file_header(folder / name)
         info = shards[name].tensors.get(key)

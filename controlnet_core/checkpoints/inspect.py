@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from .detect import Identity, identify
-from .fileconfig import Config
+from .fileconfig import CONFIG_KEY, Config
 from .files import Header
 from .io import read_header
 from .load import Plan, check, checkpoint_plan, controlnet_plan, part_plan
@@ -84,7 +84,8 @@ class Report:
         )
 
     def _metadata(self) -> list[str]:
-        lines = [f"{key} = {_short(value)}" for key, value in sorted(self.metadata.items())]
+        shown = sorted((key, value) for key, value in self.metadata.items() if key != CONFIG_KEY)
+        lines = [f"{key} = {_short(value)}" for key, value in shown]
         more = len(lines) - SHOWN_METADATA
         return [*lines[:SHOWN_METADATA], f"and {more} entries more"] if more > 0 else lines
 

@@ -100,7 +100,7 @@ def write_safetensors(
     target = {key: tensor.dtype for key, tensor in tensors.items()} | dict(dtypes or {})
     # Largest element type first, so that every tensor is aligned to its own size.
     order = sorted(tensors, key=lambda key: (-target[key].itemsize, key))
-    entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    entries: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     end = 0
     for key in order:
         begin, end = end, end + tensors[key].numel() * target[key].itemsize

@@ -1,0 +1,649 @@
+"""What a file is: one generated sample per row of the table of key layouts, and the bad cases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from comfyui_controlnet_core.controlnet_core.checkpoints.detect import (
+    SD2_V_KEY,
+    Identity,
+    KeyIndex,
+    identify,
+    identify_file,
+)
+from comfyui_controlnet_core.controlnet_core.checkpoints.fileconfig import (
+    CONFIG_KEY,
+    config_from_json,
+    config_to_json,
+    refine_unet,
+)
+from comfyui_controlnet_core.controlnet_core.checkpoints.files import Header, TensorInfo
+from comfyui_controlnet_core.controlnet_core.checkpoints.inspect import inspect_file
+from comfyui_controlnet_core.controlnet_core.checkpoints.io import write_safetensors
+from comfyui_controlnet_core.controlnet_core.checkpoints.keymap import KeyMap, prefixed
+from comfyui_controlnet_core.controlnet_core.checkpoints.layouts import (
+    DIFFUSERS,
+    LDM,
+    Layout,
+    checkpoint_rules,
+)
+from comfyui_controlnet_core.controlnet_core.checkpoints.signatures import DETAILS, SIGNATURES
+from comfyui_controlnet_core.controlnet_core.config import (
+    DEMO,
+    SD15,
+    ControlNetConfig,
+    ModelConfig,
+    UNetConfig,
+)
+from comfyui_controlnet_core.controlnet_core.errors import CheckpointError
+from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
+from comfyui_controlnet_core.controlnet_core.models.text_encoder import ClipTextModel
+from comfyui_controlnet_core.controlnet_core.models.unet import UNet
+from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
+
+Shapes = dict[str, tuple[int, ...]]
+
+SD2 = replace(SD15.unet, context_dim=1024, head_dim=64, linear_projection=True)
+SDXL = replace(
+    SD2,
+    widths=(320, 640, 1280),
+    transformer_depth=(0, 2, 10),
+    middle_depth=10,
+    context_dim=2048,
+    label_dim=2816,
+)
+REFINER = replace(
+    SDXL,
+    widths=(384, 768, 1536, 1536),
+    transformer_depth=(0, 4, 4, 0),
+    middle_depth=4,
+    context_dim=1280,
+    label_dim=2560,
+)
+
+
+def header_of(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str] | None = None) -> Header:
+    """A header without a file."""
+    path = Path("sample.safetensors")
+    infos = {key: TensorInfo(shape, torch.float16, path, key) for key, shape in shapes.items()}
+    return Header(path, "safetensors", infos, metadata or {}, 0)
+
+
+def unet_shapes(config: UNetConfig, layout: Layout = LDM, prefix: str = "") -> Shapes:
+    with torch.device("meta"):
+        state = UNet(config).state_dict()
+    keymap = KeyMap(layout.unet_rules(config))
+    return {f"{prefix}{keymap.to_theirs(key)}": tuple(tensor.shape) for key, tensor in state.items()}
+
+
+def net_shapes(config: UNetConfig, layout: Layout = LDM, prefix: str = "", channels: int = 3) -> Shapes:
+    net = ControlNetConfig(unet=config, hint_channels=channels)
+    with torch.device("meta"):
+        state = ControlNet(net).state_dict()
+    keymap = KeyMap(prefixed(layout.controlnet_rules(config, 8), prefix))
+    return {str(keymap.to_theirs(key)): tuple(tensor.shape) for key, tensor in state.items()}
+
+
+def checkpoint_shapes(config: ModelConfig, layout: Layout = LDM) -> Shapes:
+    with torch.device("meta"):
+        parts = {
+            "unet.": UNet(config.unet),
+            "vae.": AutoencoderKL(config.vae),
+            "text.": ClipTextModel(config.text),
+        }
+    keymap = KeyMap(checkpoint_rules(layout, config.unet, len(config.vae.widths)))
+    return {
+        str(keymap.to_theirs(prefix + key)): tuple(tensor.shape)
+        for prefix, module in parts.items()
+        for key, tensor in module.state_dict().items()
+    }
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Shapes of a generated file, and what it has to be recognised as."""
+
+    shapes: Shapes
+    kind: str
+    family: str
+    layout: str
+    details: tuple[str, ...] = ()
+    supported: bool = False
+
+
+LDM_UNET = "model.diffusion_model."
+BLOCK = "input_blocks.4.1.transformer_blocks.0"
+MODEL_BLOCK = f"{LDM_UNET}{BLOCK}"
+DOWN = "down_blocks.1.attentions.0.transformer_blocks.0"
+UNION = {"task_embedding": (8, 320), "control_add_embedding.linear_1.weight": (1280, 2048)}
+
+SAMPLES: dict[str, Sample] = {
+    # full checkpoint: SD1.5, SD2.x, SDXL, refiner, variants
+    "sd15": Sample(checkpoint_shapes(SD15), "checkpoint", "sd15", "ldm", supported=True),
+    "sd15 without text_model": Sample(
+        {key.replace("text_model.", ""): shape for key, shape in checkpoint_shapes(SD15).items()},
+        "checkpoint",
+        "sd15",
+        "ldm",
+        supported=True,
+    ),
+    "sd15 with vae. as its prefix": Sample(
+        {key.replace("first_stage_model.", "vae."): shape for key, shape in checkpoint_shapes(SD15).items()},
+        "checkpoint",
+        "sd15",
+        "ldm",
+        supported=True,
+    ),
+    "sd15 diffusers": Sample(
+        checkpoint_shapes(SD15, DIFFUSERS), "checkpoint", "sd15", "diffusers", supported=True
+    ),
+    "sd2": Sample(
+        {
+            "cond_stage_model.model.ln_final.weight": (1024,),
+            **{key: shape for key, shape in unet_shapes(SD2, LDM, LDM_UNET).items() if SD2_V_KEY not in key},
+        },
+        "checkpoint",
+        "sd2",
+        "ldm",
+    ),
+    "sdxl": Sample(
+        {
+            **unet_shapes(SDXL, LDM, LDM_UNET),
+            "conditioner.embedders.0.transformer.text_model.final_layer_norm.weight": (768,),
+            "conditioner.embedders.1.model.ln_final.weight": (1280,),
+        },
+        "checkpoint",
+        "sdxl",
+        "ldm",
+    ),
+    "sdxl refiner": Sample(unet_shapes(REFINER, LDM, LDM_UNET), "checkpoint", "sdxl-refiner", "ldm"),
+    "sdxl v-prediction": Sample(
+        {**unet_shapes(SDXL, LDM, LDM_UNET), "v_pred": (0,), "ztsnr": (0,)},
+        "checkpoint",
+        "sdxl",
+        "ldm",
+        ("v-prediction", "zero terminal SNR"),
+    ),
+    "sdxl edm": Sample(
+        {**unet_shapes(SDXL, LDM, LDM_UNET), "edm_mean": (4,), "edm_std": (4,)},
+        "checkpoint",
+        "sdxl",
+        "ldm",
+        ("EDM",),
+    ),
+    "sdxl edm v-prediction": Sample(
+        {**unet_shapes(SDXL, LDM, LDM_UNET), "edm_vpred.sigma_max": ()},
+        "checkpoint",
+        "sdxl",
+        "ldm",
+        ("EDM v-prediction",),
+    ),
+    "sd15 v-prediction": Sample(
+        {**checkpoint_shapes(SD15), "v_pred": (0,)},
+        "checkpoint",
+        "sd15",
+        "ldm",
+        ("v-prediction",),
+        supported=True,
+    ),
+    "inpaint": Sample(
+        unet_shapes(replace(SD15.unet, in_channels=9), LDM, LDM_UNET),
+        "checkpoint",
+        "sd15",
+        "ldm",
+        ("inpainting",),
+    ),
+    "instruct pix2pix": Sample(
+        unet_shapes(replace(SD15.unet, in_channels=8), LDM, LDM_UNET),
+        "checkpoint",
+        "sd15",
+        "ldm",
+        ("InstructPix2Pix",),
+    ),
+    "inpaint diffusers unet": Sample(
+        unet_shapes(replace(SD15.unet, in_channels=9), DIFFUSERS),
+        "unet",
+        "sd15",
+        "diffusers",
+        ("inpainting",),
+    ),
+    # ControlNet, cldm and diffusers
+    "cldm": Sample(
+        net_shapes(SD15.unet, LDM, "control_model."),
+        "controlnet",
+        "sd15",
+        "cldm",
+        ("3 hint channels",),
+        supported=True,
+    ),
+    "cldm plain": Sample(
+        net_shapes(SD2, LDM, channels=1), "controlnet", "sd2", "cldm", ("1 hint channels",), supported=True
+    ),
+    "cldm with its base": Sample(
+        {**net_shapes(SD15.unet, LDM, "control_model."), **checkpoint_shapes(SD15)},
+        "controlnet",
+        "sd15",
+        "cldm",
+        ("3 hint channels",),
+        supported=True,
+    ),
+    "diffusers net": Sample(
+        net_shapes(SD15.unet, DIFFUSERS),
+        "controlnet",
+        "sd15",
+        "diffusers",
+        ("3 hint channels",),
+        supported=True,
+    ),
+    "diffusers sdxl net": Sample(
+        net_shapes(SDXL, DIFFUSERS), "controlnet", "sdxl", "diffusers", ("3 hint channels",), supported=True
+    ),
+    # SDXL mid / small
+    "sdxl mid cldm": Sample(
+        net_shapes(replace(SDXL, transformer_depth=(0, 0, 1), middle_depth=1), LDM),
+        "controlnet",
+        "sdxl",
+        "cldm",
+        ("3 hint channels", "mid"),
+    ),
+    "sdxl small cldm": Sample(
+        net_shapes(replace(SDXL, transformer_depth=(0, 0, 0), middle_depth=0), LDM),
+        "controlnet",
+        "sdxl",
+        "cldm",
+        ("3 hint channels", "small"),
+    ),
+    "sdxl mid diffusers": Sample(
+        {
+            **net_shapes(replace(SDXL, transformer_depth=(0, 0, 1), middle_depth=1), DIFFUSERS),
+            "down_blocks.1.attentions.0.norm.weight": (640,),
+        },
+        "controlnet",
+        "sdxl",
+        "diffusers",
+        ("3 hint channels", "mid"),
+    ),
+    "sdxl small diffusers": Sample(
+        net_shapes(replace(SDXL, transformer_depth=(0, 0, 0), middle_depth=0), DIFFUSERS),
+        "controlnet",
+        "sdxl",
+        "diffusers",
+        ("3 hint channels", "small"),
+    ),
+    # difference, Control-LoRA, CtrLoRA, Union
+    "difference": Sample(
+        {**net_shapes(SD15.unet, LDM, "control_model."), "difference": ()},
+        "controlnet-difference",
+        "sd15",
+        "cldm",
+        ("3 hint channels",),
+    ),
+    "control-lora": Sample(
+        {
+            "lora_controlnet": (0,),
+            "input_hint_block.0.weight": (16, 3, 3, 3),
+            f"{BLOCK}.attn2.to_k.up": (640, 64),
+            f"{BLOCK}.attn2.to_k.down": (64, 2048),
+            "zero_convs.0.0.weight": (320, 320, 1, 1),
+        },
+        "control-lora",
+        "sdxl",
+        "cldm",
+        ("3 hint channels",),
+    ),
+    "ctrlora": Sample(
+        {
+            f"control_model.{BLOCK}.attn2.to_k.lora_layer.down.weight": (128, 768),
+            f"control_model.{BLOCK}.attn2.to_k.lora_layer.up.weight": (320, 128),
+            "control_model.zero_convs.0.0.weight": (320, 320, 1, 1),
+        },
+        "ctrlora",
+        "sd15",
+        "cldm",
+    ),
+    "union": Sample(
+        {
+            **net_shapes(SDXL, DIFFUSERS),
+            **UNION,
+            "transformer_layes.0.attn.in_proj_weight": (960, 320),
+        },
+        "controlnet-union",
+        "sdxl",
+        "diffusers",
+        ("3 hint channels", "8 control types"),
+    ),
+    # T2I-Adapters
+    "t2i full": Sample(
+        {"conv_in.weight": (320, 192, 3, 3), "body.0.block1.weight": (320, 320, 3, 3)},
+        "t2i-adapter",
+        "sd15",
+        "original",
+        ("pixel unshuffle 8",),
+    ),
+    "t2i gray, nested": Sample(
+        {"adapter.conv_in.weight": (320, 64, 3, 3), "adapter.body.0.block1.weight": (320, 320, 3, 3)},
+        "t2i-adapter",
+        "sd15",
+        "original",
+        ("pixel unshuffle 8",),
+    ),
+    "t2i sdxl": Sample(
+        {
+            "conv_in.weight": (320, 768, 3, 3),
+            "body.0.block1.weight": (320, 320, 3, 3),
+            "body.2.down_opt.op.weight": (320, 320, 3, 3),
+        },
+        "t2i-adapter",
+        "sdxl",
+        "original",
+        ("pixel unshuffle 16", "downsampling by convolution"),
+    ),
+    "t2i diffusers": Sample(
+        {
+            "adapter.conv_in.weight": (320, 256, 3, 3),
+            "adapter.body.0.resnets.0.block1.weight": (320, 320, 3, 3),
+        },
+        "t2i-adapter",
+        "sdxl",
+        "diffusers",
+        ("pixel unshuffle 16",),
+    ),
+    "t2i light": Sample({"body.0.in_conv.weight": (80, 192, 1, 1)}, "t2i-adapter-light", "", "original"),
+    "t2i style": Sample({"style_embedding": (1, 8, 1024)}, "t2i-style", "", "original"),
+    "coadapter fuser": Sample(
+        {"spatial_feat_mapping.sketch.0.weight": (768, 320), "seq_proj.sketch.0.weight": (768, 1024)},
+        "coadapter-fuser",
+        "",
+        "original",
+    ),
+    # other relatives
+    "lllite": Sample(
+        {
+            "lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.conditioning1.0.weight": (
+                32,
+                3,
+                4,
+                4,
+            ),
+            "lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.conditioning1.4.weight": (
+                64,
+                64,
+                2,
+                2,
+            ),
+        },
+        "controlnet-lllite",
+        "",
+        "kohya",
+        ("depth 3",),
+    ),
+    "lllite of depth 2": Sample(
+        {
+            "lllite_unet_down_blocks_1_attn1_to_q.conditioning1.0.weight": (16, 3, 4, 4),
+            "lllite_unet_down_blocks_1_attn1_to_q.conditioning1.2.weight": (32, 16, 4, 4),
+        },
+        "controlnet-lllite",
+        "",
+        "kohya",
+        ("depth 2",),
+    ),
+    "sparsectrl": Sample(
+        {
+            "controlnet_cond_embedding.conv_in.weight": (320, 4, 3, 3),
+            "controlnet_down_blocks.0.weight": (320, 320, 1, 1),
+            "down_blocks.0.motion_modules.0.temporal_transformer.norm.weight": (320,),
+            f"{DOWN}.attn2.to_k.weight": (640, 768),
+        },
+        "sparsectrl",
+        "sd15",
+        "diffusers",
+    ),
+    "svd net": Sample(
+        {
+            "controlnet_cond_embedding.conv_in.weight": (16, 3, 3, 3),
+            "controlnet_down_blocks.0.weight": (320, 320, 1, 1),
+            "down_blocks.0.resnets.0.temporal_res_block.norm1.weight": (320,),
+        },
+        "svd-controlnet",
+        "",
+        "diffusers",
+    ),
+    "controlnet-xs": Sample(
+        {"control_model.enc_zero_convs_out.0.weight": (320, 32, 1, 1)}, "controlnet-xs", "", "original"
+    ),
+    "controlnet-xs diffusers": Sample(
+        {"control_to_base_for_conv_in.weight": (320, 4, 1, 1), "conv_in.weight": (4, 4, 3, 3)},
+        "controlnet-xs",
+        "",
+        "diffusers",
+    ),
+    "uni-controlnet local": Sample(
+        {"local_adapter.zero_convs.0.0.weight": (320, 320, 1, 1)}, "uni-controlnet", "", "original"
+    ),
+    "uni-controlnet global": Sample(
+        {"global_adapter.global_content_adapter.0.weight": (3072, 768)}, "uni-controlnet", "", "original"
+    ),
+    # everyday files beside control
+    "lora kohya": Sample(
+        {f"lora_unet_{DOWN.replace('.', '_')}_attn2_to_k.lora_down.weight": (16, 768)},
+        "lora",
+        "sd15",
+        "kohya",
+    ),
+    "dora": Sample(
+        {
+            f"lora_unet_{DOWN.replace('.', '_')}_attn2_to_k.lora_down.weight": (16, 2048),
+            f"lora_unet_{DOWN.replace('.', '_')}_attn2_to_k.dora_scale": (640, 1),
+        },
+        "lora",
+        "sdxl",
+        "kohya",
+        ("DoRA",),
+    ),
+    "lora diffusers": Sample(
+        {f"unet.{DOWN}.attn2.to_k.lora_A.weight": (16, 1024)}, "lora", "sd2", "diffusers"
+    ),
+    "loha": Sample({"lora_unet_x_attn2_to_k.hada_w1_a": (640, 8)}, "lora", "", "kohya"),
+    "lokr": Sample({"lora_unet_x.lokr_w1": (8, 8)}, "lora", "", "kohya"),
+    "textual inversion": Sample({"emb_params": (4, 768)}, "textual-inversion", "", "original"),
+    "textual inversion sdxl": Sample(
+        {"clip_l": (4, 768), "clip_g": (4, 1280)}, "textual-inversion", "", "sdxl"
+    ),
+    "ip-adapter": Sample(
+        {"image_proj.proj.weight": (3072, 1024), "ip_adapter.1.to_k_ip.weight": (320, 768)},
+        "ip-adapter",
+        "sd15",
+        "original",
+    ),
+    "motion module": Sample(
+        {"down_blocks.0.motion_modules.0.temporal_transformer.norm.weight": (320,)},
+        "motion-module",
+        "",
+        "original",
+    ),
+    "flux": Sample({"double_blocks.0.img_attn.qkv.weight": (9216, 3072)}, "flux", "", "original"),
+    "sd3": Sample(
+        {f"{LDM_UNET}joint_blocks.0.context_block.attn.qkv.weight": (4608, 1536)}, "sd3", "", "original"
+    ),
+    "flux net": Sample({"controlnet_blocks.0.weight": (3072, 3072)}, "controlnet-dit", "", "diffusers"),
+    "unet ldm": Sample(unet_shapes(SD15.unet), "unet", "sd15", "ldm", supported=True),
+    "unet diffusers": Sample(unet_shapes(SDXL, DIFFUSERS), "unet", "sdxl", "diffusers", supported=True),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_each_layout_is_recognised(name: str) -> None:
+    sample = SAMPLES[name]
+    identity = identify(header_of(sample.shapes))
+    assert (identity.kind, identity.family, identity.layout) == (sample.kind, sample.family, sample.layout)
+    assert set(identity.details) == set(sample.details)
+    assert identity.supported == sample.supported
+    assert bool(identity.problem) != identity.supported
+    assert (identity.config is not None) == identity.supported
+
+
+SMALL = [name for name, sample in SAMPLES.items() if not sample.supported and len(sample.shapes) < 10]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_kind_that_cannot_be_loaded_says_what_it_is(name: str, tmp_path: Path) -> None:
+    """Through a real file; the rows that are full networks are tested by their header alone, above."""
+    sample = SAMPLES[name]
+    path = tmp_path / "sample.safetensors"
+    write_safetensors(path, {key: torch.zeros(shape) for key, shape in sample.shapes.items()})
+    report = inspect_file(path)
+    assert not report.loadable
+    assert report.identity.title in report.identity.summary
+    assert "this version does not" in report.problem
+    assert any(report.identity.summary in line for line in report.lines())
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("sd15", SD15),
+        ("sd15 diffusers", SD15),
+        ("sd15 v-prediction", replace(SD15, parametrization="v")),
+        ("cldm", SD15.controlnet),
+        ("diffusers net", SD15.controlnet),
+        ("cldm plain", ControlNetConfig(unet=SD2, hint_channels=1)),
+        ("diffusers sdxl net", ControlNetConfig(unet=SDXL)),
+        ("unet diffusers", SDXL),
+    ],
+)
+def test_shapes_give_the_config(name: str, config: object) -> None:
+    assert identify(header_of(SAMPLES[name].shapes)).config == config
+
+
+def test_every_signature_is_reached_by_a_row_or_is_rare() -> None:
+    """No signature is hidden by one above it: the samples reach every kind of the table but these."""
+    reached = {identify(header_of(sample.shapes)).kind for sample in SAMPLES.values()}
+    rest = {signature.kind for signature in SIGNATURES} - reached
+    others = {"vae", "taesd", "clip-vision", "text-encoder", "upscaler", "gligen", "svd"}
+    assert rest == {*others, "controlnet-hunyuan", "controlnet-cascade"}
+    assert {kind for detail in DETAILS for kind in detail.kinds} <= {row.kind for row in SIGNATURES}
+
+
+def test_a_t2i_adapter_pickled_below_adapter(tmp_path: Path) -> None:
+    path = tmp_path / "t2i.pth"
+    weights = {"conv_in.weight": torch.zeros(4, 64, 1, 1), "body.0.block1.weight": torch.zeros(4, 4, 1, 1)}
+    torch.save({"adapter": weights}, path)
+    assert identify_file(path).kind == "t2i-adapter"
+
+
+def test_a_difference_marked_by_a_plain_value(tmp_path: Path) -> None:
+    path = tmp_path / "diff.pth"
+    weights = {"control_model.zero_convs.0.0.weight": torch.zeros(1)}
+    torch.save({**weights, "difference": True}, path)
+    assert identify_file(path).kind == "controlnet-difference"
+
+
+@pytest.mark.parametrize(("std", "predicts_v"), [(0.2, True), (0.05, False)])
+def test_sd2_that_predicts_v_is_told_by_the_spread_of_one_bias(
+    tmp_path: Path, std: float, predicts_v: bool
+) -> None:
+    path = tmp_path / "sd2.safetensors"
+    bias = torch.linspace(-1.0, 1.0, 320)
+    weights = {
+        f"{LDM_UNET}input_blocks.0.0.weight": torch.zeros(1, 4),
+        f"{LDM_UNET}out.2.weight": torch.zeros(1),
+        f"{MODEL_BLOCK}.attn2.to_k.weight": torch.zeros(1, 1024),
+        f"{LDM_UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias": bias / bias.std() * std,
+    }
+    write_safetensors(path, weights)
+    identity = identify_file(path)
+    assert identity.family == "sd2"
+    assert ("v-prediction" in identity.details) == predicts_v
+
+
+def test_the_config_in_the_metadata_wins() -> None:
+    """Heads cannot be seen in shapes, and neither can a name."""
+    shapes = net_shapes(DEMO.unet, LDM, "control_model.")
+    bare = identify(header_of(shapes))
+    assert (bare.family, bare.config) == ("custom", ControlNetConfig(unet=replace(DEMO.unet, num_heads=8)))
+    metadata = {
+        CONFIG_KEY: config_to_json(ControlNetConfig(unet=DEMO.unet)),
+        "controlnet_core.family": "demo",
+    }
+    told = identify(header_of(shapes, metadata))
+    assert (told.family, told.config) == ("demo", ControlNetConfig(unet=DEMO.unet))
+    assert "ControlNet for the demo model" in told.summary
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nonsense",
+        "[]",
+        "{}",
+        '{"type": "VAEConfig"}',
+        '{"type": "ModelConfig"}',
+        '{"type": "ControlNetConfig", "x": 1}',
+    ],
+)
+def test_a_wrong_config_in_the_metadata_is_a_problem_and_no_crash(text: str) -> None:
+    identity = identify(header_of(net_shapes(DEMO.unet), {CONFIG_KEY: text}))
+    assert identity.kind == "controlnet"
+    assert not identity.supported
+    assert "controlnet_core.config" in identity.problem
+
+
+@pytest.mark.parametrize("config", [SD15, DEMO, SD15.controlnet, SDXL, SD15.vae, SD15.text])
+def test_a_config_survives_json(config: object) -> None:
+    assert config_from_json(config_to_json(config), type(config)) == config  # type: ignore[arg-type]
+
+
+def test_an_incomplete_net_is_recognised_with_its_problem() -> None:
+    shapes = net_shapes(SD15.unet)
+    del shapes["input_blocks.0.0.weight"]
+    identity = identify(header_of(shapes))
+    assert (identity.kind, identity.supported) == ("controlnet", False)
+    assert "missing" in identity.problem
+
+
+def test_unknown_files_show_what_their_keys_look_like() -> None:
+    identity = identify(header_of({"layers.0.wq.weight": (8, 8), "layers.0.wk.weight": (8, 8)}))
+    assert identity.kind == "unknown"
+    assert identity.summary.startswith(
+        "not a model this package knows; its keys look like layers.0.wq.weight"
+    )
+
+
+def test_the_summary_names_kind_family_and_layout() -> None:
+    words = identify(header_of(SAMPLES["cldm"].shapes)).summary
+    assert words == "ControlNet for Stable Diffusion 1.x (cldm layout, 3 hint channels)"
+    assert Identity("unknown", "what", "unknown").summary == "what"
+
+
+@pytest.mark.parametrize(
+    ("entries", "heads"),
+    [
+        ({"attention_head_dim": 8}, (8, None)),
+        ({"attention_head_dim": [5, 10, 20, 20]}, (8, 64)),
+        ({"num_attention_heads": 4, "attention_head_dim": 8}, (4, None)),
+        ({"attention_head_dim": [8, 8, 8, 8]}, (8, None)),
+        ({}, (8, None)),
+    ],
+)
+def test_heads_of_a_diffusers_config(entries: dict, heads: tuple[int, int | None]) -> None:
+    found = refine_unet(SD15.unet, entries)
+    assert (found.num_heads, found.head_dim) == heads
+
+
+def test_other_normalisations_are_refused() -> None:
+    with pytest.raises(CheckpointError, match="16 groups, expected 32"):
+        refine_unet(SD15.unet, {"norm_num_groups": 16})
+
+
+def test_needles_are_anchored() -> None:
+    index = KeyIndex(["net.a.weight", "b.weight"])
+    assert index.find("^a.weight$") is None
+    assert index.find("^a.weight$", "net.") == "net.a.weight"
+    assert index.find("^^b.", "net.") == "b.weight"
+    assert index.find("weight$") == "net.a.weight"
+    assert index.find("a.weigh") == "net.a.weight"
+    assert index.find("a.weigh$") is None
