@@ -51,4 +51,4 @@ class Reporter:
 
 def _title(event: NodeEvent) -> str:
     node = event.node
-    return node.title if node.title in ("", node.class_type) else f"{node.title} ({node.class_type})"
+    return node.class_type if node.title in ("", node.class_type) else f"{node.title} ({node.class_type})"

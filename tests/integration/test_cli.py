@@ -1,0 +1,352 @@
+"""The command line: exit codes, one-line errors, settings, seeds, pictures that run again, Ctrl-C.
+
+These tests bring node classes of their own, so that they ask the command and not the models.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from comfyui_controlnet_core.controlnet_core.errors import MissingFileError, WorkflowError
+from comfyui_controlnet_core.workflows import bundled, cli, model_paths, session
+from comfyui_controlnet_core.workflows.commands import run as run_command
+from comfyui_controlnet_core.workflows.commands import validate as validate_command
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+
+class Host:
+    """Folders only."""
+
+    def __init__(self, output: Path) -> None:
+        self.output_dir = output
+
+
+def classes(host: Host, progress: Any = None) -> dict[str, type]:
+    """Noise (a picture from a seed) and SaveImage as the host writes it."""
+
+    class Noise:
+        """Pixels from a seed."""
+
+        DESCRIPTION = "Pixels from a seed."
+        CATEGORY = "test"
+        RETURN_TYPES = ("IMAGE",)
+        FUNCTION = "run"
+
+        @classmethod
+        def INPUT_TYPES(cls) -> dict[str, Any]:
+            return {
+                "required": {
+                    "seed": ("INT", {"default": 0, "min": 0}),
+                    "size": ("INT", {"default": 4, "max": 64}),
+                }
+            }
+
+        def run(self, seed: int, size: int) -> tuple[Any]:
+            for step in range(3):
+                if progress is not None:
+                    progress(step + 1, 3)
+            return (np.random.default_rng(seed).random((1, size, size, 3)),)
+
+    class SaveImage:
+        CATEGORY = "test"
+        RETURN_TYPES = ()
+        FUNCTION = "run"
+        OUTPUT_NODE = True
+
+        @classmethod
+        def INPUT_TYPES(cls) -> dict[str, Any]:
+            return {
+                "required": {"images": ("IMAGE",), "filename_prefix": ("STRING", {"default": "a"})},
+                "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
+            }
+
+        def run(self, images: Any, filename_prefix: str, prompt: Any, extra_pnginfo: Any) -> dict[str, Any]:
+            host.output_dir.mkdir(parents=True, exist_ok=True)
+            name = f"{filename_prefix}_{len(list(host.output_dir.iterdir())) + 1:05}_.png"
+            info = PngInfo()
+            info.add_text("prompt", json.dumps(prompt))
+            for key, value in extra_pnginfo.items():
+                info.add_text(key, json.dumps(value))
+            pixels = (images[0] * 255).astype(np.uint8)
+            Image.fromarray(pixels).save(host.output_dir / name, pnginfo=info)
+            return {"ui": {"images": [{"filename": name, "subfolder": "", "type": "output"}]}}
+
+    return {"Noise": Noise, "SaveImage": SaveImage}
+
+
+WORKFLOW = {
+    "version": 0.4,
+    "nodes": [
+        {
+            "id": 1,
+            "type": "Noise",
+            "title": "Make pixels",
+            "mode": 0,
+            "inputs": [],
+            "outputs": [{"name": "IMAGE", "type": "IMAGE", "links": [1]}],
+            "widgets_values": [5, "randomize", 8],
+        },
+        {
+            "id": 2,
+            "type": "SaveImage",
+            "mode": 0,
+            "inputs": [{"name": "images", "type": "IMAGE", "link": 1}],
+            "outputs": [],
+            "widgets_values": ["a"],
+        },
+    ],
+    "links": [[1, 1, 0, 2, 0, "IMAGE"]],
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with w.json in it; the session is the small one above."""
+    (tmp_path / "w.json").write_text(json.dumps(WORKFLOW))
+
+    def open_session(args: Any, progress: Any = None) -> session.Session:
+        host = Host(Path(args.output))
+        return session.Session(host, classes(host, progress))  # type: ignore[arg-type]
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_command, "open_session", open_session)
+    monkeypatch.setattr(validate_command, "open_session", open_session)
+    return tmp_path
+
+
+def pixels(path: str | Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image).copy()
+
+
+# ---- running --------------------------------------------------------------------------------------------
+
+
+def test_run_tells_each_node_and_where_the_picture_is(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", "w.json", "--output", "out"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("saved 1 picture in ")
+    assert out.rstrip().endswith(str(Path("out/a_00001_.png")))
+    lines = err.splitlines()
+    assert lines[0].startswith("1/2 Make pixels (Noise)  ")
+    assert lines[1].startswith("2/2 SaveImage  ")
+
+
+def test_a_picture_runs_again_to_the_same_picture(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["run", "w.json", "--set", "Make pixels.seed=11", "--set", "1.size=16", "--json"])
+    first = json.loads(capsys.readouterr().out)["images"][0]
+    assert cli.main(["run", first, "--json"]) == 0
+    second = json.loads(capsys.readouterr().out)["images"][0]
+    assert first != second
+    assert np.array_equal(pixels(first), pixels(second))
+    with Image.open(second) as image:
+        assert json.loads(image.text["workflow"])["nodes"][0]["widgets_values"] == [11, "randomize", 16]
+        assert json.loads(image.text["prompt"])["1"]["inputs"] == {"seed": 11, "size": 16}
+
+
+def test_seeds_make_one_picture_each(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "w.json", "--seeds", "1..3", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [row["seed"] for row in result["runs"]] == [1, 2, 3]
+    assert len({pixels(path).tobytes() for path in result["images"]}) == 3
+
+
+def test_validate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["validate", "w.json"]) == 0
+    assert "2 nodes, all well" in capsys.readouterr().out
+    assert cli.main(["validate", "w.json", "--set", "1.size=99"]) == 2
+    assert "the most is 64" in capsys.readouterr().err
+    assert cli.main(["validate", "w.json", "--set", "1.size=99", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["problems"][0]["input"] == "size"
+
+
+# ---- what goes wrong --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["run"], 2, "required: FILE"),
+        (["run", "w.json", "--nonsense"], 2, "unrecognized arguments: --nonsense"),
+        (["paint"], 2, "invalid choice: 'paint'"),
+        (["run", "none.json"], 3, "there is no file none.json"),
+        (["run", "w.json", "--set", "1.size=99"], 2, "the most is 64"),
+        (["run", "w.json", "--set", "9.size=1"], 2, 'no node "9"'),
+        (["run", "w.json", "--seeds", "x"], 2, "--seeds x: expected"),
+        (["run", "broken.json"], 2, "broken.json is no valid JSON"),
+        (["run", "unknown.json"], 2, "node 1 (Painter): this class is not known"),
+        (["run", "."], 2, "is a folder"),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_code(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, said: str
+) -> None:
+    (folder / "broken.json").write_text("{")
+    (folder / "unknown.json").write_text('{"1": {"class_type": "Painter", "inputs": {}}}')
+    assert cli.main(arguments) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = [line for line in err.splitlines() if line]
+    assert line.startswith("error: ")
+    assert said in line
+    assert not (folder / "output").exists()
+
+
+def test_errors_as_json_and_tracebacks_only_on_request(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", "none.json", "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["exit_code"] == 3
+    assert cli.main(["run", "none.json", "--debug"]) == 3
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (MemoryError(), 4, "out of memory"),
+        (RuntimeError("odd"), 1, "unexpected RuntimeError: odd"),
+    ],
+)
+def test_any_end_has_its_code(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    raised: BaseException,
+    code: int,
+    said: str,
+) -> None:
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr(run_command, "execute", broken)
+    assert cli.main(["run", "w.json"]) == code
+    assert said in capsys.readouterr().err
+
+
+DRIVER = """
+    import sys, time
+    from comfyui_controlnet_core.workflows import cli, session
+    from comfyui_controlnet_core.workflows.commands import run as run_command
+
+    class Wait:
+        RETURN_TYPES = ()
+        FUNCTION = "run"
+        OUTPUT_NODE = True
+        INPUT_TYPES = classmethod(lambda cls: {"required": {}})
+
+        def run(self):
+            print("waiting", flush=True)
+            time.sleep(60)
+            return {}
+
+    run_command.open_session = lambda args, progress: session.Session(None, {"Wait": Wait})
+    sys.exit(cli.main(["run", sys.argv[1]]))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Ctrl-C is sent as a POSIX signal here")
+def test_ctrl_c_in_mid_run_ends_at_once_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "wait.json"
+    file.write_text('{"1": {"class_type": "Wait", "inputs": {}}}')
+    child = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(DRIVER), str(file)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "waiting\n"
+    began = time.perf_counter()
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=20)
+    assert child.returncode == 130
+    assert time.perf_counter() - began < 5
+    assert err.splitlines() == ["error: interrupted; what was saved before stays"]
+
+
+def test_help_is_quick_and_imports_no_torch() -> None:
+    code = (
+        "import sys, time; t = time.perf_counter()\n"
+        "from comfyui_controlnet_core.workflows import cli\n"
+        "cli.build_parser('run').format_help(); cli.build_parser().format_help()\n"
+        "assert 'torch' not in sys.modules and 'controlnet_core' not in sys.modules\n"
+        "print(time.perf_counter() - t)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 1.0  # 0.05 s alone; the tests may share the machine
+    module = [sys.executable, "-m", "comfyui_controlnet_core", "--help"]
+    assert "usage: controlnet" in subprocess.run(module, capture_output=True, text=True, check=True).stdout
+
+
+# ---- inspecting -------------------------------------------------------------------------------------------
+
+
+def test_inspect_a_workflow_and_its_picture(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["inspect", "w.json"]) == 0
+    assert "editor's form 0.4), 2 nodes" in capsys.readouterr().out
+    cli.main(["run", "w.json", "--json", "--set", "1.seed=77"])
+    picture = json.loads(capsys.readouterr().out)["images"][0]
+    assert cli.main(["inspect", picture, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["forms"] == ["prompt", "workflow"]
+    assert facts["seeds"] == [77]
+    assert facts["nodes"][0] == {"id": "1", "class": "Noise", "title": "Make pixels"}
+
+
+def test_inspect_what_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
+    assert cli.main(["inspect", str(tmp_path / "x.safetensors")]) == 3
+    assert capsys.readouterr().err.startswith("error: ")
+    assert cli.main(["inspect", str(tmp_path / "none")]) == 3
+
+
+# ---- folders ----------------------------------------------------------------------------------------
+
+
+def test_workflows_are_found_by_path_or_bundled_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "study.json").write_text("{}")
+    monkeypatch.setattr(bundled, "FOLDER", tmp_path)
+    for name in ("study", "study.json", "workflows/study.json", str(tmp_path / "study.json")):
+        assert bundled.find_workflow(name) == tmp_path / "study.json"
+    with pytest.raises(MissingFileError, match="did you mean study"):
+        bundled.find_workflow("studi.json")
+    with pytest.raises(MissingFileError):
+        bundled.find_workflow("elsewhere/study.json")
+
+
+def test_models_from_a_tree_or_extra_model_paths(tmp_path: Path) -> None:
+    (tmp_path / "tree" / "models" / "checkpoints").mkdir(parents=True)
+    file = tmp_path / "extra_model_paths.yaml"
+    file.write_text(
+        "#comment\na111:\n    base_path: other/ui/  # here\n    checkpoints: models/SD\n    loras: |\n"
+        "         models/Lora\n         models/LyCORIS\n    vae: 'models/VAE'\n\n"
+        "comfyui:\n    is_default: true\n    unet: /abs/unet\n    checkpoints: mine\n"
+    )
+    roots, kinds = model_paths.model_folders([tmp_path / "tree", file])
+    assert roots == (tmp_path / "tree" / "models",)
+    ui = tmp_path / "other" / "ui" / "models"
+    assert kinds["loras"] == (ui / "Lora", ui / "LyCORIS")
+    assert kinds["checkpoints"] == (tmp_path / "mine", ui / "SD")
+    assert kinds["vae"] == (ui / "VAE",)
+    assert kinds["diffusion_models"] == (Path("/abs/unet"),)
+    with pytest.raises(MissingFileError, match="no such folder or file"):
+        model_paths.model_folders([tmp_path / "none"])
+    (tmp_path / "bad.yaml").write_text("a:\n  ]]]\n")
+    with pytest.raises(WorkflowError, match="line 2"):
+        model_paths.model_folders([tmp_path / "bad.yaml"])
