@@ -32,9 +32,7 @@ LINES: tuple[Entry, ...] = (
         function="classic.lines:lines",
         summary="Straight segments, one pixel wide, measured by the line segment detector.",
         parameters=(
-            Parameter(
-                "channels", "choice", "lab", "Look at all colours, or at gray alone.", choices=("lab", "gray")
-            ),
+            Parameter("channels", "choice", "lab", "Look at all colours, or at gray alone.", choices=("lab", "gray")),
             Parameter("min_length", "float", 20.0, "Shorter segments, in pixels, are left out.", 0, 4096, 1),
             Parameter("merge", "bool", True, "Leave out segments that lie on longer ones."),
         ),
@@ -80,9 +78,7 @@ LINES: tuple[Entry, ...] = (
         nature="conversion",
         summary="Dark pen strokes on light paper become white strokes on black.",
         parameters=(
-            Parameter(
-                "threshold", "int", 127, "A stroke is where a channel, of 255, is below this.", 1, 255, 1
-            ),
+            Parameter("threshold", "int", 127, "A stroke is where a channel, of 255, is below this.", 1, 255, 1),
         ),
     ),
     Entry(
@@ -95,9 +91,7 @@ LINES: tuple[Entry, ...] = (
         resample="smooth",
         parameters=(
             Parameter("sigma", "float", 6.0, "Blur, in pixels, of the surroundings.", 0.1, 100, 0.1),
-            Parameter(
-                "threshold", "float", 8.0, "What is weaker, of 255, does not count as a line.", 0, 255, 1
-            ),
+            Parameter("threshold", "float", 8.0, "What is weaker, of 255, does not count as a line.", 0, 255, 1),
         ),
     ),
 )
@@ -139,15 +133,9 @@ MAPS: tuple[Entry, ...] = (
         resample="smooth",
         side_by_side=True,
         parameters=(
-            Parameter(
-                "max_disparity", "int", 64, "The largest shift, in pixels, that is looked for.", 16, 512, 16
-            ),
-            Parameter(
-                "near", "float", 64.0, "The disparity that becomes white, if normalize is 'fixed'.", 0, 512
-            ),
-            Parameter(
-                "far", "float", 0.0, "The disparity that becomes black, if normalize is 'fixed'.", 0, 512
-            ),
+            Parameter("max_disparity", "int", 64, "The largest shift, in pixels, that is looked for.", 16, 512, 16),
+            Parameter("near", "float", 64.0, "The disparity that becomes white, if normalize is 'fixed'.", 0, 512),
+            Parameter("far", "float", 0.0, "The disparity that becomes black, if normalize is 'fixed'.", 0, 512),
         ),
     ),
     Entry(
@@ -231,9 +219,7 @@ MAPS: tuple[Entry, ...] = (
         resample="smooth",
         backend="numpy",
         parameters=(
-            Parameter(
-                "source", "choice", "opengl", "The axes of the map given.", choices=_NORMAL_CONVENTIONS
-            ),
+            Parameter("source", "choice", "opengl", "The axes of the map given.", choices=_NORMAL_CONVENTIONS),
             Parameter("convention", "choice", "bae", "The axes of the hint.", choices=_NORMAL_CONVENTIONS),
         ),
     ),
@@ -245,11 +231,11 @@ MAPS: tuple[Entry, ...] = (
         nature="conversion",
         summary="A painted label map, its colours snapped to the palette; it adds no understanding.",
         polarity="one colour per class",
-        palette="ADE20K",
+        palette="ADE20K or COCO",
         takes="labels",
         backend="numpy",
         parameters=(
-            Parameter("palette", "choice", "ade20k", "The palette of the net.", choices=("ade20k",)),
+            Parameter("palette", "choice", "ade20k", "The palette of the net.", choices=("ade20k", "coco")),
             Parameter(
                 "tolerance",
                 "float",
@@ -268,10 +254,11 @@ MAPS: tuple[Entry, ...] = (
         function="classic.regions:color_regions",
         summary="Groups of like colours, which the user names. Not semantic: it does not know what it sees.",
         polarity="one colour per class",
-        palette="ADE20K",
+        palette="ADE20K or COCO",
         seeded=True,
         parameters=(
-            Parameter("classes", "text", "sky, building, earth", "ADE20K class names, one for each group."),
+            Parameter("classes", "text", "sky, building, earth", "Class names of the palette, one for each group."),
+            Parameter("palette", "choice", "ade20k", "The palette of the net.", choices=("ade20k", "coco")),
             Parameter(
                 "order",
                 "choice",
@@ -295,9 +282,7 @@ PICTURES: tuple[Entry, ...] = (
         polarity="a picture",
         takes="unit",
         resample="smooth",
-        parameters=(
-            Parameter("factor", "int", 1, "Detail finer than this many pixels is averaged away.", 1, 64, 1),
-        ),
+        parameters=(Parameter("factor", "int", 1, "Detail finer than this many pixels is averaged away.", 1, 64, 1),),
     ),
     Entry(
         name="blur",
@@ -320,9 +305,7 @@ PICTURES: tuple[Entry, ...] = (
         polarity="a picture",
         seeded=True,
         resample="smooth",
-        parameters=(
-            Parameter("grain", "int", 256, "Size, in pixels, of the random flow's features.", 8, 1024, 8),
-        ),
+        parameters=(Parameter("grain", "int", 256, "Size, in pixels, of the random flow's features.", 8, 1024, 8),),
     ),
     Entry(
         name="recolor",
@@ -392,9 +375,7 @@ PICTURES: tuple[Entry, ...] = (
         masked=True,
         backend="numpy",
         parameters=(
-            Parameter(
-                "masked_value", "float", -1.0, "Value under the mask: -1, or 0 for some SDXL nets.", -1, 1, 1
-            ),
+            Parameter("masked_value", "float", -1.0, "Value under the mask: -1, or 0 for some SDXL nets.", -1, 1, 1),
         ),
     ),
     Entry(

@@ -60,9 +60,7 @@ def _nearness(
     nearness = np.where(np.isfinite(batch), towards_viewer(batch), np.nan)
     if normalize == "fixed":
         if near == far:
-            raise ParameterError(
-                f"normalize='fixed' needs different values for near and far, got {near} twice"
-            )
+            raise ParameterError(f"normalize='fixed' needs different values for near and far, got {near} twice")
         ends = towards_viewer(np.array([[[far]], [[near]]], np.float32))
         return ends[:1], ends[1:], nearness
     if normalize not in ("frame", "batch"):
@@ -104,9 +102,7 @@ def ground_prior(picture: np.ndarray, *, horizon: float = 0.4) -> np.ndarray:
     return np.repeat(nearness[:, None], width, axis=1)
 
 
-def stereo_disparity(
-    left: np.ndarray, right: np.ndarray, *, max_disparity: int = 64, block: int = 5
-) -> np.ndarray:
+def stereo_disparity(left: np.ndarray, right: np.ndarray, *, max_disparity: int = 64, block: int = 5) -> np.ndarray:
     """A rectified pair (H,W,3) uint8 -> disparity of the left picture (H,W) float32 in pixels, measured.
 
     Semi-global matching (Hirschmueller 2008, cv2.StereoSGBM). Where no match is found the farther of both

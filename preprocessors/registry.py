@@ -122,12 +122,8 @@ class Entry:
         known = {parameter.name: parameter for parameter in self.parameters}
         for name in given:
             if name not in known:
-                raise ParameterError(
-                    f"{self.name} has no parameter {name!r}; it has {', '.join(known) or 'none'}"
-                )
-        return {
-            name: parameter.check(given.get(name, parameter.default)) for name, parameter in known.items()
-        }
+                raise ParameterError(f"{self.name} has no parameter {name!r}; it has {', '.join(known) or 'none'}")
+        return {name: parameter.check(given.get(name, parameter.default)) for name, parameter in known.items()}
 
     def describe(self, **given: Any) -> str:
         """One line that says what runs, for reports."""

@@ -22,9 +22,7 @@ class Size:
     padded_width: int
 
 
-def pixel_perfect(
-    height: int, width: int, target_height: int, target_width: int, *, fit: str = "crop"
-) -> int:
+def pixel_perfect(height: int, width: int, target_height: int, target_width: int, *, fit: str = "crop") -> int:
     """The shortest side at which one hint pixel becomes one pixel of the result (sd-webui's formula).
 
     `fit="crop"`: the hint will cover the target and be cropped, the larger of both ratios counts;
@@ -68,14 +66,10 @@ def detect_size(
         raise ParameterError(f"multiple={multiple}: choose 1 or more")
     scale = side / min(height, width)
     new_height, new_width = max(1, round(height * scale)), max(1, round(width * scale))
-    return Size(
-        new_height, new_width, -(-new_height // multiple) * multiple, -(-new_width // multiple) * multiple
-    )
+    return Size(new_height, new_width, -(-new_height // multiple) * multiple, -(-new_width // multiple) * multiple)
 
 
-def _side(
-    height: int, width: int, resolution: int, resize: str, target: tuple[int, int] | None, fit: str
-) -> int:
+def _side(height: int, width: int, resolution: int, resize: str, target: tuple[int, int] | None, fit: str) -> int:
     if resolution < 0:
         raise ParameterError(f"resolution={resolution}: choose 0 for the picture's own size, or more")
     if resize == "shortest":
@@ -94,9 +88,7 @@ def resize_picture(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     if picture.shape[:2] == (height, width):
         return picture
     shrinks = height * width < picture.shape[0] * picture.shape[1]
-    resized = cv2.resize(
-        picture, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    )
+    resized = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
     return resized if picture.dtype == np.uint8 else np.clip(resized, 0.0, 1.0, out=resized)
 
 

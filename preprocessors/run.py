@@ -59,9 +59,7 @@ def process(
     count, height, width = frames.shape[:3]
     if entry.side_by_side:
         width = _half(width)
-    size = detect_size(
-        height, width, resolution=resolution, resize=resize, multiple=multiple, target=target, fit=fit
-    )
+    size = detect_size(height, width, resolution=resolution, resize=resize, multiple=multiple, target=target, fit=fit)
     masks = _masks(mask, count, height, width)
     function = partial(entry.call, **values, **({"seed": seed} if entry.seeded else {}))
     prepare = partial(_prepare, entry, size)
@@ -103,9 +101,7 @@ def _prepare_one(entry: Entry, size: Size, frame: np.ndarray) -> np.ndarray:
 
 def _half(width: int) -> int:
     if width < 2:
-        raise PictureError(
-            f"a stereo pair side by side came {width} pixel wide; expected two pictures in one"
-        )
+        raise PictureError(f"a stereo pair side by side came {width} pixel wide; expected two pictures in one")
     return width // 2
 
 
@@ -137,9 +133,7 @@ def _masks(mask: Array | None, count: int, height: int, width: int) -> np.ndarra
 def _mask_at(masks: np.ndarray | None, index: int, size: Size) -> np.ndarray | None:
     if masks is None:
         return None
-    return pad_reflect(
-        resize_hint(np.ascontiguousarray(masks[index]), size.height, size.width, "nearest"), size
-    )
+    return pad_reflect(resize_hint(np.ascontiguousarray(masks[index]), size.height, size.width, "nearest"), size)
 
 
 def _report(progress: Progress | None, done: int, total: int) -> None:

@@ -7,9 +7,7 @@ import numpy as np
 _SMALLEST_SIDE = 8  # below this the detector has too few pixels to grow a segment from
 
 
-def lines(
-    picture: np.ndarray, *, channels: str = "lab", min_length: float = 20.0, merge: bool = True
-) -> np.ndarray:
+def lines(picture: np.ndarray, *, channels: str = "lab", min_length: float = 20.0, merge: bool = True) -> np.ndarray:
     """(H,W,3) uint8 RGB -> (H,W) uint8, 255 on segments of at least `min_length` pixels.
 
     channels: "lab" looks at lightness and both colour axes, "gray" at the gray picture alone, as is usual;

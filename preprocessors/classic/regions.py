@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import ParameterError
-from ..palettes import ade20k, class_numbers, colours_of
+from ..palettes import nearest_classes
+from ..palettes import palette as find_palette
 
 
 def snap_to_palette(picture: np.ndarray, *, palette: str = "ade20k", tolerance: float = 442.0) -> np.ndarray:
@@ -13,18 +14,10 @@ def snap_to_palette(picture: np.ndarray, *, palette: str = "ade20k", tolerance: 
 
     Pixels farther than `tolerance` (Euclidean, in RGB bytes) from every colour become black.
     """
-    colours = colours_of(palette).astype(np.int32)
-    packed = picture.astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
-    seen, where = np.unique(packed.ravel(), return_inverse=True)
-    values = np.stack([seen >> 16, (seen >> 8) & 255, seen & 255], axis=1).astype(np.int32)
-    snapped = np.empty((len(values), 3), np.uint8)
-    for start in range(0, len(values), 4096):
-        part = values[start : start + 4096]
-        distance = ((part[:, None] - colours[None]) ** 2).sum(axis=2)
-        nearest = distance.argmin(axis=1)
-        near = distance[np.arange(len(part)), nearest] <= tolerance**2
-        snapped[start : start + 4096] = np.where(near[:, None], colours[nearest], 0)
-    return snapped[where.ravel()].reshape(picture.shape)
+    colours = find_palette(palette).colours
+    numbers, distance = nearest_classes(picture.reshape(-1, 3), colours)
+    snapped = np.where((distance <= tolerance)[:, None], colours[numbers], np.uint8(0))
+    return snapped.reshape(picture.shape)
 
 
 def color_regions(
@@ -32,27 +25,27 @@ def color_regions(
     *,
     seed: int,
     classes: str = "sky, building, earth",
+    palette: str = "ade20k",
     order: str = "top_to_bottom",
     cell: int = 16,
 ) -> np.ndarray:
-    """Colour regions named by the user, in ADE20K colours: (H,W,3) uint8 RGB -> (H,W,3) uint8.
+    """Colour regions named by the user, in the colours of a palette: (H,W,3) uint8 RGB -> (H,W,3) uint8.
 
     Superpixels of about `cell` pixels (a watershed from a grid of seeds) are grouped by mean colour into as
     many groups as `classes` names; the groups take the names in `order`. This is not semantic: it finds
     colours, and the user says what they are.
     """
-    numbers = class_numbers(classes)
+    known = find_palette(palette)
+    numbers = known.numbers(classes)
     pixels = superpixels(picture, cell)
     count = int(pixels.max()) + 1
     colours = _lab(picture)
     area = np.bincount(pixels.ravel(), minlength=count).astype(np.float64)
     area[area == 0] = 1.0
-    means = np.stack(
-        [np.bincount(pixels.ravel(), colours[..., c].ravel(), count) / area for c in range(3)], axis=1
-    )
+    means = np.stack([np.bincount(pixels.ravel(), colours[..., c].ravel(), count) / area for c in range(3)], axis=1)
     groups = group_colours(means, area, len(numbers), seed)[pixels]
     ranked = _ranks(groups, colours[..., 0], len(numbers), order)
-    return ade20k()[1][np.array(numbers)[ranked[groups]]]
+    return known.colours[np.array(numbers)[ranked[groups]]]
 
 
 def superpixels(picture: np.ndarray, cell: int) -> np.ndarray:
@@ -63,13 +56,9 @@ def superpixels(picture: np.ndarray, cell: int) -> np.ndarray:
     markers = np.zeros((height, width), np.int32)
     rows = np.arange(min(cell // 2, height - 1), height, cell)
     columns = np.arange(min(cell // 2, width - 1), width, cell)
-    markers[np.ix_(rows, columns)] = np.arange(1, rows.size * columns.size + 1).reshape(
-        rows.size, columns.size
-    )
+    markers[np.ix_(rows, columns)] = np.arange(1, rows.size * columns.size + 1).reshape(rows.size, columns.size)
     # The watershed gives up the outermost pixels, so it gets a rim of its own.
-    wide = cv2.copyMakeBorder(
-        np.ascontiguousarray(cv2.medianBlur(picture, 3)), 1, 1, 1, 1, cv2.BORDER_REPLICATE
-    )
+    wide = cv2.copyMakeBorder(np.ascontiguousarray(cv2.medianBlur(picture, 3)), 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     markers = cv2.watershed(wide, np.pad(markers, 1))[1:-1, 1:-1]
     # It leaves lines of -1 between the regions: they go to the nearest region.
     unknown = (markers <= 0).astype(np.uint8)
@@ -79,9 +68,7 @@ def superpixels(picture: np.ndarray, cell: int) -> np.ndarray:
     return known[nearest] - 1
 
 
-def group_colours(
-    points: np.ndarray, weights: np.ndarray, count: int, seed: int, rounds: int = 20
-) -> np.ndarray:
+def group_colours(points: np.ndarray, weights: np.ndarray, count: int, seed: int, rounds: int = 20) -> np.ndarray:
     """Weighted k-means with spread-out starts: (N,3) points, (N,) weights -> (N,) group numbers."""
     rng = np.random.default_rng(seed)
     centres = points[[int(rng.integers(len(points)))]]

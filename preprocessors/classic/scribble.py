@@ -7,9 +7,7 @@ import numpy as np
 from ..image_ops import above
 
 
-def xdog(
-    picture: np.ndarray, *, threshold: int = 32, sigma: float = 0.5, wide_sigma: float = 5.0
-) -> np.ndarray:
+def xdog(picture: np.ndarray, *, threshold: int = 32, sigma: float = 0.5, wide_sigma: float = 5.0) -> np.ndarray:
     """Extended difference of Gaussians: (H,W,3) uint8 RGB -> (H,W) uint8, 255 on strokes.
 
     A pixel is a stroke where the picture is darker than its surroundings by more than threshold / 2

@@ -84,9 +84,7 @@ def to_scribble(soft: np.ndarray) -> np.ndarray:
     return above(strokes, 4)
 
 
-def soft_scribble(
-    picture: np.ndarray, *, radius: int = 3, smoothing: int = 3, contrast: float = 16.0
-) -> np.ndarray:
+def soft_scribble(picture: np.ndarray, *, radius: int = 3, smoothing: int = 3, contrast: float = 16.0) -> np.ndarray:
     """Strokes along the soft edges: (H,W,3) uint8 RGB -> (H,W) uint8 0 or 255."""
     soft = soft_edge(picture, radius=radius, smoothing=smoothing, contrast=contrast)
     return to_scribble((soft * np.float32(255.0)).astype(np.uint8))

@@ -130,9 +130,7 @@ def draw_person(
             fill_dot(canvas, point[:2], strokes.face, FACE_COLOUR)
 
 
-def draw_body(
-    canvas: np.ndarray, person: np.ndarray, half_width: float, radius: float, threshold: float = 0.0
-) -> None:
+def draw_body(canvas: np.ndarray, person: np.ndarray, half_width: float, radius: float, threshold: float = 0.0) -> None:
     """Draw one body (18,3) into `canvas` (H,W,3) uint8: limbs first, in colours times 0.6, then joints."""
     seen = present(person, threshold)
     for (start, end), colour in zip(BODY_LIMBS, BODY_COLOURS, strict=False):

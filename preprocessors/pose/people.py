@@ -75,9 +75,7 @@ def read_poses(data: Any, *, height: int | None = None, width: int | None = None
             raise PictureError(f"the pose is not valid JSON: {error}") from None
     frames = [data] if isinstance(data, Mapping) else data
     if not isinstance(frames, Sequence) or not all(isinstance(f, Mapping) and "people" in f for f in frames):
-        raise PictureError(
-            'a pose is a mapping with a list of "people", or a list of those; something else came'
-        )
+        raise PictureError('a pose is a mapping with a list of "people", or a list of those; something else came')
     return tuple(_read_frame(frame, height, width) for frame in frames)
 
 
@@ -89,10 +87,7 @@ def write_poses(poses: Sequence[Pose]) -> list[dict[str, Any]]:
 
     return [
         {
-            "people": [
-                {key: numbers(getattr(person, part)) for part, key in _PARTS.items()}
-                for person in pose.people
-            ],
+            "people": [{key: numbers(getattr(person, part)) for part, key in _PARTS.items()} for person in pose.people],
             "canvas_height": pose.height,
             "canvas_width": pose.width,
         }
@@ -132,9 +127,7 @@ def _read_frame(frame: Mapping[str, Any], height: int | None, width: int | None)
     height = frame.get("canvas_height", height)
     width = frame.get("canvas_width", width)
     if not height or not width:
-        raise PictureError(
-            "the pose names no canvas size: give height and width of the picture it was made for"
-        )
+        raise PictureError("the pose names no canvas size: give height and width of the picture it was made for")
     people = tuple(_read_person(person) for person in frame["people"])
     parts = [part for person in people for part in vars(person).values() if part is not None]
     seen = [part[part[:, 2] > 0, :2] for part in parts]

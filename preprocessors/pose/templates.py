@@ -43,9 +43,7 @@ def template(name: str) -> Person:
     return Person(np.concatenate([points, np.ones((18, 1))], axis=1))
 
 
-def template_pose(
-    name: str, height: int, width: int, *, box: tuple[float, float, float, float] | None = None
-) -> Pose:
+def template_pose(name: str, height: int, width: int, *, box: tuple[float, float, float, float] | None = None) -> Pose:
     """One person on a canvas, in a box (left, top, right, bottom) in pixels, by default all but a margin."""
     margin = 0.06 * min(height, width)
     inside = (margin, margin, width - margin, height - margin) if box is None else box

@@ -13,7 +13,13 @@ from comfyui_controlnet_core.preprocessors.normals import (
     normals_from_depth,
     normals_from_height,
 )
-from comfyui_controlnet_core.preprocessors.palettes import ade20k, class_numbers
+from comfyui_controlnet_core.preprocessors.palettes import (
+    ade20k,
+    hint_to_labels,
+    labels_to_hint,
+    palette,
+    panoptic_to_labels,
+)
 
 LEFT, RIGHT, UP, DOWN, FRONT = (-1, 0, 0), (1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1)
 
@@ -163,9 +169,7 @@ def test_stereo_finds_the_nearer_patch() -> None:
     left[20:60, 70:110] = right[20:60, 58:98]
     disparity = stereo_disparity(left, right, max_disparity=32)
     assert disparity[40, 90] == pytest.approx(12, abs=0.2) and disparity[5, 140] == pytest.approx(4, abs=0.2)
-    hint = preprocessors.process(
-        "depth_stereo", np.concatenate([left, right], axis=1)[None], max_disparity=32
-    )
+    hint = preprocessors.process("depth_stereo", np.concatenate([left, right], axis=1)[None], max_disparity=32)
     assert hint.shape == (1, 80, 160, 3) and hint[0, 40, 90, 0] > 0.9 > 0.5 > hint[0, 5, 140, 0]
 
 
@@ -189,7 +193,25 @@ def test_regions_take_the_names_in_order() -> None:
     for row, name in ((5, "sky"), (30, "building"), (55, "grass")):
         assert tuple(hint[0, row, 30]) == tuple(colours[names.index(name)])
     with pytest.raises(preprocessors.ParameterError, match="near it are"):
-        class_numbers("skyy")
+        palette("ade20k").numbers("skyy")
+
+
+def test_coco_has_things_then_stuff_and_colours_that_read_back() -> None:
+    coco = palette("coco")
+    assert len(coco.classes) == 133 and (coco.classes[0], coco.classes[80]) == ("person", "banner")
+    assert tuple(coco.colours[0]) == (220, 20, 60) and coco.numbers("cat, rug, 7") == [15, 132, 7]
+    labels = np.arange(133).reshape(7, 19)
+    assert np.array_equal(hint_to_labels(labels_to_hint(labels, "coco"), "coco"), labels)
+    ade = hint_to_labels(labels_to_hint(np.arange(150).reshape(10, 15)))
+    assert [n for n in range(150) if ade.ravel()[n] != n] == [48], "skyscraper reads back as road"
+    assert (hint_to_labels(np.full((2, 2, 3), 0.35)) == -1).all()
+    painted = np.rint(coco.colours[None].astype(np.float32)) / 255
+    assert np.allclose(preprocessors.process("segment_palette", painted[None], palette="coco")[0], painted)
+
+
+def test_panoptic_segments_of_one_class_share_its_colour() -> None:
+    labels = panoptic_to_labels(np.array([[1, 2], [3, 0]]), {1: 15, 2: 15, 3: 0})
+    assert labels.tolist() == [[15, 15], [0, -1]]
 
 
 def test_lines_are_white_on_black() -> None:

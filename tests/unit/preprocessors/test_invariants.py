@@ -75,9 +75,7 @@ def test_integers_read_like_floats(entry: Entry) -> None:
     as_bytes = np.rint(image * 255).astype(np.uint8)
     as_words = as_bytes.astype(np.uint16) * 257
     expected = run(entry, image)
-    if (
-        entry.takes == "values"
-    ):  # the values are measurements in their own unit; a range is measured, no scale
+    if entry.takes == "values":  # the values are measurements in their own unit; a range is measured, no scale
         options = {"relief": 0.5} if entry.name == "normal_depth" else {}
         assert np.allclose(run(entry, as_words, **options), expected, atol=1e-4)
     else:

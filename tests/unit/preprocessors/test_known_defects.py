@@ -99,10 +99,7 @@ def test_inpaint_marks_reach_the_net_unclamped() -> None:
 
 def test_hint_size_is_the_picture_s_unless_asked() -> None:
     image = make_pictures(1, 50, 74)
-    assert (
-        preprocessors.process("canny", image, resolution=64, resize="shortest", multiple=64).shape
-        == image.shape
-    )
+    assert preprocessors.process("canny", image, resolution=64, resize="shortest", multiple=64).shape == image.shape
     detected = preprocessors.process("canny", image, resolution=64, resize="shortest", output="detect_size")
     assert detected.shape == (1, 64, 95, 3)
 

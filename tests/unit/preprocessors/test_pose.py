@@ -16,9 +16,7 @@ from comfyui_controlnet_core.preprocessors.pose.skeleton import BODY_COLOURS, BO
 
 def person(rng: np.random.Generator, height: int, width: int, *, missing: float = 0.2) -> poses.Person:
     def points(count: int) -> np.ndarray:
-        found = np.column_stack(
-            [rng.uniform(3, width - 3, count), rng.uniform(3, height - 3, count), np.ones(count)]
-        )
+        found = np.column_stack([rng.uniform(3, width - 3, count), rng.uniform(3, height - 3, count), np.ones(count)])
         found[rng.random(count) < missing] = 0
         return found
 
@@ -81,10 +79,7 @@ def test_drawn_as_published_at_512(seed: int) -> None:
 def test_order_and_colours_of_the_keypoints() -> None:
     assert BODY_NAMES[:5] == ("nose", "neck", "right_shoulder", "right_elbow", "right_wrist")
     assert BODY_NAMES[14:] == ("right_eye", "left_eye", "right_ear", "left_ear")
-    named = {
-        (BODY_NAMES[a], BODY_NAMES[b]): colour
-        for (a, b), colour in zip(BODY_LIMBS, BODY_COLOURS, strict=False)
-    }
+    named = {(BODY_NAMES[a], BODY_NAMES[b]): colour for (a, b), colour in zip(BODY_LIMBS, BODY_COLOURS, strict=False)}
     assert named["neck", "right_shoulder"] == (255, 0, 0) and named["neck", "left_shoulder"] == (255, 85, 0)
     assert named["neck", "right_hip"] == (0, 255, 0) and named["neck", "nose"] == (0, 0, 255)
     for index, name in enumerate(BODY_NAMES):
@@ -115,9 +110,7 @@ def arm_thickness(pose: poses.Pose, size: int) -> int:
 @pytest.mark.parametrize("size", [64, 128, 200, 512, 768, 1024])
 def test_strokes_scale_with_the_picture(size: int) -> None:
     """A limb of half-width w covers 2 w + 1 pixels, the outline included."""
-    assert arm_thickness(poses.template_pose("t_pose", 512, 512), size) == pytest.approx(
-        8 * size / 512 + 1, abs=1
-    )
+    assert arm_thickness(poses.template_pose("t_pose", 512, 512), size) == pytest.approx(8 * size / 512 + 1, abs=1)
 
 
 def test_a_large_canvas_is_drawn_at_the_size_asked_for() -> None:

@@ -100,9 +100,7 @@ def test_lineart() -> None:
 
 def test_segments_are_those_of_opencv_on_gray() -> None:
     frame = photo()
-    expected = cv2.createLineSegmentDetector(cv2.LSD_REFINE_STD).detect(
-        cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-    )[0]
+    expected = cv2.createLineSegmentDetector(cv2.LSD_REFINE_STD).detect(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY))[0]
     assert np.array_equal(find_segments(frame, channels="gray"), expected.reshape(-1, 4))
 
 
@@ -127,9 +125,7 @@ def test_blur_recolor_luminance_and_thresholds() -> None:
 def test_color_grid() -> None:
     frame = photo(200, 260)
     cells = cv2.resize(frame, (260 // 64, 200 // 64), interpolation=cv2.INTER_CUBIC)
-    assert np.array_equal(
-        run("color_grid", frame), cv2.resize(cells, (260, 200), interpolation=cv2.INTER_NEAREST)
-    )
+    assert np.array_equal(run("color_grid", frame), cv2.resize(cells, (260, 200), interpolation=cv2.INTER_NEAREST))
 
 
 @pytest.mark.parametrize("seed", [0, 7])
@@ -160,7 +156,5 @@ def test_shuffle(seed: int) -> None:
 def test_pixel_perfect(size: tuple[int, int], target: tuple[int, int], fit: str, expected: int) -> None:
     assert pixel_perfect(*size, *target, fit=fit) == expected
     image = make_pictures(1, *size)
-    hint = preprocessors.process(
-        "canny", image, resize="pixel_perfect", target=target, fit=fit, output="detect_size"
-    )
+    hint = preprocessors.process("canny", image, resize="pixel_perfect", target=target, fit=fit, output="detect_size")
     assert min(hint.shape[1:3]) == expected

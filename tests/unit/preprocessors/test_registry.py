@@ -78,10 +78,7 @@ def test_importing_and_listing_loads_no_heavy_library() -> None:
         "heavy = {'numpy', 'torch', 'cv2', 'scipy', 'transformers'} & set(sys.modules)\n"
         "print(time.perf_counter() - start, sorted(heavy))"
     )
-    runs = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        for _ in range(3)
-    ]
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
     seconds = min(float(run.stdout.split()[0]) for run in runs)
     assert all(run.stdout.split(maxsplit=1)[1].strip() == "[]" for run in runs)
     assert seconds < 0.05
