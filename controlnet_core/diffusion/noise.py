@@ -7,7 +7,7 @@ Initial noise is drawn on the CPU in float32 from a generator of its own: the nu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 
@@ -115,7 +115,11 @@ def _brownian_path(
     tree = BrownianTree(start, torch.zeros(x.shape, dtype=x.dtype), end, entropy=seed % _SEEDS)
     # The tree resolves sigma to six decimals and warns of queries beyond its rounded ends.
     first, last = round(float(start), 6), round(float(end), 6)
-    return lambda low, high: tree(min(max(low, first), last), min(max(high, first), last))
+
+    def between(low: float, high: float) -> torch.Tensor:
+        return cast(torch.Tensor, tree(min(max(low, first), last), min(max(high, first), last)))
+
+    return between
 
 
 def _generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
