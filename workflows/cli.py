@@ -27,12 +27,11 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "validate": (".commands.validate", "say what keeps a workflow from running, without running it"),
         "inspect": (".commands.inspect", "say what a model, workflow or picture file is"),
         "nodes": (".commands.nodes", "list the nodes, or describe one"),
+        "preprocess": (".commands.preprocess", "make hints from pictures, folders and frames"),
         "doctor": (".commands.doctor", "check versions, device, folders and built-in files"),
     }
 )
-_EPILOG = (
-    "exit codes: 0 done, 2 bad usage or workflow, 3 missing or unfit file, 4 out of memory, 130 interrupted"
-)
+_EPILOG = "exit codes: 0 done, 2 bad usage or workflow, 3 missing or unfit file, 4 out of memory, 130 interrupted"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -80,9 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except Exception as error:
             if pressed:  # Ctrl-C inside an import can come out as another error
                 return _report(Interrupted("interrupted"), arguments)
-            return _report(
-                CoreError(f"unexpected {type(error).__name__}: {error} (--debug shows where)"), arguments
-            )
+            return _report(CoreError(f"unexpected {type(error).__name__}: {error} (--debug shows where)"), arguments)
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -1,0 +1,134 @@
+"""`controlnet preprocess`: order, count, resuming, and errors in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from comfyui_controlnet_core import preprocessors
+from comfyui_controlnet_core.preprocessors import pose as poses
+from comfyui_controlnet_core.workflows.cli import main
+from PIL import Image
+
+from .conftest import make_pictures
+
+
+@pytest.fixture
+def frames(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for index, frame in enumerate(np.rint(make_pictures(12, 24, 32) * 255).astype(np.uint8)):
+        Image.fromarray(frame).save(folder / f"frame{index}.png")
+    return folder
+
+
+def preprocess(*words: object) -> int:
+    return main(["preprocess", *map(str, words)])
+
+
+def test_every_frame_gets_the_hint_of_its_name(frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "out"
+    assert preprocess("canny", frames, "--output", out, "--chunk", 5, "--set", "low=50", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["made"], report["kept"]) == (12, 0)
+    assert [Path(name).name for name in report["outputs"]] == [f"frame{index}.png" for index in range(12)]
+    for index in range(12):
+        source = np.asarray(Image.open(frames / f"frame{index}.png"))
+        assert np.array_equal(np.asarray(Image.open(out / f"frame{index}.png"))[..., 0], cv2.Canny(source, 50, 200))
+
+
+def test_a_second_run_makes_only_what_is_missing_or_changed(
+    frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "out"
+
+    def made(*words: object) -> int:
+        assert preprocess("canny", frames, "--output", out, "--json", *words) == 0
+        return json.loads(capsys.readouterr().out)["made"]
+
+    assert made() == 12 and made() == 0
+    (out / "frame3.png").unlink()
+    (out / "frame4.png").write_bytes(b"half a file")
+    assert made() == 2
+    assert made("--set", "high=150") == 12
+    assert made("--set", "high=150", "--overwrite") == 12
+    assert not list(out.glob(".*"))
+
+
+def test_pictures_of_several_kinds_and_sizes(tmp_path: Path) -> None:
+    picture = np.rint(make_pictures(1, 40, 30)[0] * 255).astype(np.uint8)
+    Image.fromarray(picture).save(tmp_path / "a.jpg")
+    Image.fromarray(picture[..., 0]).save(tmp_path / "b.png")
+    cv2.imwrite(str(tmp_path / "c.png"), picture.astype(np.uint16) * 257)
+    np.save(tmp_path / "d.npy", picture.astype(np.float32)[:20] / 255)
+    turned = Image.fromarray(picture)
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "e.jpg", exif=exif)
+    names = [tmp_path / name for name in ("a.jpg", "b.png", "c.png", "d.npy", "e.jpg")]
+    assert preprocess("luminance", *names, "--output", tmp_path / "out") == 0
+    sizes = [Image.open(tmp_path / "out" / f"{letter}.png").size for letter in "abcde"]
+    assert sizes == [(30, 40), (30, 40), (30, 40), (30, 20), (40, 30)]
+    gray = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "c.png"))[..., 0], gray)
+
+
+def test_one_range_over_all_frames(tmp_path: Path) -> None:
+    for index, far in enumerate((10, 20)):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), np.array([[1000, far * 1000]] * 2, np.uint16))
+    out = tmp_path / "out"
+    assert preprocess("depth_map", tmp_path, "--output", out, "--normalize", "batch", "--chunk", 1) == 0
+    values = [np.asarray(Image.open(out / f"{index}.png"))[0, 1, 0] for index in range(2)]
+    assert values == [round(255 * 10 / 19), 0]
+
+
+def test_poses_from_json(tmp_path: Path) -> None:
+    pose = poses.template_pose("waving", 96, 64)
+    (tmp_path / "p.json").write_text(json.dumps(poses.write_poses([pose, pose])), "utf-8")
+    assert preprocess("pose", tmp_path / "p.json", "--output", tmp_path, "--resolution", 128) == 0
+    hint = np.asarray(Image.open(tmp_path / "p_00001.png"))
+    assert np.array_equal(hint, np.rint(poses.render([pose], height=192, width=128)[0] * 255))
+
+
+def test_listing(capsys: pytest.CaptureFixture) -> None:
+    assert preprocess("--list") == 0
+    listed = {line.split()[0] for line in capsys.readouterr().out.splitlines()}
+    assert listed == {"pose", *preprocessors.names()}
+    assert preprocess("canny", "--list") == 0
+    assert "low=100.0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["cany", "x.png"], 2, "did you mean canny"),
+        (["canny"], 2, "no input"),
+        (["canny", "absent.png"], 3, "no file or folder"),
+        (["canny", "broken.png"], 3, "cannot be read"),
+        (["canny", "good.png", "--set", "low=-3"], 2, "low="),
+        (["canny", "good.png", "--set", "low"], 2, "NAME=VALUE"),
+        (["inpaint", "good.png", "--mask", "good.png"], 2, "below 0"),
+        (["canny", "good.png", "--output", "."], 2, "overwritten"),
+        (["canny", "good.png", "sub/good.png"], 2, "both be written"),
+        (["pose", "broken.png"], 2, "JSON"),
+    ],
+)
+def test_errors_are_one_line(
+    words: list[str],
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    for name in ("good.png", "sub/good.png"):
+        Image.fromarray(np.full((8, 8, 3), 200, np.uint8)).save(tmp_path / name)
+    (tmp_path / "broken.png").write_text("not a picture")
+    assert preprocess(*words) == code
+    text = capsys.readouterr().err.strip()
+    assert message in text and len(text.splitlines()) == 1

@@ -1,0 +1,332 @@
+"""`controlnet preprocess KIND IN... --output DIR`: hints for pictures, folders of pictures, and frames.
+
+Each input becomes one PNG of the same name, in order, so that the count of frames is kept. A hint that is
+there already, made by the same settings from a file that is no newer, is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...controlnet_core.errors import CoreError, MissingFileError, ValueRangeError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ...preprocessors.registry import Entry
+
+PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".npy"})
+POSE = "pose"
+_DEEP = frozenset({".png", ".tif", ".tiff"})  # may hold 16 bits or floats, which Pillow would cut down
+_NOTE = "controlnet-preprocess"
+
+
+class _PreprocessError(CoreError):
+    """An error of the preprocessors, with its exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True)
+class Job:
+    """One hint to make: where from, where to."""
+
+    source: Path
+    target: Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is done to every picture; `note` is written into the hints, so that a later run recognises them."""
+
+    kind: str
+    options: dict[str, Any]
+    parameters: dict[str, Any]
+    chunk: int
+
+    @property
+    def note(self) -> str:
+        return json.dumps([self.kind, self.options, self.parameters], sort_keys=True, default=str)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `preprocess`."""
+    parser.add_argument("kind", metavar="KIND", nargs="?", help="canny, lines, soft_edge, ...; --list shows all")
+    parser.add_argument("inputs", metavar="IN", nargs="*", help="pictures, or folders of them (for pose: JSON files)")
+    parser.add_argument("--output", metavar="DIR", default="output", help="where the hints go (default: ./output)")
+    parser.add_argument("--list", action="store_true", help="list the kinds, or with KIND its parameters")
+    parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="a parameter of the kind")
+    parser.add_argument("--resolution", type=int, default=0, help="shortest side for the detection (default: as it is)")
+    parser.add_argument("--multiple", type=int, default=1, help="pad the sides to a multiple of this (default: 1)")
+    parser.add_argument("--size", choices=("input_size", "detect_size"), default="input_size", help="size of the hints")
+    parser.add_argument("--mask", metavar="FILE", help="a mask, white where the hint applies")
+    parser.add_argument(
+        "--normalize", choices=("frame", "batch", "fixed"), default="frame", help="range over each frame, or over all"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random kinds (default: 0)")
+    parser.add_argument("--chunk", type=int, default=16, help="pictures in memory at a time (default: 16)")
+    parser.add_argument("--overwrite", action="store_true", help="make all hints again, also those that are there")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 when every input has its hint."""
+    from ...preprocessors.errors import PreprocessorError
+
+    try:
+        if args.list or args.kind is None:
+            print("\n".join(_listing(args.kind)))
+            return 0 if args.list else 2
+        settings = _settings(args)
+        jobs = plan(args.inputs, Path(args.output), frozenset({".json"}) if args.kind == POSE else PICTURES)
+        waiting = [job for job in jobs if args.overwrite or not is_made(job, settings.note)]
+        made = _make_all(waiting, settings, args)
+    except PreprocessorError as error:
+        raise _PreprocessError(str(error), error.exit_code) from error
+    _report(args, jobs, made)
+    return 0
+
+
+def plan(inputs: Sequence[str], output: Path, suffixes: frozenset[str]) -> list[Job]:
+    """One job per picture, in order; folders are read in the order of the numbers in the names.
+
+    Raises MissingFileError where there is nothing to read, ValueRangeError where two inputs would write
+    the same file.
+    """
+    if not inputs:
+        raise ValueRangeError("no input was given: name pictures, or folders of them")
+    jobs: list[Job] = []
+    for name in inputs:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            found = sorted((f for f in path.rglob("*") if f.suffix.lower() in suffixes), key=_natural)
+            if not found:
+                raise MissingFileError(f"{path} holds no file of type {', '.join(sorted(suffixes))}", path)
+            jobs += [Job(file, output / file.relative_to(path).with_suffix(".png")) for file in found]
+        elif path.is_file():
+            jobs.append(Job(path, output / f"{path.stem}.png"))
+        else:
+            raise MissingFileError(f"there is no file or folder {path}: check the path", path)
+    targets: dict[Path, Path] = {}
+    for job in jobs:
+        if job.target in targets:
+            raise ValueRangeError(
+                f"{targets[job.target]} and {job.source} would both be written to {job.target}: rename one"
+            )
+        if job.target.exists() and job.target.samefile(job.source):
+            raise ValueRangeError(f"{job.source} would be overwritten by its own hint: choose another --output")
+        targets[job.target] = job.source
+    return jobs
+
+
+def is_made(job: Job, note: str) -> bool:
+    """True if the hint is there, no older than its source, and made with the settings of `note`."""
+    from PIL import Image, UnidentifiedImageError
+
+    if not job.target.is_file() or job.target.stat().st_mtime < job.source.stat().st_mtime:
+        return False
+    try:
+        with Image.open(job.target) as picture:
+            return picture.info.get(_NOTE) == note
+    except (OSError, UnidentifiedImageError):
+        return False
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """A file -> (H,W,C): bytes, 16-bit words or floats as stored; photos are turned as their camera says.
+
+    Raises MissingFileError if it is no readable picture.
+    """
+    import numpy as np
+
+    try:
+        if path.suffix.lower() == ".npy":
+            picture = np.load(path, allow_pickle=False)
+        elif path.suffix.lower() in _DEEP:
+            picture = _read_deep(path)
+        else:
+            from PIL import Image, ImageOps
+
+            with Image.open(path) as opened:
+                turned = ImageOps.exif_transpose(opened)
+                picture = np.asarray(turned.convert("RGBA" if turned.has_transparency_data else "RGB"))
+    except (OSError, ValueError) as error:
+        raise MissingFileError(f"{path} cannot be read as a picture: {error}", path) from error
+    return picture[..., None] if picture.ndim == 2 else picture
+
+
+def _read_deep(path: Path) -> np.ndarray:
+    import cv2
+    import numpy as np
+
+    picture = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if picture is None:
+        raise ValueError("it is damaged, or of a type that is not known")
+    if picture.ndim == 2:
+        return picture
+    return cv2.cvtColor(picture, cv2.COLOR_BGRA2RGBA if picture.shape[-1] == 4 else cv2.COLOR_BGR2RGB)
+
+
+def write_hint(hint: np.ndarray, path: Path, note: str) -> None:
+    """(H,W,3) 0..1 -> PNG, first under another name, so that no half-written file is left behind."""
+    import numpy as np
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text(_NOTE, note)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        Image.fromarray(np.rint(hint * 255).astype(np.uint8)).save(part, format="PNG", pnginfo=info)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _make_all(jobs: Sequence[Job], settings: Settings, args: argparse.Namespace) -> int:
+    """Make the hints in chunks of equal size and order; the number made."""
+    from tqdm import tqdm
+
+    if settings.kind == POSE:
+        return _draw_poses(jobs, settings)
+    from ...preprocessors import registry
+
+    entry = registry.get(settings.kind)
+    mask = None if args.mask is None else read_picture(Path(args.mask))[..., 0]
+    whole = entry.scope == "batch" and settings.options["normalize"] == "batch"
+    with tqdm(total=len(jobs), unit="picture", disable=None) as bar:
+        for chunk, pictures in _chunks(jobs, len(jobs) if whole else settings.chunk, whole):
+            hints = _hints(entry, pictures, mask, settings)
+            for job, hint in zip(chunk, hints, strict=True):
+                write_hint(hint, job.target, settings.note)
+                bar.update()
+    return len(jobs)
+
+
+def _hints(entry: Entry, pictures: np.ndarray, mask: np.ndarray | None, settings: Settings) -> np.ndarray:
+    hints = entry.process(pictures, mask=mask, **settings.options, **settings.parameters)
+    if hints.min() < 0:
+        raise ValueRangeError(
+            f"{entry.name} marks pixels by values below 0, which a PNG cannot hold: use the node, or "
+            "--set masked_value=0"
+        )
+    return hints
+
+
+def _chunks(jobs: Sequence[Job], size: int, whole: bool) -> Iterator[tuple[list[Job], np.ndarray]]:
+    """Up to `size` pictures of one shape and type at a time, in order."""
+    import numpy as np
+
+    group: list[Job] = []
+    pictures: list[np.ndarray] = []
+    for job in jobs:
+        picture = read_picture(job.source)
+        same = not pictures or (picture.shape, picture.dtype) == (pictures[0].shape, pictures[0].dtype)
+        if whole and not same:
+            raise ValueRangeError(
+                f"{job.source} is {picture.shape} and the frames before it are {pictures[0].shape}: one range "
+                "over all frames needs frames of one size; choose --normalize frame"
+            )
+        if pictures and (not same or len(pictures) == size):
+            yield group, np.stack(pictures)
+            group, pictures = [], []
+        group.append(job)
+        pictures.append(picture)
+    if pictures:
+        yield group, np.stack(pictures)
+
+
+def _draw_poses(jobs: Sequence[Job], settings: Settings) -> int:
+    """OpenPose JSON -> drawn poses; a file of several frames gives numbered pictures."""
+    from ...preprocessors.pose import read_poses, render
+
+    side = settings.options["resolution"]
+    made = 0
+    for job in jobs:
+        frames = read_poses(job.source.read_text("utf-8"))
+        for index, pose in enumerate(frames):
+            scale = side / min(pose.height, pose.width) if side else 1.0
+            size = {"height": round(pose.height * scale), "width": round(pose.width * scale)}
+            name = job.target if len(frames) == 1 else job.target.with_stem(f"{job.target.stem}_{index:05d}")
+            write_hint(render([pose], **size)[0], name, settings.note)
+            made += 1
+    return made
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    """The parsed arguments, checked against what the kind declares."""
+    if args.chunk < 1:
+        raise ValueRangeError(f"--chunk {args.chunk}: choose 1 or more")
+    parameters = dict(_assignment(text) for text in args.set)
+    if args.kind == POSE:
+        if parameters:
+            raise ValueRangeError(f"pose has no parameters, got {', '.join(parameters)}")
+    else:
+        from ...preprocessors import registry
+
+        entry = registry.get(args.kind)
+        parameters = entry.values(_typed(entry, parameters))
+    options = {
+        "resolution": args.resolution,
+        "resize": "shortest" if args.resolution else "input",
+        "multiple": args.multiple,
+        "output": args.size,
+        "normalize": args.normalize,
+        "seed": args.seed,
+    }
+    return Settings(args.kind, options, parameters, args.chunk)
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueRangeError(f"--set {text}: expected NAME=VALUE")
+    return name.strip(), value.strip()
+
+
+def _typed(entry: Entry, texts: dict[str, str]) -> dict[str, Any]:
+    """Words for true and false as such; numbers are read by the parameters themselves."""
+    words = {"true": True, "false": False, "yes": True, "no": False, "on": True, "off": False}
+    switches = {parameter.name for parameter in entry.parameters if parameter.kind == "bool"}
+    return {name: words.get(text.lower(), text) if name in switches else text for name, text in texts.items()}
+
+
+def _listing(kind: str | None) -> Iterator[str]:
+    """All kinds with their summaries, or one with its parameters."""
+    from ...preprocessors import registry
+    from ...preprocessors.catalog import ENTRIES
+
+    if kind is None:
+        yield f"{POSE:<20} Poses drawn from OpenPose JSON, with hands and faces."
+        yield from (f"{entry.name:<20} {entry.summary}" for entry in ENTRIES)
+    elif kind == POSE:
+        yield "pose: poses drawn from OpenPose JSON, with hands and faces; no parameters"
+    else:
+        entry = registry.get(kind)
+        yield f"{entry.name}: {entry.summary} ({entry.nature}, {entry.polarity})"
+        for parameter in entry.parameters:
+            yield f"  {parameter.name}={parameter.default}  {parameter.help} [{parameter.range_text}]"
+
+
+def _report(args: argparse.Namespace, jobs: Sequence[Job], made: int) -> None:
+    kept = len(jobs) - made if args.kind != POSE else 0
+    if args.json:
+        outputs = [str(job.target) for job in jobs]
+        print(json.dumps({"ok": True, "made": made, "kept": kept, "outputs": outputs}))
+    else:
+        print(f"{made} made, {kept} there already, in {args.output}")
+
+
+def _natural(path: Path) -> list[tuple[int, int, str]]:
+    """Sort key by which frame 10 comes after frame 9."""
+    words = re.split(r"(\d+)", str(path).lower())
+    return [(1, int(word), "") if word.isdigit() else (0, 0, word) for word in words]
