@@ -234,9 +234,7 @@ def _config(header: Header, identity: Identity, layout: Layout, family: Family |
     return _text_config(shapes, layout, entries)
 
 
-def checkpoint_config(
-    header: Header, identity: Identity, layout: Layout, family: Family | None
-) -> ModelConfig:
+def checkpoint_config(header: Header, identity: Identity, layout: Layout, family: Family | None) -> ModelConfig:
     """Config of a whole model; parts that the file lacks are taken to be the usual ones."""
     configs = header.configs
     shapes = header.shapes

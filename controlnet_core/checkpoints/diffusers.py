@@ -117,10 +117,7 @@ def controlnet_rules(config: UNetConfig, hint_layers: int = 8) -> tuple[Rule, ..
     return (
         *encoder_rules(config),
         Rule("controlnet_cond_embedding.conv_in.{p}", "hint.convs.0.{p}"),
-        *(
-            Rule(f"controlnet_cond_embedding.blocks.{i - 1}.{{p}}", f"hint.convs.{i}.{{p}}")
-            for i in range(1, last)
-        ),
+        *(Rule(f"controlnet_cond_embedding.blocks.{i - 1}.{{p}}", f"hint.convs.{i}.{{p}}") for i in range(1, last)),
         Rule("controlnet_cond_embedding.conv_out.{p}", f"hint.convs.{last}.{{p}}"),
         Rule("controlnet_down_blocks.{n}.{p}", "zero_convs.{n}.conv.{p}"),
         Rule("controlnet_mid_block.{p}", "zero_conv_middle.conv.{p}"),

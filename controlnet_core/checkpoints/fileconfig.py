@@ -61,9 +61,7 @@ def refine_unet(config: UNetConfig, entries: Mapping[str, Any]) -> UNetConfig:
     per level; models whose heads are equally wide everywhere are told by their width.
     """
     if entries.get("norm_num_groups", GROUPS) != GROUPS:
-        raise CheckpointError(
-            f"its normalisations have {entries['norm_num_groups']} groups, expected {GROUPS}"
-        )
+        raise CheckpointError(f"its normalisations have {entries['norm_num_groups']} groups, expected {GROUPS}")
     heads = entries.get("num_attention_heads") or entries.get("attention_head_dim")
     if isinstance(heads, int):
         return replace(config, num_heads=heads, head_dim=None)

@@ -113,19 +113,18 @@ def sniff(path: Path) -> Literal["safetensors", "pickle"]:
         head = file.read(64)
     if not size:
         raise CheckpointError(f"{path.name} is empty (0 bytes): download or copy it again", path)
+    # First of all: the header's length may begin with the bytes of a pickle.
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER:
+        return "safetensors"
     if head[:4] == b"PK\x03\x04":
         return "pickle"
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "pickle"
-    if len(head) >= 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER:
-        return "safetensors"
     for start, what in NOT_WEIGHTS:
         if head.lower().startswith(start.lower()):
             raise CheckpointError(f"{path.name} is no model: it is {what}", path)
     if not head.strip(b"\0"):
-        raise CheckpointError(
-            f"{path.name} holds only zeros: a download that stopped; download it again", path
-        )
+        raise CheckpointError(f"{path.name} holds only zeros: a download that stopped; download it again", path)
     raise CheckpointError(
         f"{path.name} is no model: it begins with {head[:8]!r}, and neither as a safetensors file nor as a "
         "PyTorch file (.pth, .ckpt, .bin); or it is damaged: download it again",
@@ -144,9 +143,7 @@ def _read_safetensors_header(path: Path) -> Header:
         length = int.from_bytes(file.read(8), "little")
         raw = file.read(length)
     if len(raw) < length:
-        raise damaged(
-            path, f"its header should be {length:,} bytes long and the file ends after {len(raw):,}"
-        )
+        raise damaged(path, f"its header should be {length:,} bytes long and the file ends after {len(raw):,}")
     try:
         entries = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -182,9 +179,7 @@ def _tensor_info(path: Path, name: str, entry: object) -> tuple[TensorInfo, int]
             path,
         )
     if not sound or end - begin != math.prod(shape) * dtype.itemsize:
-        raise damaged(
-            path, f"{name!r} is {dtype_name} {list(shape)} and does not fill bytes {begin} to {end}"
-        )
+        raise damaged(path, f"{name!r} is {dtype_name} {list(shape)} and does not fill bytes {begin} to {end}")
     return TensorInfo(shape, dtype, path, name), end
 
 

@@ -37,9 +37,7 @@ def read_folder(path: Path) -> Header:
             "file, or a folder in the diffusers layout",
             path,
         )
-    tensors = {
-        prefix + key: info for prefix, folder in parts for key, info in _component_tensors(folder).items()
-    }
+    tensors = {prefix + key: info for prefix, folder in parts for key, info in _component_tensors(folder).items()}
     if not tensors:
         raise CheckpointError(f"{path.name} is a diffusers folder without weights: download it again", path)
     size = sum(file.stat().st_size for file in {info.file for info in tensors.values()})
@@ -83,16 +81,12 @@ def _sharded(folder: Path, index: Path) -> Iterator[tuple[str, TensorInfo]]:
     shards: dict[str, Header] = {}
     for key, name in places.items():
         if Path(str(name)).name != name:
-            raise CheckpointError(
-                f"{index} points to {name!r}, outside of its folder: it was not read", index
-            )
+            raise CheckpointError(f"{index} points to {name!r}, outside of its folder: it was not read", index)
         if not (folder / name).is_file():
             raise CheckpointError(f"{index} names {name}, which is not there: download it again", index)
         if name not in shards:
             shards[name] = read_file_header(folder / name)
         info = shards[name].tensors.get(key)
         if info is None:
-            raise CheckpointError(
-                f"{index} looks for {key} in {name}, where it is not: download it again", index
-            )
+            raise CheckpointError(f"{index} looks for {key} in {name}, where it is not: download it again", index)
         yield key, replace(info, name=key)

@@ -32,9 +32,7 @@ Pairs = tuple[tuple[str, str], ...]
 """Names of a module's parts: (theirs, ours)."""
 
 
-def nest(
-    theirs: str, ours: str, pairs: Pairs, *, linear: bool = False, alias: bool = False
-) -> tuple[Rule, ...]:
+def nest(theirs: str, ours: str, pairs: Pairs, *, linear: bool = False, alias: bool = False) -> tuple[Rule, ...]:
     """Rules for the weights and biases of parts that lie under one name on each side."""
     return tuple(Rule(f"{theirs}.{a}.{{p}}", f"{ours}.{b}.{{p}}", linear, alias) for a, b in pairs)
 
@@ -98,9 +96,7 @@ def _variables(pattern: str) -> list[str]:
 
 def _fill(source: str, target: str, captured: list[str]) -> str:
     values = dict(zip(_variables(source), captured, strict=True))
-    return ".".join(
-        values[segment[1:-1]] if segment.startswith("{") else segment for segment in target.split(".")
-    )
+    return ".".join(values[segment[1:-1]] if segment.startswith("{") else segment for segment in target.split("."))
 
 
 @dataclass(frozen=True)

@@ -165,11 +165,7 @@ def vae_rules(levels: int) -> tuple[Rule, ...]:
         Rule("post_quant_conv.{p}", "post_quant_conv.{p}"),
         *(rule for side in sides for rule in nest(side, side, VAE_ENDS)),
         *(rule for side in sides for rule in nest(f"{side}.mid.block_1", f"{side}.middle.res1", VAE_RES)),
-        *(
-            rule
-            for side in sides
-            for rule in nest(f"{side}.mid.attn_1", f"{side}.middle.attn", VAE_ATTENTION)
-        ),
+        *(rule for side in sides for rule in nest(f"{side}.mid.attn_1", f"{side}.middle.attn", VAE_ATTENTION)),
         *(rule for side in sides for rule in nest(f"{side}.mid.block_2", f"{side}.middle.res2", VAE_RES)),
         *nest("encoder.down.{i}.block.{j}", "encoder.levels.{i}.res.{j}", VAE_RES),
         Rule("encoder.down.{i}.downsample.conv.{p}", "encoder.levels.{i}.down.conv.{p}"),

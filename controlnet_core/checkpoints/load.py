@@ -61,9 +61,7 @@ class Checkpoint:
     def text_encoder(self, tokenizer: ClipTokenizer | None = None) -> TextEncoder:
         """The text model with its tokenizer. Raises CheckpointError where the file has no text model."""
         if self.text_model is None:
-            raise CheckpointError(
-                f"the {self.config.name} checkpoint has no text encoder: load one from another file"
-            )
+            raise CheckpointError(f"the {self.config.name} checkpoint has no text encoder: load one from another file")
         ids = self.extras.get(VOCAB_MAP)
         vocab = None if ids is None else VocabMap.from_tensor(ids)
         return TextEncoder(self.text_model, tokenizer or ClipTokenizer.load(), self.config.text, vocab)
@@ -125,9 +123,7 @@ def load_vae(
     return _load_part(header, identity, "vae.", AutoencoderKL, dtype, device)
 
 
-def load_unet(
-    path: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
-) -> UNet:
+def load_unet(path: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> UNet:
     """Load a UNet, from a file of its own or out of a checkpoint."""
     header, identity = open_as(path, "unet", "checkpoint")
     return _load_part(header, identity, "unet.", UNet, dtype, device)
@@ -257,9 +253,7 @@ def part_plan(header: Header, identity: Identity, prefix: str) -> Plan:
     else:
         assert isinstance(config, TextConfig)
         module, rules = on_meta(ClipTextModel, config, header), layout.text_rules()
-    return Plan(
-        header, identity, KeyMap(prefixed(rules, identity.prefix, prefix)), {prefix: module}, layout.drop
-    )
+    return Plan(header, identity, KeyMap(prefixed(rules, identity.prefix, prefix)), {prefix: module}, layout.drop)
 
 
 # ------------------------------------------------------------------------------------------- checking
@@ -285,9 +279,7 @@ def check(plan: Plan) -> dict[str, str]:
     renamed = plan.keymap.rename(keys)
     expected = expected_shapes(plan.modules)
     pairs = dict(renamed.pairs)
-    known = {
-        theirs: ours for theirs, ours in pairs.items() if ours in expected or ours.startswith(EXTRA_PREFIX)
-    }
+    known = {theirs: ours for theirs, ours in pairs.items() if ours in expected or ours.startswith(EXTRA_PREFIX)}
     missing = sorted(expected.keys() - known.values())
     leftover = [*renamed.unknown, *(key for key in pairs if key not in known)]
     wrong = [
@@ -330,9 +322,7 @@ def same_matrix(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
 def fill(plan: Plan, dtype: torch.dtype | None, device: str | torch.device) -> dict[str, Tensor]:
     """Give the modules of a plan their weights; returns the extras. Modules end in eval mode, frozen."""
     if dtype is not None and dtype not in MODEL_DTYPES:
-        raise ValueRangeError(
-            f"dtype is {dtype}, expected one of {', '.join(str(choice) for choice in MODEL_DTYPES)}"
-        )
+        raise ValueRangeError(f"dtype is {dtype}, expected one of {', '.join(str(choice) for choice in MODEL_DTYPES)}")
     names = check(plan)
     tensors = read_tensors(plan.header, names)
     ours = {names[key]: tensors.pop(key) for key in names}
@@ -350,11 +340,7 @@ def fill(plan: Plan, dtype: torch.dtype | None, device: str | torch.device) -> d
 
 
 def _infos(plan: Plan, names: Mapping[str, str]) -> list[tuple[str, TensorInfo]]:
-    return [
-        (ours, plan.header.tensors[theirs])
-        for theirs, ours in names.items()
-        if not ours.startswith(EXTRA_PREFIX)
-    ]
+    return [(ours, plan.header.tensors[theirs]) for theirs, ours in names.items() if not ours.startswith(EXTRA_PREFIX)]
 
 
 def stored_dtype(header: Header, infos: Iterable[TensorInfo]) -> torch.dtype:

@@ -102,18 +102,14 @@ def _renamed(module: nn.Module, keymap: KeyMap, prefix: str = "") -> Iterator[tu
     for name, tensor in module.state_dict().items():
         key = keymap.to_theirs(prefix + name)
         if key is None:
-            raise CheckpointError(
-                f"the layout has no name for the weight {prefix}{name}: save in layout 'core'"
-            )
+            raise CheckpointError(f"the layout has no name for the weight {prefix}{name}: save in layout 'core'")
         yield key, tensor.flatten(1) if tensor.ndim > 2 and keymap.is_linear(prefix + name) else tensor
 
 
 def _dtypes(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, torch.dtype]:
     """The type to write each weight in."""
     if dtype is not None and dtype not in SAVED_DTYPES:
-        raise ValueRangeError(
-            f"dtype is {dtype}, expected one of {', '.join(str(choice) for choice in SAVED_DTYPES)}"
-        )
+        raise ValueRangeError(f"dtype is {dtype}, expected one of {', '.join(str(choice) for choice in SAVED_DTYPES)}")
     return {key: dtype or tensor.dtype for key, tensor in tensors.items()}
 
 

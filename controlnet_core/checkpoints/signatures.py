@@ -125,9 +125,7 @@ SIGNATURES: tuple[Signature, ...] = (
         ("^task_embedding$", "^transformer_layes.", "^input_hint_block.0.weight$"),
         prefixes=CONTROL,
     ),
-    Signature(
-        "controlnet-union", "ControlNet Union", "diffusers", ("^task_embedding$", "^transformer_layes.")
-    ),
+    Signature("controlnet-union", "ControlNet Union", "diffusers", ("^task_embedding$", "^transformer_layes.")),
     Signature(
         "controlnet-difference",
         "ControlNet difference file",
@@ -207,13 +205,9 @@ SIGNATURES: tuple[Signature, ...] = (
         folder="animatediff_models",
     ),
     Signature("gligen", "GLIGEN", "original", ("^position_net.", ".fuser."), folder="gligen"),
-    Signature(
-        "textual-inversion", "textual inversion", "original", ("^string_to_param.",), folder="embeddings"
-    ),
+    Signature("textual-inversion", "textual inversion", "original", ("^string_to_param.",), folder="embeddings"),
     Signature("textual-inversion", "textual inversion", "original", ("^emb_params$",), folder="embeddings"),
-    Signature(
-        "textual-inversion", "textual inversion", "sdxl", ("^clip_l$", "^clip_g$"), folder="embeddings"
-    ),
+    Signature("textual-inversion", "textual inversion", "sdxl", ("^clip_l$", "^clip_g$"), folder="embeddings"),
     # Bases of other architectures, before the checkpoints that they look like.
     Signature(
         "flux",
@@ -285,15 +279,14 @@ SIGNATURES: tuple[Signature, ...] = (
         supported=True,
         folder="vae",
     ),
-    Signature(
-        "taesd", "tiny autoencoder (TAESD)", "original", ("^1.weight$", "^3.conv.4."), folder="vae_approx"
-    ),
+    Signature("taesd", "tiny autoencoder (TAESD)", "original", ("^1.weight$", "^3.conv.4."), folder="vae_approx"),
     Signature("clip-vision", "CLIP image encoder", "transformers", ("^vision_model.",), folder="clip_vision"),
     Signature(
         "text-encoder",
         "CLIP text encoder",
         "transformers",
         ("^text_model.encoder.layers.0.layer_norm1.weight$",),
+        supported=True,
         folder="text_encoders",
     ),
     Signature(
@@ -301,6 +294,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "CLIP text encoder",
         "transformers",
         ("^encoder.layers.0.layer_norm1.weight$", "^embeddings.token_embedding.weight$"),
+        supported=True,
         folder="text_encoders",
     ),
     Signature(
@@ -325,9 +319,7 @@ SIGNATURES: tuple[Signature, ...] = (
         ("^model.1.sub.0.RDB1.conv1.0.weight$",),
         folder="upscale_models",
     ),
-    Signature(
-        "upscaler", "upscaler (ESRGAN)", "original", ("^body.0.rdb1.conv1.weight$",), folder="upscale_models"
-    ),
+    Signature("upscaler", "upscaler (ESRGAN)", "original", ("^body.0.rdb1.conv1.weight$",), folder="upscale_models"),
 )
 
 DETAILS: tuple[Detail, ...] = (
@@ -336,9 +328,7 @@ DETAILS: tuple[Detail, ...] = (
         "^input_hint_block.0.weight$",
         "{1} hint channels",
     ),
-    Detail(
-        ("controlnet", "controlnet-union"), "^controlnet_cond_embedding.conv_in.weight$", "{1} hint channels"
-    ),
+    Detail(("controlnet", "controlnet-union"), "^controlnet_cond_embedding.conv_in.weight$", "{1} hint channels"),
     Detail(("controlnet",), "^hint.convs.0.weight$", "{1} hint channels"),
     # SDXL's reduced ControlNets: `mid` has transformers at the lowest level only, `small` has none.
     Detail(

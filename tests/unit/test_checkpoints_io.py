@@ -56,9 +56,7 @@ def test_what_we_write_the_reference_library_reads(tmp_path: Path) -> None:
     assert header.format == "safetensors"
     assert header.size == path.stat().st_size
     assert header.shapes == {key: tuple(tensor.shape) for key, tensor in WEIGHTS.items()}
-    assert {key: info.dtype for key, info in header.tensors.items()} == {
-        k: t.dtype for k, t in WEIGHTS.items()
-    }
+    assert {key: info.dtype for key, info in header.tensors.items()} == {k: t.dtype for k, t in WEIGHTS.items()}
 
 
 def test_what_the_reference_library_writes_we_read(tmp_path: Path) -> None:
@@ -195,6 +193,15 @@ def test_corrupt_safetensors(tmp_path: Path, header: object, body: bytes) -> Non
     path = write_raw(tmp_path / "w.safetensors", header, body)
     with pytest.raises(CheckpointError, match="damaged or incomplete"):
         read_header(path)
+
+
+@pytest.mark.parametrize("length", [0x0280, 0x0480, 0x4B50])
+def test_a_header_whose_length_looks_like_a_pickle(tmp_path: Path, length: int) -> None:
+    """The first bytes are 0x80 and a pickle protocol, or PK."""
+    path = tmp_path / "w.safetensors"
+    header = json.dumps({"w": ENTRY}).encode().ljust(length)
+    write_raw(path, header, bytes(8))
+    assert read_header(path).shapes == {"w": (2,)}
 
 
 def test_overlapping_tensors_are_refused_at_the_latest_when_loading(tmp_path: Path) -> None:
@@ -383,9 +390,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> Non
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
-        with pytest.raises(
-            CheckpointError, match="could not be written"
-        ) as caught:
+        with pytest.raises(CheckpointError, match="could not be written") as caught:
             write_safetensors(path, {"w": torch.ones(100_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

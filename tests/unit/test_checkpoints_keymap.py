@@ -124,9 +124,7 @@ def test_prefix_rest_and_nesting() -> None:
 
 @pytest.mark.parametrize("layout", LAYOUT_OF.values(), ids=LAYOUT_OF)
 @pytest.mark.parametrize("config", UNETS.values(), ids=UNETS)
-def test_unet_tables_are_bijections_and_shapes_give_the_config_back(
-    layout: Layout, config: UNetConfig
-) -> None:
+def test_unet_tables_are_bijections_and_shapes_give_the_config_back(layout: Layout, config: UNetConfig) -> None:
     theirs = assert_bijection(KeyMap(layout.unet_rules(config)), on_meta(UNet, config))
     found = unet_config(renamed_shapes(theirs, layout.unet_rules(layout.sketch_unet(theirs))))
     seen = {"num_heads": config.num_heads, "head_dim": config.head_dim, "context_dim": config.context_dim}

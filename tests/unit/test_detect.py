@@ -138,9 +138,7 @@ SAMPLES: dict[str, Sample] = {
         "ldm",
         supported=True,
     ),
-    "sd15 diffusers": Sample(
-        checkpoint_shapes(SD15, DIFFUSERS), "checkpoint", "sd15", "diffusers", supported=True
-    ),
+    "sd15 diffusers": Sample(checkpoint_shapes(SD15, DIFFUSERS), "checkpoint", "sd15", "diffusers", supported=True),
     "sd2": Sample(
         {
             "cond_stage_model.model.ln_final.weight": (1024,),
@@ -444,15 +442,11 @@ SAMPLES: dict[str, Sample] = {
         "kohya",
         ("DoRA",),
     ),
-    "lora diffusers": Sample(
-        {f"unet.{DOWN}.attn2.to_k.lora_A.weight": (16, 1024)}, "lora", "sd2", "diffusers"
-    ),
+    "lora diffusers": Sample({f"unet.{DOWN}.attn2.to_k.lora_A.weight": (16, 1024)}, "lora", "sd2", "diffusers"),
     "loha": Sample({"lora_unet_x_attn2_to_k.hada_w1_a": (640, 8)}, "lora", "", "kohya"),
     "lokr": Sample({"lora_unet_x.lokr_w1": (8, 8)}, "lora", "", "kohya"),
     "textual inversion": Sample({"emb_params": (4, 768)}, "textual-inversion", "", "original"),
-    "textual inversion sdxl": Sample(
-        {"clip_l": (4, 768), "clip_g": (4, 1280)}, "textual-inversion", "", "sdxl"
-    ),
+    "textual inversion sdxl": Sample({"clip_l": (4, 768), "clip_g": (4, 1280)}, "textual-inversion", "", "sdxl"),
     "ip-adapter": Sample(
         {"image_proj.proj.weight": (3072, 1024), "ip_adapter.1.to_k_ip.weight": (320, 768)},
         "ip-adapter",
@@ -466,9 +460,7 @@ SAMPLES: dict[str, Sample] = {
         "original",
     ),
     "flux": Sample({"double_blocks.0.img_attn.qkv.weight": (9216, 3072)}, "flux", "", "original"),
-    "sd3": Sample(
-        {f"{LDM_UNET}joint_blocks.0.context_block.attn.qkv.weight": (4608, 1536)}, "sd3", "", "original"
-    ),
+    "sd3": Sample({f"{LDM_UNET}joint_blocks.0.context_block.attn.qkv.weight": (4608, 1536)}, "sd3", "", "original"),
     "flux net": Sample({"controlnet_blocks.0.weight": (3072, 3072)}, "controlnet-dit", "", "diffusers"),
     "unet ldm": Sample(unet_shapes(SD15.unet), "unet", "sd15", "ldm", supported=True),
     "unet diffusers": Sample(unet_shapes(SDXL, DIFFUSERS), "unet", "sdxl", "diffusers", supported=True),
@@ -543,9 +535,7 @@ def test_a_difference_marked_by_a_plain_value(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("std", "predicts_v"), [(0.2, True), (0.05, False)])
-def test_sd2_that_predicts_v_is_told_by_the_spread_of_one_bias(
-    tmp_path: Path, std: float, predicts_v: bool
-) -> None:
+def test_sd2_that_predicts_v_is_told_by_the_spread_of_one_bias(tmp_path: Path, std: float, predicts_v: bool) -> None:
     path = tmp_path / "sd2.safetensors"
     bias = torch.linspace(-1.0, 1.0, 320)
     weights = {
@@ -608,9 +598,7 @@ def test_an_incomplete_net_is_recognised_with_its_problem() -> None:
 def test_unknown_files_show_what_their_keys_look_like() -> None:
     identity = identify(header_of({"layers.0.wq.weight": (8, 8), "layers.0.wk.weight": (8, 8)}))
     assert identity.kind == "unknown"
-    assert identity.summary.startswith(
-        "not a model this package knows; its keys look like layers.0.wq.weight"
-    )
+    assert identity.summary.startswith("not a model this package knows; its keys look like layers.0.wq.weight")
 
 
 def test_the_summary_names_kind_family_and_layout() -> None:
