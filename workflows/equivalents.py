@@ -1,6 +1,6 @@
 """Which of our nodes does the work of a node from another pack: data for the error messages.
 
-Values are (class, setting in words). The left side are IDs that saved workflows often contain.
+The keys are IDs that saved workflows often contain; preprocessors map to the condition they make.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ _WEIGHTS = "CNCore_BlockWeights"
 PREPROCESSORS: Mapping[str, str] = {
     "AIO_Preprocessor": "",
     "AnimalPosePreprocessor": "openpose",
-    "AnimeFace_SemSegPreprocessor": "segmentation",
-    "AnimeLineArtPreprocessor": "lineart_anime",
+    "AnimeFace_SemSegPreprocessor": "seg",
+    "AnimeLineArtPreprocessor": "lineart",
     "BAE-NormalMapPreprocessor": "normal",
-    "BinaryPreprocessor": "binary",
+    "BinaryPreprocessor": "scribble",
     "CannyEdgePreprocessor": "canny",
     "ColorPreprocessor": "color",
     "DSINE-NormalMapPreprocessor": "normal",
@@ -32,28 +32,28 @@ PREPROCESSORS: Mapping[str, str] = {
     "LineArtPreprocessor": "lineart",
     "LineartStandardPreprocessor": "lineart",
     "M-LSDPreprocessor": "mlsd",
-    "Manga2Anime_LineArt_Preprocessor": "lineart_anime",
-    "MediaPipe-FaceMeshPreprocessor": "face",
+    "Manga2Anime_LineArt_Preprocessor": "lineart",
+    "MediaPipe-FaceMeshPreprocessor": "mediapipe face",
     "Metric3D-DepthMapPreprocessor": "depth",
     "Metric3D-NormalMapPreprocessor": "normal",
     "MiDaS-DepthMapPreprocessor": "depth",
     "MiDaS-NormalMapPreprocessor": "normal",
-    "OneFormer-ADE20K-SemSegPreprocessor": "segmentation",
-    "OneFormer-COCO-SemSegPreprocessor": "segmentation",
+    "OneFormer-ADE20K-SemSegPreprocessor": "seg",
+    "OneFormer-COCO-SemSegPreprocessor": "seg",
     "OpenposePreprocessor": "openpose",
     "PiDiNetPreprocessor": "softedge",
     "PyraCannyPreprocessor": "canny",
-    "SAMPreprocessor": "segmentation",
+    "SAMPreprocessor": "seg",
     "ScribblePreprocessor": "scribble",
     "Scribble_PiDiNet_Preprocessor": "scribble",
     "Scribble_XDoG_Preprocessor": "scribble",
-    "SemSegPreprocessor": "segmentation",
+    "SemSegPreprocessor": "seg",
     "ShufflePreprocessor": "shuffle",
     "TEEDPreprocessor": "softedge",
     "TTPlanet_TileGF_Preprocessor": "tile",
     "TTPlanet_TileSimple_Preprocessor": "tile",
     "TilePreprocessor": "tile",
-    "UniFormer-SemSegPreprocessor": "segmentation",
+    "UniFormer-SemSegPreprocessor": "seg",
     "Zoe-DepthMapPreprocessor": "depth",
     "Zoe_DepthAnythingPreprocessor": "depth",
 }
@@ -91,6 +91,6 @@ VIRTUAL: Mapping[str, str] = {
 def equivalent(class_type: str) -> tuple[str, str] | None:
     """(our class, setting in words) for a node of another pack, None when the table has none."""
     if class_type in PREPROCESSORS:
-        method = PREPROCESSORS[class_type]
-        return _PREPROCESS, f'with method "{method}"' if method else ""
+        condition = PREPROCESSORS[class_type]
+        return _PREPROCESS, f"for {condition} hints" if condition else ""
     return OTHERS.get(class_type)

@@ -17,6 +17,7 @@ from comfyui_controlnet_core.workflows import png
 from comfyui_controlnet_core.workflows.formats import load_graph, parse_document, to_graph
 from comfyui_controlnet_core.workflows.graph import Graph, Link
 from comfyui_controlnet_core.workflows.overrides import apply_settings
+from comfyui_controlnet_core.workflows.to_editor import Sheet
 from comfyui_controlnet_core.workflows.validation import check
 from comfyui_controlnet_core.workflows.widgets import dynamic_prompt
 from PIL import Image
@@ -559,3 +560,40 @@ def test_all_templates_of_the_host_are_read() -> None:
             json.dumps(graph.to_api())
             read_names.append(file.stem)
     assert {"controlnet_example", "mixing_controlnets"} <= set(read_names)
+
+
+# ---- writing the editor's form ----------------------------------------------------------------------------
+
+
+def test_a_drawn_sheet_reads_back_to_the_same_graph() -> None:
+    sheet = Sheet(CLASSES)
+    sheet.note("## Hello", (0, -200, 300, 100))
+    loader = sheet.node("Loader", (0, 0, 300, 100), {"file": "b.safetensors"})
+    empty = sheet.node("Empty", (0, 200, 300, 100), {"width": 96})
+    sampler = sheet.node("Sampler", (400, 0, 300, 300), {"seed": 4, "steps": 6}, title="Draw")
+    sheet.link(loader, "MODEL", sampler, "model")
+    sheet.link(empty, "LATENT", sampler, "latent")
+    sheet.group("All", (-20, -80, 760, 500))
+    graph = read(json.loads(json.dumps(sheet.json())))
+    assert list(graph.nodes) == ["2", "3", "4"]
+    assert inputs(graph, "2") == {"file": "b.safetensors"}
+    assert inputs(graph, "3") == {"width": 96, "height": 64}
+    links = {"model": Link("2", 0), "latent": Link("3", 0)}
+    assert inputs(graph, "4") == {"seed": 4, "steps": 6, "name": "euler", **links}
+    assert graph.nodes["4"].title == "Draw"
+    assert not any("output" in p.message and p.node for p in check(graph, CLASSES)[1])
+
+
+def test_a_sheet_refuses_what_does_not_fit() -> None:
+    sheet = Sheet(CLASSES)
+    loader = sheet.node("Loader", (0, 0, 1, 1))
+    sampler = sheet.node("Sampler", (0, 0, 1, 1))
+    for wrong in (
+        lambda: sheet.node("Painter", (0, 0, 1, 1)),
+        lambda: sheet.node("Loader", (0, 0, 1, 1), {"size": 3}),
+        lambda: sheet.link(loader, "VAE", sampler, "model"),
+        lambda: sheet.link(loader, "CLIP", sampler, "model"),
+        lambda: sheet.link(loader, "MODEL", sampler, "hint"),
+    ):
+        with pytest.raises(WorkflowError, match="correct the drawing"):
+            wrong()

@@ -228,7 +228,7 @@ def test_other_packs_preprocessors_name_ours() -> None:
 
     g = graph(n1=("CannyEdgePreprocessor", {}))
     text = check(g, {**CLASSES, "CNCore_Preprocess": Preprocess})[1][0].message
-    assert 'CNCore_Preprocess with method "canny" does its work' in text
+    assert "CNCore_Preprocess for canny hints does its work" in text
     assert "CNCore" not in check(g, CLASSES)[1][0].message
 
 
