@@ -17,6 +17,7 @@ from .checks import MAX_NODES, as_dict, as_list, as_text, fail
 from .graph import Graph, Link, Node
 
 MAX_BYTES = 256 * 2**20
+MAX_JSON = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,8 @@ def parse_document(data: bytes, name: str) -> Document:
         if "prompt" not in texts and "workflow" not in texts:
             raise fail(name, "is a picture without a workflow in it", "save it again with its metadata")
         return Document(name, _part(texts, "prompt", name), _part(texts, "workflow", name))
+    if len(data) > MAX_JSON:
+        raise fail(name, f"is larger than {MAX_JSON >> 20} MB and no PNG", "give a workflow .json or a PNG")
     return _classify(parse_json(data, name), name)
 
 
