@@ -83,8 +83,7 @@ _X, _Y, _Z = np.eye(3)
 
 def _ball_points(centre: np.ndarray, radius: float) -> np.ndarray:
     """Points whose projection along any direction nearly fills the ball's."""
-    rings = [_ring(centre + radius * s * _Y, radius * np.sqrt(1.0 - s * s), _X, _Z, 12)
-             for s in (-0.75, 0.0, 0.75)]
+    rings = [_ring(centre + radius * s * _Y, radius * np.sqrt(1.0 - s * s), _X, _Z, 12) for s in (-0.75, 0.0, 0.75)]
     return np.concatenate([*rings, _ring(centre, radius, _X, _Y, 12), _ring(centre, radius, _Z, _Y, 12)])
 
 
@@ -103,7 +102,7 @@ class Capsules:
         """(K,N): first the infinite cylinder about the segment, then the ball at the nearer end."""
         axis, oa, ob = self.b - self.a, origin - self.a, origin - self.b
         length2 = (axis * axis).sum(1)[:, None]
-        r2 = (self.radius ** 2)[:, None]
+        r2 = (self.radius**2)[:, None]
         d2 = (rays * rays).sum(1)
         ad, od = axis @ rays.T, oa @ rays.T
         ao, oo = (axis * oa).sum(1)[:, None], (oa * oa).sum(1)[:, None]
@@ -132,8 +131,10 @@ class Capsules:
         return offset[part, chosen] / distance[part, chosen, None], part
 
     def outlines(self) -> Sequence[np.ndarray]:
-        return [np.concatenate([_ball_points(a, r), _ball_points(b, r)])
-                for a, b, r in zip(self.a, self.b, self.radius, strict=True)]
+        return [
+            np.concatenate([_ball_points(a, r), _ball_points(b, r)])
+            for a, b, r in zip(self.a, self.b, self.radius, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -182,14 +183,14 @@ class Cylinder:
         o = origin - self.base
         a = rays[:, 0] ** 2 + rays[:, 2] ** 2
         b = o[0] * rays[:, 0] + o[2] * rays[:, 2]
-        h = b * b - a * (o[0] ** 2 + o[2] ** 2 - self.radius ** 2)
+        h = b * b - a * (o[0] ** 2 + o[2] ** 2 - self.radius**2)
         with np.errstate(invalid="ignore", divide="ignore"):
             side = (-b - np.sqrt(h)) / a
             y = o[1] + side * rays[:, 1]
             side = np.where((y >= 0.0) & (y <= self.height) & (side > 0.0), side, np.inf)
             top = (self.height - o[1]) / rays[:, 1]
             reach = (o[0] + top * rays[:, 0]) ** 2 + (o[2] + top * rays[:, 2]) ** 2
-        on_top = (reach <= self.radius ** 2) & (top > 0.0) & (rays[:, 1] < 0.0)
+        on_top = (reach <= self.radius**2) & (top > 0.0) & (rays[:, 1] < 0.0)
         return np.minimum(side, np.where(on_top, top, np.inf))
 
     def surface(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -234,8 +235,7 @@ class Cone:
         return normal, np.zeros(len(local), dtype=int)
 
     def outlines(self) -> Sequence[np.ndarray]:
-        return [np.concatenate([_ring(self.base, self.radius, _X, _Z, 24),
-                                (self.base + self.height * _Y)[None]])]
+        return [np.concatenate([_ring(self.base, self.radius, _X, _Z, 24), (self.base + self.height * _Y)[None]])]
 
 
 def shape_of(thing: SceneObject) -> Shape:
@@ -327,10 +327,12 @@ def _ground_map(hulls: Iterator[np.ndarray], softness: float) -> np.ndarray:
 def _shadows(scene: Scene, shapes: Sequence[Shape]) -> tuple[np.ndarray, np.ndarray]:
     """Maps of the cast shadow and of the darkening where things touch the ground."""
     light = np.array(scene.light)
-    cast = (part[:, [0, 2]] - part[:, 1:2] / light[1] * light[[0, 2]]
-            for shape in shapes for part in shape.outlines())
-    feet = (part[:, [0, 2]] for thing, shape in zip(scene.objects, shapes, strict=True)
-            for part in _contact_outlines(thing, shape))
+    cast = (part[:, [0, 2]] - part[:, 1:2] / light[1] * light[[0, 2]] for shape in shapes for part in shape.outlines())
+    feet = (
+        part[:, [0, 2]]
+        for thing, shape in zip(scene.objects, shapes, strict=True)
+        for part in _contact_outlines(thing, shape)
+    )
     return _ground_map(cast, _PENUMBRA), _ground_map(feet, _CONTACT)
 
 
@@ -413,8 +415,7 @@ def _stage(scene: Scene, size: int) -> Stage:
     for shape in shapes:
         points = np.concatenate(list(shape.outlines()))
         low, high = points.min(axis=0), points.max(axis=0)
-        corners = np.array([[x, y, z] for x in (low[0], high[0]) for y in (low[1], high[1])
-                            for z in (low[2], high[2])])
+        corners = np.array([[x, y, z] for x in (low[0], high[0]) for y in (low[1], high[1]) for z in (low[2], high[2])])
         p = scene.camera.project(corners, size)
         windows.append((p[:, 0].min() - 1, p[:, 0].max() + 1, p[:, 1].min() - 1, p[:, 1].max() + 1))
     return Stage(scene, size, shapes, tuple(windows), *_shadows(scene, shapes))
@@ -441,9 +442,17 @@ def render(scene: Scene, size: int = 128) -> Rendered:
     right, up, forward = scene.camera.axes
     normal = (hits.normal @ np.stack([right, up, -forward], axis=1)).astype(np.float32)
     labels = hits.label.reshape(size, size)
-    return Rendered(image.reshape(size, size, 3), hits.depth.astype(np.float32).reshape(size, size),
-                    normal.reshape(size, size, 3), labels, scene.classes, scene.colours, scene.albedo(),
-                    _keypoints(scene, labels), scene.caption)
+    return Rendered(
+        image.reshape(size, size, 3),
+        hits.depth.astype(np.float32).reshape(size, size),
+        normal.reshape(size, size, 3),
+        labels,
+        scene.classes,
+        scene.colours,
+        scene.albedo(),
+        _keypoints(scene, labels),
+        scene.caption,
+    )
 
 
 def _keypoints(scene: Scene, labels: np.ndarray) -> np.ndarray:

@@ -6,11 +6,9 @@ camera stands at (0, height, 0) and looks along -z, tilted down. Everything is d
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from types import MappingProxyType
 
 import numpy as np
@@ -23,42 +21,56 @@ Vec = np.ndarray
 SOLID_KINDS = ("sphere", "box", "cylinder", "cone")
 
 # sRGB albedos, far apart in Lab so that a picture can be read back by the nearest one.
-OBJECT_COLOURS: Mapping[str, Rgb] = MappingProxyType({
-    "red": (0.84, 0.12, 0.12),
-    "orange": (0.97, 0.53, 0.08),
-    "yellow": (0.98, 0.86, 0.14),
-    "green": (0.14, 0.60, 0.22),
-    "cyan": (0.14, 0.78, 0.82),
-    "blue": (0.13, 0.30, 0.86),
-    "purple": (0.47, 0.18, 0.70),
-    "brown": (0.43, 0.25, 0.13),
-    "grey": (0.42, 0.42, 0.44),
-    "white": (0.95, 0.95, 0.94),
-})
+OBJECT_COLOURS: Mapping[str, Rgb] = MappingProxyType(
+    {
+        "red": (0.84, 0.12, 0.12),
+        "orange": (0.97, 0.53, 0.08),
+        "yellow": (0.98, 0.86, 0.14),
+        "green": (0.14, 0.60, 0.22),
+        "cyan": (0.14, 0.78, 0.82),
+        "blue": (0.13, 0.30, 0.86),
+        "purple": (0.47, 0.18, 0.70),
+        "brown": (0.43, 0.25, 0.13),
+        "grey": (0.42, 0.42, 0.44),
+        "white": (0.95, 0.95, 0.94),
+    }
+)
 MANNEQUIN_COLOUR = "magenta"
 MANNEQUIN_RGB: Rgb = (0.95, 0.20, 0.62)
-GROUND_COLOURS: Mapping[str, Rgb] = MappingProxyType({
-    "grey": (0.62, 0.62, 0.63),
-    "white": (0.89, 0.89, 0.88),
-    "green": (0.50, 0.67, 0.42),
-    "brown": (0.61, 0.47, 0.36),
-    "yellow": (0.89, 0.80, 0.55),
-    "blue": (0.48, 0.59, 0.75),
-    "pink": (0.89, 0.70, 0.72),
-})
+GROUND_COLOURS: Mapping[str, Rgb] = MappingProxyType(
+    {
+        "grey": (0.62, 0.62, 0.63),
+        "white": (0.89, 0.89, 0.88),
+        "green": (0.50, 0.67, 0.42),
+        "brown": (0.61, 0.47, 0.36),
+        "yellow": (0.89, 0.80, 0.55),
+        "blue": (0.48, 0.59, 0.75),
+        "pink": (0.89, 0.70, 0.72),
+    }
+)
 # (at the horizon, at the upper edge of the picture)
-SKIES: Mapping[str, tuple[Rgb, Rgb]] = MappingProxyType({
-    "pale": ((0.90, 0.93, 0.95), (0.74, 0.84, 0.92)),
-    "blue": ((0.74, 0.86, 0.96), (0.33, 0.58, 0.88)),
-    "dark": ((0.34, 0.36, 0.48), (0.11, 0.12, 0.22)),
-    "pink": ((0.99, 0.84, 0.74), (0.80, 0.58, 0.70)),
-})
+SKIES: Mapping[str, tuple[Rgb, Rgb]] = MappingProxyType(
+    {
+        "pale": ((0.90, 0.93, 0.95), (0.74, 0.84, 0.92)),
+        "blue": ((0.74, 0.86, 0.96), (0.33, 0.58, 0.88)),
+        "dark": ((0.34, 0.36, 0.48), (0.11, 0.12, 0.22)),
+        "pink": ((0.99, 0.84, 0.74), (0.80, 0.58, 0.70)),
+    }
+)
 
 # Each class is painted as the ADE20K class (index from 0) of that number, chosen so that the usual
 # palette's colours are far apart: sky, earth, person, ball, box, pole, tower.
-ADE_CLASS: Mapping[str, int] = MappingProxyType({
-    "sky": 2, "ground": 13, "person": 12, "sphere": 119, "box": 41, "cylinder": 93, "cone": 84,
-})
+ADE_CLASS: Mapping[str, int] = MappingProxyType(
+    {
+        "sky": 2,
+        "ground": 13,
+        "person": 12,
+        "sphere": 119,
+        "box": 41,
+        "cylinder": 93,
+        "cone": 84,
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -136,28 +148,53 @@ _WIDE = ((27.0, 0.0), (27.0, 0.0))
 _WIDE_SHINS = ((22.0, 0.0), (22.0, 0.0))
 _STRIDE = ((3.0, 30.0), (3.0, -24.0))
 _STRIDE_SHINS = ((3.0, 12.0), (3.0, -42.0))
-POSES: Mapping[str, Pose] = MappingProxyType({
-    "standing": Pose("standing", ((14, 0), (14, 0)), ((8, 8), (8, 8))),
-    "arms up": Pose("with raised arms", ((152, 0), (152, 0)), ((168, 0), (168, 0))),
-    "arms out": Pose("with arms out", ((88, 0), (88, 0)), ((90, 0), (90, 0))),
-    "right arm up": Pose("with one raised arm", ((158, 0), (15, 0)), ((170, 0), (8, 8))),
-    "left arm up": Pose("with one raised arm", ((15, 0), (158, 0)), ((8, 8), (170, 0))),
-    "waving right": Pose("waving", ((92, 0), (15, 0)), ((172, 0), (8, 8))),
-    "waving left": Pose("waving", ((15, 0), (92, 0)), ((8, 8), (172, 0))),
-    "flexing": Pose("with bent arms", ((88, 0), (88, 0)), ((176, 0), (176, 0))),
-    "hands on hips": Pose("with hands on hips", ((52, 0), (52, 0)), ((-42, 0), (-42, 0))),
-    "walking": Pose("walking", ((14, -34), (14, 36)), ((10, -8), (10, 70)), _STRIDE, _STRIDE_SHINS),
-    "walking other": Pose("walking", ((14, 36), (14, -34)), ((10, 70), (10, -8)), _STRIDE[::-1],
-                          _STRIDE_SHINS[::-1]),
-    "legs apart": Pose("with legs apart", ((30, 0), (30, 0)), ((24, 0), (24, 0)), _WIDE, _WIDE_SHINS),
-    "star": Pose("with arms and legs apart", ((135, 0), (135, 0)), ((138, 0), (138, 0)), _WIDE, _WIDE_SHINS),
-    "squatting": Pose("with bent knees", ((80, 30), (80, 30)), ((110, 40), (110, 40)),
-                      ((52, 30), (52, 30)), ((-8, -18), (-8, -18))),
-})
+POSES: Mapping[str, Pose] = MappingProxyType(
+    {
+        "standing": Pose("standing", ((14, 0), (14, 0)), ((8, 8), (8, 8))),
+        "arms up": Pose("with raised arms", ((152, 0), (152, 0)), ((168, 0), (168, 0))),
+        "arms out": Pose("with arms out", ((88, 0), (88, 0)), ((90, 0), (90, 0))),
+        "right arm up": Pose("with one raised arm", ((158, 0), (15, 0)), ((170, 0), (8, 8))),
+        "left arm up": Pose("with one raised arm", ((15, 0), (158, 0)), ((8, 8), (170, 0))),
+        "waving right": Pose("waving", ((92, 0), (15, 0)), ((172, 0), (8, 8))),
+        "waving left": Pose("waving", ((15, 0), (92, 0)), ((8, 8), (172, 0))),
+        "flexing": Pose("with bent arms", ((88, 0), (88, 0)), ((176, 0), (176, 0))),
+        "hands on hips": Pose("with hands on hips", ((52, 0), (52, 0)), ((-42, 0), (-42, 0))),
+        "walking": Pose("walking", ((14, -34), (14, 36)), ((10, -8), (10, 70)), _STRIDE, _STRIDE_SHINS),
+        "walking other": Pose(
+            "walking", ((14, 36), (14, -34)), ((10, 70), (10, -8)), _STRIDE[::-1], _STRIDE_SHINS[::-1]
+        ),
+        "legs apart": Pose("with legs apart", ((30, 0), (30, 0)), ((24, 0), (24, 0)), _WIDE, _WIDE_SHINS),
+        "star": Pose("with arms and legs apart", ((135, 0), (135, 0)), ((138, 0), (138, 0)), _WIDE, _WIDE_SHINS),
+        "squatting": Pose(
+            "with bent knees",
+            ((80, 30), (80, 30)),
+            ((110, 40), (110, 40)),
+            ((52, 30), (52, 30)),
+            ((-8, -18), (-8, -18)),
+        ),
+    }
+)
 
-KEYPOINTS = ("nose", "neck", "right shoulder", "right elbow", "right wrist", "left shoulder", "left elbow",
-             "left wrist", "right hip", "right knee", "right ankle", "left hip", "left knee", "left ankle",
-             "right eye", "left eye", "right ear", "left ear")
+KEYPOINTS = (
+    "nose",
+    "neck",
+    "right shoulder",
+    "right elbow",
+    "right wrist",
+    "left shoulder",
+    "left elbow",
+    "left wrist",
+    "right hip",
+    "right knee",
+    "right ankle",
+    "left hip",
+    "left knee",
+    "left ankle",
+    "right eye",
+    "left eye",
+    "right ear",
+    "left ear",
+)
 FACE_KEYPOINTS = (0, 14, 15, 16, 17)
 
 Limb = tuple[Vec, Vec, float]
@@ -209,14 +246,23 @@ class Mannequin:
 FOOT_RADIUS = 0.065
 HEAD_RADIUS = 0.145
 LIMBS: tuple[tuple[str, str, float], ...] = (
-    ("head", "head", HEAD_RADIUS), ("neck", "head", 0.06),
-    ("right shoulder", "left shoulder", 0.09), ("right chest", "right waist", 0.115),
-    ("left chest", "left waist", 0.115), ("chest", "pelvis", 0.115), ("right hip", "left hip", 0.11),
-    ("right shoulder", "right elbow", 0.068), ("right elbow", "right hand", 0.06),
-    ("left shoulder", "left elbow", 0.068), ("left elbow", "left hand", 0.06),
-    ("right hip", "right knee", 0.09), ("right knee", "right ankle", 0.07),
-    ("left hip", "left knee", 0.09), ("left knee", "left ankle", 0.07),
-    ("right ankle", "right toe", FOOT_RADIUS), ("left ankle", "left toe", FOOT_RADIUS),
+    ("head", "head", HEAD_RADIUS),
+    ("neck", "head", 0.06),
+    ("right shoulder", "left shoulder", 0.09),
+    ("right chest", "right waist", 0.115),
+    ("left chest", "left waist", 0.115),
+    ("chest", "pelvis", 0.115),
+    ("right hip", "left hip", 0.11),
+    ("right shoulder", "right elbow", 0.068),
+    ("right elbow", "right hand", 0.06),
+    ("left shoulder", "left elbow", 0.068),
+    ("left elbow", "left hand", 0.06),
+    ("right hip", "right knee", 0.09),
+    ("right knee", "right ankle", 0.07),
+    ("left hip", "left knee", 0.09),
+    ("left knee", "left ankle", 0.07),
+    ("right ankle", "right toe", FOOT_RADIUS),
+    ("left ankle", "left toe", FOOT_RADIUS),
 )
 
 
@@ -224,7 +270,7 @@ def _direction(side: float, spread: float, swing: float) -> Vec:
     """Unit vector of a limb in the body's frame: x to its left, y up, z forward."""
     a, s = math.radians(spread), math.radians(swing)
     x, y = side * math.sin(a), -math.cos(a)
-    return np.array([x, y * math.cos(s), math.sin(s) * abs(y) if y <= 0 else math.sin(s) * y])
+    return np.array([x, y * math.cos(s), math.sin(s) * abs(y)])
 
 
 def _joints(pose: Pose, jitter: Sequence[tuple[float, float]]) -> dict[str, Vec]:
@@ -236,8 +282,10 @@ def _joints(pose: Pose, jitter: Sequence[tuple[float, float]]) -> dict[str, Vec]
     j["nose"] = head + r * np.array([0.0, -0.08, 0.99])
     offsets = [np.asarray(o) for o in jitter]
     for i, (name, side) in enumerate((("right", -1.0), ("left", 1.0))):
-        upper, fore, thigh, shin = (np.asarray(limbs[i], dtype=float) + offsets[2 * k + i] for k, limbs in
-                                    enumerate((pose.upper_arms, pose.forearms, pose.thighs, pose.shins)))
+        upper, fore, thigh, shin = (
+            np.asarray(limbs[i], dtype=float) + offsets[2 * k + i]
+            for k, limbs in enumerate((pose.upper_arms, pose.forearms, pose.thighs, pose.shins))
+        )
         j[f"{name} eye"] = head + r * np.array([0.36 * side, 0.26, 0.895])
         j[f"{name} ear"] = head + r * np.array([0.96 * side, 0.05, 0.05])
         j[f"{name} shoulder"] = shoulder = np.array([0.20 * side, 0.46, 0.0])
@@ -291,21 +339,25 @@ def srgb_to_lab(rgb: np.ndarray) -> np.ndarray:
     """(...,3) sRGB in 0..1 -> CIE L*a*b* (D65, 2 degrees; IEC 61966-2-1 and CIE 15)."""
     rgb = np.asarray(rgb, dtype=np.float64)
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    xyz = linear @ np.array([[0.4124564, 0.2126729, 0.0193339],
-                             [0.3575761, 0.7151522, 0.1191920],
-                             [0.1804375, 0.0721750, 0.9503041]]) / np.array([0.95047, 1.0, 1.08883])
+    xyz = (
+        linear
+        @ np.array(
+            [[0.4124564, 0.2126729, 0.0193339], [0.3575761, 0.7151522, 0.1191920], [0.1804375, 0.0721750, 0.9503041]]
+        )
+        / np.array([0.95047, 1.0, 1.08883])
+    )
     f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
     return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1)
 
 
 MIN_SEPARATION = 24.0
+MIN_GROUND_SEPARATION = 8.0
 
 
-@cache
-def separation(a: Rgb, b: Rgb) -> float:
-    """Distance of two albedos in Lab with lightness halved, for shading moves lightness most."""
-    delta = srgb_to_lab(np.array(a)) - srgb_to_lab(np.array(b))
-    return float(np.linalg.norm(delta * np.array([0.5, 1.0, 1.0])))
+def separation(rgb: Rgb, others: Sequence[Rgb]) -> float:
+    """Smallest distance of an albedo to others in Lab, with lightness halved: shading moves it most."""
+    lab = srgb_to_lab(np.array([rgb, *others]))
+    return float(np.linalg.norm((lab[1:] - lab[0]) * np.array([0.5, 1.0, 1.0]), axis=1).min())
 
 
 def sample_scene(seed: int) -> Scene:
@@ -325,14 +377,19 @@ def sample_scene(seed: int) -> Scene:
     light = _sample_light(rng)
     figure = _sample_figure(rng) if person else None
     solids = tuple(zip(kinds, colours, strict=True))
-    for attempt in itertools.count():
-        camera = Camera(height=float(rng.uniform(1.4, 2.0)), pitch=math.radians(rng.uniform(5.0, 10.0)),
-                        fov=math.radians(rng.uniform(40.0, 46.0)))
+    attempt = 0
+    while True:
+        camera = Camera(
+            height=float(rng.uniform(1.4, 2.0)),
+            pitch=math.radians(rng.uniform(5.0, 10.0)),
+            fov=math.radians(rng.uniform(40.0, 46.0)),
+        )
         kept = max(0 if person else 1, count - attempt // PLACING_ATTEMPTS)
         objects = _place(rng, camera, solids[:kept], figure)
         if objects is not None:
             caption = _caption(np.random.default_rng([seed, 0xCA97]), camera, ground, sky, objects)
             return Scene(seed, camera, light, ground, sky, objects, caption)
+        attempt += 1
 
 
 def _sample_light(rng: np.random.Generator) -> tuple[float, float, float]:
@@ -349,12 +406,12 @@ def _sample_colours(rng: np.random.Generator, count: int) -> tuple[str, str, tup
     while True:
         ground, sky = grounds[rng.integers(len(grounds))], skies[rng.integers(len(skies))]
         taken = [GROUND_COLOURS[ground], MANNEQUIN_RGB, *SKIES[sky]]
-        if min(separation(taken[0], end) for end in SKIES[sky]) < 8.0:
+        if separation(taken[0], SKIES[sky]) < MIN_GROUND_SEPARATION:
             continue
         names: list[str] = []
         for i in rng.permutation(len(OBJECT_COLOURS)):
             name, rgb = tuple(OBJECT_COLOURS.items())[i]
-            if name != ground and min(separation(rgb, t) for t in taken) >= MIN_SEPARATION:
+            if name != ground and separation(rgb, taken) >= MIN_SEPARATION:
                 names.append(name)
                 taken.append(rgb)
             if len(names) == count:
@@ -366,8 +423,9 @@ PLACING_ATTEMPTS = 6
 Window = tuple[float, float, float, float]
 
 
-def _place(rng: np.random.Generator, camera: Camera, solids: Sequence[tuple[str, str]],
-           figure: Mannequin | None) -> tuple[SceneObject, ...] | None:
+def _place(
+    rng: np.random.Generator, camera: Camera, solids: Sequence[tuple[str, str]], figure: Mannequin | None
+) -> tuple[SceneObject, ...] | None:
     """Solids of the given (kind, colour), and the figure last; they stand apart and hide at most a third
     of each other. None where no room was found."""
     placed: list[tuple[SceneObject, Window]] = []
@@ -419,8 +477,7 @@ def extent(thing: SceneObject) -> np.ndarray:
         ends, others, radius = (np.array(part) for part in zip(*thing.limbs(), strict=True))
         reach = radius[:, None] * np.array([1.0, 1.0, 0.0])
         return np.concatenate([ends - reach, ends + reach, others - reach, others + reach])
-    return np.array([thing.x, 0.0, thing.z]) + _CORNERS * np.array([thing.footprint, thing.height,
-                                                                    thing.footprint])
+    return np.array([thing.x, 0.0, thing.z]) + _CORNERS * np.array([thing.footprint, thing.height, thing.footprint])
 
 
 _CORNERS = np.array([[x, y, z] for x in (-1.0, 1.0) for z in (-1.0, 1.0) for y in (0.0, 1.0)])
@@ -455,10 +512,15 @@ _PAIR_PHRASES = (" and ", " and ", " next to ", " beside ")
 _LEFT_PHRASES = (" to the left of ", " left of ")
 _RIGHT_PHRASES = (" to the right of ", " right of ")
 _DEPTH_PHRASES = (" in front of ", " behind ")
-_NOUNS: Mapping[str, tuple[str, ...]] = MappingProxyType({
-    "sphere": ("sphere", "sphere", "ball"), "box": ("box", "box", "cube"), "cylinder": ("cylinder",),
-    "cone": ("cone",), "person": ("person", "person", "figure", "mannequin"),
-})
+_NOUNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "sphere": ("sphere", "sphere", "ball"),
+        "box": ("box", "box", "cube"),
+        "cylinder": ("cylinder",),
+        "cone": ("cone",),
+        "person": ("person", "person", "figure", "mannequin"),
+    }
+)
 
 
 def _noun(rng: np.random.Generator, thing: SceneObject) -> str:
@@ -482,8 +544,7 @@ def _relation(rng: np.random.Generator, camera: Camera, a: SceneObject, b: Scene
     return str(rng.choice(choices))
 
 
-def _caption(rng: np.random.Generator, camera: Camera, ground: str, sky: str,
-             objects: Sequence[SceneObject]) -> str:
+def _caption(rng: np.random.Generator, camera: Camera, ground: str, sky: str, objects: Sequence[SceneObject]) -> str:
     things = [objects[i] for i in rng.permutation(len(objects))]
     people = [t for t in things if t.kind == "person"]
     if people and rng.random() < 0.7:
@@ -508,8 +569,21 @@ def caption_words(caption: str) -> tuple[str, ...]:
 
 def vocabulary() -> tuple[str, ...]:
     """All words (and the comma) that captions can contain, sorted."""
-    phrases = [*_PREFIXES, *_GROUND_PHRASES, *_SKY_PHRASES, *_PAIR_PHRASES, *_LEFT_PHRASES, *_RIGHT_PHRASES,
-               *_DEPTH_PHRASES, *OBJECT_COLOURS, *GROUND_COLOURS, *SKIES, MANNEQUIN_COLOUR, "a an and ,",
-               *(pose.words for pose in POSES.values()), *(n for nouns in _NOUNS.values() for n in nouns)]
+    phrases = [
+        *_PREFIXES,
+        *_GROUND_PHRASES,
+        *_SKY_PHRASES,
+        *_PAIR_PHRASES,
+        *_LEFT_PHRASES,
+        *_RIGHT_PHRASES,
+        *_DEPTH_PHRASES,
+        *OBJECT_COLOURS,
+        *GROUND_COLOURS,
+        *SKIES,
+        MANNEQUIN_COLOUR,
+        "a an and ,",
+        *(pose.words for pose in POSES.values()),
+        *(n for nouns in _NOUNS.values() for n in nouns),
+    ]
     words = {word for phrase in phrases for word in caption_words(phrase) if "{" not in word}
     return tuple(sorted(words))
