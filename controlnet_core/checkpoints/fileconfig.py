@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
+from types import MappingProxyType
 from typing import Any, get_type_hints
 
 from ..config import ControlNetConfig, ModelConfig, Parametrization, TextConfig, UNetConfig, VAEConfig
@@ -18,7 +19,24 @@ CONFIG_KEY = "controlnet_core.config"
 FAMILY_KEY = "controlnet_core.family"
 """Metadata entry with the name of the model, or of the base that a ControlNet is made for."""
 
-GROUPS = 32
+SAME_ARITHMETIC: Mapping[str, Any] = MappingProxyType(
+    {
+        "norm_num_groups": 32,
+        "act_fn": "silu",
+        "only_cross_attention": False,
+        "dual_cross_attention": False,
+        "resnet_time_scale_shift": "default",
+        "center_input_sample": False,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "mid_block_scale_factor": 1,
+        "global_pool_conditions": False,
+        "controlnet_conditioning_channel_order": "rgb",
+        "shift_factor": None,
+        "latents_mean": None,
+    }
+)
+"""Entries of a diffusers config that change the arithmetic and not the shapes, as these models have them."""
 
 
 def config_to_json(config: Config) -> str:
@@ -54,14 +72,20 @@ def _value(hint: Any, value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def check_arithmetic(entries: Mapping[str, Any]) -> None:
+    """Raise CheckpointError when a diffusers config asks for arithmetic that this package does not have."""
+    for name, expected in SAME_ARITHMETIC.items():
+        if (found := entries.get(name, expected)) != expected:
+            raise CheckpointError(f"its config says {name} = {found!r}, this version runs {expected!r} only")
+
+
 def refine_unet(config: UNetConfig, entries: Mapping[str, Any]) -> UNetConfig:
     """A UNet's heads from its diffusers config.
 
     There `attention_head_dim` is, despite its name, the number of heads, one for all levels or one
     per level; models whose heads are equally wide everywhere are told by their width.
     """
-    if entries.get("norm_num_groups", GROUPS) != GROUPS:
-        raise CheckpointError(f"its normalisations have {entries['norm_num_groups']} groups, expected {GROUPS}")
+    check_arithmetic(entries)
     heads = entries.get("num_attention_heads") or entries.get("attention_head_dim")
     if isinstance(heads, int):
         return replace(config, num_heads=heads, head_dim=None)
@@ -77,6 +101,7 @@ def refine_unet(config: UNetConfig, entries: Mapping[str, Any]) -> UNetConfig:
 
 def refine_vae(config: VAEConfig, entries: Mapping[str, Any]) -> VAEConfig:
     """An autoencoder's scaling factor from its diffusers config."""
+    check_arithmetic(entries)
     return replace(config, scaling_factor=float(entries.get("scaling_factor", config.scaling_factor)))
 
 
@@ -86,6 +111,57 @@ def refine_text(config: TextConfig, entries: Mapping[str, Any]) -> TextConfig:
     if activation not in ("quick_gelu", "gelu"):
         raise CheckpointError(f"its text encoder uses {activation}, expected quick_gelu or gelu")
     return replace(config, heads=int(entries.get("num_attention_heads", config.heads)), activation=activation)
+
+
+def unet_entries(config: UNetConfig) -> dict[str, Any]:
+    """The diffusers config of a UNet; the reverse of `refine_unet`. Raises CheckpointError for SDXL's."""
+    if config.label_dim is not None or set(config.transformer_depth) > {0, 1} or config.middle_depth != 1:
+        raise CheckpointError("a diffusers folder of this shape cannot be written: save a single file instead")
+    down = ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in config.transformer_depth]
+    heads: Any = config.num_heads
+    if config.head_dim is not None:
+        heads = [config.heads(width) for width in config.widths]
+    return {
+        "_class_name": "UNet2DConditionModel",
+        "in_channels": config.in_channels,
+        "out_channels": config.out_channels,
+        "block_out_channels": list(config.widths),
+        "layers_per_block": config.res_blocks,
+        "down_block_types": down,
+        "up_block_types": [name.replace("Down", "Up") for name in reversed(down)],
+        "cross_attention_dim": config.context_dim,
+        "attention_head_dim": heads,
+        "use_linear_projection": config.linear_projection,
+    }
+
+
+def controlnet_entries(config: ControlNetConfig) -> dict[str, Any]:
+    """The diffusers config of a ControlNet."""
+    unet = unet_entries(config.unet)
+    return {
+        **{name: value for name, value in unet.items() if name not in ("out_channels", "up_block_types")},
+        "_class_name": "ControlNetModel",
+        "conditioning_channels": config.hint_channels,
+        "conditioning_embedding_out_channels": list(config.hint_widths),
+    }
+
+
+def vae_entries(config: VAEConfig) -> dict[str, Any]:
+    """The diffusers config of an autoencoder. Raises CheckpointError for one that works on patches."""
+    if config.patch != 1:
+        raise CheckpointError("a diffusers folder has no patches of pixels: save a single file instead")
+    levels = len(config.widths)
+    return {
+        "_class_name": "AutoencoderKL",
+        "in_channels": config.image_channels,
+        "out_channels": config.image_channels,
+        "latent_channels": config.latent_channels,
+        "block_out_channels": list(config.widths),
+        "layers_per_block": config.res_blocks,
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "scaling_factor": config.scaling_factor,
+    }
 
 
 def parametrization(entries: Mapping[str, Any]) -> Parametrization:

@@ -13,6 +13,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -195,6 +196,12 @@ def _stand_in(dotted: str) -> type:
     return type(name, (), body)
 
 
+def _allowed(classes: list[Any]) -> AbstractContextManager[Any]:
+    """Let the unpickler know these classes; PyTorch 2.4 cannot, and refuses files that name them."""
+    allow = getattr(torch.serialization, "safe_globals", None)
+    return nullcontext() if allow is None else allow(classes)
+
+
 BROKEN_PICKLE = (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OSError)
 """What the unpickler raises on damaged files."""
 
@@ -207,7 +214,7 @@ def load_pickle(path: Path) -> Any:
     zipped = zipfile.is_zipfile(path)
     stand_ins: list[Any] = [_stand_in(name) for name in TRAINER_GLOBALS]
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
+        with warnings.catch_warnings(), _allowed(stand_ins):
             warnings.simplefilter("ignore")
             if path.suffix == ".safetensors":  # PyTorch would go by the name and read another format
                 with path.open("rb") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
@@ -9,17 +10,19 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..config import ModelConfig
+from ..config import ControlNetConfig, ModelConfig, UNetConfig
 from ..errors import CheckpointError, ValueRangeError
 from ..models.controlnet import ControlNet
 from ..models.text_encoder import ClipTextModel
 from ..models.unet import UNet
 from ..models.vae import AutoencoderKL
+from . import diffusers, fileconfig
 from .fileconfig import CONFIG_KEY, FAMILY_KEY, config_to_json
-from .io import write_safetensors
+from .io import atomic_write, write_safetensors
 from .keymap import KeyMap, prefixed
 from .layouts import EXTRA_PREFIX, LAYOUTS, Layout, checkpoint_rules
 
+WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 LayoutName = Literal["core", "ldm", "diffusers"]
 LAYOUT_NAMES: tuple[LayoutName, ...] = ("core", "ldm", "diffusers")
 SAVED_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -90,6 +93,29 @@ def save_vae(
     tensors = dict(_renamed(vae, keymap))
     described = _metadata(config_to_json(vae.config), "", metadata)
     write_safetensors(path, tensors, described, _dtypes(tensors, dtype))
+
+
+def save_folder(
+    path: str | Path, module: UNet | ControlNet | AutoencoderKL, *, dtype: torch.dtype | None = None
+) -> None:
+    """Write one model as a folder that diffusers' `from_pretrained` opens: weights and config.json.
+
+    Raises CheckpointError when that layout has no such model, or when it cannot be written.
+    """
+    config = module.config
+    if isinstance(config, ControlNetConfig):
+        rules = diffusers.controlnet_rules(config.unet, 2 * len(config.hint_widths))
+        entries = fileconfig.controlnet_entries(config)
+    elif isinstance(config, UNetConfig):
+        rules, entries = diffusers.unet_rules(config), fileconfig.unet_entries(config)
+    else:
+        rules, entries = diffusers.vae_rules(len(config.widths)), fileconfig.vae_entries(config)
+    tensors = dict(_renamed(module, KeyMap(rules)))
+    folder = Path(path)
+    described = _metadata(config_to_json(config), "", None)
+    write_safetensors(folder / WEIGHTS_NAME, tensors, described, _dtypes(tensors, dtype))
+    with atomic_write(folder / "config.json") as file:
+        file.write(json.dumps(entries, indent=2).encode())
 
 
 def _layout(name: str) -> Layout:

@@ -22,6 +22,7 @@ from comfyui_controlnet_core.controlnet_core.checkpoints.load import (
     load_unet,
     load_vae,
 )
+from comfyui_controlnet_core.controlnet_core.checkpoints.save import save_folder
 from comfyui_controlnet_core.controlnet_core.config import (
     SD15,
     ControlNetConfig,
@@ -30,6 +31,7 @@ from comfyui_controlnet_core.controlnet_core.config import (
     UNetConfig,
     VAEConfig,
 )
+from comfyui_controlnet_core.controlnet_core.errors import CheckpointError
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
@@ -41,7 +43,7 @@ transformers = pytest.importorskip("transformers")
 
 TOLERANCE = 1e-4
 UNET = UNetConfig(widths=(32, 64, 64), res_blocks=2, transformer_depth=(1, 1, 0), num_heads=2, context_dim=48)
-SD2_LIKE = replace(UNET, widths=(64, 128, 128), head_dim=64, linear_projection=True)
+SD2_LIKE = replace(UNET, num_heads=8, widths=(64, 128, 128), head_dim=64, linear_projection=True)
 NET = ControlNetConfig(unet=UNET)
 VAE = VAEConfig(widths=(32, 64, 64), res_blocks=1, scaling_factor=0.4)
 TEXT = TextConfig(width=48, layers=2, heads=3, vocab_size=90, activation="gelu")
@@ -228,6 +230,29 @@ def test_a_pipeline_folder(tmp_path: Path) -> None:
     assert checkpoint.text_model is not None
     compare_autoencoders(checkpoint.vae, parts["vae"], 32)
     compare_texts(checkpoint.text_model, parts["text_encoder"])
+
+
+def test_folders_that_we_write_open_in_diffusers(tmp_path: Path) -> None:
+    kinds = {
+        "unet": (UNet(UNET), diffusers.UNet2DConditionModel, load_unet, compare_unets),
+        "sd2": (UNet(SD2_LIKE), diffusers.UNet2DConditionModel, load_unet, compare_unets),
+        "net": (ControlNet(NET), diffusers.ControlNetModel, lambda p: load_controlnet(p)[0], compare_nets),
+        "vae": (AutoencoderKL(VAE), diffusers.AutoencoderKL, load_vae, compare_autoencoders),
+    }
+    for name, (model, reference, load, compare) in kinds.items():
+        randomise(model)
+        save_folder(tmp_path / name, model)
+        opened = reference.from_pretrained(tmp_path / name, low_cpu_mem_usage=False)
+        compare(model, opened.eval(), 32 if name == "vae" else 8)
+        assert load(tmp_path / name).config == model.config
+
+
+def test_a_folder_is_refused_for_what_diffusers_has_not(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        vae = AutoencoderKL(replace(VAE, patch=2))
+    with pytest.raises(CheckpointError, match="no patches of pixels"):
+        save_folder(tmp_path / "vae", vae)
+    assert not (tmp_path / "vae").exists()
 
 
 # ------------------------------------------------------------- single files in the original layouts

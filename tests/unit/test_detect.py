@@ -622,9 +622,14 @@ def test_heads_of_a_diffusers_config(entries: dict, heads: tuple[int, int | None
     assert (found.num_heads, found.head_dim) == heads
 
 
-def test_other_normalisations_are_refused() -> None:
-    with pytest.raises(CheckpointError, match="16 groups, expected 32"):
-        refine_unet(SD15.unet, {"norm_num_groups": 16})
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [("norm_num_groups", 16), ("global_pool_conditions", True), ("act_fn", "relu")],
+)
+def test_other_arithmetic_is_refused(entry: str, value: object) -> None:
+    """Shapes do not show it: the weights would load and the pictures be wrong."""
+    with pytest.raises(CheckpointError, match=f"its config says {entry} = {value!r}"):
+        refine_unet(SD15.unet, {entry: value})
 
 
 def test_needles_are_anchored() -> None:
