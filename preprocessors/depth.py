@@ -102,7 +102,7 @@ def ground_prior(picture: np.ndarray, *, horizon: float = 0.4) -> np.ndarray:
     return np.repeat(nearness[:, None], width, axis=1)
 
 
-def stereo_disparity(left: np.ndarray, right: np.ndarray, *, max_disparity: int = 64, block: int = 5) -> np.ndarray:
+def stereo_disparity(left: np.ndarray, right: np.ndarray, *, max_disparity: int = 64, block: int = 3) -> np.ndarray:
     """A rectified pair (H,W,3) uint8 -> disparity of the left picture (H,W) float32 in pixels, measured.
 
     Semi-global matching (Hirschmueller 2008, cv2.StereoSGBM). Where no match is found the farther of both
@@ -117,8 +117,8 @@ def stereo_disparity(left: np.ndarray, right: np.ndarray, *, max_disparity: int 
         minDisparity=0,
         numDisparities=count,
         blockSize=block,
-        P1=8 * 3 * block**2,
-        P2=32 * 3 * block**2,
+        P1=8 * block**2,
+        P2=32 * block**2,
         disp12MaxDiff=1,
         uniquenessRatio=10,
         speckleWindowSize=100,

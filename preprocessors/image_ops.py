@@ -78,7 +78,10 @@ def unit_range(frame: np.ndarray) -> np.ndarray:
         return BYTE_TO_UNIT[frame]
     if scale is not None:
         return frame.astype(np.float32) / np.float32(scale)
-    clamped = np.fmax(frame, np.float32(0.0), dtype=np.float32, casting="same_kind")
+    if not frame.size or (frame.dtype == np.float32 and frame.min() >= 0 and frame.max() <= 1):  # NaN fails both
+        return frame
+    with np.errstate(over="ignore"):
+        clamped = np.fmax(frame.astype(np.float32), np.float32(0.0))
     return np.fmin(clamped, np.float32(1.0), out=clamped)
 
 
@@ -90,11 +93,6 @@ def to_bytes(frame: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(frame)
     unit = unit_range(frame)
     return cv2.convertScaleAbs(unit.reshape(unit.shape[0], -1), alpha=255.0).reshape(unit.shape)
-
-
-def to_unit(frame: np.ndarray) -> np.ndarray:
-    """uint8 0..255 -> float32 0..1, exactly value / 255."""
-    return BYTE_TO_UNIT[frame]
 
 
 def rgb_frame(frame: np.ndarray) -> np.ndarray:
@@ -111,16 +109,20 @@ def rgb_frame(frame: np.ndarray) -> np.ndarray:
 
 
 def write_hint(result: np.ndarray, out: np.ndarray) -> None:
-    """Write (H,W), (H,W,1) or (H,W,3), uint8 or float 0..1, into `out` (H,W,3) float32."""
+    """Write (H,W), (H,W,1) or (H,W,3), uint8 or float 0..1, into `out` (H,W,3) float32, contiguous."""
     import cv2
 
     if result.ndim == 3 and result.shape[-1] == 1:
         result = result[..., 0]
     if result.dtype == np.uint8:
+        if result.ndim == 3:
+            cv2.LUT(result, BYTE_TO_UNIT, dst=out)
+            return
         result = cv2.LUT(result, BYTE_TO_UNIT)
     if result.ndim == 2:
-        result = cv2.cvtColor(np.ascontiguousarray(result, dtype=np.float32), cv2.COLOR_GRAY2RGB)
-    out[...] = result
+        cv2.cvtColor(np.ascontiguousarray(result, dtype=np.float32), cv2.COLOR_GRAY2RGB, dst=out)
+    else:
+        out[...] = result
 
 
 def above(values: np.ndarray, limit: float) -> np.ndarray:
