@@ -6,9 +6,8 @@ to its middle block's output.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,13 +27,6 @@ from .unet import (
     encoder_widths,
 )
 from .zero_conv import ZeroConv, zero_
-
-
-class Features(NamedTuple):
-    """The copy's outputs before their zero convolutions."""
-
-    skips: tuple[Tensor, ...]
-    middle: Tensor
 
 
 class HintEncoder(nn.Module):
@@ -112,27 +104,17 @@ class ControlNet(nn.Module):
             )
         return embedded
 
-    def features(self, x: Tensor, hint: Tensor, encoder: Projected, middle: Projected) -> Features:
-        """What the zero convolutions read; `hint` is the embedded one."""
-        skips = self.encoder(x, encoder, hint)
-        return Features(tuple(skips), self.middle(skips[-1], middle))
+    def features(self, x: Tensor, hint: Tensor, encoder: Projected, middle: Projected) -> Iterator[Tensor]:
+        """What the zero convolutions read, one feature map at a time; `hint` is the embedded one."""
+        h = x
+        for h in self.encoder.walk(x, encoder, hint):
+            yield h
+        yield self.middle(h, middle)
 
-    def residuals(self, features: Features) -> Residuals:
-        """The definition of a ControlNet's output: one zero convolution behind each feature."""
-        skips = tuple(zero(h) for zero, h in zip(self.zero_convs, features.skips, strict=True))
-        return Residuals(skips, self.zero_conv_middle(features.middle))
-
-    def accumulate(self, skips: Sequence[Tensor], middle: Tensor, features: Features, weights: Sequence[float]) -> None:
-        """Add the residuals into the UNet's skips and middle output, in place, each times its weight.
-
-        `weights` has one entry per skip and one for the middle. A weight of 0 costs nothing.
-        """
-        zeros = [*self.zero_convs, self.zero_conv_middle]
-        targets = [*skips, middle]
-        sources = [*features.skips, features.middle]
-        for zero, target, source, weight in zip(zeros, targets, sources, weights, strict=True):
-            if weight != 0.0:
-                zero.accumulate(target, source, weight)
+    @property
+    def zeros(self) -> list[ZeroConv]:
+        """All zero convolutions, in the order of `features`: one per skip, then the middle's."""
+        return [*self.zero_convs, self.zero_conv_middle]  # type: ignore[list-item]
 
     def forward(
         self, x: Tensor, t: Tensor, context: Tensor, hint: Tensor, y: Tensor | None = None
@@ -146,4 +128,5 @@ class ControlNet(nn.Module):
         emb = self.embed(t, y)
         hint = self.embed_hint(hint, (x.shape[-2], x.shape[-1]))
         features = self.features(x, hint, self.encoder.project(emb, context), self.middle.project(emb, context))
-        return self.residuals(features)
+        *skips, middle = [zero(h) for zero, h in zip(self.zeros, features, strict=True)]
+        return Residuals(tuple(skips), middle)

@@ -7,7 +7,7 @@ that it has prepared before the first step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -99,14 +99,16 @@ class UNetEncoder(BlockStack):
         `hint` (B, widths[0], H, W), the embedded condition of a ControlNet, is added behind the
         first block.
         """
-        skips: list[Tensor] = []
+        return list(self.walk(x, projected, hint))
+
+    def walk(self, x: Tensor, projected: Projected, hint: Tensor | None = None) -> Iterator[Tensor]:
+        """As `forward`, one block at a time: who does not need all outputs does not hold them."""
         h = x
         for index, (block, shift, kv) in enumerate(zip(self.blocks, *projected, strict=True)):
             h = block(h, shift, kv)
             if index == 0 and hint is not None:
                 h = h + hint
-            skips.append(h)
-        return skips
+            yield h
 
 
 class UNetMiddle(nn.Module):

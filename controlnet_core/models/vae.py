@@ -231,7 +231,8 @@ def blend_tiles(
             rows = _ramp(out.shape[2], overlap * scale, top > 0, top + tile < height).to(out)
             columns = _ramp(out.shape[3], overlap * scale, left > 0, left + tile < width).to(out)
             window = rows[:, None] * columns[None, :]
-            area = (..., slice(top * scale, top * scale + out.shape[2]), slice(left * scale, left * scale + out.shape[3]))
+            y, x0 = top * scale, left * scale
+            area = (..., slice(y, y + out.shape[2]), slice(x0, x0 + out.shape[3]))
             total[area] += out * window
             weights[area] += window
     return total / weights

@@ -8,7 +8,6 @@ carries on with the same numbers as an unbroken run.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -166,7 +165,7 @@ class Loop:
         self.state_file.parent.mkdir(parents=True, exist_ok=True)
         partial = self.state_file.with_suffix(".partial")
         torch.save(state, partial)
-        os.replace(partial, self.state_file)
+        partial.replace(self.state_file)
 
     def resume(self) -> bool:
         """Load the state file where there is one; True if it was."""

@@ -27,7 +27,6 @@ from .step import (
     autoencoder_loss,
     base_predictor,
     control_predictor,
-    drop_captions,
     high_noise_timesteps,
     initialise_hint_encoder,
     noise_loss,

@@ -1,0 +1,38 @@
+"""A backend runs modules in the form that suits its device, and remembers what it has made.
+
+One backend lives as long as whoever owns it (a headless host, a test, one node in the editor);
+nothing is kept in the module. What it made is dropped when the original is.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from .pack import pack
+from .runtime import Runtime
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+class Backend:
+    """Optimised twins of modules, made once per module."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self._twins: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
+
+    def optimise(self, module: ModuleT) -> ModuleT:
+        """The module on the runtime's device, in its dtype, packed where the backend can; made once."""
+        twin = self._twins.get(module)
+        if twin is None:
+            placed = module.to(device=self.runtime.device, dtype=self.runtime.dtype).eval()
+            twin = self._twins[module] = pack(placed) if self.runtime.pack_weights else placed
+        return twin  # type: ignore[return-value]
+
+    def layout(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) in the memory layout in which convolutions are fastest."""
+        return x.contiguous(memory_format=torch.channels_last)

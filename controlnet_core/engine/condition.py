@@ -1,0 +1,47 @@
+"""What one half of the guidance asks for: text, control, and where in the picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import lcm
+
+from torch import Tensor
+
+from ..control.unit import ControlStack
+
+
+@dataclass(frozen=True)
+class Area:
+    """A rectangle in latent cells."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """text: (1, tokens, context_dim). pooled: (1, label_dim) for models that have a label vector.
+
+    units: the ControlNets that act on this condition. strength, mask (B, H, W) and area weigh its
+    prediction against that of the other conditions of its half; start and end are its window.
+    """
+
+    text: Tensor
+    units: ControlStack = ()
+    pooled: Tensor | None = None
+    strength: float = 1.0
+    mask: Tensor | None = None
+    area: Area | None = None
+    start: float = 0.0
+    end: float = 1.0
+
+
+def equal_length(texts: list[Tensor]) -> list[Tensor]:
+    """Repeat texts of different length to their least common multiple, as the host does.
+
+    Repeating all tokens alike does not change what cross attention reads.
+    """
+    tokens = lcm(*(text.shape[1] for text in texts))
+    return [text.repeat(1, tokens // text.shape[1], 1) for text in texts]

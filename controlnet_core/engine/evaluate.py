@@ -1,0 +1,156 @@
+"""Step fast: what depends on x. `evaluate` is the whole of it, read from top to bottom."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..diffusion.denoiser import denoised, scale_input
+from ..errors import NonFiniteError
+from .condition import Area, Condition
+from .prepare import Group, Prepared, PreparedUnit
+
+
+def evaluate(prepared: Prepared, x: Tensor, sigma: Tensor, cfg: float) -> Tensor:
+    """The guided prediction of x0 from a noisy latent.
+
+    x: (B, 4, h, w) float32 at noise level `sigma` (0-d). Classifier-free guidance (Ho and Salimans
+    2022): negative + cfg * (positive - negative). Raises NonFiniteError, naming the net it came
+    from, when a prediction is not finite.
+    """
+    predictions: dict[int, Tensor] = {}
+    for group in prepared.groups:
+        for (index, _), prediction in zip(group.members, predict(prepared, group, x, sigma), strict=True):
+            predictions[index] = prediction
+    positives = range(prepared.positives)
+    positive = _combine(prepared, positives, predictions, x, sigma)
+    negatives = range(prepared.positives, len(prepared.conditions))
+    if not negatives:
+        return positive
+    negative = _combine(prepared, negatives, predictions, x, sigma)
+    return negative + (positive - negative) * cfg
+
+
+def predict(prepared: Prepared, group: Group, x: Tensor, sigma: Tensor) -> list[Tensor]:
+    """The prediction of x0 for each condition of a group, each (B, 4, h, w) of the group's area."""
+    part = x if group.area is None else _crop(x, group.area)
+    conditions = len(group.members)
+    level = float(sigma)
+    rows = scale_input(part, sigma).repeat(conditions, 1, 1, 1)
+    if prepared.concat is not None:
+        rows = torch.cat([rows, prepared.concat.repeat(conditions, 1, 1, 1)], dim=1)
+    rows = prepared.backend.layout(rows.to(prepared.backend.runtime.dtype))
+    stack = group.projections.at(level)
+    unet = prepared.unet
+    assert stack.decoder is not None
+    skips = unet.encoder(rows, stack.encoder)
+    middle = unet.middle(skips[-1], stack.middle)
+    for unit in prepared.active(group, level):
+        add_control(unit, rows, level, skips, middle)
+    output = unet.head(unet.decoder(middle, skips, stack.decoder)).float()
+    _check_finite(prepared, group, output, rows, level)
+    parametrization = prepared.config.parametrization
+    return [denoised(parametrization, out, part, sigma) for out in output.chunk(conditions)]
+
+
+def add_control(unit: PreparedUnit, rows: Tensor, sigma: float, skips: list[Tensor], middle: Tensor) -> None:
+    """Add a unit's residuals into its rows of the skips and of the middle's output, in place.
+
+    Each feature map of the net meets its zero convolution as soon as it is there, so that no more
+    than one is held: several nets cost the memory of one block's activations.
+    """
+    stack = unit.projections.at(sigma)
+    features = unit.net.features(rows[unit.rows], unit.hint, stack.encoder, stack.middle)
+    masks = unit.masks or (None,) * len(unit.weights)
+    targets = [*skips, middle]
+    for zero, feature, target, weight, mask in zip(
+        unit.net.zeros, features, targets, unit.weights, masks, strict=True
+    ):
+        if weight == 0.0:
+            continue
+        view = target[unit.rows]
+        if mask is None:
+            zero.accumulate(view, feature, weight)
+        else:
+            view.addcmul_(zero(feature), mask, value=weight)
+
+
+def _combine(prepared: Prepared, indices: range, predictions: dict[int, Tensor], x: Tensor, sigma: Tensor) -> Tensor:
+    """Mean of a half's predictions, weighed by strength and mask inside their areas and windows."""
+    if len(indices) == 1 and _is_plain(prepared.conditions[indices[0]]):
+        return predictions[indices[0]]
+    total = torch.zeros_like(x)
+    weights = torch.full_like(x, 1e-37)
+    for index in indices:
+        condition = prepared.conditions[index]
+        if not _in_window(prepared, condition, float(sigma)):
+            continue
+        weight = _weight(condition, predictions[index], x)
+        _view(total, condition.area).add_(predictions[index] * weight)
+        _view(weights, condition.area).add_(weight)
+    return total / weights
+
+
+def _is_plain(condition: Condition) -> bool:
+    return condition.area is None and condition.mask is None and (condition.start, condition.end) == (0.0, 1.0)
+
+
+def _in_window(prepared: Prepared, condition: Condition, sigma: float) -> bool:
+    schedule = prepared.schedule
+    return schedule.percent_to_sigma(condition.end) <= sigma <= schedule.percent_to_sigma(condition.start)
+
+
+def _weight(condition: Condition, prediction: Tensor, x: Tensor) -> Tensor:
+    weight = torch.full_like(prediction, condition.strength)
+    if condition.mask is not None:
+        mask = torch.nn.functional.interpolate(condition.mask[:, None].to(x), size=x.shape[-2:], mode="bilinear")
+        weight = weight * _view(mask, condition.area)
+    elif condition.area is not None:
+        _feather(weight, condition.area, x)
+    return weight
+
+
+def _feather(weight: Tensor, area: Area, x: Tensor, cells: int = 8) -> None:
+    """Ramp the weight over 8 cells at those edges of an area that lie inside the picture, in place."""
+    height, width = x.shape[-2:]
+    for i in range(min(cells, area.height)):
+        ramp = (i + 1) / cells
+        if area.top > 0:
+            weight[:, :, i] *= ramp
+        if area.top + area.height < height:
+            weight[:, :, -1 - i] *= ramp
+    for i in range(min(cells, area.width)):
+        ramp = (i + 1) / cells
+        if area.left > 0:
+            weight[..., i] *= ramp
+        if area.left + area.width < width:
+            weight[..., -1 - i] *= ramp
+
+
+def _crop(x: Tensor, area: Area) -> Tensor:
+    return x[..., area.top : area.top + area.height, area.left : area.left + area.width]
+
+
+def _view(x: Tensor, area: Area | None) -> Tensor:
+    return x if area is None else _crop(x, area)
+
+
+def _check_finite(prepared: Prepared, group: Group, output: Tensor, rows: Tensor, sigma: float) -> None:
+    """Raise NonFiniteError at the first prediction that is not finite, after finding out whose fault it is."""
+    if bool(torch.isfinite(output).all()):
+        return
+    culprit = f"the model {prepared.config.name}"
+    if not bool(torch.isfinite(rows).all()):
+        culprit = "the latent that came in"
+    else:
+        for unit in prepared.active(group, sigma):
+            stack = unit.projections.at(sigma)
+            features = unit.net.features(rows[unit.rows], unit.hint, stack.encoder, stack.middle)
+            residuals = (zero(h) for zero, h in zip(unit.net.zeros, features, strict=True))
+            if not all(bool(torch.isfinite(r).all()) for r in residuals):
+                culprit = unit.name
+                break
+    raise NonFiniteError(
+        f"the prediction at sigma {sigma:.4g} is not finite, and it comes from {culprit}: the file may be damaged "
+        "(try another copy), or its numbers are too large for fp16 (try dtype bf16 or fp32)"
+    )

@@ -1,0 +1,156 @@
+"""From noise to a latent: the algorithm on one page. The first file to read.
+
+    sigmas = make_sigmas(...)                    the noise levels of the steps
+    prepared = prepare(...)                      all that does not depend on x, once
+    x = latent + noise * sigmas[0]
+    x = sampler(denoise, x, sigmas)              denoise: x, sigma -> evaluate(prepared, x, sigma, cfg)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .config import ModelConfig
+from .diffusion.denoiser import add_noise, is_max_denoise
+from .diffusion.noise import AncestralSeed, initial_noise, mask_noise, noise_source
+from .diffusion.samplers import Step, get_sampler
+from .diffusion.schedule import NoiseSchedule, make_sigmas
+from .engine.backend import Backend
+from .engine.condition import Condition
+from .engine.evaluate import evaluate
+from .engine.prepare import prepare
+from .engine.runtime import Cancelled, check_cancelled
+from .errors import OutOfMemory, ShapeError
+from .models.unet import UNet
+
+
+@dataclass(frozen=True, eq=False)
+class DiffusionModel:
+    """A UNet with what its training fixed: parametrisation (in `config`) and noise levels."""
+
+    unet: UNet
+    config: ModelConfig
+    schedule: NoiseSchedule
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """How to sample. `denoise` below 1 keeps that much less of the latent that comes in changed.
+
+    start_step, end_step cut the table of sigmas; with `add_noise` off the latent is taken as noisy
+    already, and with `leftover_noise` on the last cut step leaves it so.
+    """
+
+    seed: int = 0
+    steps: int = 20
+    cfg: float = 7.0
+    sampler: str = "euler"
+    scheduler: str = "normal"
+    denoise: float = 1.0
+    add_noise: bool = True
+    start_step: int = 0
+    end_step: int | None = None
+    leftover_noise: bool = True
+    ancestral: AncestralSeed = "shifted"
+
+
+def generate(
+    model: DiffusionModel,
+    positive: Sequence[Condition],
+    negative: Sequence[Condition],
+    latent: Tensor,
+    settings: SampleSettings,
+    *,
+    backend: Backend,
+    noise_mask: Tensor | None = None,
+    batch_index: Sequence[int] | None = None,
+    on_step: Callable[[Step], None] | None = None,
+    cancelled: Cancelled | None = None,
+) -> Tensor:
+    """Sample a latent.
+
+    latent: (B, 4, h, w), scaled; zeros to start from nothing. noise_mask: (B or 1, 1 or none, H, W) in
+    [0, 1], where to paint; the rest keeps the latent. Returns (B, 4, h, w) float32 on the CPU.
+    Raises ShapeError, UnfitError, NonFiniteError, Interrupted, OutOfMemory.
+    """
+    try:
+        with torch.inference_mode():
+            return _generate(
+                model, positive, negative, latent, settings, backend, noise_mask, batch_index, on_step, cancelled
+            )
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(
+            f"the device has no memory left for a batch of {latent.shape[0]} latents of {latent.shape[3]}x"
+            f"{latent.shape[2]}: use a smaller picture, a smaller batch, fewer ControlNets, or dtype fp16"
+        ) from error
+
+
+def _generate(
+    model: DiffusionModel,
+    positive: Sequence[Condition],
+    negative: Sequence[Condition],
+    latent: Tensor,
+    settings: SampleSettings,
+    backend: Backend,
+    noise_mask: Tensor | None,
+    batch_index: Sequence[int] | None,
+    on_step: Callable[[Step], None] | None,
+    cancelled: Cancelled | None,
+) -> Tensor:
+    if latent.ndim != 4 or latent.shape[1] != model.config.vae.latent_channels:
+        raise ShapeError(
+            f"the latent has shape {tuple(latent.shape)}, expected (B, {model.config.vae.latent_channels}, h, w)"
+        )
+    sampler = get_sampler(settings.sampler)
+    sigmas = cut_sigmas(model.schedule, settings)
+    if len(sigmas) < 2:
+        return latent.float().cpu()
+    guided = negative if settings.cfg != 1.0 else ()
+    prepared = prepare(
+        model.unet, model.config, model.schedule, positive, guided, tuple(latent.shape), sigmas.tolist(), backend
+    )
+    device = backend.runtime.device
+    clean = latent.to(device, torch.float32)
+    noise = initial_noise(latent.shape, settings.seed, batch_index)
+    noise = noise.to(device) if settings.add_noise else torch.zeros_like(clean)
+    start = add_noise(clean, noise, sigmas[0], is_max_denoise(sigmas[0], model.schedule.sigma_max))
+    mask = None if noise_mask is None else fit_noise_mask(noise_mask.to(device), clean)
+    kept_noise = mask_noise(sampler, noise, settings.seed)
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        check_cancelled(cancelled)
+        if mask is None:
+            return evaluate(prepared, x, sigma, settings.cfg)
+        x = x * mask + add_noise(clean, kept_noise, sigma) * (1.0 - mask)
+        return evaluate(prepared, x, sigma, settings.cfg) * mask + clean * (1.0 - mask)
+
+    source = noise_source(sampler, start, sigmas, settings.seed, ancestral=settings.ancestral)
+    result = sampler(denoise, start, sigmas, noise=source, on_step=on_step)
+    if mask is not None:
+        result = result * mask + clean * (1.0 - mask)
+    return result.float().cpu()
+
+
+def cut_sigmas(schedule: NoiseSchedule, settings: SampleSettings) -> Tensor:
+    """The sigmas of a run, cut to start_step..end_step; the last is 0 unless noise is to be left over."""
+    sigmas = make_sigmas(
+        schedule, settings.scheduler, settings.steps, denoise=settings.denoise, sampler=settings.sampler
+    )
+    end = settings.end_step
+    if end is not None and end < len(sigmas) - 1:
+        sigmas = sigmas[: end + 1].clone()
+        if not settings.leftover_noise:
+            sigmas[-1] = 0.0
+    return sigmas[min(settings.start_step, len(sigmas) - 1) :]
+
+
+def fit_noise_mask(mask: Tensor, latent: Tensor) -> Tensor:
+    """A noise mask (B, H, W) or (B, 1, H, W) -> (1 or B, 1, h, w) of the latent, bilinear as the host does."""
+    mask = mask.reshape(-1, 1, *mask.shape[-2:]).float()
+    return F.interpolate(mask, size=latent.shape[-2:], mode="bilinear")
+
