@@ -1,0 +1,303 @@
+"""prepare and evaluate against the plain definition; controls against their formulas."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from comfyui_controlnet_core.controlnet_core.config import DEMO, SD15
+from comfyui_controlnet_core.controlnet_core.control.hint import mask_at
+from comfyui_controlnet_core.controlnet_core.control.modes import MODES, block_heights, mode_weights
+from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
+from comfyui_controlnet_core.controlnet_core.diffusion.denoiser import scale_input
+from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
+from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
+from comfyui_controlnet_core.controlnet_core.engine.condition import Area, Condition
+from comfyui_controlnet_core.controlnet_core.engine.evaluate import evaluate
+from comfyui_controlnet_core.controlnet_core.engine.prepare import prepare
+from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
+from comfyui_controlnet_core.controlnet_core.errors import (
+    Interrupted,
+    NonFiniteError,
+    ShapeError,
+    UnfitError,
+    ValueRangeError,
+)
+from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
+from comfyui_controlnet_core.controlnet_core.models.unet import Residuals, UNet
+from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
+from torch import Tensor
+
+SCHEDULE = scaled_linear()
+SIZE = (2, 4, 16, 16)
+
+
+@pytest.fixture(scope="module")
+def model() -> DiffusionModel:
+    torch.manual_seed(0)
+    return DiffusionModel(UNet(DEMO.unet).eval(), DEMO, SCHEDULE)
+
+
+def make_net(model: DiffusionModel, seed: int) -> ControlNet:
+    torch.manual_seed(seed)
+    net = ControlNet.from_unet(model.unet, DEMO.controlnet).eval()
+    for zero in net.zeros:
+        torch.nn.init.normal_(zero.conv.weight, std=0.05)
+        torch.nn.init.normal_(zero.conv.bias, std=0.05)
+    torch.nn.init.normal_(net.hint.convs[-1].weight, std=0.5)
+    return net
+
+
+@pytest.fixture(scope="module")
+def nets(model: DiffusionModel) -> tuple[ControlNet, ControlNet]:
+    return make_net(model, 1), make_net(model, 2)
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "packed"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    return Backend(Runtime(pack_weights=request.param))
+
+
+def texts(count: int) -> list[Tensor]:
+    g = torch.Generator().manual_seed(5)
+    return [torch.randn(1, 77, DEMO.unet.context_dim, generator=g) for _ in range(count)]
+
+
+def hint(seed: int = 0, batch: int = 1) -> Tensor:
+    return torch.rand(batch, 3, 128, 128, generator=torch.Generator().manual_seed(seed))
+
+
+def noisy(seed: int = 3) -> tuple[Tensor, Tensor]:
+    return torch.randn(SIZE, generator=torch.Generator().manual_seed(seed)) * 4.0, SCHEDULE.sigma(torch.tensor(600.0))
+
+
+def residuals(net: ControlNet, x: Tensor, text: Tensor, picture: Tensor, weights: list[float]) -> Residuals:
+    rows = len(x)
+    out = net(x, torch.full((rows,), 600.0), text.expand(rows, -1, -1), picture.expand(rows, -1, -1, -1))
+    *skips, middle = [r * w for r, w in zip([*out.skips, out.middle], weights, strict=True)]
+    return Residuals(tuple(skips), middle)
+
+
+def total(parts: list[Residuals]) -> Residuals | None:
+    if not parts:
+        return None
+    skips = tuple(sum(r) for r in zip(*(p.skips for p in parts), strict=True))
+    return Residuals(skips, sum(p.middle for p in parts))  # type: ignore[arg-type]
+
+
+def by_definition(model: DiffusionModel, text: Tensor, parts: list[Residuals]) -> Tensor:
+    x, sigma = noisy()
+    rows = len(x)
+    eps = model.unet(
+        scale_input(x, sigma), torch.full((rows,), 600.0), text.expand(rows, -1, -1), residuals=total(parts)
+    )
+    return x - eps * sigma
+
+
+def by_engine(
+    model: DiffusionModel, positive: list[Condition], negative: list[Condition], backend: Backend, cfg: float
+) -> Tensor:
+    x, sigma = noisy()
+    prepared = prepare(model.unet, DEMO, SCHEDULE, positive, negative, SIZE, [float(sigma)], backend)
+    return evaluate(prepared, x, sigma, cfg)
+
+
+def close(a: Tensor, b: Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
+
+
+@torch.inference_mode()
+def test_guidance_with_two_nets_is_the_definition(
+    model: DiffusionModel, nets: tuple[ControlNet, ControlNet], backend: Backend
+) -> None:
+    prompt, empty = texts(2)
+    units = (ControlUnit(nets[0], hint(1), 0.7), ControlUnit(nets[1], hint(2), 1.3))
+    got = by_engine(model, [Condition(prompt, units)], [Condition(empty, units)], backend, 6.0)
+    x = scale_input(*noisy())
+    halves = []
+    for text in (prompt, empty):
+        parts = [
+            residuals(nets[0], x, text, hint(1), [0.7] * 7),
+            residuals(nets[1], x, text, hint(2), [1.3] * 7),
+        ]
+        halves.append(by_definition(model, text, parts))
+    close(got, halves[1] + 6.0 * (halves[0] - halves[1]))
+    # Order does not matter beyond rounding.
+    swapped = units[::-1]
+    close(by_engine(model, [Condition(prompt, swapped)], [Condition(empty, swapped)], backend, 6.0), got)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("mode", MODES)
+def test_modes_follow_their_formulas(
+    model: DiffusionModel, nets: tuple[ControlNet, ControlNet], mode: str
+) -> None:
+    backend = Backend(Runtime(pack_weights=False))
+    prompt, empty = texts(2)
+    units = (ControlUnit(nets[0], hint(1), 0.9, mode=mode),)
+    got = by_engine(model, [Condition(prompt, units)], [Condition(empty, units)], backend, 5.0)
+    soft = [0.825 ** (6 - i) for i in range(7)]
+    heights = [16, 16, 8, 8, 4, 4, 4]
+    formula = {
+        "balanced": ([1.0] * 7, True),
+        "prompt": (soft, True),
+        "control": (soft, False),
+        "cfg-rw": ([16 / h for h in heights], False),
+        "cfg-rw-literal": ([64 / h for h in heights], False),
+        "mid-only": ([0.0] * 6 + [1.0], True),
+    }
+    weights, both = formula[mode]
+    x = scale_input(*noisy())
+    halves = []
+    for text, controlled in ((prompt, True), (empty, both)):
+        parts = [residuals(nets[0], x, text, hint(1), [0.9 * w for w in weights])] if controlled else []
+        halves.append(by_definition(model, text, parts))
+    close(got, halves[1] + 5.0 * (halves[0] - halves[1]))
+
+
+def test_soft_weights_of_sd15_are_the_published_ones() -> None:
+    weights = mode_weights("prompt", SD15.unet, 64)
+    assert len(weights) == 13
+    assert weights[0] == pytest.approx(0.0994, abs=1e-4)
+    assert weights[-1] == 1.0
+    assert block_heights(SD15.unet, 64) == (64, 64, 64, 32, 32, 32, 16, 16, 16, 8, 8, 8, 8)
+    assert mode_weights("cfg-rw", SD15.unet, 64)[::3] == (1.0, 2.0, 4.0, 8.0, 8.0)
+
+
+@torch.inference_mode()
+def test_a_mask_multiplies_residual_and_bias(
+    model: DiffusionModel, nets: tuple[ControlNet, ControlNet], backend: Backend
+) -> None:
+    (prompt,) = texts(1)
+    mask = torch.zeros(1, 128, 128)
+    mask[:, :, :64] = 1.0
+    got = by_engine(model, [Condition(prompt, (ControlUnit(nets[0], hint(1), mask=mask),))], [], backend, 1.0)
+    x = scale_input(*noisy())
+    plain = residuals(nets[0], x, prompt, hint(1), [1.0] * 7)
+    masked = Residuals(
+        tuple(r * mask_at(mask, tuple(r.shape[-2:])) for r in plain.skips),
+        plain.middle * mask_at(mask, tuple(plain.middle.shape[-2:])),
+    )
+    close(got, by_definition(model, prompt, [masked]))
+
+
+@torch.inference_mode()
+def test_nothing_runs_at_strength_zero_or_outside_the_window(
+    model: DiffusionModel, nets: tuple[ControlNet, ControlNet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = Backend(Runtime(pack_weights=False))
+    (prompt,) = texts(1)
+    plain = by_engine(model, [Condition(prompt)], [], backend, 1.0)
+
+    def fail(*args: object) -> None:
+        raise AssertionError("the net ran")
+
+    monkeypatch.setattr(ControlNet, "features", fail)
+    for unit in (
+        ControlUnit(nets[0], hint(), 0.0),
+        ControlUnit(nets[0], hint(), start=0.9),
+        ControlUnit(nets[0], hint(), end=0.1),
+    ):
+        assert torch.equal(by_engine(model, [Condition(prompt, (unit,))], [], backend, 1.0), plain)
+
+
+@torch.inference_mode()
+def test_block_weights_multiply(model: DiffusionModel, nets: tuple[ControlNet, ControlNet]) -> None:
+    backend = Backend(Runtime(pack_weights=False))
+    (prompt,) = texts(1)
+    weights = (0.0, 0.5, 1.0, 1.5, 0.2, 0.0, 2.0)
+    unit = ControlUnit(nets[0], hint(1), 0.5, block_weights=weights)
+    got = by_engine(model, [Condition(prompt, (unit,))], [], backend, 1.0)
+    x = scale_input(*noisy())
+    close(got, by_definition(model, prompt, [residuals(nets[0], x, prompt, hint(1), [0.5 * w for w in weights])]))
+    with pytest.raises(ValueRangeError, match="3 block weights came, this net has 7"):
+        bad = ControlUnit(nets[0], hint(1), block_weights=(1.0, 1.0, 1.0))
+        by_engine(model, [Condition(prompt, (bad,))], [], backend, 1.0)
+
+
+@torch.inference_mode()
+def test_a_batch_equals_its_singles(model: DiffusionModel, nets: tuple[ControlNet, ControlNet]) -> None:
+    backend = Backend(Runtime(pack_weights=False))
+    prompt, empty = texts(2)
+    pictures = hint(7, batch=2)
+    settings = SampleSettings(seed=4, steps=3, cfg=5.0)
+
+    def run(picture: Tensor, batch: int, index: list[int]) -> Tensor:
+        units = (ControlUnit(nets[0], picture),)
+        conditions = ([Condition(prompt, units)], [Condition(empty, units)])
+        latent = torch.zeros(batch, 4, 16, 16)
+        return generate(model, *conditions, latent, settings, backend=backend, batch_index=index)
+
+    both = run(pictures, 2, [0, 1])
+    for i in range(2):
+        close(run(pictures[i : i + 1], 1, [i]), both[i : i + 1])
+
+
+@torch.inference_mode()
+def test_areas_are_predicted_apart_and_blended(model: DiffusionModel) -> None:
+    backend = Backend(Runtime(pack_weights=False))
+    a, b = texts(2)
+    whole = by_engine(model, [Condition(a)], [], backend, 1.0)
+    covered = by_engine(model, [Condition(a), Condition(b, area=Area(0, 0, 16, 8))], [], backend, 1.0)
+    close(covered[..., 8:], whole[..., 8:])
+    assert not torch.allclose(covered[..., :7], whole[..., :7])
+
+
+@torch.inference_mode()
+def test_errors_name_what_came_and_what_fits(model: DiffusionModel, nets: tuple[ControlNet, ControlNet]) -> None:
+    backend = Backend(Runtime(pack_weights=False))
+    (prompt,) = texts(1)
+    with pytest.raises(ShapeError, match="5 wide, this model reads 128"):
+        by_engine(model, [Condition(torch.zeros(1, 77, 5))], [], backend, 1.0)
+    with pytest.raises(ShapeError, match="2 channels"):
+        bad = ControlUnit(nets[0], torch.zeros(1, 2, 64, 64))
+        by_engine(model, [Condition(prompt, (bad,))], [], backend, 1.0)
+    with torch.device("meta"):
+        other = ControlNet(SD15.controlnet)
+    with pytest.raises(UnfitError, match=r"canny\.pth was made for .* 768 wide text; the model demo"):
+        unit = ControlUnit(other, hint(), name="canny.pth")
+        by_engine(model, [Condition(prompt, (unit,))], [], backend, 1.0)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 128, 128), (1, 4, 128, 128), (1, 3, 1, 1), (1, 3, 77, 131), (1, 3, 64, 256)])
+@torch.inference_mode()
+def test_hints_of_any_size_and_colour_model_are_brought_to_fit(
+    model: DiffusionModel, nets: tuple[ControlNet, ControlNet], shape: tuple[int, ...]
+) -> None:
+    (prompt,) = texts(1)
+    unit = ControlUnit(nets[0], torch.rand(shape))
+    assert by_engine(model, [Condition(prompt, (unit,))], [], Backend(Runtime()), 1.0).isfinite().all()
+
+
+def test_nan_weights_are_reported_with_the_nets_name(model: DiffusionModel) -> None:
+    net = make_net(model, 9)
+    with torch.no_grad():
+        net.middle.res1.conv1.weight[0, 0, 0, 0] = torch.nan
+    (prompt,) = texts(1)
+    units = (ControlUnit(net, hint(), name="broken.safetensors"),)
+    with pytest.raises(NonFiniteError, match=r"comes from broken\.safetensors"):
+        generate(
+            model, [Condition(prompt, units)], [], torch.zeros(1, 4, 16, 16), SampleSettings(steps=2),
+            backend=Backend(Runtime()),
+        )  # fmt: skip
+
+
+def test_a_run_can_be_stopped_and_started_again(model: DiffusionModel) -> None:
+    (prompt,) = texts(1)
+    backend = Backend(Runtime())
+    args = (model, [Condition(prompt)], [], torch.zeros(1, 4, 16, 16), SampleSettings(steps=3))
+    with pytest.raises(Interrupted):
+        generate(*args, backend=backend, cancelled=lambda: True)
+    first = generate(*args, backend=backend)
+    assert torch.equal(first, generate(*args, backend=backend))
+
+
+def test_a_noise_mask_keeps_the_rest_of_the_latent(model: DiffusionModel) -> None:
+    (prompt,) = texts(1)
+    latent = torch.randn(1, 4, 16, 16)
+    mask = torch.zeros(1, 128, 128)
+    mask[:, :64] = 1.0
+    out = generate(
+        model, [Condition(prompt)], [], latent, SampleSettings(steps=3), backend=Backend(Runtime()), noise_mask=mask
+    )
+    assert torch.equal(out[:, :, 9:], latent[:, :, 9:])
+    assert not torch.allclose(out[:, :, :7], latent[:, :, :7])
