@@ -105,9 +105,7 @@ def read_drawing(workflow: Mapping[str, Any], name: str) -> tuple[Drawing, dict[
             inner_place: Place = (*place, "definitions", "subgraphs", index)
             where = f"{name}, subgraph {index}"
             subgraph = as_dict(entry, where)
-            definitions[as_text(subgraph.get("id"), f"{where}, id")] = _definition(
-                subgraph, where, inner_place
-            )
+            definitions[as_text(subgraph.get("id"), f"{where}, id")] = _definition(subgraph, where, inner_place)
             pending.append((subgraph, inner_place))
     return drawing, definitions
 
@@ -126,9 +124,7 @@ def _definition(data: dict[str, Any], where: str, place: Place) -> Definition:
             if link is not None and link.origin == drawing.input_node:
                 fed.setdefault(link.slot, []).append((node, slot))
     targets = {name: tuple(fed.get(index, ())) for index, name in enumerate(names)}
-    return Definition(
-        title if isinstance(title, str) else "subgraph", drawing, targets, _sources(data, drawing, where)
-    )
+    return Definition(title if isinstance(title, str) else "subgraph", drawing, targets, _sources(data, drawing, where))
 
 
 def _sources(data: dict[str, Any], drawing: Drawing, where: str) -> dict[int, DrawnLink]:
@@ -152,15 +148,11 @@ def _link_ids(value: Any, where: str) -> tuple[int, ...]:
 def _drawing(data: Mapping[str, Any], where: str, place: Place) -> Drawing:
     nodes: dict[str, DrawnNode] = {}
     for index, entry in enumerate(as_list(data.get("nodes"), f"{where}, nodes")):
-        node = _node(
-            as_dict(entry, f"{where}, nodes[{index}]"), f"{where}, nodes[{index}]", (*place, "nodes", index)
-        )
+        node = _node(as_dict(entry, f"{where}, nodes[{index}]"), f"{where}, nodes[{index}]", (*place, "nodes", index))
         if node.id in nodes:
             raise fail(where, f"has two nodes with the id {node.id}", "open and save it in the editor")
         nodes[node.id] = node
-    links = dict(
-        _link(entry, f"{where}, links") for entry in as_list(data.get("links") or [], f"{where}, links")
-    )
+    links = dict(_link(entry, f"{where}, links") for entry in as_list(data.get("links") or [], f"{where}, links"))
     return Drawing(
         nodes,
         links,
@@ -180,9 +172,7 @@ def _link(entry: Any, where: str) -> tuple[int, DrawnLink]:
     else:
         values = as_list(entry, where)
         if len(values) < 5:
-            raise fail(
-                where, f"has an entry of {len(values)} values, expected 6", "save it again in the editor"
-            )
+            raise fail(where, f"has an entry of {len(values)} values, expected 6", "save it again in the editor")
     where = f"{where}, link {str(values[0])[:20]}"
     return as_index(values[0], where), DrawnLink(
         as_id(values[1], where),
@@ -208,9 +198,7 @@ def _node(data: dict[str, Any], where: str, place: Place) -> DrawnNode:
         as_text(data.get("type"), f"{where}, type"),
         title if isinstance(title, str) else "",
         mode if isinstance(mode, int) else 0,
-        tuple(
-            _slot(item, f"{where}, inputs") for item in as_list(data.get("inputs") or [], f"{where}, inputs")
-        ),
+        tuple(_slot(item, f"{where}, inputs") for item in as_list(data.get("inputs") or [], f"{where}, inputs")),
         tuple(
             _type(as_dict(item, f"{where}, outputs").get("type"))
             for item in as_list(data.get("outputs") or [], f"{where}, outputs")
@@ -266,8 +254,4 @@ def _list_or_empty(value: Any) -> list[Any]:
 
 
 def _is_model(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and isinstance(value.get("name"), str)
-        and isinstance(value.get("directory"), str)
-    )
+    return isinstance(value, dict) and isinstance(value.get("name"), str) and isinstance(value.get("directory"), str)

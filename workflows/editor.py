@@ -100,9 +100,7 @@ class _Reader:
         if path not in self._inner:
             if len(path) > MAX_DEPTH or self._contains_itself(scope, instance):
                 title = self.definitions[instance.type].name
-                raise fail(
-                    self.name, f'has a subgraph "{title}" that contains itself', "unpack it in the editor"
-                )
+                raise fail(self.name, f'has a subgraph "{title}" that contains itself', "unpack it in the editor")
             definition = self.definitions[instance.type]
             promoted, overrides = self._given(scope, instance, definition)
             self._inner[path] = _Scope(path, definition.drawing, scope, instance, promoted, overrides)
@@ -139,15 +137,11 @@ class _Reader:
         node_id = ":".join((*scope.path, drawn.id))
         return Node(node_id, drawn.type, inputs, drawn.title, absent, places, drawn.models)
 
-    def _own_values(
-        self, scope: _Scope, drawn: DrawnNode, inputs: Mapping[str, InputSpec]
-    ) -> dict[str, _Value]:
+    def _own_values(self, scope: _Scope, drawn: DrawnNode, inputs: Mapping[str, InputSpec]) -> dict[str, _Value]:
         """Widget values of a node, after those that its subgraph's instance shows in its stead."""
         saved = widget_values(inputs, drawn.saved, drawn.named)
         own = {name: _Value(item.value, _place(drawn, item)) for name, item in saved.items()}
-        own.update(
-            {name: v for (node, name), v in scope.overrides.items() if node == drawn.id and name in own}
-        )
+        own.update({name: v for (node, name), v in scope.overrides.items() if node == drawn.id and name in own})
         return own
 
     # ---- what a subgraph's instance gives to the inside -------------------------------------------
@@ -161,9 +155,7 @@ class _Reader:
         an input of the subgraph; without it the fields are the inputs that end in a field inside.
         """
         linked = {
-            (node.id, slot.name): ("-1", name)
-            for name, ends in definition.targets.items()
-            for node, slot in ends
+            (node.id, slot.name): ("-1", name) for name, ends in definition.targets.items() for node, slot in ends
         }
         proxies = [linked.get(key, key) for key in instance.proxies]
         fields = [name for name in definition.inputs if self._ends_in_field(instance.type, name)]
@@ -239,13 +231,9 @@ class _Reader:
             side, scope, node, index = step
             mark = (scope.path, node.id, side, index)
             if mark in seen:
-                raise fail(
-                    self.name, f"has links that run in a circle at node {node.id}", "remove one of them"
-                )
+                raise fail(self.name, f"has links that run in a circle at node {node.id}", "remove one of them")
             seen.add(mark)
-            step = (
-                self._source(scope, node, index) if side == "in" else self._output(scope, node, index, wanted)
-            )
+            step = self._source(scope, node, index) if side == "in" else self._output(scope, node, index, wanted)
         return step
 
     def _source(self, scope: _Scope, node: DrawnNode, index: int) -> Any:
@@ -280,9 +268,7 @@ class _Reader:
         if node.mode == BYPASSED:
             index = _bypass(node, slot, wanted)
             if index is None:
-                return _Nothing(
-                    f"{node.label} is bypassed and has no {wanted} input to pass on: use it again"
-                )
+                return _Nothing(f"{node.label} is bypassed and has no {wanted} input to pass on: use it again")
             return ("in", scope, node, index)
         if node.mode == MUTED:
             return _Nothing(f"{node.label}, which it is linked to, is muted: unmute it or link another")

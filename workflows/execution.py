@@ -90,9 +90,7 @@ def execute(
 class _Run:
     """One pass over a graph: the keys and results so far."""
 
-    def __init__(
-        self, graph: Graph, classes: Mapping[str, type], specs: Mapping[str, NodeSpec], cache: Cache
-    ) -> None:
+    def __init__(self, graph: Graph, classes: Mapping[str, type], specs: Mapping[str, NodeSpec], cache: Cache) -> None:
         self.graph, self.classes, self.specs, self.cache = graph, classes, specs, cache
         self.keys: dict[str, str] = {}
         self.results: dict[str, NodeResult] = {}
@@ -155,9 +153,7 @@ class _Run:
             raise _named(OutOfMemory(_MEMORY), node) from error
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
-            raise CoreError(
-                f"{node.label}: {error.strerror or error}{where}: check disk and folder"
-            ) from error
+            raise CoreError(f"{node.label}: {error.strerror or error}{where}: check disk and folder") from error
         except Exception as error:
             if _is_out_of_memory(error):
                 raise _named(OutOfMemory(_MEMORY), node) from error
@@ -169,9 +165,7 @@ class _Run:
             name: self.results[value.node].outputs[value.slot] if isinstance(value, Link) else [value]
             for name, value in self._declared(node).items()
         }
-        lists.update(
-            {name: [self._hidden(kind, node)] for name, kind in spec.hidden.items() if kind in _HIDDEN}
-        )
+        lists.update({name: [self._hidden(kind, node)] for name, kind in spec.hidden.items() if kind in _HIDDEN})
         if getattr(cls, "INPUT_IS_LIST", False):
             return [lists]
         if not lists:
@@ -179,9 +173,7 @@ class _Run:
         if not all(lists.values()):
             return []
         count = max(len(values) for values in lists.values())
-        return [
-            {name: values[min(i, len(values) - 1)] for name, values in lists.items()} for i in range(count)
-        ]
+        return [{name: values[min(i, len(values) - 1)] for name, values in lists.items()} for i in range(count)]
 
     def _hidden(self, kind: str, node: Node) -> Any:
         if kind == "PROMPT":

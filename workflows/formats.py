@@ -76,9 +76,7 @@ def read_document(path: str | Path) -> Document:
     except FileNotFoundError as error:
         raise MissingFileError(f"there is no file {path}: check its name and folder", path) from error
     except OSError as error:
-        raise MissingFileError(
-            f"{path} cannot be read ({error.strerror or error}): check it", path
-        ) from error
+        raise MissingFileError(f"{path} cannot be read ({error.strerror or error}): check it", path) from error
     return parse_document(data, str(path))
 
 
@@ -120,9 +118,7 @@ def _classify_prompt(data: dict[str, Any], name: str) -> Document:
 
 
 def _no_workflow(data: Any, name: str) -> WorkflowError:
-    return fail(
-        name, f"is JSON but no workflow ({_summary(data)})", "give one saved or exported by the editor"
-    )
+    return fail(name, f"is JSON but no workflow ({_summary(data)})", "give one saved or exported by the editor")
 
 
 def _summary(data: Any) -> str:
@@ -138,9 +134,7 @@ def parse_json(data: bytes | str, name: str) -> Any:
         text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
         return json.loads(text)
     except UnicodeDecodeError as error:
-        raise fail(
-            name, f"is no UTF-8 text (byte {error.start})", "give a workflow .json or a PNG"
-        ) from error
+        raise fail(name, f"is no UTF-8 text (byte {error.start})", "give a workflow .json or a PNG") from error
     except RecursionError as error:
         raise fail(name, "is nested too deeply to be a workflow", "give another file") from error
     except ValueError as error:

@@ -73,9 +73,7 @@ def parse_sections(text: str, name: str) -> Sections:
             continue
         key, colon, value = line.partition(":")
         if not colon or (indent and section is None):
-            raise WorkflowError(
-                f"{name}, line {number}: expected `key: value`, got {line[:60]!r}: correct the line"
-            )
+            raise WorkflowError(f"{name}, line {number}: expected `key: value`, got {line[:60]!r}: correct the line")
         if indent == 0:
             section = sections.setdefault(key, {})
             values, block_at = None, 0

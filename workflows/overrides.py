@@ -50,9 +50,7 @@ def find_node(graph: Graph, name: str, setting: str) -> Node:
 
 def _set(graph: Graph, classes: Mapping[str, type], node: Node, key: str, text: str, setting: str) -> Graph:
     if node.class_type not in classes:
-        raise WorkflowError(
-            f"--set {setting}: {node.label} is of an unknown class: replace it in the workflow"
-        )
+        raise WorkflowError(f"--set {setting}: {node.label} is of an unknown class: replace it in the workflow")
     spec = read_spec(node.class_type, classes[node.class_type])
     if key not in spec.inputs:
         raise WorkflowError(f"--set {setting}: {node.label} has no input {key}: {_fields(spec)}")
@@ -62,9 +60,7 @@ def _set(graph: Graph, classes: Mapping[str, type], node: Node, key: str, text: 
         raise WorkflowError(f"--set {setting}: {node.label} takes {key} from {giver}: set it there")
     if not spec.inputs[key].is_widget:
         kind = spec.inputs[key].type
-        raise WorkflowError(
-            f"--set {setting}: {key} takes a {kind} from another node: link one in the editor"
-        )
+        raise WorkflowError(f"--set {setting}: {key} takes a {kind} from another node: link one in the editor")
     try:
         value = parse_value(spec.inputs[key], text)
     except ValueError as error:
@@ -103,9 +99,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
             raise WorkflowError(f"--seeds {text}: expected for instance 7, 1..8 or 1,4,9")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first or last - first >= 10_000:
-            raise WorkflowError(
-                f"--seeds {text}: {part.strip()} is no range from low to high of at most 10000"
-            )
+            raise WorkflowError(f"--seeds {text}: {part.strip()} is no range from low to high of at most 10000")
         seeds.extend(range(first, last + 1))
     return tuple(seeds)
 
@@ -117,9 +111,7 @@ def with_seed(graph: Graph, classes: Mapping[str, type], seed: int) -> Graph:
     """
     found = False
     for node in graph.nodes.values():
-        declared = (
-            read_spec(node.class_type, classes[node.class_type]).inputs if node.class_type in classes else {}
-        )
+        declared = read_spec(node.class_type, classes[node.class_type]).inputs if node.class_type in classes else {}
         for name in SEED_INPUTS:
             if name in declared and name in node.inputs and not isinstance(node.inputs[name], Link):
                 graph, found = graph.with_value(node.id, name, seed), True

@@ -28,18 +28,14 @@ def read_text(data: bytes, name: str | Path = "the picture") -> dict[str, str]:
     Raises WorkflowError when the file is no PNG, is cut short, or a text is larger than 64 MB.
     """
     if not is_png(data):
-        raise WorkflowError(
-            f"{name} is no PNG picture: give a workflow .json or a PNG that was saved with one"
-        )
+        raise WorkflowError(f"{name} is no PNG picture: give a workflow .json or a PNG that was saved with one")
     texts: dict[str, str] = {}
     for kind, body in _chunks(data, name):
         if kind in _READERS:
             try:
                 keyword, text = _READERS[kind](body)
             except (ValueError, zlib.error) as error:
-                raise WorkflowError(
-                    f"{name} has a damaged text chunk ({error}): use an undamaged copy"
-                ) from error
+                raise WorkflowError(f"{name} has a damaged text chunk ({error}): use an undamaged copy") from error
             texts[keyword] = text
     return texts
 

@@ -29,9 +29,7 @@ class Session:
 def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
     """--input, --output, --models."""
     parser.add_argument("--input", metavar="DIR", help="where LoadImage reads (default: ./input)")
-    parser.add_argument(
-        "--output", metavar="DIR", default="output", help="where pictures go (default: ./output)"
-    )
+    parser.add_argument("--output", metavar="DIR", default="output", help="where pictures go (default: ./output)")
     parser.add_argument(
         "--models",
         metavar="DIR",
@@ -42,12 +40,8 @@ def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     """--device, --dtype."""
-    parser.add_argument(
-        "--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps (default: auto)"
-    )
-    parser.add_argument(
-        "--dtype", default="auto", choices=DTYPES, help="precision of the models (default: auto)"
-    )
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    parser.add_argument("--dtype", default="auto", choices=DTYPES, help="precision of the models (default: auto)")
 
 
 def open_session(args: argparse.Namespace, progress: Progress | None = None) -> Session:
@@ -90,9 +84,7 @@ def _device(name: str) -> str:
         raise ValueRangeError(f"--device {name}: expected auto, cpu, cuda, cuda:1 or mps") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise ValueRangeError(
-            f"--device {name}: this machine has {count} CUDA devices here: use --device cpu"
-        )
+        raise ValueRangeError(f"--device {name}: this machine has {count} CUDA devices here: use --device cpu")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ValueRangeError("--device mps: this machine has none: use --device cpu")
     return name

@@ -52,9 +52,7 @@ class Sheet:
         spec = read_spec(class_type, self.classes[class_type])
         unknown = set(values or {}) - {name for name, item in spec.inputs.items() if item.is_widget}
         if unknown:
-            raise WorkflowError(
-                f"{class_type} has no fields {', '.join(sorted(unknown))}: correct the drawing"
-            )
+            raise WorkflowError(f"{class_type} has no fields {', '.join(sorted(unknown))}: correct the drawing")
         entry = self._entry(class_type, box, title, color)
         entry["inputs"] = [_socket(item) for item in spec.inputs.values() if not item.is_widget]
         entry["outputs"] = [
@@ -92,9 +90,7 @@ class Sheet:
         slot = source.spec.output_names.index(output)
         kind = _type_name(source.spec.outputs[slot])
         if not types_fit(kind, wanted.type):
-            raise WorkflowError(
-                f"{target.spec.class_type}.{name} takes {wanted.type}, not {kind}: correct the drawing"
-            )
+            raise WorkflowError(f"{target.spec.class_type}.{name} takes {wanted.type}, not {kind}: correct the drawing")
         number = len(self.links) + 1
         entry = self.nodes[target.id - 1]
         index = next((i for i, item in enumerate(entry["inputs"]) if item["name"] == name), None)

@@ -109,9 +109,7 @@ def _unknown_class(node: Node, classes: Mapping[str, type]) -> str:
 class _NodeChecker:
     """The checks of one node; `values` are its inputs with literals converted."""
 
-    def __init__(
-        self, node: Node, specs: Mapping[str, NodeSpec], graph: Graph, classes: Mapping[str, type]
-    ) -> None:
+    def __init__(self, node: Node, specs: Mapping[str, NodeSpec], graph: Graph, classes: Mapping[str, type]) -> None:
         self.node, self.specs, self.graph = node, specs, graph
         self.spec = specs[node.class_type]
         self.cls = classes[node.class_type]
@@ -146,11 +144,7 @@ class _NodeChecker:
         reason = self.node.absent.get(spec.name)
         if reason:
             return f"is needed but has nothing, since {reason}"
-        remedy = (
-            f"set it, for instance to {spec.default!r}"
-            if spec.is_widget
-            else f"link it to a {spec.type} output"
-        )
+        remedy = f"set it, for instance to {spec.default!r}" if spec.is_widget else f"link it to a {spec.type} output"
         return f"is needed but missing: {remedy}"
 
     def _link(self, spec: InputSpec, link: Link) -> Iterator[Problem]:
@@ -247,9 +241,7 @@ class _NodeChecker:
         given = {}
         for name, link in self.node.links():
             source = self.graph.nodes.get(link.node)
-            outputs = (
-                self.specs[source.class_type].outputs if source and source.class_type in self.specs else ()
-            )
+            outputs = self.specs[source.class_type].outputs if source and source.class_type in self.specs else ()
             if 0 <= link.slot < len(outputs):
                 given[name] = outputs[link.slot]
         return given
@@ -273,9 +265,7 @@ def convert(spec: InputSpec, value: Any) -> Any:
         return converter(value)
     if spec.type in WIDGET_TYPES or spec.is_widget or "*" in spec.type:
         return value
-    raise TypeError(
-        f"takes a {spec.type} from another node, got {_brief(value)}: link it to a {spec.type} output"
-    )
+    raise TypeError(f"takes a {spec.type} from another node, got {_brief(value)}: link it to a {spec.type} output")
 
 
 def _to_int(value: Any) -> int:

@@ -133,9 +133,7 @@ def pixels(path: str | Path) -> np.ndarray:
 # ---- running --------------------------------------------------------------------------------------------
 
 
-def test_run_tells_each_node_and_where_the_picture_is(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_run_tells_each_node_and_where_the_picture_is(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "w.json", "--output", "out"]) == 0
     out, err = capsys.readouterr()
     assert out.startswith("saved 1 picture in ")
@@ -205,9 +203,7 @@ def test_errors_are_one_line_and_an_exit_code(
     assert not (folder / "output").exists()
 
 
-def test_errors_as_json_and_tracebacks_only_on_request(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_errors_as_json_and_tracebacks_only_on_request(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "none.json", "--json"]) == 3
     assert json.loads(capsys.readouterr().out)["exit_code"] == 3
     assert cli.main(["run", "none.json", "--debug"]) == 3

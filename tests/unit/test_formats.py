@@ -83,9 +83,7 @@ def inputs(graph: Graph, node_id: str) -> dict[str, Any]:
 
 
 def sampler_drawing(sampler_values: Any, **more: Any) -> dict[str, Any]:
-    sampler = node(
-        3, "Sampler", [slot("model", "MODEL", 1), slot("latent", "LATENT", 2)], sampler_values, **more
-    )
+    sampler = node(3, "Sampler", [slot("model", "MODEL", 1), slot("latent", "LATENT", 2)], sampler_values, **more)
     return drawing(
         [node(1, "Loader", (), ["a.safetensors"]), node(2, "Empty", (), [64, 32]), sampler],
         [[1, 1, 0, 3, 0, "MODEL"], [2, 2, 0, 3, 1, "LATENT"]],
@@ -216,9 +214,7 @@ def test_reroutes_notes_and_primitives_go_away() -> None:
 
 def test_bypassed_nodes_pass_on_by_type() -> None:
     blur = node(2, "Blur", [slot("mask", "MASK", 8), slot("image", "IMAGE", 1)], [3], mode=4)
-    graph = image_chain(
-        [blur], [[1, 1, 0, 2, 1, "IMAGE"], [8, 1, 1, 2, 0, "MASK"], [2, 2, 0, 9, 0, "IMAGE"]], 2
-    )
+    graph = image_chain([blur], [[1, 1, 0, 2, 1, "IMAGE"], [8, 1, 1, 2, 0, "MASK"], [2, 2, 0, 9, 0, "IMAGE"]], 2)
     assert inputs(graph, "9")["images"] == Link("1", 0)
     assert "2" not in graph.nodes
 
@@ -251,9 +247,7 @@ def subgraph(key: str, nodes: list[Any], links: list[Any], ins: list[Any], outs:
         "outputs": [{"id": n, "name": n, "type": t, "linkIds": i} for n, t, i in outs],
         "nodes": nodes,
         "links": [
-            dict(
-                zip(("id", "origin_id", "origin_slot", "target_id", "target_slot", "type"), link, strict=True)
-            )
+            dict(zip(("id", "origin_id", "origin_slot", "target_id", "target_slot", "type"), link, strict=True))
             for link in links
         ],
     }
@@ -341,9 +335,7 @@ def test_nested_subgraphs_pass_links_and_fields_down() -> None:
 
 
 def test_a_subgraph_that_hands_its_input_on_and_one_that_is_bypassed_or_muted() -> None:
-    through = subgraph(
-        "through", [], [[1, -10, 0, -20, 0, "IMAGE"]], [("image", "IMAGE", [1])], [("o", "IMAGE", [1])]
-    )
+    through = subgraph("through", [], [[1, -10, 0, -20, 0, "IMAGE"]], [("image", "IMAGE", [1])], [("o", "IMAGE", [1])])
     assert inputs(with_instance([through]), "9")["images"] == Link("1", 0)
     bypassed = with_instance([soften()], mode=4)
     assert list(bypassed.nodes) == ["1", "9"]
@@ -437,9 +429,7 @@ def test_a_picture_gives_the_prompt_and_keeps_the_editors_form(tmp_path: Path) -
 
 
 def test_a_picture_with_only_one_of_the_two_forms() -> None:
-    assert (
-        to_graph(parse_document(picture(prompt=json.dumps(API)), "a.png"), CLASSES).nodes == read(API).nodes
-    )
+    assert to_graph(parse_document(picture(prompt=json.dumps(API)), "a.png"), CLASSES).nodes == read(API).nodes
     drawn = sampler_drawing([7, "fixed", 5, "heun"])
     graph = to_graph(parse_document(picture(workflow=json.dumps(drawn)), "a.png"), CLASSES)
     assert inputs(graph, "3")["seed"] == 7
@@ -448,9 +438,7 @@ def test_a_picture_with_only_one_of_the_two_forms() -> None:
 def test_text_chunks_of_all_three_kinds_and_rewriting() -> None:
     data = picture(prompt="plain", odd="snow ☃")
     zipped = b"zipped\0\0" + zlib.compress(b"x" * 1000)
-    chunk = (
-        struct.pack(">I", len(zipped)) + b"zTXt" + zipped + struct.pack(">I", zlib.crc32(b"zTXt" + zipped))
-    )
+    chunk = struct.pack(">I", len(zipped)) + b"zTXt" + zipped + struct.pack(">I", zlib.crc32(b"zTXt" + zipped))
     data = data[:33] + chunk + data[33:]
     assert png.read_text(data) == {"prompt": "plain", "odd": "snow ☃", "zipped": "x" * 1000}
     changed = png.with_text(data, {"prompt": "other ☃", "new": "n"})

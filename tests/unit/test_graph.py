@@ -64,9 +64,7 @@ class Show:
             "hidden": {"prompt": "PROMPT", "extra": "EXTRA_PNGINFO"},
         }
 
-    def run(
-        self, value: Any, prompt: Any, extra: Any, mode: str = "plain", model: str = ""
-    ) -> dict[str, Any]:
+    def run(self, value: Any, prompt: Any, extra: Any, mode: str = "plain", model: str = "") -> dict[str, Any]:
         return {"ui": {"shown": [value], "prompt": [prompt], "extra": [extra]}}
 
 
@@ -419,9 +417,7 @@ def test_set_says_what_it_could_not_do(setting: str, text: str) -> None:
 
 def test_a_changed_value_is_written_into_the_editors_form_or_that_form_is_dropped() -> None:
     workflow = {"nodes": [{"widgets_values": [1, "fixed"]}]}
-    node = Node(
-        "1", "Sampler", {"seed": 1, "loud": False}, places={"seed": ("nodes", 0, "widgets_values", 0)}
-    )
+    node = Node("1", "Sampler", {"seed": 1, "loud": False}, places={"seed": ("nodes", 0, "widgets_values", 0)})
     g = Graph({"1": node}, workflow)
     changed = with_seed(g, CLASSES, 5)
     assert changed.workflow == {"nodes": [{"widgets_values": [5, "fixed"]}]}

@@ -76,9 +76,7 @@ def _package(name: str, needed: bool) -> Finding:
         if name == "opencv-python":  # any build of it gives the module cv2
             return _package("opencv-python-headless", needed)
         remedy = f"install it with `pip install {name}`" if needed else ""
-        return Finding(
-            name, "not installed" if needed else "not installed, only learned preprocessors need it", remedy
-        )
+        return Finding(name, "not installed" if needed else "not installed, only learned preprocessors need it", remedy)
 
 
 def _device(name: str) -> Finding:
@@ -97,9 +95,7 @@ def _folders(options: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(kind.removesuffix("_dir"), f"{folder.absolute()}{there}")
     roots = options["models_dirs"]
     for root in roots:
-        count = sum(
-            1 for path in root.rglob("*") if path.suffix in (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
-        )
+        count = sum(1 for path in root.rglob("*") if path.suffix in (".safetensors", ".ckpt", ".pth", ".pt", ".bin"))
         yield Finding("models", f"{root.absolute()}, {count} files")
     for kind, folders in options["model_folders"].items():
         for folder in folders:
@@ -140,6 +136,4 @@ def _self_check(device: str) -> Finding:
         controlled = unet(x, t, text, residuals=residuals)
     same = torch.equal(plain, controlled) and bool(torch.isfinite(plain).all())
     text_said = f"a fresh ControlNet leaves the UNet bit-equal ({time.perf_counter() - began:.1f} s)"
-    return Finding(
-        "self-check", text_said if same else "failed", "" if same else "report it with this output"
-    )
+    return Finding("self-check", text_said if same else "failed", "" if same else "report it with this output")

@@ -52,9 +52,7 @@ def _may_be_workflow(path: Path) -> bool:
     """PNG, or text that begins as JSON does (a safetensors file begins with a length of 8 bytes)."""
     with path.open("rb") as file:
         head = file.read(64)
-    return png.is_png(head) or (
-        head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[") and b"\0" not in head
-    )
+    return png.is_png(head) or (head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[") and b"\0" not in head)
 
 
 def as_dict(document: Document) -> dict[str, Any]:
@@ -84,9 +82,7 @@ def lines(document: Document) -> list[str]:
     result += [f"model:    {name}" for name in facts["models"]]
     result += [f"seed:     {seed}" for seed in facts["seeds"]]
     counted = Counter(node["class"] for node in facts["nodes"])
-    result.append(
-        f"classes:  {', '.join(f'{n} x {name}' if n > 1 else name for name, n in sorted(counted.items()))}"
-    )
+    result.append(f"classes:  {', '.join(f'{n} x {name}' if n > 1 else name for name, n in sorted(counted.items()))}")
     for node in facts["nodes"]:
         title = f"  {node['title']}" if node["title"] and node["title"] != node["class"] else ""
         result.append(f"node:     {node['id']:>4}  {node['class']}{title}"[:_SHOWN])
@@ -106,9 +102,7 @@ def _nodes(document: Document) -> Iterator[tuple[str, str, str, list[Any]]]:
     for node in (document.workflow or {}).get("nodes", []):
         if isinstance(node, dict):
             saved = node.get("widgets_values")
-            values = (
-                list(saved.values()) if isinstance(saved, dict) else saved if isinstance(saved, list) else []
-            )
+            values = list(saved.values()) if isinstance(saved, dict) else saved if isinstance(saved, list) else []
             yield str(node.get("id")), str(node.get("type")), str(node.get("title") or ""), values
 
 

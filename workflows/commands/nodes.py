@@ -19,9 +19,7 @@ _SHOWN_CHOICES = 10
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `nodes`."""
-    parser.add_argument(
-        "name", metavar="NAME", nargs="?", help="a class to describe; without it all are listed"
-    )
+    parser.add_argument("name", metavar="NAME", nargs="?", help="a class to describe; without it all are listed")
     add_folder_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -30,16 +28,12 @@ def run(args: argparse.Namespace) -> int:
     """List or describe."""
     classes = open_session(args).classes
     if args.name is None:
-        found = {
-            name: classes[name] for name in sorted(classes, key=lambda key: (_category(classes[key]), key))
-        }
+        found = {name: classes[name] for name in sorted(classes, key=lambda key: (_category(classes[key]), key))}
     else:
         name = _find(args.name, classes)
         found = {name: classes[name]}
     if args.json:
-        print(
-            json.dumps({name: as_dict(read_spec(name, cls), cls) for name, cls in found.items()}, default=str)
-        )
+        print(json.dumps({name: as_dict(read_spec(name, cls), cls) for name, cls in found.items()}, default=str))
     elif args.name is None:
         print("\n".join(_overview(found)))
     else:
@@ -92,9 +86,7 @@ def describe(spec: NodeSpec, cls: type) -> Iterator[str]:
 def _kind(item: InputSpec) -> str:
     if item.choices is not None:
         shown = ", ".join(str(choice) for choice in item.choices[:_SHOWN_CHOICES])
-        more = (
-            f", and {len(item.choices) - _SHOWN_CHOICES} more" if len(item.choices) > _SHOWN_CHOICES else ""
-        )
+        more = f", and {len(item.choices) - _SHOWN_CHOICES} more" if len(item.choices) > _SHOWN_CHOICES else ""
         return f"one of {shown or '(nothing there yet)'}{more}"
     parts = [item.type]
     if "min" in item.options or "max" in item.options:

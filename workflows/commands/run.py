@@ -20,9 +20,7 @@ from ..validation import validate
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `run`."""
-    parser.add_argument(
-        "file", metavar="FILE", help="a workflow .json, a picture saved with one, or a bundled name"
-    )
+    parser.add_argument("file", metavar="FILE", help="a workflow .json, a picture saved with one, or a bundled name")
     parser.add_argument(
         "--set",
         metavar="NODE.INPUT=VALUE",
@@ -52,9 +50,7 @@ def run(args: argparse.Namespace) -> int:
             seeded = graph if seed is None else overrides.with_seed(graph, session.classes, seed)
             if len(seeds) > 1:
                 reporter.line(f"seed {seed}")
-            result = execute(
-                validate(seeded, session.classes), session.classes, cache=cache, on_node=reporter.on_node
-            )
+            result = execute(validate(seeded, session.classes), session.classes, cache=cache, on_node=reporter.on_node)
             rows.append(_row(seed, result, seeded, session))
     finally:
         reporter.close()
@@ -87,6 +83,4 @@ def _tell(args: argparse.Namespace, rows: list[dict[str, Any]], seconds: float) 
 
 
 def _counted(images: list[str]) -> str:
-    return {0: "done, no picture saved,", 1: "saved 1 picture"}.get(
-        len(images), f"saved {len(images)} pictures"
-    )
+    return {0: "done, no picture saved,", 1: "saved 1 picture"}.get(len(images), f"saved {len(images)} pictures")

@@ -15,12 +15,8 @@ from ..validation import as_error, check
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `validate`."""
-    parser.add_argument(
-        "file", metavar="FILE", help="a workflow .json, a picture saved with one, or a bundled name"
-    )
-    parser.add_argument(
-        "--set", metavar="NODE.INPUT=VALUE", action="append", default=[], help="change a value first"
-    )
+    parser.add_argument("file", metavar="FILE", help="a workflow .json, a picture saved with one, or a bundled name")
+    parser.add_argument("--set", metavar="NODE.INPUT=VALUE", action="append", default=[], help="change a value first")
     add_folder_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -33,9 +29,7 @@ def run(args: argparse.Namespace) -> int:
     code = as_error(problems).exit_code if problems else 0
     if args.json:
         rows = [{"node": p.node, "input": p.input, "message": p.message} for p in problems]
-        print(
-            json.dumps({"ok": not problems, "nodes": len(graph.nodes), "problems": rows, "exit_code": code})
-        )
+        print(json.dumps({"ok": not problems, "nodes": len(graph.nodes), "problems": rows, "exit_code": code}))
         return code
     for problem in problems:
         print(f"error: {problem.message}", file=sys.stderr)
