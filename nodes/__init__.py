@@ -1,0 +1,49 @@
+"""Nodes: thin classes over the engine, bound to the home they run in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .headless import HeadlessHost
+    from .host import Host
+
+PREFIX = "CNCore_"
+"""What the IDs of our nodes begin with; saved workflows depend on the IDs, so none is ever renamed."""
+
+
+def own_nodes() -> dict[str, type]:
+    """Our node classes by ID, not bound to a host yet."""
+    from .control import ApplyControlNet, ApplyControlStack, ControlUnitNode
+    from .load import ExampleImage, LoadCheckpoint, LoadControlNet
+    from .preprocess import Preprocess
+    from .prompt import EncodePrompt
+    from .sample import Sample
+
+    return {
+        "CNCore_LoadCheckpoint": LoadCheckpoint,
+        "CNCore_LoadControlNet": LoadControlNet,
+        "CNCore_ExampleImage": ExampleImage,
+        "CNCore_EncodePrompt": EncodePrompt,
+        "CNCore_Preprocess": Preprocess,
+        "CNCore_ApplyControlNet": ApplyControlNet,
+        "CNCore_ControlUnit": ControlUnitNode,
+        "CNCore_ApplyControlStack": ApplyControlStack,
+        "CNCore_Sample": Sample,
+    }
+
+
+def bind(classes: Mapping[str, type], host: Host) -> dict[str, type]:
+    """Subclasses of node classes that know their host."""
+    return {
+        name: type(cls.__name__, (cls,), {"host": host, "__module__": cls.__module__, "__doc__": cls.__doc__})
+        for name, cls in classes.items()
+    }
+
+
+def build_nodes(host: HeadlessHost) -> dict[str, type]:
+    """All nodes that run without the editor: ours, and the native ones that everyday workflows need."""
+    from .native import native_nodes
+
+    return bind({**own_nodes(), **native_nodes()}, host)

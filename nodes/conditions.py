@@ -1,0 +1,133 @@
+"""The host's form of CONDITIONING, read as the engine's conditions; the rules are the host's.
+
+An entry's options: "control" (a tuple of ControlUnit), "control_apply_to_uncond", "area" in latent cells
+(height, width, top, left) or ("percentage", ...) as shares, "strength", "mask" with "mask_strength" and
+"set_area_to_bounds", "start_percent", "end_percent", "pooled_output".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..controlnet_core.control.unit import ControlStack
+from ..controlnet_core.engine.condition import Area, Condition
+from ..controlnet_core.errors import ShapeError
+from .values import Conditioning
+
+MIN_CELLS = 8
+
+
+def to_conditions(
+    positive: Conditioning, negative: Conditioning, size: tuple[int, int]
+) -> tuple[tuple[Condition, ...], tuple[Condition, ...]]:
+    """Both halves for a latent of (height, width) cells. Raises ShapeError for an empty half."""
+    halves = []
+    for name, conditioning in (("positive", positive), ("negative", negative)):
+        if not conditioning:
+            raise ShapeError(f"the {name} conditioning is empty: link an encoded prompt")
+        halves.append([_condition(text, options, size) for text, options in conditioning])
+    shared = [c.units for c, (_, o) in zip(halves[0], positive, strict=True) if _is_shared(c, o)]
+    return tuple(_with_area_of(halves[0], halves[1])), tuple(_with_area_of(share_control(halves[1], shared), halves[0]))
+
+
+def _is_shared(condition: Condition, options: dict[str, Any]) -> bool:
+    plain = bool(condition.units) and condition.area is None
+    return plain and options.get("control_apply_to_uncond", False) is True
+
+
+def share_control(negative: Sequence[Condition], shared: Sequence[ControlStack]) -> list[Condition]:
+    """Negatives that no unit controls get the units of the positives, one after the other."""
+    result = list(negative)
+    plain = [i for i, c in enumerate(negative) if c.area is None]
+    if not plain or any(negative[i].units for i in plain):
+        return result
+    for index, units in enumerate(shared):
+        target = plain[index % len(plain)]
+        result[target] = replace(negative[target], units=units)
+    return result
+
+
+def _with_area_of(half: Sequence[Condition], other: Sequence[Condition]) -> list[Condition]:
+    """This half, with a condition added for each area of the other half that it has none for.
+
+    What guides an area is compared in that area: the text is that of the smallest area around it.
+    """
+    result = list(half)
+    for area, template in ((c.area, c) for c in other if c.area is not None):
+        around = [c for c in result if _covers(c.area, area)]
+        if not around:
+            continue
+        smallest = min(around, key=lambda c: float("inf") if c.area is None else c.area.height * c.area.width)
+        if smallest.area != area:
+            result.append(replace(template, text=smallest.text, pooled=smallest.pooled))
+    return result
+
+
+def _covers(outer: Area | None, inner: Area) -> bool:
+    if outer is None:
+        return True
+    return (
+        outer.top <= inner.top
+        and outer.left <= inner.left
+        and outer.top + outer.height >= inner.top + inner.height
+        and outer.left + outer.width >= inner.left + inner.width
+    )
+
+
+def _condition(text: Tensor, options: dict[str, Any], size: tuple[int, int]) -> Condition:
+    mask = _mask(options, size)
+    return Condition(
+        text=text,
+        units=tuple(options.get("control") or ()),
+        pooled=options.get("pooled_output"),
+        strength=float(options.get("strength", 1.0)),
+        mask=None if mask is None else mask * float(options.get("mask_strength", 1.0)),
+        area=_area(options, mask, size),
+        start=float(options.get("start_percent", 0.0)),
+        end=float(options.get("end_percent", 1.0)),
+    )
+
+
+def _mask(options: dict[str, Any], size: tuple[int, int]) -> Tensor | None:
+    mask = options.get("mask")
+    if mask is None:
+        return None
+    mask = mask.float().reshape(-1, 1, *mask.shape[-2:])
+    if tuple(mask.shape[-2:]) != size:
+        mask = F.interpolate(mask, size=size, mode="bilinear")
+    return mask[:, 0]
+
+
+def _area(options: dict[str, Any], mask: Tensor | None, size: tuple[int, int]) -> Area | None:
+    if mask is not None and options.get("set_area_to_bounds"):
+        return _bounds(mask, size)
+    area = options.get("area")
+    if area is None:
+        return None
+    if area[0] == "percentage":
+        height, width, top, left = (round(a * s) for a, s in zip(area[1:], size * 2, strict=True))
+        area = (max(1, height), max(1, width), top, left)
+    height, width, top, left = (int(a) for a in area)
+    rows, columns = min(height, size[0] - top), min(width, size[1] - left)
+    if rows < 1 or columns < 1:
+        raise ShapeError(
+            f"an area of {width * 8}x{height * 8} at ({left * 8}, {top * 8}) lies outside the picture of "
+            f"{size[1] * 8}x{size[0] * 8}: move it inside"
+        )
+    return Area(top, left, rows, columns)
+
+
+def _bounds(mask: Tensor, size: tuple[int, int]) -> Area:
+    """The smallest rectangle around a mask (B, h, w), at least 8 cells where the picture has them."""
+    rows, columns = mask.abs().amax(dim=0).nonzero(as_tuple=True)
+    if not len(rows):
+        return Area(0, 0, min(MIN_CELLS, size[0]), min(MIN_CELLS, size[1]))
+    top, left = int(rows.min()), int(columns.min())
+    height = min(max(MIN_CELLS, int(rows.max()) - top + 1), size[0] - top)
+    width = min(max(MIN_CELLS, int(columns.max()) - left + 1), size[1] - left)
+    return Area(top, left, height, width)

@@ -1,0 +1,154 @@
+"""Nodes of control: one net, or a stack of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ..controlnet_core.control.modes import MODES
+from ..controlnet_core.errors import ValueRangeError
+from .host import Node
+from .values import Conditioning, ControlSpec, SpecStack
+
+STACK = "CNCORE_STACK"
+WEIGHTS = "CNCORE_WEIGHTS"
+
+MODE_TIP = (
+    "balanced: prompt and hint count alike. prompt: the prompt leads where both disagree. control: the hint leads. "
+    "cfg-rw: the paper's resolution weighting, for short or empty prompts. cfg-rw-literal: the same with the "
+    "paper's 64 at any size. mid-only: the middle block alone."
+)
+
+
+def unit_inputs() -> dict[str, Any]:
+    """The widgets that describe a unit, in the order of the native apply node."""
+    part = {"min": 0.0, "max": 1.0, "step": 0.001}
+    return {
+        "control_net": ("CONTROL_NET", {"tooltip": "The net, from Load ControlNet or a native loader."}),
+        "image": ("IMAGE", {"tooltip": "The hint, of the kind that the net was trained to read."}),
+        "strength": (
+            "FLOAT",
+            {
+                "default": 1.0,
+                "min": 0.0,
+                "max": 10.0,
+                "step": 0.01,
+                "tooltip": "How strongly the hint is followed; 0 switches it off and costs nothing.",
+            },
+        ),
+        "start_percent": (
+            "FLOAT",
+            {"default": 0.0, **part, "tooltip": "Where control begins: 0 is pure noise, 1 the finished picture."},
+        ),
+        "end_percent": (
+            "FLOAT",
+            {"default": 1.0, **part, "tooltip": "Where control ends. The layout is decided early, details late."},
+        ),
+        "mode": (list(MODES), {"default": "balanced", "tooltip": MODE_TIP}),
+    }
+
+
+def optional_inputs() -> dict[str, Any]:
+    """What a unit may have besides."""
+    return {
+        "mask": ("MASK", {"tooltip": "Control acts where the mask is white; without one, everywhere."}),
+        "block_weights": (WEIGHTS, {"tooltip": "A weight for each block, from Block Weights."}),
+    }
+
+
+def make_spec(
+    control_net: Any,
+    image: Tensor,
+    strength: float,
+    start_percent: float,
+    end_percent: float,
+    mode: str,
+    mask: Tensor | None = None,
+    block_weights: tuple[float, ...] | None = None,
+) -> ControlSpec:
+    """The unit that these inputs describe. Raises ValueRangeError for a window that ends before it starts."""
+    if start_percent > end_percent:
+        raise ValueRangeError(
+            f"start_percent is {start_percent:g} and end_percent {end_percent:g}: control would end before it "
+            "begins, swap them"
+        )
+    return ControlSpec(control_net, image, strength, start_percent, end_percent, mode, mask, block_weights)
+
+
+class ApplyControlNet(Node):
+    """One net on both halves."""
+
+    DISPLAY_NAME = "Apply ControlNet (ControlNet Core)"
+    CATEGORY = "ControlNet Core/control"
+    DESCRIPTION = (
+        "Makes a picture follow a hint. Link it between the prompt and the sampler; several in a row add up. "
+        "For many nets, Control Unit and Apply Control Stack keep the graph tidy."
+    )
+    SEARCH_ALIASES = ["controlnet", "control", "guess mode", "apply"]
+    RETURN_TYPES = ("CONDITIONING", "CONDITIONING")
+    RETURN_NAMES = ("positive", "negative")
+    OUTPUT_TOOLTIPS = ("The prompt, controlled.", "The negative prompt, controlled as the mode says.")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "positive": ("CONDITIONING", {"tooltip": "The encoded prompt."}),
+                "negative": ("CONDITIONING", {"tooltip": "The encoded negative prompt."}),
+                **unit_inputs(),
+            },
+            "optional": optional_inputs(),
+        }
+
+    def run(self, positive: Conditioning, negative: Conditioning, **unit: Any) -> tuple[Conditioning, Conditioning]:
+        """-> CONDITIONING, CONDITIONING."""
+        return self.host.apply_control(positive, negative, [make_spec(**unit)])
+
+
+class ControlUnitNode(Node):
+    """One unit of a stack."""
+
+    DISPLAY_NAME = "Control Unit"
+    CATEGORY = "ControlNet Core/control"
+    DESCRIPTION = "One net with its hint, as part of a stack. Chain as many as you like, then apply the stack."
+    SEARCH_ALIASES = ["multi controlnet", "control net stacker"]
+    RETURN_TYPES = (STACK,)
+    RETURN_NAMES = ("stack",)
+    OUTPUT_TOOLTIPS = ("The stack with this unit at its end.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        stack = (STACK, {"tooltip": "Units before this one; leave it open for the first."})
+        return {"required": unit_inputs(), "optional": {**optional_inputs(), "stack": stack}}
+
+    def run(self, stack: SpecStack | None = None, **unit: Any) -> tuple[SpecStack]:
+        """-> the stack."""
+        return ((*(stack or ()), make_spec(**unit)),)
+
+
+class ApplyControlStack(Node):
+    """All units of a stack on both halves."""
+
+    DISPLAY_NAME = "Apply Control Stack"
+    CATEGORY = "ControlNet Core/control"
+    DESCRIPTION = "Makes a picture follow all hints of a stack at once; their order does not matter."
+    RETURN_TYPES = ("CONDITIONING", "CONDITIONING")
+    RETURN_NAMES = ("positive", "negative")
+    OUTPUT_TOOLTIPS = ApplyControlNet.OUTPUT_TOOLTIPS
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "positive": ("CONDITIONING", {"tooltip": "The encoded prompt."}),
+                "negative": ("CONDITIONING", {"tooltip": "The encoded negative prompt."}),
+                "stack": (STACK, {"tooltip": "Units from Control Unit."}),
+            }
+        }
+
+    def run(
+        self, positive: Conditioning, negative: Conditioning, stack: SpecStack
+    ) -> tuple[Conditioning, Conditioning]:
+        """-> CONDITIONING, CONDITIONING."""
+        return self.host.apply_control(positive, negative, stack)

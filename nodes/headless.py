@@ -1,0 +1,288 @@
+"""The host without an editor: folders on disk, the engine's own models, callbacks."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from .. import controlnet_core
+from ..controlnet_core.checkpoints.load import load_checkpoint, load_controlnet, load_vae
+from ..controlnet_core.control.unit import ControlUnit
+from ..controlnet_core.diffusion.samplers import Step
+from ..controlnet_core.diffusion.schedule import scaled_linear
+from ..controlnet_core.engine.backend import Backend
+from ..controlnet_core.engine.runtime import Runtime, check_cancelled
+from ..controlnet_core.errors import CheckpointError, OutOfMemory, ShapeError, UnfitError, ValueRangeError
+from ..controlnet_core.models.text_encoder import TextEncoder
+from ..controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
+from . import folders
+from .conditions import to_conditions
+from .values import Conditioning, ControlNetHandle, ControlSpec, Latent, Model, Vae
+
+ASSETS = Path(controlnet_core.__file__).parent / "assets"
+KEPT_FILES = 8
+LoadedT = TypeVar("LoadedT")
+Progress = Callable[..., None]
+
+
+class HeadlessHost:
+    """Answers nodes from folders, and keeps what it loaded, so that the next run is quick.
+
+    input_dir, output_dir: where pictures are read and written. models_dirs: roots of models trees with a
+    folder per kind; model_folders: further folders by kind. device, dtype: as `Runtime.choose`.
+    progress(done, total, preview=None) and cancelled() are called while a node runs.
+    """
+
+    def __init__(
+        self,
+        input_dir: str | Path = "input",
+        output_dir: str | Path = "output",
+        models_dirs: Sequence[str | Path] = (),
+        model_folders: Mapping[str, Sequence[str | Path]] | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        *,
+        progress: Progress | None = None,
+        cancelled: Callable[[], bool] | None = None,
+        assets_dir: str | Path = ASSETS,
+    ) -> None:
+        self.input_dir, self.output_dir = Path(input_dir), Path(output_dir)
+        self.temp_dir = self.output_dir / "temp"
+        self.models_dirs = tuple(Path(root) for root in models_dirs)
+        self.model_folders = {k: tuple(Path(f) for f in v) for k, v in (model_folders or {}).items()}
+        self.assets_dir = Path(assets_dir)
+        self.runtime = Runtime.choose(device, dtype)
+        self.backend = Backend(self.runtime)
+        self.vae_backend = Backend(
+            Runtime(self.runtime.device, self.runtime.vae_dtype, self.runtime.vae_dtype, self.runtime.pack_weights)
+        )
+        self._progress, self._cancelled = progress, cancelled
+        self._loaded: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+
+    # ---- files
+
+    def folders(self, kind: str) -> tuple[Path, ...]:
+        """Folders in which files of a kind are looked for."""
+        names = (kind, *folders.ALIASES.get(kind, ()))
+        own = [folder for name in names for folder in self.model_folders.get(name, ())]
+        return (*own, *(root / name for root in self.models_dirs for name in names))
+
+    def files(self, kind: str) -> tuple[str, ...]:
+        """Names of the files of a kind."""
+        return folders.list_files(self.folders(kind), folders.MODEL_ENDINGS)
+
+    def find(self, kind: str, name: str) -> Path:
+        """The file of a kind by name. Raises PathError or MissingFileError."""
+        return folders.find_file(self.folders(kind), name, kind, folders.MODEL_ENDINGS)
+
+    # ---- models
+
+    def load_checkpoint(self, path: Path) -> tuple[Model, TextEncoder | None, Vae | None]:
+        """MODEL, CLIP and VAE of a file; None for a part that it does not have."""
+        return self._once("checkpoint", path, _open_checkpoint)
+
+    def load_controlnet(self, path: Path) -> ControlNetHandle:
+        """CONTROL_NET of a file."""
+        return self._once("controlnet", path, lambda p: ControlNetHandle(*load_controlnet(p), p))
+
+    def load_vae(self, path: Path) -> Vae:
+        """VAE of a file of its own, or out of a checkpoint."""
+        return self._once("vae", path, lambda p: Vae(load_vae(p), p))
+
+    def _once(self, kind: str, path: Path, load: Callable[[Path], LoadedT]) -> LoadedT:
+        """Load a file unless it is in memory already, as it is on disk now."""
+        try:
+            stat = path.stat()
+        except OSError:
+            return load(path)  # which says in words what is wrong with it
+        key = (kind, path.resolve(), stat.st_mtime_ns, stat.st_size)
+        if key not in self._loaded:
+            self._loaded[key] = load(path)
+            while len(self._loaded) > KEPT_FILES:
+                self._loaded.popitem(last=False)
+        self._loaded.move_to_end(key)
+        return self._loaded[key]
+
+    # ---- text and pictures
+
+    def encode_prompt(self, clip: TextEncoder | None, prompt: str) -> Conditioning:
+        """CONDITIONING of a prompt."""
+        if clip is None:
+            raise CheckpointError("the checkpoint has no text encoder: load one that has")
+        encoder = clip.to(device=self.runtime.device, dtype=self.runtime.dtype)
+        with torch.inference_mode():
+            text, pooled = encoder.encode_pooled(prompt)
+        return [[text.cpu(), {"pooled_output": pooled.cpu()}]]
+
+    def decode(self, vae: Vae | None, samples: Tensor, tile: int | None = None, overlap: int = 8) -> Tensor:
+        """Latents (B, 4, h, w) -> IMAGE (B, 8h, 8w, 3); in tiles of `tile` cells where one is given."""
+        model = self._vae(vae)
+        with torch.inference_mode(), self._memory("picture", samples):
+            x = self._for_vae(samples)
+            pictures = model.decode(x) if tile is None else model.decode_tiled(x, tile, overlap)
+            return pictures.float().add(1.0).div(2.0).clamp(0.0, 1.0).movedim(1, -1).cpu()
+
+    def encode(self, vae: Vae | None, pixels: Tensor) -> Tensor:
+        """IMAGE (B, H, W, C), cropped to what the autoencoder divides -> latents (B, 4, H/8, W/8)."""
+        model = self._vae(vae)
+        pixels = crop_to_multiple(pixels[..., :3], model.config.factor)
+        with torch.inference_mode(), self._memory("picture", pixels):
+            return model.encode(self._for_vae(pixels.movedim(-1, 1) * 2.0 - 1.0)).float().cpu()
+
+    def _vae(self, vae: Vae | None) -> Any:
+        if vae is None:
+            raise CheckpointError("the checkpoint has no autoencoder (VAE): load one with VAELoader")
+        return self.vae_backend.optimise(vae.model)
+
+    def _for_vae(self, x: Tensor) -> Tensor:
+        x = x.to(self.runtime.device, self.vae_backend.runtime.dtype)
+        return self.vae_backend.layout(x)
+
+    def _memory(self, what: str, x: Tensor) -> _NamedMemory:
+        return _NamedMemory(f"the device has no memory left for a {what} of shape {tuple(x.shape)}")
+
+    # ---- control and sampling
+
+    def apply_control(
+        self, positive: Conditioning, negative: Conditioning, specs: Sequence[ControlSpec]
+    ) -> tuple[Conditioning, Conditioning]:
+        """Both halves with these units. Raises UnfitError for a net of another base."""
+        units = tuple(self.unit(spec) for spec in specs if spec.strength != 0.0)
+        if not units:
+            return positive, negative
+        halves = [add_units(half, units, to_uncond=False) for half in (positive, negative)]
+        return halves[0], halves[1]
+
+    def unit(self, spec: ControlSpec) -> ControlUnit:
+        """The engine's unit for a description of one."""
+        net = spec.net
+        if not isinstance(net, ControlNetHandle):
+            raise ValueRangeError(f"the control net is a {type(net).__name__}: link a ControlNet loader")
+        return ControlUnit(
+            net=net.net,
+            hint=hint_of(spec.image),
+            strength=spec.strength,
+            start=spec.start,
+            end=spec.end,
+            mask=None if spec.mask is None else spec.mask.float().reshape(-1, *spec.mask.shape[-2:]),
+            block_weights=spec.block_weights,
+            mode=spec.mode,
+            name=spec.name or net.name,
+        )
+
+    def sample(
+        self,
+        model: Model,
+        positive: Conditioning,
+        negative: Conditioning,
+        latent: Latent,
+        settings: SampleSettings,
+    ) -> Latent:
+        """The sampled LATENT."""
+        samples = latent["samples"]
+        conditions = to_conditions(positive, negative, (samples.shape[-2], samples.shape[-1]))
+        result = generate(
+            model.diffusion,
+            *conditions,
+            samples,
+            settings,
+            backend=self.backend,
+            noise_mask=latent.get("noise_mask"),
+            batch_index=latent.get("batch_index"),
+            on_step=self._on_step,
+            cancelled=self._cancelled,
+        )
+        return {**latent, "samples": result}
+
+    def _on_step(self, step: Step) -> None:
+        self.progress(step.index + 1, step.total)
+
+    def progress(self, done: int, total: int, preview: Any = None) -> None:
+        """Tell whoever started the run; also the place where a run is stopped."""
+        check_cancelled(self._cancelled)
+        if self._progress is not None:
+            self._progress(done, total, preview)
+
+    def cancelled(self) -> bool:
+        """Whether the user asked to stop."""
+        return self._cancelled is not None and self._cancelled()
+
+
+class _NamedMemory:
+    """Turns torch's out-of-memory error into ours, with the size that was too large."""
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise OutOfMemory(f"{self.message}: use a smaller picture or batch, or VAEDecodeTiled") from error
+
+
+def _open_checkpoint(path: Path) -> tuple[Model, TextEncoder | None, Vae | None]:
+    checkpoint = load_checkpoint(path)
+    diffusion = DiffusionModel(checkpoint.unet, checkpoint.config, scaled_linear())
+    return (
+        Model(diffusion, checkpoint.identity, path),
+        None if checkpoint.text_model is None else checkpoint.text_encoder(),
+        None if checkpoint.vae is None else Vae(checkpoint.vae, path),
+    )
+
+
+def add_units(conditioning: Conditioning, units: Sequence[ControlUnit], *, to_uncond: bool) -> Conditioning:
+    """CONDITIONING with units after those that it has. Raises UnfitError where text and net do not fit.
+
+    to_uncond: whether negatives without control of their own are to get the same units.
+    """
+    result: Conditioning = []
+    for text, options in conditioning:
+        for unit in units:
+            check_text(unit, text)
+        control = (*(options.get("control") or ()), *units)
+        result.append([text, {**options, "control": control, "control_apply_to_uncond": to_uncond}])
+    return result
+
+
+BASES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SDXL"}
+
+
+def check_text(unit: ControlUnit, text: Tensor) -> None:
+    """Raise UnfitError for a net whose base reads text of another width."""
+    needs, has = unit.net.config.unet.context_dim, text.shape[-1]
+    if needs != has:
+        raise UnfitError(
+            f"{unit.name} was made for {_base(needs)}, the prompt was encoded by {_base(has)}: "
+            f"load a ControlNet made for {_base(has)}, or the checkpoint that this one was made for"
+        )
+
+
+def _base(width: int) -> str:
+    return f"{BASES.get(width, 'a model of its own kind')} ({width} wide text)"
+
+
+def hint_of(image: Tensor) -> Tensor:
+    """IMAGE (B, H, W, C) or (H, W, C) -> hint (B, C, H, W). Raises ShapeError or ValueRangeError."""
+    if image.ndim == 3:
+        image = image[None]
+    if image.ndim != 4 or 0 in image.shape:
+        raise ShapeError(f"the hint picture has shape {tuple(image.shape)}, expected (batch, height, width, 3)")
+    if not bool(torch.isfinite(image).all()):
+        raise ValueRangeError("the hint picture holds NaN or infinity: check the node that made it")
+    return image.float().movedim(-1, 1)
+
+
+def crop_to_multiple(pixels: Tensor, factor: int) -> Tensor:
+    """(B, H, W, C) cropped at the centre to multiples of `factor`. Raises ShapeError when nothing is left."""
+    height, width = pixels.shape[1:3]
+    if height < factor or width < factor:
+        raise ShapeError(f"the picture is {width}x{height}, at least {factor}x{factor} is needed: enlarge it")
+    top, left = height % factor // 2, width % factor // 2
+    return pixels[:, top : top + height // factor * factor, left : left + width // factor * factor]

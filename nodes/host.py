@@ -1,0 +1,75 @@
+"""The port: all that nodes ask of the home they run in.
+
+`headless.HeadlessHost` answers with the engine's own models; the editor's side answers with the editor's
+own folders, models and memory. A node class finds its host as the class attribute `host`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from ..controlnet_core.pipeline import SampleSettings
+from .values import Conditioning, ControlSpec, Latent
+
+
+class Host(Protocol):
+    """What a home offers. `assets_dir` holds the models and pictures that come with the package."""
+
+    @property
+    def assets_dir(self) -> Path: ...
+
+    def files(self, kind: str) -> tuple[str, ...]:
+        """Names of the files of a kind ("checkpoints", "controlnet", "vae", ...), subfolders with "/"."""
+        ...
+
+    def find(self, kind: str, name: str) -> Path:
+        """The file of that name. Raises PathError, or MissingFileError naming the folders searched."""
+        ...
+
+    def load_checkpoint(self, path: Path) -> tuple[Any, Any, Any]:
+        """MODEL, CLIP, VAE of a file."""
+        ...
+
+    def load_controlnet(self, path: Path) -> Any:
+        """CONTROL_NET of a file."""
+        ...
+
+    def encode_prompt(self, clip: Any, prompt: str) -> Conditioning:
+        """CONDITIONING of a prompt."""
+        ...
+
+    def apply_control(
+        self, positive: Conditioning, negative: Conditioning, specs: Sequence[ControlSpec]
+    ) -> tuple[Conditioning, Conditioning]:
+        """Both halves with these units added to what controls them already."""
+        ...
+
+    def sample(
+        self,
+        model: Any,
+        positive: Conditioning,
+        negative: Conditioning,
+        latent: Latent,
+        settings: SampleSettings,
+    ) -> Latent:
+        """The sampled LATENT; steps go to `progress`."""
+        ...
+
+    def progress(self, done: int, total: int, preview: Any = None) -> None:
+        """Tell the user how far the running node is; `preview` is a PIL picture or None."""
+        ...
+
+    def cancelled(self) -> bool:
+        """Whether the user asked to stop."""
+        ...
+
+
+class Node:
+    """Base of our node classes. `host` is set by `build_nodes`, on a subclass per home."""
+
+    host: ClassVar[Any]
+    FUNCTION: ClassVar[str] = "run"
+    CATEGORY: ClassVar[str] = "ControlNet Core"
+    DISPLAY_NAME: ClassVar[str] = ""

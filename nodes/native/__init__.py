@@ -1,0 +1,15 @@
+"""The editor's own nodes that everyday workflows use, for runs without the editor.
+
+IDs, inputs, defaults, outputs and arithmetic are those of ComfyUI 0.3.64, so that a workflow runs
+unchanged and gives the same picture.
+"""
+
+from __future__ import annotations
+
+
+def native_nodes() -> dict[str, type]:
+    """Native node classes by ID, not bound to a host yet."""
+    from . import conditioning, control, files, images, latents, loaders, primitives, sampling, vae
+
+    modules = (loaders, conditioning, control, vae, latents, sampling, images, files, primitives)
+    return {name: cls for module in modules for name, cls in module.NODES.items()}

@@ -1,0 +1,90 @@
+"""Native apply nodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ..headless import add_units
+from ..host import Node
+from ..values import Conditioning, ControlNetHandle, ControlSpec, Vae
+
+STRENGTH = ("FLOAT", {"default": 1.0, "min": 0.0, "max": 10.0, "step": 0.01})
+
+
+class ControlNetApply(Node):
+    """Control on one half, given to the other half as well."""
+
+    CATEGORY = "conditioning/controlnet"
+    DESCRIPTION = "Makes a picture follow a hint; the negative prompt is controlled the same way."
+    DEPRECATED = True
+    RETURN_TYPES = ("CONDITIONING",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "conditioning": ("CONDITIONING",),
+                "control_net": ("CONTROL_NET",),
+                "image": ("IMAGE",),
+                "strength": STRENGTH,
+            }
+        }
+
+    def run(
+        self, conditioning: Conditioning, control_net: ControlNetHandle, image: Tensor, strength: float
+    ) -> tuple[Conditioning]:
+        """-> CONDITIONING."""
+        if strength == 0:
+            return (conditioning,)
+        unit = self.host.unit(ControlSpec(control_net, image, strength))
+        return (add_units(conditioning, [unit], to_uncond=True),)
+
+
+class ControlNetApplyAdvanced(Node):
+    """Control on both halves, with a window."""
+
+    CATEGORY = "conditioning/controlnet"
+    DESCRIPTION = "Makes a picture follow a hint, during a part of the sampling."
+    RETURN_TYPES = ("CONDITIONING", "CONDITIONING")
+    RETURN_NAMES = ("positive", "negative")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        part = {"min": 0.0, "max": 1.0, "step": 0.001}
+        return {
+            "required": {
+                "positive": ("CONDITIONING",),
+                "negative": ("CONDITIONING",),
+                "control_net": ("CONTROL_NET",),
+                "image": ("IMAGE",),
+                "strength": STRENGTH,
+                "start_percent": ("FLOAT", {"default": 0.0, **part}),
+                "end_percent": ("FLOAT", {"default": 1.0, **part}),
+            },
+            "optional": {"vae": ("VAE",)},
+        }
+
+    def run(
+        self,
+        positive: Conditioning,
+        negative: Conditioning,
+        control_net: ControlNetHandle,
+        image: Tensor,
+        strength: float,
+        start_percent: float,
+        end_percent: float,
+        vae: Vae | None = None,
+    ) -> tuple[Conditioning, Conditioning]:
+        """-> CONDITIONING, CONDITIONING. A window that ends before it starts selects no step, as in the host."""
+        if start_percent > end_percent:
+            return positive, negative
+        spec = ControlSpec(control_net, image, strength, start_percent, end_percent)
+        return self.host.apply_control(positive, negative, [spec])
+
+
+NODES: dict[str, type] = {
+    "ControlNetApply": ControlNetApply,
+    "ControlNetApplyAdvanced": ControlNetApplyAdvanced,
+}

@@ -1,0 +1,84 @@
+"""Resizing as the host does it; a picture depends on the bits of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...controlnet_core.errors import ShapeError, ValueRangeError
+
+IMAGE_METHODS = ("nearest-exact", "bilinear", "area", "bicubic", "lanczos")
+LATENT_METHODS = ("nearest-exact", "bilinear", "area", "bicubic", "bislerp")
+CROPS = ("disabled", "center")
+
+
+def resize(x: Tensor, width: int, height: int, method: str, crop: str = "disabled") -> Tensor:
+    """(B, C, h, w) -> (B, C, height, width); `crop="center"` cuts to the new aspect first."""
+    if width < 1 or height < 1:
+        raise ShapeError(f"the new size is {width}x{height}: both sides must be at least 1")
+    if crop == "center":
+        x = crop_to_aspect(x, width / height)
+    if method == "lanczos":
+        return _lanczos(x, width, height)
+    if method == "bislerp":
+        return bislerp(x, width, height)
+    if method not in ("nearest-exact", "bilinear", "area", "bicubic"):
+        raise ValueRangeError(f"upscale_method {method!r} is unknown: choose one of {', '.join(IMAGE_METHODS)}")
+    return F.interpolate(x, size=(height, width), mode=method)
+
+
+def crop_to_aspect(x: Tensor, aspect: float) -> Tensor:
+    """(B, C, h, w) cut at the centre to width / height = `aspect`, to the nearest even number of pixels."""
+    height, width = x.shape[-2:]
+    old = width / height
+    side = round((width - width * (aspect / old)) / 2) if old > aspect else 0
+    top = round((height - height * (old / aspect)) / 2) if old < aspect else 0
+    return x[..., top : height - top, side : width - side]
+
+
+def _lanczos(x: Tensor, width: int, height: int) -> Tensor:
+    """By Pillow, in 8 bit."""
+    from PIL import Image
+
+    pictures = []
+    for picture in x:
+        pixels = np.clip(255.0 * picture.movedim(0, -1).cpu().numpy(), 0, 255).astype(np.uint8)
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+        resized = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS), np.float32) / 255.0
+        pictures.append(torch.from_numpy(resized.reshape(height, width, -1)).movedim(-1, 0))
+    return torch.stack(pictures).to(x)
+
+
+def bislerp(x: Tensor, width: int, height: int) -> Tensor:
+    """Bilinear, but with directions of the latent vectors interpolated along the sphere (Shoemake 1985).
+
+    The plain mean of two vectors is shorter than both; latents lose contrast by that.
+    """
+    return _slerp_axis(_slerp_axis(x.float(), width, -1), height, -2).to(x.dtype)
+
+
+def _slerp_axis(x: Tensor, size: int, axis: int) -> Tensor:
+    old = x.shape[axis]
+    # pixel centres, as in bilinear interpolation with align_corners off
+    index = torch.arange(old, dtype=torch.float32, device=x.device).reshape(1, 1, 1, -1)
+    position = F.interpolate(index, size=(1, size), mode="bilinear").flatten()
+    first = position.floor().long()
+    shape = [1, 1, 1, 1]
+    shape[axis] = size
+    ratio = (position - first).reshape(shape)
+    return _slerp(x.index_select(axis, first), x.index_select(axis, (first + 1).clamp(max=old - 1)), ratio)
+
+
+def _slerp(a: Tensor, b: Tensor, ratio: Tensor) -> Tensor:
+    """Between vectors along dimension 1: direction on the great circle, length linear."""
+    length_a, length_b = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
+    unit_a = torch.where(length_a == 0.0, 0.0, a / length_a)
+    unit_b = torch.where(length_b == 0.0, 0.0, b / length_b)
+    dot = (unit_a * unit_b).sum(dim=1, keepdim=True)
+    angle = dot.acos()
+    direction = (((1.0 - ratio) * angle).sin() * unit_a + (ratio * angle).sin() * unit_b) / angle.sin()
+    result = direction * (length_a * (1.0 - ratio) + length_b * ratio)
+    result = torch.where(dot > 1 - 1e-5, a, result)
+    return torch.where(dot < 1e-5 - 1, a * (1.0 - ratio) + b * ratio, result)

@@ -1,0 +1,104 @@
+"""Example pictures: photographs, and scenes of the demo world with their exact hints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..controlnet_core.errors import ValueRangeError
+
+if TYPE_CHECKING:
+    from ..controlnet_core.training.demo_world import Rendered
+
+SCENES: Mapping[str, int] = MappingProxyType({f"demo scene {i + 1}": 1_000_000 + i for i in range(12)})
+"""Name -> seed; the seeds are none of those that the demo model was trained on."""
+CAPTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "astronaut": "a photo of an astronaut in an orange suit in front of a flag",
+        "coffee": "a photo of a cup of coffee on a wooden table",
+        "rocket": "a photo of a rocket taking off from its launch pad",
+    }
+)
+
+
+def photo(path: Path, view: str, size: int) -> tuple[Tensor, str]:
+    """IMAGE (1, size, size, 3) of a photograph, and its caption. Raises ValueRangeError for other views."""
+    from PIL import Image
+
+    if view != "picture":
+        raise ValueRangeError(
+            f"{path.stem} is a photograph without an exact {view} hint: choose a demo scene, or make the hint "
+            "with Preprocess"
+        )
+    with Image.open(path) as image:
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        square = image.convert("RGB").crop((left, top, left + side, top + side))
+        pixels = np.asarray(square.resize((size, size), Image.Resampling.LANCZOS), np.float32)
+    return torch.from_numpy(pixels / 255.0)[None], CAPTIONS.get(path.stem, path.stem.replace("_", " "))
+
+
+def scene(name: str, view: str, size: int) -> tuple[Tensor, str]:
+    """IMAGE (1, size, size, 3) of a demo scene seen as `view`, and its caption."""
+    from ..controlnet_core.training.demo_world import render_seed
+
+    rendered = render_seed(SCENES[name], size)
+    return torch.from_numpy(np.ascontiguousarray(VIEWS[view](rendered), np.float32))[None], rendered.caption
+
+
+def _picture(rendered: Rendered) -> np.ndarray:
+    return np.clip(rendered.image, 0.0, 1.0)
+
+
+def _canny(rendered: Rendered) -> np.ndarray:
+    from ..preprocessors import process
+
+    return process("canny", _picture(rendered)[None])[0]
+
+
+def _scribble(rendered: Rendered) -> np.ndarray:
+    from ..preprocessors import process
+
+    return process("scribble", _picture(rendered)[None])[0]
+
+
+def _depth(rendered: Rendered) -> np.ndarray:
+    from ..preprocessors.depth import depth_to_hint
+
+    return depth_to_hint(rendered.depth)
+
+
+def _openpose(rendered: Rendered) -> np.ndarray:
+    from ..preprocessors.pose.draw import draw_poses
+
+    height, width = rendered.depth.shape
+    scale = height / 128
+    return draw_poses(
+        rendered.keypoints, height, width, limb_half_width=1.75 * scale, joint_radius=max(1, round(2 * scale))
+    )
+
+
+def _segmentation(rendered: Rendered) -> np.ndarray:
+    from ..controlnet_core.training.demo_world import ADE_CLASS
+    from ..preprocessors.palettes import labels_to_hint
+
+    return labels_to_hint(np.array([ADE_CLASS[name] for name in rendered.classes])[rendered.labels])
+
+
+VIEWS: Mapping[str, Callable[[Rendered], np.ndarray]] = MappingProxyType(
+    {
+        "picture": _picture,
+        "canny": _canny,
+        "scribble": _scribble,
+        "depth": _depth,
+        "openpose": _openpose,
+        "segmentation": _segmentation,
+    }
+)
+"""How a scene is seen: each takes a rendered scene and gives (H, W, 3) in [0, 1]."""
