@@ -1,0 +1,147 @@
+"""The workflows that come with the package: all of them valid, readable, and really run.
+
+A model of the demo's shape with random weights stands in for the trained one: what is asked here is
+whether everything fits together, not what the pictures show.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from comfyui_controlnet_core.controlnet_core.checkpoints.save import save_checkpoint, save_controlnet
+from comfyui_controlnet_core.controlnet_core.config import DEMO
+from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
+from comfyui_controlnet_core.controlnet_core.models.text_encoder import ClipTextModel
+from comfyui_controlnet_core.controlnet_core.models.tokenizer import ClipTokenizer, VocabMap
+from comfyui_controlnet_core.controlnet_core.models.unet import UNet
+from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
+from comfyui_controlnet_core.nodes import build_nodes
+from comfyui_controlnet_core.nodes.headless import ASSETS, HeadlessHost
+from comfyui_controlnet_core.workflows.bundled import FOLDER, bundled_names
+from comfyui_controlnet_core.workflows.execution import execute
+from comfyui_controlnet_core.workflows.formats import load_graph, read_document
+from comfyui_controlnet_core.workflows.graph import Graph
+from comfyui_controlnet_core.workflows.overrides import apply_settings
+from comfyui_controlnet_core.workflows.validation import validate
+from PIL import Image
+
+NAMES = bundled_names()
+EXPECTED = (
+    "canny_to_image",
+    "scribble_to_image",
+    "depth_and_pose",
+    "strength_and_window",
+    "img2img_with_control",
+    "canny_photo",
+)
+KINDS = ("canny", "scribble", "depth", "openpose", "segmentation")
+
+
+@pytest.fixture(scope="module")
+def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Demo files with random weights, beside the real example pictures."""
+    folder = tmp_path_factory.mktemp("assets")
+    (folder / "examples").symlink_to(ASSETS / "examples")
+    torch.manual_seed(0)
+    words = VocabMap.from_words(ClipTokenizer.load(), ["a photo of a red ball"])
+    config = replace(DEMO, text=replace(DEMO.text, vocab_size=max(DEMO.text.vocab_size, words.rows)))
+    unet, vae, text = UNet(config.unet), AutoencoderKL(config.vae), ClipTextModel(config.text)
+    extras = {"vocab_map": words.to_tensor()}
+    save_checkpoint(folder / "demo_base.safetensors", config, unet, vae, text, extras=extras)
+    net = ControlNet.from_unet(unet)
+    for zero in (*net.zero_convs, net.zero_conv_middle):
+        torch.nn.init.normal_(zero.conv.weight, std=0.02)
+    for kind in KINDS:
+        save_controlnet(folder / f"demo_{kind}.safetensors", net, family="demo")
+    return folder
+
+
+@pytest.fixture
+def host(assets: Path, tmp_path: Path) -> HeadlessHost:
+    return HeadlessHost(tmp_path / "input", tmp_path / "output", device="cpu", assets_dir=assets)
+
+
+@pytest.fixture
+def classes(host: HeadlessHost) -> dict[str, type]:
+    return build_nodes(host)
+
+
+def shortened(graph: Graph, classes: Mapping[str, type]) -> Graph:
+    """The same workflow with two steps in every sampler."""
+    samplers = [node.id for node in graph.nodes.values() if "steps" in node.inputs]
+    return apply_settings(graph, classes, [f"{node_id}.steps=2" for node_id in samplers])
+
+
+def test_all_planned_workflows_are_there() -> None:
+    assert set(EXPECTED) <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_workflow_runs_as_shipped_and_its_picture_runs_again(
+    name: str, host: HeadlessHost, classes: dict[str, type]
+) -> None:
+    graph = validate(load_graph(FOLDER / f"{name}.json", classes), classes)
+    result = execute(shortened(graph, classes), classes)
+    saved = [entry for entry in result.ui("images") if entry["type"] == "output"]
+    assert saved
+    for entry in saved:
+        path = host.output_dir / entry["subfolder"] / entry["filename"]
+        with Image.open(path) as picture:
+            assert picture.size == (128, 128)
+            assert np.asarray(picture).std() > 0
+        again = read_document(path)
+        assert again.prompt is not None
+        assert again.workflow is not None
+    first = host.output_dir / saved[0]["subfolder"] / saved[0]["filename"]
+    rerun = execute(validate(load_graph(first, classes), classes), classes)
+    other = next(entry for entry in rerun.ui("images") if entry["type"] == "output")
+    second = host.output_dir / other["subfolder"] / other["filename"]
+    assert first != second
+    with Image.open(first) as a, Image.open(second) as b:
+        assert np.array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_workflow_says_what_it_does_and_where_own_models_go(name: str) -> None:
+    notes = " ".join(str(node["widgets_values"]) for node in drawn(name)["nodes"] if node["type"] == "MarkdownNote")
+    assert "models/checkpoints" in notes
+    assert f"controlnet run {name}" in notes
+
+
+def drawn(name: str) -> dict[str, Any]:
+    return json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
+
+
+def boxes(name: str) -> Iterator[tuple[str, float, float, float, float]]:
+    """(name, left, top, right, bottom) of each node, title bar included."""
+    for node in drawn(name)["nodes"]:
+        (x, y), (width, height) = node["pos"], node["size"]
+        yield f"{node['id']} {node['type']}", x, y - 30, x + width, y + height
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_workflow_is_laid_out_without_overlaps_and_from_left_to_right(name: str) -> None:
+    for (a, *first), (b, *second) in itertools.combinations(boxes(name), 2):
+        apart = first[2] <= second[0] or second[2] <= first[0] or first[3] <= second[1] or second[3] <= first[1]
+        assert apart, f"{a} and {b} overlap"
+    left = {node["id"]: node["pos"][0] for node in drawn(name)["nodes"]}
+    for _, origin, _, target, *_ in drawn(name)["links"]:
+        assert left[origin] <= left[target]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_node_lies_in_a_titled_frame(name: str) -> None:
+    frames = [group["bounding"] for group in drawn(name)["groups"]]
+    assert all(group["title"] for group in drawn(name)["groups"])
+    kinds = {f"{node['id']} {node['type']}" for node in drawn(name)["nodes"] if node["type"] == "MarkdownNote"}
+    for label, left, top, right, bottom in boxes(name):
+        inside = [x <= left and y <= top and right <= x + w and bottom <= y + h for x, y, w, h in frames]
+        assert label in kinds or any(inside), f"{label} is in no frame"

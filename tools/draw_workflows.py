@@ -1,0 +1,285 @@
+"""Draws the workflows that come with the package: `python tools/draw_workflows.py` writes workflows/*.json.
+
+Draw anew after a node's inputs changed. A workflow saved from the editor may replace a drawn one; then
+take its function out of `DRAWINGS`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from comfyui_controlnet_core.nodes import build_nodes
+from comfyui_controlnet_core.nodes.headless import HeadlessHost
+from comfyui_controlnet_core.workflows.to_editor import Box, Placed, Sheet
+
+FOLDER = Path(__file__).resolve().parent.parent / "workflows"
+SIZE = 128
+LOAD, TEXT, HINT = ("#322", "#533"), ("#232", "#353"), ("#223", "#335")
+PAINT, SHOW = ("#323", "#535"), ("#233", "#355")
+OWN_MODEL = (
+    "### Your own model\n\n"
+    "The demo model is tiny: it knows coloured solids and a mannequin, at {size} x {size} pixels. For your own:\n\n"
+    "1. put a Stable Diffusion 1.5 checkpoint into `models/checkpoints` and ControlNets made for it into "
+    "`models/controlnet`,\n"
+    "2. choose them in the loaders (the red nodes),\n"
+    "3. set the picture sizes to 512.\n\n"
+    "Without the editor: `controlnet run {name} --models DIR`."
+)
+
+
+@dataclass(frozen=True)
+class Base:
+    """The nodes that every workflow begins with."""
+
+    model: Placed
+    prompt: Placed
+
+
+def base(sheet: Sheet, name: str, about: str, prompt: str, negative: str = "") -> Base:
+    """Notes, checkpoint and prompt: the left column."""
+    sheet.note(about, (-420, -60, 380, 260))
+    sheet.note(OWN_MODEL.format(name=name, size=SIZE), (-420, 250, 380, 330))
+    sheet.group("1  Model and prompt", (-20, -80, 400, 480))
+    model = sheet.node("CNCore_LoadCheckpoint", (0, 0, 360, 120), {"checkpoint": "demo (built in)"}, color=LOAD)
+    values = {"prompt": prompt, "negative_prompt": negative}
+    text = sheet.node("CNCore_EncodePrompt", (0, 160, 360, 220), values, color=TEXT)
+    sheet.link(model, "clip", text, "clip")
+    return Base(model, text)
+
+
+def net(sheet: Sheet, kind: str, at: tuple[int, int]) -> Placed:
+    """A built-in ControlNet."""
+    return sheet.node("CNCore_LoadControlNet", (*at, 320, 70), {"control_net": f"demo {kind} (built in)"}, color=LOAD)
+
+
+def example(sheet: Sheet, picture: str, view: str, at: tuple[int, int], title: str = "") -> Placed:
+    """An example picture, or one of its exact hints."""
+    values = {"picture": picture, "view": view, "size": SIZE}
+    return sheet.node("CNCore_ExampleImage", (*at, 320, 130), values, title=title, color=HINT)
+
+
+def empty(sheet: Sheet, at: tuple[int, int]) -> Placed:
+    """The latent of an empty picture."""
+    return sheet.node("EmptyLatentImage", (*at, 320, 110), {"width": SIZE, "height": SIZE}, color=PAINT)
+
+
+def preview(sheet: Sheet, source: Placed, output: str, at: tuple[int, int], title: str) -> None:
+    """A look at a picture on the way."""
+    shown = sheet.node("PreviewImage", (*at, 260, 250), title=title, color=SHOW)
+    sheet.link(source, output, shown, "images")
+
+
+def paint(
+    sheet: Sheet,
+    start: Base,
+    control: Placed,
+    latent: tuple[Placed, str],
+    prefix: str,
+    at: tuple[int, int],
+    **settings: Any,
+) -> None:
+    """Sample, decode, save: one row. `control` has the outputs positive and negative."""
+    x, y = at
+    values = {"seed": 7, "steps": 20, "cfg": 5.0, "sampler": "euler", "scheduler": "normal", **settings}
+    sampler = sheet.node("CNCore_Sample", (x, y, 320, 300), values, color=PAINT)
+    decode = sheet.node("VAEDecode", (x + 360, y, 200, 60), color=PAINT)
+    save = sheet.node("SaveImage", (x + 600, y, 320, 340), {"filename_prefix": prefix}, color=SHOW)
+    sheet.link(start.model, "model", sampler, "model")
+    sheet.link(control, "positive", sampler, "positive")
+    sheet.link(control, "negative", sampler, "negative")
+    sheet.link(*latent, sampler, "latent")
+    sheet.link(sampler, "latent", decode, "samples")
+    sheet.link(start.model, "vae", decode, "vae")
+    sheet.link(decode, decode.spec.output_names[0], save, "images")
+
+
+def apply(
+    sheet: Sheet, start: Base, loaded: Placed, hint: tuple[Placed, str], box: Box, title: str = "", **values: Any
+) -> Placed:
+    """One net on the prompt."""
+    node = sheet.node("CNCore_ApplyControlNet", box, values, title=title, color=HINT)
+    sheet.link(start.prompt, "positive", node, "positive")
+    sheet.link(start.prompt, "negative", node, "negative")
+    sheet.link(loaded, "control_net", node, "control_net")
+    sheet.link(*hint, node, "image")
+    return node
+
+
+def preprocess(sheet: Sheet, source: Placed, kind: str, settings: str, at: tuple[int, int]) -> Placed:
+    """A hint made from a picture."""
+    node = sheet.node("CNCore_Preprocess", (*at, 320, 150), {"kind": kind, "settings": settings}, color=HINT)
+    sheet.link(source, "image", node, "image")
+    return node
+
+
+def canny_to_image(sheet: Sheet) -> None:
+    """A photograph's edges, and a new picture along them."""
+    about = (
+        "## Canny to picture\n\nThe edges of a photograph become the edges of a new picture. The photograph gives "
+        "the lines and nothing else: colours and things come from the prompt.\n\nTry another photograph, another "
+        "prompt, a strength of 0, another seed."
+    )
+    start = base(sheet, "canny_to_image", about, "a photo of a red cylinder on a brown floor")
+    sheet.group("2  The edges to follow", (400, -80, 640, 720))
+    photo = example(sheet, "coffee", "picture", (420, 0), "Photograph")
+    edges = preprocess(sheet, photo, "canny", "low=100, high=200", (420, 180))
+    preview(sheet, edges, "hint", (760, 0), "The edges")
+    loaded = net(sheet, "canny", (420, 380))
+    latent = empty(sheet, (420, 480))
+    sheet.group("3  The picture", (1060, -80, 1340, 480))
+    control = apply(sheet, start, loaded, (edges, "hint"), (1080, 0, 320, 240))
+    paint(sheet, start, control, (latent, "LATENT"), "canny_to_image", (1440, 0))
+
+
+def scribble_to_image(sheet: Sheet) -> None:
+    """Rough strokes, and a picture from them."""
+    about = (
+        "## Scribble to picture\n\nRough strokes are enough. For a drawing of your own, put it into the input "
+        "folder, add Load Image and link it to Preprocess with kind scribble_drawing (dark strokes on white paper), "
+        "then that to Apply ControlNet in place of the example."
+    )
+    start = base(sheet, "scribble_to_image", about, "a photo of a green cone, a brown cylinder and a red ball")
+    sheet.group("2  The scribble", (400, -80, 640, 720))
+    strokes = example(sheet, "demo scene 7", "scribble", (420, 0), "Scribble")
+    preview(sheet, strokes, "image", (760, 0), "The scribble")
+    loaded = net(sheet, "scribble", (420, 180))
+    latent = empty(sheet, (420, 300))
+    sheet.group("3  The picture", (1060, -80, 1340, 480))
+    control = apply(sheet, start, loaded, (strokes, "image"), (1080, 0, 320, 240))
+    paint(sheet, start, control, (latent, "LATENT"), "scribble_to_image", (1440, 0))
+
+
+def depth_and_pose(sheet: Sheet) -> None:
+    """Two nets at once, as a stack."""
+    about = (
+        "## Depth and pose together\n\nTwo nets, two hints, one picture: the depth map places what stands where, "
+        "the skeleton says how the figure holds itself. Control Units chain: add a third by linking its stack "
+        "between the second and Apply Control Stack.\n\nSet a strength to 0 to see what the other net does alone."
+    )
+    start = base(sheet, "depth_and_pose", about, "a photo of a magenta figure with one raised arm and a green box")
+    sheet.group("2  Two hints", (400, -80, 640, 720))
+    depth = example(sheet, "demo scene 10", "depth", (420, 0), "Depth")
+    pose = example(sheet, "demo scene 10", "openpose", (420, 300), "Pose")
+    preview(sheet, depth, "image", (760, 0), "The depth")
+    preview(sheet, pose, "image", (760, 300), "The pose")
+    depth_net, pose_net = net(sheet, "depth", (420, 170)), net(sheet, "openpose", (420, 470))
+    sheet.group("3  Stack and picture", (1060, -80, 1700, 700))
+    first = sheet.node("CNCore_ControlUnit", (1080, 0, 320, 240), {"strength": 1.0}, title="Depth unit", color=HINT)
+    second = sheet.node("CNCore_ControlUnit", (1080, 300, 320, 240), {"strength": 1.0}, title="Pose unit", color=HINT)
+    for unit, hint, loaded in ((first, depth, depth_net), (second, pose, pose_net)):
+        sheet.link(loaded, "control_net", unit, "control_net")
+        sheet.link(hint, "image", unit, "image")
+    sheet.link(first, "stack", second, "stack")
+    control = sheet.node("CNCore_ApplyControlStack", (1440, 0, 320, 100), color=HINT)
+    sheet.link(start.prompt, "positive", control, "positive")
+    sheet.link(start.prompt, "negative", control, "negative")
+    sheet.link(second, "stack", control, "stack")
+    latent = empty(sheet, (1440, 160))
+    paint(sheet, start, control, (latent, "LATENT"), "depth_and_pose", (1800, 0))
+
+
+STUDY = (
+    ("strength 0", "strength_000", 0.0, 0.0, 1.0),
+    ("strength 0.5", "strength_050", 0.5, 0.0, 1.0),
+    ("strength 1", "strength_100", 1.0, 0.0, 1.0),
+    ("first half only", "window_0_50", 1.0, 0.0, 0.5),
+    ("second half only", "window_50_100", 1.0, 0.5, 1.0),
+)
+
+
+def strength_and_window(sheet: Sheet) -> None:
+    """The same seed and hint at several strengths and windows."""
+    about = (
+        "## Strength and window\n\nFive pictures from one seed and one hint. From top to bottom: no control, half, "
+        "full; then full control in the first half of the way only, and in the second half only.\n\nThe first half "
+        "decides where things are, so control that comes late can only correct details."
+    )
+    start = base(sheet, "strength_and_window", about, "a photo of a green cone, a brown cylinder and a red ball")
+    sheet.group("2  One hint", (400, -80, 640, 720))
+    edges = example(sheet, "demo scene 7", "canny", (420, 0), "Edges")
+    preview(sheet, edges, "image", (760, 0), "The edges")
+    loaded = net(sheet, "canny", (420, 180))
+    latent = empty(sheet, (420, 300))
+    for row, (title, name, strength, begin, end) in enumerate(STUDY):
+        y = row * 460
+        sheet.group(f"3.{row + 1}  {title}", (1060, y - 80, 1340, 440))
+        values = {"strength": strength, "start_percent": begin, "end_percent": end}
+        control = apply(sheet, start, loaded, (edges, "image"), (1080, y, 320, 240), title, **values)
+        paint(sheet, start, control, (latent, "LATENT"), f"strength_and_window/{name}", (1440, y))
+
+
+def img2img_with_control(sheet: Sheet) -> None:
+    """A picture repainted, with its edges held."""
+    about = (
+        "## Repaint a picture, keep its lines\n\nThe sampler starts from the picture instead of from pure noise "
+        "(denoise below 1), and its edges hold the shapes in place while the prompt changes colours.\n\n"
+        "More denoise changes more; at 1 the picture is only present through its edges."
+    )
+    start = base(sheet, "img2img_with_control", about, "a photo of a green box on a blue floor")
+    sheet.group("2  The picture and its edges", (400, -80, 640, 720))
+    source = example(sheet, "demo scene 9", "picture", (420, 0), "Picture to repaint")
+    edges = preprocess(sheet, source, "canny", "", (420, 180))
+    preview(sheet, source, "image", (760, 0), "Before")
+    preview(sheet, edges, "hint", (760, 300), "The edges")
+    loaded = net(sheet, "canny", (420, 380))
+    latent = sheet.node("VAEEncode", (420, 480, 320, 60), color=PAINT)
+    sheet.link(source, "image", latent, "pixels")
+    sheet.link(start.model, "vae", latent, "vae")
+    sheet.group("3  Repaint", (1060, -80, 1340, 480))
+    control = apply(sheet, start, loaded, (edges, "hint"), (1080, 0, 320, 240))
+    paint(sheet, start, control, (latent, "LATENT"), "img2img_with_control", (1440, 0), denoise=0.8)
+
+
+def canny_photo(sheet: Sheet) -> None:
+    """A photograph, its edges, and the same seed without and with control."""
+    about = (
+        "## A real photograph, without and with control\n\nThe same prompt and seed twice: above without control, "
+        "below with the photograph's edges.\n\nThe photograph is free of rights, its notice is in "
+        "`controlnet_core/assets/NOTICE.md`. For your own, put it into the input folder and link Load Image to "
+        "Preprocess."
+    )
+    start = base(sheet, "canny_photo", about, "a photo of an orange cylinder on a brown floor")
+    sheet.group("2  The photograph and its edges", (400, -80, 640, 720))
+    photo = example(sheet, "coffee", "picture", (420, 0), "Photograph")
+    edges = preprocess(sheet, photo, "canny", "low=120, high=260", (420, 180))
+    preview(sheet, photo, "image", (760, 0), "The photograph")
+    preview(sheet, edges, "hint", (760, 300), "The edges")
+    loaded = net(sheet, "canny", (420, 380))
+    latent = empty(sheet, (420, 480))
+    for row, (title, name, strength) in enumerate((("Without control", "without", 0.0), ("With control", "with", 1.0))):
+        y = row * 460
+        sheet.group(f"{3 + row}  {title}", (1060, y - 80, 1340, 440))
+        control = apply(sheet, start, loaded, (edges, "hint"), (1080, y, 320, 240), title, strength=strength)
+        paint(sheet, start, control, (latent, "LATENT"), f"canny_photo/{name}", (1440, y))
+
+
+DRAWINGS: Mapping[str, Callable[[Sheet], None]] = {
+    function.__name__: function
+    for function in (
+        canny_to_image,
+        scribble_to_image,
+        depth_and_pose,
+        strength_and_window,
+        img2img_with_control,
+        canny_photo,
+    )
+}
+
+
+def main() -> None:
+    """Write all drawings."""
+    classes = build_nodes(HeadlessHost(device="cpu"))
+    for name, draw in DRAWINGS.items():
+        sheet = Sheet(classes)
+        draw(sheet)
+        text = json.dumps(sheet.json(), indent=1, ensure_ascii=False)
+        (FOLDER / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+        print(f"workflows/{name}.json: {len(sheet.nodes)} nodes")
+
+
+if __name__ == "__main__":
+    main()
