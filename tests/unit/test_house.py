@@ -1,0 +1,128 @@
+"""The house rules: imports point one way, and what is packaged is what is tracked."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = "comfyui_controlnet_core"
+SOURCES = ("controlnet_core", "preprocessors", "nodes", "workflows")
+
+# Each room may import from the rooms named behind it, and from itself.
+ALLOWED: dict[str, set[str]] = {
+    "controlnet_core.errors": set(),
+    "controlnet_core.config": {"errors"},
+    "controlnet_core.models": {"errors", "config"},
+    "controlnet_core.checkpoints": {"errors", "config", "models"},
+    "controlnet_core.diffusion": {"errors", "config", "models"},
+    "controlnet_core.control": {"errors", "config", "models", "diffusion"},
+    "controlnet_core.engine": {"errors", "config", "models", "diffusion", "control"},
+    "controlnet_core.pipeline": {"errors", "config", "models", "diffusion", "control", "engine"},
+    "controlnet_core.training": {"errors", "config", "models", "diffusion", "control", "engine", "pipeline", "checkpoints"},
+    "controlnet_core.analysis": {"errors", "config", "models", "diffusion", "control", "engine", "pipeline", "training"},
+}
+ALLOWED_ABOVE = {
+    "controlnet_core": {"controlnet_core"},
+    "preprocessors": {"preprocessors"},
+    "nodes": {"nodes", "controlnet_core", "preprocessors"},
+    "workflows": {"workflows", "nodes", "controlnet_core", "preprocessors"},
+}
+
+
+def sources() -> Iterator[Path]:
+    for folder in SOURCES:
+        yield from sorted((ROOT / folder).rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    """(absolute dotted path below the package or outside name, relative level) of each import."""
+    here = path.relative_to(ROOT).with_suffix("").parts
+    parts = here[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, 0
+        elif isinstance(node, ast.ImportFrom):
+            if node.level == 0:
+                yield node.module or "", 0
+                continue
+            base = parts[: len(parts) - (node.level - 1)]
+            target = [*base, *(node.module or "").split(".")] if node.module else list(base)
+            if node.module:
+                yield ".".join(target), node.level
+            else:
+                for alias in node.names:
+                    yield ".".join([*target, alias.name]), node.level
+
+
+@pytest.mark.parametrize("path", list(sources()), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_one_way(path: Path) -> None:
+    here = path.relative_to(ROOT).with_suffix("").parts
+    for name, level in imports(path):
+        top = name.split(".")[0]
+        if level == 0:
+            assert top not in (*SOURCES, PACKAGE), f"{name}: imports inside the package are relative"
+            inside_host_side = here[:2] == ("nodes", "comfy")
+            assert top not in ("comfy", "folder_paths", "nodes", "execution", "server") or inside_host_side
+            continue
+        assert top in ALLOWED_ABOVE[here[0]], f"{'.'.join(here)} must not import {name}"
+        if here[0] == top == "controlnet_core" and len(here) > 2 or here[-1] in ("errors", "config", "pipeline"):
+            room = ".".join(here[:2])
+            if room in ALLOWED:
+                target = name.split(".")[1]
+                assert target == here[1] or target in ALLOWED[room], f"{'.'.join(here)} must not import {name}"
+
+
+def test_the_bare_package_is_never_loaded() -> None:
+    import comfyui_controlnet_core.controlnet_core.pipeline  # noqa: F401
+
+    assert "controlnet_core" not in sys.modules
+
+
+def test_imports_are_inert_and_light() -> None:
+    """Importing nodes and preprocessors loads neither cv2 nor transformers nor scipy, and writes nothing."""
+    code = (
+        f"import sys, {PACKAGE}, {PACKAGE}.preprocessors, {PACKAGE}.nodes;"
+        "print([m for m in ('cv2', 'transformers', 'scipy', 'torchsde', 'diffusers') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def tracked() -> list[str]:
+    result = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        pytest.skip("not a git checkout: there is no list of tracked files to compare with")
+    return result.stdout.splitlines()
+
+
+def test_every_source_folder_is_packaged() -> None:
+    if sys.version_info < (3, 11):
+        pytest.skip("reads pyproject.toml with tomllib, which Python 3.10 does not have")
+    import tomllib
+
+    packages = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    folders = {str(Path(f).parent) for f in tracked() if f.endswith(".py") and f.split("/")[0] in SOURCES}
+    expected = {f"{PACKAGE}.{folder.replace('/', '.')}" for folder in folders} | {PACKAGE}
+    assert packages == expected
+
+
+def test_paths_suit_every_file_system() -> None:
+    """No symlinks, no characters that Windows refuses, no two names that differ only in case."""
+    files = tracked()
+    assert not [f for f in files if (ROOT / f).is_symlink()]
+    assert not [f for f in files if set(f) & set(':*?"<>|\\')]
+    assert len({f.lower() for f in files}) == len(files)
+
+
+def test_no_file_is_too_large() -> None:
+    """No file over 15 MB; the demo model's files at most 40 MB together."""
+    sizes = {f: (ROOT / f).stat().st_size for f in tracked() if (ROOT / f).is_file()}
+    assert max(sizes.values()) <= 15e6
+    assert sum(size for f, size in sizes.items() if f.endswith(".safetensors")) <= 40e6
