@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .learned.catalog import LEARNED
 from .registry import Entry, Parameter
 
 _NORMAL_CONVENTIONS = ("bae", "midas10", "opengl", "directx")
@@ -416,4 +417,4 @@ PICTURES: tuple[Entry, ...] = (
     ),
 )
 
-ENTRIES: tuple[Entry, ...] = LINES + MAPS + PICTURES
+ENTRIES: tuple[Entry, ...] = LINES + MAPS + PICTURES + LEARNED

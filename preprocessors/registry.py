@@ -75,7 +75,7 @@ class Weights:
     source: str
     licence: str
     million_parameters: float
-    folders: tuple[str, ...] = ("annotators", "preprocessors", "controlnet_aux")
+    subfolders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,10 @@ class Entry:
         "conversion" of a map that is given, "drawing", "random", or "learned" (a network's estimate).
     takes: "bytes" (uint8 0..255), "unit" (float32 0..1), "values" (float32 as given, for measured maps) or
         "labels" (uint8 whose colours must not be mixed).
-    scope: "frame" (one picture at a time) or "batch" (the function sees all frames, for joint ranges).
+    scope: "frame" (one picture at a time), "batch" (the function sees all frames, for joint ranges) or "net"
+        (some frames at a time, with the library of nets).
+    multiple: the sides that the function takes are multiples of this.
+    ranged: the function gives nearness of unknown scale, which becomes a hint by `normalize`.
     resample: how a hint is brought to size, "nearest" for lines and labels, "smooth" for the rest.
     seeded: the function takes `seed`.  masked: the function reads the mask itself instead of having the
         hint cleared outside of it.
@@ -110,6 +113,8 @@ class Entry:
     seeded: bool = False
     masked: bool = False
     side_by_side: bool = False
+    multiple: int = 1
+    ranged: bool = False
 
     @cached_property
     def call(self) -> Callable[..., Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +17,11 @@ from .resize import Size, detect_size, pad_reflect, resize_hint, resize_map, res
 
 if TYPE_CHECKING:
     from .image_ops import Array
+    from .learned.library import Library
 
 Progress = Callable[[int, int], None]
+_NET_PIXELS = 4 * 1024 * 1024  # that a net sees at a time: 16 pictures of 512, 4 of 1024
+_ENDS = ("near", "far")  # the values that become 1 and 0 where the range is fixed
 
 
 def process(
@@ -32,6 +37,7 @@ def process(
     seed: int = 0,
     target: tuple[int, int] | None = None,
     fit: str = "crop",
+    library: Library | None = None,
     progress: Progress | None = None,
     **parameters: Any,
 ) -> Array:
@@ -48,6 +54,7 @@ def process(
     normalize: where a range is measured, over each "frame", over the "batch" (no flicker in a video), or
         "fixed" by the parameters.
     seed: everything random follows from it; each frame uses the same, so a batch equals its singles.
+    library: where learned ones find their nets; raises WeightsError where one is needed and not there.
     progress: called with (frames done, frames in all); what it raises ends the run.
     """
     if output not in ("input_size", "detect_size"):
@@ -57,38 +64,87 @@ def process(
     values = entry.values(parameters)
     frames = as_batch(image)
     count, height, width = frames.shape[:3]
-    if entry.side_by_side:
-        width = _half(width)
-    size = detect_size(height, width, resolution=resolution, resize=resize, multiple=multiple, target=target, fit=fit)
+    width = _half(width) if entry.side_by_side else width
+    size = detect_size(
+        height,
+        width,
+        resolution=resolution,
+        resize=resize,
+        multiple=math.lcm(multiple, entry.multiple),
+        target=target,
+        fit=fit,
+    )
     masks = _masks(mask, count, height, width)
-    function = partial(entry.call, **values, **({"seed": seed} if entry.seeded else {}))
-    prepare = partial(_prepare, entry, size)
-    full_size = output == "input_size"
-    out = np.empty((count, *((height, width) if full_size else (size.height, size.width)), 3), np.float32)
-    finish = partial(_finish, entry, size, out)
-    if entry.scope == "batch":
-        pictures = [prepare(frame) for frame in frames]
-        results = function(pictures, normalize=normalize) if pictures else ()
-        for index, result in enumerate(results):
-            finish(index, result, masks)
-            _report(progress, index + 1, count)
-        return like(out, image)
-    for index in range(count):
-        extra = {"mask": _mask_at(masks, index, size)} if entry.masked else {}
-        finish(index, function(prepare(frames[index]), **extra), masks)
-        _report(progress, index + 1, count)
+    job = _Job(entry, values, size, frames, masks, normalize, seed, library)
+    shape = (height, width) if output == "input_size" else (size.height, size.width)
+    out = np.empty((count, *shape, 3), np.float32)
+    for index, result in enumerate(job.results()):
+        _finish(entry, size, result, out[index], None if masks is None else masks[index])
+        if progress is not None:
+            progress(index + 1, count)
     return like(out, image)
 
 
-def _prepare(entry: Entry, size: Size, frame: np.ndarray) -> np.ndarray:
-    if entry.side_by_side:
+@dataclass(frozen=True)
+class _Job:
+    """One run of one preprocessor, at the size at which it looks."""
+
+    entry: Entry
+    values: dict[str, Any]
+    size: Size
+    frames: np.ndarray
+    masks: np.ndarray | None
+    normalize: str
+    seed: int
+    library: Library | None
+
+    def results(self) -> Iterator[np.ndarray]:
+        """The hint of each frame, in order, as the entry's function gives it."""
+        if not len(self.frames):
+            return iter(())
+        return {"frame": self._singly, "batch": self._together, "net": self._in_chunks}[self.entry.scope]()
+
+    def _singly(self) -> Iterator[np.ndarray]:
+        function = partial(self.entry.call, **self.values)
+        if self.entry.seeded:
+            function = partial(function, seed=self.seed)
+        for index, frame in enumerate(self.frames):
+            extra = {"mask": _mask_at(self.masks, index, self.size)} if self.entry.masked else {}
+            yield function(self._prepared(frame), **extra)
+
+    def _together(self) -> Iterator[np.ndarray]:
+        pictures = [self._prepared(frame) for frame in self.frames]
+        yield from self.entry.call(pictures, normalize=self.normalize, **self.values)
+
+    def _in_chunks(self) -> Iterator[np.ndarray]:
+        if not self.entry.ranged:
+            return self._estimates()
+        from .depth import depth_to_hint
+
+        ends = {name: self.values[name] for name in _ENDS}
+        found = np.stack(list(self._estimates()))
+        return iter(depth_to_hint(found, space="linear", invert=True, normalize=self.normalize, **ends))
+
+    def _estimates(self) -> Iterator[np.ndarray]:
+        """What the net says, for as many frames at a time as its memory allows."""
+        from .learned.library import Library
+
+        values = {name: value for name, value in self.values.items() if not self.entry.ranged or name not in _ENDS}
+        library = self.library or Library(())
+        step = max(1, _NET_PIXELS // (self.size.padded_height * self.size.padded_width))
+        for start in range(0, len(self.frames), step):
+            chunk = np.stack([self._prepared(frame) for frame in self.frames[start : start + step]])
+            yield from self.entry.call(chunk, library=library, weights=self.entry.weights, **values)
+
+    def _prepared(self, frame: np.ndarray) -> np.ndarray:
+        if not self.entry.side_by_side:
+            return _prepare(self.entry, self.size, frame)
         half = frame.shape[1] // 2
-        parts = (frame[:, :half], frame[:, half : 2 * half])
-        return np.concatenate([_prepare_one(entry, size, part) for part in parts], axis=1)
-    return _prepare_one(entry, size, frame)
+        eyes = (frame[:, :half], frame[:, half : 2 * half])
+        return np.concatenate([_prepare(self.entry, self.size, eye) for eye in eyes], axis=1)
 
 
-def _prepare_one(entry: Entry, size: Size, frame: np.ndarray) -> np.ndarray:
+def _prepare(entry: Entry, size: Size, frame: np.ndarray) -> np.ndarray:
     """The form that the entry takes, at the size at which it looks."""
     if entry.takes == "values":
         return pad_reflect(resize_map(frame.astype(np.float32), size.height, size.width), size)
@@ -99,21 +155,13 @@ def _prepare_one(entry: Entry, size: Size, frame: np.ndarray) -> np.ndarray:
     return pad_reflect(resize_picture(picture, size.height, size.width), size)
 
 
-def _half(width: int) -> int:
-    if width < 2:
-        raise PictureError(f"a stereo pair side by side came {width} pixel wide; expected two pictures in one")
-    return width // 2
-
-
-def _finish(
-    entry: Entry, size: Size, out: np.ndarray, index: int, result: np.ndarray, masks: np.ndarray | None
-) -> None:
+def _finish(entry: Entry, size: Size, result: np.ndarray, out: np.ndarray, mask: np.ndarray | None) -> None:
+    """Crop what was padded, bring the hint to the size of `out`, and clear it outside of the mask."""
+    height, width = out.shape[:2]
     hint = result[: size.height, : size.width]
-    height, width = out.shape[1:3]
-    write_hint(resize_hint(hint, height, width, entry.resample), out[index])
-    if masks is not None and not entry.masked:
-        keep = resize_hint(masks[index], height, width, "nearest")
-        out[index][keep < 0.5] = 0.0
+    write_hint(resize_hint(hint, height, width, entry.resample), out)
+    if mask is not None and not entry.masked:
+        out[resize_hint(np.ascontiguousarray(mask), height, width, "nearest") < 0.5] = 0.0
 
 
 def _masks(mask: Array | None, count: int, height: int, width: int) -> np.ndarray | None:
@@ -133,9 +181,11 @@ def _masks(mask: Array | None, count: int, height: int, width: int) -> np.ndarra
 def _mask_at(masks: np.ndarray | None, index: int, size: Size) -> np.ndarray | None:
     if masks is None:
         return None
-    return pad_reflect(resize_hint(np.ascontiguousarray(masks[index]), size.height, size.width, "nearest"), size)
+    mask = resize_hint(np.ascontiguousarray(masks[index]), size.height, size.width, "nearest")
+    return pad_reflect(mask, size)
 
 
-def _report(progress: Progress | None, done: int, total: int) -> None:
-    if progress is not None:
-        progress(done, total)
+def _half(width: int) -> int:
+    if width < 2:
+        raise PictureError(f"a stereo pair side by side came {width} pixel wide; expected two pictures in one")
+    return width // 2

@@ -1,0 +1,277 @@
+"""Depth Anything V2 (Yang et al. 2024): a DINOv2 encoder and a DPT head, with the official key names."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .images import imagenet, infer, to_maps
+
+if TYPE_CHECKING:
+    from ..registry import Weights
+    from .library import Library
+
+PATCH = 14
+_SIDE = 518
+
+
+@dataclass(frozen=True)
+class DepthConfig:
+    """Shape of a Depth Anything net; `grid` is the side, in patches, of the learned positions."""
+
+    width: int
+    depth: int
+    heads: int
+    taps: tuple[int, ...]
+    features: int
+    widths: tuple[int, ...]
+    grid: int = _SIDE // PATCH
+
+
+SMALL = DepthConfig(384, 12, 6, (2, 5, 8, 11), 64, (48, 96, 192, 384))
+BASE = DepthConfig(768, 12, 12, (2, 5, 8, 11), 128, (96, 192, 384, 768))
+LARGE = DepthConfig(1024, 24, 16, (4, 11, 17, 23), 256, (256, 512, 1024, 1024))
+CONFIGS = {"small": SMALL, "base": BASE, "large": LARGE}
+
+
+class Attention(nn.Module):
+    """Self-attention with one projection for queries, keys and values."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, width * 3)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, width = x.shape
+        q, k, v = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, width))
+
+
+class LayerScale(nn.Module):
+    """A learned factor per channel."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class Mlp(nn.Module):
+    """Two linear layers with GELU between."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, width * 4)
+        self.fc2 = nn.Linear(width * 4, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """A transformer block with scaled residuals."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = Attention(width, heads)
+        self.ls1 = LayerScale(width)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = Mlp(width)
+        self.ls2 = LayerScale(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.ls1(self.attn(self.norm1(x)))
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+class PatchEmbed(nn.Module):
+    """14x14 patches to tokens."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, PATCH, stride=PATCH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x).flatten(2).transpose(1, 2)
+
+
+class DinoV2(nn.Module):
+    """(B,3,H,W), sides multiples of 14 -> the normalised patch tokens after four of the blocks."""
+
+    def __init__(self, config: DepthConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.taps, self.grid = config.taps, config.grid
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, config.grid**2 + 1, width))
+        self.mask_token = nn.Parameter(torch.zeros(1, width))  # in the file; only training used it
+        self.patch_embed = PatchEmbed(width)
+        self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        rows, columns = x.shape[-2] // PATCH, x.shape[-1] // PATCH
+        tokens = self.patch_embed(x)
+        tokens = torch.cat((self.cls_token.expand(len(x), -1, -1), tokens), 1) + self.positions(rows, columns)
+        taps = []
+        for index, block in enumerate(self.blocks):
+            tokens = block(tokens)
+            if index in self.taps:
+                taps.append(self.norm(tokens)[:, 1:])
+        return taps
+
+    def positions(self, rows: int, columns: int) -> Tensor:
+        """The learned positions for a grid of another size, interpolated with the official offset of 0.1."""
+        if rows == columns == self.grid:
+            return self.pos_embed
+        first, grid = self.pos_embed[:, :1], self.pos_embed[:, 1:].float()
+        grid = grid.view(1, self.grid, self.grid, -1).permute(0, 3, 1, 2)
+        scale = ((rows + 0.1) / self.grid, (columns + 0.1) / self.grid)
+        grid = F.interpolate(grid, scale_factor=scale, mode="bicubic").flatten(2).transpose(1, 2)
+        return torch.cat((first, grid.to(first.dtype)), 1)
+
+
+class ResidualUnit(nn.Module):
+    """Two 3x3 convolutions around an identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+
+
+class Fusion(nn.Module):
+    """Deeper features, joined with the shallower ones and enlarged to the next size."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.out_conv = nn.Conv2d(width, width, 1)
+        self.resConfUnit1 = ResidualUnit(width)
+        self.resConfUnit2 = ResidualUnit(width)
+
+    def forward(self, deep: Tensor, shallow: Tensor | None, size: tuple[int, int]) -> Tensor:
+        h = deep if shallow is None else deep + self.resConfUnit1(shallow)
+        h = F.interpolate(self.resConfUnit2(h), size, mode="bilinear", align_corners=True)
+        return self.out_conv(h)
+
+
+class Scratch(nn.Module):
+    """The fusing part of the DPT head, under its name in the file."""
+
+    def __init__(self, widths: tuple[int, ...], features: int) -> None:
+        super().__init__()
+        for level, width in enumerate(widths, start=1):
+            setattr(self, f"layer{level}_rn", nn.Conv2d(width, features, 3, padding=1, bias=False))
+        for level in range(1, len(widths) + 1):
+            setattr(self, f"refinenet{level}", Fusion(features))
+        self.output_conv1 = nn.Conv2d(features, features // 2, 3, padding=1)
+        self.output_conv2 = nn.Sequential(
+            nn.Conv2d(features // 2, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 1, 1), nn.ReLU()
+        )
+
+
+class DPTHead(nn.Module):
+    """Dense prediction transformer head (Ranftl et al. 2021)."""
+
+    def __init__(self, config: DepthConfig) -> None:
+        super().__init__()
+        a, b, _, d = config.widths
+        self.projects = nn.ModuleList(nn.Conv2d(config.width, width, 1) for width in config.widths)
+        self.resize_layers = nn.ModuleList(
+            [
+                nn.ConvTranspose2d(a, a, 4, stride=4),
+                nn.ConvTranspose2d(b, b, 2, stride=2),
+                nn.Identity(),
+                nn.Conv2d(d, d, 3, stride=2, padding=1),
+            ]
+        )
+        self.scratch = Scratch(config.widths, config.features)
+
+    def forward(self, taps: list[Tensor], rows: int, columns: int) -> Tensor:
+        levels = []
+        for number, (tokens, project, resize) in enumerate(
+            zip(taps, self.projects, self.resize_layers, strict=True), start=1
+        ):
+            grid = tokens.transpose(1, 2).reshape(len(tokens), -1, rows, columns)
+            levels.append(getattr(self.scratch, f"layer{number}_rn")(resize(project(grid))))
+        h = None
+        for number in (4, 3, 2, 1):
+            level = levels[number - 1]
+            size = levels[number - 2].shape[-2:] if number > 1 else (2 * level.shape[-2], 2 * level.shape[-1])
+            fuse = getattr(self.scratch, f"refinenet{number}")
+            h = fuse(level, None, size) if h is None else fuse(h, level, size)
+        h = self.scratch.output_conv1(h)
+        h = F.interpolate(h, (rows * PATCH, columns * PATCH), mode="bilinear", align_corners=True)
+        return self.scratch.output_conv2(h)
+
+
+class DepthAnything(nn.Module):
+    """(B,3,H,W) normalised as ImageNet's, sides multiples of 14 -> (B,1,H,W) disparity, larger is nearer."""
+
+    def __init__(self, config: DepthConfig = SMALL) -> None:
+        super().__init__()
+        self.pretrained = DinoV2(config)
+        self.depth_head = DPTHead(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.depth_head(self.pretrained(x), x.shape[-2] // PATCH, x.shape[-1] // PATCH)
+
+
+def small() -> DepthAnything:
+    """ViT-S, 25 M parameters."""
+    return DepthAnything(SMALL)
+
+
+def base() -> DepthAnything:
+    """ViT-B, 97 M parameters."""
+    return DepthAnything(BASE)
+
+
+def large() -> DepthAnything:
+    """ViT-L, 335 M parameters."""
+    return DepthAnything(LARGE)
+
+
+def inner_size(height: int, width: int, side: int = _SIDE) -> tuple[int, int]:
+    """The size at which the net looks: shortest side at least `side`, both multiples of 14."""
+    scale = side / min(height, width)
+
+    def fitted(length: int) -> int:
+        rounded = round(length * scale / PATCH) * PATCH
+        return rounded if rounded >= side else math.ceil(length * scale / PATCH) * PATCH
+
+    return fitted(height), fitted(width)
+
+
+def disparity(
+    frames: np.ndarray, *, library: Library, weights: tuple[Weights, ...], model: str = "small"
+) -> np.ndarray:
+    """(B,H,W,3) uint8 RGB -> (B,H,W) float32 disparity of unknown scale, larger is nearer."""
+    import cv2
+
+    chosen = dict(zip(CONFIGS, weights, strict=True))[model]
+    net = library.net(chosen, {"small": small, "base": base, "large": large}[model])
+    height, width = frames.shape[1:3]
+    rows, columns = inner_size(height, width)
+    unit = (frame.astype(np.float32) / np.float32(255.0) for frame in frames)
+    large_frames = [cv2.resize(frame, (columns, rows), interpolation=cv2.INTER_CUBIC) for frame in unit]
+    parameter = next(net.parameters())
+    pictures = torch.from_numpy(np.stack(large_frames)).permute(0, 3, 1, 2).to(parameter.device)
+    found = infer(net, imagenet(pictures).to(parameter.dtype)).float()
+    resize = partial(F.interpolate, size=(height, width), mode="bilinear", align_corners=True)
+    return to_maps(resize(found))

@@ -1,0 +1,110 @@
+"""Weights files: where they are looked for, how they are read, and strict loading into our nets.
+
+Files are never fetched, and never executed: pickles are read with weights_only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import WeightsError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from ..registry import Weights
+
+# Below a models folder, and below the folder of the pack that most people have.
+SUBFOLDERS = (
+    "",
+    "annotators",
+    "controlnet_annotators",
+    "preprocessors",
+    "controlnet_aux",
+    "ckpts",
+    "lllyasviel/Annotators",
+    "ckpts/lllyasviel/Annotators",
+    "controlnet/annotators",
+    "depth_anything",
+    "depthanything",
+)
+_CONTAINERS = ("state_dict", "model", "params")
+_SHOWN = 4
+
+
+def find_weights(weights: Weights, folders: Sequence[str | Path]) -> Path:
+    """The file of `weights` in the first of `folders`, or of their usual subfolders, that has it.
+
+    Raises WeightsError that names the file, where to get it, its licence, and where to put it.
+    """
+    for folder in map(Path, folders):
+        for below in (*SUBFOLDERS, *weights.subfolders):
+            path = folder / below / weights.file
+            if path.is_file():
+                return path
+    where = ", ".join(str(folder) for folder in folders) or "no folder was given"
+    raise WeightsError(
+        f"{weights.file} was not found (looked in {where}, and in their subfolders such as {SUBFOLDERS[1]}): get it "
+        f"from {weights.source} (licence: {weights.licence}) and put it into "
+        f"{Path(folders[0]) / SUBFOLDERS[1] if folders else 'models/annotators'}",
+        weights.file,
+    )
+
+
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """A .safetensors or pickled state dict, out of the wrappings in which training code saves it.
+
+    Raises WeightsError for a file that is damaged, or holds anything but tensors.
+    """
+    import torch
+
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state: Any = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # any reader's error means the same to the user
+        text = " ".join(str(error).split())[:160]
+        raise WeightsError(f"{path} cannot be read as weights, it is damaged or no such file: {text}", path) from error
+    for container in _CONTAINERS:
+        if isinstance(state, Mapping) and isinstance(state.get(container), Mapping):
+            state = state[container]
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise WeightsError(f"{path} holds no state dict of tensors: get the file again", path)
+    if state and all(key.startswith("module.") for key in state):
+        return {key.removeprefix("module."): value for key, value in state.items()}
+    return dict(state)
+
+
+def load_strict(net: nn.Module, state: Mapping[str, torch.Tensor], path: str | Path) -> nn.Module:
+    """Load `state` into `net`, every key and every shape; WeightsError names the file and what does not fit."""
+    wanted = {key: tuple(value.shape) for key, value in net.state_dict().items()}
+    given = {key: tuple(value.shape) for key, value in state.items()}
+    # Counters that batch normalisation keeps while training; older files lack them and nothing reads them.
+    counters = {key for key in wanted if key.endswith("num_batches_tracked")}
+    missing = [key for key in wanted if key not in given and key not in counters]
+    unexpected = [key for key in given if key not in wanted]
+    shapes = [key for key in wanted if key in given and wanted[key] != given[key]]
+    if missing or unexpected or shapes:
+        raise WeightsError(
+            f"{Path(path).name} does not fit {type(net).__name__}: {_some('keys missing', missing)}"
+            f"{_some('keys that it does not know', unexpected)}"
+            f"{_some('other shapes', [f'{key} {given[key]} for {wanted[key]}' for key in shapes])}"
+            "it is damaged, or made for another network",
+            path,
+        )
+    complete = dict(state) | {key: net.state_dict()[key] for key in counters if key not in given}
+    net.load_state_dict(complete, strict=True)
+    return net.eval().requires_grad_(False)
+
+
+def _some(what: str, names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{len(names)} {what} ({', '.join(names[:_SHOWN])}{more}); "

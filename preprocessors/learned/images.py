@@ -1,0 +1,38 @@
+"""Between frames of bytes and the tensors of the nets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def to_input(frames: np.ndarray, net: nn.Module) -> torch.Tensor:
+    """(B,H,W,C) uint8 -> (B,C,H,W) 0..255 on the net's device, in its precision."""
+    parameter = next(net.parameters())
+    tensor = torch.from_numpy(np.ascontiguousarray(frames)).to(parameter.device)
+    return tensor.permute(0, 3, 1, 2).to(parameter.dtype)
+
+
+def imagenet(pictures: torch.Tensor) -> torch.Tensor:
+    """(B,3,H,W) 0..1 -> normalised by ImageNet's mean and standard deviation."""
+    mean = pictures.new_tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
+    std = pictures.new_tensor(IMAGENET_STD).view(1, 3, 1, 1)
+    return (pictures - mean) / std
+
+
+def to_maps(output: torch.Tensor) -> np.ndarray:
+    """(B,1,H,W) or (B,H,W) -> (B,H,W) float32 on the CPU."""
+    maps = output[:, 0] if output.ndim == 4 else output
+    return maps.float().cpu().numpy()
+
+
+@torch.inference_mode()
+def infer(net: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+    """Run a net without keeping what training would need."""
+    return net(*inputs)

@@ -1,0 +1,216 @@
+"""Line art estimated by networks: realistic and coarse, anime, manga, with the official key names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .images import infer, to_input, to_maps
+
+if TYPE_CHECKING:
+    from ..registry import Weights
+    from .library import Library
+
+
+class ResidualBlock(nn.Module):
+    """Two reflected 3x3 convolutions around an identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        half = (nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3), nn.InstanceNorm2d(width))
+        other = (nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3), nn.InstanceNorm2d(width))
+        self.conv_block = nn.Sequential(*half, nn.ReLU(), *other)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv_block(x)
+
+
+class LineartGenerator(nn.Module):
+    """Informative drawings (Chan et al. 2022): (B,3,H,W) RGB 0..1, sides multiples of 4 -> (B,1,H,W), ink is 0.
+
+    The files sk_model.pth and sk_model2.pth.
+    """
+
+    def __init__(self, blocks: int = 3) -> None:
+        super().__init__()
+        self.model0 = nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(3, 64, 7), nn.InstanceNorm2d(64), nn.ReLU())
+        self.model1 = nn.Sequential(*self._down(64, 128), *self._down(128, 256))
+        self.model2 = nn.Sequential(*(ResidualBlock(256) for _ in range(blocks)))
+        self.model3 = nn.Sequential(*self._up(256, 128), *self._up(128, 64))
+        self.model4 = nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(64, 1, 7), nn.Sigmoid())
+
+    @staticmethod
+    def _down(width_in: int, width: int) -> tuple[nn.Module, ...]:
+        return nn.Conv2d(width_in, width, 3, stride=2, padding=1), nn.InstanceNorm2d(width), nn.ReLU()
+
+    @staticmethod
+    def _up(width_in: int, width: int) -> tuple[nn.Module, ...]:
+        conv = nn.ConvTranspose2d(width_in, width, 3, stride=2, padding=1, output_padding=1)
+        return conv, nn.InstanceNorm2d(width), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model4(self.model3(self.model2(self.model1(self.model0(x)))))
+
+
+class UnetLevel(nn.Module):
+    """One level of the U-Net of pix2pix (Isola et al. 2017), around the deeper ones.
+
+    Places in `model` without weights (activations, instance norms) count in the official numbering.
+    """
+
+    def __init__(self, outer: int, inner: int, deeper: nn.Module | None = None, width_in: int | None = None) -> None:
+        super().__init__()
+        self.outermost = width_in is not None
+        down = nn.Conv2d(width_in or outer, inner, 4, stride=2, padding=1)
+        up = nn.ConvTranspose2d(inner if deeper is None else inner * 2, outer, 4, stride=2, padding=1)
+        if self.outermost:
+            layers = [down, deeper, nn.ReLU(), up, nn.Tanh()]
+        elif deeper is None:
+            layers = [nn.LeakyReLU(0.2), down, nn.ReLU(), up, nn.InstanceNorm2d(outer)]
+        else:
+            before = [nn.LeakyReLU(0.2), down, nn.InstanceNorm2d(inner)]
+            layers = [*before, deeper, nn.ReLU(), up, nn.InstanceNorm2d(outer)]
+        self.model = nn.Sequential(*(layer for layer in layers if layer is not None))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x) if self.outermost else torch.cat((x, self.model(x)), 1)
+
+
+class AnimeGenerator(nn.Module):
+    """The anime line art U-Net of eight levels, netG.pth.
+
+    (B,3,H,W) RGB -1..1, sides multiples of 256 -> (B,1,H,W) -1..1, ink is -1.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        level: nn.Module = UnetLevel(512, 512)
+        for _ in range(3):
+            level = UnetLevel(512, 512, level)
+        for outer, inner in ((256, 512), (128, 256), (64, 128)):
+            level = UnetLevel(outer, inner, level)
+        self.model = UnetLevel(1, 64, level, width_in=3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+class NormConv(nn.Module):
+    """Batch norm, leaky ReLU, convolution, and for the decoder an enlargement by 2."""
+
+    def __init__(self, width_in: int, width: int, kernel: int = 3, stride: int = 1, enlarge: bool = False) -> None:
+        super().__init__()
+        conv = nn.Conv2d(width_in, width, kernel, stride=stride, padding=kernel // 2)
+        after = [nn.Upsample(scale_factor=2, mode="nearest")] if enlarge else []
+        self.model = nn.Sequential(nn.BatchNorm2d(width_in, eps=1e-3), nn.LeakyReLU(0.2), conv, *after)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+class Shortcut(nn.Module):
+    """x + y, with x brought to y's width and size where they differ."""
+
+    def __init__(self, width_in: int, width: int, stride: int = 1, enlarge: bool = False) -> None:
+        super().__init__()
+        self.model = None
+        if width_in != width or stride != 1:
+            after = [nn.Upsample(scale_factor=2, mode="nearest")] if enlarge else []
+            self.model = nn.Sequential(nn.Conv2d(width_in, width, 1, stride=stride), *after)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return y + (x if self.model is None else self.model(x))
+
+
+class MangaBlock(nn.Module):
+    """Two convolutions and a shortcut."""
+
+    def __init__(self, width_in: int, width: int, stride: int = 1, enlarge: bool = False) -> None:
+        super().__init__()
+        self.conv1 = NormConv(width_in, width, stride=stride, enlarge=enlarge)
+        self.residual = NormConv(width, width)
+        self.shortcut = Shortcut(width_in, width, stride, enlarge)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shortcut(x, self.residual(self.conv1(x)))
+
+
+class MangaStage(nn.Module):
+    """Blocks of one width; an encoder's last one halves the size, a decoder's first one doubles it."""
+
+    def __init__(self, width_in: int, width: int, count: int, scale: str) -> None:
+        super().__init__()
+        blocks = []
+        for index in range(count):
+            stride = 2 if scale == "down" and index == count - 1 else 1
+            enlarge = scale == "up" and index == 0
+            blocks.append(MangaBlock(width_in if index == 0 else width, width, stride, enlarge))
+        self.model = nn.Sequential(*blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+class MangaLine(nn.Module):
+    """Manga line extraction (Li et al. 2017), erika.pth.
+
+    (B,1,H,W) gray 0..255, sides multiples of 16 -> (B,1,H,W) about 0..255, ink is 0.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block0 = MangaStage(1, 24, 2, "same")
+        self.block1 = MangaStage(24, 48, 3, "down")
+        self.block2 = MangaStage(48, 96, 5, "down")
+        self.block3 = MangaStage(96, 192, 7, "down")
+        self.block4 = MangaStage(192, 384, 12, "down")
+        self.block5 = MangaStage(384, 192, 7, "up")
+        self.block6 = MangaStage(192, 96, 5, "up")
+        self.block7 = MangaStage(96, 48, 3, "up")
+        self.block8 = MangaStage(48, 24, 2, "up")
+        self.block9 = MangaStage(24, 16, 2, "same")
+        self.conv15 = NormConv(16, 1, kernel=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x0 = self.block0(x)
+        x1 = self.block1(x0)
+        x2 = self.block2(x1)
+        x3 = self.block3(x2)
+        h = x3 + self.block5(self.block4(x3))
+        h = x2 + self.block6(h)
+        h = x1 + self.block7(h)
+        return self.conv15(self.block9(x0 + self.block8(h)))
+
+
+def realistic(frames: np.ndarray, *, library: Library, weights: tuple[Weights, ...]) -> np.ndarray:
+    """(B,H,W,3) uint8 RGB, sides multiples of 4 -> (B,H,W) float32 0..1, lines bright."""
+    net = library.net(weights[0], LineartGenerator)
+    return 1.0 - to_maps(infer(net, to_input(frames, net) / 255.0))
+
+
+def anime(frames: np.ndarray, *, library: Library, weights: tuple[Weights, ...]) -> np.ndarray:
+    """(B,H,W,3) uint8 RGB -> (B,H,W) float32 0..1, lines bright.
+
+    The frames are stretched to multiples of 256, as the official annotator does, and the lines back.
+    """
+    import cv2
+
+    height, width = frames.shape[1:3]
+    size = (-(-width // 256) * 256, -(-height // 256) * 256)
+    wide = np.stack([cv2.resize(np.ascontiguousarray(f), size, interpolation=cv2.INTER_CUBIC) for f in frames])
+    net = library.net(weights[0], AnimeGenerator)
+    ink = to_maps(infer(net, to_input(wide, net) / 127.5 - 1.0))
+    lines = np.clip(0.5 - 0.5 * ink, 0.0, 1.0)
+    return np.stack([cv2.resize(line, (width, height), interpolation=cv2.INTER_AREA) for line in lines])
+
+
+def manga(frames: np.ndarray, *, library: Library, weights: tuple[Weights, ...]) -> np.ndarray:
+    """(B,H,W,3) uint8 RGB, sides multiples of 16 -> (B,H,W) float32 0..1, lines bright."""
+    import cv2
+
+    grays = np.stack([cv2.cvtColor(np.ascontiguousarray(f), cv2.COLOR_RGB2GRAY) for f in frames])[..., None]
+    net = library.net(weights[0], MangaLine)
+    return 1.0 - np.clip(to_maps(infer(net, to_input(grays, net))) / 255.0, 0.0, 1.0)
