@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...controlnet_core.errors import CoreError, MissingFileError, ValueRangeError
+from ..session import add_device_arguments, host_arguments
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from ...preprocessors.learned.library import Library
     from ...preprocessors.registry import Entry
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".npy"})
@@ -72,6 +74,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--normalize", choices=("frame", "batch", "fixed"), default="frame", help="range over each frame, or over all"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the random kinds (default: 0)")
+    parser.add_argument(
+        "--models",
+        metavar="DIR",
+        action="append",
+        help="where the nets of learned kinds are: a models folder, or its extra_model_paths.yaml (default: ./models)",
+    )
+    add_device_arguments(parser)
     parser.add_argument("--chunk", type=int, default=16, help="pictures in memory at a time (default: 16)")
     parser.add_argument("--overwrite", action="store_true", help="make all hints again, also those that are there")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -202,18 +211,34 @@ def _make_all(jobs: Sequence[Job], settings: Settings, args: argparse.Namespace)
 
     entry = registry.get(settings.kind)
     mask = None if args.mask is None else read_picture(Path(args.mask))[..., 0]
-    whole = entry.scope == "batch" and settings.options["normalize"] == "batch"
+    library = _library(args) if entry.weights else None
+    whole = (entry.scope == "batch" or entry.ranged) and settings.options["normalize"] == "batch"
     with tqdm(total=len(jobs), unit="picture", disable=None) as bar:
         for chunk, pictures in _chunks(jobs, len(jobs) if whole else settings.chunk, whole):
-            hints = _hints(entry, pictures, mask, settings)
+            hints = _hints(entry, pictures, mask, settings, library)
             for job, hint in zip(chunk, hints, strict=True):
                 write_hint(hint, job.target, settings.note)
                 bar.update()
     return len(jobs)
 
 
-def _hints(entry: Entry, pictures: np.ndarray, mask: np.ndarray | None, settings: Settings) -> np.ndarray:
-    hints = entry.process(pictures, mask=mask, **settings.options, **settings.parameters)
+def _library(args: argparse.Namespace) -> Library:
+    """Where the nets of learned kinds come from; half precision where there is a GPU, unless told otherwise."""
+    import torch
+
+    from ...preprocessors.learned.library import Library
+
+    options = host_arguments(argparse.Namespace(**vars(args), input=None))
+    named = [folder for kind, folders in options["model_folders"].items() if "annotator" in kind for folder in folders]
+    auto = torch.float16 if options["device"].startswith("cuda") else torch.float32
+    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}.get(args.dtype, auto)
+    return Library([*named, *options["models_dirs"]], device=options["device"], dtype=dtype)
+
+
+def _hints(
+    entry: Entry, pictures: np.ndarray, mask: np.ndarray | None, settings: Settings, library: Library | None
+) -> np.ndarray:
+    hints = entry.process(pictures, mask=mask, library=library, **settings.options, **settings.parameters)
     if hints.min() < 0:
         raise ValueRangeError(
             f"{entry.name} marks pixels by values below 0, which a PNG cannot hold: use the node, or "

@@ -93,6 +93,25 @@ def test_poses_from_json(tmp_path: Path) -> None:
     assert np.array_equal(hint, np.rint(poses.render([pose], height=192, width=128)[0] * 255))
 
 
+def test_learned_kinds_find_their_nets_in_the_models_folder(
+    frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    import torch
+    from comfyui_controlnet_core.preprocessors.learned.teed import TEED
+
+    out, models = tmp_path / "out", tmp_path / "models"
+    models.mkdir()
+    words = ("soft_edge_teed", frames, "--output", out, "--models", models, "--device", "cpu")
+    assert preprocess(*words) == 3
+    error = capsys.readouterr().err
+    assert "7_model.pth" in error and str(models) in error and len(error.strip().splitlines()) == 1
+    assert not list(out.glob("*"))
+    (models / "annotators").mkdir()
+    torch.save(TEED().state_dict(), models / "annotators" / "7_model.pth")
+    assert preprocess(*words) == 0
+    assert len(list(out.glob("*.png"))) == 12
+
+
 def test_listing(capsys: pytest.CaptureFixture) -> None:
     assert preprocess("--list") == 0
     listed = {line.split()[0] for line in capsys.readouterr().out.splitlines()}
