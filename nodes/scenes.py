@@ -63,9 +63,10 @@ def _canny(rendered: Rendered) -> np.ndarray:
 
 
 def _scribble(rendered: Rendered) -> np.ndarray:
+    """Thick strokes along the soft edges, as a person would draw them."""
     from ..preprocessors import process
 
-    return process("scribble", _picture(rendered)[None])[0]
+    return (process("soft_edge", _picture(rendered)[None])[0] > 0.5).astype(np.float32)
 
 
 def _depth(rendered: Rendered) -> np.ndarray:

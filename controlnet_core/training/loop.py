@@ -29,7 +29,8 @@ class Recipe:
 
     lr falls to `lr_end * lr` along a cosine after `warmup` steps; `accumulate` batches make one
     step; `ema` is the decay of the averaged weights, which grows from 0 so that the first steps
-    do not stay in the average.
+    do not stay in the average. `bf16` computes the losses in bfloat16 where that is safe, with the
+    weights in float32.
     """
 
     steps: int
@@ -43,6 +44,7 @@ class Recipe:
     clip: float = 1.0
     ema: float = 0.999
     seed: int = 0
+    bf16: bool = False
 
     def lr_at(self, step: int) -> float:
         """Learning rate of a step, 0-based."""
@@ -131,7 +133,7 @@ class Loop:
             group["lr"] = self.recipe.lr_at(self.step)
         total = torch.zeros(())
         for _ in range(self.recipe.accumulate):
-            loss = self.loss(self.generator) / self.recipe.accumulate
+            loss = self._loss() / self.recipe.accumulate
             loss.backward()
             total = total + loss.detach().cpu()
         parameters = self.parameters()
@@ -144,6 +146,11 @@ class Loop:
             averages = [self.average[name] for name in parameters]
             torch._foreach_lerp_(averages, [p.detach() for p in parameters.values()], 1.0 - decay)
         return total
+
+    def _loss(self) -> Tensor:
+        device = next(iter(self.parameters().values())).device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.recipe.bf16):
+            return self.loss(self.generator).float()
 
     def use_average(self) -> None:
         """Put the averaged weights into the modules, for sampling and shipping."""

@@ -33,10 +33,14 @@ from .step import (
     uniform_timesteps,
 )
 
-AUTOENCODER = Recipe(steps=2400, batch=12, lr=2e-3, lr_end=0.02, warmup=100, betas=(0.9, 0.99), weight_decay=0.0)
-BASE = Recipe(steps=3600, batch=32, lr=1e-3, lr_end=0.05, warmup=200, betas=(0.9, 0.99))
-CONTROL = Recipe(steps=3600, batch=16, lr=1e-3, lr_end=0.05, warmup=100, betas=(0.9, 0.99))
-KL_WEIGHT = 1e-3
+_FAST = (0.9, 0.99)
+AUTOENCODER = Recipe(steps=1500, batch=12, lr=2e-3, lr_end=0.02, warmup=100, betas=_FAST, weight_decay=0.0)
+AUTOENCODER_FINE = Recipe(
+    steps=3000, batch=8, lr=1.5e-3, lr_end=0.02, warmup=100, betas=_FAST, weight_decay=0.0, seed=5, bf16=True
+)
+BASE = Recipe(steps=2000, batch=32, lr=1e-3, lr_end=0.05, warmup=200, betas=_FAST, bf16=True)
+CONTROL = Recipe(steps=3000, batch=16, lr=1e-3, lr_end=0.05, warmup=100, betas=_FAST)
+KL_WEIGHT, KL_WEIGHT_FINE = 1e-3, 1e-4
 BASE_EMPTY_CAPTIONS = 0.1
 CONTROL_EMPTY_CAPTIONS = 0.5
 HINT_STD = 0.05
@@ -53,17 +57,29 @@ class Latents:
     empty: Tensor
 
 
-def autoencoder_stage(config: ModelConfig, scenes: SceneSet, recipe: Recipe, state: Path | None) -> Loop:
-    """Trains the autoencoder on the pictures. Its scaling factor is measured by `measure_scale` afterwards."""
+def autoencoder_stage(
+    config: ModelConfig,
+    scenes: SceneSet,
+    recipe: Recipe,
+    state: Path | None,
+    start: AutoencoderKL | None = None,
+    kl_weight: float = KL_WEIGHT,
+) -> Loop:
+    """Trains the autoencoder on the pictures, from `start` where it is given.
+
+    Its scaling factor is measured by `measure_scale` afterwards.
+    """
     torch.manual_seed(recipe.seed)
     vae = AutoencoderKL(config.vae)
+    if start is not None:
+        vae.load_state_dict(start.state_dict())
     rows = iter(batches(len(scenes), recipe.batch, torch.Generator().manual_seed(recipe.seed)))
 
     def loss(generator: torch.Generator) -> Tensor:
         images = scenes.picture(next(rows))
         flipped = torch.rand(len(images), generator=generator) < 0.5
         images = torch.where(flipped[:, None, None, None], images.flip(-1), images)
-        return autoencoder_loss(vae, images, generator, KL_WEIGHT)
+        return autoencoder_loss(vae, images, generator, kl_weight)
 
     return Loop({"vae": vae}, loss, recipe, state)
 

@@ -1,0 +1,221 @@
+"""`controlnet train-demo STAGE`: make the demo model again, stage by stage."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...controlnet_core.errors import MissingFileError
+
+if TYPE_CHECKING:
+    from ...controlnet_core.checkpoints.load import Checkpoint
+    from ...controlnet_core.training.data import SceneSet
+    from ...controlnet_core.training.loop import Loop, Recipe
+    from ...controlnet_core.training.recipes import Latents
+
+NETS = ("canny", "scribble", "depth", "openpose", "segmentation")
+STAGES = ("scenes", "autoencoder", "base", *NETS)
+SCENES, SEED = 16000, 0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `train-demo`."""
+    parser.add_argument(
+        "stages", nargs="+", choices=(*STAGES, "all"), metavar="STAGE", help=", ".join((*STAGES, "all"))
+    )
+    parser.add_argument("--work", type=Path, default=Path("runs/demo"), help="folder for scenes and states (2.5 GB)")
+    parser.add_argument("--scenes", type=int, default=SCENES, help="how many scenes to render and train on")
+    parser.add_argument("--steps", type=int, help="steps of the stage, instead of the recipe's")
+    parser.add_argument("--minutes", type=float, help="stop after so long; the next call goes on from there")
+    parser.add_argument("--start", choices=NETS, help="go on from this ControlNet's weights instead of a fresh copy")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the stages in their order; each resumes where it was cut off and ends in a weights file."""
+    stages = STAGES if "all" in args.stages else [stage for stage in STAGES if stage in args.stages]
+    for stage in stages:
+        maker: Callable[[argparse.Namespace], bool] = {
+            "scenes": _scenes,
+            "autoencoder": _autoencoder,
+            "base": _base,
+        }.get(stage, lambda a, kind=stage: _net(a, kind))
+        if not maker(args):
+            print(f"{stage}: stopped before its last step; the same command goes on from there")
+            return 0
+    return 0
+
+
+def _open(args: argparse.Namespace) -> SceneSet:
+    from ...controlnet_core.training.data import render_scenes
+    from ...nodes.scenes import VIEWS
+
+    hints = {kind: VIEWS[kind] for kind in NETS}
+    with _bar("scenes", args.scenes) as bar:
+        return render_scenes(
+            args.work / "scenes",
+            range(SEED, SEED + args.scenes),
+            hints,
+            progress=lambda done, total: bar.update(done - bar.n),
+        )
+
+
+def _scenes(args: argparse.Namespace) -> bool:
+    _open(args)
+    return True
+
+
+def _autoencoder(args: argparse.Namespace) -> bool:
+    from ...controlnet_core.checkpoints.load import load_vae
+    from ...controlnet_core.checkpoints.save import save_vae
+    from ...controlnet_core.config import DEMO
+    from ...controlnet_core.training import recipes
+
+    scenes = _open(args)
+    rough, target = args.work / "autoencoder_rough.safetensors", args.work / "autoencoder.safetensors"
+    if not rough.exists():
+        loop = recipes.autoencoder_stage(DEMO, scenes, _recipe(recipes.AUTOENCODER, args), args.work / "rough.state")
+        if not _train("autoencoder, first pass", loop, args):
+            return False
+        save_vae(rough, loop.modules["vae"])  # type: ignore[arg-type]
+    loop = recipes.autoencoder_stage(
+        DEMO,
+        scenes,
+        _recipe(recipes.AUTOENCODER_FINE, args),
+        args.work / "autoencoder.state",
+        load_vae(rough),
+        recipes.KL_WEIGHT_FINE,
+    )
+    if not _train("autoencoder, second pass", loop, args):
+        return False
+    save_vae(target, recipes.measure_scale(loop.modules["vae"], scenes))  # type: ignore[arg-type]
+    return _done(target)
+
+
+def _base(args: argparse.Namespace) -> bool:
+    from ...controlnet_core.checkpoints.load import load_vae
+    from ...controlnet_core.checkpoints.save import save_checkpoint
+    from ...controlnet_core.config import DEMO
+    from ...controlnet_core.diffusion.schedule import scaled_linear
+    from ...controlnet_core.training import recipes
+    from ...controlnet_core.training.demo_world import vocabulary
+
+    scenes = _open(args)
+    vae = load_vae(_made(args.work / "autoencoder.safetensors", "autoencoder"))
+    text = recipes.demo_text_encoder(DEMO, vocabulary(), SEED)
+    config = replace(DEMO, vae=vae.config, text=text.config)
+    data = recipes.encode_scenes(vae, text, scenes)
+    recipe = _recipe(recipes.BASE, args)
+    loop = recipes.base_stage(config, data, text, scaled_linear(), recipe, args.work / "base.state")
+    if not _train("base", loop, args):
+        return False
+    target = args.work / "demo_base.safetensors"
+    save_checkpoint(
+        target,
+        config,
+        loop.modules["unet"],  # type: ignore[arg-type]
+        vae,
+        text.model,
+        extras={"vocab_map": text.vocab_map},  # type: ignore[dict-item]
+        dtype=_half(),
+        metadata=_metadata("base", recipe, args),
+    )
+    return _done(target)
+
+
+def _net(args: argparse.Namespace, kind: str) -> bool:
+    from ...controlnet_core.checkpoints.load import load_controlnet
+    from ...controlnet_core.checkpoints.save import save_controlnet
+    from ...controlnet_core.diffusion.schedule import scaled_linear
+    from ...controlnet_core.training import recipes
+
+    scenes = _open(args)
+    checkpoint, data = _base_and_latents(args, scenes)
+    start = None
+    if args.start and args.start != kind:
+        start = load_controlnet(_made(args.work / f"demo_{args.start}.safetensors", args.start))[0].float()
+    recipe = _recipe(recipes.CONTROL, args)
+    loop = recipes.control_stage(
+        checkpoint.config,
+        data,
+        scenes,
+        kind,
+        checkpoint.unet,
+        checkpoint.text_encoder(),
+        scaled_linear(),
+        recipe,
+        args.work / f"{kind}.state",
+        start,
+    )
+    if not _train(kind, loop, args):
+        return False
+    target = args.work / f"demo_{kind}.safetensors"
+    metadata = _metadata(kind, recipe, args)
+    save_controlnet(target, loop.modules["net"], family="demo", dtype=_half(), metadata=metadata)  # type: ignore[arg-type]
+    return _done(target)
+
+
+def _base_and_latents(args: argparse.Namespace, scenes: SceneSet) -> tuple[Checkpoint, Latents]:
+    import torch
+
+    from ...controlnet_core.checkpoints.load import load_checkpoint
+    from ...controlnet_core.training import recipes
+
+    checkpoint = load_checkpoint(_made(args.work / "demo_base.safetensors", "base"), dtype=torch.float32)
+    assert checkpoint.vae is not None
+    return checkpoint, recipes.encode_scenes(checkpoint.vae, checkpoint.text_encoder(), scenes)
+
+
+def _train(name: str, loop: Loop, args: argparse.Namespace) -> bool:
+    if loop.resume():
+        print(f"{name}: going on from step {loop.step}")
+    until = None if args.minutes is None else time.monotonic() + 60.0 * args.minutes
+    with _bar(name, loop.recipe.steps, loop.step) as bar:
+
+        def report(state: object) -> None:
+            bar.set_postfix_str(f"loss {state.loss:.4f}")  # type: ignore[attr-defined]
+            bar.update(state.step - bar.n)  # type: ignore[attr-defined]
+
+        complete = loop.run(report, every=10, until=until)
+    if complete:
+        loop.use_average()
+    return complete
+
+
+def _recipe(recipe: Recipe, args: argparse.Namespace) -> Recipe:
+    return recipe if args.steps is None else replace(recipe, steps=args.steps)
+
+
+def _metadata(stage: str, recipe: Recipe, args: argparse.Namespace) -> dict[str, str]:
+    start = f" from the {args.start} net" if args.start and args.start != stage else ""
+    return {
+        "controlnet_core.recipe": f"train-demo {stage}{start}: {recipe}",
+        "controlnet_core.data": f"demo world, {args.scenes} scenes from seed {SEED}, 128 pixels",
+        "license": "Apache-2.0",
+    }
+
+
+def _made(path: Path, stage: str) -> Path:
+    if not path.exists():
+        raise MissingFileError(f"{path} is not there: run `controlnet train-demo {stage}` first", path)
+    return path
+
+
+def _done(path: Path) -> bool:
+    print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    return True
+
+
+def _half():
+    import torch
+
+    return torch.float16
+
+
+def _bar(name: str, total: int, initial: int = 0):
+    from tqdm import tqdm
+
+    return tqdm(total=total, initial=initial, desc=name, unit="step", dynamic_ncols=True)
