@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from comfyui_controlnet_core import preprocessors
@@ -85,3 +86,14 @@ def test_importing_and_listing_loads_no_heavy_library() -> None:
     seconds = min(float(run.stdout.split()[0]) for run in runs)
     assert all(run.stdout.split(maxsplit=1)[1].strip() == "[]" for run in runs)
     assert seconds < 0.05
+
+
+def test_the_documentation_names_every_one_with_its_parameters() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "preprocessors.md").read_text("utf-8")
+    for entry in ENTRIES:
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{entry.name}` |"))
+        assert entry.summary in row
+        for weights in entry.weights:
+            assert f"`{weights.file}`" in row and weights.licence in row
+        for parameter in () if entry.weights else entry.parameters:
+            assert f"`{parameter.name}` {parameter.default}" in row
