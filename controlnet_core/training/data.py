@@ -7,7 +7,7 @@ starts again, one that was finished is opened at once.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -88,11 +88,9 @@ def render_scenes(
     return open_scenes(folder)
 
 
-def batches(count: int, size: int, generator: torch.Generator) -> Iterable[Tensor]:
-    """Endless random rows (size,), each row once per epoch."""
-    while True:
-        order = torch.randperm(count, generator=generator)
-        yield from order[: count // size * size].split(size)
+def draw_rows(count: int, batch: int, generator: torch.Generator) -> Tensor:
+    """Random rows (batch,), each independent: a run that goes on needs the generator's state and nothing else."""
+    return torch.randint(count, (batch,), generator=generator)
 
 
 def _is_complete(folder: Path, about: Mapping[str, object]) -> bool:

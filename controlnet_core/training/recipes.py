@@ -20,7 +20,7 @@ from ..models.text_encoder import ClipTextModel, TextEncoder
 from ..models.tokenizer import ClipTokenizer, VocabMap
 from ..models.unet import UNet
 from ..models.vae import AutoencoderKL
-from .data import SceneSet, batches
+from .data import SceneSet, draw_rows
 from .loop import Loop, LossFunction, Recipe
 from .step import (
     TimestepDraw,
@@ -73,10 +73,9 @@ def autoencoder_stage(
     vae = AutoencoderKL(config.vae)
     if start is not None:
         vae.load_state_dict(start.state_dict())
-    rows = iter(batches(len(scenes), recipe.batch, torch.Generator().manual_seed(recipe.seed)))
 
     def loss(generator: torch.Generator) -> Tensor:
-        images = scenes.picture(next(rows))
+        images = scenes.picture(draw_rows(len(scenes), recipe.batch, generator))
         flipped = torch.rand(len(images), generator=generator) < 0.5
         images = torch.where(flipped[:, None, None, None], images.flip(-1), images)
         return autoencoder_loss(vae, images, generator, kl_weight)
@@ -118,10 +117,9 @@ def base_stage(
     nn.init.zeros_(unet.conv_out.weight)
     nn.init.zeros_(unet.conv_out.bias)  # type: ignore[arg-type]
     unknown = text.tokenizer.encode(UNKNOWN_WORD)[0]
-    rows = iter(batches(len(data.latents), recipe.batch, torch.Generator().manual_seed(recipe.seed)))
 
     def loss(generator: torch.Generator) -> Tensor:
-        batch = next(rows)
+        batch = draw_rows(len(data.latents), recipe.batch, generator)
         ids = _with_empty(data, batch, BASE_EMPTY_CAPTIONS, generator)
         strange = torch.rand(ids.shape, generator=generator) < UNKNOWN_SHARE
         strange &= (ids != text.tokenizer.start) & (ids != text.tokenizer.end)
@@ -155,10 +153,9 @@ def control_stage(
     if start is not None:
         net.load_state_dict(start.state_dict())
     net.requires_grad_(True)
-    rows = iter(batches(len(scenes), recipe.batch, torch.Generator().manual_seed(recipe.seed + 3)))
 
     def loss(generator: torch.Generator) -> Tensor:
-        batch = next(rows)
+        batch = draw_rows(len(scenes), recipe.batch, generator)
         with torch.no_grad():
             context = text(_with_empty(data, batch, CONTROL_EMPTY_CAPTIONS, generator))
         predict = control_predictor(unet, net, context, scenes.hint(kind, batch))

@@ -1,0 +1,159 @@
+"""The trainer: the paper's step, a loop that survives a kill, weights that come back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_controlnet
+from comfyui_controlnet_core.controlnet_core.checkpoints.save import save_controlnet
+from comfyui_controlnet_core.controlnet_core.config import DEMO, ModelConfig
+from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
+from comfyui_controlnet_core.controlnet_core.errors import NonFiniteError
+from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
+from comfyui_controlnet_core.controlnet_core.models.unet import UNet
+from comfyui_controlnet_core.controlnet_core.training import recipes
+from comfyui_controlnet_core.controlnet_core.training.data import SceneSet, open_scenes, render_scenes
+from comfyui_controlnet_core.controlnet_core.training.demo_world import vocabulary
+from comfyui_controlnet_core.controlnet_core.training.loop import Loop, Recipe
+from comfyui_controlnet_core.controlnet_core.training.step import (
+    base_predictor,
+    drop_captions,
+    high_noise_timesteps,
+    initialise_hint_encoder,
+    noise_loss,
+)
+
+TINY: ModelConfig = replace(
+    DEMO,
+    unet=replace(DEMO.unet, widths=(32, 32), transformer_depth=(1, 0), context_dim=32),
+    vae=replace(DEMO.vae, widths=(32, 32)),
+    text=replace(DEMO.text, width=32, layers=1),
+    hint_widths=(8, 8, 8, 16),
+)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> SceneSet:
+    folder = tmp_path_factory.mktemp("scenes")
+    hints = {"depth": lambda r: np.repeat(np.isfinite(r.depth)[..., None], 3, -1).astype(np.float32)}
+    made = render_scenes(folder, range(12), hints, size=64, workers=1)
+    again = open_scenes(folder)
+    assert made.captions == again.captions
+    assert np.array_equal(made.pictures, again.pictures)
+    return again
+
+
+def control_loop(scenes: SceneSet, recipe: Recipe, state: Path | None) -> Loop:
+    text = recipes.demo_text_encoder(TINY, vocabulary(), 0)
+    torch.manual_seed(0)
+    unet = UNet(TINY.unet)
+    latents = torch.randn(len(scenes), 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    data = recipes.Latents(latents, text.tokenize(scenes.captions), text.tokenize([""]))
+    return recipes.control_stage(TINY, data, scenes, "depth", unet, text, scaled_linear(), recipe, state)
+
+
+def weights(loop: Loop) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in loop.parameters().values()])
+
+
+def test_a_killed_run_goes_on_with_the_same_numbers(scenes: SceneSet, tmp_path: Path) -> None:
+    """Weights, averages, optimiser and the place in the random sequence: all of it is in the state file."""
+    recipe = Recipe(steps=6, batch=4, lr=1e-3)
+    unbroken = control_loop(scenes, recipe, None)
+    assert unbroken.run()
+    first = control_loop(scenes, recipe, tmp_path / "s.state")
+    first.run(save_every=3, until=0.0)  # stops behind the first step
+    assert first.step == 1
+    second = control_loop(scenes, recipe, tmp_path / "s.state")
+    assert second.resume()
+    assert second.run()
+    assert torch.equal(weights(second), weights(unbroken))
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_only_the_controlnet_learns_and_accumulation_counts_as_one_step(scenes: SceneSet) -> None:
+    loop = control_loop(scenes, Recipe(steps=2, batch=2, accumulate=2, lr=1e-3), None)
+    assert all(name.startswith("net.") for name in loop.parameters())
+    before = weights(loop)
+    assert loop.run()
+    assert loop.step == 2
+    assert not torch.equal(weights(loop), before)
+    net = loop.modules["net"]
+    assert all(bool(zero.conv.weight.detach().abs().sum() > 0) for zero in net.zeros)
+
+
+def test_a_trained_net_is_saved_and_comes_back(scenes: SceneSet, tmp_path: Path) -> None:
+    loop = control_loop(scenes, Recipe(steps=2, batch=4, lr=1e-3), None)
+    loop.run()
+    loop.use_average()
+    net = loop.modules["net"]
+    assert isinstance(net, ControlNet)
+    save_controlnet(tmp_path / "net.safetensors", net, family="demo", metadata={"note": "two steps"})
+    again, _ = load_controlnet(tmp_path / "net.safetensors")
+    x, t, context = torch.randn(1, 4, 8, 8), torch.tensor([400.0]), torch.randn(1, 5, 32)
+    hint = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        theirs, ours = net(x, t, context, hint), again(x, t, context, hint)
+    assert all(torch.equal(a, b) for a, b in zip(theirs.skips, ours.skips, strict=True))
+
+
+def test_training_lowers_the_loss(scenes: SceneSet) -> None:
+    """Overfits one batch: the noise loss with fixed noise falls well below its start."""
+    torch.manual_seed(0)
+    unet = UNet(TINY.unet)
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=2e-3)
+    g = torch.Generator().manual_seed(0)
+    latents, noise = torch.randn(4, 4, 8, 8, generator=g), torch.randn(4, 4, 8, 8, generator=g)
+    context, t = torch.randn(4, 5, 32, generator=g), torch.tensor([200.0, 400.0, 600.0, 800.0])
+    losses = []
+    for _ in range(30):
+        loss = noise_loss(base_predictor(unet, context), latents, t, noise, scaled_linear(), "eps")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_the_perfect_predictor_has_no_loss() -> None:
+    noise, latents = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
+    t = torch.tensor([1.0, 500.0, 999.0])
+    assert float(noise_loss(lambda x, s: noise, latents, t, noise, scaled_linear(), "eps")) == 0.0
+    sigma = scaled_linear().sigma(t)[:, None, None, None]
+    v = (noise - sigma * latents) / (sigma**2 + 1.0) ** 0.5
+    assert float(noise_loss(lambda x, s: v, latents, t, noise, scaled_linear(), "v")) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_loss_that_is_no_number_stops_the_run() -> None:
+    module = torch.nn.Linear(2, 2)
+    loop = Loop({"m": module}, lambda g: module.weight.sum() * torch.nan, Recipe(steps=5))
+    with pytest.raises(NonFiniteError, match="lower the learning rate"):
+        loop.run(every=1)
+
+
+def test_half_of_the_captions_are_dropped() -> None:
+    dropped = drop_captions(["a box"] * 2000, 0.5, torch.Generator().manual_seed(0))
+    assert 900 < dropped.count("") < 1100
+
+
+def test_timesteps_lean_to_high_noise() -> None:
+    t = high_noise_timesteps(20000, torch.Generator().manual_seed(0))
+    assert float(t.mean()) == pytest.approx(1000 * 2 / 3, rel=0.02)
+    assert 0 <= float(t.min()) <= float(t.max()) <= 999
+
+
+def test_the_hint_encoders_signal_survives_eight_layers() -> None:
+    torch.manual_seed(0)
+    net = ControlNet(DEMO.controlnet)
+    picture = torch.rand(4, 3, 64, 64)
+    torch.nn.init.normal_(net.hint.convs[-1].weight, std=0.05)
+    with torch.no_grad():
+        default = net.hint(picture).std()
+        initialise_hint_encoder(net, 0.05, torch.Generator().manual_seed(0))
+        ours = net.hint(picture).std()
+    assert ours > 10 * default
+    assert not any(bool(zero.conv.weight.any()) for zero in net.zeros)
