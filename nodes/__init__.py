@@ -15,8 +15,9 @@ PREFIX = "CNCore_"
 
 def own_nodes() -> dict[str, type]:
     """Our node classes by ID, not bound to a host yet."""
-    from .control import ApplyControlNet, ApplyControlStack, ControlUnitNode
+    from .control import ApplyControlNet, ApplyControlStack, BlockWeightsNode, ControlUnitNode
     from .load import ExampleImage, LoadCheckpoint, LoadControlNet
+    from .plan import ControlPlan
     from .preprocess import Preprocess
     from .prompt import EncodePrompt
     from .sample import Sample
@@ -30,6 +31,8 @@ def own_nodes() -> dict[str, type]:
         "CNCore_ApplyControlNet": ApplyControlNet,
         "CNCore_ControlUnit": ControlUnitNode,
         "CNCore_ApplyControlStack": ApplyControlStack,
+        "CNCore_BlockWeights": BlockWeightsNode,
+        "CNCore_ControlPlan": ControlPlan,
         "CNCore_Sample": Sample,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from ..controlnet_core.control.modes import MODES
 from ..controlnet_core.errors import ValueRangeError
 from .host import Node
-from .values import Conditioning, ControlSpec, SpecStack
+from .values import BlockWeights, Conditioning, ControlSpec, SpecStack
 
 STACK = "CNCORE_STACK"
 WEIGHTS = "CNCORE_WEIGHTS"
@@ -65,7 +66,7 @@ def make_spec(
     end_percent: float,
     mode: str,
     mask: Tensor | None = None,
-    block_weights: tuple[float, ...] | None = None,
+    block_weights: BlockWeights | None = None,
 ) -> ControlSpec:
     """The unit that these inputs describe. Raises ValueRangeError for a window that ends before it starts."""
     if start_percent > end_percent:
@@ -152,3 +153,60 @@ class ApplyControlStack(Node):
     ) -> tuple[Conditioning, Conditioning]:
         """-> CONDITIONING, CONDITIONING."""
         return self.host.apply_control(positive, negative, stack)
+
+
+class BlockWeightsNode(Node):
+    """How strongly each part of the net is heard."""
+
+    DISPLAY_NAME = "Block Weights"
+    CATEGORY = "ControlNet Core/control"
+    DESCRIPTION = (
+        "Weighs the parts of a ControlNet: what it adds at high resolution decides details, at low resolution the "
+        "layout. Link it to Apply ControlNet or Control Unit."
+    )
+    SEARCH_ALIASES = ["soft weights", "custom controlnet weights", "layer weights"]
+    RETURN_TYPES = (WEIGHTS,)
+    RETURN_NAMES = ("block_weights",)
+    OUTPUT_TOOLTIPS = ("A weight for each block.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        def slider(tip: str) -> tuple[str, dict[str, Any]]:
+            return ("FLOAT", {"default": 1.0, "min": 0.0, "max": 10.0, "step": 0.01, "tooltip": tip})
+
+        return {
+            "required": {
+                "full": slider("Blocks at the latent's own resolution: fine detail (0 to 2 in SD1.5)."),
+                "half": slider("Blocks at half resolution (3 to 5)."),
+                "quarter": slider("Blocks at a quarter: layout (6 to 8)."),
+                "eighth": slider("Blocks at an eighth (9 to 11); nets with fewer resolutions have none."),
+                "middle": slider("The middle block: the meaning of the whole (12)."),
+            },
+            "optional": {
+                "custom": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "tooltip": "A number for each block instead, separated by commas: the skips first to last, "
+                        "then the middle (13 in SD1.5).",
+                    },
+                )
+            },
+        }
+
+    def run(
+        self, full: float, half: float, quarter: float, eighth: float, middle: float, custom: str = ""
+    ) -> tuple[BlockWeights]:
+        """-> the weights."""
+        return (BlockWeights((full, half, quarter, eighth), middle, read_numbers(custom)),)
+
+
+def read_numbers(text: str) -> tuple[float, ...]:
+    """ "1, 0.5" -> (1.0, 0.5). Raises ValueRangeError for anything that is no finite number."""
+    try:
+        numbers = tuple(float(part) for part in text.replace(";", ",").split(",") if part.strip())
+    except ValueError:
+        numbers = (math.nan,)
+    if not all(math.isfinite(number) for number in numbers):
+        raise ValueRangeError(f"custom weights {text!r}: expected numbers separated by commas, such as 1, 0.8, 0.5")
+    return numbers

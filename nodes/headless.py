@@ -22,7 +22,7 @@ from ..controlnet_core.models.text_encoder import TextEncoder
 from ..controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
 from . import folders
 from .conditions import to_conditions
-from .values import Conditioning, ControlNetHandle, ControlSpec, Latent, Model, Vae
+from .values import Conditioning, Controlled, ControlNetHandle, ControlSpec, Latent, Model, Vae
 
 ASSETS = Path(controlnet_core.__file__).parent / "assets"
 KEPT_FILES = 8
@@ -163,6 +163,7 @@ class HeadlessHost:
         net = spec.net
         if not isinstance(net, ControlNetHandle):
             raise ValueRangeError(f"the control net is a {type(net).__name__}: link a ControlNet loader")
+        weights = spec.block_weights
         return ControlUnit(
             net=net.net,
             hint=hint_of(spec.image),
@@ -170,10 +171,15 @@ class HeadlessHost:
             start=spec.start,
             end=spec.end,
             mask=None if spec.mask is None else spec.mask.float().reshape(-1, *spec.mask.shape[-2:]),
-            block_weights=spec.block_weights,
+            block_weights=None if weights is None else weights.resolve(net.net.config.unet),
             mode=spec.mode,
             name=spec.name or net.name,
         )
+
+    def controlled(self, model: Model, conditioning: Conditioning) -> Controlled:
+        """The units on a conditioning, each once, with the model's noise levels and shapes."""
+        units = dict.fromkeys(unit for _, options in conditioning for unit in options.get("control") or ())
+        return Controlled(tuple(units), model.diffusion.schedule, model.diffusion.config)
 
     def sample(
         self,

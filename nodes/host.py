@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from ..controlnet_core.pipeline import SampleSettings
-from .values import Conditioning, ControlSpec, Latent
+from .values import Conditioning, Controlled, ControlSpec, Latent
 
 
 class Host(Protocol):
@@ -44,6 +44,10 @@ class Host(Protocol):
         self, positive: Conditioning, negative: Conditioning, specs: Sequence[ControlSpec]
     ) -> tuple[Conditioning, Conditioning]:
         """Both halves with these units added to what controls them already."""
+        ...
+
+    def controlled(self, model: Any, conditioning: Conditioning) -> Controlled:
+        """The units on a conditioning, with the noise levels and shapes of the model."""
         ...
 
     def sample(

@@ -15,6 +15,9 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from ..controlnet_core.checkpoints.detect import Identity
+from ..controlnet_core.config import ModelConfig, UNetConfig
+from ..controlnet_core.control.unit import ControlStack
+from ..controlnet_core.diffusion.schedule import NoiseSchedule
 from ..controlnet_core.models.controlnet import ControlNet
 from ..controlnet_core.models.vae import AutoencoderKL
 from ..controlnet_core.pipeline import DiffusionModel
@@ -60,6 +63,31 @@ class ControlNetHandle:
         return self.path.name
 
 
+@dataclass(frozen=True)
+class BlockWeights:
+    """Weights by resolution, to be read for a net of any shape.
+
+    levels: a factor for the skips of each resolution, the picture's own first. middle: of the middle block.
+    custom: a factor for each block instead, skips first to last and then the middle; empty for none.
+    """
+
+    levels: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+    middle: float = 1.0
+    custom: tuple[float, ...] = ()
+
+    def resolve(self, config: UNetConfig) -> tuple[float, ...]:
+        """A factor for each skip and the middle of this net (13 in SD1.5)."""
+        if self.custom:
+            return self.custom
+        found = [self.levels[0]]
+        for level in range(len(config.widths)):
+            here = self.levels[min(level, len(self.levels) - 1)]
+            found += [here] * config.res_blocks
+            if level != len(config.widths) - 1:
+                found.append(self.levels[min(level + 1, len(self.levels) - 1)])
+        return (*found, self.middle)
+
+
 @dataclass(frozen=True, eq=False)
 class ControlSpec:
     """A unit of control as nodes describe it; the host makes its own kind of control from it.
@@ -75,9 +103,18 @@ class ControlSpec:
     end: float = 1.0
     mode: str = "balanced"
     mask: Tensor | None = None
-    block_weights: tuple[float, ...] | None = None
+    block_weights: BlockWeights | None = None
     name: str = field(default="")
 
 
 SpecStack: TypeAlias = tuple[ControlSpec, ...]
 """What the socket CNCORE_STACK carries."""
+
+
+@dataclass(frozen=True, eq=False)
+class Controlled:
+    """What acts on a conditioning, and on which noise levels: all that a plan needs."""
+
+    units: ControlStack
+    schedule: NoiseSchedule
+    config: ModelConfig

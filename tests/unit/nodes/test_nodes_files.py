@@ -1,0 +1,175 @@
+"""Pictures in and out: every form of file, names that never leave their folder, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from comfyui_controlnet_core.controlnet_core.errors import (
+    CoreError,
+    MissingFileError,
+    PathError,
+    ShapeError,
+    ValueRangeError,
+)
+from comfyui_controlnet_core.nodes import folders, pictures
+from comfyui_controlnet_core.nodes.headless import HeadlessHost
+from PIL import Image
+
+IMAGE = torch.linspace(0, 1, 48).reshape(1, 4, 4, 3)
+
+
+def read(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image).copy()
+
+
+# ---- reading
+
+
+@pytest.mark.parametrize("name", ["../x.png", "/etc/x.png", "a/../../x.png", "C:\\x.png", "~/x.png", "..\\x.png"])
+def test_names_that_leave_the_folder(run: Any, host: HeadlessHost, name: str) -> None:
+    (host.input_dir.parent / "x.png").write_bytes(pictures.encode_png(IMAGE[0], {}))
+    for wanted in (name, f"{name} [output]", f"{name} [temp]"):
+        with pytest.raises(PathError):
+            run("LoadImage", image=wanted)
+    with pytest.raises(PathError):
+        run("SaveImage", images=IMAGE, filename_prefix=name)
+
+
+def test_inside_allows_subfolders(tmp_path: Path) -> None:
+    assert folders.inside(tmp_path, "a/b.png") == tmp_path / "a" / "b.png"
+    assert folders.inside(tmp_path, "a\\b.png") == tmp_path / "a" / "b.png"
+
+
+def test_missing_pictures_name_the_nearest(run: Any, host: HeadlessHost) -> None:
+    (host.input_dir / "photo.png").write_bytes(pictures.encode_png(IMAGE[0], {}))
+    with pytest.raises(MissingFileError, match=r"did you mean 'photo.png'\? Searched .*input"):
+        run("LoadImage", image="foto.png")
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "expected"),
+    [
+        ("L", 51, (0.2, 0.2, 0.2)),
+        ("RGB", (255, 0, 51), (1.0, 0.0, 0.2)),
+        ("RGBA", (255, 0, 51, 255), (1.0, 0.0, 0.2)),
+        ("1", 1, (1.0, 1.0, 1.0)),
+        ("I;16", 13107, (0.2, 0.2, 0.2)),
+    ],
+)
+def test_every_kind_of_picture(run: Any, host: HeadlessHost, mode: str, value: Any, expected: Any) -> None:
+    Image.new(mode, (5, 3), value).save(host.input_dir / "x.png")
+    image, _ = run("LoadImage", image="x.png")
+    assert image.shape == (1, 3, 5, 3) and image.dtype == torch.float32
+    assert torch.allclose(image[0, 0, 0], torch.tensor(expected), atol=1e-3)
+
+
+def test_transparency_becomes_the_mask(run: Any, host: HeadlessHost) -> None:
+    Image.new("RGBA", (5, 3), (1, 2, 3, 51)).save(host.input_dir / "x.png")
+    assert torch.allclose(run("LoadImage", image="x.png")[1], torch.full((1, 3, 5), 0.8))
+    assert torch.allclose(run("LoadImageMask", image="x.png", channel="alpha")[0], torch.full((1, 3, 5), 0.8))
+    assert torch.allclose(run("LoadImageMask", image="x.png", channel="blue")[0], torch.full((1, 3, 5), 3 / 255))
+    Image.new("RGB", (5, 3)).save(host.input_dir / "y.png")
+    assert torch.equal(run("LoadImage", image="y.png")[1], torch.zeros(1, 64, 64))
+    assert torch.equal(run("LoadImageMask", image="y.png", channel="alpha")[0], torch.zeros(1, 3, 5))
+
+
+def test_frames_and_rotation(run: Any, host: HeadlessHost) -> None:
+    frames = [Image.new("RGB", (4, 4), (shade, 0, 0)) for shade in (10, 90, 200)]
+    frames[0].save(host.input_dir / "x.gif", save_all=True, append_images=frames[1:])
+    assert run("LoadImage", image="x.gif")[0].shape == (3, 4, 4, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 2)).save(host.input_dir / "x.jpg", exif=exif)
+    assert run("LoadImage", image="x.jpg")[0].shape == (1, 8, 2, 3)
+
+
+@pytest.mark.parametrize("data", [b"", b"no picture", pictures.encode_png(IMAGE[0], {})[:60]])
+def test_damaged_pictures(run: Any, host: HeadlessHost, data: bytes) -> None:
+    (host.input_dir / "x.png").write_bytes(data)
+    with pytest.raises(ValueRangeError, match=r"x.png cannot be read as a picture"):
+        run("LoadImage", image="x.png")
+
+
+def test_a_changed_file_is_read_again(host: HeadlessHost) -> None:
+    from comfyui_controlnet_core.nodes import build_nodes
+
+    node = build_nodes(host)["LoadImage"]
+    (host.input_dir / "x.png").write_bytes(pictures.encode_png(IMAGE[0], {}))
+    before = node.IS_CHANGED(image="x.png")
+    assert node.VALIDATE_INPUTS(image="x.png") is True and before == node.IS_CHANGED(image="x.png")
+    (host.input_dir / "x.png").write_bytes(pictures.encode_png(1 - IMAGE[0], {}))
+    assert node.IS_CHANGED(image="x.png") != before
+
+
+# ---- writing
+
+
+def test_numbers_go_on_and_nothing_is_overwritten(run: Any, host: HeadlessHost) -> None:
+    host.output_dir.mkdir()
+    (host.output_dir / "a_00007_.png").write_bytes(b"mine")
+    (host.output_dir / "a_b_00009_.png").write_bytes(b"another prefix")
+    saved = run("SaveImage", images=torch.cat([IMAGE, IMAGE]), filename_prefix="a")["ui"]["images"]
+    assert [entry["filename"] for entry in saved] == ["a_00008_.png", "a_00009_.png"]
+    assert (host.output_dir / "a_00007_.png").read_bytes() == b"mine"
+    assert np.array_equal(read(host.output_dir / "a_00008_.png"), (255 * IMAGE[0].numpy()).astype(np.uint8))
+
+
+def test_the_workflow_is_inside(run: Any, host: HeadlessHost) -> None:
+    prompt = {"1": {"class_type": "KSampler", "inputs": {"seed": 3}, "_meta": {"title": "größer"}}}
+    run("SaveImage", images=IMAGE, filename_prefix="sub/x", prompt=prompt, extra_pnginfo={"workflow": {"nodes": []}})
+    with Image.open(host.output_dir / "sub" / "x_00001_.png") as image:
+        assert json.loads(image.text["prompt"]) == prompt
+        assert json.loads(image.text["workflow"]) == {"nodes": []}
+
+
+def test_words_in_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = time.struct_time((2024, 3, 9, 7, 5, 1, 5, 69, 0))
+    monkeypatch.setattr(pictures.time, "localtime", lambda: moment)
+    prompt = {"1": {"class_type": "KSampler", "inputs": {"seed": 3, "name": "../a:b"}, "_meta": {"title": "Paint"}}}
+    cases = {
+        "%date:yyyy-MM-dd%/%date:hhmmss%": "2024-03-09/070501",
+        "%date:d.M.yy%": "9.3.24",
+        "%year%%month%%day%_%hour%%minute%%second%": "20240309_070501",
+        "%width%x%height%": "640x480",
+        "%KSampler.seed%_%Paint.seed%": "3_3",
+        "%Paint.name%": ".._a_b",
+        "%Unknown.x% 100%": "%Unknown.x% 100%",
+    }
+    for prefix, expected in cases.items():
+        assert pictures.expand(prefix, 640, 480, prompt) == expected
+
+
+@pytest.mark.parametrize("prefix", ["", ".", "./"])
+def test_empty_prefixes_stay_inside(run: Any, host: HeadlessHost, prefix: str) -> None:
+    run("SaveImage", images=IMAGE, filename_prefix=prefix)
+    assert (host.output_dir / "ComfyUI_00001_.png").is_file()
+
+
+def test_a_full_disk_leaves_nothing(run: Any, host: HeadlessHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, data: bytes) -> None:
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(CoreError, match=r"No space left.*--output"):
+        run("SaveImage", images=IMAGE)
+    assert list(host.output_dir.iterdir()) == []
+
+
+def test_previews_lie_apart(run: Any, host: HeadlessHost) -> None:
+    entry = run("PreviewImage", images=IMAGE)["ui"]["images"][0]
+    assert entry["type"] == "temp" and (host.temp_dir / entry["filename"]).is_file()
+    assert run("LoadImage", image=f"{entry['filename']} [temp]")[0].shape == IMAGE.shape
+
+
+def test_shapes_that_are_no_pictures(run: Any) -> None:
+    for shape in ((1, 4, 4, 2), (0, 4, 4, 3), (4, 4, 3)):
+        with pytest.raises(ShapeError):
+            run("SaveImage", images=torch.zeros(shape))

@@ -1,0 +1,268 @@
+"""Nodes end to end on a tiny model: the paths from files to pictures, and what they refuse."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from comfyui_controlnet_core.controlnet_core.errors import (
+    CheckpointError,
+    Interrupted,
+    MissingFileError,
+    PathError,
+    ShapeError,
+    UnfitError,
+    ValueRangeError,
+)
+from comfyui_controlnet_core.nodes.headless import HeadlessHost
+
+DEMO, CANNY, DEPTH = "demo (built in)", "demo canny (built in)", "demo depth (built in)"
+
+
+@pytest.fixture
+def scene(run: Any) -> dict[str, Any]:
+    """Model, prompts, a net, a hint and an empty latent of 8x8 cells."""
+    model, clip, vae = run("CNCore_LoadCheckpoint", checkpoint=DEMO)
+    positive, negative = run("CNCore_EncodePrompt", clip=clip, prompt="a red sphere", negative_prompt="")
+    (net,) = run("CNCore_LoadControlNet", control_net=CANNY)
+    (other,) = run("CNCore_LoadControlNet", control_net=DEPTH)
+    (latent,) = run("EmptyLatentImage", width=64, height=64)
+    hint = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(3))
+    return {
+        "model": model, "clip": clip, "vae": vae, "positive": positive, "negative": negative,
+        "net": net, "other": other, "latent": latent, "hint": hint,
+    }  # fmt: skip
+
+
+def sample(run: Any, scene: dict[str, Any], **changes: Any) -> torch.Tensor:
+    inputs = {name: scene[name] for name in ("model", "positive", "negative", "latent")}
+    (latent,) = run("CNCore_Sample", **{**inputs, "steps": 2, **changes})
+    return latent["samples"]
+
+
+def test_from_file_to_picture(run: Any, scene: dict[str, Any], host: HeadlessHost) -> None:
+    (image, caption) = run("CNCore_ExampleImage", picture="coffee", size=64)
+    assert image.shape == (1, 64, 64, 3) and "coffee" in caption
+    (hint,) = run("CNCore_Preprocess", image=image)
+    positive, negative = run("CNCore_ApplyControlNet", **_halves(scene), control_net=scene["net"], image=hint)
+    controlled = sample(run, scene, positive=positive, negative=negative)
+    assert not torch.equal(controlled, sample(run, scene))
+    (picture,) = run("VAEDecode", samples={"samples": controlled}, vae=scene["vae"])
+    assert picture.shape == (1, 64, 64, 3) and picture.min() >= 0.0 and picture.max() <= 1.0
+    saved = run("SaveImage", images=picture)["ui"]["images"]
+    assert saved == [{"filename": "ComfyUI_00001_.png", "subfolder": "", "type": "output"}]
+    assert (host.output_dir / "ComfyUI_00001_.png").is_file()
+
+
+def _halves(scene: dict[str, Any]) -> dict[str, Any]:
+    return {"positive": scene["positive"], "negative": scene["negative"]}
+
+
+def test_native_nodes_give_the_same_picture(run: Any, scene: dict[str, Any]) -> None:
+    model, clip, _ = run("CheckpointLoaderSimple", ckpt_name="sub/tiny.safetensors")
+    (net,) = run("ControlNetLoader", control_net_name="tiny.safetensors")
+    (positive,) = run("CLIPTextEncode", text="a red sphere", clip=clip)
+    (negative,) = run("CLIPTextEncode", text="", clip=clip)
+    positive, negative = run(
+        "ControlNetApplyAdvanced", positive=positive, negative=negative, control_net=net, image=scene["hint"]
+    )
+    (native,) = run(
+        "KSampler", model=model, positive=positive, negative=negative, latent_image=scene["latent"], steps=2, cfg=7.0
+    )
+    own = run("CNCore_ApplyControlNet", **_halves(scene), control_net=scene["net"], image=scene["hint"])
+    assert torch.equal(native["samples"], sample(run, scene, positive=own[0], negative=own[1]))
+
+
+def test_old_apply_controls_the_negative_too(run: Any, scene: dict[str, Any]) -> None:
+    (old,) = run("ControlNetApply", conditioning=scene["positive"], control_net=scene["net"], image=scene["hint"])
+    new = run("ControlNetApplyAdvanced", **_halves(scene), control_net=scene["net"], image=scene["hint"])
+    assert torch.equal(sample(run, scene, positive=old), sample(run, scene, positive=new[0], negative=new[1]))
+
+
+def test_a_chain_a_stack_and_their_order(run: Any, scene: dict[str, Any]) -> None:
+    first = {"control_net": scene["net"], "image": scene["hint"], "strength": 0.7}
+    second = {"control_net": scene["other"], "image": 1.0 - scene["hint"], "end_percent": 0.6}
+    chain = _halves(scene)
+    for unit in (first, second):
+        chain = dict(zip(chain, run("CNCore_ApplyControlNet", **chain, **unit), strict=True))
+    (stack,) = run("CNCore_ControlUnit", **first)
+    (stack,) = run("CNCore_ControlUnit", stack=stack, **second)
+    assert len(stack) == 2
+    stacked = run("CNCore_ApplyControlStack", **_halves(scene), stack=stack)
+    swapped = run("CNCore_ApplyControlStack", **_halves(scene), stack=stack[::-1])
+    reference = sample(run, scene, **chain)
+    assert torch.equal(reference, sample(run, scene, positive=stacked[0], negative=stacked[1]))
+    difference = reference - sample(run, scene, positive=swapped[0], negative=swapped[1])
+    assert difference.abs().max() < 1e-3
+
+
+def test_both_halves_share_one_unit(run: Any, scene: dict[str, Any]) -> None:
+    halves = run("CNCore_ApplyControlNet", **_halves(scene), control_net=scene["net"], image=scene["hint"])
+    assert halves[0][0][1]["control"][0] is halves[1][0][1]["control"][0]
+    assert "control" not in scene["positive"][0][1]
+
+
+def test_strength_zero_changes_nothing(run: Any, scene: dict[str, Any]) -> None:
+    for name in ("CNCore_ApplyControlNet", "ControlNetApplyAdvanced"):
+        off = run(name, **_halves(scene), control_net=scene["net"], image=scene["hint"], strength=0.0)
+        assert off[0] is scene["positive"] and off[1] is scene["negative"]
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 64, 1), (1, 64, 64, 4), (1, 1, 1, 3), (1, 37, 91, 3), (2, 16, 16, 3)])
+def test_hints_of_any_form(run: Any, scene: dict[str, Any], shape: tuple[int, ...]) -> None:
+    (latent,) = run("EmptyLatentImage", width=64, height=48, batch_size=2)
+    halves = run("CNCore_ApplyControlNet", **_halves(scene), control_net=scene["net"], image=torch.rand(shape))
+    result = sample(run, scene, positive=halves[0], negative=halves[1], latent=latent, steps=1)
+    assert result.shape == (2, 4, 6, 8) and bool(torch.isfinite(result).all())
+
+
+@pytest.mark.parametrize(
+    ("hint", "error", "said"),
+    [
+        (torch.zeros(1, 8, 8, 2), ShapeError, "2 channels"),
+        (torch.full((1, 8, 8, 3), float("nan")), ValueRangeError, "NaN"),
+        (torch.zeros(1, 0, 8, 3), ShapeError, "expected"),
+    ],
+)
+def test_hints_that_are_refused(run: Any, scene: dict[str, Any], hint: Any, error: type, said: str) -> None:
+    with pytest.raises(error, match=said):
+        halves = run("CNCore_ApplyControlNet", **_halves(scene), control_net=scene["net"], image=hint)
+        sample(run, scene, positive=halves[0], negative=halves[1])
+
+
+def test_a_net_for_another_base(run: Any, scene: dict[str, Any]) -> None:
+    (net,) = run("ControlNetLoader", control_net_name="other.safetensors")
+    for name in ("CNCore_ApplyControlNet", "ControlNetApplyAdvanced"):
+        with pytest.raises(UnfitError, match=r"other.safetensors was made for .*64 wide.*32 wide"):
+            run(name, **_halves(scene), control_net=net, image=scene["hint"])
+
+
+def test_a_window_that_ends_before_it_starts(run: Any, scene: dict[str, Any]) -> None:
+    unit = {"control_net": scene["net"], "image": scene["hint"], "start_percent": 0.8, "end_percent": 0.2}
+    with pytest.raises(ValueRangeError, match="swap"):
+        run("CNCore_ApplyControlNet", **_halves(scene), **unit)
+    assert run("ControlNetApplyAdvanced", **_halves(scene), **unit)[0] is scene["positive"]
+
+
+def test_block_weights(run: Any, scene: dict[str, Any]) -> None:
+    (ones,) = run("CNCore_BlockWeights")
+    (middle,) = run("CNCore_BlockWeights", full=0.0, half=0.0, quarter=0.0, eighth=0.0)
+    unit = {"control_net": scene["net"], "image": scene["hint"]}
+    plain = run("CNCore_ApplyControlNet", **_halves(scene), **unit)
+    same = run("CNCore_ApplyControlNet", **_halves(scene), **unit, block_weights=ones)
+    only = run("CNCore_ApplyControlNet", **_halves(scene), **unit, block_weights=middle)
+    mode = run("CNCore_ApplyControlNet", **_halves(scene), **unit, mode="mid-only")
+    results = [sample(run, scene, positive=p, negative=n, steps=1) for p, n in (plain, same, only, mode)]
+    assert torch.equal(results[0], results[1]) and torch.equal(results[2], results[3])
+    assert not torch.equal(results[0], results[2])
+    (few,) = run("CNCore_BlockWeights", custom="1, 0.5")
+    with pytest.raises(ValueRangeError, match="2 block weights"):
+        halves = run("CNCore_ApplyControlNet", **_halves(scene), **unit, block_weights=few)
+        sample(run, scene, positive=halves[0], negative=halves[1])
+    with pytest.raises(ValueRangeError, match="numbers separated"):
+        run("CNCore_BlockWeights", custom="1, x")
+
+
+def test_plan(run: Any, scene: dict[str, Any]) -> None:
+    halves = run(
+        "CNCore_ApplyControlNet", **_halves(scene), control_net=scene["net"], image=scene["hint"], end_percent=0.5
+    )
+    shown = run("CNCore_ControlPlan", model=scene["model"], positive=halves[0], latent=scene["latent"], steps=4)
+    text, hints = shown["result"]
+    rows = text.splitlines()
+    assert "demo_canny.safetensors, strength 1, 0% to 50%, balanced" in rows[1]
+    assert [row.split()[-1] for row in rows[-4:]] == ["1.00", "1.00", "-", "-"]
+    assert torch.equal(hints, scene["hint"]) and shown["ui"]["text"] == [text]
+
+
+def test_a_mask_limits_control(run: Any, scene: dict[str, Any]) -> None:
+    unit = {"control_net": scene["net"], "image": scene["hint"]}
+    black = run("CNCore_ApplyControlNet", **_halves(scene), **unit, mask=torch.zeros(1, 20, 30))
+    result = sample(run, scene, positive=black[0], negative=black[1])
+    assert torch.allclose(result, sample(run, scene), atol=1e-5)
+
+
+def test_image_to_image_and_inpainting(run: Any, scene: dict[str, Any]) -> None:
+    picture = torch.rand(1, 70, 64, 3)
+    (latent,) = run("VAEEncode", pixels=picture, vae=scene["vae"])
+    assert latent["samples"].shape == (1, 4, 8, 8)
+    assert torch.equal(sample(run, scene, latent=latent, denoise=0.0), latent["samples"])
+    mask = torch.zeros(1, 64, 64)
+    mask[:, :, 32:] = 1.0
+    (masked,) = run("SetLatentNoiseMask", samples=latent, mask=mask)
+    result = sample(run, scene, latent=masked)
+    assert torch.allclose(result[..., :3], latent["samples"][..., :3], atol=1e-5)
+    assert not torch.allclose(result[..., 5:], latent["samples"][..., 5:], atol=1e-2)
+    (inpaint,) = run("VAEEncodeForInpaint", pixels=picture, vae=scene["vae"], mask=mask)
+    assert inpaint["noise_mask"].shape == (1, 1, 64, 64)
+    assert inpaint["noise_mask"][0, 0, 0].nonzero().min() == 29
+
+
+def test_two_advanced_samplers_make_one_run(run: Any, scene: dict[str, Any]) -> None:
+    inputs = {name: scene[name] for name in ("model", "positive", "negative")} | {"steps": 4, "noise_seed": 5}
+    (whole,) = run("KSamplerAdvanced", **inputs, latent_image=scene["latent"])
+    (half,) = run(
+        "KSamplerAdvanced", **inputs, latent_image=scene["latent"], end_at_step=2, return_with_leftover_noise="enable"
+    )
+    (rest,) = run("KSamplerAdvanced", **inputs, latent_image=half, start_at_step=2, add_noise="disable")
+    assert torch.allclose(whole["samples"], rest["samples"], atol=1e-5)
+
+
+def test_progress_and_cancelling(run: Any, scene: dict[str, Any], host: HeadlessHost) -> None:
+    heard: list[tuple[int, int]] = []
+    host._progress = lambda done, total, preview=None: heard.append((done, total))
+    sample(run, scene, steps=3)
+    assert heard == [(1, 3), (2, 3), (3, 3)]
+    host._cancelled = lambda: len(heard) > 4
+    with pytest.raises(Interrupted):
+        sample(run, scene, steps=5)
+
+
+def test_files_are_loaded_once_until_they_change(run: Any, host: HeadlessHost, assets: Path) -> None:
+    first = run("CNCore_LoadControlNet", control_net=CANNY)[0]
+    assert run("CNCore_LoadControlNet", control_net=CANNY)[0] is first
+    path = assets / "demo_canny.safetensors"
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 10**9))
+    assert run("CNCore_LoadControlNet", control_net=CANNY)[0] is not first
+
+
+def test_files_that_are_not_there(run: Any) -> None:
+    with pytest.raises(MissingFileError, match=r"did you mean 'tiny\.safetensors'"):
+        run("ControlNetLoader", control_net_name="tinny.safetensors")
+    with pytest.raises(PathError):
+        run("ControlNetLoader", control_net_name="../checkpoints/sub/tiny.safetensors")
+    with pytest.raises(MissingFileError, match="searched"):
+        run("CNCore_LoadCheckpoint", checkpoint="none.safetensors")
+    with pytest.raises(CheckpointError, match="of another kind"):
+        run("CheckpointLoaderSimple", ckpt_name="../../demo_canny.safetensors".replace("../../", ""))
+
+
+def test_preprocess_settings(run: Any) -> None:
+    image = torch.rand(1, 20, 20, 3)
+    (hint,) = run("CNCore_Preprocess", image=image, kind="canny", resolution=40, settings="low=50, high=90")
+    assert hint.shape == (1, 40, 40, 3)
+    for settings in ("low", "loww=3", "low=x"):
+        with pytest.raises(ValueRangeError):
+            run("CNCore_Preprocess", image=image, kind="canny", settings=settings)
+
+
+def test_scenes_have_exact_hints(run: Any) -> None:
+    for view in ("picture", "canny", "scribble", "depth", "openpose", "segmentation"):
+        image, caption = run("CNCore_ExampleImage", picture="demo scene 2", view=view, size=64)
+        assert image.shape == (1, 64, 64, 3) and image.dtype == torch.float32
+        assert image.min() >= 0.0 and image.max() <= 1.0 and caption
+    with pytest.raises(ValueRangeError, match="photograph"):
+        run("CNCore_ExampleImage", picture="coffee", view="depth", size=64)
+
+
+def test_clip_skip_and_missing_parts(run: Any, scene: dict[str, Any]) -> None:
+    (skipped,) = run("CLIPSetLastLayer", clip=scene["clip"], stop_at_clip_layer=-2)
+    (text,) = run("CLIPTextEncode", text="a red sphere", clip=skipped)
+    assert not torch.equal(text[0][0], scene["positive"][0][0])
+    with pytest.raises(CheckpointError, match="text encoder"):
+        run("CLIPTextEncode", text="", clip=None)
+    with pytest.raises(CheckpointError, match="autoencoder"):
+        run("VAEDecode", samples=scene["latent"], vae=None)
