@@ -38,6 +38,8 @@ STORED_AS: Mapping[torch.dtype, torch.dtype] = {
 }
 """Types in which weights are stored and not computed with; float16 holds every float8 value exactly."""
 VOCAB_MAP = "vocab_map"
+VAE_FILE_KEY = "controlnet_core.vae_file"
+"""Metadata of a checkpoint without an autoencoder: the name of the file beside it that has it."""
 SHOWN_KEYS = 4
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -100,7 +102,19 @@ def load_checkpoint(
     extras = fill(plan, dtype, device)
     unet, vae, text = (plan.modules.get(name) for name in ("unet.", "vae.", "text."))
     assert isinstance(unet, UNet) and isinstance(identity.config, ModelConfig)
+    sibling = header.metadata.get(VAE_FILE_KEY)
+    if vae is None and sibling:
+        vae = load_vae(_beside(Path(path), sibling), dtype=dtype, device=device)
     return Checkpoint(identity.config, unet, vae, text, identity, extras)  # type: ignore[arg-type]
+
+
+def _beside(path: Path, name: str) -> Path:
+    """A file in the same folder; a name with a folder in it is refused, for the metadata is not ours to trust."""
+    if Path(name).name != name or name in (".", ".."):
+        raise CheckpointError(
+            f"{path.name} names its autoencoder as {name!r}, which is no plain file name: the file was tampered with", path
+        )
+    return path.with_name(name)
 
 
 def load_controlnet(

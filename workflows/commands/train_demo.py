@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 NETS = ("canny", "scribble", "depth", "openpose", "segmentation")
 STAGES = ("scenes", "autoencoder", "base", *NETS)
 SCENES, SEED = 16000, 0
+VAE_FILE = "demo_vae.safetensors"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +76,7 @@ def _autoencoder(args: argparse.Namespace) -> bool:
     from ...controlnet_core.training import recipes
 
     scenes = _open(args)
-    rough, target = args.work / "autoencoder_rough.safetensors", args.work / "autoencoder.safetensors"
+    rough, target = args.work / "autoencoder_rough.safetensors", args.work / VAE_FILE
     if not rough.exists():
         loop = recipes.autoencoder_stage(DEMO, scenes, _recipe(recipes.AUTOENCODER, args), args.work / "rough.state")
         if not _train("autoencoder, first pass", loop, args):
@@ -91,12 +92,13 @@ def _autoencoder(args: argparse.Namespace) -> bool:
     )
     if not _train("autoencoder, second pass", loop, args):
         return False
-    save_vae(target, recipes.measure_scale(loop.modules["vae"], scenes))  # type: ignore[arg-type]
+    vae = recipes.measure_scale(loop.modules["vae"], scenes)  # type: ignore[arg-type]
+    save_vae(target, vae, dtype=_half(), metadata=_metadata("autoencoder", loop.recipe, args))
     return _done(target)
 
 
 def _base(args: argparse.Namespace) -> bool:
-    from ...controlnet_core.checkpoints.load import load_vae
+    from ...controlnet_core.checkpoints.load import VAE_FILE_KEY, load_vae
     from ...controlnet_core.checkpoints.save import save_checkpoint
     from ...controlnet_core.config import DEMO
     from ...controlnet_core.diffusion.schedule import scaled_linear
@@ -104,7 +106,7 @@ def _base(args: argparse.Namespace) -> bool:
     from ...controlnet_core.training.demo_world import vocabulary
 
     scenes = _open(args)
-    vae = load_vae(_made(args.work / "autoencoder.safetensors", "autoencoder"))
+    vae = load_vae(_made(args.work / VAE_FILE, "autoencoder")).float()
     text = recipes.demo_text_encoder(DEMO, vocabulary(), SEED)
     config = replace(DEMO, vae=vae.config, text=text.config)
     data = recipes.encode_scenes(vae, text, scenes)
@@ -117,11 +119,11 @@ def _base(args: argparse.Namespace) -> bool:
         target,
         config,
         loop.modules["unet"],  # type: ignore[arg-type]
-        vae,
+        None,
         text.model,
         extras={"vocab_map": text.vocab_map},  # type: ignore[dict-item]
         dtype=_half(),
-        metadata=_metadata("base", recipe, args),
+        metadata={**_metadata("base", recipe, args), VAE_FILE_KEY: VAE_FILE},
     )
     return _done(target)
 
