@@ -1,0 +1,89 @@
+"""Units of control on the editor's CONDITIONING."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ...controlnet_core.config import SD15
+from ...controlnet_core.control.unit import ControlUnit
+from ...controlnet_core.diffusion.schedule import NoiseSchedule
+from ...controlnet_core.errors import ValueRangeError
+from ..headless import hint_of
+from ..values import Conditioning, Controlled, ControlSpec
+from . import control, foreign
+
+
+def apply_control(
+    positive: Conditioning, negative: Conditioning, specs: Sequence[ControlSpec]
+) -> tuple[Conditioning, Conditioning]:
+    """Both halves with these units behind those that they have. A strength of 0 adds nothing."""
+    for spec in specs:
+        if spec.strength != 0.0:
+            positive, negative = _apply(positive, negative, spec)
+    return positive, negative
+
+
+def _apply(positive: Conditioning, negative: Conditioning, spec: ControlSpec) -> tuple[Conditioning, Conditioning]:
+    """One unit on both halves. Entries with the same chain before it share one object, so that the sampler
+    evaluates both halves in one batch."""
+    hint = hint_of(spec.image)
+    made: dict[Any, Any] = {}
+    halves: list[Conditioning] = []
+    for conditioning in (positive, negative):
+        half: Conditioning = []
+        for text, options in conditioning:
+            before = options.get("control")
+            if before not in made:
+                made[before] = make_control(spec, hint, text).set_previous_controlnet(before)
+            half.append([text, {**options, "control": made[before], "control_apply_to_uncond": False}])
+        halves.append(half)
+    return halves[0], halves[1]
+
+
+def make_control(spec: ControlSpec, hint: Tensor, text: Tensor) -> Any:
+    """The control object of a spec: ours for our nets, a native one for native ones.
+
+    Raises UnfitError for a net of another base than the text's, ValueRangeError for what it cannot do.
+    """
+    if getattr(spec.net, control.TAG, False):
+        made = spec.net.copy().set_cond_hint(hint, spec.strength, (spec.start, spec.end))
+        control.check_width(made, text)
+        return made.describe(spec.mode, spec.mask, spec.block_weights, spec.name)
+    if not foreign.is_control(spec.net):
+        raise ValueRangeError(f"the control net is a {type(spec.net).__name__}: link a ControlNet loader")
+    return foreign.make(spec, hint)
+
+
+def controlled(model: Any, conditioning: Conditioning) -> Controlled:
+    """Our units on a conditioning, each once, first applied first, with the model's noise levels.
+
+    Raises ValueRangeError for native ones, whose blocks nobody can list.
+    """
+    chains = [list(chain(options.get("control"))) for _, options in conditioning]
+    units: dict[Any, ControlUnit] = {}
+    for link in (link for links in chains for link in reversed(links)):
+        if not getattr(link, control.TAG, False):
+            raise ValueRangeError(
+                f"{type(link).__name__} was loaded by the editor, and its blocks are not known: the plan shows nets "
+                "loaded with Load ControlNet (ControlNet Core)"
+            )
+        units.setdefault(link, link.unit())
+    return Controlled(tuple(units.values()), noise_schedule(model), SD15)
+
+
+def chain(link: Any) -> Iterator[Any]:
+    """A control object and those before it, last one first."""
+    while link is not None:
+        yield link
+        link = link.previous_controlnet
+
+
+def noise_schedule(model: Any) -> NoiseSchedule:
+    """The noise levels of a MODEL. Raises ValueRangeError for flow models, which have no timesteps to list."""
+    levels = model.get_model_object("model_sampling")
+    if not hasattr(levels, "log_sigmas"):
+        raise ValueRangeError("this model has no table of noise levels (a flow model): the plan is for SD1, SD2, SDXL")
+    return NoiseSchedule(levels.sigmas.detach().float().cpu(), levels.log_sigmas.detach().float().cpu())

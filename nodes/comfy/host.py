@@ -1,0 +1,136 @@
+"""The port's side in the editor: its folders, its models, its memory, its progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ... import controlnet_core
+from ...controlnet_core.checkpoints.detect import Identity, identify_file
+from ...controlnet_core.errors import CheckpointError, MissingFileError
+from ...controlnet_core.pipeline import SampleSettings
+from ..values import Conditioning, Controlled, ControlSpec, Latent
+
+ASSETS = Path(controlnet_core.__file__).parent / "assets"
+HOST_FAMILIES = frozenset({"sd15", "sd2", "sdxl", "sdxl-refiner"})
+"""Families whose checkpoints the editor loads better than we do: casting, fp8, textual inversion."""
+PREVIEW_SIDE = 512
+
+
+class ComfyHost:
+    """Answers nodes with the editor's own objects. Holds no state: all of it is the editor's."""
+
+    @property
+    def assets_dir(self) -> Path:
+        """The models and pictures that come with the package."""
+        return ASSETS
+
+    # ---- files
+
+    def files(self, kind: str) -> tuple[str, ...]:
+        """Names of the files of a kind, as the editor lists them; none for a kind that it does not have."""
+        import folder_paths
+
+        if kind not in folder_paths.folder_names_and_paths:
+            return ()
+        return tuple(name.replace("\\", "/") for name in folder_paths.get_filename_list(kind))
+
+    def find(self, kind: str, name: str) -> Path:
+        """The file of that name. Raises MissingFileError naming the folders searched.
+
+        The editor keeps names inside its folders.
+        """
+        import folder_paths
+
+        known = kind in folder_paths.folder_names_and_paths
+        path = folder_paths.get_full_path(kind, name) if known else None
+        if path is None:
+            searched = ", ".join(folder_paths.get_folder_paths(kind)) if known else f"no folder for {kind}"
+            raise MissingFileError(
+                f"there is no {kind} file {name!r}: searched {searched}. Put it there and press R to refresh", name
+            )
+        return Path(path)
+
+    # ---- models
+
+    def load_checkpoint(self, path: Path) -> tuple[Any, Any, Any]:
+        """The editor's MODEL, CLIP and VAE; for models of our own shape built from its classes."""
+        from . import models
+
+        identity = identify_file(path)
+        if is_ours(identity):
+            return models.load_own_checkpoint(path)
+        if identity.kind in ("controlnet", "lora", "vae"):
+            raise CheckpointError(
+                f"{path.name} is of another kind: {identity.summary}; expected a checkpoint. Put it into "
+                f"models/{identity.folder} and load it with the node for that kind",
+                path,
+            )
+        return models.load_host_checkpoint(path, identity)
+
+    def load_controlnet(self, path: Path) -> Any:
+        """CONTROL_NET: ours for the layouts that we read, else the editor's own for what it reads."""
+        from . import control, foreign
+
+        identity = identify_file(path)
+        if identity.kind == "controlnet" and identity.supported:
+            return control.load(path)
+        return foreign.load(path, identity)
+
+    def encode_prompt(self, clip: Any, prompt: str) -> Conditioning:
+        """CONDITIONING of a prompt, by the CLIP that came in."""
+        if clip is None:
+            raise CheckpointError("the checkpoint has no text encoder: load one that has, or a CLIP of its own")
+        return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+
+    # ---- control and sampling
+
+    def apply_control(
+        self, positive: Conditioning, negative: Conditioning, specs: Sequence[ControlSpec]
+    ) -> tuple[Conditioning, Conditioning]:
+        """Both halves with these units behind those that they have, ours and native ones alike."""
+        from . import apply
+
+        return apply.apply_control(positive, negative, specs)
+
+    def controlled(self, model: Any, conditioning: Conditioning) -> Controlled:
+        """Our units on a conditioning, with the model's noise levels."""
+        from . import apply
+
+        return apply.controlled(model, conditioning)
+
+    def sample(
+        self,
+        model: Any,
+        positive: Conditioning,
+        negative: Conditioning,
+        latent: Latent,
+        settings: SampleSettings,
+    ) -> Latent:
+        """The sampled LATENT, by our samplers inside the editor's guidance."""
+        from . import sampling
+
+        return sampling.sample(model, positive, negative, latent, settings)
+
+    # ---- progress
+
+    def progress(self, done: int, total: int, preview: Any = None) -> None:
+        """Move the node's bar; raises the editor's own interruption where the user pressed Cancel."""
+        import comfy.model_management
+        import comfy.utils
+
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        picture = None if preview is None else ("JPEG", preview, PREVIEW_SIDE)
+        comfy.utils.ProgressBar(total).update_absolute(done, total, picture)
+
+    def cancelled(self) -> bool:
+        """Whether the user pressed Cancel."""
+        import comfy.model_management
+
+        return bool(comfy.model_management.processing_interrupted())
+
+
+def is_ours(identity: Identity) -> bool:
+    """Whether a checkpoint is of a shape that we load and the editor does not know, such as the demo model."""
+    return identity.kind == "checkpoint" and identity.supported and identity.family not in HOST_FAMILIES

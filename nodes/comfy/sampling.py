@@ -1,0 +1,127 @@
+"""Our samplers inside the editor's guidance: LoRA, hooks, areas, masks and inpainting stay its business."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.k_diffusion.sampling
+import comfy.model_management
+import comfy.model_sampling
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+from torch import Tensor
+
+from ...controlnet_core.diffusion.noise import mask_noise, noise_source
+from ...controlnet_core.diffusion.samplers import NoiseSource, Sampler, Step, get_sampler
+from ...controlnet_core.errors import OutOfMemory, ValueRangeError
+from ...controlnet_core.pipeline import SampleSettings
+from ..values import Conditioning, Latent
+
+
+def sample(
+    model: Any, positive: Conditioning, negative: Conditioning, latent: Latent, settings: SampleSettings
+) -> Latent:
+    """The sampled LATENT of a native MODEL. Raises ValueRangeError, OutOfMemory, or the editor's interruption."""
+    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
+    sigmas = table(model, settings)
+    if len(sigmas) < 2:
+        return {**latent, "samples": samples}
+    noise = torch.zeros_like(samples, device="cpu")
+    if settings.add_noise:
+        noise = comfy.sample.prepare_noise(samples, settings.seed, latent.get("batch_index"))
+    try:
+        result = comfy.sample.sample_custom(
+            model,
+            noise,
+            settings.cfg,
+            choose_sampler(model, settings.sampler),
+            sigmas,
+            positive,
+            negative,
+            samples,
+            noise_mask=latent.get("noise_mask"),
+            callback=latent_preview.prepare_callback(model, len(sigmas) - 1),
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=settings.seed,
+        )
+    except comfy.model_management.OOM_EXCEPTION as error:
+        raise OutOfMemory(
+            f"the device has no memory left for a batch of {samples.shape[0]} latents of {samples.shape[-1]}x"
+            f"{samples.shape[-2]}: use a smaller picture, a smaller batch, or fewer ControlNets"
+        ) from error
+    return {**latent, "samples": result}
+
+
+def table(model: Any, settings: SampleSettings) -> Tensor:
+    """The sigmas of a run by the editor's own tables, cut to start_step..end_step as its sampler nodes do."""
+    known = comfy.samplers.KSampler
+    if settings.scheduler not in known.SCHEDULERS or settings.sampler not in known.SAMPLERS:
+        raise ValueRangeError(
+            f"this release of the editor does not know {settings.sampler} on {settings.scheduler}: choose others, or "
+            "update it"
+        )
+    sigmas = known(
+        model, settings.steps, model.load_device, settings.sampler, settings.scheduler, settings.denoise
+    ).sigmas
+    end = settings.end_step
+    if end is not None and end < len(sigmas) - 1:
+        sigmas = sigmas[: end + 1].clone()
+        if not settings.leftover_noise:
+            sigmas[-1] = 0.0
+    return sigmas[min(settings.start_step, max(0, len(sigmas) - 1)) :]
+
+
+def choose_sampler(model: Any, name: str) -> Any:
+    """Our sampler; for flow models, whose ancestral steps are others, the editor's own of that name."""
+    if isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST):
+        return comfy.samplers.sampler_object(name)
+    return CoreSampler(get_sampler(name))
+
+
+class CoreSampler(comfy.samplers.Sampler):
+    """A sampler of ours as the editor calls one."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler = sampler
+
+    def sample(
+        self,
+        model_wrap: Any,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: Callable[..., Any] | None,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> Tensor:
+        """Noise (B, C, h, w) at sigmas[0] -> latent at sigmas[-1], in the model's scale."""
+        seed = extra_args.get("seed") or 0
+        guided = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
+        guided.latent_image, guided.noise = latent_image, mask_noise(self.sampler, noise, seed)
+        levels = model_wrap.inner_model.model_sampling
+        start = levels.noise_scaling(sigmas[0], noise, latent_image, self.max_denoise(model_wrap, sigmas))
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            rows = sigma.to(x.device).expand(x.shape[0])
+            return guided(x, rows, denoise_mask=denoise_mask, **extra_args)
+
+        def report(step: Step) -> None:
+            if callback is not None:
+                callback(step.index, step.denoised, step.x, step.total)
+
+        source = host_noise(self.sampler, start, sigmas, seed)
+        result = self.sampler(denoise, start, sigmas, noise=source, on_step=report)
+        return levels.inverse_noise_scaling(sigmas[-1], result)
+
+
+def host_noise(sampler: Sampler, x: Tensor, sigmas: Tensor, seed: int) -> NoiseSource | None:
+    """Ancestral noise comes from the editor itself, since its releases seed it differently."""
+    if sampler.noise == "ancestral":
+        return comfy.k_diffusion.sampling.default_noise_sampler(x, seed=seed)
+    return noise_source(sampler, x, sigmas, seed)

@@ -1,0 +1,454 @@
+"""Runs this pack inside the real host: `python comfyui_host.py COMFYUI_DIR PACK OUT`, or
+`python comfyui_host.py --serve COMFYUI_DIR PACK PORT` for its server on loopback.
+
+Started as a program of its own by `test_comfyui.py`, so that the host's modules and settings never meet the
+tests' process. PACK is the pack's folder in a `custom_nodes`; OUT a folder that gets `facts.json` and
+`tensors.safetensors`. Each scenario is a function below; what it finds is held to in the test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib
+import json
+import logging
+import os
+import runpy
+import sys
+import time
+import types
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SAMPLERS = (
+    ("euler", "normal"),
+    ("euler_ancestral", "normal"),
+    ("dpmpp_2m", "karras"),
+    ("dpmpp_2m_sde", "karras"),
+)
+SEED, STEPS, CFG = 7, 4, 4.0
+SIDE = 64
+PROMPT, NEGATIVE = "a red sphere, (on grey:1.3) ground", "grey"
+MODES = ("balanced", "prompt", "control", "cfg-rw", "cfg-rw-literal", "mid-only")
+HEAVY = ("cv2", "transformers", "scipy.stats", "diffusers")
+
+
+class Anything:
+    """Stands in for attributes of a module that nothing here uses."""
+
+    def __getattr__(self, name: str) -> Any:
+        return Anything()
+
+    def __call__(self, *args: object, **kwargs: object) -> Any:
+        return Anything()
+
+
+class AnyModule(types.ModuleType):
+    """A module that has every attribute."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__spec__ = ModuleSpec(name, None)
+        self.__path__: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Anything()
+
+
+def without_torchvision() -> None:
+    """The host imports torchvision for models that are not run here."""
+    try:
+        importlib.import_module("torchvision")
+    except ImportError:
+        importlib.import_module("transformers")  # which looks whether torchvision is there
+        for name in ("torchvision", "torchvision.transforms"):
+            sys.modules[name] = AnyModule(name)
+
+
+class Warnings(logging.Handler):
+    """Keeps what is logged from warnings up."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a message."""
+        self.messages.append(record.getMessage())
+
+
+def hint() -> torch.Tensor:
+    """IMAGE (1, SIDE, SIDE, 3) with a square and a diagonal."""
+    picture = torch.zeros(1, SIDE, SIDE, 3)
+    picture[:, 16:48, 16:48] = 1.0
+    picture[:, torch.arange(SIDE), torch.arange(SIDE)] = 0.5
+    return picture
+
+
+def mask() -> torch.Tensor:
+    """MASK (1, SIDE, SIDE): the left half."""
+    left = torch.zeros(1, SIDE, SIDE)
+    left[..., : SIDE // 2] = 1.0
+    return left
+
+
+def start_picture() -> torch.Tensor:
+    """IMAGE (1, SIDE, SIDE, 3), a gradient."""
+    ramp = torch.linspace(0, 1, SIDE)
+    return torch.stack([ramp.expand(SIDE, SIDE), ramp[:, None].expand(SIDE, SIDE), torch.full((SIDE, SIDE), 0.4)], -1)[
+        None
+    ]
+
+
+class Session:
+    """The host with the pack loaded as it loads custom nodes, and what has been found so far."""
+
+    def __init__(self, folder: Path, pack: Path) -> None:
+        sys.path.insert(0, str(folder))
+        sys.argv = ["host", "--cpu", "--base-directory", str(pack.parents[1])]
+        without_torchvision()
+        importlib.import_module("comfy.options").enable_args_parsing()
+        self.nodes = importlib.import_module("nodes")
+        self.comfy = importlib.import_module("comfy")
+        importlib.import_module("latent_preview")
+        self.pack = pack
+        self.facts: dict[str, Any] = {}
+        self.tensors: dict[str, torch.Tensor] = {}
+
+    def load_pack(self) -> None:
+        """As the host does at its start; a fact for each promise about it."""
+        heard = Warnings()
+        logging.getLogger().addHandler(heard)
+        before = set(sys.modules)
+        began = time.perf_counter()
+        loaded = asyncio.run(self.nodes.load_custom_node(str(self.pack)))
+        seconds = time.perf_counter() - began
+        logging.getLogger().removeHandler(heard)
+        new = set(sys.modules) - before
+        self.facts["load"] = {
+            "loaded": loaded,
+            "warnings": heard.messages,
+            "seconds": seconds,
+            "heavy": [name for name in HEAVY if name in new],
+            "bare": [name for name in new if name.split(".")[0] in ("controlnet_core", "preprocessors", "workflows")],
+            "nodes": sorted(n for n in self.nodes.NODE_CLASS_MAPPINGS if n.startswith("CNCore_")),
+            "names": sorted(n for n in self.nodes.NODE_DISPLAY_NAME_MAPPINGS if n.startswith("CNCore_")),
+        }
+
+    def part(self, name: str) -> Any:
+        """A module of the loaded pack."""
+        return importlib.import_module(f"{str(self.pack).replace('.', '_x_')}.{name}")
+
+    def node(self, name: str, /, **inputs: Any) -> Any:
+        """Run a node as the host does: a fresh object, its FUNCTION, by keywords."""
+        cls = self.nodes.NODE_CLASS_MAPPINGS[name]
+        return getattr(cls(), cls.FUNCTION)(**inputs)
+
+    # ---- the workflow
+
+    def prepare(self) -> None:
+        """Model, net and prompts of the demo."""
+        self.model, self.clip, self.vae = self.node("CNCore_LoadCheckpoint", checkpoint="demo (built in)")
+        (self.net,) = self.node("CNCore_LoadControlNet", control_net="demo canny (built in)")
+        self.prompts = self.node("CNCore_EncodePrompt", clip=self.clip, prompt=PROMPT, negative_prompt=NEGATIVE)
+
+    def controlled(self, **unit: Any) -> tuple[Any, Any]:
+        """Both prompts with a unit of ours."""
+        positive, negative = self.prompts
+        given = {"strength": 0.8, "start_percent": 0.0, "end_percent": 1.0, "mode": "balanced", **unit}
+        given = {"control_net": self.net, "image": hint(), **given}
+        return self.node("CNCore_ApplyControlNet", positive=positive, negative=negative, **given)
+
+    def natively_controlled(self, net: Any, before: tuple[Any, Any] | None = None, **unit: Any) -> tuple[Any, Any]:
+        """Both prompts with a net applied by the native node."""
+        positive, negative = before or self.prompts
+        given = {"strength": 0.8, "start_percent": 0.0, "end_percent": 1.0, "image": hint(), **unit}
+        return self.node(
+            "ControlNetApplyAdvanced", positive=positive, negative=negative, control_net=net, **given
+        )
+
+    def empty(self, batch: int = 1) -> dict[str, Any]:
+        """An empty LATENT."""
+        return {"samples": torch.zeros(batch, 4, SIDE // 8, SIDE // 8)}
+
+    def ksampler(self, conditioning: tuple[Any, Any], latent: Any = None, **settings: Any) -> torch.Tensor:
+        """The native sampler node."""
+        given = {"seed": SEED, "steps": STEPS, "cfg": CFG, "sampler_name": "euler", "scheduler": "normal", **settings}
+        positive, negative = conditioning
+        (result,) = self.node(
+            "KSampler", model=self.model, positive=positive, negative=negative,
+            latent_image=latent or self.empty(), **{"denoise": 1.0, **given},
+        )  # fmt: skip
+        return result["samples"]
+
+    def own_sample(self, conditioning: tuple[Any, Any], latent: Any = None, **settings: Any) -> torch.Tensor:
+        """Our sampler node."""
+        given = {"seed": SEED, "steps": STEPS, "cfg": CFG, "sampler": "euler", "scheduler": "normal", **settings}
+        positive, negative = conditioning
+        (result,) = self.node(
+            "CNCore_Sample", model=self.model, positive=positive, negative=negative,
+            latent=latent or self.empty(), **{"denoise": 1.0, **given},
+        )  # fmt: skip
+        return result["samples"]
+
+    def picture(self, samples: torch.Tensor) -> torch.Tensor:
+        """The native decode node."""
+        return self.node("VAEDecode", samples={"samples": samples}, vae=self.vae)[0]
+
+    def native_net(self) -> Any:
+        """The host's own ControlNet with the weights of the demo net."""
+        cldm, ops = (importlib.import_module(f"comfy.{name}") for name in ("cldm.cldm", "ops"))
+        controlnet = importlib.import_module("comfy.controlnet")
+        ldm, keymap = self.part("controlnet_core.checkpoints.ldm"), self.part("controlnet_core.checkpoints.keymap")
+        net = self.net.shared.net
+        described = self.part("nodes.comfy.models").native_unet_config(net.config.unet)
+        described.pop("out_channels")
+        module = cldm.ControlNet(**described, hint_channels=3, operations=ops.disable_weight_init, dtype=torch.float32)
+        rename = keymap.KeyMap(ldm.controlnet_rules(net.config.unet)).to_theirs
+        module.load_state_dict({rename(k): v for k, v in net.state_dict().items()})
+        return controlnet.ControlNet(module, load_device=torch.device("cpu"))
+
+    # ---- scenarios
+
+    def socket_values(self) -> None:
+        """What travels is the host's own kind."""
+        patcher, sd = importlib.import_module("comfy.model_patcher"), importlib.import_module("comfy.sd")
+        controlnet = importlib.import_module("comfy.controlnet")
+        (encoded,) = self.node("CLIPTextEncode", clip=self.clip, text=PROMPT)
+        (skipped,) = self.node("CLIPSetLastLayer", clip=self.clip, stop_at_clip_layer=-2)
+        (deeper,) = self.node("CLIPTextEncode", clip=skipped, text=PROMPT)
+        self.tensors["text"] = encoded[0][0]
+        self.tensors["text.skip"] = deeper[0][0]
+        self.facts["sockets"] = {
+            "model": isinstance(self.model, patcher.ModelPatcher),
+            "clip": isinstance(self.clip, sd.CLIP),
+            "vae": isinstance(self.vae, sd.VAE),
+            "net": isinstance(self.net, controlnet.ControlBase),
+            "same text": torch.equal(encoded[0][0], self.prompts[0][0][0]),
+        }
+
+    def autoencoder(self) -> None:
+        """Encode and decode, plain and tiled, by native nodes."""
+        (latent,) = self.node("VAEEncode", pixels=start_picture(), vae=self.vae)
+        self.tensors["vae.latent"] = latent["samples"]
+        self.tensors["vae.picture"] = self.picture(latent["samples"])
+        tiles = {"tile_size": 512, "overlap": 64}
+        (tiled,) = self.node("VAEDecodeTiled", samples=latent, vae=self.vae, **tiles)
+        (small,) = self.node("VAEDecodeTiled", samples=latent, vae=self.vae, tile_size=64, overlap=16)
+        (encoded,) = self.node("VAEEncodeTiled", pixels=start_picture(), vae=self.vae, **tiles)
+        inpaint = {"pixels": start_picture(), "vae": self.vae, "mask": mask(), "grow_mask_by": 6}
+        (masked,) = self.node("VAEEncodeForInpaint", **inpaint)
+        self.tensors["vae.tiled"], self.tensors["vae.encode tiled"] = tiled, encoded["samples"]
+        self.facts["vae"] = {"small tiles": list(small.shape), "inpaint": list(masked["samples"].shape)}
+
+    def three_homes(self) -> None:
+        """Native nodes on our MODEL, and our nodes; the third home is the test's own process."""
+        ours = self.controlled()
+        native = self.natively_controlled(self.net)
+        for sampler, scheduler in SAMPLERS:
+            ours_latent = self.own_sample(ours, sampler=sampler, scheduler=scheduler)
+            native_latent = self.ksampler(native, sampler_name=sampler, scheduler=scheduler)
+            self.tensors[f"ours.{sampler}"] = self.picture(ours_latent)
+            self.tensors[f"native.{sampler}"] = self.picture(native_latent)
+
+    def variants(self) -> None:
+        """Batch, cfg 1, image to image, inpainting, a window, a mask: our sampler node and the native one."""
+        (start,) = self.node("VAEEncode", pixels=start_picture(), vae=self.vae)
+        cases: dict[str, tuple[dict[str, Any], dict[str, Any], Any]] = {
+            "batch": ({}, {}, self.empty(3)),
+            "cfg 1": ({}, {"cfg": 1.0}, None),
+            "img2img": ({}, {"denoise": 0.6}, start),
+            "inpaint": ({}, {}, {**start, "noise_mask": mask()}),
+            "window": ({"start_percent": 0.2, "end_percent": 0.6}, {}, None),
+            "mask": ({"mask": mask()}, {}, None),
+        }
+        for name, (unit, settings, latent) in cases.items():
+            conditioning = self.controlled(**unit)
+            self.tensors[f"variant.ours.{name}"] = self.picture(self.own_sample(conditioning, latent, **settings))
+            self.tensors[f"variant.native.{name}"] = self.picture(self.ksampler(conditioning, latent, **settings))
+
+    def modes(self) -> None:
+        """Every mode under the native sampler, and block weights."""
+        for mode in MODES:
+            self.tensors[f"mode.{mode}"] = self.picture(self.ksampler(self.controlled(mode=mode)))
+        values = self.part("nodes.values")
+        weights = values.BlockWeights((0.5, 1.5, 1.0, 1.0), 0.0)
+        self.tensors["weights"] = self.picture(self.ksampler(self.controlled(block_weights=weights)))
+
+    def against_native(self) -> None:
+        """Our CONTROL_NET and the host's own with the same weights, alone and in chains."""
+        native = self.native_net()
+        unit = {"strength": 1.7, "start_percent": 0.1, "end_percent": 0.9}
+        second = {"strength": 0.5}
+        chains = {
+            "one": ((self.net, unit),),
+            "ours native": ((self.net, unit), (native, second)),
+            "native ours": ((native, unit), (self.net, second)),
+            "sandwich": ((native, unit), (self.net, second), (native, second)),
+        }
+        for name, chain in chains.items():
+            for kind in ("mixed", "native"):
+                conditioning = self.prompts
+                for net, settings in chain:
+                    used = net if kind == "mixed" else native
+                    conditioning = self.natively_controlled(used, conditioning, **settings)
+                self.tensors[f"chain.{kind}.{name}"] = self.ksampler(conditioning, self.empty(2))
+        self.tensors["chain.none"] = self.ksampler(self.prompts, self.empty(2))
+
+    def foreign_nets(self) -> None:
+        """The host's own net under our apply node: strength, window and mask; what it cannot do is an error."""
+        native = self.native_net()
+        unit = {"control_net": native, "strength": 0.7, "start_percent": 0.1, "end_percent": 0.9}
+        self.tensors["foreign.ours"] = self.ksampler(self.controlled(**unit))
+        plain = {key: value for key, value in unit.items() if key != "control_net"}
+        self.tensors["foreign.native"] = self.ksampler(self.natively_controlled(native, **plain))
+        self.tensors["foreign.masked"] = self.ksampler(self.controlled(**unit, mask=mask()))
+        self.tensors["foreign.own masked"] = self.ksampler(self.controlled(**plain, mask=mask()))
+        self.facts["foreign"] = {
+            "mode": self.error(lambda: self.controlled(**unit, mode="cfg-rw")),
+            "nonsense": self.error(lambda: self.controlled(control_net=object())),
+        }
+
+    def error(self, run: Any) -> str:
+        """Class and message of the error that a call raises."""
+        try:
+            run()
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+        return ""
+
+    @contextmanager
+    def counting(self) -> Iterator[list[int]]:
+        """How often the hint network runs, and the autoencoder's batch sizes are not of interest."""
+        net, calls = self.net.shared.net, []
+        original = type(net).embed_hint
+
+        def counted(self: Any, *args: Any) -> Any:
+            calls.append(1)
+            return original(self, *args)
+
+        type(net).embed_hint = counted
+        try:
+            yield calls
+        finally:
+            type(net).embed_hint = original
+
+    def costs(self) -> None:
+        """The hint is embedded once per run; nothing of a run is kept, ended, failed or interrupted."""
+        conditioning = self.controlled()
+        control = conditioning[0][0][1]["control"]
+        facts: dict[str, Any] = {}
+        with self.counting() as calls:
+            self.ksampler(conditioning)
+            facts["hint runs"] = len(calls)
+        facts["kept after a run"] = len(control.runs)
+        facts["models"] = [type(m.model).__name__ for m in control.get_models()]
+        facts["memory"] = control.inference_memory_requirements(torch.float32)
+        before = self.own_sample(conditioning)
+        management = importlib.import_module("comfy.model_management")
+        with self.counting():
+            management.interrupt_current_processing()
+            facts["interrupted"] = self.error(lambda: self.own_sample(conditioning))
+        gc.collect()
+        facts["kept after an interruption"] = len(control.runs)
+        facts["failed"] = self.error(self._failing_run(conditioning))
+        gc.collect()
+        facts["kept after a failure"] = len(control.runs)
+        facts["next run is equal"] = torch.equal(before, self.own_sample(conditioning))
+        facts["other base"] = self.other_base()
+        self.facts["costs"] = facts
+
+    def _failing_run(self, conditioning: Any) -> Any:
+        """A run that fails at its third step."""
+        model = self.model.clone()
+        calls: list[int] = []
+
+        def fail(run: Any, given: dict[str, Any]) -> Any:
+            calls.append(1)
+            if len(calls) == 3:
+                raise RuntimeError("on purpose")
+            return run(given["input"], given["timestep"], **given["c"])
+
+        model.set_model_unet_function_wrapper(fail)
+        whole, self.model = self.model, model
+        reference = weakref.ref(self)
+
+        def run() -> Any:
+            session = reference()
+            assert session is not None
+            try:
+                return session.own_sample(conditioning)
+            finally:
+                session.model = whole
+
+        return run
+
+    def other_base(self) -> str:
+        """A net on a prompt of another width."""
+        text = [[torch.zeros(1, 77, 768), {}]]
+        unit = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "mode": "balanced"}
+        return self.error(
+            lambda: self.node(
+                "CNCore_ApplyControlNet", positive=text, negative=text, control_net=self.net, image=hint(), **unit
+            )
+        )
+
+    def plan(self) -> None:
+        """The plan of a run on the host's objects."""
+        given = {"steps": STEPS, "sampler": "euler", "scheduler": "normal", "denoise": 1.0}
+        conditioning = self.controlled(end_percent=0.5)[0]
+        shown = self.node("CNCore_ControlPlan", model=self.model, positive=conditioning, latent=self.empty(), **given)
+        self.facts["plan"] = shown["result"][0]
+
+
+SCENARIOS = (
+    "socket_values",
+    "autoencoder",
+    "three_homes",
+    "variants",
+    "modes",
+    "against_native",
+    "foreign_nets",
+    "costs",
+    "plan",
+)
+
+
+def main(folder: str, pack: str, out: str) -> None:
+    from safetensors.torch import save_file
+
+    torch.set_num_threads(1)
+    session = Session(Path(folder), Path(pack))
+    session.load_pack()
+    with torch.inference_mode():  # as the host runs nodes
+        session.prepare()
+        for name in os.environ.get("SCENARIOS", " ".join(SCENARIOS)).split():
+            getattr(session, name)()
+    tensors = {name: tensor.float().contiguous().clone() for name, tensor in session.tensors.items()}
+    save_file(tensors, str(Path(out) / "tensors.safetensors"))
+    (Path(out) / "facts.json").write_text(json.dumps(session.facts, indent=1))
+
+
+def serve(folder: str, pack: str, port: str) -> None:
+    """The host's own main program, on loopback, with PACK's `custom_nodes` as its only one."""
+    sys.path.insert(0, folder)
+    base = str(Path(pack).parents[1])
+    sys.argv = [f"{folder}/main.py", "--cpu", "--base-directory", base, "--port", port]
+    without_torchvision()
+    runpy.run_path(f"{folder}/main.py", run_name="__main__")
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--serve":
+        serve(*sys.argv[2:])
+    else:
+        main(*sys.argv[1:])

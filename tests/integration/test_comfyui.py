@@ -1,0 +1,388 @@
+"""The pack inside the real host: it loads there, its sockets carry the host's own objects, and pictures are
+the same in three homes.
+
+Needs COMFYUI_DIR, a checkout of the host; COMFYUI_PYTHON names the interpreter of that installation where it
+is another one. The host runs in programs of their own (`comfyui_host.py`), on a random model of the demo's
+kind in a copy of this pack, whose folder has spaces, dashes and parentheses in its name.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from comfyui_controlnet_core.controlnet_core.checkpoints.save import save_checkpoint, save_controlnet
+from comfyui_controlnet_core.controlnet_core.config import DEMO
+from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
+from comfyui_controlnet_core.controlnet_core.models.text_encoder import ClipTextModel
+from comfyui_controlnet_core.controlnet_core.models.tokenizer import ClipTokenizer, VocabMap
+from comfyui_controlnet_core.controlnet_core.models.unet import UNet
+from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
+from comfyui_controlnet_core.controlnet_core.pipeline import SampleSettings
+from comfyui_controlnet_core.nodes import build_nodes, own_nodes
+from comfyui_controlnet_core.nodes.headless import HeadlessHost
+from comfyui_controlnet_core.nodes.values import BlockWeights
+from safetensors.torch import load_file
+
+pytestmark = [
+    pytest.mark.comfyui,
+    pytest.mark.skipif("COMFYUI_DIR" not in os.environ, reason="COMFYUI_DIR is not set: no host to run in"),
+]
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = Path(__file__).with_name("comfyui_host.py")
+PARTS = ("controlnet_core", "nodes", "preprocessors", "workflows", "web", "locales", "__init__.py", "pyproject.toml")
+WORDS = ("a", "red", "sphere", "on", "grey", "ground")
+MEAN = 1e-3
+"""Mean |difference| of decoded pictures in [0, 1] that the three homes may have."""
+CLOSE = 1e-5
+TIMEOUT = float(os.environ.get("COMFYUI_TIMEOUT", "600"))
+
+
+def load_program() -> ModuleType:
+    """`comfyui_host.py` beside this file: its settings and pictures are used here too."""
+    spec = spec_from_file_location("comfyui_host", PROGRAM)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+program = load_program()
+
+
+def python() -> str:
+    """The interpreter of the host's installation."""
+    return os.environ.get("COMFYUI_PYTHON", sys.executable)
+
+
+def random_demo(assets: Path) -> None:
+    """A base and a net of the demo's kind with random weights; the zero convolutions are not zero."""
+    torch.manual_seed(0)
+    vocab = VocabMap.from_words(ClipTokenizer.load(), WORDS)
+    config = replace(
+        DEMO,
+        unet=replace(DEMO.unet, widths=(64, 96), transformer_depth=(1, 0), context_dim=32),
+        vae=replace(DEMO.vae, widths=(32, 32), scaling_factor=0.7),
+        text=replace(DEMO.text, width=32, heads=2, vocab_size=vocab.rows),
+        hint_widths=(16, 32, 96, 256),
+    )
+    unet, vae, text = UNet(config.unet), AutoencoderKL(config.vae), ClipTextModel(config.text)
+    extras = {"vocab_map": vocab.to_tensor()}
+    save_checkpoint(assets / "demo_base.safetensors", config, unet, vae, text, extras=extras, layout="core")
+    net = ControlNet.from_unet(unet, config.controlnet)
+    for parameter in net.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
+    save_controlnet(assets / "demo_canny.safetensors", net, layout="core")
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pack as a clone in a `custom_nodes` folder, beside one with folders named nodes and tests."""
+    custom_nodes = tmp_path_factory.mktemp("host") / "custom_nodes"
+    folder = custom_nodes / "ControlNet Core-main (1)"
+    unwanted = shutil.ignore_patterns("__pycache__", "*.safetensors")
+    for part in PARTS:
+        source = ROOT / part
+        if source.is_dir():
+            shutil.copytree(source, folder / part, ignore=unwanted)
+        elif source.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, folder / part)
+    random_demo(folder / "controlnet_core" / "assets")
+    for name in ("nodes", "tests"):
+        neighbour = custom_nodes / "another_pack" / name
+        neighbour.mkdir(parents=True)
+        (neighbour / "__init__.py").write_text("raise RuntimeError('another pack was imported')\n")
+    (custom_nodes / "another_pack" / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What the scenarios of `comfyui_host.py` found: facts and tensors."""
+    out = tmp_path_factory.mktemp("found")
+    command = [python(), str(PROGRAM), os.environ["COMFYUI_DIR"], str(pack), str(out)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+    assert run.returncode == 0, run.stderr[-4000:]
+    return json.loads((out / "facts.json").read_text()), load_file(out / "tensors.safetensors")
+
+
+@pytest.fixture(scope="module")
+def facts(found: tuple[dict[str, Any], dict[str, torch.Tensor]]) -> dict[str, Any]:
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def tensors(found: tuple[dict[str, Any], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return found[1]
+
+
+class Headless:
+    """The third home: the same nodes on the same files, in this process."""
+
+    def __init__(self, pack: Path) -> None:
+        self.host = HeadlessHost(assets_dir=pack / "controlnet_core" / "assets")
+        self.classes = build_nodes(self.host)
+        self.model, self.clip, self.vae = self.node("CNCore_LoadCheckpoint", checkpoint="demo (built in)")
+        (self.net,) = self.node("CNCore_LoadControlNet", control_net="demo canny (built in)")
+        texts = {"prompt": program.PROMPT, "negative_prompt": program.NEGATIVE}
+        self.prompts = self.node("CNCore_EncodePrompt", clip=self.clip, **texts)
+
+    def node(self, name: str, /, **inputs: Any) -> Any:
+        cls = self.classes[name]
+        return getattr(cls(), cls.FUNCTION)(**inputs)
+
+    def picture(self, latent: Any = None, unit: dict[str, Any] | None = None, **settings: Any) -> torch.Tensor:
+        """The decoded picture of a run with one unit."""
+        positive, negative = self.prompts
+        given = {"strength": 0.8, "start_percent": 0.0, "end_percent": 1.0, "mode": "balanced", **(unit or {})}
+        conditioning = self.node(
+            "CNCore_ApplyControlNet", positive=positive, negative=negative, control_net=self.net,
+            image=program.hint(), **given,
+        )  # fmt: skip
+        known = {"seed": program.SEED, "steps": program.STEPS, "cfg": program.CFG, **settings}
+        side = program.SIDE // 8
+        latent = latent or {"samples": torch.zeros(1, 4, side, side)}
+        result = self.host.sample(self.model, *conditioning, latent, SampleSettings(**known))
+        return self.node("VAEDecode", samples=result, vae=self.vae)[0]
+
+
+@pytest.fixture(scope="module")
+def headless(pack: Path) -> Headless:
+    return Headless(pack)
+
+
+def difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Mean |a - b|."""
+    assert a.shape == b.shape
+    return float((a - b).abs().mean())
+
+
+# ---- it loads
+
+
+def test_the_pack_loads_without_a_word(facts: dict[str, Any]) -> None:
+    load = facts["load"]
+    assert load["loaded"] is True
+    assert load["warnings"] == []
+    assert load["heavy"] == []
+    assert load["bare"] == []
+    assert load["nodes"] == load["names"] == sorted(own_nodes())
+
+
+def test_sockets_carry_the_hosts_own_objects(facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    assert facts["sockets"] == dict.fromkeys(("model", "clip", "vae", "net", "same text"), True)
+    assert not torch.equal(tensors["text"], tensors["text.skip"])
+
+
+def test_texts_are_those_of_the_other_home(headless: Headless, tensors: dict[str, torch.Tensor]) -> None:
+    torch.testing.assert_close(tensors["text"], headless.prompts[0][0][0])
+
+
+# ---- the autoencoder under native nodes
+
+
+def test_autoencoder_under_native_nodes(
+    headless: Headless, facts: dict[str, Any], tensors: dict[str, torch.Tensor]
+) -> None:
+    (latent,) = headless.node("VAEEncode", pixels=program.start_picture(), vae=headless.vae)
+    scale = headless.vae.model.config.scaling_factor
+    torch.testing.assert_close(tensors["vae.latent"] * scale, latent["samples"], atol=CLOSE, rtol=0)
+    (picture,) = headless.node("VAEDecode", samples=latent, vae=headless.vae)
+    torch.testing.assert_close(tensors["vae.picture"], picture, atol=CLOSE, rtol=0)
+    torch.testing.assert_close(tensors["vae.tiled"], tensors["vae.picture"], atol=CLOSE, rtol=0)
+    torch.testing.assert_close(tensors["vae.encode tiled"], tensors["vae.latent"], atol=CLOSE, rtol=0)
+    side = program.SIDE
+    assert facts["vae"] == {"small tiles": [1, side, side, 3], "inpaint": [1, 4, side // 8, side // 8]}
+
+
+# ---- three homes, one picture
+
+
+@pytest.mark.parametrize(("sampler", "scheduler"), program.SAMPLERS)
+def test_three_homes(sampler: str, scheduler: str, headless: Headless, tensors: dict[str, torch.Tensor]) -> None:
+    ours, native = tensors[f"ours.{sampler}"], tensors[f"native.{sampler}"]
+    assert ours.std() > 0.01
+    assert difference(ours, native) <= MEAN
+    pictures = [
+        headless.picture(sampler=sampler, scheduler=scheduler, ancestral=convention)
+        for convention in ("shifted", "same")
+    ]
+    assert min(difference(picture, native) for picture in pictures) <= MEAN
+
+
+@pytest.mark.parametrize("name", ["batch", "cfg 1", "img2img", "inpaint", "window", "mask"])
+def test_variants(name: str, headless: Headless, tensors: dict[str, torch.Tensor]) -> None:
+    ours, native = tensors[f"variant.ours.{name}"], tensors[f"variant.native.{name}"]
+    assert difference(ours, native) <= MEAN
+    assert name == "cfg 1" or difference(ours[:1], tensors["ours.euler"]) > MEAN or name == "batch"
+    (start,) = headless.node("VAEEncode", pixels=program.start_picture(), vae=headless.vae)
+    side = program.SIDE // 8
+    cases: dict[str, dict[str, Any]] = {
+        "batch": {"latent": {"samples": torch.zeros(3, 4, side, side)}},
+        "cfg 1": {"cfg": 1.0},
+        "img2img": {"latent": start, "denoise": 0.6},
+        "inpaint": {"latent": {**start, "noise_mask": program.mask()}},
+        "window": {"unit": {"start_percent": 0.2, "end_percent": 0.6}},
+        "mask": {"unit": {"mask": program.mask()}},
+    }
+    assert difference(headless.picture(**cases[name]), native) <= MEAN
+
+
+@pytest.mark.parametrize("mode", program.MODES)
+def test_modes_under_the_native_sampler(mode: str, headless: Headless, tensors: dict[str, torch.Tensor]) -> None:
+    assert difference(headless.picture(unit={"mode": mode}), tensors[f"mode.{mode}"]) <= MEAN
+    if mode != "balanced":
+        assert difference(tensors[f"mode.{mode}"], tensors["mode.balanced"]) > 1e-6
+
+
+def test_block_weights_under_the_native_sampler(headless: Headless, tensors: dict[str, torch.Tensor]) -> None:
+    unit = {"block_weights": BlockWeights((0.5, 1.5, 1.0, 1.0), 0.0)}
+    assert difference(headless.picture(unit=unit), tensors["weights"]) <= MEAN
+
+
+# ---- CONTROL_NET
+
+
+@pytest.mark.parametrize("name", ["one", "ours native", "native ours", "sandwich"])
+def test_ours_is_the_native_net_in_every_chain(name: str, tensors: dict[str, torch.Tensor]) -> None:
+    mixed, native = tensors[f"chain.mixed.{name}"], tensors[f"chain.native.{name}"]
+    assert float((native - tensors["chain.none"]).abs().max()) > 1e-2
+    assert float((mixed - native).abs().max()) <= CLOSE * float(native.abs().max())
+
+
+def test_native_nets_under_our_apply_node(facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    assert torch.equal(tensors["foreign.ours"], tensors["foreign.native"])
+    masked, own = tensors["foreign.masked"], tensors["foreign.own masked"]
+    assert float((masked - own).abs().max()) <= CLOSE * float(own.abs().max())
+    assert float((masked - tensors["foreign.ours"]).abs().max()) > 1e-3
+    assert facts["foreign"]["mode"].startswith("ValueRangeError") and "cfg-rw" in facts["foreign"]["mode"]
+    assert facts["foreign"]["nonsense"].startswith("ValueRangeError")
+
+
+def test_costs_and_what_is_kept(facts: dict[str, Any]) -> None:
+    costs = facts["costs"]
+    assert costs["hint runs"] == 1
+    kept = [costs[f"kept after {what}"] for what in ("a run", "an interruption", "a failure")]
+    assert kept == [0, 0, 0]
+    assert costs["models"] == ["ControlNet"]
+    assert costs["memory"] > 0
+    assert costs["interrupted"].startswith("InterruptProcessingException")
+    assert costs["failed"] == "RuntimeError: on purpose"
+    assert costs["next run is equal"] is True
+    assert costs["other base"].startswith("UnfitError")
+
+
+def test_plan_on_the_hosts_objects(facts: dict[str, Any]) -> None:
+    assert "demo_canny.safetensors" in facts["plan"]
+    assert len(facts["plan"].splitlines()) == 3 + program.STEPS
+
+
+# ---- the server
+
+
+@pytest.fixture(scope="module")
+def server(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The host's server on loopback with this pack; its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    command = [python(), str(PROGRAM), "--serve", os.environ["COMFYUI_DIR"], str(pack), str(port)]
+    with log.open("w") as written:
+        process = subprocess.Popen(command, stdout=written, stderr=subprocess.STDOUT)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        end = time.monotonic() + TIMEOUT
+        while not answers(f"{address}/object_info/CNCore_Sample"):
+            assert process.poll() is None and time.monotonic() < end, log.read_text()[-4000:]
+            time.sleep(0.5)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def answers(url: str) -> bool:
+    """Whether a GET succeeds."""
+    try:
+        return bool(get(url))
+    except OSError:
+        return False
+
+
+def get(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=60) as reply:
+        return reply.read()
+
+
+def test_the_server_lists_our_nodes(server: str) -> None:
+    listed = json.loads(get(f"{server}/object_info"))
+    for name, cls in own_nodes().items():
+        assert listed[name]["display_name"] == cls.DISPLAY_NAME
+        assert listed[name]["output"] == list(cls.RETURN_TYPES)
+        assert listed[name]["category"].startswith("ControlNet Core")
+        assert listed[name]["description"] == cls.DESCRIPTION
+    models = listed["CNCore_LoadCheckpoint"]["input"]["required"]["checkpoint"][0]
+    assert "demo (built in)" in models
+
+
+def test_a_workflow_runs_in_the_server_and_headless(server: str, headless: Headless, tmp_path: Path) -> None:
+    """canny_to_image as it is shipped, with fewer steps: the same PNG in both homes."""
+    from comfyui_controlnet_core.workflows.execution import execute
+    from comfyui_controlnet_core.workflows.formats import load_graph
+    from comfyui_controlnet_core.workflows.validation import validate
+    from PIL import Image
+
+    graph = load_graph(ROOT / "workflows" / "canny_to_image.json", headless.classes)
+    (sampler,) = (node.id for node in graph.nodes.values() if node.class_type == "CNCore_Sample")
+    graph = graph.with_value(sampler, "steps", 2)
+    body = json.dumps({"prompt": graph.to_api()}).encode()
+    request = urllib.request.Request(f"{server}/prompt", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as reply:
+        answer = json.loads(reply.read())
+    assert answer["node_errors"] == {}
+    entry = wait_for(server, answer["prompt_id"])
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    (saver,) = (node.id for node in graph.nodes.values() if node.class_type == "SaveImage")
+    shown = entry["outputs"][saver]["images"][0]
+    query = urllib.parse.urlencode({key: shown[key] for key in ("filename", "subfolder", "type")})
+    theirs = Image.open(io.BytesIO(get(f"{server}/view?{query}"))).convert("RGB")
+
+    host = HeadlessHost(output_dir=tmp_path, assets_dir=headless.host.assets_dir)
+    classes = build_nodes(host)
+    execute(validate(graph, classes), classes)
+    ours = Image.open(next(tmp_path.glob("*.png"))).convert("RGB")
+    pair = [torch.frombuffer(bytearray(p.tobytes()), dtype=torch.uint8).float() / 255 for p in (ours, theirs)]
+    assert difference(*pair) <= MEAN
+
+
+def wait_for(server: str, prompt: str) -> dict[str, Any]:
+    """The history of a run, once it is there."""
+    end = time.monotonic() + TIMEOUT
+    while time.monotonic() < end:
+        history = json.loads(get(f"{server}/history/{prompt}"))
+        if history.get(prompt, {}).get("status", {}).get("completed") is not None:
+            return history[prompt]
+        time.sleep(0.2)
+    raise AssertionError("the run did not end in time")
