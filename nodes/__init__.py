@@ -17,6 +17,7 @@ def own_nodes() -> dict[str, type]:
     """Our node classes by ID, not bound to a host yet."""
     from .control import ApplyControlNet, ApplyControlStack, BlockWeightsNode, ControlUnitNode
     from .load import ExampleImage, LoadCheckpoint, LoadControlNet
+    from .look import ControlFidelity
     from .plan import ControlPlan
     from .preprocess import Preprocess
     from .prompt import EncodePrompt
@@ -34,6 +35,7 @@ def own_nodes() -> dict[str, type]:
         "CNCore_BlockWeights": BlockWeightsNode,
         "CNCore_ControlPlan": ControlPlan,
         "CNCore_Sample": Sample,
+        "CNCore_ControlFidelity": ControlFidelity,
     }
 
 

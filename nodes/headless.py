@@ -20,6 +20,7 @@ from ..controlnet_core.engine.runtime import Runtime, check_cancelled
 from ..controlnet_core.errors import CheckpointError, OutOfMemory, ShapeError, UnfitError, ValueRangeError
 from ..controlnet_core.models.text_encoder import TextEncoder
 from ..controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
+from ..preprocessors.learned.library import Library
 from . import folders
 from .conditions import to_conditions
 from .values import Conditioning, Controlled, ControlNetHandle, ControlSpec, Latent, Model, Vae
@@ -62,6 +63,7 @@ class HeadlessHost:
             Runtime(self.runtime.device, self.runtime.vae_dtype, self.runtime.vae_dtype, self.runtime.pack_weights)
         )
         self._progress, self._cancelled = progress, cancelled
+        self._library: Library | None = None
         self._loaded: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
 
     # ---- files
@@ -93,6 +95,14 @@ class HeadlessHost:
     def load_vae(self, path: Path) -> Vae:
         """VAE of a file of its own, or out of a checkpoint."""
         return self._once("vae", path, lambda p: Vae(load_vae(p), p))
+
+    def library(self) -> Library:
+        """Where learned preprocessors find their nets: folders for annotators, then the models trees."""
+        if self._library is None:
+            named = (f for kind, found in self.model_folders.items() if "annotator" in kind for f in found)
+            runtime = self.runtime
+            self._library = Library([*named, *self.models_dirs], device=str(runtime.device), dtype=runtime.dtype)
+        return self._library
 
     def _once(self, kind: str, path: Path, load: Callable[[Path], LoadedT]) -> LoadedT:
         """Load a file unless it is in memory already, as it is on disk now."""

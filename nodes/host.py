@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from ..controlnet_core.pipeline import SampleSettings
+from ..preprocessors.learned.library import Library
 from .values import Conditioning, Controlled, ControlSpec, Latent
 
 
@@ -34,6 +35,10 @@ class Host(Protocol):
 
     def load_controlnet(self, path: Path) -> Any:
         """CONTROL_NET of a file."""
+        ...
+
+    def library(self) -> Library:
+        """Where learned preprocessors get their nets; one per home, so that a net is loaded once."""
         ...
 
     def encode_prompt(self, clip: Any, prompt: str) -> Conditioning:

@@ -78,9 +78,10 @@ class Preprocess(Node):
         """-> IMAGE (B, H, W, 3). Raises ValueRangeError for settings that the kind does not have."""
         options = read_settings(settings)
         try:
-            hint = preprocessors.process(
-                kind,
+            entry = preprocessors.get(kind)
+            hint = entry.process(
                 image,
+                library=self.host.library() if entry.weights else None,
                 resolution=resolution,
                 resize=resize,
                 output="detect_size",

@@ -156,6 +156,22 @@ class ImageToMask(Node):
         return (image[..., index] if index < image.shape[-1] else torch.ones(image.shape[:-1]),)
 
 
+class InvertMask(Node):
+    """Outside for inside."""
+
+    CATEGORY = "mask"
+    DESCRIPTION = "Turns a mask inside out."
+    RETURN_TYPES = ("MASK",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"mask": ("MASK",)}}
+
+    def run(self, mask: Tensor) -> tuple[Tensor]:
+        """-> MASK."""
+        return (1.0 - mask,)
+
+
 NODES: dict[str, type] = {
     "LoadImage": LoadImage,
     "LoadImageMask": LoadImageMask,
@@ -163,4 +179,5 @@ NODES: dict[str, type] = {
     "PreviewImage": PreviewImage,
     "MaskToImage": MaskToImage,
     "ImageToMask": ImageToMask,
+    "InvertMask": InvertMask,
 }

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..host import Node
@@ -177,6 +178,50 @@ class Canny(Node):
         return (edges.expand(-1, 3, -1, -1).movedim(1, -1).contiguous(),)
 
 
+class ImagePadForOutpaint(Node):
+    """More picture around the picture."""
+
+    CATEGORY = "image"
+    DESCRIPTION = "Adds a gray border to paint into, and the mask of it; feathering blends the mask inwards."
+    RETURN_TYPES = ("IMAGE", "MASK")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        border = ("INT", {"default": 0, "min": 0, "max": MAX_SIDE, "step": 8})
+        return {
+            "required": {
+                "image": ("IMAGE",),
+                "left": border,
+                "top": border,
+                "right": border,
+                "bottom": border,
+                "feathering": ("INT", {"default": 40, "min": 0, "max": MAX_SIDE, "step": 1}),
+            }
+        }
+
+    def run(
+        self, image: Tensor, left: int, top: int, right: int, bottom: int, feathering: int
+    ) -> tuple[Tensor, Tensor]:
+        """-> IMAGE, MASK (1, H, W) of 1 outside, falling with the square of the depth inside."""
+        rows, columns = image.shape[1:3]
+        sides = (left, right, top, bottom)
+        padded = F.pad(image.movedim(-1, 1), sides, value=0.5).movedim(1, -1)
+        inner = torch.zeros(rows, columns)
+        if 0 < 2 * feathering < min(rows, columns):
+            depth = _depth_from_borders(rows, columns, sides)
+            inner = ((feathering - depth) / feathering).clamp(min=0.0).square()
+        return padded, F.pad(inner, sides, value=1.0)[None]
+
+
+def _depth_from_borders(rows: int, columns: int, sides: tuple[int, int, int, int]) -> Tensor:
+    """Distance in pixels to the nearest side that was extended (left, right, top, bottom)."""
+    y, x = torch.arange(float(rows))[:, None], torch.arange(float(columns))[None, :]
+    far = float(max(rows, columns))
+    distances = (x, columns - x, y, rows - y)
+    found = [d.expand(rows, columns) for d, side in zip(distances, sides, strict=True) if side]
+    return torch.stack(found).amin(dim=0) if found else torch.full((rows, columns), far)
+
+
 NODES: dict[str, type] = {
     "ImageScale": ImageScale,
     "ImageScaleBy": ImageScaleBy,
@@ -184,5 +229,6 @@ NODES: dict[str, type] = {
     "ImageInvert": ImageInvert,
     "ImageBatch": ImageBatch,
     "EmptyImage": EmptyImage,
+    "ImagePadForOutpaint": ImagePadForOutpaint,
     "Canny": Canny,
 }

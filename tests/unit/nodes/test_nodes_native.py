@@ -107,6 +107,15 @@ def test_image_sizes(run: Any) -> None:
         run("ImageScaleBy", image=torch.rand(1, 4, 4, 3), scale_by=0.01)
 
 
+def test_borders_to_paint_into(run: Any) -> None:
+    image, mask = run("ImagePadForOutpaint", image=torch.ones(1, 16, 20, 3), left=8, bottom=8, feathering=4)
+    assert image.shape == (1, 24, 28, 3) and mask.shape == (1, 24, 28)
+    assert image[0, 0, 0, 0] == 0.5 and image[0, 0, 8, 0] == 1.0
+    assert mask[0, 2, 6:14].tolist() == pytest.approx([1, 1, 1, 9 / 16, 4 / 16, 1 / 16, 0, 0])
+    assert mask[0, 12:18, 27].tolist() == pytest.approx([0, 1 / 16, 4 / 16, 9 / 16, 1, 1])
+    assert torch.equal(run("InvertMask", mask=mask)[0], 1.0 - mask)
+
+
 def test_methods() -> None:
     x = torch.rand(1, 3, 9, 7)
     for method in ("nearest-exact", "bilinear", "area", "bicubic", "lanczos"):

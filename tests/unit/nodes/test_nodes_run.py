@@ -198,7 +198,7 @@ def test_image_to_image_and_inpainting(run: Any, scene: dict[str, Any]) -> None:
     assert not torch.allclose(result[..., 5:], latent["samples"][..., 5:], atol=1e-2)
     (inpaint,) = run("VAEEncodeForInpaint", pixels=picture, vae=scene["vae"], mask=mask)
     assert inpaint["noise_mask"].shape == (1, 1, 64, 64)
-    assert inpaint["noise_mask"][0, 0, 0].nonzero().min() == 29
+    assert inpaint["noise_mask"][0, 0, 0].nonzero().min() == 30
 
 
 def test_two_advanced_samplers_make_one_run(run: Any, scene: dict[str, Any]) -> None:
@@ -234,7 +234,7 @@ def test_files_that_are_not_there(run: Any) -> None:
         run("ControlNetLoader", control_net_name="tinny.safetensors")
     with pytest.raises(PathError):
         run("ControlNetLoader", control_net_name="../checkpoints/sub/tiny.safetensors")
-    with pytest.raises(MissingFileError, match="searched"):
+    with pytest.raises(MissingFileError, match="Searched"):
         run("CNCore_LoadCheckpoint", checkpoint="none.safetensors")
     with pytest.raises(CheckpointError, match="of another kind"):
         run("CheckpointLoaderSimple", ckpt_name="../../demo_canny.safetensors".replace("../../", ""))
@@ -266,3 +266,13 @@ def test_clip_skip_and_missing_parts(run: Any, scene: dict[str, Any]) -> None:
         run("CLIPTextEncode", text="", clip=None)
     with pytest.raises(CheckpointError, match="autoencoder"):
         run("VAEDecode", samples=scene["latent"], vae=None)
+
+
+def test_fidelity(run: Any) -> None:
+    picture = torch.zeros(1, 40, 40, 3)
+    picture[:, 10:30, 10:30] = 1.0
+    (hint,) = run("CNCore_Preprocess", image=picture, kind="canny")
+    shown = run("CNCore_ControlFidelity", picture=picture, hint=hint)
+    assert shown["result"][0] == 1.0 and "F1 1.00" in shown["ui"]["text"][0]
+    assert run("CNCore_ControlFidelity", picture=picture.flip(1).roll(8, 1), hint=hint)["result"][0] < 0.6
+    assert run("CNCore_ControlFidelity", picture=picture, hint=torch.zeros(1, 9, 9, 1))["result"][0] == 0.0
