@@ -27,6 +27,7 @@ from ...controlnet_core.engine.prepare import Projections
 from ...controlnet_core.errors import UnfitError
 from ...controlnet_core.models.controlnet import ControlNet
 from ..values import BlockWeights
+from .layers import with_host_layers
 from .residuals import Residuals, add_residuals
 
 TAG = "controlnet_core_unit"
@@ -40,7 +41,6 @@ class SharedNet:
 
     def __init__(self, net: ControlNet, name: str) -> None:
         manage = comfy.model_management
-        self.net = net
         self.name = name
         device = manage.get_torch_device()
         stored = manage.unet_dtype(
@@ -49,9 +49,9 @@ class SharedNet:
             weight_dtype=next(net.parameters()).dtype,
         )
         self.dtype = manage.unet_manual_cast(stored, device) or stored
-        net.to(self.dtype)
+        self.net = with_host_layers(net.to(self.dtype))
         self.patcher = comfy.model_patcher.ModelPatcher(
-            net, load_device=device, offload_device=manage.unet_offload_device()
+            self.net, load_device=device, offload_device=manage.unet_offload_device()
         )
 
 

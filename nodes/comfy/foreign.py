@@ -22,8 +22,8 @@ NEEDED = ("copy", "set_cond_hint", "set_previous_controlnet", "get_control")
 
 def load(path: Path, identity: Identity) -> Any:
     """The editor's own object for a file that we do not read. Raises CheckpointError when it reads it neither."""
-    found = comfy.controlnet.load_controlnet(str(path)) if identity.kind in ("controlnet", "unknown") else None
-    found = found or (comfy.controlnet.load_controlnet(str(path)) if "t2i" in identity.kind else None)
+    likely = identity.kind == "unknown" or identity.kind.startswith(("controlnet", "t2i-adapter"))
+    found = comfy.controlnet.load_controlnet(str(path)) if likely else None
     if found is None:
         raise CheckpointError(
             f"{path.name} is {identity.summary}; expected a ControlNet. Choose a file from models/controlnet that "

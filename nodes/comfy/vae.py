@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...controlnet_core.errors import OutOfMemory, ShapeError
 from ...controlnet_core.models.vae import AutoencoderKL
+from .layers import with_host_layers
 
 TILE = 64
 OVERLAP = 16
@@ -30,7 +31,6 @@ class OwnVae(comfy.sd.VAE):
     def __init__(self, model: AutoencoderKL) -> None:
         config = model.config
         manage = comfy.model_management
-        self.first_stage_model = model
         self.device = manage.vae_device()
         self.output_device = manage.intermediate_device()
         self.working_dtypes = [torch.bfloat16, torch.float32]
@@ -40,9 +40,9 @@ class OwnVae(comfy.sd.VAE):
         self.latent_dim, self.crop_input, self.disable_offload, self.not_video = 2, True, False, False
         self.downscale_index_formula = self.upscale_index_formula = self.extra_1d_channel = None
         self.size = None
-        model.to(self.vae_dtype)
+        self.first_stage_model = with_host_layers(model.to(self.vae_dtype))
         self.patcher = comfy.model_patcher.ModelPatcher(
-            model, load_device=self.device, offload_device=manage.vae_offload_device()
+            self.first_stage_model, load_device=self.device, offload_device=manage.vae_offload_device()
         )
 
     def throw_exception_if_invalid(self) -> None:

@@ -402,6 +402,35 @@ class Session:
             )
         )
 
+    def lora(self) -> None:
+        """A native LoRA in front of both sampler nodes."""
+        whole, conditioning = self.model, self.controlled()
+        (self.model,) = self.node("LoraLoaderModelOnly", model=whole, lora_name="query.safetensors", strength_model=1.0)
+        self.tensors["lora.ours"] = self.own_sample(conditioning)
+        self.tensors["lora.native"] = self.ksampler(conditioning)
+        self.model = whole
+        self.tensors["lora.none"] = self.own_sample(conditioning)
+
+    def known_to_the_host(self) -> None:
+        """Files of Stable Diffusion 1.5's kind: the host's own loaders, and ours, on the same ControlNet."""
+        whole = self.model
+        self.model = self.node("CNCore_LoadCheckpoint", checkpoint="reduced.safetensors")[0]
+        (ours,) = self.node("CNCore_LoadControlNet", control_net="reduced.safetensors")
+        (native,) = self.node("ControlNetLoader", control_net_name="reduced.safetensors")
+        text = torch.sin(torch.arange(77 * 768.0)).reshape(1, 77, 768)
+        prompts = [[text, {}]], [[-text, {}]]
+        settings = {"steps": 2}
+        self.tensors["reduced.none"] = self.ksampler(prompts, **settings)
+        self.tensors["reduced.native"] = self.ksampler(self.natively_controlled(native, prompts), **settings)
+        mixed = self.natively_controlled(ours, prompts)
+        self.tensors["reduced.ours"] = self.ksampler(mixed, **settings)
+        self.tensors["reduced.sampled"] = self.own_sample(mixed, **settings)
+        self.facts["reduced"] = {
+            "kinds": [type(net).__name__ for net in (ours, native)],
+            "demo net": self.error(lambda: self.ksampler(self.natively_controlled(self.net, prompts), **settings)),
+        }
+        self.model = whole
+
     def plan(self) -> None:
         """The plan of a run on the host's objects."""
         given = {"steps": STEPS, "sampler": "euler", "scheduler": "normal", "denoise": 1.0}
@@ -419,6 +448,8 @@ SCENARIOS = (
     "against_native",
     "foreign_nets",
     "costs",
+    "lora",
+    "known_to_the_host",
     "plan",
 )
 

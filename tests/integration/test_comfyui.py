@@ -28,7 +28,7 @@ from typing import Any
 import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.checkpoints.save import save_checkpoint, save_controlnet
-from comfyui_controlnet_core.controlnet_core.config import DEMO
+from comfyui_controlnet_core.controlnet_core.config import DEMO, SD15
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.text_encoder import ClipTextModel
 from comfyui_controlnet_core.controlnet_core.models.tokenizer import ClipTokenizer, VocabMap
@@ -38,7 +38,7 @@ from comfyui_controlnet_core.controlnet_core.pipeline import SampleSettings
 from comfyui_controlnet_core.nodes import build_nodes, own_nodes
 from comfyui_controlnet_core.nodes.headless import HeadlessHost
 from comfyui_controlnet_core.nodes.values import BlockWeights
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 pytestmark = [
     pytest.mark.comfyui,
@@ -95,6 +95,24 @@ def random_demo(assets: Path) -> None:
     save_controlnet(assets / "demo_canny.safetensors", net, layout="core")
 
 
+def files_of_the_host(models: Path) -> None:
+    """A base and a net of Stable Diffusion 1.5's kind, as narrow as the host still knows it, and a LoRA."""
+    torch.manual_seed(1)
+    unet_config = replace(SD15.unet, widths=(320, 320), res_blocks=1, transformer_depth=(1, 0))
+    config = replace(SD15, unet=unet_config)
+    unet = UNet(unet_config)
+    save_checkpoint(models / "checkpoints" / "reduced.safetensors", config, unet, layout="ldm")
+    net = ControlNet.from_unet(unet, config.controlnet)
+    for parameter in net.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.02)
+    save_controlnet(models / "controlnet" / "reduced.safetensors", net, layout="ldm")
+    key = "lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q"
+    weights = {"up": torch.randn(64, 2), "down": torch.randn(2, 64)}
+    (models / "loras").mkdir(parents=True)
+    save_file({f"{key}.lora_{side}.weight": w for side, w in weights.items()}, models / "loras" / "query.safetensors")
+
+
 @pytest.fixture(scope="module")
 def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pack as a clone in a `custom_nodes` folder, beside one with folders named nodes and tests."""
@@ -109,6 +127,7 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, folder / part)
     random_demo(folder / "controlnet_core" / "assets")
+    files_of_the_host(custom_nodes.parent / "models")
     for name in ("nodes", "tests"):
         neighbour = custom_nodes / "another_pack" / name
         neighbour.mkdir(parents=True)
@@ -291,6 +310,21 @@ def test_costs_and_what_is_kept(facts: dict[str, Any]) -> None:
     assert costs["failed"] == "RuntimeError: on purpose"
     assert costs["next run is equal"] is True
     assert costs["other base"].startswith("UnfitError")
+
+
+def test_a_native_lora_in_front_of_our_sampler(tensors: dict[str, torch.Tensor]) -> None:
+    ours, native, none = (tensors[f"lora.{name}"] for name in ("ours", "native", "none"))
+    assert float((ours - native).abs().max()) <= CLOSE * float(native.abs().max())
+    assert float((ours - none).abs().max()) > 1e-4
+
+
+def test_files_that_the_host_knows(facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    none, native = tensors["reduced.none"], tensors["reduced.native"]
+    assert float((native - none).abs().max()) > 1e-2
+    for name in ("ours", "sampled"):
+        assert float((tensors[f"reduced.{name}"] - native).abs().max()) <= CLOSE * float(native.abs().max())
+    assert facts["reduced"]["kinds"] == ["CoreControl", "ControlNet"]
+    assert facts["reduced"]["demo net"].startswith("UnfitError")
 
 
 def test_plan_on_the_hosts_objects(facts: dict[str, Any]) -> None:
