@@ -112,7 +112,7 @@ def _beside(path: Path, name: str) -> Path:
     """A file in the same folder; a name with a folder in it is refused, for the metadata is not ours to trust."""
     if Path(name).name != name or name in (".", ".."):
         raise CheckpointError(
-            f"{path.name} names its autoencoder as {name!r}, which is no plain file name: the file was tampered with", path
+            f"{path.name} names its autoencoder as {name!r}, which is no plain file name: get the file again", path
         )
     return path.with_name(name)
 
