@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .learned.catalog import LEARNED
+from .learned.catalog_pretrained import PRETRAINED
 from .registry import Entry, Parameter
 
 _NORMAL_CONVENTIONS = ("bae", "midas10", "opengl", "directx")
@@ -417,4 +418,4 @@ PICTURES: tuple[Entry, ...] = (
     ),
 )
 
-ENTRIES: tuple[Entry, ...] = LINES + MAPS + PICTURES + LEARNED
+ENTRIES: tuple[Entry, ...] = LINES + MAPS + PICTURES + LEARNED + PRETRAINED

@@ -35,6 +35,19 @@ _CONTAINERS = ("state_dict", "model", "params")
 _SHOWN = 4
 
 
+def find_folder(weights: Weights, folders: Sequence[str | Path]) -> Path:
+    """The folder of `weights`, with its config.json, in the first of `folders` or of their subfolders that has it.
+
+    Raises WeightsError that names the folder, where to get it, its licence, and where to put it.
+    """
+    for folder in map(Path, folders):
+        for below in (*SUBFOLDERS, *weights.subfolders):
+            path = folder / below / weights.file
+            if (path / "config.json").is_file():
+                return path
+    raise _missing(weights, folders, f"the folder {weights.file} (with its config.json)")
+
+
 def find_weights(weights: Weights, folders: Sequence[str | Path]) -> Path:
     """The file of `weights` in the first of `folders`, or of their usual subfolders, that has it.
 
@@ -45,9 +58,13 @@ def find_weights(weights: Weights, folders: Sequence[str | Path]) -> Path:
             path = folder / below / weights.file
             if path.is_file():
                 return path
+    raise _missing(weights, folders, weights.file)
+
+
+def _missing(weights: Weights, folders: Sequence[str | Path], what: str) -> WeightsError:
     where = ", ".join(str(folder) for folder in folders) or "no folder was given"
-    raise WeightsError(
-        f"{weights.file} was not found (looked in {where}, and in their subfolders such as {SUBFOLDERS[1]}): get it "
+    return WeightsError(
+        f"{what} was not found (looked in {where}, and in their subfolders such as {SUBFOLDERS[1]}): get it "
         f"from {weights.source} (licence: {weights.licence}) and put it into "
         f"{Path(folders[0]) / SUBFOLDERS[1] if folders else 'models/annotators'}",
         weights.file,

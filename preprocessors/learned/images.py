@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +34,6 @@ def to_maps(output: torch.Tensor) -> np.ndarray:
 
 
 @torch.inference_mode()
-def infer(net: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+def infer(net: Callable[..., Any], *inputs: torch.Tensor) -> Any:
     """Run a net without keeping what training would need."""
     return net(*inputs)

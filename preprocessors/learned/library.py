@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from .files import find_weights, load_strict, read_state
+from .files import find_folder, find_weights, load_strict, read_state
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from ..registry import Weights
+
+    Loaded = tuple[nn.Module, Any]  # a model and its processor
 
 
 class Library:
@@ -27,6 +29,7 @@ class Library:
         self.device = device
         self.dtype = dtype
         self._nets: dict[tuple[Path, str], tuple[float, nn.Module]] = {}
+        self._opened: dict[Path, tuple[float, Loaded]] = {}
 
     def net(self, weights: Weights, build: Callable[[], nn.Module]) -> nn.Module:
         """The net of `weights`, made by `build` and strictly loaded; raises WeightsError without its file."""
@@ -38,6 +41,16 @@ class Library:
             self._nets[key] = kept
         return self.place(kept[1])
 
+    def folder(self, weights: Weights, load: Callable[[Path], Loaded]) -> Loaded:
+        """What `load` makes of the folder of `weights`, kept as long as its config is the same."""
+        path = find_folder(weights, self.folders)
+        changed = (path / "config.json").stat().st_mtime
+        kept = self._opened.get(path)
+        if kept is None or kept[0] != changed:
+            kept = (changed, load(path))
+            self._opened[path] = kept
+        return kept[1]
+
     def place(self, net: nn.Module) -> nn.Module:
         """Bring a net to the device and precision at which it runs."""
         return net.to(device=self.device, dtype=self.dtype)
@@ -45,3 +58,4 @@ class Library:
     def forget(self) -> None:
         """Let go of all nets, so that their memory is free."""
         self._nets.clear()
+        self._opened.clear()

@@ -1,0 +1,227 @@
+"""Models of the transformers package, from folders that users have: depth, segmentation, pose.
+
+They go through the package's own classes, since its key names change between releases, and never to the
+network. A folder is what `save_pretrained` or a download of the repository gives: config.json, weights, and
+preprocessor_config.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import WeightsError
+from ..palettes import labels_to_hint, palette, panoptic_to_labels
+from ..pose.draw import Strokes, draw_person
+from ..pose.people import Person, body_from_coco17
+from .images import infer
+
+if TYPE_CHECKING:
+    from ..registry import Weights
+    from .library import Library
+
+_METRIC = ("zoedepth", "depth_pro")  # these estimate distances; the others disparities
+_CLASSES_TO_PALETTE = {150: "ade20k", 133: "coco"}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The classes by which a folder is opened, and the first release of transformers that has them."""
+
+    model: str
+    processor: str
+    since: str
+
+
+DEPTH = Kind("AutoModelForDepthEstimation", "AutoImageProcessor", "4.37")
+SEMANTIC = Kind("AutoModelForSemanticSegmentation", "AutoImageProcessor", "4.37")
+ONEFORMER = Kind("OneFormerForUniversalSegmentation", "OneFormerProcessor", "4.37")
+SAM = Kind("SamModel", "SamImageProcessor", "4.37")
+DETECTOR = Kind("RTDetrForObjectDetection", "AutoImageProcessor", "4.48")
+VITPOSE = Kind("VitPoseForPoseEstimation", "AutoImageProcessor", "4.48")
+
+
+def open_folder(weights: Weights, library: Library, kind: Kind) -> tuple[nn.Module, Any]:
+    """(model on the library's device, processor) of the folder of `weights`, kept by the library.
+
+    Raises WeightsError without the folder, without transformers or with too old a release of it, and where the
+    folder does not open.
+    """
+
+    def load(path: Any) -> tuple[nn.Module, Any]:
+        model, processor = _class(kind.model, kind), _class(kind.processor, kind)
+        try:
+            net = model.from_pretrained(path, local_files_only=True)
+            return net.eval().requires_grad_(False), processor.from_pretrained(path, local_files_only=True)
+        except Exception as error:  # whatever the package raises, the folder is at fault
+            text = " ".join(str(error).split())[:200]
+            raise WeightsError(f"{path} does not open as {kind.model}: {text}", path) from error
+
+    net, processor = library.folder(weights, load)
+    return library.place(net), processor
+
+
+def _class(name: str, kind: Kind) -> Any:
+    try:
+        import transformers
+
+        return getattr(transformers, name)
+    except ImportError:
+        raise WeightsError(
+            f"this needs the package transformers, at least {kind.since}: pip install transformers"
+        ) from None
+    except AttributeError:
+        import transformers
+
+        raise WeightsError(
+            f"transformers {transformers.__version__} has no {name}: update it to at least {kind.since}"
+        ) from None
+
+
+def _inputs(processor: Any, frames: np.ndarray, net: nn.Module, **options: Any) -> dict[str, Any]:
+    """What the model takes, on its device, pictures in its precision."""
+    made = processor(images=list(frames), return_tensors="pt", **options)
+    parameter = next(net.parameters())
+    return {
+        name: value.to(parameter.device, parameter.dtype if value.is_floating_point() else value.dtype)
+        if isinstance(value, Tensor)
+        else value
+        for name, value in made.items()
+    }
+
+
+def depth(frames: np.ndarray, *, library: Library, weights: tuple[Weights, ...]) -> np.ndarray:
+    """(B,H,W,3) uint8 RGB -> (B,H,W) float32 nearness: DPT, MiDaS, Depth Anything as estimated, DepthPro inverted.
+
+    ZoeDepth's distances are cut at their 2nd and 85th percentile and turned round, as its annotator does; the
+    full range of values is kept.
+    """
+    net, processor = open_folder(weights[0], library, DEPTH)
+    found = infer(lambda: net(**_inputs(processor, frames, net)).predicted_depth).float()
+    maps = F.interpolate(found[:, None], frames.shape[1:3], mode="bilinear", align_corners=False)[:, 0].cpu().numpy()
+    kind = getattr(net.config, "model_type", "")
+    if kind not in _METRIC:
+        return maps
+    if kind == "depth_pro":
+        return 1.0 / np.maximum(maps, 1e-3)
+    low = np.percentile(maps, 2, axis=(1, 2), keepdims=True)
+    high = np.percentile(maps, 85, axis=(1, 2), keepdims=True)
+    return (high - np.clip(maps, low, high)).astype(np.float32)
+
+
+def semantic(frames: np.ndarray, *, library: Library, weights: tuple[Weights, ...]) -> np.ndarray:
+    """(B,H,W,3) uint8 RGB -> (B,H,W,3) float32 colours of the palette whose classes the model knows."""
+    net, processor = open_folder(weights[0], library, SEMANTIC)
+    logits = infer(lambda: net(**_inputs(processor, frames, net)).logits).float()
+    labels = F.interpolate(logits, frames.shape[1:3], mode="bilinear", align_corners=False).argmax(1)
+    return labels_to_hint(labels.cpu().numpy(), _palette_of(net, weights[0]))
+
+
+def oneformer(frames: np.ndarray, *, library: Library, weights: tuple[Weights, ...]) -> np.ndarray:
+    """(B,H,W,3) uint8 RGB -> (B,H,W,3) float32 colours of the palette whose classes the model knows."""
+    net, processor = open_folder(weights[0], library, ONEFORMER)
+    tasks = ["semantic"] * len(frames)
+    output = infer(lambda: net(**_inputs(processor, frames, net, task_inputs=tasks)))
+    sizes = [frames.shape[1:3]] * len(frames)
+    labels = torch.stack(list(processor.post_process_semantic_segmentation(output, target_sizes=sizes)))
+    return labels_to_hint(labels.cpu().numpy(), _palette_of(net, weights[0]))
+
+
+def _palette_of(net: nn.Module, weights: Weights) -> str:
+    count = len(net.config.id2label)
+    if count not in _CLASSES_TO_PALETTE:
+        raise WeightsError(
+            f"{weights.file} knows {count} classes; the segmentation nets read ADE20K's 150 or COCO's 133: use a "
+            "model trained on one of these",
+            weights.file,
+        )
+    return _CLASSES_TO_PALETTE[count]
+
+
+def vitpose(
+    frames: np.ndarray,
+    *,
+    library: Library,
+    weights: tuple[Weights, ...],
+    person_score: float = 0.3,
+    point_score: float = 0.3,
+) -> np.ndarray:
+    """(B,H,W,3) uint8 RGB -> drawn poses (B,H,W,3) uint8: people found by RT-DETR, their joints by ViTPose."""
+    detector, detector_processor = open_folder(weights[0], library, DETECTOR)
+    net, processor = open_folder(weights[1], library, VITPOSE)
+    height, width = frames.shape[1:3]
+    found = infer(lambda: detector(**_inputs(detector_processor, frames, detector)))
+    sizes = torch.tensor([[height, width]] * len(frames))
+    people = detector_processor.post_process_object_detection(found, threshold=person_score, target_sizes=sizes)
+    strokes = Strokes().scaled(height, width)
+    canvases = np.zeros(frames.shape, np.uint8)
+    for frame, boxes, canvas in zip(frames, people, canvases, strict=True):
+        for person in _joints(frame, _person_boxes(boxes), net, processor, point_score):
+            draw_person(canvas, person, strokes)
+    return canvases
+
+
+def _person_boxes(found: Mapping[str, Tensor]) -> np.ndarray:
+    """Boxes (N,4) x, y, width, height of what COCO's class 0 names."""
+    boxes = found["boxes"][found["labels"] == 0].float().cpu().numpy()
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
+def _joints(frame: np.ndarray, boxes: np.ndarray, net: nn.Module, processor: Any, least: float) -> Iterator[Person]:
+    if not len(boxes):
+        return
+    inputs = _inputs(processor, frame[None], net, boxes=[boxes])
+    if getattr(net.config.backbone_config, "num_experts", 1) > 1:  # ViTPose+ has one expert per data set; 0 is COCO
+        inputs["dataset_index"] = torch.zeros(len(boxes), dtype=torch.long, device=inputs["pixel_values"].device)
+    output = infer(lambda: net(**inputs))
+    for person in processor.post_process_pose_estimation(output, boxes=[boxes])[0]:
+        points = np.zeros((17, 3))
+        labels = person["labels"].cpu().numpy()
+        points[labels, :2] = person["keypoints"].float().cpu().numpy()
+        scores = person["scores"].float().cpu().numpy().ravel()
+        points[labels, 2] = np.where(scores >= least, scores, 0.0)
+        yield Person(body_from_coco17(points))
+
+
+def sam_regions(frames: np.ndarray, *, library: Library, weights: tuple[Weights, ...], points: int = 16) -> np.ndarray:
+    """(B,H,W,3) uint8 RGB -> (B,H,W,3) float32: the regions that SAM finds, in colours that mean nothing.
+
+    A grid of points x points is asked for masks; the surest and most stable ones are kept, large ones are drawn
+    first. The regions have no class.
+    """
+    net, processor = open_folder(weights[0], library, SAM)
+    return np.stack([_regions(frame, net, processor, points) for frame in frames])
+
+
+def _regions(frame: np.ndarray, net: nn.Module, processor: Any, points: int) -> np.ndarray:
+    height, width = frame.shape[:2]
+    made = processor(images=[frame], return_tensors="pt")
+    parameter = next(net.parameters())
+    pixels = made["pixel_values"].to(parameter.device, parameter.dtype)
+    reshaped = np.asarray(made["reshaped_input_sizes"][0], np.float64)
+    grid = (np.stack(np.meshgrid(np.arange(points), np.arange(points)), -1).reshape(-1, 2) + 0.5) / points
+    places = torch.from_numpy(grid * reshaped[::-1]).to(pixels)[None, :, None]
+    embedding = infer(lambda: net.get_image_embeddings(pixels))
+    masks: list[np.ndarray] = []
+    for chunk in places.split(64, dim=1):
+        output = infer(partial(net, image_embeddings=embedding, input_points=chunk))
+        logits = processor.post_process_masks(
+            output.pred_masks.float().cpu(), made["original_sizes"], made["reshaped_input_sizes"], binarize=False
+        )[0].flatten(0, 1)
+        sure = output.iou_scores.float().cpu().flatten() > 0.88
+        stable = ((logits > 1.0).sum((1, 2)) / (logits > -1.0).sum((1, 2)).clamp(min=1)) > 0.92
+        masks += [mask.numpy() for mask in (logits > 0)[sure & stable]]
+    order = sorted(range(len(masks)), key=lambda index: -int(masks[index].sum()))
+    segments = np.zeros((height, width), np.int64)
+    for number, index in enumerate(order, start=1):
+        segments[masks[index]] = number
+    colours = palette("ade20k").colours
+    labels = panoptic_to_labels(segments, {n: n % len(colours) for n in range(1, len(order) + 1)})
+    return labels_to_hint(labels)
