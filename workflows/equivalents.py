@@ -69,7 +69,6 @@ OTHERS: Mapping[str, tuple[str, str]] = {
     "CR Multi-ControlNet Stack": ("CNCore_ControlUnit", "one for each net"),
     "Control Net Stacker": ("CNCore_ControlUnit", "one for each net"),
     "CustomControlNetWeights": (_WEIGHTS, ""),
-    "DiffControlNetLoader": ("CNCore_LoadControlNet", ""),
     "DiffControlNetLoaderAdvanced": ("CNCore_LoadControlNet", ""),
     "Efficient Loader": ("CNCore_LoadCheckpoint", "with CNCore_EncodePrompt"),
     "KSampler (Efficient)": ("CNCore_Sample", ""),

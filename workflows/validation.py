@@ -173,6 +173,8 @@ class _NodeChecker:
             yield self._problem(spec.name, str(error))
             return
         self.values[spec.name] = value
+        if spec.name == "filename_prefix" and leaves_folder(value):  # told before hours of sampling, not after
+            yield self._problem(spec.name, f"{value!r} leaves the output folder: name a file inside it", PathError)
         if spec.name in self.own_checks or self.checks_all:
             return
         low, high = spec.options.get("min"), spec.options.get("max")

@@ -43,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `doctor`."""
     add_folder_arguments(parser)
     add_device_arguments(parser)
+    parser.add_argument(
+        "--preprocessors",
+        action="store_true",
+        help="try every learned preprocessor: is its file there, does it load, is its hint plausible",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -67,6 +72,19 @@ def _findings(args: argparse.Namespace) -> Iterator[Finding]:
     yield from _folders(options)
     yield from _assets()
     yield _self_check(options["device"])
+    if args.preprocessors:
+        yield from _preprocessors(args)
+
+
+def _preprocessors(args: argparse.Namespace) -> Iterator[Finding]:
+    """One line for each learned preprocessor; an absent file is no fault."""
+    from ...preprocessors.learned.selftest import check_all
+    from .preprocess import open_library, read_picture
+
+    folder = Path(__file__).parents[2] / "controlnet_core" / "assets" / "examples"
+    remedies = {"refused": "get the file again", "implausible": "look at the hint: the file may be another one"}
+    for found in check_all(read_picture(folder / "astronaut.jpg"), open_library(args)):
+        yield Finding(found.name, f"{found.state}, {found.text}", remedies.get(found.state, ""))
 
 
 def _package(name: str, needed: bool) -> Finding:

@@ -211,7 +211,7 @@ def _make_all(jobs: Sequence[Job], settings: Settings, args: argparse.Namespace)
 
     entry = registry.get(settings.kind)
     mask = None if args.mask is None else read_picture(Path(args.mask))[..., 0]
-    library = _library(args) if entry.weights else None
+    library = open_library(args) if entry.weights else None
     whole = (entry.scope == "batch" or entry.ranged) and settings.options["normalize"] == "batch"
     with tqdm(total=len(jobs), unit="picture", disable=None) as bar:
         for chunk, pictures in _chunks(jobs, len(jobs) if whole else settings.chunk, whole):
@@ -222,13 +222,13 @@ def _make_all(jobs: Sequence[Job], settings: Settings, args: argparse.Namespace)
     return len(jobs)
 
 
-def _library(args: argparse.Namespace) -> Library:
+def open_library(args: argparse.Namespace) -> Library:
     """Where the nets of learned kinds come from; half precision where there is a GPU, unless told otherwise."""
     import torch
 
     from ...preprocessors.learned.library import Library
 
-    options = host_arguments(argparse.Namespace(**vars(args), input=None))
+    options = host_arguments(argparse.Namespace(**{"input": None, **vars(args)}))
     named = [folder for kind, folders in options["model_folders"].items() if "annotator" in kind for folder in folders]
     auto = torch.float16 if options["device"].startswith("cuda") else torch.float32
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}.get(args.dtype, auto)
