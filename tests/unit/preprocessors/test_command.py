@@ -151,3 +151,13 @@ def test_errors_are_one_line(
     assert preprocess(*words) == code
     text = capsys.readouterr().err.strip()
     assert message in text and len(text.splitlines()) == 1
+
+
+def test_doctor_tries_the_learned_ones(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "7_model.pth").write_bytes(b"broken")
+    words = ["doctor", "--preprocessors", "--models", str(tmp_path), "--device", "cpu", "--json"]
+    assert main(words) == 1
+    findings = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)["findings"]}
+    assert findings["soft_edge_hed"]["text"].startswith("absent, ControlNetHED.pth")
+    assert not findings["soft_edge_hed"]["remedy"]
+    assert findings["soft_edge_teed"]["text"].startswith("refused") and findings["soft_edge_teed"]["remedy"]
