@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _MARK = "(built in)"
+_PARTS = ("base", "vae")
 _ORDER = ("canny", "scribble", "depth", "openpose", "segmentation")
 
 
