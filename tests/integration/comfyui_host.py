@@ -18,8 +18,7 @@ import runpy
 import sys
 import time
 import types
-import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -328,7 +327,7 @@ class Session:
 
     @contextmanager
     def counting(self) -> Iterator[list[int]]:
-        """How often the hint network runs, and the autoencoder's batch sizes are not of interest."""
+        """A list that grows by one whenever the hint network runs."""
         net, calls = self.net.shared.net, []
         original = type(net).embed_hint
 
@@ -355,9 +354,8 @@ class Session:
         facts["memory"] = control.inference_memory_requirements(torch.float32)
         before = self.own_sample(conditioning)
         management = importlib.import_module("comfy.model_management")
-        with self.counting():
-            management.interrupt_current_processing()
-            facts["interrupted"] = self.error(lambda: self.own_sample(conditioning))
+        management.interrupt_current_processing()
+        facts["interrupted"] = self.error(lambda: self.own_sample(conditioning))
         gc.collect()
         facts["kept after an interruption"] = len(control.runs)
         facts["failed"] = self.error(self._failing_run(conditioning))
@@ -367,10 +365,9 @@ class Session:
         facts["other base"] = self.other_base()
         self.facts["costs"] = facts
 
-    def _failing_run(self, conditioning: Any) -> Any:
+    def _failing_run(self, conditioning: Any) -> Callable[[], Any]:
         """A run that fails at its third step."""
-        model = self.model.clone()
-        calls: list[int] = []
+        whole, calls = self.model, []
 
         def fail(run: Any, given: dict[str, Any]) -> Any:
             calls.append(1)
@@ -378,17 +375,13 @@ class Session:
                 raise RuntimeError("on purpose")
             return run(given["input"], given["timestep"], **given["c"])
 
-        model.set_model_unet_function_wrapper(fail)
-        whole, self.model = self.model, model
-        reference = weakref.ref(self)
-
         def run() -> Any:
-            session = reference()
-            assert session is not None
+            self.model = whole.clone()
+            self.model.set_model_unet_function_wrapper(fail)
             try:
-                return session.own_sample(conditioning)
+                return self.own_sample(conditioning)
             finally:
-                session.model = whole
+                self.model = whole
 
         return run
 
