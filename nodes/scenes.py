@@ -22,6 +22,7 @@ CAPTIONS: Mapping[str, str] = MappingProxyType(
     {
         "astronaut": "a photo of an astronaut in an orange suit in front of a flag",
         "coffee": "a photo of a cup of coffee on a wooden table",
+        "coins": "a photo of ancient coins on dark cloth",
         "rocket": "a photo of a rocket taking off from its launch pad",
     }
 )

@@ -1,4 +1,4 @@
-"""Draws the workflows that come with the package: `python tools/draw_workflows.py` writes workflows/*.json.
+"""Draws the workflows that come with the package: `python docs/draw_workflows.py` writes workflows/*.json.
 
 Draw anew after a node's inputs changed. A workflow saved from the editor may replace a drawn one; then
 take its function out of `DRAWINGS`.
@@ -20,6 +20,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "workflows"
 SIZE = 128
 LOAD, TEXT, HINT = ("#322", "#533"), ("#232", "#353"), ("#223", "#335")
 PAINT, SHOW = ("#323", "#535"), ("#233", "#355")
+BALLS = "a photo of a red ball and a blue ball on yellow ground"
 OWN_MODEL = (
     "### Your own model\n\n"
     "The demo model is tiny: it knows coloured solids and a mannequin, at {size} x {size} pixels. For your own:\n\n"
@@ -116,6 +117,17 @@ def preprocess(sheet: Sheet, source: Placed, kind: str, settings: str, at: tuple
     return node
 
 
+def outlines(sheet: Sheet) -> tuple[Placed, Placed]:
+    """A photograph of coins, and the edges of their outlines: the blur takes the engravings away."""
+    photo = example(sheet, "coins", "picture", (420, 0), "Photograph")
+    smooth = preprocess(sheet, photo, "blur", "sigma=2", (420, 180))
+    edges = sheet.node(
+        "CNCore_Preprocess", (420, 370, 320, 150), {"kind": "canny", "settings": "low=60, high=140"}, color=HINT
+    )
+    sheet.link(smooth, "hint", edges, "image")
+    return photo, edges
+
+
 def canny_to_image(sheet: Sheet) -> None:
     """A photograph's edges, and a new picture along them."""
     about = (
@@ -123,13 +135,12 @@ def canny_to_image(sheet: Sheet) -> None:
         "the lines and nothing else: colours and things come from the prompt.\n\nTry another photograph, another "
         "prompt, a strength of 0, another seed."
     )
-    start = base(sheet, "canny_to_image", about, "a photo of a red cylinder on a brown floor")
-    sheet.group("2  The edges to follow", (400, -80, 640, 720))
-    photo = example(sheet, "coffee", "picture", (420, 0), "Photograph")
-    edges = preprocess(sheet, photo, "canny", "low=100, high=200", (420, 180))
+    start = base(sheet, "canny_to_image", about, BALLS)
+    sheet.group("2  The edges to follow", (400, -80, 640, 900))
+    _, edges = outlines(sheet)
     preview(sheet, edges, "hint", (760, 0), "The edges")
-    loaded = net(sheet, "canny", (420, 380))
-    latent = empty(sheet, (420, 480))
+    loaded = net(sheet, "canny", (420, 560))
+    latent = empty(sheet, (420, 660))
     sheet.group("3  The picture", (1060, -80, 1340, 480))
     control = apply(sheet, start, loaded, (edges, "hint"), (1080, 0, 320, 240))
     paint(sheet, start, control, (latent, "LATENT"), "canny_to_image", (1440, 0))
@@ -242,14 +253,13 @@ def canny_photo(sheet: Sheet) -> None:
         "`controlnet_core/assets/NOTICE.md`. For your own, put it into the input folder and link Load Image to "
         "Preprocess."
     )
-    start = base(sheet, "canny_photo", about, "a photo of an orange cylinder on a brown floor")
-    sheet.group("2  The photograph and its edges", (400, -80, 640, 720))
-    photo = example(sheet, "coffee", "picture", (420, 0), "Photograph")
-    edges = preprocess(sheet, photo, "canny", "low=120, high=260", (420, 180))
+    start = base(sheet, "canny_photo", about, BALLS)
+    sheet.group("2  The photograph and its edges", (400, -80, 640, 900))
+    photo, edges = outlines(sheet)
     preview(sheet, photo, "image", (760, 0), "The photograph")
     preview(sheet, edges, "hint", (760, 300), "The edges")
-    loaded = net(sheet, "canny", (420, 380))
-    latent = empty(sheet, (420, 480))
+    loaded = net(sheet, "canny", (420, 560))
+    latent = empty(sheet, (420, 660))
     for row, (title, name, strength) in enumerate((("Without control", "without", 0.0), ("With control", "with", 1.0))):
         y = row * 460
         sheet.group(f"{3 + row}  {title}", (1060, y - 80, 1340, 440))
