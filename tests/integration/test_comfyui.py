@@ -206,6 +206,8 @@ def test_the_pack_loads_without_a_word(facts: dict[str, Any]) -> None:
     assert load["warnings"] == []
     assert load["heavy"] == []
     assert load["bare"] == []
+    assert load["described"] == ""
+    assert load["seconds"] <= 0.15
     assert load["nodes"] == load["names"] == sorted(own_nodes())
 
 
@@ -254,7 +256,7 @@ def test_three_homes(sampler: str, scheduler: str, headless: Headless, tensors: 
 def test_variants(name: str, headless: Headless, tensors: dict[str, torch.Tensor]) -> None:
     ours, native = tensors[f"variant.ours.{name}"], tensors[f"variant.native.{name}"]
     assert difference(ours, native) <= MEAN
-    assert name == "cfg 1" or difference(ours[:1], tensors["ours.euler"]) > MEAN or name == "batch"
+    assert name == "batch" or difference(ours, tensors["ours.euler"]) > MEAN
     (start,) = headless.node("VAEEncode", pixels=program.start_picture(), vae=headless.vae)
     side = program.SIDE // 8
     cases: dict[str, dict[str, Any]] = {
