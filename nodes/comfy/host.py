@@ -10,6 +10,7 @@ from ... import controlnet_core
 from ...controlnet_core.checkpoints.detect import Identity, identify_file
 from ...controlnet_core.errors import CheckpointError, MissingFileError
 from ...controlnet_core.pipeline import SampleSettings
+from ...preprocessors.learned.library import Library
 from ..values import Conditioning, Controlled, ControlSpec, Latent
 
 ASSETS = Path(controlnet_core.__file__).parent / "assets"
@@ -19,7 +20,10 @@ PREVIEW_SIDE = 512
 
 
 class ComfyHost:
-    """Answers nodes with the editor's own objects. Holds no state: all of it is the editor's."""
+    """Answers nodes with the editor's own objects, and keeps nothing but the nets of learned preprocessors."""
+
+    def __init__(self) -> None:
+        self._library: Library | None = None
 
     @property
     def assets_dir(self) -> Path:
@@ -77,6 +81,14 @@ class ComfyHost:
         if identity.kind == "controlnet" and identity.supported:
             return control.load(path)
         return foreign.load(path, identity)
+
+    def library(self) -> Library:
+        """Where learned preprocessors find their nets."""
+        from . import annotators
+
+        if self._library is None:
+            self._library = annotators.HostLibrary()
+        return self._library
 
     def encode_prompt(self, clip: Any, prompt: str) -> Conditioning:
         """CONDITIONING of a prompt, by the CLIP that came in."""
