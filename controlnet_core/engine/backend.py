@@ -28,10 +28,13 @@ class Backend:
     def optimise(self, module: ModuleT) -> ModuleT:
         """The module on the runtime's device, in its dtype, packed where the backend can; made once."""
         twin = self._twins.get(module)
-        if twin is None:
-            placed = module.to(device=self.runtime.device, dtype=self.runtime.dtype).eval()
-            twin = self._twins[module] = pack(placed) if self.runtime.pack_weights else placed
-        return twin  # type: ignore[return-value]
+        if twin is not None:
+            return twin  # type: ignore[return-value]
+        placed = module.to(device=self.runtime.device, dtype=self.runtime.dtype).eval()
+        packed = pack(placed) if self.runtime.pack_weights else placed
+        if packed is not module:  # a value that is its own weak key would never be dropped
+            self._twins[module] = packed
+        return packed
 
     def layout(self, x: Tensor) -> Tensor:
         """(B, C, H, W) in the memory layout in which convolutions are fastest."""

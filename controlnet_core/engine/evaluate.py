@@ -110,16 +110,21 @@ def _weight(condition: Condition, prediction: Tensor, x: Tensor) -> Tensor:
     return weight
 
 
-def _feather(weight: Tensor, area: Area, x: Tensor, cells: int = 8) -> None:
-    """Ramp the weight over 8 cells at those edges of an area that lie inside the picture, in place."""
+def _feather(weight: Tensor, area: Area, x: Tensor) -> None:
+    """Ramp the weight at those edges of an area that lie inside the picture, in place, as the host does.
+
+    The ramp is 8 cells wide, or a quarter of the area's side where that is less.
+    """
     height, width = x.shape[-2:]
-    for i in range(min(cells, area.height)):
+    cells = min(8, area.height // 4)
+    for i in range(cells):
         ramp = (i + 1) / cells
         if area.top > 0:
             weight[:, :, i] *= ramp
         if area.top + area.height < height:
             weight[:, :, -1 - i] *= ramp
-    for i in range(min(cells, area.width)):
+    cells = min(8, area.width // 4)
+    for i in range(cells):
         ramp = (i + 1) / cells
         if area.left > 0:
             weight[..., i] *= ramp
