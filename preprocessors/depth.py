@@ -113,7 +113,7 @@ def stereo_disparity(left: np.ndarray, right: np.ndarray, *, max_disparity: int 
     width = left.shape[1]
     count = max(16, -(-min(max_disparity, width) // 16) * 16)
     padded = [cv2.copyMakeBorder(p, 0, 0, count, 0, cv2.BORDER_REPLICATE) for p in (left, right)]
-    matcher = cv2.StereoSGBM_create(
+    matcher = cv2.StereoSGBM.create(
         minDisparity=0,
         numDisparities=count,
         blockSize=block,

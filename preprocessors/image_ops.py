@@ -13,9 +13,12 @@ import numpy as np
 from .errors import PictureError
 
 if TYPE_CHECKING:
+    from typing import TypeVar
+
     import torch
 
-    Array = np.ndarray | torch.Tensor
+    # An array gives an array, a tensor a tensor.
+    Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
 BYTE_TO_UNIT = (np.arange(256, dtype=np.float32) / np.float32(255.0)).astype(np.float32)
 _INTEGER_RANGE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0, np.dtype(bool): 1.0}
@@ -26,7 +29,7 @@ def is_tensor(array: Any) -> bool:
     return type(array).__module__.partition(".")[0] == "torch" or hasattr(array, "detach")
 
 
-def to_numpy(array: Array) -> np.ndarray:
+def to_numpy(array: Any) -> np.ndarray:
     """A numpy view of `array` where that is possible, a copy where it is on a device or of half precision."""
     if not is_tensor(array):
         return np.asarray(array)
@@ -38,11 +41,12 @@ def to_numpy(array: Array) -> np.ndarray:
 
 def like(result: np.ndarray, reference: Array) -> Array:
     """`result` as a CPU tensor if `reference` is a tensor, else as it is."""
-    if not is_tensor(reference):
-        return result
-    import torch
+    made: Any = result
+    if is_tensor(reference):
+        import torch
 
-    return torch.from_numpy(np.ascontiguousarray(result))
+        made = torch.from_numpy(np.ascontiguousarray(result))
+    return made
 
 
 def as_batch(image: Array) -> np.ndarray:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import ParameterError
 
@@ -109,7 +109,7 @@ class Entry:
     nature: str = "measurement"
     takes: str = "bytes"
     scope: str = "frame"
-    resample: str = "nearest"
+    resample: Literal["nearest", "smooth"] = "nearest"
     seeded: bool = False
     masked: bool = False
     side_by_side: bool = False

@@ -59,10 +59,11 @@ def superpixels(picture: np.ndarray, cell: int) -> np.ndarray:
     markers[np.ix_(rows, columns)] = np.arange(1, rows.size * columns.size + 1).reshape(rows.size, columns.size)
     # The watershed gives up the outermost pixels, so it gets a rim of its own.
     wide = cv2.copyMakeBorder(np.ascontiguousarray(cv2.medianBlur(picture, 3)), 1, 1, 1, 1, cv2.BORDER_REPLICATE)
-    markers = cv2.watershed(wide, np.pad(markers, 1))[1:-1, 1:-1]
+    markers = np.asarray(cv2.watershed(wide, np.pad(markers, 1)), np.int32)[1:-1, 1:-1]
     # It leaves lines of -1 between the regions: they go to the nearest region.
     unknown = (markers <= 0).astype(np.uint8)
-    _, nearest = cv2.distanceTransformWithLabels(unknown, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    labels = cv2.distanceTransformWithLabels(unknown, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)[1]
+    nearest = np.asarray(labels, np.int32)
     known = np.zeros(int(nearest.max()) + 1, np.int32)
     known[nearest[unknown == 0]] = markers[unknown == 0]
     return known[nearest] - 1

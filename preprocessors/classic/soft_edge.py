@@ -35,7 +35,7 @@ def soft_edge(
     for kernel in half_discs(radius):
         difference = cv2.filter2D(lab, -1, kernel, borderType=cv2.BORDER_REFLECT)
         lightness, red_green, blue_yellow = cv2.split(cv2.multiply(difference, difference))
-        cv2.max(strongest, lightness + red_green + blue_yellow, dst=strongest)
+        np.maximum(strongest, lightness + red_green + blue_yellow, out=strongest)
     soft = np.float32(1.0) - np.exp(strongest * np.float32(-1.0 / contrast**2))
     return safe_steps(soft) if safe else soft
 

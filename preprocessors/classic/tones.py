@@ -53,7 +53,7 @@ def recolor(picture: np.ndarray, *, mode: str = "luminance", gamma: float = 1.0)
     if gamma == 1.0:
         return np.ascontiguousarray(channel)
     table = (BYTE_TO_UNIT ** np.float32(gamma) * np.float32(255.0)).clip(0, 255).astype(np.uint8)
-    return table[channel]
+    return table[np.asarray(channel, np.uint8)]
 
 
 def luminance(picture: np.ndarray) -> np.ndarray:
@@ -111,8 +111,9 @@ def shuffle(picture: np.ndarray, *, seed: int, grain: int = 256) -> np.ndarray:
     rng = np.random.default_rng(seed)
     x = noise_field(rng, height, width, grain) * float(width - 1)
     y = noise_field(rng, height, width, grain) * float(height - 1)
-    flow = np.stack([x, y], axis=2).astype(np.float32)
-    return cv2.remap(np.ascontiguousarray(picture), flow, None, cv2.INTER_LINEAR)
+    # Two planes instead of one array of pairs: the result is the same, bit for bit.
+    maps = (x.astype(np.float32), y.astype(np.float32))
+    return cv2.remap(np.ascontiguousarray(picture), *maps, cv2.INTER_LINEAR)
 
 
 def noise_field(rng: np.random.Generator, height: int, width: int, grain: int) -> np.ndarray:

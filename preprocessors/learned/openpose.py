@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch.nn.functional as F
@@ -141,7 +141,9 @@ def _strongest_blob(heat: np.ndarray) -> tuple[int, int] | None:
     """Row and column of the largest value in the connected region that holds the most heat."""
     from scipy.ndimage import gaussian_filter, label, sum_labels
 
-    regions, count = label(gaussian_filter(heat, sigma=3) > _LEVEL, structure=np.ones((3, 3)))
+    hot = gaussian_filter(heat, sigma=3) > _LEVEL
+    found: Any = label(hot, structure=np.ones((3, 3)))
+    regions, count = found
     if not count:
         return None
     best = 1 + int(np.argmax(sum_labels(heat, regions, range(1, count + 1))))

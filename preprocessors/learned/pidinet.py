@@ -70,7 +70,8 @@ class DilationModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(F.relu(x))
-        return self.conv2_1(x) + self.conv2_2(x) + self.conv2_3(x) + self.conv2_4(x)
+        a, b, c, d = (getattr(self, f"conv2_{number}")(x) for number in (1, 2, 3, 4))
+        return a + b + c + d
 
 
 class SpatialAttention(nn.Module):

@@ -48,7 +48,7 @@ DETECTOR = Kind("RTDetrForObjectDetection", "AutoImageProcessor", "4.48")
 VITPOSE = Kind("VitPoseForPoseEstimation", "AutoImageProcessor", "4.48")
 
 
-def open_folder(weights: Weights, library: Library, kind: Kind) -> tuple[nn.Module, Any]:
+def open_folder(weights: Weights, library: Library, kind: Kind) -> tuple[Any, Any]:
     """(model on the library's device, processor) of the folder of `weights`, kept by the library.
 
     Raises WeightsError without the folder, without transformers or with too old a release of it, and where the
@@ -134,7 +134,7 @@ def oneformer(frames: np.ndarray, *, library: Library, weights: tuple[Weights, .
     return labels_to_hint(labels.cpu().numpy(), _palette_of(net, weights[0]))
 
 
-def _palette_of(net: nn.Module, weights: Weights) -> str:
+def _palette_of(net: Any, weights: Weights) -> str:
     count = len(net.config.id2label)
     if count not in _CLASSES_TO_PALETTE:
         raise WeightsError(
@@ -174,7 +174,7 @@ def _person_boxes(found: Mapping[str, Tensor]) -> np.ndarray:
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
-def _joints(frame: np.ndarray, boxes: np.ndarray, net: nn.Module, processor: Any, least: float) -> Iterator[Person]:
+def _joints(frame: np.ndarray, boxes: np.ndarray, net: Any, processor: Any, least: float) -> Iterator[Person]:
     if not len(boxes):
         return
     inputs = _inputs(processor, frame[None], net, boxes=[boxes])
@@ -200,7 +200,7 @@ def sam_regions(frames: np.ndarray, *, library: Library, weights: tuple[Weights,
     return np.stack([_regions(frame, net, processor, points) for frame in frames])
 
 
-def _regions(frame: np.ndarray, net: nn.Module, processor: Any, points: int) -> np.ndarray:
+def _regions(frame: np.ndarray, net: Any, processor: Any, points: int) -> np.ndarray:
     height, width = frame.shape[:2]
     made = processor(images=[frame], return_tensors="pt")
     parameter = next(net.parameters())

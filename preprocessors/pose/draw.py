@@ -173,7 +173,7 @@ def fill_limb(
     if half_width >= 1 and float(half_width).is_integer():
         axes = (int(length / 2), int(half_width))
         polygon = cv2.ellipse2Poly((int(centre[0]), int(centre[1])), axes, int(angle), 0, 360, 1)
-        cv2.fillConvexPoly(canvas, polygon, colour)
+        cv2.fillConvexPoly(canvas, np.asarray(polygon), colour)
         return
     turn = np.linspace(0.0, 2.0 * np.pi, 32, endpoint=False)
     along, across = np.cos(turn) * length / 2, np.sin(turn) * half_width

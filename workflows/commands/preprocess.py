@@ -280,9 +280,9 @@ def _draw_poses(jobs: Sequence[Job], settings: Settings) -> int:
         frames = read_poses(job.source.read_text("utf-8"))
         for index, pose in enumerate(frames):
             scale = side / min(pose.height, pose.width) if side else 1.0
-            size = {"height": round(pose.height * scale), "width": round(pose.width * scale)}
+            height, width = round(pose.height * scale), round(pose.width * scale)
             name = job.target if len(frames) == 1 else job.target.with_stem(f"{job.target.stem}_{index:05d}")
-            write_hint(render([pose], **size)[0], name, settings.note)
+            write_hint(render([pose], height=height, width=width)[0], name, settings.note)
             made += 1
     return made
 
