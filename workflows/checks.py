@@ -55,9 +55,9 @@ def as_index(value: Any, where: str) -> int:
     """`value` as an int of at least 0; the editor writes some numbers as text or as 1.0."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
         return int(value)
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if is_number and 0 <= value < 2**31 and value == int(value):
-        return int(value)
+    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else -1
+    if 0 <= number < 2**31 and number == int(number):
+        return int(number)
     raise fail(where, f"is {str(value)[:40]}, expected a number from 0", "save it again in the editor")
 
 

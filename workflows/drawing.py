@@ -190,7 +190,8 @@ def _slot_number(value: Any, where: str) -> int:
 def _node(data: dict[str, Any], where: str, place: Place) -> DrawnNode:
     node_id = as_id(data.get("id"), f"{where}, id")
     where = f"{where} (id {node_id[:20]})"
-    properties = data.get("properties") if isinstance(data.get("properties"), dict) else {}
+    held = data.get("properties")
+    properties: dict[str, Any] = held if isinstance(held, dict) else {}
     title = data.get("title")
     mode = data.get("mode", 0)
     return DrawnNode(
