@@ -32,18 +32,35 @@ def rebuild(module: ModuleT, replace: Callable[[nn.Module], nn.Module | None]) -
 
 
 class PackedConv2d(nn.Module):
-    """A convolution whose weight is in oneDNN's blocked layout. Inference only."""
+    """A convolution whose weight is in oneDNN's blocked layout. Inference only.
+
+    The best layout depends on the size of the input, so the weight is packed when a size is first
+    met; a weight in another size's layout would be reordered at every call, which is what packing is
+    there to avoid. Few sizes are remembered, for a run has one per layer, two with areas.
+    """
+
+    SIZES = 2
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         self.geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
-        weight = conv.weight.detach()
-        self.weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *self.geometry)
+        self.plain = conv.weight.detach()
         self.bias = None if conv.bias is None else conv.bias.detach()
+        self.packed: dict[torch.Size, Tensor] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W')."""
-        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self.geometry, "none", [], "")
+        weight = self.packed.get(x.shape)
+        if weight is None:
+            weight = self._pack(x.shape)
+        return torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *self.geometry, "none", [], "")
+
+    def _pack(self, size: torch.Size) -> Tensor:
+        while len(self.packed) >= self.SIZES:
+            self.packed.pop(next(iter(self.packed)))
+        weight = torch.ops.mkldnn._reorder_convolution_weight(self.plain, *self.geometry, list(size))
+        self.packed[size] = weight
+        return weight
 
 
 class PackedLinear(nn.Module):
