@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .config import ModelConfig
+from .control.hint import repeat_to
 from .diffusion.denoiser import add_noise, is_max_denoise
 from .diffusion.noise import AncestralSeed, initial_noise, mask_noise, noise_source
 from .diffusion.samplers import Step, get_sampler
@@ -83,7 +84,7 @@ def generate(
             return _generate(
                 model, positive, negative, latent, settings, backend, noise_mask, batch_index, on_step, cancelled
             )
-    except torch.OutOfMemoryError as error:
+    except torch.cuda.OutOfMemoryError as error:
         raise OutOfMemory(
             f"the device has no memory left for a batch of {latent.shape[0]} latents of {latent.shape[3]}x"
             f"{latent.shape[2]}: use a smaller picture, a smaller batch, fewer ControlNets, or dtype fp16"
@@ -131,7 +132,7 @@ def _generate(
 
     source = noise_source(sampler, start, sigmas, settings.seed, ancestral=settings.ancestral)
     result = sampler(denoise, start, sigmas, noise=source, on_step=on_step)
-    if mask is not None:
+    if mask is not None and float(sigmas[-1]) == 0.0:  # with noise left over, the next pass blends
         result = result * mask + clean * (1.0 - mask)
     return result.float().cpu()
 
@@ -151,6 +152,6 @@ def cut_sigmas(schedule: NoiseSchedule, settings: SampleSettings) -> Tensor:
 
 def fit_noise_mask(mask: Tensor, latent: Tensor) -> Tensor:
     """A noise mask (B, H, W) or (B, 1, H, W) -> (1 or B, 1, h, w) of the latent, bilinear as the host does."""
-    mask = mask.reshape(-1, 1, *mask.shape[-2:]).float()
+    mask = repeat_to(mask.reshape(-1, 1, *mask.shape[-2:]).float(), latent.shape[0], "noise mask")
     return F.interpolate(mask, size=latent.shape[-2:], mode="bilinear")
 

@@ -26,7 +26,10 @@ class Backend:
         self._twins: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
 
     def optimise(self, module: ModuleT) -> ModuleT:
-        """The module on the runtime's device, in its dtype, packed where the backend can; made once."""
+        """The module, moved to the runtime's device and dtype, and packed where the backend can; made once.
+
+        The move is in place, so that weights are not held twice: one module belongs to one backend.
+        """
         twin = self._twins.get(module)
         if twin is not None:
             return twin  # type: ignore[return-value]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..control.hint import repeat_to
 from ..diffusion.denoiser import denoised, scale_input
 from ..errors import NonFiniteError
 from .condition import Area, Condition
@@ -37,8 +38,6 @@ def predict(prepared: Prepared, group: Group, x: Tensor, sigma: Tensor) -> list[
     conditions = len(group.members)
     level = float(sigma)
     rows = scale_input(part, sigma).repeat(conditions, 1, 1, 1)
-    if prepared.concat is not None:
-        rows = torch.cat([rows, prepared.concat.repeat(conditions, 1, 1, 1)], dim=1)
     rows = prepared.backend.layout(rows.to(prepared.backend.runtime.dtype))
     stack = group.projections.at(level)
     unet = prepared.unet
@@ -103,7 +102,8 @@ def _in_window(prepared: Prepared, condition: Condition, sigma: float) -> bool:
 def _weight(condition: Condition, prediction: Tensor, x: Tensor) -> Tensor:
     weight = torch.full_like(prediction, condition.strength)
     if condition.mask is not None:
-        mask = torch.nn.functional.interpolate(condition.mask[:, None].to(x), size=x.shape[-2:], mode="bilinear")
+        mask = repeat_to(condition.mask[:, None].to(x), x.shape[0], "mask")
+        mask = torch.nn.functional.interpolate(mask, size=x.shape[-2:], mode="bilinear")
         weight = weight * _view(mask, condition.area)
     elif condition.area is not None:
         _feather(weight, condition.area, x)

@@ -11,7 +11,7 @@ A sigma that was not announced is prepared when it is met.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from ..control.hint import check_hint_channels, fit_hint, mask_at, repeat_to
 from ..control.modes import block_heights
 from ..control.unit import ControlUnit
 from ..diffusion.schedule import NoiseSchedule
-from ..errors import UnfitError
+from ..errors import ShapeError, UnfitError
 from ..models.controlnet import ControlNet
 from ..models.unet import Projected, Shifts, UNet, check_context
 from .backend import Backend
@@ -126,7 +126,6 @@ class Prepared:
     batch: int
     groups: tuple[Group, ...]
     backend: Backend
-    concat: Tensor | None = None
 
     def active(self, group: Group, sigma: float) -> list[PreparedUnit]:
         """Units of a group that cost anything at this sigma: in their window, and of some strength."""
@@ -151,6 +150,11 @@ def prepare(
     not fit and UnfitError for a ControlNet of another base, before anything is computed.
     """
     conditions = (*positive, *negative)
+    if config.unet.in_channels != latent_shape[1]:
+        raise UnfitError(
+            f"the model {config.name} reads {config.unet.in_channels} channels, the latent has {latent_shape[1]}: "
+            "inpainting and editing models are not supported yet"
+        )
     for condition in conditions:
         check_context(condition.text, config.unet)
         for unit in condition.units:
@@ -172,12 +176,12 @@ def prepare(
 def check_base(unit: ControlUnit, config: ModelConfig) -> None:
     """Raise UnfitError when a unit's net was made for another base model than `config`."""
     theirs, ours = unit.net.config.unet, config.unet
-    if (theirs.context_dim, theirs.widths, theirs.label_dim) == (ours.context_dim, ours.widths, ours.label_dim):
+    if theirs == replace(ours, in_channels=theirs.in_channels, out_channels=theirs.out_channels):
         return
     raise UnfitError(
         f"{unit.name or 'the ControlNet'} was made for a base of widths {theirs.widths} with {theirs.context_dim} wide "
         f"text; the model {config.name} has widths {ours.widths} and {ours.context_dim}: load a ControlNet made for "
-        f"{config.name}, or the base that this one was made for"
+        f"{config.name}, or the base that this one was made for (`controlnet inspect FILE` tells what a file is)"
     )
 
 
@@ -197,6 +201,8 @@ def _prepare_group(
     context = torch.cat([t.expand(batch, -1, -1) for t in texts]).to(backend.runtime.device, backend.runtime.dtype)
     label = None
     if config.unet.label_dim is not None:
+        if any(c.pooled is None for _, c in members):
+            raise ShapeError(f"the model {config.name} reads a label vector, and a condition has none: encode its text")
         label = torch.cat([c.pooled.expand(batch, -1) for _, c in members if c.pooled is not None]).to(context)
     projections = Projections(unet, schedule, context, label)
     units: list[PreparedUnit] = []

@@ -100,7 +100,7 @@ class Loop:
         on_report: Callable[[Report], None] = lambda report: None,
         *,
         every: int = 100,
-        save_every: int = 500,
+        save_every: int = 100,
         until: float | None = None,
     ) -> bool:
         """Train to the recipe's last step, or to the clock `until` (time.monotonic()); True when complete.

@@ -1,14 +1,15 @@
 """How the demo model was made: autoencoder, base, ControlNets, in stages.
 
-Each stage takes what the stage before it made and returns a loop ready to run. The numbers are
-those of the shipped weights.
+Each stage takes what the stage before it made and returns a loop ready to run. `NETS` says how each
+of the shipped ControlNets was trained; every file carries its own recipe in its metadata.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -39,11 +40,24 @@ AUTOENCODER_FINE = Recipe(
     steps=3000, batch=8, lr=1.5e-3, lr_end=0.02, warmup=100, betas=_FAST, weight_decay=0.0, seed=5, bf16=True
 )
 BASE = Recipe(steps=2000, batch=32, lr=1e-3, lr_end=0.05, warmup=200, betas=_FAST, bf16=True)
-CONTROL = Recipe(steps=3000, batch=16, lr=1e-3, lr_end=0.05, warmup=100, betas=_FAST)
+CONTROL = Recipe(steps=3000, batch=16, lr=1e-3, lr_end=0.05, warmup=100, betas=_FAST, bf16=True)
 KL_WEIGHT, KL_WEIGHT_FINE = 1e-3, 1e-4
 BASE_EMPTY_CAPTIONS = 0.1
 CONTROL_EMPTY_CAPTIONS = 0.5
 HINT_STD = 0.05
+NETS: Mapping[str, tuple[Recipe, str]] = MappingProxyType(
+    {
+        "canny": (CONTROL, ""),
+        "segmentation": (replace(CONTROL, steps=800), "canny"),
+        "openpose": (replace(CONTROL, steps=450), "canny"),
+        "depth": (replace(CONTROL, steps=500), "segmentation"),
+        "scribble": (replace(CONTROL, steps=350), "canny"),
+    }
+)
+"""Kind -> recipe, and the net whose weights it went on from ("": a fresh copy of the UNet).
+
+The shipped scribble net saw the first 4000 scenes only.
+"""
 UNKNOWN_WORD = "xylophone"
 UNKNOWN_SHARE = 0.02
 
@@ -86,7 +100,7 @@ def autoencoder_stage(
 @torch.no_grad()
 def measure_scale(vae: AutoencoderKL, scenes: SceneSet, count: int = 512) -> AutoencoderKL:
     """The same weights with the scaling factor 1 / std of the latents, so that they have unit variance."""
-    std = torch.cat([vae.moments(scenes.picture(r))[0] for r in torch.arange(count).split(32)]).std()
+    std = torch.cat([vae.moments(scenes.picture(r))[0] for r in torch.arange(min(count, len(scenes))).split(32)]).std()
     scaled = AutoencoderKL(replace(vae.config, scaling_factor=round(float(1.0 / std), 5)))
     scaled.load_state_dict(vae.state_dict())
     return scaled

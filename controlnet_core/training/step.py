@@ -73,12 +73,6 @@ def control_predictor(
     return predict
 
 
-def drop_captions(captions: list[str], share: float, generator: torch.Generator) -> list[str]:
-    """Replace a share of the captions by the empty string (50 % for ControlNets, section 3.3)."""
-    keep = torch.rand(len(captions), generator=generator) >= share
-    return [caption if kept else "" for caption, kept in zip(captions, keep.tolist(), strict=True)]
-
-
 def autoencoder_loss(vae: AutoencoderKL, images: Tensor, generator: torch.Generator, kl_weight: float) -> Tensor:
     """|| x - x' ||_1, the same for the gradients along both axes, and the KL term per latent value.
 

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = "comfyui_controlnet_core"
 SOURCES = ("controlnet_core", "preprocessors", "nodes", "workflows")
 
+PIPELINE = {"errors", "config", "models", "diffusion", "control", "engine"}
 # Each room may import from the rooms named behind it, and from itself.
 ALLOWED: dict[str, set[str]] = {
     "controlnet_core.errors": set(),
@@ -23,9 +24,9 @@ ALLOWED: dict[str, set[str]] = {
     "controlnet_core.diffusion": {"errors", "config", "models"},
     "controlnet_core.control": {"errors", "config", "models", "diffusion"},
     "controlnet_core.engine": {"errors", "config", "models", "diffusion", "control"},
-    "controlnet_core.pipeline": {"errors", "config", "models", "diffusion", "control", "engine"},
-    "controlnet_core.training": {"errors", "config", "models", "diffusion", "control", "engine", "pipeline", "checkpoints"},
-    "controlnet_core.analysis": {"errors", "config", "models", "diffusion", "control", "engine", "pipeline", "training"},
+    "controlnet_core.pipeline": PIPELINE,
+    "controlnet_core.training": {*PIPELINE, "pipeline", "checkpoints"},
+    "controlnet_core.analysis": {*PIPELINE, "pipeline", "training"},
 }
 ALLOWED_ABOVE = {
     "controlnet_core": {"controlnet_core"},
@@ -72,7 +73,7 @@ def test_imports_point_one_way(path: Path) -> None:
             assert top not in ("comfy", "folder_paths", "nodes", "execution", "server") or inside_host_side
             continue
         assert top in ALLOWED_ABOVE[here[0]], f"{'.'.join(here)} must not import {name}"
-        if here[0] == top == "controlnet_core" and len(here) > 2 or here[-1] in ("errors", "config", "pipeline"):
+        if (here[0] == top == "controlnet_core" and len(here) > 2) or here[-1] in ("errors", "config", "pipeline"):
             room = ".".join(here[:2])
             if room in ALLOWED:
                 target = name.split(".")[1]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ...controlnet_core.training.loop import Loop, Recipe
     from ...controlnet_core.training.recipes import Latents
 
-NETS = ("canny", "scribble", "depth", "openpose", "segmentation")
+NETS = ("canny", "segmentation", "openpose", "depth", "scribble")
 STAGES = ("scenes", "autoencoder", "base", *NETS)
 SCENES, SEED = 16000, 0
 VAE_FILE = "demo_vae.safetensors"
@@ -28,11 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "stages", nargs="+", choices=(*STAGES, "all"), metavar="STAGE", help=", ".join((*STAGES, "all"))
     )
-    parser.add_argument("--work", type=Path, default=Path("runs/demo"), help="folder for scenes and states (2.5 GB)")
+    parser.add_argument("--work", type=Path, default=Path("runs/demo"), help="folder for scenes and states (5 GB)")
     parser.add_argument("--scenes", type=int, default=SCENES, help="how many scenes to render and train on")
     parser.add_argument("--steps", type=int, help="steps of the stage, instead of the recipe's")
     parser.add_argument("--minutes", type=float, help="stop after so long; the next call goes on from there")
-    parser.add_argument("--start", choices=NETS, help="go on from this ControlNet's weights instead of a fresh copy")
+    parser.add_argument("--start", choices=(*NETS, "fresh"), help="the net to go on from, instead of the recipe's")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -136,10 +136,12 @@ def _net(args: argparse.Namespace, kind: str) -> bool:
 
     scenes = _open(args)
     checkpoint, data = _base_and_latents(args, scenes)
+    recipe, source = recipes.NETS[kind]
+    recipe = _recipe(recipe, args)
+    source = {None: source, "fresh": ""}.get(args.start, args.start)
     start = None
-    if args.start and args.start != kind:
-        start = load_controlnet(_made(args.work / f"demo_{args.start}.safetensors", args.start))[0].float()
-    recipe = _recipe(recipes.CONTROL, args)
+    if source and source != kind:
+        start = load_controlnet(_made(args.work / f"demo_{source}.safetensors", source))[0].float()
     loop = recipes.control_stage(
         checkpoint.config,
         data,
@@ -155,7 +157,7 @@ def _net(args: argparse.Namespace, kind: str) -> bool:
     if not _train(kind, loop, args):
         return False
     target = args.work / f"demo_{kind}.safetensors"
-    metadata = _metadata(kind, recipe, args)
+    metadata = _metadata(f"{kind} --start {source or 'fresh'}", recipe, args)
     save_controlnet(target, loop.modules["net"], family="demo", dtype=_half(), metadata=metadata)  # type: ignore[arg-type]
     return _done(target)
 
@@ -192,9 +194,8 @@ def _recipe(recipe: Recipe, args: argparse.Namespace) -> Recipe:
 
 
 def _metadata(stage: str, recipe: Recipe, args: argparse.Namespace) -> dict[str, str]:
-    start = f" from the {args.start} net" if args.start and args.start != stage else ""
     return {
-        "controlnet_core.recipe": f"train-demo {stage}{start}: {recipe}",
+        "controlnet_core.recipe": f"train-demo {stage}: {recipe}",
         "controlnet_core.data": f"demo world, {args.scenes} scenes from seed {SEED}, 128 pixels",
         "license": "Apache-2.0",
     }
