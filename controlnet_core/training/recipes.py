@@ -40,6 +40,7 @@ AUTOENCODER_FINE = Recipe(
     steps=3000, batch=8, lr=1.5e-3, lr_end=0.02, warmup=100, betas=_FAST, weight_decay=0.0, seed=5, bf16=True
 )
 BASE = Recipe(steps=2000, batch=32, lr=1e-3, lr_end=0.05, warmup=200, betas=_FAST, bf16=True)
+BASE_FINE = replace(BASE, steps=8000, lr=8e-4, warmup=100, lr_end=0.01, seed=11)
 CONTROL = Recipe(steps=3000, batch=16, lr=1e-3, lr_end=0.05, warmup=100, betas=_FAST, bf16=True)
 KL_WEIGHT, KL_WEIGHT_FINE = 1e-3, 1e-4
 BASE_EMPTY_CAPTIONS = 0.1
@@ -123,13 +124,26 @@ def demo_text_encoder(config: ModelConfig, vocabulary: Sequence[str], seed: int)
 
 
 def base_stage(
-    config: ModelConfig, data: Latents, text: TextEncoder, schedule: NoiseSchedule, recipe: Recipe, state: Path | None
+    config: ModelConfig,
+    data: Latents,
+    text: TextEncoder,
+    schedule: NoiseSchedule,
+    recipe: Recipe,
+    state: Path | None,
+    start: UNet | None = None,
 ) -> Loop:
-    """Trains UNet and text encoder together; a tenth of the captions is empty, for guidance."""
+    """Trains UNet and text encoder together; a tenth of the captions is empty, for guidance.
+
+    `start`: the UNet of an earlier pass to go on from; `text` is then that pass's text encoder.
+    """
     torch.manual_seed(recipe.seed + 1)
     unet = UNet(config.unet)
-    nn.init.zeros_(unet.conv_out.weight)
-    nn.init.zeros_(unet.conv_out.bias)  # type: ignore[arg-type]
+    if start is not None:
+        unet.load_state_dict(start.state_dict())
+    else:
+        nn.init.zeros_(unet.conv_out.weight)
+        nn.init.zeros_(unet.conv_out.bias)  # type: ignore[arg-type]
+    text.model.requires_grad_(True)
     unknown = text.tokenizer.encode(UNKNOWN_WORD)[0]
 
     def loss(generator: torch.Generator) -> Tensor:

@@ -14,6 +14,7 @@ from ...controlnet_core.errors import MissingFileError
 if TYPE_CHECKING:
     from ...controlnet_core.checkpoints.load import Checkpoint
     from ...controlnet_core.training.data import SceneSet
+    from ...controlnet_core.models.text_encoder import TextEncoder
     from ...controlnet_core.training.loop import Loop, Recipe
     from ...controlnet_core.training.recipes import Latents
 
@@ -98,7 +99,9 @@ def _autoencoder(args: argparse.Namespace) -> bool:
 
 
 def _base(args: argparse.Namespace) -> bool:
-    from ...controlnet_core.checkpoints.load import VAE_FILE_KEY, load_vae
+    import torch
+
+    from ...controlnet_core.checkpoints.load import VAE_FILE_KEY, load_checkpoint, load_vae
     from ...controlnet_core.checkpoints.save import save_checkpoint
     from ...controlnet_core.config import DEMO
     from ...controlnet_core.diffusion.schedule import scaled_linear
@@ -110,21 +113,35 @@ def _base(args: argparse.Namespace) -> bool:
     text = recipes.demo_text_encoder(DEMO, vocabulary(), SEED)
     config = replace(DEMO, vae=vae.config, text=text.config)
     data = recipes.encode_scenes(vae, text, scenes)
-    recipe = _recipe(recipes.BASE, args)
-    loop = recipes.base_stage(config, data, text, scaled_linear(), recipe, args.work / "base.state")
-    if not _train("base", loop, args):
+
+    def save(target: Path, loop: Loop, text: TextEncoder, *done: Recipe) -> None:
+        stage = "; ".join(["base", *map(str, done)])
+        save_checkpoint(
+            target,
+            config,
+            loop.modules["unet"],  # type: ignore[arg-type]
+            None,
+            text.model,
+            extras={"vocab_map": text.vocab_map},  # type: ignore[dict-item]
+            dtype=_half(),
+            metadata={**_metadata(stage, loop.recipe, args), VAE_FILE_KEY: VAE_FILE},
+        )
+
+    rough, target = args.work / "base_rough.safetensors", args.work / "demo_base.safetensors"
+    if not rough.exists():
+        state = args.work / "base_rough.state"
+        loop = recipes.base_stage(config, data, text, scaled_linear(), recipes.BASE, state)
+        if not _train("base, first pass", loop, args):
+            return False
+        save(rough, loop, text)
+    first = load_checkpoint(rough, dtype=torch.float32)
+    text = first.text_encoder()
+    recipe = _recipe(recipes.BASE_FINE, args)
+    state = args.work / "base.state"
+    loop = recipes.base_stage(config, data, text, scaled_linear(), recipe, state, first.unet)
+    if not _train("base, second pass", loop, args):
         return False
-    target = args.work / "demo_base.safetensors"
-    save_checkpoint(
-        target,
-        config,
-        loop.modules["unet"],  # type: ignore[arg-type]
-        None,
-        text.model,
-        extras={"vocab_map": text.vocab_map},  # type: ignore[dict-item]
-        dtype=_half(),
-        metadata={**_metadata("base", recipe, args), VAE_FILE_KEY: VAE_FILE},
-    )
+    save(target, loop, text, recipes.BASE)
     return _done(target)
 
 
