@@ -13,8 +13,8 @@ from ...controlnet_core.errors import MissingFileError
 
 if TYPE_CHECKING:
     from ...controlnet_core.checkpoints.load import Checkpoint
-    from ...controlnet_core.training.data import SceneSet
     from ...controlnet_core.models.text_encoder import TextEncoder
+    from ...controlnet_core.training.data import SceneSet
     from ...controlnet_core.training.loop import Loop, Recipe
     from ...controlnet_core.training.recipes import Latents
 
@@ -115,7 +115,7 @@ def _base(args: argparse.Namespace) -> bool:
     data = recipes.encode_scenes(vae, text, scenes)
 
     def save(target: Path, loop: Loop, text: TextEncoder, *done: Recipe) -> None:
-        stage = "; ".join(["base", *map(str, done)])
+        stage = ", then ".join(["base", *(f"{recipe}" for recipe in done)])
         save_checkpoint(
             target,
             config,
