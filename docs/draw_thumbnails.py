@@ -1,0 +1,87 @@
+"""Makes the pictures that the template browser shows: workflows/NAME.jpg from what workflows/NAME.json makes.
+
+    python docs/draw_thumbnails.py                 # all workflows
+    python docs/draw_thumbnails.py canny_photo     # some
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from comfyui_controlnet_core.nodes import build_nodes
+from comfyui_controlnet_core.nodes.headless import HeadlessHost
+from comfyui_controlnet_core.workflows.bundled import bundled_names
+from comfyui_controlnet_core.workflows.execution import RunResult, execute
+from comfyui_controlnet_core.workflows.formats import load_graph
+from comfyui_controlnet_core.workflows.validation import validate
+from PIL import Image
+
+FOLDER = Path(__file__).resolve().parent.parent / "workflows"
+SIDE, GAP, TILES = 384, 4, 4
+QUALITY = 85
+
+
+def main(names: Sequence[str]) -> None:
+    """Run the workflows and write their thumbnails."""
+    for name in names or bundled_names():
+        with tempfile.TemporaryDirectory() as folder:
+            host = HeadlessHost(output_dir=folder, device="cpu")
+            classes = build_nodes(host)
+            result = execute(validate(load_graph(FOLDER / f"{name}.json", classes), classes), classes)
+            shown, saved = pictures(result, host, "temp"), pictures(result, host, "output")
+        if not shown + saved:
+            print(f"{name}: makes no picture, so it has no thumbnail")
+            continue
+        target = FOLDER / f"{name}.jpg"
+        thumbnail(shown, saved).save(target, quality=QUALITY, optimize=True)
+        print(f"workflows/{target.name}: {target.stat().st_size / 1000:.0f} kB")
+
+
+def pictures(result: RunResult, host: HeadlessHost, kind: str) -> list[Image.Image]:
+    """The pictures of a run that were written as `kind`: "temp" for previews, "output" for results."""
+    root = {"temp": host.temp_dir, "output": host.output_dir}[kind]
+    files = [root / entry["subfolder"] / entry["filename"] for entry in result.ui("images") if entry["type"] == kind]
+    return [square(file) for file in files if file.suffix == ".png"]
+
+
+def square(file: Path) -> Image.Image:
+    """The middle of a picture, as large as it goes."""
+    with Image.open(file) as picture:
+        side = min(picture.size)
+        left, top = (picture.width - side) // 2, (picture.height - side) // 2
+        return picture.convert("RGB").crop((left, top, left + side, top + side))
+
+
+def thumbnail(shown: Sequence[Image.Image], saved: Sequence[Image.Image]) -> Image.Image:
+    """One result large with the previews small at its foot; or, of several results, four tiles with the previews."""
+    if len(saved) > 1 and len(shown) + len(saved) >= TILES:
+        return tiles([*shown, *saved][:TILES])
+    *rest, main_picture = [*shown, *saved]
+    large = scaled(main_picture, SIDE)
+    inset = SIDE // 3
+    for column, picture in enumerate(rest[:2]):
+        frame = Image.new("RGB", (inset, inset), "white")
+        frame.paste(scaled(picture, inset - 2 * GAP), (GAP, GAP))
+        large.paste(frame, (column * (inset - GAP), SIDE - inset))
+    return large
+
+
+def tiles(shown: Sequence[Image.Image]) -> Image.Image:
+    """Four pictures in a square."""
+    sheet = Image.new("RGB", (SIDE, SIDE), "white")
+    side = (SIDE - GAP) // 2
+    for i, picture in enumerate(shown):
+        sheet.paste(scaled(picture, side), (i % 2 * (side + GAP), i // 2 * (side + GAP)))
+    return sheet
+
+
+def scaled(picture: Image.Image, side: int) -> Image.Image:
+    """A square picture at another size."""
+    return picture.resize((side, side), Image.Resampling.BICUBIC)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
