@@ -21,6 +21,11 @@ class Host(Protocol):
     @property
     def assets_dir(self) -> Path: ...
 
+    @property
+    def temp_dir(self) -> Path:
+        """Where pictures go that are only to be looked at."""
+        ...
+
     def files(self, kind: str) -> tuple[str, ...]:
         """Names of the files of a kind ("checkpoints", "controlnet", "vae", ...), subfolders with "/"."""
         ...

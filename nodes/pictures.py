@@ -147,6 +147,16 @@ def save_pictures(
     return saved
 
 
+def to_image(pixels: np.ndarray) -> Tensor:
+    """(H, W, 3) in [0, 1] -> IMAGE (1, H, W, 3)."""
+    return torch.from_numpy(np.ascontiguousarray(pixels, np.float32))[None]
+
+
+def shown(host: Folders, images: Tensor) -> dict[str, list[dict[str, str]]]:
+    """What a node returns as "ui" to show pictures on itself in the editor; they go into the temporary folder."""
+    return {"images": [{**entry, "type": "temp"} for entry in save_pictures(host.temp_dir, "shown", images)]}
+
+
 def encode_png(picture: Tensor, texts: Mapping[str, str]) -> bytes:
     """(H, W, C) in [0, 1] as PNG, values cut to 8 bit as the host cuts them."""
     from PIL import Image, PngImagePlugin

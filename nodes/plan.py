@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..controlnet_core.analysis.charts import SeenHint, draw_plan
 from ..controlnet_core.control.hint import check_hint_channels, fit_hint
+from ..controlnet_core.control.plan import Plan, describe, make_plan
 from ..controlnet_core.control.unit import ControlUnit
 from ..controlnet_core.diffusion.samplers import SAMPLERS
 from ..controlnet_core.diffusion.schedule import SCHEDULERS
 from ..controlnet_core.pipeline import SampleSettings, cut_sigmas
 from .host import Node
+from .pictures import shown, to_image
 from .values import Conditioning, Controlled, Latent
 
 
@@ -23,14 +26,18 @@ class ControlPlan(Node):
     DISPLAY_NAME = "Control Plan"
     CATEGORY = "ControlNet Core/control"
     DESCRIPTION = (
-        "Shows which ControlNet acts at which step and how strongly each of its blocks is heard, and each hint as "
-        "the net will see it. Give it the settings of your sampler."
+        "Shows before the run which ControlNet acts at which step and how strongly each of its blocks is heard, what "
+        "is skipped and why, and each hint as the net will see it. Give it the settings of your sampler."
     )
     SEARCH_ALIASES = ["debug", "preview control", "timestep"]
     OUTPUT_NODE = True
-    RETURN_TYPES = ("STRING", "IMAGE")
-    RETURN_NAMES = ("plan", "hints")
-    OUTPUT_TOOLTIPS = ("The plan as a table.", "The hints at the size at which the nets see them.")
+    RETURN_TYPES = ("STRING", "IMAGE", "IMAGE")
+    RETURN_NAMES = ("plan", "hints", "picture")
+    OUTPUT_TOOLTIPS = (
+        "The plan as tables.",
+        "The hints at the size at which the nets see them.",
+        "The plan as a picture: for each net its hint, and its weight at each step and block.",
+    )
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -50,49 +57,56 @@ class ControlPlan(Node):
         }
 
     def run(self, model: Any, positive: Conditioning, latent: Latent, **settings: Any) -> dict[str, Any]:
-        """-> the table, IMAGE (units, H, W, 3)."""
+        """-> the table, IMAGE (units, H, W, 3), IMAGE (1, H, W, 3)."""
         controlled = self.host.controlled(model, positive)
         height, width = latent["samples"].shape[-2:]
-        text = describe(controlled, SampleSettings(**settings), height)
-        hints = hints_as_seen(controlled, height, width)
-        return {"ui": {"text": [text]}, "result": (text, hints)}
+        plan = plan_of(controlled, SampleSettings(**settings), height)
+        text, hints = describe(plan), hints_as_seen(controlled, height, width)
+        picture = to_image(draw_plan(plan, seen(controlled, height, width)))
+        return {"ui": {"text": [text], **shown(self.host, picture)}, "result": (text, hints, picture)}
 
 
-def describe(controlled: Controlled, settings: SampleSettings, latent_height: int) -> str:
-    """The plan as lines of text."""
-    units = controlled.units
-    sigmas = cut_sigmas(controlled.schedule, settings)[:-1].tolist()
-    head = f"{len(sigmas)} steps of {settings.sampler} / {settings.scheduler}, {len(units)} ControlNet"
-    lines = [head + ("" if len(units) == 1 else "s")]
-    lines += [f"  {i}: {_unit(unit, controlled, latent_height)}" for i, unit in enumerate(units, 1)]
-    lines.append("step    sigma     t" + "".join(f"{i:>7}" for i in range(1, len(units) + 1)))
-    for step, sigma in enumerate(sigmas, 1):
-        timestep = float(controlled.schedule.timestep(torch.tensor(sigma)))
-        cells = (f"{_strength(u, sigma, controlled):>7}" for u in units)
-        lines.append(f"{step:>4}  {sigma:7.3f}  {timestep:4.0f}" + "".join(cells))
-    return "\n".join(lines)
-
-
-def _unit(unit: ControlUnit, controlled: Controlled, latent_height: int) -> str:
-    half = "conditional half" if unit.conditional_only else "both halves"
-    where = "" if unit.mask is None else ", masked"
-    weights = " ".join(f"{w:.2f}" for w in unit.weights(unit.net.config.unet, latent_height))
-    window = f"{unit.start:.0%} to {unit.end:.0%}"
-    return f"{unit.name}, strength {unit.strength:g}, {window}, {unit.mode}, {half}{where}; blocks {weights}"
-
-
-def _strength(unit: ControlUnit, sigma: float, controlled: Controlled) -> str:
-    active = unit.strength != 0.0 and unit.is_active(sigma, controlled.schedule)
-    return f"{unit.strength:.2f}" if active else "-"
+def plan_of(controlled: Controlled, settings: SampleSettings, latent_height: int) -> Plan:
+    """The plan of a run with these settings."""
+    sigmas = cut_sigmas(controlled.schedule, settings)
+    title = f"{settings.sampler} / {settings.scheduler}"
+    return make_plan(controlled.units, controlled.schedule, settings.sampler, sigmas, latent_height, title)
 
 
 def hints_as_seen(controlled: Controlled, height: int, width: int) -> Tensor:
     """IMAGE (n, H, W, 3): the hints of all units, at the size of the picture; one black picture for none."""
-    factor = controlled.config.vae.factor
-    size = (height * factor, width * factor)
-    hints: Sequence[Tensor] = [
-        fit_hint(check_hint_channels(unit.hint, unit.net.config.hint_channels), *size) for unit in controlled.units
-    ]
+    hints = [hint for hint, _ in _fitted(controlled, height, width)]
     if not hints:
-        return torch.zeros(1, *size, 3)
+        factor = controlled.config.vae.factor
+        return torch.zeros(1, height * factor, width * factor, 3)
     return torch.cat([hint[:, :3].cpu() for hint in hints]).movedim(1, -1)
+
+
+def seen(controlled: Controlled, height: int, width: int) -> list[SeenHint]:
+    """The first hint and mask of each unit, with words on how the hint came to its size."""
+    return [
+        SeenHint(
+            pixels=hint[0, :3].movedim(0, -1).cpu().numpy(),
+            words=_resized(unit.hint, hint),
+            mask=None if unit.mask is None else unit.mask[0].cpu().numpy(),
+        )
+        for hint, unit in _fitted(controlled, height, width)
+    ]
+
+
+def _fitted(controlled: Controlled, height: int, width: int) -> Iterator[tuple[Tensor, ControlUnit]]:
+    """The hint of each unit at the picture's size, (B, C, H, W), as the net reads it."""
+    factor = controlled.config.vae.factor
+    for unit in controlled.units:
+        hint = check_hint_channels(unit.hint, unit.net.config.hint_channels)
+        yield fit_hint(hint, height * factor, width * factor), unit
+
+
+def _resized(before: Tensor, after: Tensor) -> str:
+    """What became of a hint, such as "128x128, from 640x480: cropped at the centre, resized"."""
+    (old_height, old_width), (height, width) = before.shape[-2:], after.shape[-2:]
+    if (old_height, old_width) == (height, width):
+        return f"{width}x{height}, as it came"
+    cropped = abs(old_width * height - width * old_height) > max(old_width, old_height)
+    done = "cropped at the centre, resized" if cropped else "resized"
+    return f"{width}x{height}, from {old_width}x{old_height}: {done}"

@@ -30,6 +30,13 @@ class ComfyHost:
         """The models and pictures that come with the package."""
         return ASSETS
 
+    @property
+    def temp_dir(self) -> Path:
+        """Where the editor keeps pictures that are only to be looked at."""
+        import folder_paths
+
+        return Path(folder_paths.get_temp_directory())
+
     # ---- files
 
     def files(self, kind: str) -> tuple[str, ...]:

@@ -166,16 +166,23 @@ def test_block_weights(run: Any, scene: dict[str, Any]) -> None:
         run("CNCore_BlockWeights", custom="1, x")
 
 
-def test_plan(run: Any, scene: dict[str, Any]) -> None:
-    halves = run(
-        "CNCore_ApplyControlNet", **_halves(scene), control_net=scene["net"], image=scene["hint"], end_percent=0.5
-    )
+def test_plan(run: Any, scene: dict[str, Any], host: HeadlessHost) -> None:
+    unit = {"control_net": scene["net"], "image": scene["hint"], "end_percent": 0.5, "mask": torch.ones(1, 8, 8)}
+    halves = run("CNCore_ApplyControlNet", **_halves(scene), **unit)
     shown = run("CNCore_ControlPlan", model=scene["model"], positive=halves[0], latent=scene["latent"], steps=4)
-    text, hints = shown["result"]
-    rows = text.splitlines()
-    assert "demo_canny.safetensors, strength 1, 0% to 50%, balanced" in rows[1]
-    assert [row.split()[-1] for row in rows[-4:]] == ["1.00", "1.00", "-", "-"]
+    text, hints, picture = shown["result"]
+    assert "demo_canny.safetensors, strength 1, 0% to 50%, balanced, both halves, inside its mask" in text
+    assert "runs in 2 of 4 evaluations" in text and "not run: after its window, which ends at 50%" in text
     assert torch.equal(hints, scene["hint"]) and shown["ui"]["text"] == [text]
+    assert picture.shape[0] == 1 and picture.shape[-1] == 3 and picture.std() > 0.05
+    (entry,) = shown["ui"]["images"]
+    assert entry["type"] == "temp" and (host.temp_dir / entry["filename"]).is_file()
+
+
+def test_plan_without_control(run: Any, scene: dict[str, Any]) -> None:
+    off = run("CNCore_ApplyControlNet", **_halves(scene), control_net=scene["net"], image=scene["hint"], strength=0.0)
+    shown = run("CNCore_ControlPlan", model=scene["model"], positive=off[0], latent=scene["latent"])
+    assert "no ControlNet acts" in shown["result"][0]
 
 
 def test_a_mask_limits_control(run: Any, scene: dict[str, Any]) -> None:

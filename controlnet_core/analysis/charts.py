@@ -1,0 +1,129 @@
+"""Pictures of plans, reports and sensitivities: what `plots` draws, put on a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..control.plan import Plan, PlannedUnit, block_names, silent_blocks
+from .plots import FAINT, INK, MARGIN, NOTHING, Canvas, HeatMap, scale_bar, wrap
+
+SIDE = 208
+"""Longest side of a hint on a page."""
+GRID = 800
+"""Pixels that a heat map may take from left to right."""
+LABELS = 76
+
+
+@dataclass(frozen=True, eq=False)
+class SeenHint:
+    """A hint as its net sees it, (H, W, 3) in [0, 1], with words on how it came to that size.
+
+    mask: (H, W) in [0, 1], where the unit acts, or None for everywhere.
+    """
+
+    pixels: np.ndarray
+    words: str
+    mask: np.ndarray | None = None
+
+
+def draw_plan(plan: Plan, hints: Sequence[SeenHint]) -> np.ndarray:
+    """(H, W, 3) in [0, 1]: for each unit its hint as the net sees it beside its step x block table."""
+    heights = [_unit_height(unit, hint) for unit, hint in zip(plan.units, hints, strict=True)]
+    columns = len(plan.evaluations)
+    grid = min(GRID, 40 * max(columns, 1))
+    width = MARGIN + SIDE + MARGIN + LABELS + max(grid, 420) + 110
+    canvas = Canvas(width, 70 + (sum(heights) or 40))
+    total = sum(len(step) for step in plan.evaluations)
+    canvas.text(MARGIN, 20, plan.title, 20)
+    canvas.text(MARGIN, 46, f"{columns} steps, {total} evaluations of the model", 13, FAINT)
+    if not plan.units:
+        canvas.text(MARGIN, 76, "no ControlNet acts on this prompt", 14)
+    top = 84
+    for unit, hint, height in zip(plan.units, hints, heights, strict=True):
+        _draw_unit(canvas, unit, hint, top, total)
+        top += height
+    return canvas.array()
+
+
+def _unit_height(unit: PlannedUnit, hint: SeenHint) -> int:
+    rows = 22 * len(unit.cells) + 66 + 20 * len(_reasons(unit))
+    return max(rows, _hint_height(hint)) + 66
+
+
+def _hint_height(hint: SeenHint) -> int:
+    return sum(_fit(pixels, side)[1] + 44 for pixels, side, _ in _shown(hint))
+
+
+def _draw_unit(canvas: Canvas, unit: PlannedUnit, hint: SeenHint, top: int, total: int) -> None:
+    canvas.text(MARGIN, top, unit.name, 16)
+    canvas.text(MARGIN, top + 22, f"{unit.words}; runs in {unit.runs} of {total} evaluations", 13, FAINT)
+    top += 66
+    _draw_hint(canvas, hint, top - 14)
+    x = MARGIN + SIDE + MARGIN + LABELS
+    heat = HeatMap(
+        values=[_row(unit, block) for block in range(len(unit.cells))],
+        rows=[f"{n} ({c})" for n, c in zip(block_names(len(unit.cells)), unit.cells, strict=True)],
+        columns=[str(i) for i in range(1, len(unit.steps) + 1)],
+        top=max([abs(w) for step in unit.steps for w in step.weights] + [1.0]),
+        down="block (height)",
+    )
+    right = heat.draw(canvas, x, top, GRID)
+    scale_bar(canvas, right + 24, top, 22 * len(unit.cells), heat.top, "weight")
+    line = top + heat.height() + 4
+    for words in _reasons(unit):
+        canvas.rectangle(x, line + 2, 12, 12, NOTHING)
+        canvas.text(x + 20, line, words, 13, INK)
+        line += 20
+
+
+def _row(unit: PlannedUnit, block: int) -> list[float | None]:
+    """The weight of a block at each step; None where it is not heard."""
+    return [None if step.why or step.weights[block] == 0.0 else abs(step.weights[block]) for step in unit.steps]
+
+
+def _reasons(unit: PlannedUnit) -> list[str]:
+    """What the empty cells mean: each reason once, with its steps or blocks."""
+    found: dict[str, list[int]] = {}
+    for index, step in enumerate(unit.steps, 1):
+        if step.why:
+            found.setdefault(step.why, []).append(index)
+    lines = [f"steps {spans(indices)} not run: {why}" for why, indices in found.items()]
+    return lines + [f"blocks {blocks} not heard: {why}" for why, blocks in silent_blocks(unit)]
+
+
+def spans(numbers: Sequence[int]) -> str:
+    """[1, 2, 3, 7] -> "1-3, 7"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def _shown(hint: SeenHint) -> list[tuple[np.ndarray, int, str]]:
+    """Pictures beside a unit's table: pixels, longest side, words."""
+    pictures = [(hint.pixels, SIDE, hint.words)]
+    if hint.mask is not None:
+        pictures.append((np.repeat(hint.mask[..., None], 3, axis=-1), SIDE // 2, "its mask: acts where white"))
+    return pictures
+
+
+def _draw_hint(canvas: Canvas, hint: SeenHint, top: int) -> None:
+    for pixels, side, words in _shown(hint):
+        width, height = _fit(pixels, side)
+        canvas.picture(MARGIN, top, pixels, width, height)
+        for line, part in enumerate(wrap(words, SIDE, 12)[:2]):
+            canvas.text(MARGIN, top + height + 4 + 15 * line, part, 12, FAINT)
+        top += height + 44
+
+
+def _fit(pixels: np.ndarray, side: int) -> tuple[int, int]:
+    """Width and height on the page."""
+    height, width = pixels.shape[:2]
+    scale = side / max(height, width)
+    return max(1, round(width * scale)), max(1, round(height * scale))

@@ -1,0 +1,97 @@
+"""The plan of a run: what it says is what the engine does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from comfyui_controlnet_core.controlnet_core.analysis.charts import SeenHint, draw_plan, spans
+from comfyui_controlnet_core.controlnet_core.analysis.plots import SCALE, colour_of
+from comfyui_controlnet_core.controlnet_core.config import DEMO
+from comfyui_controlnet_core.controlnet_core.control.plan import Plan, describe, evaluations, make_plan
+from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
+from comfyui_controlnet_core.controlnet_core.diffusion.noise import noise_source
+from comfyui_controlnet_core.controlnet_core.diffusion.samplers import SAMPLERS, get_sampler
+from comfyui_controlnet_core.controlnet_core.diffusion.schedule import make_sigmas, scaled_linear
+from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
+
+SCHEDULE = scaled_linear()
+NET = ControlNet(DEMO.controlnet)
+HINT = torch.zeros(1, 3, 128, 128)
+
+
+def plan(*units: ControlUnit, sampler: str = "euler", steps: int = 10) -> Plan:
+    sigmas = make_sigmas(SCHEDULE, "karras", steps, sampler=sampler)
+    return make_plan(units, SCHEDULE, sampler, sigmas, 16, f"{sampler} / karras")
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_the_evaluations_are_those_that_the_sampler_makes(name: str) -> None:
+    sampler, sigmas = get_sampler(name), make_sigmas(SCHEDULE, "karras", 5, sampler=name)
+    made: list[float] = []
+
+    def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        made.append(float(sigma))
+        return x * 0.3
+
+    x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * sigmas[0]
+    sampler(denoise, x, sigmas, noise=noise_source(sampler, x, sigmas, 3))
+    found = evaluations(name, sigmas)
+    assert [sigma for step in found for sigma in step] == made
+    assert len(found) == 5 and [step[0] for step in found] == sigmas[:-1].tolist()
+
+
+def test_the_window_selects_what_the_engine_runs() -> None:
+    unit = ControlUnit(NET, HINT, start=0.2, end=0.6)
+    (planned,) = plan(unit, sampler="heun").units
+    for step, sigmas in zip(planned.steps, evaluations("heun", make_sigmas(SCHEDULE, "karras", 10)), strict=True):
+        assert step.runs == sum(unit.is_active(sigma, SCHEDULE) for sigma in sigmas)
+        assert bool(step.why) != unit.is_active(sigmas[0], SCHEDULE)
+    reasons = [step.why.split()[0] if step.why else "" for step in planned.steps]
+    assert reasons == sorted(reasons, key=["before", "", "after"].index) and len(set(reasons)) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [({"strength": 0.0}, "strength 0"), ({"block_weights": (0.0,) * 7}, "all block weights are 0")],
+)
+def test_a_net_that_never_runs_says_why(changes: dict, why: str) -> None:
+    found = plan(ControlUnit(NET, HINT, **changes))
+    assert found.units[0].runs == 0 and {step.why for step in found.units[0].steps} == {why}
+    assert f"not run: {why}" in describe(found)
+
+
+def test_blocks_that_are_not_heard_say_why() -> None:
+    found = plan(ControlUnit(NET, HINT, mode="mid-only", block_weights=(1, 1, 1, 1, 1, 1, 0.5)))
+    assert found.units[0].silent == ("mode mid-only",) * 6 + ("",)
+    assert "blocks 0, 1, 2, 3, 4, 5 are not heard: mode mid-only" in describe(found)
+    weighted = plan(ControlUnit(NET, HINT, mode="control", block_weights=(1, 0, 1, 1, 1, 1, 1)))
+    assert weighted.units[0].silent[1] == "block weight 0"
+    assert "the positive half alone" in describe(weighted)
+    assert weighted.units[0].steps[0].weights == pytest.approx([0.825**6, 0, *(0.825**i for i in (4, 3, 2, 1, 0))])
+
+
+def test_the_text_puts_equal_steps_on_one_line() -> None:
+    lines = describe(plan(ControlUnit(NET, HINT, end=0.5, name="edges"))).splitlines()
+    assert lines[0] == "euler / karras: 10 steps, 10 evaluations of the model"
+    assert lines[2] == "1  edges, strength 1, 0% to 50%, balanced, both halves; runs in 5 of 10 evaluations"
+    assert [line.split()[0] for line in lines[5:]] == ["1-5", "6-10"]
+    assert len(lines[5].split()) == 3 + 7
+
+
+def test_the_picture_shows_weights_as_colours_and_what_is_skipped_as_gray() -> None:
+    found = plan(ControlUnit(NET, HINT, end=0.5))
+    drawn = draw_plan(found, [SeenHint(np.zeros((8, 8, 3)), "8x8", np.ones((8, 8)))])
+    colours = {tuple(c) for c in (drawn.reshape(-1, 3) * 255).round().astype(int)}
+    assert drawn.dtype == np.float32 and colour_of(1.0) in colours and (233, 236, 239) in colours
+    empty = draw_plan(plan(), [])
+    assert colour_of(1.0) not in {tuple(c) for c in (empty.reshape(-1, 3) * 255).round().astype(int)}
+
+
+def test_colours_run_from_dark_to_bright() -> None:
+    brightness = [sum(colour_of(i / 50)) for i in range(51)]
+    assert brightness == sorted(brightness) and colour_of(-1) == SCALE[0] and colour_of(2) == SCALE[-1]
+
+
+def test_spans() -> None:
+    assert spans([1, 2, 3, 7, 9, 10]) == "1-3, 7, 9-10"
