@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import compileall
 import gc
-import importlib
+import importlib.abc
+import importlib.util
+import inspect
 import json
 import logging
 import os
@@ -19,7 +21,7 @@ import runpy
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -37,6 +39,7 @@ SEED, STEPS, CFG = 7, 4, 4.0
 SIDE = 64
 PROMPT, NEGATIVE = "a red sphere, (on grey:1.3) ground", "grey"
 MODES = ("balanced", "prompt", "control", "cfg-rw", "cfg-rw-literal", "mid-only")
+UNUSED = ("torchvision", "torchaudio")
 HEAVY = ("cv2", "transformers", "scipy.stats", "diffusers")
 
 
@@ -53,25 +56,35 @@ class Anything:
 class AnyModule(types.ModuleType):
     """A module that has every attribute."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.__spec__ = ModuleSpec(name, None)
-        self.__path__: list[str] = []
-
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
         return Anything()
 
 
+class StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds every module of some packages."""
+
+    def __init__(self, packages: Sequence[str]) -> None:
+        self.packages = packages
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """A package of that name, if it is one of ours."""
+        return ModuleSpec(fullname, self, is_package=True) if fullname.split(".")[0] in self.packages else None
+
+    def create_module(self, spec: ModuleSpec) -> AnyModule:
+        """The module."""
+        return AnyModule(spec.name)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """There is nothing to run."""
+
+
 def without_torchvision() -> None:
-    """The host imports torchvision for models that are not run here."""
-    try:
-        importlib.import_module("torchvision")
-    except ImportError:
-        importlib.import_module("transformers")  # which looks whether torchvision is there
-        for name in ("torchvision", "torchvision.transforms"):
-            sys.modules[name] = AnyModule(name)
+    """The host imports torchvision, and since 2026 torchaudio, for models that are not run here."""
+    importlib.import_module("transformers")  # which looks whether they are there
+    missing = [name for name in UNUSED if importlib.util.find_spec(name) is None]
+    sys.meta_path.append(StandIns(missing))
 
 
 class Warnings(logging.Handler):
@@ -124,17 +137,24 @@ class Session:
         self.facts: dict[str, Any] = {}
         self.tensors: dict[str, torch.Tensor] = {}
 
+    def load(self, folder: Path) -> Any:
+        """As the host loads a pack; whether it did. Older releases do it at once, newer ones in a coroutine."""
+        found = self.nodes.load_custom_node(str(folder))
+        return asyncio.run(found) if inspect.iscoroutine(found) else found
+
     def load_pack(self) -> None:
         """As the host does at its start; a fact for each promise about it.
 
-        Compiled first, as it is from the second start on; the time is the processor's, whatever else runs.
+        Compiled first, as it is from the second start on; behind another pack, since the host imports its own
+        reader of packs with the first. The time is the processor's, whatever else runs.
         """
         compileall.compile_dir(self.pack, quiet=2)
+        self.load(self.pack.with_name("another_pack"))
         heard = Warnings()
         logging.getLogger().addHandler(heard)
         before = set(sys.modules)
         began = time.process_time()
-        loaded = asyncio.run(self.nodes.load_custom_node(str(self.pack)))
+        loaded = self.load(self.pack)
         seconds = time.process_time() - began
         logging.getLogger().removeHandler(heard)
         new = set(sys.modules) - before
@@ -329,10 +349,11 @@ class Session:
         }
 
     def error(self, run: Any) -> str:
-        """Class and message of the error that a call raises."""
+        """Class and message of the error that a call raises; the host's interruption is no `Exception`."""
+        interruption = importlib.import_module("comfy.model_management").InterruptProcessingException
         try:
             run()
-        except Exception as error:
+        except (Exception, interruption) as error:
             return f"{type(error).__name__}: {error}"
         return ""
 
