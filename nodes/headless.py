@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import controlnet_core
 from ..controlnet_core.checkpoints.load import load_checkpoint, load_controlnet, load_vae
+from ..controlnet_core.checkpoints.lora import read_lora
 from ..controlnet_core.control.unit import ControlUnit
 from ..controlnet_core.diffusion.samplers import Step
 from ..controlnet_core.diffusion.schedule import scaled_linear
@@ -21,7 +22,7 @@ from ..controlnet_core.errors import CheckpointError, OutOfMemory, ShapeError, U
 from ..controlnet_core.models.text_encoder import TextEncoder
 from ..controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
 from ..preprocessors.learned.library import Library
-from . import folders
+from . import folders, loras
 from .conditions import to_conditions
 from .values import Conditioning, Controlled, ControlNetHandle, ControlSpec, Latent, Model, Vae
 
@@ -95,6 +96,16 @@ class HeadlessHost:
     def load_vae(self, path: Path) -> Vae:
         """VAE of a file of its own, or out of a checkpoint."""
         return self._once("vae", path, lambda p: Vae(load_vae(p), p))
+
+    def apply_lora(
+        self, model: Model, clip: TextEncoder | None, path: Path, strength_model: float, strength_clip: float
+    ) -> tuple[Model, TextEncoder | None]:
+        """MODEL and CLIP with a LoRA on them; the ones that come in stay as they are.
+
+        Raises CheckpointError for a file that is no LoRA, UnfitError for one of another base. Parts of it that
+        the models do not have are told in the log.
+        """
+        return loras.apply(self._once("lora", path, read_lora), model, clip, strength_model, strength_clip)
 
     def library(self) -> Library:
         """Where learned preprocessors find their nets: folders for annotators, then the models trees."""

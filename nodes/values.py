@@ -8,13 +8,16 @@ MODEL, CLIP, VAE and CONTROL_NET are the host's own objects in the editor; headl
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from ..controlnet_core.checkpoints.detect import Identity
+from ..controlnet_core.checkpoints.lora_kinds import Update
+from ..controlnet_core.checkpoints.lora_places import merge
 from ..controlnet_core.config import ModelConfig, UNetConfig
 from ..controlnet_core.control.unit import ControlStack
 from ..controlnet_core.diffusion.schedule import NoiseSchedule
@@ -28,12 +31,30 @@ Latent: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
-    """A headless MODEL: the UNet with its schedule, and the file it came from."""
+class AppliedLora:
+    """A LoRA on a MODEL: the file's name, its updates by our names of the UNet's weights, and its strength."""
 
-    diffusion: DiffusionModel
+    name: str
+    updates: Mapping[str, Update]
+    strength: float
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A headless MODEL: the UNet as its file has it, with its schedule, and the LoRAs on it, in their order."""
+
+    base: DiffusionModel
     identity: Identity
     path: Path
+    loras: tuple[AppliedLora, ...] = ()
+
+    @cached_property
+    def diffusion(self) -> DiffusionModel:
+        """What is sampled: the base with its LoRAs, merged when first asked for, so that a chain is merged once."""
+        if not self.loras:
+            return self.base
+        unet = merge(self.base.unet, [(lora.updates, lora.strength) for lora in self.loras])
+        return replace(self.base, unet=unet)
 
 
 @dataclass(frozen=True, eq=False)

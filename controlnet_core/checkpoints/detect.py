@@ -33,6 +33,8 @@ from .structure import Shapes
 Entries: TypeAlias = Mapping[str, Any]
 """A model's config.json; empty where there is none."""
 WHOLE_MODELS = frozenset({"checkpoint", "unet"})
+WITHOUT_CONFIG = frozenset({"lora", "textual-inversion"})
+"""Kinds that are added to a model and are none themselves."""
 CONFIG_OF_KIND: Mapping[str, type[Config]] = MappingProxyType(
     {
         "checkpoint": ModelConfig,
@@ -197,6 +199,8 @@ def _predicts_v(header: Header, prefix: str) -> bool:
 
 def _with_support(header: Header, identity: Identity, signature: Signature) -> Identity:
     """The identity with its config, or with the reason why it has none."""
+    if identity.kind in WITHOUT_CONFIG and signature.supported:
+        return replace(identity, supported=True)
     layout = LAYOUTS.get(identity.layout)
     if not signature.supported or layout is None:
         return replace(identity, problem=f"this version does not load {_plural(identity)}")

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import CheckpointError
+from . import lora
 from .detect import Identity, identify
 from .fileconfig import CONFIG_KEY, Config
 from .files import Header
@@ -117,7 +118,10 @@ def problem(header: Header, identity: Identity) -> str:
     if not identity.supported:
         return identity.problem
     try:
-        check(_plan(header, identity))
+        if identity.kind == "lora":
+            lora.group(header)
+        else:
+            check(_plan(header, identity))
     except CheckpointError as error:
         return str(error)
     return ""

@@ -194,6 +194,8 @@ def _words(kind: str) -> str:
         "vae": "an autoencoder (VAE)",
         "unet": "a UNet",
         "text-encoder": "a CLIP text encoder",
+        "lora": "a LoRA",
+        "textual-inversion": "a textual inversion",
     }[kind]
 
 

@@ -187,15 +187,23 @@ SIGNATURES: tuple[Signature, ...] = (
     Signature("t2i-style", "T2I style adapter", "original", ("style_embedding",), folder="style_models"),
     Signature("coadapter-fuser", "CoAdapter fuser", "original", ("spatial_feat_mapping.", "seq_proj.")),
     # What is added to a base.
-    Signature("lora", "LoRA", "kohya", ("^lora_", ".lora_down.weight$"), folder="loras"),
-    Signature("lora", "LoHa", "kohya", (".hada_w1_a$",), folder="loras"),
-    Signature("lora", "LoKr", "kohya", (".lokr_w1",), folder="loras"),
-    Signature("lora", "OFT", "kohya", (".oft_blocks$",), folder="loras"),
-    Signature("lora", "LoRA", "diffusers", (".lora_A.weight$",), folder="loras"),
-    Signature("lora", "LoRA", "diffusers", ("_lora.down.weight$",), folder="loras"),
-    Signature("lora", "LoRA", "diffusers", (".lora_linear_layer.down.weight$",), folder="loras"),
-    Signature("lora", "LoRA", "diffusers", (".lora.down.weight$",), folder="loras"),
-    Signature("lora", "LoRA", "other", (".lora_down.weight$",), folder="loras"),
+    *(
+        Signature("lora", title, layout, needles, supported=title != "OFT", folder="loras")
+        for title, layout, needles in (
+            ("LoRA", "kohya", ("^lora_", ".lora_down.weight$")),
+            ("LoHa", "kohya", (".hada_w1_a$",)),
+            ("LoKr", "kohya", (".lokr_w1",)),
+            ("OFT", "kohya", (".oft_blocks$",)),
+            ("LoRA", "diffusers", (".lora_A.weight$",)),
+            ("LoRA", "diffusers", (".lora_A.default.weight$",)),
+            ("LoRA", "diffusers", ("_lora.down.weight$",)),
+            ("LoRA", "diffusers", (".lora_linear_layer.down.weight$",)),
+            ("LoRA", "diffusers", (".lora.down.weight$",)),
+            ("LoRA", "diffusers", (".lora_layer.down.weight$",)),
+            ("LoRA", "other", (".lora_down.weight$",)),
+            ("LoRA of whole differences", "kohya", ("^lora_", ".diff$")),
+        )
+    ),
     Signature("ip-adapter", "IP-Adapter", "original", ("^image_proj.", "^ip_adapter."), folder="ipadapter"),
     Signature(
         "motion-module",
@@ -366,6 +374,13 @@ DETAILS: tuple[Detail, ...] = (
     Detail(("controlnet-lllite",), ".conditioning1.4.weight$", "depth 3"),
     Detail(("controlnet-lllite",), ".conditioning1.2.weight$", "depth 2", axis=2, sizes=(4,)),
     Detail(("lora",), ".dora_scale$", "DoRA"),
+    Detail(("lora",), ".lora_magnitude_vector", "DoRA"),
+    *(
+        Detail(("lora",), needle, "rank {0}")
+        for needle in (".lora_down.weight$", ".lora_A.weight$", ".lora.down.weight$", ".hada_w1_b$")
+    ),
+    Detail(("lora",), "^lora_te", "with the text encoder"),
+    Detail(("lora",), "^text_encoder", "with the text encoder"),
     Detail(("checkpoint", "unet"), "^input_blocks.0.0.weight$", "inpainting", axis=1, sizes=(9,)),
     Detail(("checkpoint", "unet"), "^input_blocks.0.0.weight$", "InstructPix2Pix", axis=1, sizes=(8,)),
     Detail(("checkpoint", "unet"), "^conv_in.weight$", "inpainting", axis=1, sizes=(9,)),

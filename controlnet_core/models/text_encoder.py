@@ -194,8 +194,21 @@ class TextEncoder(nn.Module):
 
     def with_clip_skip(self, clip_skip: int) -> TextEncoder:
         """The same encoder, weights shared, that stops at another layer. Raises ValueRangeError from 0 up."""
+        return self._twin(self.model, clip_skip)
+
+    @property
+    def models(self) -> tuple[ClipTextModel, ...]:
+        """The text transformers in it."""
+        return (self.model,)
+
+    def with_models(self, models: Sequence[ClipTextModel]) -> TextEncoder:
+        """The same encoder with other transformers, in the order of `models`."""
+        (model,) = models
+        return self._twin(model, self.clip_skip)
+
+    def _twin(self, model: ClipTextModel, clip_skip: int) -> TextEncoder:
         return TextEncoder(
-            self.model,
+            model,
             self.tokenizer,
             self.config,
             None if self.vocab_map is None else VocabMap.from_tensor(self.vocab_map),

@@ -58,6 +58,56 @@ class DiffControlNetLoader(Node):
         return (self.host.load_controlnet(self.host.find("controlnet", control_net_name)),)
 
 
+LORA_STRENGTH = ("FLOAT", {"default": 1.0, "min": -100.0, "max": 100.0, "step": 0.01})
+
+
+class LoraLoader(Node):
+    """A LoRA on model and text encoder."""
+
+    CATEGORY = "loaders"
+    DESCRIPTION = "Adds a LoRA to the model and to the text encoder, each with its own strength; several may follow."
+    RETURN_TYPES = ("MODEL", "CLIP")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": ("MODEL",),
+                "clip": ("CLIP",),
+                "lora_name": (list(cls.host.files("loras")),),
+                "strength_model": LORA_STRENGTH,
+                "strength_clip": LORA_STRENGTH,
+            }
+        }
+
+    def run(
+        self, model: Model, clip: TextEncoder | None, lora_name: str, strength_model: float, strength_clip: float
+    ) -> tuple[Model, TextEncoder | None]:
+        """-> MODEL, CLIP."""
+        if strength_model == strength_clip == 0.0:
+            return model, clip
+        return self.host.apply_lora(model, clip, self.host.find("loras", lora_name), strength_model, strength_clip)
+
+
+class LoraLoaderModelOnly(Node):
+    """A LoRA on the model."""
+
+    CATEGORY = "loaders"
+    DESCRIPTION = "Adds a LoRA to the model; its part for the text encoder is left out."
+    RETURN_TYPES = ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        files = list(cls.host.files("loras"))
+        return {"required": {"model": ("MODEL",), "lora_name": (files,), "strength_model": LORA_STRENGTH}}
+
+    def run(self, model: Model, lora_name: str, strength_model: float) -> tuple[Model]:
+        """-> MODEL."""
+        if strength_model == 0.0:
+            return (model,)
+        return (self.host.apply_lora(model, None, self.host.find("loras", lora_name), strength_model, 0.0)[0],)
+
+
 class VAELoader(Node):
     """An autoencoder."""
 
@@ -97,6 +147,8 @@ NODES: dict[str, type] = {
     "CheckpointLoaderSimple": CheckpointLoaderSimple,
     "ControlNetLoader": ControlNetLoader,
     "DiffControlNetLoader": DiffControlNetLoader,
+    "LoraLoader": LoraLoader,
+    "LoraLoaderModelOnly": LoraLoaderModelOnly,
     "VAELoader": VAELoader,
     "CLIPSetLastLayer": CLIPSetLastLayer,
 }

@@ -19,7 +19,7 @@ from comfyui_controlnet_core.workflows.contract import read_spec
 
 RECORD = Path(__file__).with_name("object_info.json")
 FILES = "files"
-FILE_INPUTS = {"ckpt_name", "control_net_name", "vae_name", "checkpoint"}
+FILE_INPUTS = {"ckpt_name", "control_net_name", "vae_name", "checkpoint", "lora_name"}
 NATIVE = {
     "CheckpointLoaderSimple",
     "ControlNetLoader",
@@ -46,6 +46,8 @@ NATIVE = {
     "ConditioningCombine",
     "SetLatentNoiseMask",
     "VAEEncodeForInpaint",
+    "LoraLoader",
+    "LoraLoaderModelOnly",
 }
 
 

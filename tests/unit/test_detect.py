@@ -10,6 +10,7 @@ import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.checkpoints.detect import (
     SD2_V_KEY,
+    WITHOUT_CONFIG,
     Identity,
     KeyIndex,
     identify,
@@ -119,6 +120,7 @@ LDM_UNET = "model.diffusion_model."
 BLOCK = "input_blocks.4.1.transformer_blocks.0"
 MODEL_BLOCK = f"{LDM_UNET}{BLOCK}"
 DOWN = "down_blocks.1.attentions.0.transformer_blocks.0"
+KOHYA = f"lora_unet_{DOWN.replace('.', '_')}"
 UNION = {"task_embedding": (8, 320), "control_add_embedding.linear_1.weight": (1280, 2048)}
 
 SAMPLES: dict[str, Sample] = {
@@ -427,24 +429,43 @@ SAMPLES: dict[str, Sample] = {
     ),
     # everyday files beside control
     "lora kohya": Sample(
-        {f"lora_unet_{DOWN.replace('.', '_')}_attn2_to_k.lora_down.weight": (16, 768)},
+        {f"{KOHYA}_attn2_to_k.lora_down.weight": (16, 768), f"{KOHYA}_attn2_to_k.lora_up.weight": (640, 16)},
         "lora",
         "sd15",
         "kohya",
+        ("rank 16",),
+        supported=True,
     ),
     "dora": Sample(
         {
-            f"lora_unet_{DOWN.replace('.', '_')}_attn2_to_k.lora_down.weight": (16, 2048),
-            f"lora_unet_{DOWN.replace('.', '_')}_attn2_to_k.dora_scale": (640, 1),
+            f"{KOHYA}_attn2_to_k.lora_down.weight": (16, 2048),
+            f"{KOHYA}_attn2_to_k.lora_up.weight": (640, 16),
+            f"{KOHYA}_attn2_to_k.dora_scale": (640, 1),
         },
         "lora",
         "sdxl",
         "kohya",
-        ("DoRA",),
+        ("DoRA", "rank 16"),
+        supported=True,
     ),
-    "lora diffusers": Sample({f"unet.{DOWN}.attn2.to_k.lora_A.weight": (16, 1024)}, "lora", "sd2", "diffusers"),
-    "loha": Sample({"lora_unet_x_attn2_to_k.hada_w1_a": (640, 8)}, "lora", "", "kohya"),
-    "lokr": Sample({"lora_unet_x.lokr_w1": (8, 8)}, "lora", "", "kohya"),
+    "lora diffusers": Sample(
+        {f"unet.{DOWN}.attn2.to_k.lora_A.weight": (16, 1024), f"unet.{DOWN}.attn2.to_k.lora_B.weight": (640, 16)},
+        "lora",
+        "sd2",
+        "diffusers",
+        ("rank 16",),
+        supported=True,
+    ),
+    "loha": Sample(
+        {f"lora_unet_x.hada_{part}": (8, 8) for part in ("w1_a", "w1_b", "w2_a", "w2_b")},
+        "lora",
+        "",
+        "kohya",
+        ("rank 8",),
+        supported=True,
+    ),
+    "lokr": Sample({f"lora_unet_x.lokr_{part}": (8, 8) for part in ("w1", "w2")}, "lora", "", "kohya", supported=True),
+    "oft": Sample({"lora_unet_x.oft_blocks": (4, 8, 8)}, "lora", "", "kohya"),
     "textual inversion": Sample({"emb_params": (4, 768)}, "textual-inversion", "", "original"),
     "textual inversion sdxl": Sample({"clip_l": (4, 768), "clip_g": (4, 1280)}, "textual-inversion", "", "sdxl"),
     "ip-adapter": Sample(
@@ -475,7 +496,7 @@ def test_each_layout_is_recognised(name: str) -> None:
     assert set(identity.details) == set(sample.details)
     assert identity.supported == sample.supported
     assert bool(identity.problem) != identity.supported
-    assert (identity.config is not None) == identity.supported
+    assert (identity.config is not None) == (identity.supported and identity.kind not in WITHOUT_CONFIG)
 
 
 SMALL = [name for name, sample in SAMPLES.items() if not sample.supported and len(sample.shapes) < 10]

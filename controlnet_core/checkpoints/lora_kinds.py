@@ -1,0 +1,180 @@
+"""What a LoRA file adds to one weight: the kinds of low-rank update, each with its arithmetic.
+
+    W' = W + strength * scale * delta                                     scale = alpha / rank
+    DoRA: W' = W + strength * (m * (W + scale * delta) / norm - W)        m the trained magnitude
+
+Sources: Hu et al. 2021 (LoRA), Hyeon-Woo et al. 2022 (FedPara: LoHa), Edalati et al. 2022 and Yeh et al.
+2024 (LyCORIS: LoKr, and the Tucker forms for convolutions), Liu et al. 2024 (DoRA). All in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+Parts = Mapping[str, Tensor]
+"""The tensors of one update by the part they play, such as "up" and "down"; float32."""
+NormOf = Literal["base", "sum"]
+
+
+class Kind(Protocol):
+    """One way to write a change of a weight."""
+
+    name: str
+    complete: tuple[frozenset[str], ...]
+    """Sets of parts, one of which must be there."""
+
+    def delta(self, parts: Parts, shape: torch.Size) -> Tensor:
+        """The change, in the shape of the weight. Raises RuntimeError where the parts do not make that shape."""
+        ...
+
+    def rank(self, parts: Parts) -> int | None:
+        """What alpha is divided by; None where alpha does not count."""
+        ...
+
+
+class LowRank:
+    """LoRA: up @ down; a convolution's kernel is in `down`, or in `mid` (Tucker form)."""
+
+    name = "LoRA"
+    complete = (frozenset({"up", "down"}),)
+
+    def delta(self, parts: Parts, shape: torch.Size) -> Tensor:
+        """up (out,r[,1,1]), down (r,in[,k,k]); with mid (r,r,k,k): down (r,in,1,1)."""
+        down = parts["down"]
+        if "mid" in parts:
+            down = torch.einsum("o j k l, j i -> o i k l", parts["mid"], down.flatten(1))
+        return (parts["up"].flatten(1) @ down.flatten(1)).reshape(shape)
+
+    def rank(self, parts: Parts) -> int:
+        """Rows of `down`."""
+        return parts["down"].shape[0]
+
+
+class Hadamard:
+    """LoHa: the elementwise product of two low-rank matrices, each with a Tucker core for convolutions."""
+
+    name = "LoHa"
+    complete = (frozenset({"w1_a", "w1_b", "w2_a", "w2_b"}),)
+
+    def delta(self, parts: Parts, shape: torch.Size) -> Tensor:
+        """w1_a (out,r), w1_b (r,in*k*k); with t1 (r,r,k,k): w1_a (r,out), w1_b (r,in). The same for 2."""
+        first, second = (_tucker(parts.get(f"t{i}"), parts[f"w{i}_a"], parts[f"w{i}_b"]) for i in (1, 2))
+        return (first * second).reshape(shape)
+
+    def rank(self, parts: Parts) -> int:
+        """Rows of w1_b."""
+        return parts["w1_b"].shape[0]
+
+
+class Kronecker:
+    """LoKr: the Kronecker product of two factors, either of which may be a product of two itself."""
+
+    name = "LoKr"
+    complete = tuple(
+        frozenset({*first, *second})
+        for first in (("w1",), ("w1_a", "w1_b"))
+        for second in (("w2",), ("w2_a", "w2_b"))
+    )
+
+    def delta(self, parts: Parts, shape: torch.Size) -> Tensor:
+        """w1 (o1,i1) or w1_a w1_b; w2 (o2,i2[,k,k]) or w2_a w2_b, with t2 in Tucker form."""
+        w1 = parts["w1"] if "w1" in parts else parts["w1_a"] @ parts["w1_b"]
+        w2 = parts["w2"] if "w2" in parts else _tucker(parts.get("t2"), parts["w2_a"], parts["w2_b"])
+        if w2.ndim == 4:
+            w1 = w1[:, :, None, None]
+        return torch.kron(w1, w2).reshape(shape)
+
+    def rank(self, parts: Parts) -> int | None:
+        """Rows of w2_b, else of w1_b; None where both factors are written out."""
+        inner = parts.get("w2_b", parts.get("w1_b"))
+        if "w2" in parts:
+            inner = parts.get("w1_b")
+        return None if inner is None else inner.shape[0]
+
+
+class Difference:
+    """The change written out, as trainers do for normalisations and biases."""
+
+    name = "difference"
+    complete = (frozenset({"diff"}),)
+
+    def delta(self, parts: Parts, shape: torch.Size) -> Tensor:
+        """diff, of the weight's own shape."""
+        return parts["diff"].reshape(shape)
+
+    def rank(self, parts: Parts) -> None:
+        """Alpha does not count."""
+
+
+def _tucker(core: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    """a (out,r) @ b (r,in); with a core (r,r,k,k): a (r,out), b (r,in) -> (out,in,k,k)."""
+    return a @ b if core is None else torch.einsum("i j k l, j n, i m -> m n k l", core, b, a)
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """A change of one weight.
+
+    alpha: as the file gives it; None for scale 1. magnitude: DoRA's m, one number per output row, or per
+    input column. norm_of: whose rows m replaces the norm of. LyCORIS files (`dora_scale`) mean the base's, as the
+    host reads them, PEFT's the sum's, as the paper has it; columns are always the sum's.
+    root: divide alpha by the root of the rank (rank-stabilised LoRA, Kalajdzievski 2023).
+    """
+
+    kind: Kind
+    parts: Parts
+    alpha: float | None = None
+    magnitude: Tensor | None = None
+    norm_of: NormOf = "base"
+    root: bool = False
+
+    @property
+    def scale(self) -> float:
+        """What `delta` is multiplied by."""
+        rank = self.kind.rank(self.parts)
+        if self.alpha is None or rank is None:
+            return 1.0
+        return self.alpha / (rank**0.5 if self.root else rank)
+
+    def delta(self, shape: torch.Size) -> Tensor:
+        """scale * delta, float32, in the shape of the weight."""
+        return self.kind.delta(self.parts, shape) * self.scale
+
+    def to(self, device: torch.device) -> Update:
+        """The same update with its tensors in float32 on a device."""
+        parts = {name: tensor.to(device, torch.float32) for name, tensor in self.parts.items()}
+        magnitude = None if self.magnitude is None else self.magnitude.to(device, torch.float32)
+        return Update(self.kind, parts, self.alpha, magnitude, self.norm_of, self.root)
+
+    def apply(self, weight: Tensor, strength: float) -> Tensor:
+        """The changed weight, float32 like the one that comes in, which stays as it is."""
+        own = self.to(weight.device)
+        delta = own.delta(weight.shape)
+        if own.magnitude is None:
+            return weight + strength * delta
+        return torch.lerp(weight, decompose(weight, delta, own.magnitude, own.norm_of), strength)
+
+
+def decompose(weight: Tensor, delta: Tensor, magnitude: Tensor, norm_of: NormOf) -> Tensor:
+    """DoRA: m * (W + delta) / norm, the norm taken of each output row, or of each input column.
+
+    weight, delta: (out, in[, k, k]). magnitude: out numbers, or in numbers as (1, in[, 1, 1]).
+    """
+    merged = weight + delta
+    ones = (1,) * (weight.ndim - 2)
+    if magnitude.shape[0] == weight.shape[0]:
+        measured = weight if norm_of == "base" else merged
+        norm = measured.flatten(1).norm(dim=1).reshape(-1, 1, *ones)
+        m = magnitude.reshape(-1, 1, *ones)
+    else:
+        norm = merged.transpose(0, 1).flatten(1).norm(dim=1).reshape(1, -1, *ones)
+        m = magnitude.reshape(1, -1, *ones)
+    return merged * (m / (norm + torch.finfo(weight.dtype).eps))
+
+
+LOW_RANK, HADAMARD, KRONECKER, DIFFERENCE = LowRank(), Hadamard(), Kronecker(), Difference()

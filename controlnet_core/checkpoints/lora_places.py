@@ -1,0 +1,177 @@
+"""Where the updates of a LoRA file go, and models with the updates merged in.
+
+Every weight of a model is known by all the names that tools give it; an update is placed by looking
+its module's name up. Merging makes a new model: weights that no update touches are shared with the
+old one, which stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from ..errors import UnfitError
+from ..models.text_encoder import ClipTextModel
+from ..models.unet import UNet
+from . import diffusers, ldm
+from .keymap import KeyMap
+from .lora import BIAS, LoraFile
+from .lora_kinds import Update
+
+ModelT = TypeVar("ModelT", UNet, ClipTextModel)
+TEXT_STARTS = ("lora_te_", "lora_te1_", "lora_te2_", "text_encoder.", "text_encoder_2.", "text_encoders.")
+"""How names begin that mean a text encoder; all others mean the UNet."""
+ONE_TEXT_MODEL = (("lora_te_", "lora_te1_", "text_encoder.", "text_encoders.clip_l.transformer."),)
+TWO_TEXT_MODELS = (
+    ("lora_te1_", "text_encoder.", "text_encoders.clip_l.transformer."),
+    ("lora_te2_", "text_encoder_2.", "text_encoders.clip_g.transformer."),
+)
+"""Prefixes of each text model's names: kohya's end in "_" and have no dots behind it."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Updates of one model by our name of the weight, and the modules of the file that it does not have."""
+
+    updates: Mapping[str, Update]
+    unplaced: tuple[str, ...] = ()
+
+
+# ------------------------------------------------------------------------------------------------ names
+
+
+def unet_names(unet: UNet) -> dict[str, str]:
+    """Our module by each name that tools give it."""
+    old, new = KeyMap(ldm.unet_rules(unet.config)), KeyMap(diffusers.unet_rules(unet.config))
+    return {
+        name: ours
+        for ours in _modules(unet.state_dict())
+        for names in (_ldm_names(_theirs(old, ours)), _diffusers_names(_theirs(new, ours)))
+        for name in names
+    }
+
+
+def text_names(model: ClipTextModel, prefixes: Iterable[str]) -> dict[str, str]:
+    """Our module of a text model by each name that tools give it."""
+    keymap = KeyMap(ldm.clip_rules())
+    found = {}
+    for ours in _modules(model.state_dict()):
+        theirs = _theirs(keymap, ours)
+        if theirs is not None:
+            for prefix in prefixes:
+                found[prefix + (theirs.replace(".", "_") if prefix.endswith("_") else theirs)] = ours
+                found[prefix + theirs.removeprefix("text_model.")] = ours
+    return found
+
+
+def _modules(names: Iterable[str]) -> Iterator[str]:
+    return (name.removesuffix(".weight") for name in names if name.endswith(".weight"))
+
+
+def _theirs(keymap: KeyMap, module: str) -> str | None:
+    key = keymap.to_theirs(f"{module}.weight")
+    return None if key is None else key.removesuffix(".weight")
+
+
+def _ldm_names(name: str | None) -> Iterator[str]:
+    if name is not None:
+        yield f"lora_unet_{name.replace('.', '_')}"
+        yield f"diffusion_model.{name}"
+        yield f"model.diffusion_model.{name}"
+
+
+def _diffusers_names(name: str | None) -> Iterator[str]:
+    """kohya's and LyCORIS' with underscores, PEFT's with dots, and diffusers' before PEFT with `processor`."""
+    if name is None:
+        return
+    yield f"lora_unet_{name.replace('.', '_')}"
+    yield f"lycoris_{name.replace('.', '_')}"
+    processor = name.replace(".to_", ".processor.to_").removesuffix(".0")
+    for prefix in ("unet.", "", "base_model.model."):
+        yield prefix + name
+        yield prefix + processor
+
+
+# ---------------------------------------------------------------------------------------------- placing
+
+
+def place_unet(lora: LoraFile, unet: UNet) -> Placed:
+    """The updates of a file that are meant for the UNet. Raises UnfitError where they are of another shape."""
+    return _place(lora, _meant(lora, text=False), unet_names(unet), unet.state_dict())
+
+
+def place_text(lora: LoraFile, models: Sequence[ClipTextModel]) -> tuple[Placed, ...]:
+    """The same for each text model, one (SD1.x, SD2.x) or two (SDXL); what neither has is in the first's `unplaced`."""
+    prefixes = ONE_TEXT_MODEL if len(models) == 1 else TWO_TEXT_MODELS
+    meant = _meant(lora, text=True)
+    placed = [
+        _place(lora, meant, text_names(model, mine), model.state_dict())
+        for model, mine in zip(models, prefixes, strict=True)
+    ]
+    nowhere = set(placed[0].unplaced).intersection(*(other.unplaced for other in placed))
+    left = tuple(name for name in placed[0].unplaced if name in nowhere)
+    return tuple(Placed(part.updates, left if i == 0 else ()) for i, part in enumerate(placed))
+
+
+def _meant(lora: LoraFile, *, text: bool) -> dict[str, Update]:
+    return {name: update for name, update in lora.updates.items() if name.startswith(TEXT_STARTS) == text}
+
+
+def _place(
+    lora: LoraFile, updates: Mapping[str, Update], names: Mapping[str, str], weights: Mapping[str, Tensor]
+) -> Placed:
+    found: dict[str, Update] = {}
+    unplaced = []
+    for name, update in updates.items():
+        ours = names.get(name.removesuffix(BIAS), "")
+        key = ours + (BIAS if name.endswith(BIAS) else ".weight")
+        if key not in weights or key in found:
+            unplaced.append(name)
+            continue
+        _check_shape(lora, name, update, weights[key].shape)
+        found[key] = update
+    return Placed(found, tuple(unplaced))
+
+
+def _check_shape(lora: LoraFile, name: str, update: Update, shape: torch.Size) -> None:
+    """Compute without numbers; what cannot be computed was made for another model."""
+    parts = {part: tensor.to("meta") for part, tensor in update.parts.items()}
+    try:
+        update.kind.delta(parts, shape)
+    except (RuntimeError, IndexError) as error:
+        sizes = ", ".join(f"{part} {tuple(tensor.shape)}" for part, tensor in update.parts.items())
+        raise UnfitError(
+            f"{lora.path.name} is {lora.identity.summary} and was made for another base: its update of {name} "
+            f"({sizes}) does not make a weight of {tuple(shape)}. Load a LoRA made for this checkpoint's family, or "
+            "the checkpoint that this one was made for",
+            lora.path,
+        ) from error
+
+
+# ---------------------------------------------------------------------------------------------- merging
+
+
+@torch.no_grad()
+def merge(model: ModelT, updates: Sequence[tuple[Mapping[str, Update], float]]) -> ModelT:
+    """A new model with the updates in its weights, each with its strength, one after the other.
+
+    Arithmetic in float32, the result in the weights' own dtype. The old model is not changed; weights without
+    an update are shared with it.
+    """
+    state = dict(model.state_dict())
+    for key in dict.fromkeys(key for mine, _ in updates for key in mine):
+        old = state[key]
+        weight = old.float()
+        for mine, strength in updates:
+            if key in mine:
+                weight = mine[key].apply(weight, strength)
+        state[key] = weight.to(old.dtype)
+    with torch.device("meta"):
+        merged = type(model)(model.config)  # type: ignore[arg-type]
+    merged.requires_grad_(False)
+    merged.load_state_dict(state, strict=True, assign=True)
+    return merged.eval()
