@@ -1,0 +1,318 @@
+"""Draws each of our nodes, and beside it what it really makes: called by `make_node_docs.py`.
+
+A node is run with its defaults. What it needs from other nodes comes from the demo model and one photograph;
+what it gives is brought to a picture by its type: a LATENT is decoded, a CONDITIONING is painted, and so on.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from comfyui_controlnet_core.controlnet_core.errors import CoreError
+from comfyui_controlnet_core.nodes import build_nodes, own_nodes
+from comfyui_controlnet_core.nodes.headless import HeadlessHost
+from comfyui_controlnet_core.workflows.contract import NodeSpec, read_spec
+from PIL import Image, ImageDraw, ImageFont
+
+TILE, GAP, CARD, ROW = 192, 10, 300, 20
+QUALITY = 82
+PICTURE = 128
+"""Side of the demo model's pictures."""
+PROMPT = "a photo of a red ball and a blue ball on yellow ground"
+PHOTO, SCENE = "coffee", "demo scene 10"
+NOT_RUN = ("ControlNet Core/train",)
+"""Categories whose nodes would run for minutes, or write files."""
+DARK, BODY, TITLE, FIELD = "#202020", "#353535", "#2a2a2a", "#1c1c1c"
+PALE, GRAY = "#dddddd", "#999999"
+COLORS = {
+    "MODEL": "#b39ddb", "CLIP": "#ffd500", "VAE": "#ff6e6e", "CONDITIONING": "#ffa931", "LATENT": "#ff9cf9",
+    "IMAGE": "#64b5f6", "MASK": "#81c784", "CONTROL_NET": "#6ee7b7",
+}  # fmt: skip
+"""The editor's own colours of sockets."""
+EXACT_VIEWS = ("depth", "openpose", "segmentation")
+"""Inputs with such a word in their name, or a node's, get an exact hint of a scene instead of the photograph."""
+
+
+def main(folder: Path, names: list[str] | None = None) -> None:
+    """Draw all nodes, or those named."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        studio = Studio(HeadlessHost(scratch, scratch, device="cpu", dtype="fp32"))
+        for name in names or own_nodes():
+            target = folder / f"{name}.jpg"
+            studio.picture(name).save(target, quality=QUALITY, optimize=True)
+            print(f"{target.name}: {target.stat().st_size / 1000:.0f} kB")
+
+
+class Studio:
+    """The nodes, and what they are tried on."""
+
+    def __init__(self, host: HeadlessHost) -> None:
+        self.classes = build_nodes(host)
+
+    def picture(self, name: str) -> Image.Image:
+        """The node as the editor draws it, and pictures of what went in and came out."""
+        cls: Any = self.classes[name]
+        spec = read_spec(name, cls)
+        tiles = [] if cls.CATEGORY in NOT_RUN else list(self.shown(name, spec))
+        return side_by_side(draw_node(spec, cls, self.fields(name)), tiles)
+
+    def shown(self, name: str, spec: NodeSpec) -> Iterator[tuple[str, Image.Image]]:
+        """(label, picture) of the pictures that a node takes, and of what it makes of them."""
+        sockets = [item for item in spec.inputs.values() if not item.is_widget]
+        given = {item.name: self.sample(name, item.name, item.type) for item in sockets}
+        given = {key: value for key, value in given.items() if value is not None}
+        kinds = next((spec.inputs[key] for key in KINDS if key in spec.inputs), None)
+        runs = [{}] if kinds is None or not kinds.choices else [{kinds.name: choice} for choice in kinds.choices]
+        results = list(islice(self.results(name, given, runs), MOST_RESULTS if "IMAGE" in spec.outputs else 1))
+        if results:
+            yield from ((key, to_pil(value)) for key, value in given.items() if spec.inputs[key].type == "IMAGE")
+        for run, outputs in results:
+            yield from self.views_of(spec, outputs, *run.values())
+
+    def results(
+        self, name: str, given: dict[str, Any], runs: list[dict[str, Any]]
+    ) -> Iterator[tuple[dict[str, Any], tuple[Any, ...]]]:
+        """What a node gives in those of these runs that work with what comes with the package."""
+        for run in runs:
+            try:
+                yield run, self.run(name, **given, **run)
+            except (CoreError, TypeError, ValueError) as error:
+                print(f"{name} {run or ''} is not shown at work: {str(error)[:120]}")
+
+    def views_of(self, spec: NodeSpec, outputs: tuple[Any, ...], *label: str) -> Iterator[tuple[str, Image.Image]]:
+        """(label, picture) of a node's outputs: of pictures each, of other types one for all."""
+        for kind in dict.fromkeys(spec.outputs):
+            slots = [slot for slot, found in enumerate(spec.outputs) if found == kind]
+            for group in [[slot] for slot in slots] if kind == "IMAGE" else [slots]:
+                if kind in self.views:
+                    known = "the picture with it" if kind in PAINTED else spec.output_names[group[0]]
+                    yield ", ".join(label) or known, self.views[kind](*(outputs[slot] for slot in group))
+
+    def fields(self, name: str) -> dict[str, Any]:
+        """The values of a node's fields: its defaults, or what shows it better."""
+        widgets = {item.name: item.default for item in self.inputs(name).values() if item.is_widget}
+        better = {**BETTER, **FIELDS.get(name, {})}
+        return {key: better.get(key, value) for key, value in widgets.items()}
+
+    def run(self, name: str, **inputs: Any) -> tuple[Any, ...]:
+        """What a node gives for these inputs, its other fields as `fields` has them."""
+        cls: Any = self.classes[name]
+        with torch.inference_mode():
+            result = getattr(cls(), cls.FUNCTION)(**{**self.fields(name), **inputs})
+        return tuple(result["result"] if isinstance(result, Mapping) else result)
+
+    # ---- what goes in
+
+    def sample(self, node: str, name: str, kind: str) -> Any:
+        """Something of a type to link to an input; None leaves it open."""
+        if kind == "IMAGE":
+            return self.image(node, name)
+        maker = {
+            "MODEL": lambda: self.checkpoint[0],
+            "CLIP": lambda: self.checkpoint[1],
+            "VAE": lambda: self.checkpoint[2],
+            "CONTROL_NET": lambda: self.net,
+            "CONDITIONING": lambda: self.prompts(node)[name == "negative"],
+            "LATENT": lambda: self.latent,
+            "CNCORE_STACK": lambda: self.run("CNCore_ControlUnit", control_net=self.net, image=self.edges)[0],
+        }.get(kind)
+        if maker is None or (node, kind) in LEFT_OPEN:
+            return None
+        return maker()
+
+    def image(self, node: str, name: str) -> torch.Tensor:
+        """The picture for an IMAGE input: edges for control, an exact map where one is asked for, else a photograph."""
+        if "control_net" in self.inputs(node) or name == "hint":
+            return self.edges
+        if name == "picture":
+            return self.painted
+        words = f"{node} {name}".lower()
+        view = next((view for view in EXACT_VIEWS if view in words and "photo" not in words), None)
+        return self.photo if view is None else self.run("CNCore_ExampleImage", picture=SCENE, view=view, size=256)[0]
+
+    def prompts(self, node: str) -> tuple[Any, ...]:
+        """Both prompts, with control on them unless it is the node's business to put it there."""
+        return self.plain if "control_net" in self.inputs(node) or "stack" in self.inputs(node) else self.controlled
+
+    def inputs(self, node: str) -> Mapping[str, Any]:
+        return read_spec(node, self.classes[node]).inputs
+
+    @cached_property
+    def checkpoint(self) -> tuple[Any, ...]:
+        return self.run("CNCore_LoadCheckpoint")
+
+    @cached_property
+    def net(self) -> Any:
+        return self.run("CNCore_LoadControlNet", control_net="demo canny (built in)")[0]
+
+    @cached_property
+    def plain(self) -> tuple[Any, ...]:
+        return self.run("CNCore_EncodePrompt", clip=self.checkpoint[1])
+
+    @cached_property
+    def controlled(self) -> tuple[Any, ...]:
+        return self.apply(self.net)
+
+    @cached_property
+    def photo(self) -> torch.Tensor:
+        return self.run("CNCore_ExampleImage", picture=PHOTO, size=384)[0]
+
+    @cached_property
+    def edges(self) -> torch.Tensor:
+        (coins,) = self.run("CNCore_ExampleImage", picture="coins", size=PICTURE)[:1]
+        (smooth,) = self.run("CNCore_Preprocess", image=coins, kind="blur", settings="sigma=2")
+        return self.run("CNCore_Preprocess", image=smooth, kind="canny", settings="low=60, high=140")[0]
+
+    @cached_property
+    def latent(self) -> Any:
+        return self.run("EmptyLatentImage", batch_size=1)[0]
+
+    @cached_property
+    def painted(self) -> torch.Tensor:
+        return self.decoded(self.sampled(*self.controlled))
+
+    # ---- what comes out
+
+    @cached_property
+    def views(self) -> dict[str, Callable[[Any], Image.Image]]:
+        """Type -> picture of the values of it that a node gives."""
+        return {
+            "IMAGE": lambda image, *_: to_pil(image),
+            "MASK": lambda mask, *_: to_pil(mask[..., None].expand(-1, -1, -1, 3)),
+            "STRING": lambda *texts: draw_text("\n".join(map(str, texts))),
+            "LATENT": lambda latent, *_: to_pil(self.decoded(latent)),
+            "MODEL": lambda model: self.paint(*self.plain, model),
+            "CONDITIONING": lambda *prompts: self.paint(*(prompts if prompts[1:] else (*prompts, self.plain[1]))),
+            "CONTROL_NET": lambda net: self.paint(*self.apply(net)),
+            "CNCORE_WEIGHTS": lambda weights: self.paint(*self.apply(self.net, block_weights=weights)),
+            "CNCORE_STACK": lambda stack: self.paint(*self.applied_stack(stack)),
+        }
+
+    def apply(self, net: Any, **unit: Any) -> tuple[Any, ...]:
+        """The prompt with one net on it."""
+        positive, negative = self.plain
+        given = {"positive": positive, "negative": negative, "control_net": net, "image": self.edges, **unit}
+        return self.run("CNCore_ApplyControlNet", **given)
+
+    def applied_stack(self, stack: Any) -> tuple[Any, ...]:
+        """The prompt with a stack on it."""
+        positive, negative = self.plain
+        return self.run("CNCore_ApplyControlStack", positive=positive, negative=negative, stack=stack)
+
+    def sampled(self, positive: Any, negative: Any, model: Any = None) -> Any:
+        """A finished latent."""
+        given = {"positive": positive, "negative": negative, "latent": self.latent}
+        return self.run("CNCore_Sample", model=model or self.checkpoint[0], **given)[0]
+
+    def decoded(self, latent: Any) -> torch.Tensor:
+        """IMAGE of a latent."""
+        return self.run("VAEDecode", samples=latent, vae=self.checkpoint[2])[0]
+
+    def paint(self, positive: Any, negative: Any, model: Any = None) -> Image.Image:
+        """The picture of a prompt."""
+        return to_pil(self.decoded(self.sampled(positive, negative, model)))
+
+
+PAINTED = ("MODEL", "CONDITIONING", "CONTROL_NET", "CNCORE_WEIGHTS", "CNCORE_STACK")
+"""Types that are shown by the picture that the demo model makes with them."""
+LEFT_OPEN = {("CNCore_ControlUnit", "CNCORE_STACK")}
+KINDS = ("kind", "method")
+"""Fields of which each choice is shown."""
+MOST_RESULTS = 5
+BETTER = {"prompt": PROMPT, "cfg": 5.0, "seed": 7, "width": PICTURE, "height": PICTURE}
+FIELDS: Mapping[str, Mapping[str, Any]] = {
+    "CNCore_ExampleImage": {"picture": SCENE, "size": 256},
+    "CNCore_BlockWeights": {"half": 0.0, "quarter": 0.0, "eighth": 0.0, "middle": 0.0},
+}
+
+
+# ---- drawing
+
+
+def to_pil(image: torch.Tensor) -> Image.Image:
+    """The first of IMAGE (B, H, W, C)."""
+    pixels = np.asarray(image[0].detach().float().cpu().numpy())
+    return Image.fromarray(np.clip(pixels * 255.0, 0, 255).astype(np.uint8)).convert("RGB")
+
+
+def font(size: int) -> Any:
+    return ImageFont.load_default(size)
+
+
+def draw_text(text: str) -> Image.Image:
+    """Lines of a text output."""
+    lines = [part for line in str(text).splitlines() for part in textwrap.wrap(line, 34) or [""]]
+    sheet = Image.new("RGB", (TILE, TILE), FIELD)
+    ImageDraw.Draw(sheet).multiline_text((6, 6), "\n".join(lines[:16]), PALE, font(9), spacing=2)
+    return sheet
+
+
+def draw_node(spec: NodeSpec, cls: Any, values: Mapping[str, Any]) -> Image.Image:
+    """A node with its sockets and fields, as the editor draws it."""
+    sockets = [item for item in spec.inputs.values() if not item.is_widget]
+    height = ROW * (2 + max(len(sockets), len(spec.outputs)) + len(values)) + GAP
+    card = Image.new("RGB", (CARD, height), BODY)
+    pen = ImageDraw.Draw(card)
+    pen.rectangle((0, 0, CARD, ROW + 4), TITLE)
+    pen.text((10, 6), cls.DISPLAY_NAME, PALE, font(12))
+    for row, item in enumerate(sockets):
+        y = ROW * (row + 2) - 4
+        dot(pen, 8, y, item.type)
+        pen.text((18, y - 6), item.name, PALE if item.required else GRAY, font(11))
+    for row, (name, kind) in enumerate(zip(spec.output_names, spec.outputs, strict=True)):
+        y = ROW * (row + 2) - 4
+        dot(pen, CARD - 8, y, str(kind))
+        pen.text((CARD - 18, y - 6), name, PALE, font(11), anchor="ra")
+    top = ROW * (1 + max(len(sockets), len(spec.outputs))) + 12
+    for row, (name, value) in enumerate(values.items()):
+        y = top + ROW * row
+        pen.rounded_rectangle((10, y, CARD - 10, y + ROW - 3), 8, FIELD)
+        pen.text((20, y + 2), name, GRAY, font(11))
+        pen.text((CARD - 20, y + 2), textwrap.shorten(str(value), 26, placeholder="..."), PALE, font(11), anchor="ra")
+    return card
+
+
+def dot(pen: ImageDraw.ImageDraw, x: int, y: int, kind: str) -> None:
+    """A socket in the colour of its type."""
+    pen.ellipse((x - 4, y - 4, x + 4, y + 4), COLORS.get(kind, GRAY))
+
+
+def side_by_side(card: Image.Image, tiles: list[tuple[str, Image.Image]]) -> Image.Image:
+    """The node, and labelled pictures right of it, at most three in a row."""
+    columns = min(len(tiles), 3)
+    rows = -(-len(tiles) // max(columns, 1))
+    width = CARD + 2 * GAP + columns * (TILE + GAP)
+    height = max(card.height, rows * (TILE + ROW + GAP) - GAP) + 2 * GAP
+    sheet = Image.new("RGB", (width, height), DARK)
+    sheet.paste(card, (GAP, GAP))
+    pen = ImageDraw.Draw(sheet)
+    for i, (label, tile) in enumerate(tiles):
+        x = CARD + 2 * GAP + i % 3 * (TILE + GAP)
+        y = GAP + i // 3 * (TILE + ROW + GAP)
+        pen.text((x, y), label, PALE, font(12))
+        sheet.paste(fitted(tile), (x, y + ROW))
+    return sheet
+
+
+def fitted(tile: Image.Image) -> Image.Image:
+    """A picture inside a square tile."""
+    scale = TILE / max(tile.size)
+    size = (max(1, round(tile.width * scale)), max(1, round(tile.height * scale)))
+    method = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS
+    sheet = Image.new("RGB", (TILE, TILE), FIELD)
+    sheet.paste(tile.resize(size, method), ((TILE - size[0]) // 2, (TILE - size[1]) // 2))
+    return sheet
+
+
+if __name__ == "__main__":
+    main(Path(__file__).resolve().parent.parent / "web" / "docs" / "images", sys.argv[1:])
