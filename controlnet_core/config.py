@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Parametrization = Literal["eps", "v"]
+Parametrization = Literal["eps", "v", "edm"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,11 @@ class ControlNetConfig:
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """KL autoencoder. `patch > 1` puts a pixel unshuffle before it and a pixel shuffle behind it."""
+    """KL autoencoder. `patch > 1` puts a pixel unshuffle before it and a pixel shuffle behind it.
+
+    A UNet sees (latent - mean) * scaling_factor / std, with `latent_mean` and `latent_std` per channel; empty
+    ones stand for 0 and 1.
+    """
 
     image_channels: int = 3
     latent_channels: int = 4
@@ -62,6 +66,8 @@ class VAEConfig:
     res_blocks: int = 2
     scaling_factor: float = 0.18215
     patch: int = 1
+    latent_mean: tuple[float, ...] = ()
+    latent_std: tuple[float, ...] = ()
 
     @property
     def factor(self) -> int:
@@ -71,7 +77,13 @@ class VAEConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """CLIP text transformer."""
+    """CLIP text transformer, and how its base reads it.
+
+    projection: width of the pooled text behind a last linear layer; None where there is none.
+    stop_layer: the layer that prompts are read from: -1 is the last, -2 the one before it.
+    norm_skipped: whether the final normalisation is applied to a layer that is not the last.
+    padding: the token that fills a chunk behind the end mark (49407 is the end mark itself).
+    """
 
     width: int = 768
     layers: int = 12
@@ -79,11 +91,32 @@ class TextConfig:
     vocab_size: int = 49408
     max_length: int = 77
     activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    projection: int | None = None
+    stop_layer: int = -1
+    norm_skipped: bool = True
+    padding: int = 49407
+
+
+@dataclass(frozen=True)
+class NoiseConfig:
+    """The noise levels of a model's training.
+
+    kind: "discrete", the 1000 timesteps of Stable Diffusion; or "edm", every level from `sigma_min` to
+    `sigma_max` (Karras et al. 2022). zero_terminal_snr: whether the discrete levels are rescaled so that the
+    last one holds no picture (Lin et al. 2023). sigma_data: the standard deviation that the model takes its
+    latents to have.
+    """
+
+    kind: Literal["discrete", "edm"] = "discrete"
+    zero_terminal_snr: bool = False
+    sigma_min: float = 0.002
+    sigma_max: float = 120.0
+    sigma_data: float = 1.0
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A whole Stable Diffusion model."""
+    """A whole Stable Diffusion model. `text2` is the second text encoder of models that have two."""
 
     name: str
     unet: UNetConfig
@@ -91,6 +124,8 @@ class ModelConfig:
     text: TextConfig
     parametrization: Parametrization = "eps"
     hint_widths: tuple[int, ...] = (16, 32, 96, 256)
+    text2: TextConfig | None = None
+    noise: NoiseConfig = NoiseConfig()
 
     @property
     def controlnet(self) -> ControlNetConfig:
@@ -99,6 +134,54 @@ class ModelConfig:
 
 
 SD15 = ModelConfig("sd15", UNetConfig(), VAEConfig(), TextConfig())
+
+OPENCLIP_H = TextConfig(
+    width=1024, layers=24, heads=16, activation="gelu", projection=1024, stop_layer=-2, padding=0
+)
+"""OpenCLIP ViT-H's text transformer, as Stable Diffusion 2 reads it: the last layer but one, normalised."""
+
+OPENCLIP_G = replace(OPENCLIP_H, width=1280, layers=32, heads=20, projection=1280, norm_skipped=False)
+"""OpenCLIP ViT-bigG's, as SDXL reads it: the last layer but one as it is, and the projected pooled text."""
+
+SD21 = replace(
+    SD15,
+    name="sd2",
+    unet=replace(SD15.unet, context_dim=1024, head_dim=64, linear_projection=True),
+    text=OPENCLIP_H,
+    parametrization="v",
+)
+"""Stable Diffusion 2.1 at 768 pixels; 2.0 and 2.1 at 512 pixels are the same with `parametrization="eps"`."""
+
+SDXL = replace(
+    SD15,
+    name="sdxl",
+    unet=replace(
+        SD21.unet,
+        widths=(320, 640, 1280),
+        transformer_depth=(0, 2, 10),
+        middle_depth=10,
+        context_dim=2048,
+        label_dim=2816,
+    ),
+    vae=replace(SD15.vae, scaling_factor=0.13025),
+    text=replace(SD15.text, stop_layer=-2, norm_skipped=False),
+    text2=OPENCLIP_G,
+)
+
+SDXL_REFINER = replace(
+    SDXL,
+    name="sdxl-refiner",
+    unet=replace(
+        SDXL.unet,
+        widths=(384, 768, 1536, 1536),
+        transformer_depth=(0, 4, 4, 0),
+        middle_depth=4,
+        context_dim=1280,
+        label_dim=2560,
+    ),
+    text=OPENCLIP_G,
+    text2=None,
+)
 
 DEMO = replace(
     SD15,

@@ -2,7 +2,8 @@
 
 An entry's options: "control" (a tuple of ControlUnit), "control_apply_to_uncond", "area" in latent cells
 (height, width, top, left) or ("percentage", ...) as shares, "strength", "mask" with "mask_strength" and
-"set_area_to_bounds", "start_percent", "end_percent", "pooled_output".
+"set_area_to_bounds", "start_percent", "end_percent", "pooled_output"; of SDXL also "width", "height",
+"crop_w", "crop_h", "target_width", "target_height", and "aesthetic_score" of its refiner.
 """
 
 from __future__ import annotations
@@ -17,20 +18,32 @@ from torch import Tensor
 from ..controlnet_core.control.unit import ControlStack
 from ..controlnet_core.engine.condition import Area, Condition
 from ..controlnet_core.errors import ShapeError
+from ..controlnet_core.models.label import PictureSize, ScoredSize, label_vector, size_kind
 from .values import Conditioning
 
 MIN_CELLS = 8
+SCORES = {"positive": 6.0, "negative": 2.5}
+"""The refiner's aesthetic score where none is given, by half."""
 
 
 def to_conditions(
-    positive: Conditioning, negative: Conditioning, size: tuple[int, int]
+    positive: Conditioning, negative: Conditioning, size: tuple[int, int], label_dim: int | None = None
 ) -> tuple[tuple[Condition, ...], tuple[Condition, ...]]:
-    """Both halves for a latent of (height, width) cells. Raises ShapeError for an empty half."""
+    """Both halves for a latent of (height, width) cells, and a model with a label vector of that width, if any.
+
+    Raises ShapeError for an empty half, and for a text that the label vector cannot be made from.
+    """
     halves = []
     for name, conditioning in (("positive", positive), ("negative", negative)):
         if not conditioning:
             raise ShapeError(f"the {name} conditioning is empty: link an encoded prompt")
-        halves.append([_condition(text, options, size) for text, options in conditioning])
+        score = SCORES[name]
+        halves.append(
+            [
+                replace(_condition(text, options, size), pooled=_label(options, size, label_dim, score))
+                for text, options in conditioning
+            ]
+        )
     shared = [c.units for c, (_, o) in zip(halves[0], positive, strict=True) if _is_shared(c, o)]
     return tuple(_with_area_of(halves[0], halves[1])), tuple(_with_area_of(share_control(halves[1], shared), halves[0]))
 
@@ -84,13 +97,25 @@ def _condition(text: Tensor, options: dict[str, Any], size: tuple[int, int]) -> 
     return Condition(
         text=text,
         units=tuple(options.get("control") or ()),
-        pooled=options.get("pooled_output"),
         strength=float(options.get("strength", 1.0)),
         mask=None if mask is None else mask * float(options.get("mask_strength", 1.0)),
         area=_area(options, mask, size),
         start=float(options.get("start_percent", 0.0)),
         end=float(options.get("end_percent", 1.0)),
     )
+
+
+def _label(options: dict[str, Any], size: tuple[int, int], label_dim: int | None, score: float) -> Tensor | None:
+    """The label vector (1, label_dim): pooled text and the size that was asked for, the latent's by default."""
+    pooled = options.get("pooled_output")
+    if label_dim is None or pooled is None:
+        return None
+    height, width = (options.get(name, cells * 8) for name, cells in zip(("height", "width"), size, strict=True))
+    placed = (height, width, options.get("crop_h", 0), options.get("crop_w", 0))
+    if size_kind(pooled.shape[-1], label_dim) is ScoredSize:
+        return label_vector(pooled, ScoredSize(*placed, options.get("aesthetic_score", score)))
+    target = (options.get("target_height", height), options.get("target_width", width))
+    return label_vector(pooled, PictureSize(*placed, *target))
 
 
 def _mask(options: dict[str, Any], size: tuple[int, int]) -> Tensor | None:

@@ -15,16 +15,15 @@ from ..controlnet_core.checkpoints.load import load_checkpoint, load_controlnet,
 from ..controlnet_core.checkpoints.lora import read_lora
 from ..controlnet_core.control.unit import ControlUnit
 from ..controlnet_core.diffusion.samplers import Step
-from ..controlnet_core.diffusion.schedule import scaled_linear
+from ..controlnet_core.diffusion.schedule import make_schedule
 from ..controlnet_core.engine.backend import Backend
 from ..controlnet_core.engine.runtime import Runtime, check_cancelled
 from ..controlnet_core.errors import CheckpointError, OutOfMemory, ShapeError, UnfitError, ValueRangeError
-from ..controlnet_core.models.text_encoder import TextEncoder
 from ..controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
 from ..preprocessors.learned.library import Library
 from . import folders, loras
 from .conditions import to_conditions
-from .values import Conditioning, Controlled, ControlNetHandle, ControlSpec, Latent, Model, Vae
+from .values import Clip, Conditioning, Controlled, ControlNetHandle, ControlSpec, Latent, Model, Vae
 
 ASSETS = Path(controlnet_core.__file__).parent / "assets"
 KEPT_FILES = 8
@@ -85,7 +84,7 @@ class HeadlessHost:
 
     # ---- models
 
-    def load_checkpoint(self, path: Path) -> tuple[Model, TextEncoder | None, Vae | None]:
+    def load_checkpoint(self, path: Path) -> tuple[Model, Clip | None, Vae | None]:
         """MODEL, CLIP and VAE of a file; None for a part that it does not have."""
         return self._once("checkpoint", path, _open_checkpoint)
 
@@ -98,8 +97,8 @@ class HeadlessHost:
         return self._once("vae", path, lambda p: Vae(load_vae(p), p))
 
     def apply_lora(
-        self, model: Model, clip: TextEncoder | None, path: Path, strength_model: float, strength_clip: float
-    ) -> tuple[Model, TextEncoder | None]:
+        self, model: Model, clip: Clip | None, path: Path, strength_model: float, strength_clip: float
+    ) -> tuple[Model, Clip | None]:
         """MODEL and CLIP with a LoRA on them; the ones that come in stay as they are.
 
         Raises CheckpointError for a file that is no LoRA, UnfitError for one of another base. Parts of it that
@@ -131,7 +130,7 @@ class HeadlessHost:
 
     # ---- text and pictures
 
-    def encode_prompt(self, clip: TextEncoder | None, prompt: str) -> Conditioning:
+    def encode_prompt(self, clip: Clip | None, prompt: str) -> Conditioning:
         """CONDITIONING of a prompt."""
         if clip is None:
             raise CheckpointError("the checkpoint has no text encoder: load one that has")
@@ -212,7 +211,8 @@ class HeadlessHost:
     ) -> Latent:
         """The sampled LATENT."""
         samples = latent["samples"]
-        conditions = to_conditions(positive, negative, (samples.shape[-2], samples.shape[-1]))
+        size = (samples.shape[-2], samples.shape[-1])
+        conditions = to_conditions(positive, negative, size, model.diffusion.config.unet.label_dim)
         result = generate(
             model.diffusion,
             *conditions,
@@ -254,9 +254,9 @@ class _NamedMemory:
             raise OutOfMemory(f"{self.message}: use a smaller picture or batch, or VAEDecodeTiled") from error
 
 
-def _open_checkpoint(path: Path) -> tuple[Model, TextEncoder | None, Vae | None]:
+def _open_checkpoint(path: Path) -> tuple[Model, Clip | None, Vae | None]:
     checkpoint = load_checkpoint(path)
-    diffusion = DiffusionModel(checkpoint.unet, checkpoint.config, scaled_linear())
+    diffusion = DiffusionModel(checkpoint.unet, checkpoint.config, make_schedule(checkpoint.config.noise))
     return (
         Model(diffusion, checkpoint.identity, path),
         None if checkpoint.text_model is None else checkpoint.text_encoder(),

@@ -9,16 +9,15 @@ from dataclasses import replace
 from ..controlnet_core.checkpoints.lora import LoraFile
 from ..controlnet_core.checkpoints.lora_places import Placed, merge, place_text, place_unet
 from ..controlnet_core.errors import UnfitError
-from ..controlnet_core.models.text_encoder import TextEncoder
-from .values import AppliedLora, Model
+from .values import AppliedLora, Clip, Model
 
 SHOWN = 5
 log = logging.getLogger(__name__)
 
 
 def apply(
-    lora: LoraFile, model: Model, clip: TextEncoder | None, strength_model: float, strength_clip: float
-) -> tuple[Model, TextEncoder | None]:
+    lora: LoraFile, model: Model, clip: Clip | None, strength_model: float, strength_clip: float
+) -> tuple[Model, Clip | None]:
     """MODEL and CLIP with the LoRA. A strength of 0, or no CLIP, leaves that part out.
 
     Raises UnfitError where a part does not fit, or none does.

@@ -1,7 +1,7 @@
 """What travels between nodes: plain records, the same in every home unless said otherwise.
 
 MODEL, CLIP, VAE and CONTROL_NET are the host's own objects in the editor; headless they are `Model`,
-`TextEncoder`, `Vae` and `ControlNetHandle`. CONDITIONING has the host's form everywhere: a list of
+`Clip`, `Vae` and `ControlNetHandle`. CONDITIONING has the host's form everywhere: a list of
 [text (1, tokens, width), options].
 """
 
@@ -22,9 +22,12 @@ from ..controlnet_core.config import ModelConfig, UNetConfig
 from ..controlnet_core.control.unit import ControlStack
 from ..controlnet_core.diffusion.schedule import NoiseSchedule
 from ..controlnet_core.models.controlnet import ControlNet
+from ..controlnet_core.models.text_encoder import DualTextEncoder, TextEncoder
 from ..controlnet_core.models.vae import AutoencoderKL
 from ..controlnet_core.pipeline import DiffusionModel
 
+Clip: TypeAlias = TextEncoder | DualTextEncoder
+"""A headless CLIP."""
 Conditioning: TypeAlias = list[list[Any]]
 Latent: TypeAlias = Mapping[str, Any]
 """{"samples": (B, 4, h, w)}, sometimes with "noise_mask" (B, 1, H, W) and "batch_index" (list of int)."""

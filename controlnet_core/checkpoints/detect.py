@@ -8,22 +8,35 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from ..config import ControlNetConfig, ModelConfig, Parametrization, TextConfig, UNetConfig, VAEConfig
+from ..config import (
+    SD15,
+    ControlNetConfig,
+    ModelConfig,
+    NoiseConfig,
+    Parametrization,
+    TextConfig,
+    UNetConfig,
+    VAEConfig,
+)
 from ..errors import CheckpointError
-from . import fileconfig, structure
+from . import fileconfig, open_clip, structure
 from .fileconfig import CONFIG_KEY, FAMILY_KEY, Config
 from .files import Header
 from .io import read_header, read_tensors
-from .layouts import LAYOUTS, Layout, part, renamed_shapes
+from .layouts import LAYOUTS, Layout, find_texts, part, renamed_shapes
 from .signatures import (
     CONTEXT_NEEDLES,
     DETAILS,
+    EDM,
+    EDM_V_PREDICTION,
     FAMILIES,
+    INPAINTING,
     LABEL_NEEDLES,
     SIGNATURES,
     T2I_FAMILIES,
     UNSUPPORTED_DETAILS,
     V_PREDICTION,
+    ZERO_TERMINAL_SNR,
     Detail,
     Family,
     Signature,
@@ -47,6 +60,11 @@ CONFIG_OF_KIND: Mapping[str, type[Config]] = MappingProxyType(
 SD2_V_KEY = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 SD2_V_STD = 0.09
 """SD2 models that predict v are told by the spread of this bias (the host's heuristic)."""
+EDM_MEAN, EDM_STD = "edm_mean", "edm_std"
+EDM_SIGMA_MAX, EDM_SIGMA_MIN = "edm_vpred.sigma_max", "edm_vpred.sigma_min"
+PLAYGROUND_NOISE = NoiseConfig("edm", sigma_min=0.002, sigma_max=80.0, sigma_data=0.5)
+PLAYGROUND_SCALE = 0.5
+"""Noise levels and scale of the latents in models with `edm_mean` and `edm_std` (Playground 2.5)."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +138,7 @@ def identify(header: Header) -> Identity:
     shapes = header.shapes
     family = header.metadata.get(FAMILY_KEY) or signature.family or _family(index, shapes, signature, prefix)
     details = tuple(_details(index, shapes, signature.kind, prefix, family))
-    if family == "sd2" and _predicts_v(header, prefix):
+    if family == "sd2" and INPAINTING not in details and _predicts_v(header, prefix):
         details = (*details, V_PREDICTION)
     identity = Identity(
         kind=signature.kind,
@@ -191,7 +209,7 @@ def _fits(detail: Detail, shape: tuple[int, ...]) -> bool:
 
 def _predicts_v(header: Header, prefix: str) -> bool:
     key = prefix + SD2_V_KEY
-    return key in header.tensors and bool(read_tensors(header, [key])[key].float().std() > SD2_V_STD)
+    return key in header.tensors and bool(read_tensors(header, [key])[key].float().std(correction=0) > SD2_V_STD)
 
 
 # ------------------------------------------------------------------------------------- what can be loaded
@@ -205,8 +223,6 @@ def _with_support(header: Header, identity: Identity, signature: Signature) -> I
     if not signature.supported or layout is None:
         return replace(identity, problem=f"this version does not load {_plural(identity)}")
     family = next((family for family in FAMILIES if family.name == identity.family), None)
-    if family and identity.kind == "checkpoint" and not family.checkpoint_supported:
-        return replace(identity, problem=f"this version does not load checkpoints of {family.title}")
     if unsupported := [detail for detail in identity.details if detail in UNSUPPORTED_DETAILS]:
         return replace(identity, problem=f"this version does not run the {' and '.join(unsupported)} variant")
     try:
@@ -227,34 +243,76 @@ def _config(header: Header, identity: Identity, layout: Layout, family: Family |
         return fileconfig.config_from_json(header.metadata[CONFIG_KEY], CONFIG_OF_KIND[identity.kind])
     if identity.kind == "checkpoint":
         return checkpoint_config(header, identity, layout, family)
-    _, shapes = part(header.shapes, (identity.prefix,))
+    _, shapes = part(open_clip.unfused(header).shapes, (identity.prefix,))
     entries = header.configs.get("", {})
     if identity.kind == "controlnet":
         return _controlnet_config(shapes, layout, entries)
     if identity.kind == "unet":
         return _unet_config(shapes, layout, entries)
     if identity.kind == "vae":
-        return _vae_config(shapes, layout, entries, family)
-    return _text_config(shapes, layout, entries)
+        return _vae_config(shapes, layout, entries, SD15, header)
+    config = fileconfig.refine_text(structure.text_config(renamed_shapes(shapes, layout.text_rules())), entries)
+    return replace(config, activation="gelu") if identity.layout == "open_clip" else config
 
 
 def checkpoint_config(header: Header, identity: Identity, layout: Layout, family: Family | None) -> ModelConfig:
     """Config of a whole model; parts that the file lacks are taken to be the usual ones."""
-    configs = header.configs
-    shapes = header.shapes
+    header = open_clip.unfused(header)
+    configs, shapes = header.configs, header.shapes
     _, unet = part(shapes, layout.unet_prefixes)
     _, vae = part(shapes, layout.vae_prefixes)
-    _, text = part(shapes, layout.text_prefixes)
-    parametrization: Parametrization = "v" if V_PREDICTION in identity.details else "eps"
+    preset = family.preset if family else SD15
+    texts = _text_configs(shapes, layout, configs, preset)
+    parametrization, noise = _training(header, identity.details)
     if "scheduler" in configs:
-        parametrization = fileconfig.parametrization(configs["scheduler"])
+        parametrization, noise = fileconfig.training(configs["scheduler"])
     return ModelConfig(
         name=identity.family,
         unet=_unet_config(unet, layout, configs.get("unet", {})),
-        vae=_vae_config(vae, layout, configs.get("vae", {}), family) if vae else VAEConfig(),
-        text=_text_config(text, layout, configs.get("text_encoder", {})) if text else TextConfig(),
+        vae=_vae_config(vae, layout, configs.get("vae", {}), preset, header) if vae else preset.vae,
+        text=texts[0] or preset.text,
+        text2=texts[1] or preset.text2,
         parametrization=parametrization,
+        noise=noise,
     )
+
+
+def _training(header: Header, details: tuple[str, ...]) -> tuple[Parametrization, NoiseConfig]:
+    """What the model predicts and on which noise levels, by the markers that single files carry (the host's rules)."""
+    if EDM in details:
+        return "edm", PLAYGROUND_NOISE
+    if EDM_V_PREDICTION in details:
+        found = read_tensors(header, [key for key in (EDM_SIGMA_MAX, EDM_SIGMA_MIN) if key in header.tensors])
+        levels = {key.rpartition(".")[2]: float(value) for key, value in found.items()}
+        return "v", NoiseConfig("edm", **levels)
+    if V_PREDICTION in details:
+        return "v", NoiseConfig(zero_terminal_snr=ZERO_TERMINAL_SNR in details)
+    return "eps", NoiseConfig()
+
+
+def _text_configs(
+    shapes: Shapes, layout: Layout, configs: Mapping[str, Entries], preset: ModelConfig
+) -> tuple[TextConfig | None, TextConfig | None]:
+    """Config of the first and the second text encoder, with what the family fixes; None where there is none."""
+    found: list[TextConfig] = []
+    for place, usual in zip(find_texts(layout, shapes).values(), (preset.text, preset.text2), strict=False):
+        _, text = part(shapes, (place.prefix,))
+        config = structure.text_config(renamed_shapes(text, place.rules()))
+        if place.rules is open_clip.text_rules:
+            config = replace(config, activation="gelu")
+        config = fileconfig.refine_text(config, configs.get(place.prefix.rstrip("."), {}))
+        found.append(read_as(config, usual or preset.text, layout is LAYOUTS["diffusers"]))
+    return (*found, None, None)[:2]  # type: ignore[return-value]
+
+
+def read_as(config: TextConfig, usual: TextConfig, cut: bool = False) -> TextConfig:
+    """A text encoder's config, read at the layer and with the padding of `usual`.
+
+    cut: whether layers that nothing is read from are left out of the file, as diffusers does where the rest is
+    normalised (Stable Diffusion 2: 23 layers, of which the last is read).
+    """
+    stop = -1 if cut and usual.norm_skipped else usual.stop_layer
+    return replace(config, stop_layer=stop, norm_skipped=usual.norm_skipped, padding=usual.padding)
 
 
 def _unet_config(shapes: Shapes, layout: Layout, entries: Entries) -> UNetConfig:
@@ -268,13 +326,10 @@ def _controlnet_config(shapes: Shapes, layout: Layout, entries: Entries) -> Cont
     return replace(config, unet=fileconfig.refine_unet(config.unet, entries))
 
 
-def _vae_config(shapes: Shapes, layout: Layout, entries: Entries, family: Family | None) -> VAEConfig:
+def _vae_config(shapes: Shapes, layout: Layout, entries: Entries, preset: ModelConfig, header: Header) -> VAEConfig:
     config = structure.vae_config(renamed_shapes(shapes, layout.vae_rules(layout.sketch_vae(shapes))))
-    if family:
-        config = replace(config, scaling_factor=family.scaling_factor)
+    config = replace(config, scaling_factor=preset.vae.scaling_factor)
+    if EDM_MEAN in header.tensors and EDM_STD in header.tensors:
+        mean, std = (tuple(t.flatten().tolist()) for t in read_tensors(header, [EDM_MEAN, EDM_STD]).values())
+        config = replace(config, scaling_factor=PLAYGROUND_SCALE, latent_mean=mean, latent_std=std)
     return fileconfig.refine_vae(config, entries)
-
-
-def _text_config(shapes: Shapes, layout: Layout, entries: Entries) -> TextConfig:
-    config = structure.text_config(renamed_shapes(shapes, layout.text_rules()))
-    return fileconfig.refine_text(config, entries)

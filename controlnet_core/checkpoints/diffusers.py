@@ -15,7 +15,7 @@ from .ldm import TRANSFORMER, VAE_RES, clip_rules
 
 UNET_PREFIX = "unet."
 VAE_PREFIX = "vae."
-TEXT_PREFIX = "text_encoder."
+TEXT_PREFIXES = ("text_encoder.", "text_encoder_2.")
 
 RES: Pairs = (
     ("norm1", "norm1"),
@@ -39,10 +39,8 @@ VAE_ATTENTION_OLD: Pairs = (("query", "q"), ("key", "k"), ("value", "v"), ("proj
 DROP = (
     "embeddings.position_ids",
     "text_model.embeddings.position_ids",
-    "text_encoder.embeddings.position_ids",
-    "text_encoder.text_model.embeddings.position_ids",
-    "text_encoder.text_projection.weight",
-    "text_projection.weight",
+    *(f"{prefix}embeddings.position_ids" for prefix in TEXT_PREFIXES),
+    *(f"{prefix}text_model.embeddings.position_ids" for prefix in TEXT_PREFIXES),
     "logit_scale",
 )
 

@@ -6,9 +6,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
 from types import MappingProxyType
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
-from ..config import ControlNetConfig, ModelConfig, Parametrization, TextConfig, UNetConfig, VAEConfig
+from ..config import (
+    ControlNetConfig,
+    ModelConfig,
+    NoiseConfig,
+    Parametrization,
+    TextConfig,
+    UNetConfig,
+    VAEConfig,
+)
 from ..errors import CheckpointError
 
 Config = ModelConfig | ControlNetConfig | UNetConfig | VAEConfig | TextConfig
@@ -33,7 +41,6 @@ SAME_ARITHMETIC: Mapping[str, Any] = MappingProxyType(
         "global_pool_conditions": False,
         "controlnet_conditioning_channel_order": "rgb",
         "shift_factor": None,
-        "latents_mean": None,
     }
 )
 """Entries of a diffusers config that change the arithmetic and not the shapes, as these models have them."""
@@ -67,8 +74,9 @@ def _build(kind: type, content: Mapping[str, Any]) -> Any:
 
 
 def _value(hint: Any, value: Any) -> Any:
-    if is_dataclass(hint):
-        return _build(hint, value)  # type: ignore[arg-type]
+    kinds = [kind for kind in (hint, *get_args(hint)) if is_dataclass(kind)]
+    if kinds and value is not None:
+        return _build(kinds[0], value)  # type: ignore[arg-type]
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -100,9 +108,13 @@ def refine_unet(config: UNetConfig, entries: Mapping[str, Any]) -> UNetConfig:
 
 
 def refine_vae(config: VAEConfig, entries: Mapping[str, Any]) -> VAEConfig:
-    """An autoencoder's scaling factor from its diffusers config."""
+    """How an autoencoder's latents are scaled, from its diffusers config."""
     check_arithmetic(entries)
-    return replace(config, scaling_factor=float(entries.get("scaling_factor", config.scaling_factor)))
+    mean, std = (tuple(entries.get(f"latents_{name}") or ()) for name in ("mean", "std"))
+    factor = float(entries.get("scaling_factor", config.scaling_factor))
+    if not mean or not std:
+        return replace(config, scaling_factor=factor)
+    return replace(config, scaling_factor=factor, latent_mean=mean, latent_std=std)
 
 
 def refine_text(config: TextConfig, entries: Mapping[str, Any]) -> TextConfig:
@@ -164,10 +176,17 @@ def vae_entries(config: VAEConfig) -> dict[str, Any]:
     }
 
 
-def parametrization(entries: Mapping[str, Any]) -> Parametrization:
-    """What the UNet predicts, from a diffusers scheduler config."""
+def training(entries: Mapping[str, Any]) -> tuple[Parametrization, NoiseConfig]:
+    """What the UNet predicts and on which noise levels, from a diffusers scheduler config.
+
+    Raises CheckpointError for a prediction or a schedule that this package does not have.
+    """
     kind = entries.get("prediction_type", "epsilon")
     table: dict[str, Parametrization] = {"epsilon": "eps", "v_prediction": "v"}
     if kind not in table:
         raise CheckpointError(f"its scheduler predicts {kind!r}, expected {' or '.join(table)}")
-    return table[kind]
+    if "EDM" not in str(entries.get("_class_name", "")):
+        return table[kind], NoiseConfig(zero_terminal_snr=bool(entries.get("rescale_betas_zero_snr", False)))
+    levels = {name: float(entries[name]) for name in ("sigma_min", "sigma_max", "sigma_data") if name in entries}
+    noise = replace(NoiseConfig("edm", sigma_max=80.0, sigma_data=0.5), **levels)
+    return "edm" if kind == "epsilon" else "v", noise

@@ -73,17 +73,27 @@ WRAPPERS = ("state_dict.", "params_ema.", "params.", "model_state_dict.", "modul
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor of a file: its shape and type, the file it is in, and its name there."""
+    """One tensor of a file: its shape and type, the file it is in, and its name there.
+
+    `rows` (from, to) takes a part of the tensor in the file, `transposed` its transpose.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     file: Path
     name: str
+    rows: tuple[int, int] | None = None
+    transposed: bool = False
 
     @property
     def count(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
+
+    def of(self, stored: Tensor) -> Tensor:
+        """This tensor as a view of what the file holds under its name."""
+        part = stored if self.rows is None else stored[self.rows[0] : self.rows[1]]
+        return part.T if self.transposed else part
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def read_tensors(header: Header, keys: Iterable[str] | None = None) -> dict[str,
     tensors: dict[str, Tensor] = {}
     for file, names in by_file.items():
         tensors.update(_read_file(file, {key: wanted[key].name for key in names}))
-    return {key: tensors[key] for key in wanted}
+    return {key: info.of(tensors[key]) for key, info in wanted.items()}
 
 
 def _read_file(path: Path, names: Mapping[str, str]) -> dict[str, Tensor]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from ..config import UNetConfig
-from . import diffusers, ldm
+from ..config import SD21, ModelConfig, UNetConfig
+from . import diffusers, ldm, open_clip
 from .keymap import KeyMap, Rule, prefixed
 from .structure import Shapes
 
@@ -16,13 +16,22 @@ EXTRA_PREFIX = "extra."
 
 
 @dataclass(frozen=True)
+class TextPlace:
+    """Where a file with several models in it keeps a text encoder: its prefix, and the table of its keys."""
+
+    prefix: str
+    rules: Callable[[], tuple[Rule, ...]]
+
+
+@dataclass(frozen=True)
 class Layout:
     """How one family of tools names the weights.
 
     The `*_rules` make a table from a config (or the number of the autoencoder's levels); the
     `sketch_*` read from the keys alone as much of it as a table needs. Prefixes are those of a file
-    with several models in it; the first is the one that is written. `drop` and `control_drop` are
-    patterns of keys that are no weights of the model.
+    with several models in it; the first is the one that is written. `texts` are the places of text encoders,
+    in the order in which they are counted. `drop` and `control_drop` are patterns of keys that are no weights
+    of the model.
     """
 
     unet_rules: Callable[[UNetConfig], tuple[Rule, ...]]
@@ -34,13 +43,20 @@ class Layout:
     sketch_hint: Callable[[Iterable[str]], int]
     unet_prefixes: tuple[str, ...]
     vae_prefixes: tuple[str, ...]
-    text_prefixes: tuple[str, ...]
+    texts: tuple[TextPlace, ...]
     control_prefix: str = ""
     drop: tuple[str, ...] = ()
     control_drop: tuple[str, ...] = ()
 
 
 SAME = (Rule("{rest}", "{rest}"),)
+TEXT_NAMES = ("text.", "text2.")
+"""What our names of a model's first and second text encoder begin with."""
+
+CLIP = TextPlace(ldm.TEXT_PREFIX, ldm.clip_rules)
+OPEN_CLIP = TextPlace(ldm.OPEN_TEXT_PREFIX, open_clip.text_rules)
+EMBEDDERS_CLIP = tuple(TextPlace(f"{prefix}transformer.", ldm.clip_rules) for prefix in ldm.EMBEDDER_PREFIXES)
+EMBEDDERS_OPEN = tuple(TextPlace(f"{prefix}model.", open_clip.text_rules) for prefix in ldm.EMBEDDER_PREFIXES)
 
 LDM = Layout(
     unet_rules=ldm.unet_rules,
@@ -52,7 +68,7 @@ LDM = Layout(
     sketch_hint=ldm.sketch_hint,
     unet_prefixes=(ldm.UNET_PREFIX,),
     vae_prefixes=(ldm.VAE_PREFIX, "vae."),
-    text_prefixes=(ldm.TEXT_PREFIX,),
+    texts=(CLIP, OPEN_CLIP, EMBEDDERS_CLIP[0], EMBEDDERS_OPEN[0], EMBEDDERS_CLIP[1], EMBEDDERS_OPEN[1]),
     control_prefix=ldm.CONTROL_PREFIX,
     drop=ldm.DROP,
     control_drop=ldm.CONTROL_DROP,
@@ -67,7 +83,7 @@ DIFFUSERS = Layout(
     sketch_hint=diffusers.sketch_hint,
     unet_prefixes=(diffusers.UNET_PREFIX,),
     vae_prefixes=(diffusers.VAE_PREFIX,),
-    text_prefixes=(diffusers.TEXT_PREFIX,),
+    texts=tuple(TextPlace(prefix, diffusers.clip_rules) for prefix in diffusers.TEXT_PREFIXES),
     drop=diffusers.DROP,
     control_drop=diffusers.DROP,
 )
@@ -81,10 +97,17 @@ CORE = Layout(
     sketch_hint=lambda keys: 0,
     unet_prefixes=("unet.",),
     vae_prefixes=("vae.",),
-    text_prefixes=("text.",),
+    texts=tuple(TextPlace(prefix, lambda: SAME) for prefix in TEXT_NAMES),
 )
 LAYOUTS: Mapping[str, Layout] = MappingProxyType(
-    {"ldm": LDM, "cldm": LDM, "diffusers": DIFFUSERS, "transformers": DIFFUSERS, "core": CORE}
+    {
+        "ldm": LDM,
+        "cldm": LDM,
+        "open_clip": replace(LDM, text_rules=open_clip.text_rules, drop=("logit_scale", "attn_mask")),
+        "diffusers": DIFFUSERS,
+        "transformers": DIFFUSERS,
+        "core": CORE,
+    }
 )
 """By the name that a signature gives; cldm is ldm's ControlNet, transformers is diffusers' text encoder."""
 
@@ -103,15 +126,42 @@ def renamed_shapes(shapes: Shapes, rules: Iterable[Rule]) -> Shapes:
     return {ours: shapes[theirs] for theirs, ours in KeyMap(rules).rename(shapes).pairs.items()}
 
 
+def find_texts(layout: Layout, shapes: Shapes) -> dict[str, TextPlace]:
+    """Places of the text encoders that are there, by the name that begins our names of each."""
+    found = (place for place in layout.texts if any(key.startswith(place.prefix) for key in shapes))
+    return dict(zip(TEXT_NAMES, found, strict=False))
+
+
+def usual_texts(layout: Layout, config: ModelConfig) -> dict[str, TextPlace]:
+    """Places in which a file of this layout has the text encoders of such a model."""
+    if layout is not LDM:
+        return dict(zip(TEXT_NAMES, layout.texts, strict=False))
+    if config.text2 is not None:
+        places = (EMBEDDERS_CLIP[0], EMBEDDERS_OPEN[1])
+    elif config.unet.label_dim is not None:
+        places = (EMBEDDERS_OPEN[0],)
+    else:
+        places = (OPEN_CLIP if config.unet.context_dim == SD21.unet.context_dim else CLIP,)
+    return dict(zip(TEXT_NAMES, places, strict=False))
+
+
 def checkpoint_rules(
-    layout: Layout, unet: UNetConfig, vae_levels: int, prefixes: tuple[str, str, str] | None = None
+    layout: Layout,
+    unet: UNetConfig,
+    vae_levels: int,
+    texts: Mapping[str, TextPlace] | None = None,
+    prefixes: tuple[str, str] | None = None,
 ) -> tuple[Rule, ...]:
-    """One table for a whole checkpoint, with `unet.`, `vae.` and `text.` before our names."""
-    first = (layout.unet_prefixes[0], layout.vae_prefixes[0], layout.text_prefixes[0])
-    unet_prefix, vae_prefix, text_prefix = prefixes or first
+    """One table for a whole checkpoint, with `unet.`, `vae.`, `text.` and `text2.` before our names.
+
+    texts: places of the text encoders; prefixes: those of the UNet and the autoencoder; by default the layout's
+    first ones.
+    """
+    places = {TEXT_NAMES[0]: layout.texts[0]} if texts is None else texts
+    unet_prefix, vae_prefix = prefixes or (layout.unet_prefixes[0], layout.vae_prefixes[0])
     return (
         *prefixed(layout.unet_rules(unet), unet_prefix, "unet."),
         *prefixed(layout.vae_rules(vae_levels), vae_prefix, "vae."),
-        *prefixed(layout.text_rules(), text_prefix, "text."),
+        *(rule for name, place in places.items() for rule in prefixed(place.rules(), place.prefix, name)),
         Rule(f"{EXTRA_PREFIX}{{rest}}", f"{EXTRA_PREFIX}{{rest}}"),
     )

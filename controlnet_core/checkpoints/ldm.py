@@ -14,6 +14,9 @@ from .keymap import Pairs, Rule, nest, prefixed
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 TEXT_PREFIX = "cond_stage_model.transformer."
+OPEN_TEXT_PREFIX = "cond_stage_model.model."
+EMBEDDER_PREFIXES = ("conditioner.embedders.0.", "conditioner.embedders.1.")
+"""Where the text encoders of SDXL are: CLIP below `transformer.`, OpenCLIP below `model.`."""
 CONTROL_PREFIX = "control_model."
 
 RES: Pairs = (
@@ -87,8 +90,23 @@ DROP = (
     "cond_stage_model.logit_scale",
     "cond_stage_model.transformer.text_model.embeddings.position_ids",
     "cond_stage_model.transformer.embeddings.position_ids",
-    "cond_stage_model.transformer.text_projection.weight",
     "cond_stage_model.text_projection",
+    "cond_stage_model.text_projection.weight",
+    *(
+        f"{prefix}{name}"
+        for prefix in ("cond_stage_model.model.", "conditioner.embedders.{n}.model.")
+        for name in ("logit_scale", "attn_mask")
+    ),
+    "conditioner.embedders.{n}.logit_scale",
+    "conditioner.embedders.{n}.text_projection",
+    "conditioner.embedders.{n}.text_projection.weight",
+    "conditioner.embedders.{n}.transformer.text_model.embeddings.position_ids",
+    "v_pred",
+    "ztsnr",
+    "edm_mean",
+    "edm_std",
+    "edm_vpred.sigma_max",
+    "edm_vpred.sigma_min",
     "embedding_manager.{rest}",
 )
 """Training state, and buffers that follow from the config. Nothing else may be left over."""
@@ -189,7 +207,8 @@ def clip_rules() -> tuple[Rule, ...]:
         Rule("final_layer_norm.{p}", "norm_out.{p}"),
     )
     old = (Rule(rule.theirs, rule.ours, alias=True) for rule in body)
-    return (*prefixed(body, theirs="text_model."), *old)
+    projection = Rule("text_projection.weight", "projection.weight")
+    return (*prefixed(body, theirs="text_model."), *old, projection)
 
 
 def sketch_unet(keys: Iterable[str]) -> UNetConfig:

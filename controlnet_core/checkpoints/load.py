@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..config import ControlNetConfig, ModelConfig, TextConfig, UNetConfig, VAEConfig
 from ..errors import CheckpointError, ValueRangeError
 from ..models.controlnet import ControlNet
-from ..models.text_encoder import ClipTextModel, TextEncoder
+from ..models.text_encoder import ClipTextModel, DualTextEncoder, TextEncoder
 from ..models.tokenizer import ClipTokenizer, VocabMap
 from ..models.unet import UNet
 from ..models.vae import AutoencoderKL
@@ -28,7 +28,8 @@ from .detect import Identity, identify
 from .files import Header, TensorInfo
 from .io import read_header, read_tensors
 from .keymap import KeyMap, Renamed, matcher, prefixed
-from .layouts import EXTRA_PREFIX, LAYOUTS, checkpoint_rules, part
+from .layouts import EXTRA_PREFIX, LAYOUTS, TEXT_NAMES, checkpoint_rules, find_texts, part
+from .open_clip import unfused
 
 MODEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 STORED_AS: Mapping[torch.dtype, torch.dtype] = {
@@ -48,7 +49,7 @@ ConfigT = TypeVar("ConfigT")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole model. `vae` and `text_model` are None where the file has none.
+    """A whole model. `vae`, `text_model` and `text_model2` are None where the file has none.
 
     `extras` holds tensors of this package's own, such as the demo model's vocabulary map.
     """
@@ -59,14 +60,19 @@ class Checkpoint:
     text_model: ClipTextModel | None
     identity: Identity
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+    text_model2: ClipTextModel | None = None
 
-    def text_encoder(self, tokenizer: ClipTokenizer | None = None) -> TextEncoder:
-        """The text model with its tokenizer. Raises CheckpointError where the file has no text model."""
+    def text_encoder(self, tokenizer: ClipTokenizer | None = None) -> TextEncoder | DualTextEncoder:
+        """The text models with their tokenizer. Raises CheckpointError where the file has no text model."""
         if self.text_model is None:
             raise CheckpointError(f"the {self.config.name} checkpoint has no text encoder: load one from another file")
         ids = self.extras.get(VOCAB_MAP)
         vocab = None if ids is None else VocabMap.from_tensor(ids)
-        return TextEncoder(self.text_model, tokenizer or ClipTokenizer.load(), self.config.text, vocab)
+        tokenizer = tokenizer or ClipTokenizer.load()
+        first = TextEncoder.of(self.text_model, tokenizer, self.config.text, vocab)
+        if self.text_model2 is None or self.config.text2 is None:
+            return first
+        return DualTextEncoder(first, TextEncoder.of(self.text_model2, tokenizer, self.config.text2))
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ class Plan:
     """Modules to fill, by the prefix of our names, and the table that finds their weights in the file.
 
     `drop` lists patterns of keys to leave aside; `scope` restricts a load to keys with one of these
-    prefixes, where only a part of a file is wanted.
+    prefixes, where only a part of a file is wanted; `places` are the prefixes of the parts of a checkpoint.
     """
 
     header: Header
@@ -83,6 +89,7 @@ class Plan:
     modules: Mapping[str, nn.Module]
     drop: tuple[str, ...] = ()
     scope: tuple[str, ...] = ("",)
+    places: Mapping[str, str] = field(default_factory=dict)
 
 
 # --------------------------------------------------------------------------------------------- public
@@ -100,12 +107,12 @@ def load_checkpoint(
     header, identity = open_as(path, "checkpoint")
     plan = checkpoint_plan(header, identity)
     extras = fill(plan, dtype, device)
-    unet, vae, text = (plan.modules.get(name) for name in ("unet.", "vae.", "text."))
+    unet, vae, text, text2 = (plan.modules.get(name) for name in ("unet.", "vae.", *TEXT_NAMES))
     assert isinstance(unet, UNet) and isinstance(identity.config, ModelConfig)
     sibling = header.metadata.get(VAE_FILE_KEY)
     if vae is None and sibling:
         vae = load_vae(_beside(Path(path), sibling), dtype=dtype, device=device)
-    return Checkpoint(identity.config, unet, vae, text, identity, extras)  # type: ignore[arg-type]
+    return Checkpoint(identity.config, unet, vae, text, identity, extras, text2)  # type: ignore[arg-type]
 
 
 def _beside(path: Path, name: str) -> Path:
@@ -220,21 +227,20 @@ def checkpoint_plan(header: Header, identity: Identity) -> Plan:
     config = identity.config
     assert isinstance(config, ModelConfig)
     layout = LAYOUTS[identity.layout]
+    header = unfused(header)
     shapes = header.shapes
-    found = {name: part(shapes, prefixes) for name, prefixes in _prefixes(identity).items()}
+    unet_prefix, _ = part(shapes, layout.unet_prefixes)
+    vae_prefix, vae = part(shapes, layout.vae_prefixes)
+    texts = find_texts(layout, shapes)
     modules: dict[str, nn.Module] = {"unet.": on_meta(UNet, config.unet, header)}
-    if found["vae."][1]:
+    if vae:
         modules["vae."] = on_meta(AutoencoderKL, config.vae, header)
-    if found["text."][1]:
-        modules["text."] = on_meta(ClipTextModel, config.text, header)
-    prefixes = (found["unet."][0], found["vae."][0], found["text."][0])
-    rules = checkpoint_rules(layout, config.unet, len(config.vae.widths), prefixes)
-    return Plan(header, identity, KeyMap(rules), modules, layout.drop)
-
-
-def _prefixes(identity: Identity) -> dict[str, tuple[str, ...]]:
-    layout = LAYOUTS[identity.layout]
-    return {"unet.": layout.unet_prefixes, "vae.": layout.vae_prefixes, "text.": layout.text_prefixes}
+    for name, text in zip(texts, (config.text, config.text2), strict=False):
+        if text is not None:
+            modules[name] = on_meta(ClipTextModel, text, header)
+    rules = checkpoint_rules(layout, config.unet, len(config.vae.widths), texts, (unet_prefix, vae_prefix))
+    places = {"unet.": unet_prefix, "vae.": vae_prefix, **{name: place.prefix for name, place in texts.items()}}
+    return Plan(header, identity, KeyMap(rules), modules, layout.drop, places=places)
 
 
 def controlnet_plan(header: Header, identity: Identity) -> Plan:
@@ -258,9 +264,9 @@ def part_plan(header: Header, identity: Identity, prefix: str) -> Plan:
                 "choose a file that has it",
                 header.path,
             )
-        scope, _ = part(header.shapes, _prefixes(identity)[prefix])
-        return replace(plan, modules={prefix: plan.modules[prefix]}, scope=(scope,))
+        return replace(plan, modules={prefix: plan.modules[prefix]}, scope=(plan.places[prefix],))
     layout = LAYOUTS[identity.layout]
+    header = unfused(header)
     config = identity.config
     if isinstance(config, UNetConfig):
         module, rules = on_meta(UNet, config, header), layout.unet_rules(config)

@@ -20,7 +20,8 @@ from . import diffusers, fileconfig
 from .fileconfig import CONFIG_KEY, FAMILY_KEY, config_to_json
 from .io import atomic_write, write_safetensors
 from .keymap import KeyMap, prefixed
-from .layouts import EXTRA_PREFIX, LAYOUTS, Layout, checkpoint_rules
+from .layouts import EXTRA_PREFIX, LAYOUTS, LDM, Layout, checkpoint_rules, usual_texts
+from .open_clip import fuse
 
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 LayoutName = Literal["core", "ldm", "diffusers"]
@@ -34,6 +35,7 @@ def save_checkpoint(
     unet: UNet,
     vae: AutoencoderKL | None = None,
     text_model: ClipTextModel | None = None,
+    text_model2: ClipTextModel | None = None,
     *,
     extras: Mapping[str, Tensor] | None = None,
     layout: LayoutName = "ldm",
@@ -47,12 +49,14 @@ def save_checkpoint(
     are. Raises CheckpointError when the file cannot be written; nothing half-written is left.
     """
     table = _layout(layout)
-    modules = {"unet.": unet, "vae.": vae, "text.": text_model}
-    keymap = KeyMap(checkpoint_rules(table, config.unet, len(config.vae.widths)))
-    tensors = {}
+    modules = {"unet.": unet, "vae.": vae, "text.": text_model, "text2.": text_model2}
+    keymap = KeyMap(checkpoint_rules(table, config.unet, len(config.vae.widths), usual_texts(table, config)))
+    tensors: dict[str, Tensor] = {}
     for prefix, module in modules.items():
         if module is not None:
             tensors.update(_renamed(module, keymap, prefix))
+    if table is LDM:
+        tensors = fuse(tensors)
     dtypes = _dtypes(tensors, dtype)
     tensors.update({EXTRA_PREFIX + name: tensor for name, tensor in (extras or {}).items()})
     write_safetensors(path, tensors, _metadata(config_to_json(config), config.name, metadata), dtypes)

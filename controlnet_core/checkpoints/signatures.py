@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..config import SD15, SD21, SDXL, SDXL_REFINER, ModelConfig
+
 
 @dataclass(frozen=True)
 class Signature:
@@ -51,17 +53,36 @@ class Detail:
 
 @dataclass(frozen=True)
 class Family:
-    """A family of base models, told by the width of the text that its cross-attentions read."""
+    """A family of base models, told by the width of the text that its cross-attentions read.
 
-    name: str
+    preset: its published shape, from which what weights do not tell is taken.
+    """
+
     title: str
-    context_dim: int
-    label_dim: int | None
-    checkpoint_supported: bool
-    scaling_factor: float = 0.18215
+    preset: ModelConfig
+
+    @property
+    def name(self) -> str:
+        """As in `Identity.family`."""
+        return self.preset.name
+
+    @property
+    def context_dim(self) -> int:
+        """Width of the text."""
+        return self.preset.unet.context_dim
+
+    @property
+    def label_dim(self) -> int | None:
+        """Width of the label vector; None where there is none."""
+        return self.preset.unet.label_dim
 
 
 V_PREDICTION = "v-prediction"
+ZERO_TERMINAL_SNR = "zero terminal SNR"
+EDM = "EDM"
+EDM_V_PREDICTION = "EDM v-prediction"
+INPAINTING = "inpainting"
+INSTRUCT = "InstructPix2Pix"
 CONTROL = ("control_model.", "")
 MODEL = ("model.diffusion_model.", "diffusion_model.", "unet.", "")
 VAE = ("", "first_stage_model.", "vae.")
@@ -311,6 +332,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "open_clip",
         ("^transformer.resblocks.0.ln_1.weight$",),
         prefixes=("", "model."),
+        supported=True,
         folder="text_encoders",
     ),
     Signature(
@@ -381,27 +403,29 @@ DETAILS: tuple[Detail, ...] = (
     ),
     Detail(("lora",), "^lora_te", "with the text encoder"),
     Detail(("lora",), "^text_encoder", "with the text encoder"),
-    Detail(("checkpoint", "unet"), "^input_blocks.0.0.weight$", "inpainting", axis=1, sizes=(9,)),
-    Detail(("checkpoint", "unet"), "^input_blocks.0.0.weight$", "InstructPix2Pix", axis=1, sizes=(8,)),
-    Detail(("checkpoint", "unet"), "^conv_in.weight$", "inpainting", axis=1, sizes=(9,)),
-    Detail(("checkpoint", "unet"), "^conv_in.weight$", "InstructPix2Pix", axis=1, sizes=(8,)),
+    Detail(("checkpoint", "unet"), "^input_blocks.0.0.weight$", INPAINTING, axis=1, sizes=(9,)),
+    Detail(("checkpoint", "unet"), "^input_blocks.0.0.weight$", INSTRUCT, axis=1, sizes=(8,)),
+    Detail(("checkpoint", "unet"), "^conv_in.weight$", INPAINTING, axis=1, sizes=(9,)),
+    Detail(("checkpoint", "unet"), "^conv_in.weight$", INSTRUCT, axis=1, sizes=(8,)),
+    Detail(("checkpoint",), "^unet.conv_in.weight$", INPAINTING, axis=1, sizes=(9,)),
+    Detail(("checkpoint",), "^unet.conv_in.weight$", INSTRUCT, axis=1, sizes=(8,)),
+    Detail(("checkpoint",), "^unet.encoder.blocks.0.conv.weight$", INPAINTING, axis=1, sizes=(9,)),
+    Detail(("checkpoint",), "^unet.encoder.blocks.0.conv.weight$", INSTRUCT, axis=1, sizes=(8,)),
     Detail(("checkpoint",), "^^v_pred$", V_PREDICTION),
-    Detail(("checkpoint",), "^^ztsnr$", "zero terminal SNR"),
-    Detail(("checkpoint",), "^^edm_mean$", "EDM"),
-    Detail(("checkpoint",), "^^edm_vpred.sigma_max$", "EDM v-prediction"),
+    Detail(("checkpoint",), "^^ztsnr$", ZERO_TERMINAL_SNR),
+    Detail(("checkpoint",), "^^edm_mean$", EDM),
+    Detail(("checkpoint",), "^^edm_vpred.sigma_max$", EDM_V_PREDICTION),
     Detail(("checkpoint",), "^^control_model.zero_convs.0.0.weight$", "with a ControlNet in it"),
 )
 
-UNSUPPORTED_DETAILS = frozenset(
-    {"inpainting", "InstructPix2Pix", "zero terminal SNR", "EDM", "EDM v-prediction", "mid", "small"}
-)
+UNSUPPORTED_DETAILS = frozenset({"mid", "small"})
 """Variants of a supported kind that this package recognises and does not run yet."""
 
 FAMILIES: tuple[Family, ...] = (
-    Family("sd15", "Stable Diffusion 1.x", 768, None, True),
-    Family("sd2", "Stable Diffusion 2.x", 1024, None, False),
-    Family("sdxl", "Stable Diffusion XL", 2048, 2816, False, scaling_factor=0.13025),
-    Family("sdxl-refiner", "Stable Diffusion XL refiner", 1280, 2560, False, scaling_factor=0.13025),
+    Family("Stable Diffusion 1.x", SD15),
+    Family("Stable Diffusion 2.x", SD21),
+    Family("Stable Diffusion XL", SDXL),
+    Family("Stable Diffusion XL refiner", SDXL_REFINER),
 )
 
 CONTEXT_NEEDLES = (

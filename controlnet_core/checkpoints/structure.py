@@ -123,4 +123,5 @@ def text_config(shapes: Shapes) -> TextConfig:
         vocab_size=vocab_size,
         max_length=_shape(shapes, "position_embedding.weight")[0],
         activation="gelu" if width in OPENCLIP_WIDTHS else "quick_gelu",
+        projection=shapes.get("projection.weight", (None,))[0],
     )

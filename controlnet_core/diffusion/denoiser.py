@@ -1,11 +1,13 @@
-"""What the network predicts, and how a picture follows from it: eps and v side by side.
+"""What the network predicts, and how a picture follows from it: eps, v and edm side by side.
 
-The network sees x scaled to unit variance. Its output is the noise ("eps", Ho et al., 2020) or the
-velocity ("v", Salimans and Ho, 2022, appendix D). With x = x0 + sigma * n:
+The network sees x scaled to unit variance. Its output is the noise ("eps", Ho et al., 2020), the velocity
+("v", Salimans and Ho, 2022, appendix D) or what preconditioning leaves of the picture ("edm", Karras et al.,
+2022, table 1). With x = x0 + sigma * n, d = sigma_data (1 in Stable Diffusion) and s = sqrt(sigma^2 + d^2):
 
-    input    x / sqrt(sigma^2 + 1)
+    input    x / s
     eps      n                                        x0 = x - sigma * eps
-    v        (n - sigma * x0) / sqrt(sigma^2 + 1)     x0 = x / (sigma^2 + 1) - v * sigma / sqrt(sigma^2 + 1)
+    v        (d^2 n - sigma * x0) / (d s)             x0 = x * d^2 / s^2 - v * sigma * d / s
+    edm      (sigma * x0 - d^2 n) / (d s)             x0 = x * d^2 / s^2 + F * sigma * d / s
 
 Everywhere sigma is a 0-d tensor, or one value per picture of shape (B,).
 """
@@ -13,41 +15,55 @@ Everywhere sigma is a 0-d tensor, or one value per picture of shape (B,).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 
 from ..config import Parametrization
 from ..errors import ValueRangeError
 
+SIGNS: Mapping[str, float] = MappingProxyType({"v": -1.0, "edm": 1.0})
+"""The sign with which the output enters the picture; otherwise v and edm are the same."""
 
-def scale_input(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+
+def scale_input(x: torch.Tensor, sigma: torch.Tensor, sigma_data: float = 1.0) -> torch.Tensor:
     """(B,C,H,W) noisy latent -> the same at unit variance, as the network takes it."""
-    return x / (_per_picture(sigma, x) ** 2 + 1.0) ** 0.5
+    return x / (_per_picture(sigma, x) ** 2 + sigma_data**2) ** 0.5
 
 
 def denoised(
-    parametrization: Parametrization, output: torch.Tensor, x: torch.Tensor, sigma: torch.Tensor
+    parametrization: Parametrization,
+    output: torch.Tensor,
+    x: torch.Tensor,
+    sigma: torch.Tensor,
+    sigma_data: float = 1.0,
 ) -> torch.Tensor:
     """The network's output -> its prediction of x0. `x` is the noisy latent before `scale_input`."""
     sigma = _per_picture(sigma, x)
     if parametrization == "eps":
         return x - output * sigma
-    if parametrization == "v":
-        variance = sigma**2 + 1.0
-        return x / variance - output * sigma / variance**0.5
-    raise _unknown(parametrization)
+    if parametrization not in SIGNS:
+        raise _unknown(parametrization)
+    variance = sigma**2 + sigma_data**2
+    return x * sigma_data**2 / variance + SIGNS[parametrization] * output * sigma * sigma_data / variance**0.5
 
 
 def training_target(
-    parametrization: Parametrization, latent: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor
+    parametrization: Parametrization,
+    latent: torch.Tensor,
+    noise: torch.Tensor,
+    sigma: torch.Tensor,
+    sigma_data: float = 1.0,
 ) -> torch.Tensor:
     """What the network should put out for `scale_input(add_noise(latent, noise, sigma), sigma)`."""
     if parametrization == "eps":
         return noise
-    if parametrization == "v":
-        sigma = _per_picture(sigma, latent)
-        return (noise - sigma * latent) / (sigma**2 + 1.0) ** 0.5
-    raise _unknown(parametrization)
+    if parametrization not in SIGNS:
+        raise _unknown(parametrization)
+    sigma = _per_picture(sigma, latent)
+    scale = SIGNS[parametrization] / (sigma_data * (sigma**2 + sigma_data**2) ** 0.5)
+    return scale * (sigma * latent - sigma_data**2 * noise)
 
 
 def add_noise(
@@ -73,4 +89,4 @@ def _per_picture(sigma: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def _unknown(parametrization: str) -> ValueRangeError:
-    return ValueRangeError(f"parametrization {parametrization!r} is unknown: choose eps or v")
+    return ValueRangeError(f"parametrization {parametrization!r} is unknown: choose eps, v or edm")

@@ -14,9 +14,12 @@ from types import MappingProxyType
 
 import torch
 
+from ..config import NoiseConfig
 from ..errors import ShapeError, ValueRangeError
 from .samplers import get_sampler
 
+TERMINAL_ALPHA_BAR = 4.8973451890853435e-08
+"""The host's last alpha_bar of schedules with zero terminal SNR: a sigma of 4519."""
 ALWAYS = 999999999.9
 """The sigma that stands for "from the very start": above every sigma of any table."""
 
@@ -26,11 +29,13 @@ class NoiseSchedule:
     """The sigmas of the training timesteps, lowest first.
 
     sigmas, log_sigmas: float32 (T,) on the CPU; T is 1000 in Stable Diffusion. The logarithm is kept
-    beside the sigmas because it was taken before rounding to float32.
+    beside the sigmas because it was taken before rounding to float32. sigma_data: the standard deviation
+    that the model takes its latents to have (1 in Stable Diffusion).
     """
 
     sigmas: torch.Tensor
     log_sigmas: torch.Tensor
+    sigma_data: float = 1.0
 
     def __post_init__(self) -> None:
         if self.sigmas.ndim != 1 or self.sigmas.shape != self.log_sigmas.shape or len(self.sigmas) < 2:
@@ -79,23 +84,87 @@ class NoiseSchedule:
         return float(self.sigma(torch.tensor((1.0 - percent) * (len(self.sigmas) - 1))))
 
 
+@dataclass(frozen=True, eq=False)
+class EdmSchedule(NoiseSchedule):
+    """Every noise level between two; the network is told log(sigma) / 4 (Karras et al., 2022, section 5).
+
+    The `sigmas` are 1000 levels, even in their logarithm, for the tables that pick from a list.
+    """
+
+    @classmethod
+    def between(cls, sigma_min: float, sigma_max: float, sigma_data: float = 1.0) -> EdmSchedule:
+        """All levels from `sigma_min` to `sigma_max`. Raises ValueRangeError unless 0 < sigma_min < sigma_max."""
+        if not 0.0 < sigma_min < sigma_max:
+            raise ValueRangeError(
+                f"sigma_min is {sigma_min} and sigma_max {sigma_max}: both must be above 0, and sigma_max the larger"
+            )
+        sigmas = torch.linspace(math.log(sigma_min), math.log(sigma_max), 1000).exp()
+        return cls(sigmas, sigmas.log(), sigma_data)
+
+    def timestep(self, sigma: torch.Tensor) -> torch.Tensor:
+        """What the network is told: log(sigma) / 4, float32, sigma's shape."""
+        return 0.25 * sigma.detach().float().log()
+
+    def sigma(self, timestep: torch.Tensor) -> torch.Tensor:
+        """The sigma of a timestep as `timestep` gives it."""
+        return (timestep.float() / 0.25).exp()
+
+    def percent_to_sigma(self, percent: float) -> float:
+        """As `NoiseSchedule.percent_to_sigma`, even in log sigma."""
+        if percent <= 0.0:
+            return ALWAYS
+        if percent >= 1.0:
+            return 0.0
+        low, high = math.log(self.sigma_min), math.log(self.sigma_max)
+        return math.exp((high - low) * (1.0 - percent) + low)
+
+
+def make_schedule(noise: NoiseConfig) -> NoiseSchedule:
+    """The noise levels that a model's config describes."""
+    if noise.kind == "edm":
+        return EdmSchedule.between(noise.sigma_min, noise.sigma_max, noise.sigma_data)
+    return zero_terminal_snr(_scaled_linear_sigmas()) if noise.zero_terminal_snr else scaled_linear()
+
+
+def zero_terminal_snr(sigmas: torch.Tensor) -> NoiseSchedule:
+    """(T,) sigmas of a training -> the levels with the last one rescaled to (almost) pure noise.
+
+    The square roots of alpha_bar are shifted so that the last is 0 and stretched so that the first stays (Lin et
+    al., 2023, "Common Diffusion Noise Schedules and Sample Steps are Flawed", algorithm 1). The last alpha_bar is
+    then set to `TERMINAL_ALPHA_BAR` instead, since no sampler walks down from an infinite sigma.
+    """
+    root = (1.0 / (sigmas * sigmas + 1.0)).sqrt()
+    first, last = root[0].clone(), root[-1].clone()
+    alpha_bar = ((root - last) * (first / (first - last))) ** 2
+    alpha_bar[-1] = TERMINAL_ALPHA_BAR
+    return NoiseSchedule.from_sigmas(((1.0 - alpha_bar) / alpha_bar) ** 0.5)
+
+
 def scaled_linear(timesteps: int = 1000, start: float = 0.00085, end: float = 0.012) -> NoiseSchedule:
     """Stable Diffusion's schedule: the square root of beta rises linearly (Rombach et al., 2022)."""
+    return NoiseSchedule.from_sigmas(_scaled_linear_sigmas(timesteps, start, end))
+
+
+def _scaled_linear_sigmas(timesteps: int = 1000, start: float = 0.00085, end: float = 0.012) -> torch.Tensor:
     betas = torch.linspace(start**0.5, end**0.5, timesteps, dtype=torch.float64).square()
     alpha_bar = (1.0 - betas).cumprod(dim=0)
-    return NoiseSchedule.from_sigmas(((1 - alpha_bar) / alpha_bar).sqrt())
+    return ((1 - alpha_bar) / alpha_bar).sqrt()
 
 
 def normal(schedule: NoiseSchedule, steps: int) -> torch.Tensor:
     """Evenly spaced timesteps from the highest to the lowest, then 0."""
-    last = len(schedule.sigmas) - 1
-    return _with_zero(schedule.sigma(torch.linspace(last, 0, steps)))
+    return _with_zero(schedule.sigma(torch.linspace(*_ends(schedule), steps)))
 
 
 def sgm_uniform(schedule: NoiseSchedule, steps: int) -> torch.Tensor:
     """Evenly spaced timesteps that leave out the lowest one, then 0."""
-    last = len(schedule.sigmas) - 1
-    return _with_zero(schedule.sigma(torch.linspace(last, 0, steps + 1)[:-1]))
+    return _with_zero(schedule.sigma(torch.linspace(*_ends(schedule), steps + 1)[:-1]))
+
+
+def _ends(schedule: NoiseSchedule) -> tuple[float, float]:
+    """The timesteps of the highest and the lowest sigma."""
+    high, low = schedule.timestep(schedule.sigmas[[-1, 0]]).tolist()
+    return high, low
 
 
 def karras(schedule: NoiseSchedule, steps: int, rho: float = 7.0) -> torch.Tensor:

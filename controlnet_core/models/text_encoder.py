@@ -95,6 +95,7 @@ class ClipTextModel(nn.Module):
         layers = [ClipLayer(config) for _ in range(config.layers)]
         self.layers = nn.ModuleList(layers)
         self.norm_out = nn.LayerNorm(config.width)
+        self.projection = None if config.projection is None else nn.Linear(config.width, config.projection, bias=False)
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.position_embedding.weight, std=0.01)
         for layer in layers:
@@ -114,7 +115,8 @@ class ClipTextModel(nn.Module):
         skip_last: how many of the last layers the hidden states leave out (0 to layers - 1).
         apply_final_norm: whether the hidden states pass the final normalisation, skipped or not.
         end_positions: (B,) position of each row's end mark; by default that of the first id 49407.
-        Returns hidden (B,N,width) and pooled (B,width): the last layer, normalised, at the end mark.
+        Returns hidden (B,N,width) and pooled (B,width): the last layer, normalised, at the end mark, and projected
+        where the model has a projection (B,projection).
         Raises ShapeError or ValueRangeError.
         """
         self._check(ids, skip_last)
@@ -128,6 +130,8 @@ class ClipTextModel(nn.Module):
                 hidden = x
         last = self.norm_out(x)
         pooled = last[torch.arange(len(ids), device=x.device), end_positions]
+        if self.projection is not None:
+            pooled = self.projection(pooled)
         if apply_final_norm:
             hidden = last if skip_last == 0 else self.norm_out(hidden)
         return hidden, pooled
@@ -155,7 +159,8 @@ class TextEncoder(nn.Module):
 
     `clip_skip` counts as the host's CLIPSetLastLayer does: -1 is the last layer, -2 the one before it; a
     number beyond the first layer means the last. The final normalisation is applied to a skipped layer too,
-    as Stable Diffusion 1.x wants it (`norm_skipped=False` leaves it out).
+    as Stable Diffusion 1.x wants it; SDXL wants the layer as it is (`norm_skipped=False`), unless the number lies
+    beyond the first layer.
 
     `encode` is for inference and keeps no gradients. To train, call the module on `tokenize`d captions.
     """
@@ -191,6 +196,21 @@ class TextEncoder(nn.Module):
         self.norm_skipped = norm_skipped
         self.padding = padding
         self.register_buffer("vocab_map", None if vocab_map is None else vocab_map.to_tensor())
+
+    @classmethod
+    def of(
+        cls, model: ClipTextModel, tokenizer: ClipTokenizer, config: TextConfig, vocab_map: VocabMap | None = None
+    ) -> TextEncoder:
+        """The encoder that reads prompts at the layer and with the padding that `config` says."""
+        return cls(
+            model,
+            tokenizer,
+            config,
+            vocab_map,
+            clip_skip=config.stop_layer,
+            norm_skipped=config.norm_skipped,
+            padding=config.padding,
+        )
 
     def with_clip_skip(self, clip_skip: int) -> TextEncoder:
         """The same encoder, weights shared, that stops at another layer. Raises ValueRangeError from 0 up."""
@@ -239,7 +259,7 @@ class TextEncoder(nn.Module):
         return self.model(
             rows,
             skip_last=skip,
-            apply_final_norm=self.norm_skipped or skip == 0,
+            apply_final_norm=self.norm_skipped or -self.clip_skip > self.config.layers,
             end_positions=first_end(ids),
         )
 
@@ -262,13 +282,16 @@ class TextEncoder(nn.Module):
         """Prompt -> float32 (1, 77 * chunks, width) on the weights' device."""
         return self.encode_pooled(prompt)[0]
 
-    @torch.no_grad()
     def encode_pooled(self, prompt: str) -> tuple[Tensor, Tensor]:
         """Prompt -> hidden states (1, 77 * chunks, width), and pooled (1,width) of the first chunk; float32.
 
         With weights: (z - z_empty) * w + z_empty at every position, z_empty the state of the empty prompt.
         """
-        chunks = self.chunks(prompt)
+        return self.encode_chunks(self.chunks(prompt))
+
+    @torch.no_grad()
+    def encode_chunks(self, chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor]:
+        """As `encode_pooled`, for a prompt that is cut into chunks already."""
         weighted = any(chunk.weighted for chunk in chunks)
         empty = empty_chunk(max_length=self.config.max_length, padding=self.padding)
         batch = [*chunks, empty] if weighted else chunks
@@ -280,3 +303,53 @@ class TextEncoder(nn.Module):
             z_empty = z[-1:]
             z = torch.where(w == 1.0, z[:-1], (z[:-1] - z_empty) * w + z_empty)
         return z.flatten(0, 1).unsqueeze(0), pooled[:1].float()
+
+
+class DualTextEncoder(nn.Module):
+    """SDXL's two text encoders side by side: the states of both next to each other, the pooled text of the second.
+
+    Source: Podell et al. 2023, "SDXL: Improving Latent Diffusion Models", section 2.1.
+    """
+
+    def __init__(self, first: TextEncoder, second: TextEncoder) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.second.device
+
+    def with_clip_skip(self, clip_skip: int) -> DualTextEncoder:
+        """Both encoders, weights shared, stopped at another layer. Raises ValueRangeError from 0 up."""
+        return DualTextEncoder(self.first.with_clip_skip(clip_skip), self.second.with_clip_skip(clip_skip))
+
+    @property
+    def models(self) -> tuple[ClipTextModel, ...]:
+        """Both text transformers."""
+        return (*self.first.models, *self.second.models)
+
+    def with_models(self, models: Sequence[ClipTextModel]) -> DualTextEncoder:
+        """The same encoder with other transformers, in the order of `models`."""
+        first, second = models
+        return DualTextEncoder(self.first.with_models([first]), self.second.with_models([second]))
+
+    def encode(self, prompt: str) -> Tensor:
+        """Prompt -> float32 (1, 77 * chunks, width of both)."""
+        return self.encode_pooled(prompt)[0]
+
+    def encode_pooled(self, prompt: str) -> tuple[Tensor, Tensor]:
+        """Prompt -> states (1, 77 * chunks, width of both), and pooled (1, projection) of the second; float32."""
+        return self.encode_pair(prompt, prompt)
+
+    def encode_pair(self, first: str, second: str) -> tuple[Tensor, Tensor]:
+        """As `encode_pooled`, with a prompt for each encoder; the shorter one is filled up with empty chunks."""
+        chunks = [self.first.chunks(first), self.second.chunks(second)]
+        longest = max(len(rows) for rows in chunks)
+        texts, pooled = [], None
+        for encoder, rows in zip((self.first, self.second), chunks, strict=True):
+            filler = encoder.chunks("") * (longest - len(rows))
+            text, pooled = encoder.encode_chunks((*rows, *filler))
+            texts.append(text)
+        assert pooled is not None
+        return torch.cat(texts, dim=-1), pooled

@@ -196,11 +196,11 @@ class AutoencoderKL(nn.Module):
         if generator is not None:
             noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype).to(mean.device)
             mean = mean + noise * (0.5 * logvar).exp()
-        return mean * self.config.scaling_factor
+        return scale_latent(mean, self.config)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Scaled latent (B, 4, h, w) -> picture (B, 3, 8h, 8w), about [-1, 1], not clamped."""
-        return self.decoder(self.post_quant_conv(latent / self.config.scaling_factor))
+        return self.decoder(self.post_quant_conv(unscale_latent(latent, self.config)))
 
     def decode_tiled(self, latent: Tensor, tile: int = 64, overlap: int = 16) -> Tensor:
         """As `decode`, in overlapping tiles of `tile` latent cells, for pictures too large at once.
@@ -209,6 +209,27 @@ class AutoencoderKL(nn.Module):
         at a time, so the result differs a little from `decode`.
         """
         return blend_tiles(latent, self.decode, tile, overlap, self.config.factor, self.config.image_channels)
+
+
+def scale_latent(latent: Tensor, config: VAEConfig) -> Tensor:
+    """An autoencoder's latent (B, C, h, w) -> the latent that a UNet sees, of about unit variance."""
+    if not config.latent_mean:
+        return latent * config.scaling_factor
+    mean, std = _per_channel(latent, config)
+    return (latent - mean) * config.scaling_factor / std
+
+
+def unscale_latent(latent: Tensor, config: VAEConfig) -> Tensor:
+    """The way back from `scale_latent`."""
+    if not config.latent_mean:
+        return latent / config.scaling_factor
+    mean, std = _per_channel(latent, config)
+    return latent * std / config.scaling_factor + mean
+
+
+def _per_channel(latent: Tensor, config: VAEConfig) -> tuple[Tensor, Tensor]:
+    mean, std = (latent.new_tensor(values).reshape(1, -1, 1, 1) for values in (config.latent_mean, config.latent_std))
+    return mean, std
 
 
 def blend_tiles(

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ...controlnet_core.errors import CheckpointError
-from ...controlnet_core.models.text_encoder import TextEncoder
 from ..host import Node
-from ..values import ControlNetHandle, Model, Vae
+from ..values import Clip, ControlNetHandle, Model, Vae
 
 
 class CheckpointLoaderSimple(Node):
@@ -21,7 +20,7 @@ class CheckpointLoaderSimple(Node):
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {"required": {"ckpt_name": (list(cls.host.files("checkpoints")),)}}
 
-    def run(self, ckpt_name: str) -> tuple[Model, TextEncoder | None, Vae | None]:
+    def run(self, ckpt_name: str) -> tuple[Model, Clip | None, Vae | None]:
         """-> MODEL, CLIP, VAE."""
         return self.host.load_checkpoint(self.host.find("checkpoints", ckpt_name))
 
@@ -81,8 +80,8 @@ class LoraLoader(Node):
         }
 
     def run(
-        self, model: Model, clip: TextEncoder | None, lora_name: str, strength_model: float, strength_clip: float
-    ) -> tuple[Model, TextEncoder | None]:
+        self, model: Model, clip: Clip | None, lora_name: str, strength_model: float, strength_clip: float
+    ) -> tuple[Model, Clip | None]:
         """-> MODEL, CLIP."""
         if strength_model == strength_clip == 0.0:
             return model, clip
@@ -136,7 +135,7 @@ class CLIPSetLastLayer(Node):
         layer = ("INT", {"default": -1, "min": -24, "max": -1, "step": 1})
         return {"required": {"clip": ("CLIP",), "stop_at_clip_layer": layer}}
 
-    def run(self, clip: TextEncoder | None, stop_at_clip_layer: int) -> tuple[TextEncoder]:
+    def run(self, clip: Clip | None, stop_at_clip_layer: int) -> tuple[Clip]:
         """-> CLIP."""
         if clip is None:
             raise CheckpointError("the checkpoint has no text encoder: load one that has")

@@ -433,12 +433,14 @@ def test_unknown_and_unsupported_files(tmp_path: Path) -> None:
         load_controlnet(lora)
 
 
-def test_a_recognised_variant_that_is_not_supported(tmp_path: Path) -> None:
-    config = replace(TINY, unet=replace(TINY.unet, in_channels=9))
-    path = tmp_path / "inpaint.safetensors"
+@pytest.mark.parametrize(("channels", "detail"), [(9, "inpainting"), (8, "InstructPix2Pix")])
+def test_a_base_with_more_input_channels(tmp_path: Path, channels: int, detail: str) -> None:
+    config = replace(TINY, unet=replace(TINY.unet, in_channels=channels))
+    path = tmp_path / "base.safetensors"
     save_checkpoint(path, config, UNet(config.unet))
-    with pytest.raises(CheckpointError, match=r"recognised as .*inpainting.*cannot be loaded"):
-        load_checkpoint(path)
+    loaded = load_checkpoint(path)
+    assert loaded.unet.config.in_channels == channels
+    assert loaded.identity.details == (detail,)
 
 
 def test_metadata_that_describes_another_or_an_impossible_model(saved_net: Callable[..., Path]) -> None:

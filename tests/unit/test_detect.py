@@ -31,15 +31,21 @@ from comfyui_controlnet_core.controlnet_core.checkpoints.layouts import (
     LDM,
     Layout,
     checkpoint_rules,
+    usual_texts,
 )
+from comfyui_controlnet_core.controlnet_core.checkpoints.open_clip import fuse
 from comfyui_controlnet_core.controlnet_core.checkpoints.signatures import DETAILS, SIGNATURES
 from comfyui_controlnet_core.controlnet_core.config import (
     DEMO,
     SD15,
+    SD21,
+    SDXL_REFINER,
     ControlNetConfig,
     ModelConfig,
+    NoiseConfig,
     UNetConfig,
 )
+from comfyui_controlnet_core.controlnet_core.config import SDXL as SDXL_MODEL
 from comfyui_controlnet_core.controlnet_core.errors import CheckpointError
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.text_encoder import ClipTextModel
@@ -48,23 +54,7 @@ from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
 
 Shapes = dict[str, tuple[int, ...]]
 
-SD2 = replace(SD15.unet, context_dim=1024, head_dim=64, linear_projection=True)
-SDXL = replace(
-    SD2,
-    widths=(320, 640, 1280),
-    transformer_depth=(0, 2, 10),
-    middle_depth=10,
-    context_dim=2048,
-    label_dim=2816,
-)
-REFINER = replace(
-    SDXL,
-    widths=(384, 768, 1536, 1536),
-    transformer_depth=(0, 4, 4, 0),
-    middle_depth=4,
-    context_dim=1280,
-    label_dim=2560,
-)
+SD2, SDXL, REFINER = SD21.unet, SDXL_MODEL.unet, SDXL_REFINER.unet
 
 
 def header_of(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str] | None = None) -> Header:
@@ -72,6 +62,16 @@ def header_of(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]
     path = Path("sample.safetensors")
     infos = {key: TensorInfo(shape, torch.float16, path, key) for key, shape in shapes.items()}
     return Header(path, "safetensors", infos, metadata or {}, 0)
+
+
+def with_markers(header: Header, folder: Path, value: float = 40.0) -> Header:
+    """The header, its small tensors with numbers about the training in a real file."""
+    markers = {key: torch.full(info.shape, value) for key, info in header.tensors.items() if key.startswith("edm_")}
+    path = folder / "markers.safetensors"
+    if markers:
+        write_safetensors(path, markers)
+    infos = {key: replace(info, file=path) if key in markers else info for key, info in header.tensors.items()}
+    return replace(header, tensors=infos)
 
 
 def unet_shapes(config: UNetConfig, layout: Layout = LDM, prefix: str = "") -> Shapes:
@@ -90,18 +90,19 @@ def net_shapes(config: UNetConfig, layout: Layout = LDM, prefix: str = "", chann
 
 
 def checkpoint_shapes(config: ModelConfig, layout: Layout = LDM) -> Shapes:
+    """A file of this model, with the tensors of OpenCLIP's text encoders as they are kept."""
+    texts = usual_texts(layout, config)
     with torch.device("meta"):
-        parts = {
-            "unet.": UNet(config.unet),
-            "vae.": AutoencoderKL(config.vae),
-            "text.": ClipTextModel(config.text),
-        }
-    keymap = KeyMap(checkpoint_rules(layout, config.unet, len(config.vae.widths)))
-    return {
-        str(keymap.to_theirs(prefix + key)): tuple(tensor.shape)
+        parts = {"unet.": UNet(config.unet), "vae.": AutoencoderKL(config.vae), "text.": ClipTextModel(config.text)}
+        if config.text2 is not None:
+            parts["text2."] = ClipTextModel(config.text2)
+    keymap = KeyMap(checkpoint_rules(layout, config.unet, len(config.vae.widths), texts))
+    state = {
+        str(keymap.to_theirs(prefix + key)): tensor
         for prefix, module in parts.items()
         for key, tensor in module.state_dict().items()
     }
+    return {key: tuple(tensor.shape) for key, tensor in fuse(state).items()}
 
 
 @dataclass(frozen=True)
@@ -142,31 +143,35 @@ SAMPLES: dict[str, Sample] = {
     ),
     "sd15 diffusers": Sample(checkpoint_shapes(SD15, DIFFUSERS), "checkpoint", "sd15", "diffusers", supported=True),
     "sd2": Sample(
+        {key: shape for key, shape in checkpoint_shapes(SD21).items() if SD2_V_KEY not in key},
+        "checkpoint",
+        "sd2",
+        "ldm",
+        supported=True,
+    ),
+    "sd2 in the sgm layout": Sample(
         {
-            "cond_stage_model.model.ln_final.weight": (1024,),
-            **{key: shape for key, shape in unet_shapes(SD2, LDM, LDM_UNET).items() if SD2_V_KEY not in key},
+            key.replace("cond_stage_model.", "conditioner.embedders.0."): shape
+            for key, shape in checkpoint_shapes(SD21).items()
+            if SD2_V_KEY not in key
         },
         "checkpoint",
         "sd2",
         "ldm",
+        supported=True,
     ),
-    "sdxl": Sample(
-        {
-            **unet_shapes(SDXL, LDM, LDM_UNET),
-            "conditioner.embedders.0.transformer.text_model.final_layer_norm.weight": (768,),
-            "conditioner.embedders.1.model.ln_final.weight": (1280,),
-        },
-        "checkpoint",
-        "sdxl",
-        "ldm",
+    "sdxl": Sample(checkpoint_shapes(SDXL_MODEL), "checkpoint", "sdxl", "ldm", supported=True),
+    "sdxl diffusers": Sample(
+        checkpoint_shapes(SDXL_MODEL, DIFFUSERS), "checkpoint", "sdxl", "diffusers", supported=True
     ),
-    "sdxl refiner": Sample(unet_shapes(REFINER, LDM, LDM_UNET), "checkpoint", "sdxl-refiner", "ldm"),
+    "sdxl refiner": Sample(checkpoint_shapes(SDXL_REFINER), "checkpoint", "sdxl-refiner", "ldm", supported=True),
     "sdxl v-prediction": Sample(
         {**unet_shapes(SDXL, LDM, LDM_UNET), "v_pred": (0,), "ztsnr": (0,)},
         "checkpoint",
         "sdxl",
         "ldm",
         ("v-prediction", "zero terminal SNR"),
+        supported=True,
     ),
     "sdxl edm": Sample(
         {**unet_shapes(SDXL, LDM, LDM_UNET), "edm_mean": (4,), "edm_std": (4,)},
@@ -174,6 +179,7 @@ SAMPLES: dict[str, Sample] = {
         "sdxl",
         "ldm",
         ("EDM",),
+        supported=True,
     ),
     "sdxl edm v-prediction": Sample(
         {**unet_shapes(SDXL, LDM, LDM_UNET), "edm_vpred.sigma_max": ()},
@@ -181,6 +187,7 @@ SAMPLES: dict[str, Sample] = {
         "sdxl",
         "ldm",
         ("EDM v-prediction",),
+        supported=True,
     ),
     "sd15 v-prediction": Sample(
         {**checkpoint_shapes(SD15), "v_pred": (0,)},
@@ -196,6 +203,7 @@ SAMPLES: dict[str, Sample] = {
         "sd15",
         "ldm",
         ("inpainting",),
+        supported=True,
     ),
     "instruct pix2pix": Sample(
         unet_shapes(replace(SD15.unet, in_channels=8), LDM, LDM_UNET),
@@ -203,6 +211,7 @@ SAMPLES: dict[str, Sample] = {
         "sd15",
         "ldm",
         ("InstructPix2Pix",),
+        supported=True,
     ),
     "inpaint diffusers unet": Sample(
         unet_shapes(replace(SD15.unet, in_channels=9), DIFFUSERS),
@@ -210,6 +219,7 @@ SAMPLES: dict[str, Sample] = {
         "sd15",
         "diffusers",
         ("inpainting",),
+        supported=True,
     ),
     # ControlNet, cldm and diffusers
     "cldm": Sample(
@@ -489,9 +499,9 @@ SAMPLES: dict[str, Sample] = {
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_each_layout_is_recognised(name: str) -> None:
+def test_each_layout_is_recognised(name: str, tmp_path: Path) -> None:
     sample = SAMPLES[name]
-    identity = identify(header_of(sample.shapes))
+    identity = identify(with_markers(header_of(sample.shapes), tmp_path))
     assert (identity.kind, identity.family, identity.layout) == (sample.kind, sample.family, sample.layout)
     assert set(identity.details) == set(sample.details)
     assert identity.supported == sample.supported
@@ -521,6 +531,11 @@ def test_a_kind_that_cannot_be_loaded_says_what_it_is(name: str, tmp_path: Path)
         ("sd15", SD15),
         ("sd15 diffusers", SD15),
         ("sd15 v-prediction", replace(SD15, parametrization="v")),
+        ("sd2", replace(SD21, parametrization="eps")),
+        ("sd2 in the sgm layout", replace(SD21, parametrization="eps")),
+        ("sdxl", SDXL_MODEL),
+        ("sdxl diffusers", SDXL_MODEL),
+        ("sdxl refiner", SDXL_REFINER),
         ("cldm", SD15.controlnet),
         ("diffusers net", SD15.controlnet),
         ("cldm plain", ControlNetConfig(unet=SD2, hint_channels=1)),
@@ -532,9 +547,26 @@ def test_shapes_give_the_config(name: str, config: object) -> None:
     assert identify(header_of(SAMPLES[name].shapes)).config == config
 
 
-def test_every_signature_is_reached_by_a_row_or_is_rare() -> None:
+@pytest.mark.parametrize(
+    ("name", "parametrization", "noise"),
+    [
+        ("sdxl", "eps", NoiseConfig()),
+        ("sdxl v-prediction", "v", NoiseConfig(zero_terminal_snr=True)),
+        ("sdxl edm", "edm", NoiseConfig("edm", False, 0.002, 80.0, 0.5)),
+        ("sdxl edm v-prediction", "v", NoiseConfig("edm", False, 0.002, 40.0, 1.0)),
+    ],
+)
+def test_markers_tell_what_was_trained(name: str, parametrization: str, noise: NoiseConfig, tmp_path: Path) -> None:
+    config = identify(with_markers(header_of(SAMPLES[name].shapes), tmp_path)).config
+    assert isinstance(config, ModelConfig)
+    assert (config.parametrization, config.noise) == (parametrization, noise)
+    assert config.text2 == SDXL_MODEL.text2
+
+
+def test_every_signature_is_reached_by_a_row_or_is_rare(tmp_path: Path) -> None:
     """No signature is hidden by one above it: the samples reach every kind of the table but these."""
-    reached = {identify(header_of(sample.shapes)).kind for sample in SAMPLES.values()}
+    headers = (header_of(sample.shapes) for sample in SAMPLES.values())
+    reached = {identify(with_markers(header, tmp_path)).kind for header in headers}
     rest = {signature.kind for signature in SIGNATURES} - reached
     others = {"vae", "taesd", "clip-vision", "text-encoder", "upscaler", "gligen", "svd"}
     assert rest == {*others, "controlnet-hunyuan", "controlnet-cascade"}

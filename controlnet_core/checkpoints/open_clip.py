@@ -1,0 +1,76 @@
+"""Key table of OpenCLIP's text transformer, and its two tensors that are laid out differently.
+
+OpenCLIP keeps the projections of queries, keys and values of a layer in one tensor, one below the other, and the
+last projection transposed, as a plain parameter. `unfused` shows them as the tensors that the table names: views,
+of which nothing is copied before the weights are read. `fuse` is the way back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .files import Header, TensorInfo
+from .keymap import Pairs, Rule, nest
+
+LAYER: Pairs = (
+    ("ln_1", "norm1"),
+    ("ln_2", "norm2"),
+    ("mlp.c_fc", "fc1"),
+    ("mlp.c_proj", "fc2"),
+    *((f"attn.{part}_proj", f"attn.{part}") for part in ("q", "k", "v", "out")),
+)
+FUSED = ("weight", "bias")
+PARTS = ("q", "k", "v")
+PROJECTION = "text_projection"
+
+
+def text_rules() -> tuple[Rule, ...]:
+    """The text transformer, without a prefix."""
+    return (
+        Rule("token_embedding.{p}", "token_embedding.{p}"),
+        Rule("positional_embedding", "position_embedding.weight"),
+        *nest("transformer.resblocks.{i}", "layers.{i}", LAYER),
+        Rule("ln_final.{p}", "norm_out.{p}"),
+        Rule(f"{PROJECTION}.weight", "projection.weight"),
+    )
+
+
+def unfused(header: Header) -> Header:
+    """The header with a tensor for each key of the table; one without OpenCLIP's tensors is returned as it is."""
+    tensors = {key: info for name, info in header.tensors.items() for key, info in _views(name, info)}
+    return header if tensors.keys() == header.tensors.keys() else replace(header, tensors=tensors)
+
+
+def _views(name: str, info: TensorInfo) -> Iterator[tuple[str, TensorInfo]]:
+    stem, _, last = name.rpartition(".")
+    kind = last.removeprefix("in_proj_")
+    if last.startswith("in_proj_") and kind in FUSED and ".resblocks." in f".{stem}" and not info.shape[0] % 3:
+        rows = info.shape[0] // 3
+        for index, part in enumerate(PARTS):
+            view = replace(info, shape=(rows, *info.shape[1:]), rows=(index * rows, (index + 1) * rows))
+            yield f"{stem}.{part}_proj.{kind}", view
+        return
+    if last == PROJECTION and len(info.shape) == 2:
+        yield f"{name}.weight", replace(info, shape=info.shape[::-1], transposed=True)
+        return
+    yield name, info
+
+
+def fuse(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under the table's names, as OpenCLIP keeps them."""
+    result: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        stem, _, kind = name.rpartition(".")
+        if name.endswith(f"{PROJECTION}.weight"):
+            result[stem] = tensor.T.contiguous()
+        elif ".resblocks." in f".{stem}" and stem.endswith(".q_proj"):
+            attention = stem.removesuffix(".q_proj")
+            rows = [tensors[f"{attention}.{part}_proj.{kind}"] for part in PARTS]
+            result[f"{attention}.in_proj_{kind}"] = torch.cat(rows)
+        elif not (".resblocks." in f".{stem}" and stem.endswith((".k_proj", ".v_proj"))):
+            result[name] = tensor
+    return result
