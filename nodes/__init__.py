@@ -15,6 +15,7 @@ PREFIX = "CNCore_"
 
 def own_nodes() -> dict[str, type]:
     """Our node classes by ID, not bound to a host yet."""
+    from .accelerate import Accelerate
     from .control import ApplyControlNet, ApplyControlStack, BlockWeightsNode, ControlUnitNode
     from .load import ExampleImage, LoadCheckpoint, LoadControlNet
     from .look import ControlFidelity
@@ -35,6 +36,7 @@ def own_nodes() -> dict[str, type]:
         "CNCore_BlockWeights": BlockWeightsNode,
         "CNCore_ControlPlan": ControlPlan,
         "CNCore_Sample": Sample,
+        "CNCore_Accelerate": Accelerate,
         "CNCore_ControlFidelity": ControlFidelity,
     }
 

@@ -226,6 +226,10 @@ class HeadlessHost:
         )
         return {**latent, "samples": result}
 
+    def accelerate(self, model: Model, weights: str, node: str | None) -> tuple[Model, str]:
+        """The MODEL as it is: here our engine is all there is, and packs weights where that helps."""
+        return model, "fast path: this home has no other"
+
     def _on_step(self, step: Step) -> None:
         self.progress(step.index + 1, step.total)
 

@@ -71,6 +71,13 @@ class Host(Protocol):
         """The sampled LATENT; steps go to `progress`."""
         ...
 
+    def accelerate(self, model: Any, weights: str, node: str | None) -> tuple[Any, str]:
+        """A MODEL with our engine inside, and what to expect of it; `node` shows what a run did.
+
+        weights: "shared" or "packed".
+        """
+        ...
+
     def progress(self, done: int, total: int, preview: Any = None) -> None:
         """Tell the user how far the running node is; `preview` is a PIL picture or None."""
         ...

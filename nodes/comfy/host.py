@@ -132,6 +132,12 @@ class ComfyHost:
 
         return sampling.sample(model, positive, negative, latent, settings)
 
+    def accelerate(self, model: Any, weights: str, node: str | None) -> tuple[Any, str]:
+        """A clone of the MODEL with our engine around its UNet."""
+        from . import accelerate
+
+        return accelerate.accelerated(model, weights, node)
+
     # ---- progress
 
     def progress(self, done: int, total: int, preview: Any = None) -> None:

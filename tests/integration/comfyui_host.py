@@ -249,6 +249,11 @@ class Session:
 
     # ---- scenarios
 
+    def run(self, name: str) -> None:
+        """A scenario: a method below, or a function of a file of its own."""
+        own = getattr(self, name, None)
+        return own() if own else getattr(importlib.import_module("comfyui_accelerate"), name)(self)
+
     def socket_values(self) -> None:
         """What travels is the host's own kind."""
         patcher, sd = importlib.import_module("comfy.model_patcher"), importlib.import_module("comfy.sd")
@@ -476,6 +481,11 @@ SCENARIOS = (
     "lora",
     "known_to_the_host",
     "plan",
+    "accelerated_runs",
+    "accelerated_lora",
+    "accelerated_casting",
+    "accelerated_fallbacks",
+    "accelerated_memory",
 )
 
 
@@ -483,12 +493,13 @@ def main(folder: str, pack: str, out: str) -> None:
     from safetensors.torch import save_file
 
     torch.set_num_threads(1)
+    sys.modules["comfyui_host"] = sys.modules[__name__]
     session = Session(Path(folder), Path(pack))
     session.load_pack()
     with torch.inference_mode():  # as the host runs nodes
         session.prepare()
         for name in os.environ.get("SCENARIOS", " ".join(SCENARIOS)).split():
-            getattr(session, name)()
+            session.run(name)
     tensors = {name: tensor.float().contiguous().clone() for name, tensor in session.tensors.items()}
     save_file(tensors, str(Path(out) / "tensors.safetensors"))
     (Path(out) / "facts.json").write_text(json.dumps(session.facts, indent=1))

@@ -335,6 +335,130 @@ def test_plan_on_the_hosts_objects(facts: dict[str, Any]) -> None:
     assert "not run: after its window, which ends at 50%" in facts["plan"]
 
 
+# ---- our engine under native samplers
+
+COPIES = ("shared", "packed")
+RUNS = (
+    "plain", "batch", "cfg 1", "dpmpp_2m", "ancestral", "heun", "long text", "two texts", "area", "img2img",
+    "our net", "our net, both texts", "native net", "chain",
+)  # fmt: skip
+
+
+def relative(tensors: dict[str, torch.Tensor], name: str) -> float:
+    """Largest difference of a run with the engine from the native one, in parts of the largest value."""
+    fast, native = tensors[f"{name}.fast"], tensors[f"{name}.native"]
+    return float((fast - native).abs().max() / native.abs().max())
+
+
+@pytest.mark.parametrize("weights", COPIES)
+@pytest.mark.parametrize("name", RUNS)
+def test_accelerated_runs_are_the_native_ones(
+    name: str, weights: str, facts: dict[str, Any], tensors: dict[str, torch.Tensor]
+) -> None:
+    assert relative(tensors, f"accelerate.{weights}.{name}") <= CLOSE
+    report = facts["accelerate"][f"{weights} {name}"]
+    assert report["fast"] >= program.STEPS
+    assert report["native"] == {}
+
+
+def test_shared_weights_copy_nothing_and_packed_ones_are_counted(facts: dict[str, Any]) -> None:
+    found = facts["accelerate"]
+    assert (found["shared copied"], found["shared counted"]) == (0, [])
+    (counted,) = found["packed counted"]
+    assert 0.9 * counted < found["packed copied"] <= counted
+    assert [found[f"{weights} expected"] for weights in COPIES] == [f"fast path with {w} weights" for w in COPIES]
+
+
+@pytest.mark.parametrize("weights", COPIES)
+@pytest.mark.parametrize("place", ["behind", "in front"])
+def test_a_lora_comes_changes_and_goes(
+    place: str, weights: str, facts: dict[str, Any], tensors: dict[str, torch.Tensor]
+) -> None:
+    runs = {step: f"accelerate lora.{weights}.{place}.{step}" for step in ("none", "added", "changed", "removed")}
+    for name in runs.values():
+        assert relative(tensors, name) <= CLOSE
+    fast = {step: tensors[f"{name}.fast"] for step, name in runs.items()}
+    assert torch.equal(fast["none"], fast["removed"])
+    assert float((fast["added"] - fast["none"]).abs().max()) > 1e-2
+    assert float((fast["changed"] - fast["added"]).abs().max()) > 1e-2
+    assert facts["accelerate lora"][f"{weights} {place}"] == {}
+
+
+@pytest.mark.parametrize("weights", COPIES)
+@pytest.mark.parametrize(("option", "stored"), [("fp16_unet", "float16"), ("fp8_e4m3fn_unet", "float8_e4m3fn")])
+def test_weights_that_the_host_casts(
+    option: str, stored: str, weights: str, facts: dict[str, Any], tensors: dict[str, torch.Tensor]
+) -> None:
+    found = facts["accelerate cast"][f"{option} {weights}"]
+    assert found["stored"] == f"torch.{stored}"
+    assert (found["fast"], found["native"]) == (program.STEPS, {})
+    assert ("shared weights were used" in found["note"]) == (weights == "packed")
+    assert relative(tensors, f"accelerate cast.{option}.{weights}") <= CLOSE
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("block patch", "patches act on"),
+        ("attention patch", "patches replace attention"),
+        ("wrapper", "another wrapper"),
+        ("object patch", "parts of the UNet were replaced"),
+        ("injection", "injects code"),
+        ("context window", "context windows"),
+        ("residual", "meets a skip of shape"),
+        ("other inputs", "inputs that are not"),
+        ("replaced forward", "replaced the forward of middle_block"),
+        ("hooked block", "hooked middle_block.0"),
+    ],
+)
+def test_what_the_engine_would_not_do_as_the_host_does(
+    name: str, reason: str, facts: dict[str, Any], tensors: dict[str, torch.Tensor]
+) -> None:
+    assert torch.equal(tensors[f"fallback.{name}.fast"], tensors[f"fallback.{name}.native"])
+    found = facts["fallbacks"][name]
+    assert found["fast"] == 0
+    (said,) = found["native"]
+    assert reason in said
+
+
+@pytest.mark.parametrize(("name", "reason"), [("noise levels", "rows are at"), ("weight hook", "a hook changes")])
+def test_calls_that_go_to_the_host_one_by_one(
+    name: str, reason: str, facts: dict[str, Any], tensors: dict[str, torch.Tensor]
+) -> None:
+    assert relative(tensors, f"fallback.{name}") <= CLOSE
+    (said,) = facts["fallbacks"][name]["native"]
+    assert reason in said
+
+
+def test_refusals_that_need_another_machine_or_model(facts: dict[str, Any]) -> None:
+    found = facts["refusals"]
+    assert found["nothing"] == ""
+    for name, words in (
+        ("half", "attention runs in float32"),
+        ("override", "attention function is overridden"),
+        ("device", "second device"),
+        ("heads", "4 heads where 2"),
+        ("shape", "differs from Stable Diffusion's at time_embed.linear1"),
+        ("flux", "native: the model is not Stable Diffusion"),
+    ):
+        assert words in found[name]
+    assert found["compiling"] == [False, True]
+    said, equal = found["outside"]
+    assert "outside of a sampler" in said
+    assert equal is True
+
+
+def test_shared_weights_are_the_hosts_and_nothing_outlives_a_run(facts: dict[str, Any]) -> None:
+    found = facts["accelerate memory"]
+    assert found["during"] == [[True, 1]] * (program.STEPS - 1)
+    for end in ("a run", "a failure", "an interruption"):
+        assert found[end] == [0, 0, 0]
+    assert found["error of a failure"] == "RuntimeError: on purpose"
+    assert found["error of an interruption"].startswith("InterruptProcessingException")
+    assert found["next run is equal"] is True
+    assert found["unloading"] == [True, True]
+
+
 # ---- the server
 
 

@@ -283,3 +283,10 @@ def test_fidelity(run: Any) -> None:
     assert shown["result"][0] == 1.0 and "F1 1.00" in shown["ui"]["text"][0]
     assert run("CNCore_ControlFidelity", picture=picture.flip(1).roll(8, 1), hint=hint)["result"][0] < 0.6
     assert run("CNCore_ControlFidelity", picture=picture, hint=torch.zeros(1, 9, 9, 1))["result"][0] == 0.0
+
+
+def test_accelerate_changes_nothing_where_our_engine_runs_anyway(run: Any, scene: dict[str, Any]) -> None:
+    shown = run("CNCore_Accelerate", model=scene["model"], weights="packed", unique_id="7")
+    model, report = shown["result"] if isinstance(shown, dict) else shown
+    assert model is scene["model"]
+    assert report.startswith("fast path")

@@ -1,0 +1,289 @@
+"""Our engine on a native MODEL under any native sampler.
+
+`accelerated` hangs a wrapper around the editor's UNet. Its fast path runs our UNet on the editor's layers with
+text and timesteps projected once per run; whatever it would not do as the editor does goes to the editor.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.patcher_extension
+import torch
+from torch import Tensor, nn
+
+from ...controlnet_core.config import UNetConfig
+from ...controlnet_core.control.modes import block_heights
+from ...controlnet_core.engine.prepare import Projections
+from ...controlnet_core.errors import UnfitError
+from ...controlnet_core.models.unet import UNet, encoder_widths
+from . import binding
+
+KEY = "controlnet_core_accelerate"
+WRAPPER = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+CALLBACKS = comfy.patcher_extension.CallbacksMP
+PART = "diffusion_model"
+"""What the editor calls the UNet inside of its model."""
+
+
+def accelerated(model: Any, weights: str, node: str | None = None) -> tuple[Any, str]:
+    """A clone of a MODEL with the engine around its UNet, and what to expect of it.
+
+    weights: "shared" borrows the editor's layers, "packed" keeps a copy in the backend's layout. node: the ID of
+    the node that shows what a run did.
+    """
+    try:
+        frame = binding.frame(binding.unet_config(model.model.model_config.unet_config))
+    except UnfitError as error:
+        return model, f"native: {error}"
+    engine = Engine(frame, weights, node)
+    clone = model.clone()
+    clone.remove_wrappers_with_key(WRAPPER, KEY)
+    for kind in (CALLBACKS.ON_PRE_RUN, CALLBACKS.ON_CLEANUP, CALLBACKS.ON_DETACH):
+        clone.remove_callbacks_with_key(kind, KEY)
+    clone.add_wrapper_with_key(WRAPPER, KEY, engine)
+    clone.add_callback_with_key(CALLBACKS.ON_PRE_RUN, KEY, engine.begin)
+    clone.add_callback_with_key(CALLBACKS.ON_CLEANUP, KEY, engine.end)
+    clone.add_callback_with_key(CALLBACKS.ON_DETACH, KEY, engine.forget)
+    clone.remove_additional_models(KEY)
+    if weights == "packed":
+        clone.set_additional_models(KEY, [engine.counted(clone)])
+    reason = obstacle_of_model(clone)
+    return clone, f"native: {reason}" if reason else f"fast path with {weights} weights"
+
+
+# ---- what goes to the editor
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the UNet."""
+
+    executor: Any
+    patcher: Any
+    x: Tensor
+    levels: list[float]
+    options: Mapping[str, Any]
+    others: Mapping[str, Any]
+
+
+def obstacle_of_model(patcher: Any) -> str:
+    """Why the engine cannot run on a model whatever is asked of it; empty if it can."""
+    return next((words for words, holds in ON_MODEL if holds(patcher)), "")
+
+
+def obstacle_of_call(call: Call) -> str:
+    """Why the editor has to do this call; empty if the engine can."""
+    if call.patcher is None:
+        return "the model runs outside of a sampler"
+    return next((words for words, holds in ON_CALL if holds(call)), "") or obstacle_of_model(call.patcher)
+
+
+ON_MODEL: tuple[tuple[str, Callable[[Any], Any]], ...] = (
+    ("parts of the UNet were replaced (an object patch)", lambda p: any(k.startswith(PART) for k in p.object_patches)),
+    ("another pack injects code into the model", lambda p: p.injections),
+)
+ON_CALL: tuple[tuple[str, Callable[[Call], Any]], ...] = (
+    ("the UNet is being compiled", lambda _: torch.compiler.is_compiling()),
+    ("the UNet runs on a second device", lambda c: c.executor.class_obj is not getattr(c.patcher.model, PART)),
+    ("patches act on the UNet's blocks", lambda c: any((c.options.get("patches") or {}).values())),
+    ("patches replace attention", lambda c: any((c.options.get("patches_replace") or {}).values())),
+    ("the attention function is overridden", lambda c: c.options.get("optimized_attention_override")),
+    ("another wrapper stands between this one and the UNet", lambda c: c.executor.wrappers[c.executor.idx + 1 :]),
+    ("a hook changes weights by prompt", lambda c: c.patcher.current_hooks is not None),
+    ("context windows cut the batch", lambda c: c.options.get("context_window") is not None),
+    ("the model gets inputs that are not Stable Diffusion's", lambda c: any(v is not None for v in c.others.values())),
+    ("attention runs in float32, the model does not", lambda c: needs_wide_attention(c)),
+    ("rows are at different noise levels", lambda c: len(set(c.levels)) != 1),
+)
+
+
+def needs_wide_attention(call: Call) -> bool:
+    """Whether attention is to run in float32 though the rest does not (Stable Diffusion 2)."""
+    described = call.patcher.model.model_config.unet_config
+    return described.get("attn_precision") is not None and call.x.dtype != torch.float32
+
+
+def misfit(control: Mapping[str, Any] | None, config: UNetConfig, x: Tensor) -> str:
+    """Why residuals cannot be added to a UNet of this shape; empty if they can."""
+    heights, widths = (block_heights(config, side)[:-1] for side in x.shape[-2:])
+    skips = list(zip(encoder_widths(config), heights, widths, strict=True))
+    targets = {"input": skips, "middle": skips[-1:], "output": skips[::-1]}
+    for kind, residuals in (control or {}).items():
+        for residual, shape in zip(reversed(residuals), targets.get(kind, ()), strict=False):
+            if residual is not None and (tuple(residual.shape[1:]) != shape or residual.shape[0] not in (1, len(x))):
+                return f"a residual of shape {tuple(residual.shape)} meets a skip of shape {(len(x), *shape)}"
+    return ""
+
+
+# ---- the fast path
+
+
+@dataclass
+class Report:
+    """What happened to the calls of a run."""
+
+    weights: str
+    fast: int = 0
+    native: Counter[str] = field(default_factory=Counter)
+    bind_seconds: float = 0.0
+    copied_bytes: int = 0
+    note: str = ""
+
+    def text(self) -> str:
+        """In words, a line for each path."""
+        lines = []
+        if self.fast:
+            copied = f", {self.copied_bytes / 2**20:.0f} MiB copied" if self.copied_bytes else ", nothing copied"
+            lines.append(f"fast path: {self.fast} calls, {self.weights} weights{copied}")
+        lines += [f"native path: {count} calls, since {reason}" for reason, count in self.native.items()]
+        return "\n".join([*lines, *filter(None, [self.note])]) or "no calls"
+
+
+class Timesteps:
+    """The schedule of who is given timesteps, not noise levels."""
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """Themselves."""
+        return sigma
+
+
+class Engine:
+    """The wrapper. Between runs it holds no layer of the editor's; a packed copy by choice."""
+
+    def __init__(self, frame: binding.Frame, weights: str, node: str | None) -> None:
+        self.frame, self.weights, self.node = frame, weights, node
+        self.report = Report(weights)
+        self.patcher: Callable[[], Any] = lambda: None
+        self.bound: binding.BorrowedUNet | str | None = None  # or why there is none
+        self.copy: tuple[Any, binding.BorrowedUNet] | None = None
+        # Keyed by the editor's identity of a conditioning, which does not outlive a run.
+        self.projections: WeakKeyDictionary[Any, dict[Any, Projections]] = WeakKeyDictionary()
+
+    # ---- a run
+
+    def begin(self, patcher: Any) -> None:
+        """A run begins on this model."""
+        self._drop()
+        self.report, self.patcher = Report(self.weights), ref(patcher)
+
+    def end(self, patcher: Any) -> None:
+        """A run has ended, well or not: nothing is bound, and the node tells how it went."""
+        if self.copy is not None:
+            self.report.copied_bytes = binding.packed_bytes(self.copy[1])
+        self._drop()
+        self.patcher = lambda: None
+        tell(self.node, self.report.text())
+
+    def forget(self, *_: Any) -> None:
+        """The editor unloads the model, or wants the memory of the copy."""
+        self._drop()
+        self.copy = None
+
+    def _drop(self) -> None:
+        self.bound = None
+        self.projections.clear()
+
+    # ---- a call
+
+    def __call__(
+        self,
+        executor: Any,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor | None = None,
+        y: Tensor | None = None,
+        control: Mapping[str, Any] | None = None,
+        transformer_options: Mapping[str, Any] | None = None,
+        **others: Any,
+    ) -> Tensor:
+        """x (rows, C, h, w), timesteps (rows,), context (rows, tokens, width) -> (rows, C, h, w)."""
+        options = {} if transformer_options is None else transformer_options
+        levels = timesteps.tolist()
+        reason = obstacle_of_call(Call(executor, self.patcher(), x, levels, options, others))
+        unet = reason or misfit(control, self.frame.unet.config, x) or self._unet(executor.class_obj, x)
+        if isinstance(unet, str) or context is None:
+            self.report.native[str(unet) if isinstance(unet, str) else "there is no text"] += 1
+            return executor(x, timesteps, context, y, control, options, **others)
+        self.report.fast += 1
+        stack = self._projections(unet, x, context, y, options).at(levels[0])
+        return predict(unet, stack, x, control)
+
+    def _unet(self, native: nn.Module, x: Tensor) -> UNet | str:
+        """Our UNet on the editor's layers, bound once per run; or why it cannot be."""
+        if self.bound is None:
+            began = perf_counter()
+            try:
+                self.bound = binding.changed_by_others(native) or binding.bind(self.frame, native, x.dtype)
+            except UnfitError as error:
+                self.bound = str(error)
+            self.report.bind_seconds = perf_counter() - began
+        if self.weights == "shared" or isinstance(self.bound, str):
+            return self.bound
+        reason = binding.not_packable(self.bound)
+        if reason:
+            self.report.note = f"{reason}: shared weights were used"
+            return self.bound
+        key = (self.patcher().model.current_weight_patches_uuid, x.dtype, x.device)
+        if self.copy is None or self.copy[0] != key:
+            self.copy = None  # before there are two
+            self.copy = (key, binding.packed(self.bound))
+        return self.copy[1]
+
+    def _projections(
+        self, unet: UNet, x: Tensor, context: Tensor, y: Tensor | None, options: Mapping[str, Any]
+    ) -> Projections:
+        """Keys and values of these rows' texts. The editor lays rows out anew at each call, in any order."""
+        uuids = options.get("uuids") or ()
+        key = (*(u.int for u in uuids), tuple(context.shape), x.shape[0], x.dtype, x.device)
+        known = self.projections.setdefault(uuids[0], {}) if uuids else {}
+        if key not in known:
+            schedule: Any = Timesteps()
+            known[key] = Projections(unet, schedule, context, y)
+        return known[key]
+
+    # ---- memory
+
+    def counted(self, patcher: Any) -> Any:
+        """The packed copy as the editor's memory manager sees it: a model of that size, which it may drop."""
+        size = sum(p.numel() for p in self.frame.unet.parameters()) * torch.float32.itemsize
+        holder = comfy.model_patcher.ModelPatcher(nn.Module(), patcher.load_device, patcher.offload_device, size=size)
+        holder.add_callback_with_key(CALLBACKS.ON_DETACH, KEY, self.forget)
+        return holder
+
+
+def tell(node: str | None, text: str) -> None:
+    """Show a text on a node, where a browser may be looking."""
+    server = getattr(sys.modules.get("server"), "PromptServer", None)
+    instance = getattr(server, "instance", None)
+    if node is not None and instance is not None:
+        instance.send_progress_text(text, node)
+
+
+def predict(unet: UNet, stack: Any, x: Tensor, control: Mapping[str, Any] | None) -> Tensor:
+    """The UNet's output with residuals where the editor adds them; each list is used from its end."""
+    inputs, middles, outputs = (list((control or {}).get(kind, ())) for kind in ("input", "middle", "output"))
+    skips = []
+    for skip in unet.encoder.walk(x, stack.encoder):
+        add(skip, inputs)
+        skips.append(skip)
+    h = unet.middle(skips[-1], stack.middle)
+    add(h, middles)
+    for skip in reversed(skips):
+        add(skip, outputs)
+    return unet.head(unet.decoder(h, skips, stack.decoder)).contiguous()
+
+
+def add(target: Tensor, residuals: list[Any]) -> None:
+    """Add the last residual, if there is one, in place."""
+    residual = residuals.pop() if residuals else None
+    if residual is not None:
+        target += residual
