@@ -287,8 +287,8 @@ BASES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SDXL"
 
 def check_text(unit: ControlUnit, text: Tensor) -> None:
     """Raise UnfitError for a net whose base reads text of another width."""
-    needs, has = unit.net.config.unet.context_dim, text.shape[-1]
-    if needs != has:
+    needs, has = unit.net.context_dim, text.shape[-1]
+    if needs is not None and needs != has:
         raise UnfitError(
             f"{unit.name} was made for {_base(needs)}, the prompt was encoded by {_base(has)}: "
             f"load a ControlNet made for {_base(has)}, or the checkpoint that this one was made for"

@@ -98,7 +98,7 @@ def _fitted(controlled: Controlled, height: int, width: int) -> Iterator[tuple[T
     """The hint of each unit at the picture's size, (B, C, H, W), as the net reads it."""
     factor = controlled.config.vae.factor
     for unit in controlled.units:
-        hint = check_hint_channels(unit.hint, unit.net.config.hint_channels)
+        hint = check_hint_channels(unit.hint, unit.net.hint_channels)
         yield fit_hint(hint, height * factor, width * factor), unit
 
 

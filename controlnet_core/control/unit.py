@@ -5,6 +5,7 @@ Nodes build units, workflows store them, the engine runs them, the report prints
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -13,25 +14,41 @@ from torch import Tensor
 from ..config import UNetConfig
 from ..diffusion.schedule import NoiseSchedule
 from ..errors import ShapeError, ValueRangeError
-from ..models.controlnet import ControlNet
+from ..models.control import ControlModel
 from .modes import CONDITIONAL_ONLY, MODES, mode_weights
+
+Curve: TypeAlias = Callable[[float], float]
+"""Factor of the strength at a position of the timestep axis (0 is pure noise, 1 the finished picture)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Hint:
+    """A picture for a net, and what it shows ("depth", "canny", ...) where the net reads several kinds."""
+
+    picture: Tensor
+    kind: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class ControlUnit:
-    """One ControlNet with its condition.
+    """One net with its condition.
 
-    net: the ControlNet. hint: (B, C, H, W) in [0, 1], as the net was trained to read; brought to the
-    latent's size by the engine. strength: factor of every residual; 0 costs nothing.
-    start, end: the window in which the unit acts, as positions on the timestep axis (0 is pure
-    noise, 1 the finished picture). mask: (B, H, W) in [0, 1], where it acts; None is everywhere.
-    block_weights: a factor for each skip, first to last, and the middle (13 numbers in SD1.5).
-    mode: see `control.modes`. name: what reports call it.
+    net: the ControlNet, or another kind of control (see `models.control`). hint: (B, C, H, W) in
+    [0, 1], as the net was trained to read; brought to the latent's size by the engine. strength: factor
+    of every residual; 0 costs nothing. start, end: the window in which the unit acts, as positions on
+    the timestep axis (0 is pure noise, 1 the finished picture). mask: (B, H, W) in [0, 1], where it
+    acts; None is everywhere. block_weights: a factor for each skip, first to last, and the middle (13
+    numbers in SD1.5). mode: see `control.modes`. name: what reports call it.
+
+    kind: what the hint shows, for nets that read several kinds. more_hints: further pictures for the
+    same net, for nets that read several at once. curve: factor of the strength along the timestep axis.
+    positive, negative: factor in the conditional and the unconditional half of the guidance; a half of
+    factor 0 costs nothing. items: a factor for each picture of the batch, repeated to fill it.
 
     Raises ShapeError or ValueRangeError when a field is out of its range.
     """
 
-    net: ControlNet
+    net: ControlModel
     hint: Tensor
     strength: float = 1.0
     start: float = 0.0
@@ -40,10 +57,20 @@ class ControlUnit:
     block_weights: tuple[float, ...] | None = None
     mode: str = "balanced"
     name: str = ""
+    kind: str = ""
+    more_hints: tuple[Hint, ...] = ()
+    curve: Curve | None = None
+    positive: float = 1.0
+    negative: float = 1.0
+    items: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.hint.ndim != 4:
-            raise ShapeError(f"the hint has shape {tuple(self.hint.shape)}, expected (B, channels, height, width)")
+        for hint in self.hints:
+            if hint.picture.ndim != 4:
+                shape = tuple(hint.picture.shape)
+                raise ShapeError(f"the hint has shape {shape}, expected (B, channels, height, width)")
+        if self.items is not None and not self.items:
+            raise ValueRangeError("the factors per picture are empty: give one for each picture, or none at all")
         if self.mask is not None and self.mask.ndim != 3:
             raise ShapeError(f"the mask has shape {tuple(self.mask.shape)}, expected (B, height, width)")
         if not 0.0 <= self.start <= 1.0 or not 0.0 <= self.end <= 1.0:
@@ -54,9 +81,20 @@ class ControlUnit:
             raise ValueRangeError(f"control mode {self.mode!r} is unknown: choose one of {', '.join(MODES)}")
 
     @property
+    def hints(self) -> tuple[Hint, ...]:
+        """All pictures of the unit."""
+        return (Hint(self.hint, self.kind), *self.more_hints)
+
+    @property
     def conditional_only(self) -> bool:
         """Whether the unit leaves the negative half of the guidance alone."""
-        return self.mode in CONDITIONAL_ONLY
+        return self.half(positive=False) == 0.0
+
+    def half(self, positive: bool) -> float:
+        """Factor of one half of the guidance; 0 for the negative where mode or net leave it alone."""
+        if positive:
+            return self.positive
+        return 0.0 if self.mode in CONDITIONAL_ONLY or self.net.conditional_only else self.negative
 
     def weights(self, config: UNetConfig, latent_height: int) -> tuple[float, ...]:
         """Factor of each residual: strength x mode x block weight. Raises ValueRangeError on a wrong count."""
@@ -72,6 +110,19 @@ class ControlUnit:
     def is_active(self, sigma: float, schedule: NoiseSchedule) -> bool:
         """Whether the window includes this sigma."""
         return schedule.percent_to_sigma(self.end) <= sigma <= schedule.percent_to_sigma(self.start)
+
+    def factor_at(self, sigma: float, schedule: NoiseSchedule) -> float:
+        """Factor of the strength at this sigma: 0 outside the window, the curve inside."""
+        if not self.is_active(sigma, schedule):
+            return 0.0
+        return 1.0 if self.curve is None else float(self.curve(schedule.sigma_to_percent(sigma)))
+
+    def weights_at(
+        self, sigma: float, schedule: NoiseSchedule, config: UNetConfig, latent_height: int
+    ) -> tuple[float, ...]:
+        """Factor of each residual at this sigma: `weights` inside the window, on the curve. Errors as there."""
+        factor = self.factor_at(sigma, schedule)
+        return tuple(factor * w for w in self.weights(config, latent_height))
 
 
 ControlStack: TypeAlias = tuple[ControlUnit, ...]

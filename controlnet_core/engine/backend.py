@@ -12,6 +12,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from ..models.control import ControlModel
+from ..models.unet import UNet
 from .pack import pack
 from .runtime import Runtime
 
@@ -24,6 +26,7 @@ class Backend:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self._twins: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
+        self._resolved: WeakKeyDictionary[UNet, WeakKeyDictionary[ControlModel, ControlModel]] = WeakKeyDictionary()
 
     def optimise(self, module: ModuleT) -> ModuleT:
         """The module, moved to the runtime's device and dtype, and packed where the backend can; made once.
@@ -38,6 +41,16 @@ class Backend:
         if packed is not module:  # a value that is its own weak key would never be dropped
             self._twins[module] = packed
         return packed
+
+    def resolve(self, net: ControlModel, unet: UNet) -> ControlModel:
+        """The net that is run on this base, asked for once; itself, unless it takes weights from the base."""
+        known = self._resolved.setdefault(unet, WeakKeyDictionary())
+        if net in known:
+            return known[net]
+        resolved = net.resolve(unet)
+        if resolved is not net:  # see `optimise`
+            known[net] = resolved
+        return resolved
 
     def layout(self, x: Tensor) -> Tensor:
         """(B, C, H, W) in the memory layout in which convolutions are fastest."""

@@ -38,6 +38,14 @@ class Condition:
     end: float = 1.0
 
 
+def crop(x: Tensor, area: Area | None, factor: int = 1) -> Tensor:
+    """The rectangle of (..., H, W); `factor`: cells of x per latent cell. A view."""
+    if area is None:
+        return x
+    top, left = area.top * factor, area.left * factor
+    return x[..., top : top + area.height * factor, left : left + area.width * factor]
+
+
 def equal_length(texts: list[Tensor]) -> list[Tensor]:
     """Repeat texts of different length to their least common multiple, as the host does.
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from ..control.hint import repeat_to
 from ..diffusion.denoiser import denoised, scale_input
 from ..errors import NonFiniteError
-from .condition import Area, Condition
-from .prepare import Group, Prepared, PreparedUnit
+from ..models.unet import Stack, UNet
+from .condition import Area, Condition, crop
+from .prepare import Group, Prepared
 
 
 def evaluate(prepared: Prepared, x: Tensor, sigma: Tensor, cfg: float) -> Tensor:
@@ -34,44 +38,34 @@ def evaluate(prepared: Prepared, x: Tensor, sigma: Tensor, cfg: float) -> Tensor
 
 def predict(prepared: Prepared, group: Group, x: Tensor, sigma: Tensor) -> list[Tensor]:
     """The prediction of x0 for each condition of a group, each (B, 4, h, w) of the group's area."""
-    part = x if group.area is None else _crop(x, group.area)
+    part = crop(x, group.area)
     conditions = len(group.members)
     level = float(sigma)
     rows = scale_input(part, sigma).repeat(conditions, 1, 1, 1)
     rows = prepared.backend.layout(rows.to(prepared.backend.runtime.dtype))
     stack = group.projections.at(level)
-    unet = prepared.unet
     assert stack.decoder is not None
-    skips = unet.encoder(rows, stack.encoder)
-    middle = unet.middle(skips[-1], stack.middle)
-    for unit in prepared.active(group, level):
-        add_control(unit, rows, level, skips, middle)
-    output = unet.head(unet.decoder(middle, skips, stack.decoder)).float()
+    active = prepared.active(group, level)
+    targets = _targets(prepared.unet, rows, stack)
+    for unit in active:
+        if unit.bound.entry == "encoder":
+            targets = unit.through(rows, level, targets)
+    *skips, middle = targets
+    for unit in active:
+        if unit.bound.entry == "skips":
+            deque(unit.through(rows, level, (*skips, middle)), maxlen=0)
+    output = prepared.unet.head(prepared.unet.decoder(middle, skips, stack.decoder)).float()
     _check_finite(prepared, group, output, rows, level)
     parametrization = prepared.config.parametrization
     return [denoised(parametrization, out, part, sigma) for out in output.chunk(conditions)]
 
 
-def add_control(unit: PreparedUnit, rows: Tensor, sigma: float, skips: list[Tensor], middle: Tensor) -> None:
-    """Add a unit's residuals into its rows of the skips and of the middle's output, in place.
-
-    Each feature map of the net meets its zero convolution as soon as it is there, so that no more
-    than one is held: several nets cost the memory of one block's activations.
-    """
-    stack = unit.projections.at(sigma)
-    features = unit.net.features(rows[unit.rows], unit.hint, stack.encoder, stack.middle)
-    masks = unit.masks or (None,) * len(unit.weights)
-    targets = [*skips, middle]
-    for zero, feature, target, weight, mask in zip(
-        unit.net.zeros, features, targets, unit.weights, masks, strict=True
-    ):
-        if weight == 0.0:
-            continue
-        view = target[unit.rows]
-        if mask is None:
-            zero.accumulate(view, feature, weight)
-        else:
-            view.addcmul_(zero(feature), mask, value=weight)
+def _targets(unet: UNet, rows: Tensor, stack: Stack) -> Iterator[Tensor]:
+    """Where control enters: the output of each block of the encoder as it is made, then the middle's."""
+    h = rows
+    for h in unet.encoder.walk(rows, stack.encoder):
+        yield h
+    yield unet.middle(h, stack.middle)
 
 
 def _combine(prepared: Prepared, indices: range, predictions: dict[int, Tensor], x: Tensor, sigma: Tensor) -> Tensor:
@@ -85,8 +79,8 @@ def _combine(prepared: Prepared, indices: range, predictions: dict[int, Tensor],
         if not _in_window(prepared, condition, float(sigma)):
             continue
         weight = _weight(condition, predictions[index], x)
-        _view(total, condition.area).add_(predictions[index] * weight)
-        _view(weights, condition.area).add_(weight)
+        crop(total, condition.area).add_(predictions[index] * weight)
+        crop(weights, condition.area).add_(weight)
     return total / weights
 
 
@@ -104,7 +98,7 @@ def _weight(condition: Condition, prediction: Tensor, x: Tensor) -> Tensor:
     if condition.mask is not None:
         mask = repeat_to(condition.mask[:, None].to(x), x.shape[0], "mask")
         mask = torch.nn.functional.interpolate(mask, size=x.shape[-2:], mode="bilinear")
-        weight = weight * _view(mask, condition.area)
+        weight = weight * crop(mask, condition.area)
     elif condition.area is not None:
         _feather(weight, condition.area, x)
     return weight
@@ -132,14 +126,6 @@ def _feather(weight: Tensor, area: Area, x: Tensor) -> None:
             weight[..., -1 - i] *= ramp
 
 
-def _crop(x: Tensor, area: Area) -> Tensor:
-    return x[..., area.top : area.top + area.height, area.left : area.left + area.width]
-
-
-def _view(x: Tensor, area: Area | None) -> Tensor:
-    return x if area is None else _crop(x, area)
-
-
 def _check_finite(prepared: Prepared, group: Group, output: Tensor, rows: Tensor, sigma: float) -> None:
     """Raise NonFiniteError at the first prediction that is not finite, after finding out whose fault it is."""
     if bool(torch.isfinite(output).all()):
@@ -149,10 +135,7 @@ def _check_finite(prepared: Prepared, group: Group, output: Tensor, rows: Tensor
         culprit = "the latent that came in"
     else:
         for unit in prepared.active(group, sigma):
-            stack = unit.projections.at(sigma)
-            features = unit.net.features(rows[unit.rows], unit.hint, stack.encoder, stack.middle)
-            residuals = (zero(h) for zero, h in zip(unit.net.zeros, features, strict=True))
-            if not all(bool(torch.isfinite(r).all()) for r in residuals):
+            if not all(bool(torch.isfinite(r).all()) for r in unit.residuals(rows, sigma) if r is not None):
                 culprit = unit.name
                 break
     raise NonFiniteError(

@@ -7,13 +7,16 @@ to its middle block's output.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import ControlNetConfig
+from ..config import ControlNetConfig, UNetConfig
 from ..errors import ShapeError
+from .control import ControlModel, Projections, Seat
 from .layers import Mlp
 from .unet import (
     Projected,
@@ -54,7 +57,7 @@ class HintEncoder(nn.Module):
         return self.convs[-1](h)
 
 
-class ControlNet(nn.Module):
+class ControlNet(ControlModel):
     """Encoder, middle and timestep embedding of a UNet, a hint encoder, and 13 zero convolutions."""
 
     def __init__(self, config: ControlNetConfig) -> None:
@@ -81,6 +84,32 @@ class ControlNet(nn.Module):
             if part is not None:
                 part.load_state_dict(source.state_dict())
         return net.to(device=unet.conv_out.weight.device, dtype=unet.conv_out.weight.dtype)
+
+    @property
+    def hint_channels(self) -> int:
+        """Channels of the picture that the net reads."""
+        return self.config.hint_channels
+
+    @property
+    def context_dim(self) -> int:
+        """Width of the text that the net reads."""
+        return self.config.unet.context_dim
+
+    @property
+    def made_for(self) -> str:
+        """The base in words, for messages."""
+        unet = self.config.unet
+        return f"a base of widths {unet.widths} with {unet.context_dim} wide text"
+
+    def fits(self, config: UNetConfig) -> bool:
+        """Whether the base has the same encoder; what it reads and predicts may differ."""
+        own = self.config.unet
+        return own == replace(config, in_channels=own.in_channels, out_channels=own.out_channels)
+
+    def bind(self, seat: Seat) -> BoundControlNet:
+        """Embed the hint, project text and timesteps."""
+        hint = self.embed_hint(seat.hint(self.config.hint_channels), seat.size)
+        return BoundControlNet(self, seat.spread(hint), seat.project(self))
 
     def embed(self, t: Tensor, y: Tensor | None = None) -> Tensor:
         """As `UNet.embed`, with the copy's own weights."""
@@ -130,3 +159,23 @@ class ControlNet(nn.Module):
         features = self.features(x, hint, self.encoder.project(emb, context), self.middle.project(emb, context))
         *skips, middle = [zero(h) for zero, h in zip(self.zeros, features, strict=True)]
         return Residuals(tuple(skips), middle)
+
+
+@dataclass(frozen=True, eq=False)
+class BoundControlNet:
+    """A ControlNet in its seat. hint: embedded, (1 or rows, widths[0], h, w)."""
+
+    net: ControlNet
+    hint: Tensor
+    projections: Projections
+    entry: Literal["skips", "encoder"] = "skips"
+
+    @property
+    def outlets(self) -> list[ZeroConv]:
+        """The zero convolutions."""
+        return self.net.zeros
+
+    def features(self, x: Tensor, sigma: float) -> Iterator[Tensor]:
+        """What the zero convolutions read."""
+        stack = self.projections.at(sigma)
+        return self.net.features(x, self.hint, stack.encoder, stack.middle)

@@ -40,6 +40,14 @@ class Projected(NamedTuple):
     kv: tuple[TextKV, ...]
 
 
+class Stack(NamedTuple):
+    """The same for encoder, middle and decoder of one net at one sigma; a ControlNet has no decoder."""
+
+    encoder: Projected
+    middle: Projected
+    decoder: Projected | None = None
+
+
 class Residuals(NamedTuple):
     """What a ControlNet adds: one tensor per skip connection, and one for the middle block."""
 

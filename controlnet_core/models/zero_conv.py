@@ -28,12 +28,12 @@ class ZeroConv(nn.Module):
         """(B, C, H, W) feature -> (B, C, H, W) residual. This is the definition."""
         return self.conv(h)
 
-    def accumulate(self, skip: Tensor, h: Tensor, strength: float) -> Tensor:
-        """`skip + strength * (W h + b)`, written into `skip`: the residual is never held apart.
+    def accumulate(self, target: Tensor, h: Tensor, weight: float) -> Tensor:
+        """`target + weight * (W h + b)`, written into `target`: the residual is never held apart.
 
-        Strength is folded into the (small) weights instead of scaling the (large) feature map.
+        The factor is folded into the (small) weights instead of scaling the (large) feature map.
         """
-        weight, bias = self.conv.weight, self.conv.bias
-        if strength != 1.0:
-            weight, bias = weight * strength, bias * strength  # type: ignore[operator]
-        return skip.add_(F.conv2d(h, weight, bias))
+        matrix, bias = self.conv.weight, self.conv.bias
+        if weight != 1.0:
+            matrix, bias = matrix * weight, bias * weight  # type: ignore[operator]
+        return target.add_(F.conv2d(h, matrix, bias))

@@ -23,7 +23,7 @@ from ...controlnet_core.checkpoints.load import load_controlnet
 from ...controlnet_core.control.hint import check_hint_channels, fit_hint, mask_at
 from ...controlnet_core.control.modes import block_heights
 from ...controlnet_core.control.unit import ControlUnit
-from ...controlnet_core.engine.prepare import Projections
+from ...controlnet_core.engine.projections import Projections
 from ...controlnet_core.errors import UnfitError
 from ...controlnet_core.models.controlnet import ControlNet
 from ..values import BlockWeights

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Literal
+
 import pytest
 import torch
-from comfyui_controlnet_core.controlnet_core.config import DEMO, SD15
+from comfyui_controlnet_core.controlnet_core.config import DEMO, SD15, UNetConfig
 from comfyui_controlnet_core.controlnet_core.control.hint import mask_at
 from comfyui_controlnet_core.controlnet_core.control.modes import MODES, block_heights, mode_weights
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
@@ -22,8 +26,9 @@ from comfyui_controlnet_core.controlnet_core.errors import (
     UnfitError,
     ValueRangeError,
 )
+from comfyui_controlnet_core.controlnet_core.models.control import ControlModel, Direct, Seat
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
-from comfyui_controlnet_core.controlnet_core.models.unet import Residuals, UNet
+from comfyui_controlnet_core.controlnet_core.models.unet import Projected, Residuals, UNet
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
 from torch import Tensor
 
@@ -152,6 +157,118 @@ def test_modes_follow_their_formulas(
         parts = [residuals(nets[0], x, text, hint(1), [0.9 * w for w in weights])] if controlled else []
         halves.append(by_definition(model, text, parts))
     close(got, halves[1] + 5.0 * (halves[0] - halves[1]))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("masked", [False, True])
+def test_halves_pictures_curve_and_mask_multiply(
+    model: DiffusionModel, nets: tuple[ControlNet, ControlNet], backend: Backend, masked: bool
+) -> None:
+    prompt, empty = texts(2)
+    mask = torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(8)) if masked else None
+    unit = ControlUnit(
+        nets[0], hint(1), 0.9, curve=lambda p: 1.5 - p, items=(0.5, 2.0), positive=0.8, negative=0.3, mask=mask
+    )
+    got = by_engine(model, [Condition(prompt, (unit,))], [Condition(empty, (unit,))], backend, 5.0)
+    x = scale_input(*noisy())
+    curve = 1.5 - (1.0 - 600.0 / 999.0)
+    halves = []
+    for text, half in ((prompt, 0.8), (empty, 0.3)):
+        part = residuals(nets[0], x, text, hint(1), [0.9 * curve * half] * 7)
+        items = torch.tensor([0.5, 2.0])[:, None, None, None]
+        at = [1.0 if mask is None else mask_at(mask, tuple(r.shape[-2:])) for r in (*part.skips, part.middle)]
+        *skips, middle = [r * items * m for r, m in zip((*part.skips, part.middle), at, strict=True)]
+        halves.append(by_definition(model, text, [Residuals(tuple(skips), middle)]))
+    close(got, halves[1] + 5.0 * (halves[0] - halves[1]))
+    # A half of factor 0 is not computed: the same as a unit that the half does not carry.
+    alone = replace(unit, negative=0.0)
+    without = by_engine(model, [Condition(prompt, (alone,))], [Condition(empty)], backend, 5.0)
+    both = by_engine(model, [Condition(prompt, (alone,))], [Condition(empty, (alone,))], backend, 5.0)
+    assert torch.equal(both, without)
+    with pytest.raises(ShapeError, match="3 factors per picture came for a batch of 2"):
+        bad = replace(unit, items=(1.0, 1.0, 1.0))
+        by_engine(model, [Condition(prompt, (bad,))], [], backend, 1.0)
+
+
+class Shifter(ControlModel):
+    """A kind of control that the engine has never heard of: constant features for some targets."""
+
+    hint_channels = 3
+    made_for = "any base"
+
+    def __init__(self, entry: Literal["skips", "encoder"]) -> None:
+        super().__init__()
+        self.entry: Literal["skips", "encoder"] = entry
+        self.amount = torch.nn.Parameter(torch.tensor(0.3))
+
+    def fits(self, config: UNetConfig) -> bool:
+        return True
+
+    def bind(self, seat: Seat) -> Shifter:
+        self.level = seat.hint(3).mean()
+        return self
+
+    @property
+    def outlets(self) -> list[Direct]:
+        return [Direct()] * 7
+
+    def features(self, x: Tensor, sigma: float) -> Iterator[Tensor | None]:
+        for width, side in ((64, 16), (64, 16), (0, 0), (96, 8), (0, 0), (0, 0), (128, 4)):
+            yield torch.full((len(x), width, side, side), float(self.amount * self.level)) if width else None
+
+
+class Unfinished(ControlModel):
+    """A file that becomes a net only with its base."""
+
+    hint_channels = 3
+    made_for = "the demo"
+
+    def fits(self, config: UNetConfig) -> bool:
+        return config == DEMO.unet
+
+    def resolve(self, unet: UNet) -> ControlNet:
+        self.asked = getattr(self, "asked", 0) + 1
+        net = ControlNet.from_unet(unet, DEMO.controlnet)
+        for zero in net.zeros:
+            torch.nn.init.constant_(zero.conv.bias, 0.1)
+        return net.eval()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("entry", ["skips", "encoder"])
+def test_a_new_kind_of_control_needs_no_branch_in_the_engine(
+    model: DiffusionModel, backend: Backend, entry: Literal["skips", "encoder"]
+) -> None:
+    (prompt,) = texts(1)
+    net = Shifter(entry)
+    got = by_engine(model, [Condition(prompt, (ControlUnit(net, hint(1), 0.5),))], [], backend, 1.0)
+    x, sigma = noisy()
+    unet, level = model.unet, 0.5 * 0.3 * float(hint(1).mean())
+    emb = unet.embed(torch.full((2,), 600.0))
+    text = prompt.expand(2, -1, -1)
+    shifts, kv = unet.encoder.project(emb, text)
+    h, skips = scale_input(x, sigma), []
+    adds = [level, level, 0.0, level, 0.0, 0.0]
+    for block, shift, keys, add in zip(unet.encoder.blocks, shifts, kv, adds, strict=True):
+        h = block(h, shift, keys)
+        if entry == "encoder":
+            h = h + add
+        skips.append(h if entry == "encoder" else h + add)
+    middle = unet.middle(h, unet.middle.project(emb, text)) + level
+    eps = unet.head(unet.decoder(middle, skips, Projected(*unet.decoder.project(emb, text))))
+    close(got, x - eps * sigma)
+
+
+@torch.inference_mode()
+def test_a_file_that_needs_its_base_is_resolved_once(model: DiffusionModel, backend: Backend) -> None:
+    (prompt,) = texts(1)
+    net = Unfinished()
+    conditions = [Condition(prompt, (ControlUnit(net, hint(1)),))]
+    got = by_engine(model, conditions, [], backend, 1.0)
+    by_engine(model, conditions, [], backend, 1.0)
+    assert net.asked == 1
+    complete = net.resolve(model.unet)
+    close(got, by_engine(model, [Condition(prompt, (ControlUnit(complete, hint(1)),))], [], backend, 1.0))
 
 
 def test_soft_weights_of_sd15_are_the_published_ones() -> None:

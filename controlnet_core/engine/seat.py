@@ -1,0 +1,81 @@
+"""Where a net acts in one run, and what it is given while it is bound (see `models.control`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ..control.hint import check_hint_channels, fit_hint, repeat_to
+from ..control.unit import ControlUnit
+from ..diffusion.schedule import NoiseSchedule
+from ..errors import ShapeError
+from ..models.control import Embed
+from .backend import Backend
+from .condition import Area, crop
+from .projections import Projections
+
+
+@dataclass(frozen=True, eq=False)
+class Seat:
+    """A unit's place in a batch.
+
+    latent: (B, h, w) of the whole latent; area: the rectangle of it that the rows show. context: (rows,
+    tokens, context_dim), label: (rows, label_dim). sigmas: those that are known before the run.
+    factor: pixels per latent cell.
+    """
+
+    unit: ControlUnit
+    latent: tuple[int, int, int]
+    area: Area | None
+    context: Tensor
+    label: Tensor | None
+    schedule: NoiseSchedule
+    sigmas: tuple[float, ...]
+    factor: int
+    backend: Backend
+
+    @property
+    def rows(self) -> int:
+        """Rows of x that the net will see."""
+        return self.context.shape[0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(h, w) of x."""
+        return self.latent[1:] if self.area is None else (self.area.height, self.area.width)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What each hint shows."""
+        return tuple(hint.kind for hint in self.unit.hints)
+
+    def hint(self, channels: int) -> Tensor:
+        """The unit's only picture, (1 or batch, channels, 8h, 8w). Raises ShapeError when there are several."""
+        hints = self.hints(channels)
+        if len(hints) > 1:
+            raise ShapeError(
+                f"{self.unit.name or 'this ControlNet'} reads one picture and got {len(hints)}: "
+                "make a unit for each of them, or load a union ControlNet"
+            )
+        return hints[0]
+
+    def hints(self, channels: int) -> list[Tensor]:
+        """All pictures of the unit, at the size, on the device and in the layout that the net reads."""
+        return [self._fitted(hint.picture, channels) for hint in self.unit.hints]
+
+    def _fitted(self, picture: Tensor, channels: int) -> Tensor:
+        batch, height, width = self.latent
+        fitted = fit_hint(check_hint_channels(picture, channels), height * self.factor, width * self.factor)
+        fitted = crop(fitted, self.area, self.factor).to(self.backend.runtime.device, self.backend.runtime.dtype)
+        return self.backend.layout(repeat_to(fitted, batch, "hint"))
+
+    def spread(self, x: Tensor) -> Tensor:
+        """(b, ...) -> (1 or rows, ...)."""
+        return repeat_to(x, self.rows, "hint")
+
+    def project(self, net: nn.Module, embed: Embed | None = None) -> Projections:
+        """Text and timesteps of the run, projected for a net."""
+        projections = Projections(net, self.schedule, self.context, self.label, embed)
+        projections.announce(self.sigmas)
+        return projections

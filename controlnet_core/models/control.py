@@ -1,0 +1,158 @@
+"""What every kind of control offers to the engine, so that a new kind needs no branch in it.
+
+Control enters a UNet at one target per block: the output of each block of its encoder (the skips,
+12 in SD1.5), then the middle's. A kind of control says, for each target, what it wants to add:
+
+    net.resolve(unet)        files that are complete only with their base (differences, Control-LoRA)
+                             become a net; all others return themselves
+    net.fits(config)         whether the net was made for a base of this shape
+    net.bind(seat) -> Bound  once per run and unit: all that does not depend on x is computed here
+    bound.features(x, sigma) at each evaluation: one feature map per target, lazily, None for "nothing"
+    bound.outlets            one per target: how a feature map becomes the residual (a zero convolution;
+                             `Direct` where it is one already; a pooled one for the shuffle net)
+    bound.entry              "skips": added behind the encoder, as ControlNet does; "encoder": added
+                             while the encoder runs, so that its next block reads the sum (T2I-Adapter)
+
+Everything else is the engine's and the same for all kinds: strength, curve over sigma, window, block
+weights, mode, halves of the guidance, factor per picture, masks, rows, the check for finite numbers.
+
+To add a kind: write a `ControlModel` in this folder with a frozen `Bound` beside it (see
+`models/controlnet.py`), and give its file a row in the detection table. What a unit says to the net
+beyond its picture (further pictures, the kind of each) comes through `Seat.hints`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, Protocol
+
+from torch import Tensor, nn
+
+from ..config import UNetConfig
+from .unet import Stack, UNet
+
+Embed = Callable[[Tensor, "Tensor | None"], Tensor]
+"""Timesteps (B,) and the label vector, where there is one -> (B, embed_dim)."""
+
+
+class Outlet(Protocol):
+    """How a feature map becomes a residual. `ZeroConv` is one."""
+
+    def __call__(self, h: Tensor) -> Tensor:
+        """Feature -> residual that broadcasts to the target. This is the definition."""
+        ...
+
+    def accumulate(self, target: Tensor, h: Tensor, weight: float) -> Tensor:
+        """`target + weight * self(h)`, written into `target`."""
+        ...
+
+
+class Direct:
+    """The feature map is the residual."""
+
+    def __call__(self, h: Tensor) -> Tensor:
+        """(B, C, h, w) as it is."""
+        return h
+
+    def accumulate(self, target: Tensor, h: Tensor, weight: float) -> Tensor:
+        """`target + weight * h`, in place."""
+        return target.add_(h, alpha=weight)
+
+
+class Projections(Protocol):
+    """A net's timestep projections by sigma, with its keys and values of the text."""
+
+    def at(self, sigma: float) -> Stack:
+        """What the net needs besides x at this sigma."""
+        ...
+
+
+class Seat(Protocol):
+    """Where a net is to act in one run, and what it may ask for while it is bound.
+
+    rows: number of rows of x that it will see, the whole batch for each condition. size: (h, w) of x.
+    kinds: what each hint of the unit shows, "" where the unit does not say.
+    """
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+    @property
+    def kinds(self) -> tuple[str, ...]: ...
+
+    def hint(self, channels: int) -> Tensor:
+        """The unit's picture, (1 or batch, channels, 8h, 8w), on the device, in the net's dtype and layout.
+
+        Raises ShapeError when the unit has several, or one that does not fit.
+        """
+        ...
+
+    def hints(self, channels: int) -> list[Tensor]:
+        """All pictures of the unit, in the order of `kinds`, each as `hint` gives it."""
+        ...
+
+    def spread(self, x: Tensor) -> Tensor:
+        """(b, ...) -> (1 or rows, ...): what is made once per picture, laid out for the rows."""
+        ...
+
+    def project(self, net: nn.Module, embed: Embed | None = None) -> Projections:
+        """Text and timesteps of the run, projected for a net that has the parts of a UNet.
+
+        embed: in place of `net.embed`, for nets that put more into the timestep embedding.
+        """
+        ...
+
+
+class Bound(Protocol):
+    """A net in its seat."""
+
+    @property
+    def entry(self) -> Literal["skips", "encoder"]: ...
+
+    @property
+    def outlets(self) -> Sequence[Outlet]: ...
+
+    def features(self, x: Tensor, sigma: float) -> Iterator[Tensor | None]:
+        """One feature map per target. x: (rows, C, h, w), scaled; what the UNet reads."""
+        ...
+
+
+class ControlModel(nn.Module):
+    """Base of all nets that control a UNet."""
+
+    conditional_only = False
+    """Whether the net was made for the conditional half of the guidance alone (the shuffle net)."""
+
+    @property
+    def hint_channels(self) -> int:
+        """Channels of the picture that the net reads."""
+        raise NotImplementedError
+
+    @property
+    def context_dim(self) -> int | None:
+        """Width of the text that the net reads; None where it reads none."""
+        return None
+
+    @property
+    def made_for(self) -> str:
+        """The base in words, for messages."""
+        raise NotImplementedError
+
+    def fits(self, config: UNetConfig) -> bool:
+        """Whether a UNet of this shape can be controlled by the net."""
+        raise NotImplementedError
+
+    def resolve(self, unet: UNet) -> ControlModel:
+        """The net that is run on this base; itself, unless it takes weights from the base.
+
+        The result is asked for once per base and kept by the backend; it must not refer to `self`, with
+        which it is dropped. Base weights are to be copied: those of the UNet may be moved or packed.
+        """
+        return self
+
+    def bind(self, seat: Seat) -> Bound:
+        """Compute what does not depend on x. Raises ShapeError for hints that do not fit."""
+        raise NotImplementedError
