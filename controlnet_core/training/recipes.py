@@ -40,7 +40,7 @@ AUTOENCODER_FINE = Recipe(
     steps=3000, batch=8, lr=1.5e-3, lr_end=0.02, warmup=100, betas=_FAST, weight_decay=0.0, seed=5, bf16=True
 )
 BASE = Recipe(steps=2000, batch=32, lr=1e-3, lr_end=0.05, warmup=200, betas=_FAST, bf16=True)
-BASE_FINE = replace(BASE, steps=8000, lr=8e-4, warmup=100, lr_end=0.01, seed=11)
+BASE_FINE = replace(BASE, steps=3000, lr=8e-4, warmup=100, lr_end=0.01, seed=11)
 CONTROL = Recipe(steps=3000, batch=16, lr=1e-3, lr_end=0.05, warmup=100, betas=_FAST, bf16=True)
 KL_WEIGHT, KL_WEIGHT_FINE = 1e-3, 1e-4
 BASE_EMPTY_CAPTIONS = 0.1

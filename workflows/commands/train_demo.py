@@ -14,13 +14,14 @@ from ...controlnet_core.errors import MissingFileError
 if TYPE_CHECKING:
     from ...controlnet_core.checkpoints.load import Checkpoint
     from ...controlnet_core.models.text_encoder import TextEncoder
+    from ...controlnet_core.models.vae import AutoencoderKL
     from ...controlnet_core.training.data import SceneSet
     from ...controlnet_core.training.loop import Loop, Recipe
     from ...controlnet_core.training.recipes import Latents
 
 NETS = ("canny", "segmentation", "openpose", "depth", "scribble")
 STAGES = ("scenes", "autoencoder", "base", *NETS)
-SCENES, SEED = 16000, 0
+SCENES, SEED = 24000, 0
 VAE_FILE = "demo_vae.safetensors"
 
 
@@ -112,7 +113,7 @@ def _base(args: argparse.Namespace) -> bool:
     vae = load_vae(_made(args.work / VAE_FILE, "autoencoder")).float()
     text = recipes.demo_text_encoder(DEMO, vocabulary(), SEED)
     config = replace(DEMO, vae=vae.config, text=text.config)
-    data = recipes.encode_scenes(vae, text, scenes)
+    data = _latents(args, vae, text, scenes)
 
     def save(target: Path, loop: Loop, text: TextEncoder, *done: Recipe) -> None:
         stage = ", then ".join(["base", *(f"{recipe}" for recipe in done)])
@@ -183,11 +184,29 @@ def _base_and_latents(args: argparse.Namespace, scenes: SceneSet) -> tuple[Check
     import torch
 
     from ...controlnet_core.checkpoints.load import load_checkpoint
-    from ...controlnet_core.training import recipes
 
     checkpoint = load_checkpoint(_made(args.work / "demo_base.safetensors", "base"), dtype=torch.float32)
     assert checkpoint.vae is not None
-    return checkpoint, recipes.encode_scenes(checkpoint.vae, checkpoint.text_encoder(), scenes)
+    return checkpoint, _latents(args, checkpoint.vae, checkpoint.text_encoder(), scenes)
+
+
+def _latents(args: argparse.Namespace, vae: AutoencoderKL, text: TextEncoder, scenes: SceneSet) -> Latents:
+    """Latents and token ids of the scenes; encoding takes minutes, so every stage after the first reads a file."""
+    import hashlib
+
+    from safetensors.torch import load_file, save_file
+
+    from ...controlnet_core.training import recipes
+
+    made_by = hashlib.sha256((args.work / VAE_FILE).read_bytes()).hexdigest()[:12]
+    file = args.work / f"latents_{len(scenes)}_{made_by}.safetensors"
+    if file.exists():
+        return recipes.Latents(**load_file(file))
+    data = recipes.encode_scenes(vae, text, scenes)
+    partial = file.with_suffix(".partial")
+    save_file({"latents": data.latents, "ids": data.ids, "empty": data.empty}, partial)
+    partial.replace(file)
+    return data
 
 
 def _train(name: str, loop: Loop, args: argparse.Namespace) -> bool:
