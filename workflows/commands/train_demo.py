@@ -204,7 +204,7 @@ def _latents(args: argparse.Namespace, vae: AutoencoderKL, text: TextEncoder, sc
         return recipes.Latents(**load_file(file))
     data = recipes.encode_scenes(vae, text, scenes)
     partial = file.with_suffix(".partial")
-    save_file({"latents": data.latents, "ids": data.ids, "empty": data.empty}, partial)
+    save_file({name: tensor.contiguous() for name, tensor in vars(data).items()}, partial)
     partial.replace(file)
     return data
 
