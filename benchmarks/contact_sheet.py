@@ -1,7 +1,6 @@
 """All weight-free preprocessors on one photo, as one picture: python benchmarks/contact_sheet.py [OUT] [PHOTO].
 
-What needs another input gets one made from the photo: a blurred copy serves as depth map, a rectangle as mask,
-and the photo beside a shifted copy as stereo pair.
+What needs another input gets one made from the photo, as `preprocessors/examples.py` says.
 """
 
 from __future__ import annotations
@@ -13,7 +12,9 @@ import comfyui_controlnet_core
 import cv2
 import numpy as np
 from comfyui_controlnet_core.preprocessors.catalog import ENTRIES
+from comfyui_controlnet_core.preprocessors.examples import example
 from comfyui_controlnet_core.preprocessors.pose import render, template_pose
+from comfyui_controlnet_core.preprocessors.registry import Entry
 
 SIDE, COLUMNS, LABEL = 176, 7, 18
 EXAMPLES = Path(comfyui_controlnet_core.__file__).parent / "controlnet_core" / "assets" / "examples"
@@ -24,7 +25,7 @@ def main(out: Path, photo: Path) -> None:
     picture = cv2.imdecode(np.frombuffer(photo.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
     cells = [("photo", picture)]
-    cells += [(entry.name, _hint(entry.name, picture)) for entry in ENTRIES if not entry.weights]
+    cells += [(entry.name, _hint(entry, picture)) for entry in ENTRIES if not entry.weights]
     cells.append(("pose (template)", _bytes(render([template_pose("waving", 512, 512)])[0])))
     cells += [("", np.zeros_like(picture))] * (-len(cells) % COLUMNS)
     tiles = [_tile(name, cell) for name, cell in cells]
@@ -32,21 +33,9 @@ def main(out: Path, photo: Path) -> None:
     cv2.imwrite(str(out), cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82])
 
 
-def _hint(name: str, picture: np.ndarray) -> np.ndarray:
-    from comfyui_controlnet_core.preprocessors import process
-
-    height, width = picture.shape[:2]
-    options: dict[str, object] = {}
-    if name in ("depth_map", "normal_depth"):
-        picture = cv2.GaussianBlur(picture, (0, 0), width / 40)
-    if name == "depth_stereo":
-        picture = np.concatenate([picture, np.roll(picture, -12, axis=1)], axis=1)
-    if name == "inpaint":
-        options["mask"] = np.zeros((height, width), np.float32)
-        options["mask"][height // 4 : height // 2, width // 3 : -width // 4] = 1.0
-    if name == "tile":
-        options["factor"] = 16
-    return _bytes(process(name, picture[None], **options)[0])
+def _hint(entry: Entry, photo: np.ndarray) -> np.ndarray:
+    image, options = example(entry, photo)
+    return _bytes(entry.process(image, **options)[0])
 
 
 def _bytes(hint: np.ndarray) -> np.ndarray:

@@ -20,7 +20,8 @@ def own_nodes() -> dict[str, type]:
     from .load import ExampleImage, LoadCheckpoint, LoadControlNet
     from .look import ControlFidelity
     from .plan import ControlPlan
-    from .preprocess import Preprocess
+    from .pose import PoseRender
+    from .preprocess import PixelPerfect, Preprocess, family_nodes
     from .prompt import EncodePrompt
     from .sample import Sample
 
@@ -30,6 +31,9 @@ def own_nodes() -> dict[str, type]:
         "CNCore_ExampleImage": ExampleImage,
         "CNCore_EncodePrompt": EncodePrompt,
         "CNCore_Preprocess": Preprocess,
+        **{f"{PREFIX}{name}": cls for name, cls in family_nodes().items()},
+        "CNCore_PoseRender": PoseRender,
+        "CNCore_PixelPerfect": PixelPerfect,
         "CNCore_ApplyControlNet": ApplyControlNet,
         "CNCore_ControlUnit": ControlUnitNode,
         "CNCore_ApplyControlStack": ApplyControlStack,

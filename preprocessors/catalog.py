@@ -122,7 +122,18 @@ MAPS: tuple[Entry, ...] = (
             ),
             Parameter("near", "float", 0.0, "The value that becomes white, if normalize is 'fixed'."),
             Parameter("far", "float", 1.0, "The value that becomes black, if normalize is 'fixed'."),
+            Parameter(
+                "sky",
+                "float",
+                65504.0,
+                "Distances from this on are no distances but the sky: black, and left out of the range.",
+                0,
+                1e10,
+                1,
+            ),
         ),
+        sample="depth",
+        example=(("invert", True),),
     ),
     Entry(
         name="depth_stereo",
@@ -139,6 +150,7 @@ MAPS: tuple[Entry, ...] = (
             Parameter("near", "float", 64.0, "The disparity that becomes white, if normalize is 'fixed'.", 0, 512),
             Parameter("far", "float", 0.0, "The disparity that becomes black, if normalize is 'fixed'.", 0, 512),
         ),
+        sample="stereo",
     ),
     Entry(
         name="depth_ground_prior",
@@ -208,6 +220,7 @@ MAPS: tuple[Entry, ...] = (
                 choices=("relief", "midas_legacy"),
             ),
         ),
+        sample="depth",
     ),
     Entry(
         name="normal_convert",
@@ -224,6 +237,7 @@ MAPS: tuple[Entry, ...] = (
             Parameter("source", "choice", "opengl", "The axes of the map given.", choices=_NORMAL_CONVENTIONS),
             Parameter("convention", "choice", "bae", "The axes of the hint.", choices=_NORMAL_CONVENTIONS),
         ),
+        sample="normals",
     ),
     Entry(
         name="segment_palette",
@@ -248,6 +262,7 @@ MAPS: tuple[Entry, ...] = (
                 1,
             ),
         ),
+        sample="labels",
     ),
     Entry(
         name="segment_regions",
@@ -285,6 +300,7 @@ PICTURES: tuple[Entry, ...] = (
         takes="unit",
         resample="smooth",
         parameters=(Parameter("factor", "int", 1, "Detail finer than this many pixels is averaged away.", 1, 64, 1),),
+        example=(("factor", 16),),
     ),
     Entry(
         name="blur",
@@ -379,6 +395,7 @@ PICTURES: tuple[Entry, ...] = (
         parameters=(
             Parameter("masked_value", "float", -1.0, "Value under the mask: -1, or 0 for some SDXL nets.", -1, 1, 1),
         ),
+        sample="mask",
     ),
     Entry(
         name="ip2p",

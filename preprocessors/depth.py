@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,19 +75,23 @@ def _nearness(
 
 
 def from_pictures(
-    pictures: list[np.ndarray],
+    pictures: Iterable[np.ndarray],
     *,
     normalize: str,
     space: str = "linear",
     invert: bool = False,
     near: float = 0.0,
     far: float = 1.0,
+    sky: float = 65504.0,
 ) -> np.ndarray:
     """Depth pictures (a Z-pass, a disparity map), one (H,W,C) each -> hints (B,H,W,3), near = white.
 
-    The first channel is read, in the units it came in; see `depth_to_hint`.
+    The first channel is read, in the units it came in; see `depth_to_hint`. Renderers write the sky as a very
+    large distance (1e10, or 65504 in half precision): from `sky` on a distance counts as none.
     """
     maps = np.stack([picture[..., 0] for picture in pictures])
+    if not invert:
+        maps = np.where(maps >= sky, np.float32(np.inf), maps)
     return depth_to_hint(maps, space=space, invert=invert, normalize=normalize, near=near, far=far)
 
 
@@ -143,7 +148,7 @@ def _fill_from_background(disparity: np.ndarray) -> np.ndarray:
 
 
 def from_stereo_pictures(
-    pictures: list[np.ndarray],
+    pictures: Iterable[np.ndarray],
     *,
     normalize: str,
     max_disparity: int = 64,

@@ -94,6 +94,9 @@ class Entry:
     seeded: the function takes `seed`.  masked: the function reads the mask itself instead of having the
         hint cleared outside of it.
     side_by_side: the picture is a stereo pair, and the hint as wide as one of its halves.
+    fallback: the one without weights that a user may choose instead; nothing ever takes its place by itself.
+    sample, example: what to show it with in a help page: what is made of the photo first (a key of
+        `examples.SAMPLES`), and parameters other than the defaults; `examples.example` makes both.
     """
 
     name: str
@@ -115,6 +118,9 @@ class Entry:
     side_by_side: bool = False
     multiple: int = 1
     ranged: bool = False
+    fallback: str = ""
+    sample: str = "photo"
+    example: tuple[tuple[str, Any], ...] = ()
 
     @cached_property
     def call(self) -> Callable[..., Any]:
@@ -132,7 +138,7 @@ class Entry:
 
     def describe(self, **given: Any) -> str:
         """One line that says what runs, for reports."""
-        settings = ", ".join(f"{name}={value}" for name, value in self.values(given).items())
+        settings = ", ".join(f"{name}={_plain(value)}" for name, value in self.values(given).items())
         return f"{self.name} ({self.backend}, {self.nature}){': ' + settings if settings else ''}"
 
     def process(self, image: Array, **options: Any) -> Array:
@@ -140,6 +146,11 @@ class Entry:
         from .run import process
 
         return process(self, image, **options)
+
+
+def _plain(value: Any) -> str:
+    """A number without needless decimals."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def get(name: str) -> Entry:

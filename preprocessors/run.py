@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import ParameterError, PictureError
+from .errors import ParameterError, PictureError, WeightsError
 from .image_ops import as_batch, like, rgb_frame, to_bytes, to_numpy, unit_range, write_hint
 from .registry import Entry
 from .resize import Size, detect_size, pad_reflect, resize_hint, resize_map, resize_picture
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from .learned.library import Library
 
 Progress = Callable[[int, int], None]
-_NET_PIXELS = 4 * 1024 * 1024  # that a net sees at a time: 16 pictures of 512, 4 of 1024
 _ENDS = ("near", "far")  # the values that become 1 and 0 where the range is fixed
 
 
@@ -55,7 +54,8 @@ def process(
         "fixed" by the parameters.
     seed: everything random follows from it; each frame uses the same, so a batch equals its singles.
     library: where learned ones find their nets; raises WeightsError where one is needed and not there.
-    progress: called with (frames done, frames in all); what it raises ends the run.
+    progress: called with (frames done, frames in all) after each frame, or after each chunk of frames that a net
+        sees together; what it raises ends the run.
     """
     if output not in ("input_size", "detect_size"):
         raise ParameterError(f"output={output!r}: choose 'input_size' or 'detect_size'")
@@ -75,13 +75,11 @@ def process(
         fit=fit,
     )
     masks = _masks(mask, count, height, width)
-    job = _Job(entry, values, size, frames, masks, normalize, seed, library)
+    job = _Job(entry, values, size, frames, masks, normalize, seed, library, progress)
     shape = (height, width) if output == "input_size" else (size.height, size.width)
     out = np.empty((count, *shape, 3), np.float32)
     for index, result in enumerate(job.results()):
         _finish(entry, size, result, out[index], None if masks is None else masks[index])
-        if progress is not None:
-            progress(index + 1, count)
     return like(out, image)
 
 
@@ -97,12 +95,24 @@ class _Job:
     normalize: str
     seed: int
     library: Library | None
+    progress: Progress | None
 
     def results(self) -> Iterator[np.ndarray]:
         """The hint of each frame, in order, as the entry's function gives it."""
         if not len(self.frames):
             return iter(())
-        return {"frame": self._singly, "batch": self._together, "net": self._in_chunks}[self.entry.scope]()
+        ways = {"frame": self._singly, "batch": self._together, "net": self._in_chunks}
+        return self._with_advice(ways[self.entry.scope]())
+
+    def _with_advice(self, results: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """The same; where weights are missing, the error names what would do without."""
+        try:
+            yield from results
+        except WeightsError as error:
+            if not self.entry.fallback:
+                raise
+            advice = f"{error}. {self.entry.fallback} needs no weights: choose it for a hint of the same kind"
+            raise WeightsError(advice, error.path) from error
 
     def _singly(self) -> Iterator[np.ndarray]:
         function = partial(self.entry.call, **self.values)
@@ -111,10 +121,16 @@ class _Job:
         for index, frame in enumerate(self.frames):
             extra = {"mask": _mask_at(self.masks, index, self.size)} if self.entry.masked else {}
             yield function(self._prepared(frame), **extra)
+            self._report(index + 1)
 
     def _together(self) -> Iterator[np.ndarray]:
-        pictures = [self._prepared(frame) for frame in self.frames]
-        yield from self.entry.call(pictures, normalize=self.normalize, **self.values)
+        yield from self.entry.call(self._one_by_one(), normalize=self.normalize, **self.values)
+
+    def _one_by_one(self) -> Iterator[np.ndarray]:
+        """The pictures; a frame is reported when the next one is asked for."""
+        for index, frame in enumerate(self.frames):
+            yield self._prepared(frame)
+            self._report(index + 1)
 
     def _in_chunks(self) -> Iterator[np.ndarray]:
         if not self.entry.ranged:
@@ -131,10 +147,15 @@ class _Job:
 
         values = {name: value for name, value in self.values.items() if not self.entry.ranged or name not in _ENDS}
         library = self.library or Library(())
-        step = max(1, _NET_PIXELS // (self.size.padded_height * self.size.padded_width))
+        step = max(1, library.pixels // (self.size.padded_height * self.size.padded_width))
         for start in range(0, len(self.frames), step):
             chunk = np.stack([self._prepared(frame) for frame in self.frames[start : start + step]])
             yield from self.entry.call(chunk, library=library, weights=self.entry.weights, **values)
+            self._report(start + len(chunk))
+
+    def _report(self, done: int) -> None:
+        if self.progress is not None:
+            self.progress(done, len(self.frames))
 
     def _prepared(self, frame: np.ndarray) -> np.ndarray:
         if not self.entry.side_by_side:

@@ -44,6 +44,7 @@ LEARNED: tuple[Entry, ...] = (
         scope="net",
         resample="smooth",
         multiple=16,
+        fallback="soft_edge",
     ),
     Entry(
         name="soft_edge_pidinet",
@@ -59,6 +60,7 @@ LEARNED: tuple[Entry, ...] = (
         scope="net",
         resample="smooth",
         multiple=8,
+        fallback="soft_edge",
     ),
     Entry(
         name="soft_edge_teed",
@@ -82,6 +84,7 @@ LEARNED: tuple[Entry, ...] = (
         scope="net",
         resample="smooth",
         multiple=8,
+        fallback="soft_edge",
     ),
     Entry(
         name="scribble_hed",
@@ -94,6 +97,7 @@ LEARNED: tuple[Entry, ...] = (
         nature="learned",
         scope="net",
         multiple=16,
+        fallback="scribble_soft_edge",
     ),
     Entry(
         name="scribble_pidinet",
@@ -106,6 +110,7 @@ LEARNED: tuple[Entry, ...] = (
         nature="learned",
         scope="net",
         multiple=8,
+        fallback="scribble_soft_edge",
     ),
     Entry(
         name="lines_mlsd",
@@ -122,6 +127,7 @@ LEARNED: tuple[Entry, ...] = (
         nature="learned",
         scope="net",
         multiple=64,
+        fallback="lines",
     ),
     Entry(
         name="lineart_realistic",
@@ -136,6 +142,7 @@ LEARNED: tuple[Entry, ...] = (
         scope="net",
         resample="smooth",
         multiple=64,
+        fallback="lineart",
     ),
     Entry(
         name="lineart_coarse",
@@ -150,6 +157,7 @@ LEARNED: tuple[Entry, ...] = (
         scope="net",
         resample="smooth",
         multiple=64,
+        fallback="lineart",
     ),
     Entry(
         name="lineart_anime",
@@ -163,6 +171,7 @@ LEARNED: tuple[Entry, ...] = (
         nature="learned",
         scope="net",
         resample="smooth",
+        fallback="lineart",
     ),
     Entry(
         name="lineart_manga",
@@ -177,6 +186,7 @@ LEARNED: tuple[Entry, ...] = (
         scope="net",
         resample="smooth",
         multiple=16,
+        fallback="lineart",
     ),
     Entry(
         name="pose_openpose",

@@ -62,9 +62,10 @@ def find_weights(weights: Weights, folders: Sequence[str | Path]) -> Path:
 
 
 def _missing(weights: Weights, folders: Sequence[str | Path], what: str) -> WeightsError:
-    where = ", ".join(str(folder) for folder in folders) or "no folder was given"
+    where = ", ".join(str(folder) for folder in folders)
+    looked = f"looked in {where}, and in subfolders such as {SUBFOLDERS[1]}" if folders else "no folder was given"
     return WeightsError(
-        f"{what} was not found (looked in {where}, and in their subfolders such as {SUBFOLDERS[1]}): get it "
+        f"{what} was not found ({looked}): get it "
         f"from {weights.source} (licence: {weights.licence}) and put it into "
         f"{Path(folders[0]) / SUBFOLDERS[1] if folders else 'models/annotators'}",
         weights.file,

@@ -41,8 +41,11 @@ class Strokes:
 
     def scaled(self, height: int, width: int) -> Strokes:
         """The sizes for a canvas of `height` x `width`."""
-        scale = min(height, width) / REFERENCE_SIDE
-        return Strokes(*(size * scale for size in (self.limb, self.joint, self.bone, self.hand, self.face)))
+        return self.times(min(height, width) / REFERENCE_SIDE)
+
+    def times(self, factor: float) -> Strokes:
+        """All sizes multiplied."""
+        return Strokes(*(size * factor for size in (self.limb, self.joint, self.bone, self.hand, self.face)))
 
 
 def draw_poses(

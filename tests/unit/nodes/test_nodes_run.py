@@ -46,7 +46,7 @@ def sample(run: Any, scene: dict[str, Any], **changes: Any) -> torch.Tensor:
 def test_from_file_to_picture(run: Any, scene: dict[str, Any], host: HeadlessHost) -> None:
     (image, caption) = run("CNCore_ExampleImage", picture="coffee", size=64)
     assert image.shape == (1, 64, 64, 3) and "coffee" in caption
-    (hint,) = run("CNCore_Preprocess", image=image)
+    hint, _ = run("CNCore_Preprocess", image=image)["result"]
     positive, negative = run("CNCore_ApplyControlNet", **_halves(scene), control_net=scene["net"], image=hint)
     controlled = sample(run, scene, positive=positive, negative=negative)
     assert not torch.equal(controlled, sample(run, scene))
@@ -249,7 +249,7 @@ def test_files_that_are_not_there(run: Any, host: HeadlessHost, assets: Path) ->
 
 def test_preprocess_settings(run: Any) -> None:
     image = torch.rand(1, 20, 20, 3)
-    (hint,) = run("CNCore_Preprocess", image=image, kind="canny", resolution=40, settings="low=50, high=90")
+    hint, _ = run("CNCore_Preprocess", image=image, kind="canny", resolution=40, settings="low=50, high=90")["result"]
     assert hint.shape == (1, 40, 40, 3)
     for settings in ("low", "loww=3", "low=x"):
         with pytest.raises(ValueRangeError):
@@ -278,7 +278,7 @@ def test_clip_skip_and_missing_parts(run: Any, scene: dict[str, Any]) -> None:
 def test_fidelity(run: Any) -> None:
     picture = torch.zeros(1, 40, 40, 3)
     picture[:, 10:30, 10:30] = 1.0
-    (hint,) = run("CNCore_Preprocess", image=picture, kind="canny")
+    hint, _ = run("CNCore_Preprocess", image=picture, kind="canny")["result"]
     shown = run("CNCore_ControlFidelity", picture=picture, hint=hint)
     assert shown["result"][0] == 1.0 and "F1 1.00" in shown["ui"]["text"][0]
     assert run("CNCore_ControlFidelity", picture=picture.flip(1).roll(8, 1), hint=hint)["result"][0] < 0.6

@@ -56,7 +56,7 @@ def test_help_says_what_is_a_prior_and_what_is_not_semantic() -> None:
 
 def test_describe_says_what_ran() -> None:
     text = preprocessors.get("canny").describe(low=50)
-    assert text == "canny (cv2, measurement): low=50.0, high=200.0, l2_gradient=False"
+    assert text == "canny (cv2, measurement): low=50, high=200, l2_gradient=False"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,76 @@
+"""What each preprocessor is shown with: one photo, and what is made of it where a photo alone will not do.
+
+Help pages and the contact sheet are drawn from these, so that all pictures in them go back to the same photo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from .registry import Entry
+
+STEREO_SHIFT = 12
+
+
+def example(entry: Entry, photo: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+    """A photo (H,W,3) uint8 -> the input (1,H,W,C) of `entry` for a help page, and the options to run it with.
+
+    `entry.process(image, **options)` is then the picture of the page. Entries with weights need a `library` besides.
+    """
+    image, options = SAMPLES[entry.sample](photo)
+    return image[None], {**options, **dict(entry.example)}
+
+
+def _photo(photo: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+    return photo, {}
+
+
+def _depth(photo: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+    """A blurred copy, bright = near: it stands in for a depth map and measures nothing."""
+    import cv2
+
+    return cv2.GaussianBlur(photo, (0, 0), photo.shape[1] / 40), {}
+
+
+def _stereo(photo: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+    """The photo beside a copy whose lower half is moved to the left, as if it were nearer."""
+    right = photo.copy()
+    half = photo.shape[0] // 2
+    right[:half] = np.roll(photo[:half], -STEREO_SHIFT // 3, axis=1)
+    right[half:] = np.roll(photo[half:], -STEREO_SHIFT, axis=1)
+    return np.concatenate([photo, right], axis=1), {}
+
+
+def _normals(photo: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+    """The normals of the depth map above, in OpenGL's axes."""
+    from .normals import from_depth_picture
+
+    relief, _ = _depth(photo)
+    return from_depth_picture(relief.astype(np.float32), convention="opengl"), {}
+
+
+def _labels(photo: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+    """Colour regions of the photo, in colours that are a little off the palette, as a painter's are."""
+    from .classic.regions import color_regions
+
+    painted = color_regions(photo, seed=0, classes="table, plate, food, wall", order="large_to_small")
+    noise = np.random.default_rng(0).integers(-6, 7, painted.shape)
+    return np.clip(painted.astype(np.int16) + noise, 0, 255).astype(np.uint8), {}
+
+
+def _mask(photo: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+    """The photo, and a rectangle to repaint."""
+    height, width = photo.shape[:2]
+    mask = np.zeros((1, height, width), np.float32)
+    mask[:, height // 4 : height // 2, width // 3 : -width // 4] = 1.0
+    return photo, {"mask": mask}
+
+
+SAMPLES: Mapping[str, Callable[[np.ndarray], tuple[np.ndarray, dict[str, Any]]]] = MappingProxyType(
+    {"photo": _photo, "depth": _depth, "stereo": _stereo, "normals": _normals, "labels": _labels, "mask": _mask}
+)
+"""How an input is made of a photo (H,W,3) uint8: the picture, and options that belong to it."""
