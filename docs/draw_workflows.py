@@ -12,8 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from comfyui_controlnet_core.controlnet_core.training.demo_world import render_seed
 from comfyui_controlnet_core.nodes import build_nodes
 from comfyui_controlnet_core.nodes.headless import HeadlessHost
+from comfyui_controlnet_core.nodes.scenes import SCENES
+from comfyui_controlnet_core.preprocessors.catalog import ENTRIES
+from comfyui_controlnet_core.preprocessors.pose import Person, Pose, write_poses
 from comfyui_controlnet_core.workflows.to_editor import Box, Placed, Sheet
 
 FOLDER = Path(__file__).resolve().parent.parent / "workflows"
@@ -112,17 +117,18 @@ def apply(
 
 def preprocess(sheet: Sheet, source: Placed, kind: str, settings: str, at: tuple[int, int]) -> Placed:
     """A hint made from a picture."""
-    node = sheet.node("CNCore_Preprocess", (*at, 320, 150), {"kind": kind, "settings": settings}, color=HINT)
-    sheet.link(source, "image", node, "image")
+    output = "image" if "image" in source.spec.output_names else "hint"
+    node = sheet.node("CNCore_Preprocess", (*at, 320, 210), {"kind": kind, "settings": settings}, color=HINT)
+    sheet.link(source, output, node, "image")
     return node
 
 
 def outlines(sheet: Sheet) -> tuple[Placed, Placed]:
     """A photograph of coins, and the edges of their outlines: the blur takes the engravings away."""
     photo = example(sheet, "coins", "picture", (420, 0), "Photograph")
-    smooth = preprocess(sheet, photo, "blur", "sigma=2", (420, 180))
+    smooth = preprocess(sheet, photo, "blur", "sigma=2", (420, 160))
     edges = sheet.node(
-        "CNCore_Preprocess", (420, 370, 320, 150), {"kind": "canny", "settings": "low=60, high=140"}, color=HINT
+        "CNCore_Preprocess", (420, 410, 320, 210), {"kind": "canny", "settings": "low=60, high=140"}, color=HINT
     )
     sheet.link(smooth, "hint", edges, "image")
     return photo, edges
@@ -136,11 +142,11 @@ def canny_to_image(sheet: Sheet) -> None:
         "prompt, a strength of 0, another seed."
     )
     start = base(sheet, "canny_to_image", about, BALLS)
-    sheet.group("2  The edges to follow", (400, -80, 640, 900))
+    sheet.group("2  The edges to follow", (400, -80, 640, 1000))
     _, edges = outlines(sheet)
     preview(sheet, edges, "hint", (760, 0), "The edges")
-    loaded = net(sheet, "canny", (420, 560))
-    latent = empty(sheet, (420, 660))
+    loaded = net(sheet, "canny", (420, 660))
+    latent = empty(sheet, (420, 770))
     sheet.group("3  The picture", (1060, -80, 1340, 480))
     control = apply(sheet, start, loaded, (edges, "hint"), (1080, 0, 320, 240))
     paint(sheet, start, control, (latent, "LATENT"), "canny_to_image", (1440, 0))
@@ -236,8 +242,8 @@ def img2img_with_control(sheet: Sheet) -> None:
     edges = preprocess(sheet, source, "canny", "", (420, 180))
     preview(sheet, source, "image", (760, 0), "Before")
     preview(sheet, edges, "hint", (760, 300), "The edges")
-    loaded = net(sheet, "canny", (420, 380))
-    latent = sheet.node("VAEEncode", (420, 480, 320, 60), color=PAINT)
+    loaded = net(sheet, "canny", (420, 430))
+    latent = sheet.node("VAEEncode", (420, 540, 320, 60), color=PAINT)
     sheet.link(source, "image", latent, "pixels")
     sheet.link(start.model, "vae", latent, "vae")
     sheet.group("3  Repaint", (1060, -80, 1340, 480))
@@ -254,17 +260,112 @@ def canny_photo(sheet: Sheet) -> None:
         "Preprocess."
     )
     start = base(sheet, "canny_photo", about, BALLS)
-    sheet.group("2  The photograph and its edges", (400, -80, 640, 900))
+    sheet.group("2  The photograph and its edges", (400, -80, 640, 1000))
     photo, edges = outlines(sheet)
     preview(sheet, photo, "image", (760, 0), "The photograph")
     preview(sheet, edges, "hint", (760, 300), "The edges")
-    loaded = net(sheet, "canny", (420, 560))
-    latent = empty(sheet, (420, 660))
+    loaded = net(sheet, "canny", (420, 660))
+    latent = empty(sheet, (420, 770))
     for row, (title, name, strength) in enumerate((("Without control", "without", 0.0), ("With control", "with", 1.0))):
         y = row * 460
         sheet.group(f"{3 + row}  {title}", (1060, y - 80, 1340, 440))
         control = apply(sheet, start, loaded, (edges, "hint"), (1080, y, 320, 240), title, strength=strength)
         paint(sheet, start, control, (latent, "LATENT"), f"canny_photo/{name}", (1440, y))
+
+
+def pose_json() -> str:
+    """The keypoints of a demo scene as OpenPose JSON, as other tools would save them."""
+    (seed,) = (seed for name, seed in SCENES.items() if name == "demo scene 10")
+    people = tuple(Person(np.round(body, 1)) for body in render_seed(seed, SIZE).keypoints)
+    return json.dumps(write_poses([Pose(people, SIZE, SIZE)])[0])
+
+
+def pose_from_json(sheet: Sheet) -> None:
+    """Keypoints as text, drawn, and a picture of a figure that stands so."""
+    about = (
+        "## Pose from JSON to picture\n\nKeypoints that another tool wrote, as OpenPose JSON, are drawn as a skeleton "
+        "that a pose ControlNet reads. Paste your own JSON into Pose Render; clear the field, and a template is "
+        "drawn.\n\n"
+        "The strokes are thicker than usual, as the small demo net knows them: set stroke to 1 for your own."
+    )
+    start = base(sheet, "pose_from_json", about, "a photo of a magenta figure with one raised arm and a green box")
+    sheet.group("2  The pose", (400, -80, 640, 860))
+    values = {"json": pose_json(), "width": SIZE, "height": SIZE, "stroke": 1.75}
+    pose = sheet.node("CNCore_PoseRender", (420, 0, 320, 400), values, color=HINT)
+    preview(sheet, pose, "hint", (760, 0), "The skeleton")
+    loaded = net(sheet, "openpose", (420, 460))
+    latent = empty(sheet, (420, 580))
+    sheet.group("3  The picture", (1060, -80, 1340, 480))
+    control = apply(sheet, start, loaded, (pose, "hint"), (1080, 0, 320, 240))
+    paint(sheet, start, control, (latent, "LATENT"), "pose_from_json", (1440, 0))
+
+
+def depth_from_zpass(sheet: Sheet) -> None:
+    """A renderer's distances, made a hint, and a picture with things at those places."""
+    about = (
+        "## Depth from a Z-pass\n\nA renderer knows the distance of every pixel. Depth Convert makes a hint of it: "
+        "near white, far black, and the sky, which renderers write as a huge distance, black too. With space disparity "
+        "it is 1 / distance, as depth nets know it.\n\nFor your own Z-pass link Load Image (16 bits) or a loader for "
+        "EXR to Depth Convert. If near is bright in it already, set invert."
+    )
+    start = base(sheet, "depth_from_zpass", about, "a photo of a magenta figure with one raised arm and a green box")
+    sheet.group("2  The distances", (400, -80, 640, 860))
+    distances = example(sheet, "demo scene 10", "z-pass", (420, 0), "Z-pass")
+    converted = sheet.node("CNCore_DepthConvert", (420, 190, 320, 260), {"space": "disparity"}, color=HINT)
+    sheet.link(distances, "image", converted, "image")
+    preview(sheet, converted, "hint", (760, 0), "The depth hint")
+    loaded = net(sheet, "depth", (420, 510))
+    latent = empty(sheet, (420, 630))
+    sheet.group("3  The picture", (1060, -80, 1340, 480))
+    control = apply(sheet, start, loaded, (converted, "hint"), (1080, 0, 320, 240))
+    paint(sheet, start, control, (latent, "LATENT"), "depth_from_zpass", (1440, 0))
+
+
+SHEET_COLUMNS = 6
+
+
+def contact_sheet(sheet: Sheet) -> None:
+    """One photograph through every preprocessor that needs no files."""
+    sheet.note(
+        "## All preprocessors without files\n\nOne photograph, and what each of them makes of it. Those that "
+        "read a map get one made from the photograph, which stands in for yours: a blurred copy as depth, its "
+        "slopes as normals, a copy with a shifted half as stereo pair, its bright parts as mask.\n\nThe hints "
+        "are for ControlNets of `models/controlnet` with the checkpoint that they were made for in "
+        "`models/checkpoints`: the titles say which kind of net reads them. Kinds that need a network are not "
+        "here; their files go into `models/annotators`.\n\nWithout the editor: `controlnet run contact_sheet`, "
+        "or `controlnet preprocess canny FOLDER` for many pictures.",
+        (-420, -60, 380, 520),
+    )
+    sheet.group("1  What is read", (-20, -80, 700, 860))
+    photo = example(sheet, "coffee", "picture", (0, 0), "Photograph")
+    stereo = example(sheet, "coffee", "stereo pair", (0, 180), "Stereo pair")
+    depth = preprocess(sheet, photo, "blur", "sigma=4", (340, 0))
+    normals = preprocess(sheet, depth, "normal_depth", "convention=opengl", (340, 260))
+    bright = preprocess(sheet, photo, "threshold", "level=180", (0, 360))
+    mask = sheet.node("ImageToMask", (340, 520, 320, 60), color=HINT)
+    sheet.link(bright, "hint", mask, "image")
+    sources = {"depth": (depth, "hint"), "normals": (normals, "hint"), "stereo": (stereo, "image")}
+    free = [entry for entry in ENTRIES if not entry.weights]
+    rows = -(-(len(free) + 1) // SHEET_COLUMNS)
+    sheet.group("2  What is made of it", (700, -80, SHEET_COLUMNS * 640 + 20, rows * 400 + 60))
+    for index, entry in enumerate(free):
+        x, y = 720 + index % SHEET_COLUMNS * 640, index // SHEET_COLUMNS * 400
+        settings = ", ".join(f"{name}={str(value).lower()}" for name, value in entry.example)
+        title = f"{entry.title}: {entry.condition}"
+        source = sources.get(entry.sample, (photo, "image"))
+        values = {"kind": entry.name, "settings": settings}
+        node = sheet.node("CNCore_Preprocess", (x, y, 320, 230), values, title=title, color=HINT)
+        sheet.link(*source, node, "image")
+        if entry.masked:
+            sheet.link(mask, "MASK", node, "mask")
+        prefix = {"filename_prefix": f"contact_sheet/{entry.name}"}
+        kept = sheet.node("SaveImage", (x + 340, y, 280, 330), prefix, color=SHOW)
+        sheet.link(node, "hint", kept, "images")
+    x, y = 720 + len(free) % SHEET_COLUMNS * 640, len(free) // SHEET_COLUMNS * 400
+    values = {"template": "waving", "width": SIZE, "height": SIZE}
+    pose = sheet.node("CNCore_PoseRender", (x, y, 320, 330), values, title="Pose from a template: openpose", color=HINT)
+    kept = sheet.node("SaveImage", (x + 340, y, 280, 330), {"filename_prefix": "contact_sheet/pose"}, color=SHOW)
+    sheet.link(pose, "hint", kept, "images")
 
 
 DRAWINGS: Mapping[str, Callable[[Sheet], None]] = {
@@ -276,6 +377,9 @@ DRAWINGS: Mapping[str, Callable[[Sheet], None]] = {
         strength_and_window,
         img2img_with_control,
         canny_photo,
+        pose_from_json,
+        depth_from_zpass,
+        contact_sheet,
     )
 }
 

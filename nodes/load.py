@@ -84,10 +84,11 @@ class ExampleImage(Node):
             "required": {
                 "picture": (names, {"tooltip": "A photograph, or a scene that the demo model knows."}),
                 "view": (
-                    list(scenes.VIEWS),
+                    [*scenes.VIEWS, scenes.STEREO],
                     {
                         "default": "picture",
-                        "tooltip": "The picture itself, or its exact hint; hints exist for demo scenes only.",
+                        "tooltip": "The picture itself, or its exact hint; hints and z-pass (distances in metres) "
+                        "exist for demo scenes only, a stereo pair (a copy with a shifted half) for photographs.",
                     },
                 ),
                 "size": (

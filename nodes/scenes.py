@@ -16,6 +16,9 @@ from ..controlnet_core.errors import ValueRangeError
 if TYPE_CHECKING:
     from ..controlnet_core.training.demo_world import Rendered
 
+STEREO = "stereo pair"
+"""A photograph beside a copy whose lower half is shifted, as if it were nearer."""
+Z_PASS_SKY = 65504.0
 SCENES: Mapping[str, int] = MappingProxyType({f"demo scene {i + 1}": 1_000_000 + i for i in range(12)})
 """Name -> seed; the seeds are none of those that the demo model was trained on."""
 CAPTIONS: Mapping[str, str] = MappingProxyType(
@@ -29,10 +32,13 @@ CAPTIONS: Mapping[str, str] = MappingProxyType(
 
 
 def photo(path: Path, view: str, size: int) -> tuple[Tensor, str]:
-    """IMAGE (1, size, size, 3) of a photograph, and its caption. Raises ValueRangeError for other views."""
+    """IMAGE (1, size, size, 3) of a photograph, and its caption; twice as wide as a stereo pair.
+
+    Raises ValueRangeError for other views.
+    """
     from PIL import Image
 
-    if view != "picture":
+    if view not in ("picture", STEREO):
         raise ValueRangeError(
             f"{path.stem} is a photograph without an exact {view} hint: choose a demo scene, or make the hint "
             "with Preprocess"
@@ -41,14 +47,21 @@ def photo(path: Path, view: str, size: int) -> tuple[Tensor, str]:
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
         square = image.convert("RGB").crop((left, top, left + side, top + side))
-        pixels = np.asarray(square.resize((size, size), Image.Resampling.LANCZOS), np.float32)
-    return torch.from_numpy(pixels / 255.0)[None], CAPTIONS.get(path.stem, path.stem.replace("_", " "))
+        pixels = np.asarray(square.resize((size, size), Image.Resampling.LANCZOS))
+    if view == STEREO:
+        from ..preprocessors.examples import SAMPLES
+
+        pixels, _ = SAMPLES["stereo"](pixels)
+    caption = CAPTIONS.get(path.stem, path.stem.replace("_", " "))
+    return torch.from_numpy(pixels.astype(np.float32) / 255.0)[None], caption
 
 
 def scene(name: str, view: str, size: int) -> tuple[Tensor, str]:
     """IMAGE (1, size, size, 3) of a demo scene seen as `view`, and its caption."""
     from ..controlnet_core.training.demo_world import render_seed
 
+    if view not in VIEWS:
+        raise ValueRangeError(f"{name} has no {view}: choose one of {', '.join(VIEWS)}, or a photograph")
     rendered = render_seed(SCENES[name], size)
     return torch.from_numpy(np.ascontiguousarray(VIEWS[view](rendered), np.float32))[None], rendered.caption
 
@@ -76,6 +89,11 @@ def _depth(rendered: Rendered) -> np.ndarray:
     return depth_to_hint(rendered.depth)
 
 
+def _z_pass(rendered: Rendered) -> np.ndarray:
+    """Distances in metres as a renderer writes them, the sky very far."""
+    return np.repeat(np.where(np.isfinite(rendered.depth), rendered.depth, Z_PASS_SKY)[..., None], 3, axis=-1)
+
+
 def _openpose(rendered: Rendered) -> np.ndarray:
     from ..preprocessors.pose.draw import draw_poses
 
@@ -101,6 +119,7 @@ VIEWS: Mapping[str, Callable[[Rendered], np.ndarray]] = MappingProxyType(
         "depth": _depth,
         "openpose": _openpose,
         "segmentation": _segmentation,
+        "z-pass": _z_pass,
     }
 )
-"""How a scene is seen: each takes a rendered scene and gives (H, W, 3) in [0, 1]."""
+"""How a scene is seen: each takes a rendered scene and gives (H, W, 3) in [0, 1], or distances as z-pass."""
