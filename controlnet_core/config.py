@@ -7,12 +7,17 @@ from typing import Literal
 
 Parametrization = Literal["eps", "v", "edm"]
 
+EMPTY = -1
+"""Depth of a transformer without blocks: a normalisation and two projections (SDXL's mid ControlNet)."""
+
 
 @dataclass(frozen=True)
 class UNetConfig:
     """Stable Diffusion's UNet. One entry of `widths` per resolution level, highest resolution first.
 
-    `transformer_depth[i]` is the number of transformer blocks behind each residual block of level i.
+    `transformer_depth[i]` is the number of transformer blocks behind each residual block of level i:
+    0 for no transformer, `EMPTY` for one without blocks. `middle_res` counts the middle's residual
+    blocks: 2, around its transformer, or 1 in nets without one (SDXL's small ControlNet).
     Heads are given either by their number (SD1.5: `num_heads=8`) or by their width (`head_dim=64`).
     All widths are multiples of 32, the number of groups in the group normalisations.
     """
@@ -23,6 +28,7 @@ class UNetConfig:
     res_blocks: int = 2
     transformer_depth: tuple[int, ...] = (1, 1, 1, 0)
     middle_depth: int = 1
+    middle_res: int = 2
     num_heads: int = 8
     head_dim: int | None = None
     context_dim: int = 768
@@ -40,14 +46,67 @@ class UNetConfig:
 
 
 @dataclass(frozen=True)
+class UnionConfig:
+    """What a ControlNet Union has besides: one net for several types of hint.
+
+    types: how many types it knows (6, ProMax 8). width: of its type embedding. layers: of the
+    network that combines type and hint. type_dim: of the sinusoid that says whether a type is present.
+    """
+
+    types: int = 6
+    width: int = 320
+    layers: int = 1
+    type_dim: int = 256
+
+
+@dataclass(frozen=True)
 class ControlNetConfig:
     """A trainable copy of the encoder and middle of `unet`, with a hint encoder.
 
+    `unet` has depths of its own: SDXL's mid and small nets have fewer transformers than their base.
     `hint_widths` are the widths of the hint encoder as released (16, 32, 96, 256; the paper's own
-    wording, four stride-2 convolutions, would give /16 and not the /8 of the latent).
+    wording, four stride-2 convolutions, would give /16 and not the /8 of the latent). `union` makes it
+    a ControlNet Union. `global_pool`: its residuals are averaged over the picture (the shuffle net).
     """
 
     unet: UNetConfig = UNetConfig()
+    hint_channels: int = 3
+    hint_widths: tuple[int, ...] = (16, 32, 96, 256)
+    union: UnionConfig | None = None
+    global_pool: bool = False
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """A T2I-Adapter (Mou et al. 2023): a small network on the hint alone, one feature map per level.
+
+    widths: of the feature maps, the base's own. unshuffle: pixels per cell of the first one, 8, or 16 in
+    the kind for SDXL. res_blocks: per level. kernel: of the second convolution of each. light: narrow
+    levels without a first convolution. conv_down: halves by convolution instead of averaging.
+    """
+
+    widths: tuple[int, ...] = (320, 640, 1280, 1280)
+    hint_channels: int = 3
+    unshuffle: int = 8
+    res_blocks: int = 2
+    kernel: int = 1
+    light: bool = False
+    conv_down: bool = False
+
+    @property
+    def xl(self) -> bool:
+        """Whether it is of the kind for SDXL, which halves once only."""
+        return self.unshuffle == 16
+
+
+@dataclass(frozen=True)
+class DerivedConfig:
+    """A ControlNet whose weights are complete only with those of its base: what its file alone tells.
+
+    context_dim: width of the text that the base reads; 0 where the file does not tell.
+    """
+
+    context_dim: int = 0
     hint_channels: int = 3
     hint_widths: tuple[int, ...] = (16, 32, 96, 256)
 

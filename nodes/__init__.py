@@ -17,6 +17,7 @@ def own_nodes() -> dict[str, type]:
     """Our node classes by ID, not bound to a host yet."""
     from .accelerate import Accelerate
     from .control import ApplyControlNet, ApplyControlStack, BlockWeightsNode, ControlUnitNode
+    from .control_extras import ControlOptions, MoreHints, StrengthScheduleNode
     from .load import ExampleImage, LoadCheckpoint, LoadControlNet
     from .look import ControlFidelity
     from .plan import ControlPlan
@@ -38,6 +39,9 @@ def own_nodes() -> dict[str, type]:
         "CNCore_ControlUnit": ControlUnitNode,
         "CNCore_ApplyControlStack": ApplyControlStack,
         "CNCore_BlockWeights": BlockWeightsNode,
+        "CNCore_StrengthSchedule": StrengthScheduleNode,
+        "CNCore_ControlOptions": ControlOptions,
+        "CNCore_MoreHints": MoreHints,
         "CNCore_ControlPlan": ControlPlan,
         "CNCore_Sample": Sample,
         "CNCore_Accelerate": Accelerate,

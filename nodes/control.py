@@ -7,13 +7,19 @@ from typing import Any
 
 from torch import Tensor
 
+from ..controlnet_core.control.curve import StrengthCurve
 from ..controlnet_core.control.modes import MODES
+from ..controlnet_core.control.weights import PRESETS
 from ..controlnet_core.errors import ValueRangeError
 from .host import Node
-from .values import BlockWeights, Conditioning, ControlSpec, SpecStack
+from .values import BlockWeights, Conditioning, ControlSpec, HintSpec, SpecStack, UnitOptions
 
 STACK = "CNCORE_STACK"
 WEIGHTS = "CNCORE_WEIGHTS"
+SCHEDULE = "CNCORE_SCHEDULE"
+OPTIONS = "CNCORE_OPTIONS"
+HINTS = "CNCORE_HINTS"
+BY_SLIDERS = "by the sliders"
 
 MODE_TIP = (
     "balanced: prompt and hint count alike. prompt: the prompt leads where both disagree. control: the hint leads. "
@@ -58,6 +64,15 @@ def optional_inputs() -> dict[str, Any]:
     }
 
 
+def new_inputs() -> dict[str, Any]:
+    """What came later, and therefore stands last wherever it is asked for."""
+    return {
+        "schedule": (SCHEDULE, {"tooltip": "Strength along the sampling, from Strength Schedule."}),
+        "options": (OPTIONS, {"tooltip": "What few units need, from Control Options."}),
+        "more_hints": (HINTS, {"tooltip": "Further hints for a ControlNet Union, from More Hints."}),
+    }
+
+
 def make_spec(
     control_net: Any,
     image: Tensor,
@@ -67,6 +82,9 @@ def make_spec(
     mode: str,
     mask: Tensor | None = None,
     block_weights: BlockWeights | None = None,
+    schedule: StrengthCurve | None = None,
+    options: UnitOptions | None = None,
+    more_hints: tuple[HintSpec, ...] = (),
 ) -> ControlSpec:
     """The unit that these inputs describe. Raises ValueRangeError for a window that ends before it starts."""
     if start_percent > end_percent:
@@ -74,7 +92,10 @@ def make_spec(
             f"start_percent is {start_percent:g} and end_percent {end_percent:g}: control would end before it "
             "begins, swap them"
         )
-    return ControlSpec(control_net, image, strength, start_percent, end_percent, mode, mask, block_weights)
+    return ControlSpec(
+        control_net, image, strength, start_percent, end_percent, mode, mask, block_weights,
+        schedule=schedule, options=options or UnitOptions(), hints=tuple(more_hints),
+    )  # fmt: skip
 
 
 class ApplyControlNet(Node):
@@ -99,7 +120,7 @@ class ApplyControlNet(Node):
                 "negative": ("CONDITIONING", {"tooltip": "The encoded negative prompt."}),
                 **unit_inputs(),
             },
-            "optional": optional_inputs(),
+            "optional": {**optional_inputs(), **new_inputs()},
         }
 
     def run(self, positive: Conditioning, negative: Conditioning, **unit: Any) -> tuple[Conditioning, Conditioning]:
@@ -121,7 +142,7 @@ class ControlUnitNode(Node):
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         stack = (STACK, {"tooltip": "Units before this one; leave it open for the first."})
-        return {"required": unit_inputs(), "optional": {**optional_inputs(), "stack": stack}}
+        return {"required": unit_inputs(), "optional": {**optional_inputs(), "stack": stack, **new_inputs()}}
 
     def run(self, stack: SpecStack | None = None, **unit: Any) -> tuple[SpecStack]:
         """-> the stack."""
@@ -172,7 +193,10 @@ class BlockWeightsNode(Node):
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         def slider(tip: str) -> tuple[str, dict[str, Any]]:
-            return ("FLOAT", {"default": 1.0, "min": 0.0, "max": 10.0, "step": 0.01, "tooltip": tip})
+            return end(1.0, tip)
+
+        def end(default: float, tip: str) -> tuple[str, dict[str, Any]]:
+            return ("FLOAT", {"default": default, "min": 0.0, "max": 10.0, "step": 0.01, "tooltip": tip})
 
         return {
             "required": {
@@ -190,15 +214,37 @@ class BlockWeightsNode(Node):
                         "tooltip": "A number for each block instead, separated by commas: the skips first to last, "
                         "then the middle (13 in SD1.5).",
                     },
-                )
+                ),
+                "preset": (
+                    [BY_SLIDERS, *PRESETS],
+                    {
+                        "default": BY_SLIDERS,
+                        "tooltip": "A formula instead of the sliders. soft: 0.825 to the power of the distance to the "
+                        "middle; soft-webui and soft-diffusers: as those two have it; linear and ease-...: from "
+                        "preset_first at the first block to preset_last at the middle.",
+                    },
+                ),
+                "preset_first": end(0.0, "Weight of the first block under linear and ease-..."),
+                "preset_last": end(1.0, "Weight of the middle block under linear and ease-..."),
             },
         }
 
     def run(
-        self, full: float, half: float, quarter: float, eighth: float, middle: float, custom: str = ""
+        self,
+        full: float,
+        half: float,
+        quarter: float,
+        eighth: float,
+        middle: float,
+        custom: str = "",
+        preset: str = BY_SLIDERS,
+        preset_first: float = 0.0,
+        preset_last: float = 1.0,
     ) -> tuple[BlockWeights]:
         """-> the weights."""
-        return (BlockWeights((full, half, quarter, eighth), middle, read_numbers(custom)),)
+        named = "" if preset == BY_SLIDERS else preset
+        levels = (full, half, quarter, eighth)
+        return (BlockWeights(levels, middle, read_numbers(custom), named, preset_first, preset_last),)
 
 
 def read_numbers(text: str) -> tuple[float, ...]:

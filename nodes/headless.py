@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,14 +12,16 @@ import torch
 from torch import Tensor
 
 from .. import controlnet_core
-from ..controlnet_core.checkpoints.load import load_checkpoint, load_controlnet, load_vae
+from ..controlnet_core.checkpoints.control import load_control
+from ..controlnet_core.checkpoints.load import load_checkpoint, load_vae
 from ..controlnet_core.checkpoints.lora import read_lora
-from ..controlnet_core.control.unit import ControlUnit
+from ..controlnet_core.control.unit import ControlUnit, Hint
 from ..controlnet_core.diffusion.samplers import Step
 from ..controlnet_core.diffusion.schedule import make_schedule
 from ..controlnet_core.engine.backend import Backend
 from ..controlnet_core.engine.runtime import Runtime, check_cancelled
 from ..controlnet_core.errors import CheckpointError, OutOfMemory, ShapeError, UnfitError, ValueRangeError
+from ..controlnet_core.models.control import ControlModel
 from ..controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
 from ..preprocessors.learned.library import Library
 from . import folders, loras
@@ -88,9 +91,16 @@ class HeadlessHost:
         """MODEL, CLIP and VAE of a file; None for a part that it does not have."""
         return self._once("checkpoint", path, _open_checkpoint)
 
-    def load_controlnet(self, path: Path) -> ControlNetHandle:
-        """CONTROL_NET of a file."""
-        return self._once("controlnet", path, lambda p: ControlNetHandle(*load_controlnet(p), p))
+    def load_controlnet(self, path: Path, model: Model | None = None) -> ControlNetHandle:
+        """CONTROL_NET of a file; one that is complete only with its base is completed with `model`'s.
+
+        Without a model that is done when sampling starts. Raises UnfitError for a model of another base.
+        """
+        handle = self._once("controlnet", path, lambda p: ControlNetHandle(*load_control(p), p))
+        if model is None:
+            return handle
+        check_fits(handle, model)
+        return replace(handle, net=self.backend.resolve(handle.net, model.diffusion.unet))
 
     def load_vae(self, path: Path) -> Vae:
         """VAE of a file of its own, or out of a checkpoint."""
@@ -183,18 +193,7 @@ class HeadlessHost:
         net = spec.net
         if not isinstance(net, ControlNetHandle):
             raise ValueRangeError(f"the control net is a {type(net).__name__}: link a ControlNet loader")
-        weights = spec.block_weights
-        return ControlUnit(
-            net=net.net,
-            hint=hint_of(spec.image),
-            strength=spec.strength,
-            start=spec.start,
-            end=spec.end,
-            mask=None if spec.mask is None else spec.mask.float().reshape(-1, *spec.mask.shape[-2:]),
-            block_weights=None if weights is None else weights.resolve(net.net.config.unet),
-            mode=spec.mode,
-            name=spec.name or net.name,
-        )
+        return unit_of(spec, net.net, hint_of(spec.image), spec.name or net.name, net.kind)
 
     def controlled(self, model: Model, conditioning: Conditioning) -> Controlled:
         """The units on a conditioning, each once, with the model's noise levels and shapes."""
@@ -280,6 +279,40 @@ def add_units(conditioning: Conditioning, units: Sequence[ControlUnit], *, to_un
         control = (*(options.get("control") or ()), *units)
         result.append([text, {**options, "control": control, "control_apply_to_uncond": to_uncond}])
     return result
+
+
+def unit_of(spec: ControlSpec, net: ControlModel, hint: Tensor, name: str, kind: str = "") -> ControlUnit:
+    """The engine's unit for a description; kind: what the net was told that its hint shows, if the unit does not."""
+    options, mask = spec.options, spec.mask
+    return ControlUnit(
+        net=net,
+        hint=hint,
+        strength=spec.strength,
+        start=spec.start,
+        end=spec.end,
+        mask=None if mask is None else mask.float().reshape(-1, *mask.shape[-2:]),
+        block_weights=spec.block_weights,
+        mode=spec.mode,
+        name=name,
+        kind=options.kind or kind,
+        more_hints=tuple(Hint(hint_of(more.image), more.kind) for more in spec.hints),
+        curve=spec.schedule,
+        positive=options.positive,
+        negative=options.negative,
+        items=options.items or None,
+        fit=options.fit,
+        pool=options.pool,
+    )
+
+
+def check_fits(handle: ControlNetHandle, model: Model) -> None:
+    """Raise UnfitError for a net that was made for another base than this model's."""
+    config = model.base.config
+    if not handle.net.fits(config.unet):
+        raise UnfitError(
+            f"{handle.name} was made for {handle.net.made_for}; the model {model.path.name} has widths "
+            f"{config.unet.widths} and {config.unet.context_dim} wide text: load one made for this model"
+        )
 
 
 BASES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SDXL"}

@@ -38,8 +38,8 @@ class Host(Protocol):
         """MODEL, CLIP, VAE of a file."""
         ...
 
-    def load_controlnet(self, path: Path) -> Any:
-        """CONTROL_NET of a file."""
+    def load_controlnet(self, path: Path, model: Any = None) -> Any:
+        """CONTROL_NET of a file, completed with the base of a MODEL where it needs one and one is given."""
         ...
 
     def library(self) -> Library:

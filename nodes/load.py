@@ -39,15 +39,16 @@ class LoadCheckpoint(Node):
 
 
 class LoadControlNet(Node):
-    """A ControlNet of any layout."""
+    """A net that controls, of any kind and layout."""
 
     DISPLAY_NAME = "Load ControlNet (ControlNet Core)"
     CATEGORY = "ControlNet Core/load"
     DESCRIPTION = (
-        "Loads a ControlNet in any usual layout. The built-in demo nets fit the built-in demo model only; "
-        "your own files go into models/controlnet and have to be made for your checkpoint's base."
+        "Loads a ControlNet, ControlNet Union, Control-LoRA, difference file or T2I-Adapter in any usual layout. The "
+        "built-in demo nets fit the built-in demo model only; your own files go into models/controlnet and have to "
+        "be made for your checkpoint's base."
     )
-    SEARCH_ALIASES = ["controlnet", "canny", "openpose", "depth", "scribble"]
+    SEARCH_ALIASES = ["controlnet", "canny", "openpose", "depth", "scribble", "t2i adapter", "control lora", "union"]
     RETURN_TYPES = ("CONTROL_NET",)
     RETURN_NAMES = ("control_net",)
     OUTPUT_TOOLTIPS = ("The net: link it to Apply ControlNet or Control Unit, native ones too.",)
@@ -56,12 +57,16 @@ class LoadControlNet(Node):
     def INPUT_TYPES(cls) -> dict[str, Any]:
         names = [*builtin.controlnets(cls.host.assets_dir), *cls.host.files("controlnet")]
         tip = "What the net was trained to follow: give it hints of that kind."
-        return {"required": {"control_net": (names, {"tooltip": tip})}}
+        base = "The base for files that hold only a difference to one; without it, the model that is sampled."
+        return {
+            "required": {"control_net": (names, {"tooltip": tip})},
+            "optional": {"model": ("MODEL", {"tooltip": base})},
+        }
 
-    def run(self, control_net: str) -> tuple[Any]:
+    def run(self, control_net: str, model: Any = None) -> tuple[Any]:
         """-> CONTROL_NET."""
         path = builtin.controlnets(self.host.assets_dir).get(control_net)
-        return (self.host.load_controlnet(path or self.host.find("controlnet", control_net)),)
+        return (self.host.load_controlnet(path or self.host.find("controlnet", control_net), model),)
 
 
 class ExampleImage(Node):

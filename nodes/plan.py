@@ -70,7 +70,8 @@ def plan_of(controlled: Controlled, settings: SampleSettings, latent_height: int
     """The plan of a run with these settings."""
     sigmas = cut_sigmas(controlled.schedule, settings)
     title = f"{settings.sampler} / {settings.scheduler}"
-    return make_plan(controlled.units, controlled.schedule, settings.sampler, sigmas, latent_height, title)
+    base = controlled.config.unet
+    return make_plan(controlled.units, base, controlled.schedule, settings.sampler, sigmas, latent_height, title)
 
 
 def hints_as_seen(controlled: Controlled, height: int, width: int) -> Tensor:
@@ -99,7 +100,7 @@ def _fitted(controlled: Controlled, height: int, width: int) -> Iterator[tuple[T
     factor = controlled.config.vae.factor
     for unit in controlled.units:
         hint = check_hint_channels(unit.hint, unit.net.hint_channels)
-        yield fit_hint(hint, height * factor, width * factor), unit
+        yield fit_hint(hint, height * factor, width * factor, unit.fit), unit
 
 
 def _resized(before: Tensor, after: Tensor) -> str:

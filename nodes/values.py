@@ -18,10 +18,12 @@ from torch import Tensor
 from ..controlnet_core.checkpoints.detect import Identity
 from ..controlnet_core.checkpoints.lora_kinds import Update
 from ..controlnet_core.checkpoints.lora_places import merge
-from ..controlnet_core.config import ModelConfig, UNetConfig
+from ..controlnet_core.config import ModelConfig
+from ..controlnet_core.control.curve import StrengthCurve
 from ..controlnet_core.control.unit import ControlStack
+from ..controlnet_core.control.weights import BlockWeights
 from ..controlnet_core.diffusion.schedule import NoiseSchedule
-from ..controlnet_core.models.controlnet import ControlNet
+from ..controlnet_core.models.control import ControlModel
 from ..controlnet_core.models.text_encoder import DualTextEncoder, TextEncoder
 from ..controlnet_core.models.vae import AutoencoderKL
 from ..controlnet_core.pipeline import DiffusionModel
@@ -75,11 +77,12 @@ class Vae:
 
 @dataclass(frozen=True, eq=False)
 class ControlNetHandle:
-    """A headless CONTROL_NET."""
+    """A headless CONTROL_NET. kind: what its hint shows, for a net that reads several kinds; empty for none."""
 
-    net: ControlNet
+    net: ControlModel
     identity: Identity
     path: Path
+    kind: str = ""
 
     @property
     def name(self) -> str:
@@ -87,29 +90,24 @@ class ControlNetHandle:
         return self.path.name
 
 
+@dataclass(frozen=True, eq=False)
+class HintSpec:
+    """A further picture for a net that reads several: IMAGE (B, H, W, C), and what it shows ("depth", ...)."""
+
+    image: Tensor
+    kind: str = ""
+
+
 @dataclass(frozen=True)
-class BlockWeights:
-    """Weights by resolution, to be read for a net of any shape.
+class UnitOptions:
+    """What few units need; the fields are those of `control.unit.ControlUnit`."""
 
-    levels: a factor for the skips of each resolution, the picture's own first. middle: of the middle block.
-    custom: a factor for each block instead, skips first to last and then the middle; empty for none.
-    """
-
-    levels: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
-    middle: float = 1.0
-    custom: tuple[float, ...] = ()
-
-    def resolve(self, config: UNetConfig) -> tuple[float, ...]:
-        """A factor for each skip and the middle of this net (13 in SD1.5)."""
-        if self.custom:
-            return self.custom
-        found = [self.levels[0]]
-        for level in range(len(config.widths)):
-            here = self.levels[min(level, len(self.levels) - 1)]
-            found += [here] * config.res_blocks
-            if level != len(config.widths) - 1:
-                found.append(self.levels[min(level + 1, len(self.levels) - 1)])
-        return (*found, self.middle)
+    fit: str = "crop"
+    kind: str = ""
+    positive: float = 1.0
+    negative: float = 1.0
+    items: tuple[float, ...] = ()
+    pool: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +127,9 @@ class ControlSpec:
     mask: Tensor | None = None
     block_weights: BlockWeights | None = None
     name: str = field(default="")
+    schedule: StrengthCurve | None = None
+    options: UnitOptions = UnitOptions()
+    hints: tuple[HintSpec, ...] = ()
 
 
 SpecStack: TypeAlias = tuple[ControlSpec, ...]

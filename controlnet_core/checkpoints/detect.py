@@ -10,7 +10,9 @@ from typing import Any, TypeAlias
 
 from ..config import (
     SD15,
+    AdapterConfig,
     ControlNetConfig,
+    DerivedConfig,
     ModelConfig,
     NoiseConfig,
     Parametrization,
@@ -19,7 +21,8 @@ from ..config import (
     VAEConfig,
 )
 from ..errors import CheckpointError
-from . import fileconfig, open_clip, structure
+from . import derived, fileconfig, open_clip, structure
+from .adapters import ADAPTER_RULES
 from .fileconfig import CONFIG_KEY, FAMILY_KEY, Config
 from .files import Header
 from .io import read_header, read_tensors
@@ -34,7 +37,6 @@ from .signatures import (
     LABEL_NEEDLES,
     SIGNATURES,
     T2I_FAMILIES,
-    UNSUPPORTED_DETAILS,
     V_PREDICTION,
     ZERO_TERMINAL_SNR,
     Detail,
@@ -45,6 +47,7 @@ from .structure import Shapes
 
 Entries: TypeAlias = Mapping[str, Any]
 """A model's config.json; empty where there is none."""
+ADAPTER_KINDS = frozenset(kind for kind, _ in ADAPTER_RULES)
 WHOLE_MODELS = frozenset({"checkpoint", "unet"})
 WITHOUT_CONFIG = frozenset({"lora", "textual-inversion"})
 """Kinds that are added to a model and are none themselves."""
@@ -52,6 +55,11 @@ CONFIG_OF_KIND: Mapping[str, type[Config]] = MappingProxyType(
     {
         "checkpoint": ModelConfig,
         "controlnet": ControlNetConfig,
+        "controlnet-union": ControlNetConfig,
+        "controlnet-difference": DerivedConfig,
+        "control-lora": DerivedConfig,
+        "t2i-adapter": AdapterConfig,
+        "t2i-adapter-light": AdapterConfig,
         "unet": UNetConfig,
         "vae": VAEConfig,
         "text-encoder": TextConfig,
@@ -169,8 +177,8 @@ def unknown_title(header: Header) -> str:
 
 
 def _family(index: KeyIndex, shapes: Shapes, signature: Signature, prefix: str) -> str:
-    if signature.kind == "t2i-adapter":
-        channels = _size(index, shapes, ("^conv_in.weight$",), prefix)
+    if signature.kind.startswith("t2i-adapter"):
+        channels = _size(index, shapes, ("^conv_in.weight$", "^body.0.in_conv.weight$"), prefix)
         return T2I_FAMILIES.get(channels or 0, "")
     context = _size(index, shapes, CONTEXT_NEEDLES, prefix)
     label = _size(index, shapes, LABEL_NEEDLES, prefix)
@@ -220,11 +228,9 @@ def _with_support(header: Header, identity: Identity, signature: Signature) -> I
     if identity.kind in WITHOUT_CONFIG and signature.supported:
         return replace(identity, supported=True)
     layout = LAYOUTS.get(identity.layout)
-    if not signature.supported or layout is None:
+    if not signature.supported or (layout is None and identity.kind not in ADAPTER_KINDS):
         return replace(identity, problem=f"this version does not load {_plural(identity)}")
     family = next((family for family in FAMILIES if family.name == identity.family), None)
-    if unsupported := [detail for detail in identity.details if detail in UNSUPPORTED_DETAILS]:
-        return replace(identity, problem=f"this version does not run the {' and '.join(unsupported)} variant")
     try:
         config = _config(header, identity, layout, family)
     except CheckpointError as error:
@@ -238,14 +244,18 @@ def _plural(identity: Identity) -> str:
     return f"{title}{family}"
 
 
-def _config(header: Header, identity: Identity, layout: Layout, family: Family | None) -> Config:
+def _config(header: Header, identity: Identity, layout: Layout | None, family: Family | None) -> Config:
     if CONFIG_KEY in header.metadata:
         return fileconfig.config_from_json(header.metadata[CONFIG_KEY], CONFIG_OF_KIND[identity.kind])
+    if layout is None or identity.kind in ADAPTER_KINDS:
+        return _adapter_config(header, identity)
     if identity.kind == "checkpoint":
         return checkpoint_config(header, identity, layout, family)
     _, shapes = part(open_clip.unfused(header).shapes, (identity.prefix,))
     entries = header.configs.get("", {})
-    if identity.kind == "controlnet":
+    if identity.kind in derived.DERIVED:
+        return structure.derived_config({ours: shapes[key] for key, ours in derived.rename(shapes).items()})
+    if identity.kind in ("controlnet", "controlnet-union"):
         return _controlnet_config(shapes, layout, entries)
     if identity.kind == "unet":
         return _unet_config(shapes, layout, entries)
@@ -323,7 +333,14 @@ def _unet_config(shapes: Shapes, layout: Layout, entries: Entries) -> UNetConfig
 def _controlnet_config(shapes: Shapes, layout: Layout, entries: Entries) -> ControlNetConfig:
     rules = layout.controlnet_rules(layout.sketch_unet(shapes), layout.sketch_hint(shapes))
     config = structure.controlnet_config(renamed_shapes(shapes, rules))
-    return replace(config, unet=fileconfig.refine_unet(config.unet, entries))
+    unet = fileconfig.refine_unet(config.unet, entries)
+    return replace(config, unet=unet, global_pool=bool(entries.get("global_pool_conditions", False)))
+
+
+def _adapter_config(header: Header, identity: Identity) -> AdapterConfig:
+    _, shapes = part(header.shapes, (identity.prefix,))
+    rules = ADAPTER_RULES[identity.kind, identity.layout](shapes)
+    return structure.adapter_config(renamed_shapes(shapes, rules))
 
 
 def _vae_config(shapes: Shapes, layout: Layout, entries: Entries, preset: ModelConfig, header: Header) -> VAEConfig:

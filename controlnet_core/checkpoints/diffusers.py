@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from ..config import UNetConfig
 from .keymap import Pairs, Rule, nest
-from .ldm import TRANSFORMER, VAE_RES, clip_rules
+from .ldm import TRANSFORMER, UNION_RULES, VAE_RES, clip_rules
 
 UNET_PREFIX = "unet."
 VAE_PREFIX = "vae."
@@ -119,6 +119,7 @@ def controlnet_rules(config: UNetConfig, hint_layers: int = 8) -> tuple[Rule, ..
         Rule("controlnet_cond_embedding.conv_out.{p}", f"hint.convs.{last}.{{p}}"),
         Rule("controlnet_down_blocks.{n}.{p}", "zero_convs.{n}.conv.{p}"),
         Rule("controlnet_mid_block.{p}", "zero_conv_middle.conv.{p}"),
+        *UNION_RULES,
     )
 
 

@@ -9,7 +9,9 @@ from types import MappingProxyType
 from typing import Any, get_args, get_type_hints
 
 from ..config import (
+    AdapterConfig,
     ControlNetConfig,
+    DerivedConfig,
     ModelConfig,
     NoiseConfig,
     Parametrization,
@@ -19,7 +21,7 @@ from ..config import (
 )
 from ..errors import CheckpointError
 
-Config = ModelConfig | ControlNetConfig | UNetConfig | VAEConfig | TextConfig
+Config = ModelConfig | ControlNetConfig | AdapterConfig | DerivedConfig | UNetConfig | VAEConfig | TextConfig
 
 CONFIG_KEY = "controlnet_core.config"
 """Metadata entry in which this package's files keep their config, as JSON with the type's name."""
@@ -38,7 +40,6 @@ SAME_ARITHMETIC: Mapping[str, Any] = MappingProxyType(
         "flip_sin_to_cos": True,
         "freq_shift": 0,
         "mid_block_scale_factor": 1,
-        "global_pool_conditions": False,
         "controlnet_conditioning_channel_order": "rgb",
         "shift_factor": None,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -11,11 +11,12 @@ from typing import Any
 
 from ..errors import CheckpointError
 from . import lora
+from .control import CONTROL_KINDS, check_control
 from .detect import Identity, identify
 from .fileconfig import CONFIG_KEY, Config
 from .files import Header
 from .io import read_header
-from .load import Plan, check, checkpoint_plan, controlnet_plan, part_plan
+from .load import Plan, check, checkpoint_plan, part_plan
 
 PART_OF_KIND: Mapping[str, str] = MappingProxyType({"vae": "vae.", "unet": "unet.", "text-encoder": "text."})
 SHOWN_METADATA = 12
@@ -118,20 +119,29 @@ def problem(header: Header, identity: Identity) -> str:
     if not identity.supported:
         return identity.problem
     try:
-        if identity.kind == "lora":
-            lora.group(header)
-        else:
-            check(_plan(header, identity))
+        CHECKS.get(identity.kind, _check_model)(header, identity)
     except CheckpointError as error:
         return str(error)
     return ""
 
 
+def _check_lora(header: Header, identity: Identity) -> None:
+    lora.group(header)
+
+
+def _check_model(header: Header, identity: Identity) -> None:
+    check(_plan(header, identity))
+
+
+CHECKS: Mapping[str, Callable[[Header, Identity], None]] = MappingProxyType(
+    {"lora": _check_lora, **dict.fromkeys(CONTROL_KINDS, check_control)}
+)
+"""Which check a kind has of its own; each raises CheckpointError."""
+
+
 def _plan(header: Header, identity: Identity) -> Plan:
     if identity.kind == "checkpoint":
         return checkpoint_plan(header, identity)
-    if identity.kind == "controlnet":
-        return controlnet_plan(header, identity)
     return part_plan(header, identity, PART_OF_KIND[identity.kind])
 
 

@@ -64,6 +64,24 @@ CLIP_LAYER: Pairs = (
     *((f"self_attn.{part}_proj", f"attn.{part}") for part in ("q", "k", "v", "out")),
 )
 
+UNION_LAYER: Pairs = (
+    ("attn.out_proj", "out"),
+    ("ln_1", "norm1"),
+    ("ln_2", "norm2"),
+    ("mlp.c_fc", "fc1"),
+    ("mlp.c_proj", "fc2"),
+)
+UNION_RULES = (
+    Rule("task_embedding", "union.task_embedding"),
+    *(Rule(f"transformer_layes.{{i}}.attn.in_proj_{p}", f"union.layers.{{i}}.qkv.{p}") for p in ("weight", "bias")),
+    Rule("transformer_layes.{i}.attn.in_proj.{p}", "union.layers.{i}.qkv.{p}", alias=True),
+    *nest("transformer_layes.{i}", "union.layers.{i}", UNION_LAYER),
+    Rule("spatial_ch_projs.{p}", "union.projection.{p}"),
+    Rule("control_add_embedding.linear_1.{p}", "union.type_embed.linear1.{p}"),
+    Rule("control_add_embedding.linear_2.{p}", "union.type_embed.linear2.{p}"),
+)
+"""A ControlNet Union's own weights, in every layout; `layes` is their spelling."""
+
 SCHEDULE_BUFFERS = (
     "betas",
     "alphas_cumprod",
@@ -133,11 +151,12 @@ def encoder_rules() -> tuple[Rule, ...]:
 def middle_rules(config: UNetConfig) -> tuple[Rule, ...]:
     """The middle block: its last residual block moves up where there is no transformer."""
     last = 2 if config.middle_depth else 1
+    second = nest(f"middle_block.{last}", "middle.res2", RES) if config.middle_res > 1 else ()
     transformer = nest("middle_block.1", "middle.transformer", TRANSFORMER) if config.middle_depth else ()
     return (
         *nest("middle_block.0", "middle.res1", RES),
         *transformer,
-        *nest(f"middle_block.{last}", "middle.res2", RES),
+        *second,
     )
 
 
@@ -172,6 +191,7 @@ def controlnet_rules(config: UNetConfig, hint_layers: int = 8) -> tuple[Rule, ..
         *(Rule(f"input_hint_block.{2 * i}.{{p}}", f"hint.convs.{i}.{{p}}") for i in range(hint_layers)),
         Rule("zero_convs.{n}.0.{p}", "zero_convs.{n}.conv.{p}"),
         Rule("middle_block_out.0.{p}", "zero_conv_middle.conv.{p}"),
+        *UNION_RULES,
     )
 
 
@@ -221,7 +241,8 @@ def sketch_unet(keys: Iterable[str]) -> UNetConfig:
         widths=(32,) * levels,
         res_blocks=blocks // levels,
         transformer_depth=(1,) * levels,
-        middle_depth=1 if "middle_block.1.norm.weight" in names else 0,
+        middle_depth=1 if "middle_block.1.proj_in.weight" in names else 0,
+        middle_res=2 if names & {f"middle_block.{n}.in_layers.2.weight" for n in (1, 2)} else 1,
     )
 
 

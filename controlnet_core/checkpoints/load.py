@@ -23,6 +23,7 @@ from ..models.controlnet import ControlNet
 from ..models.text_encoder import ClipTextModel, DualTextEncoder, TextEncoder
 from ..models.tokenizer import ClipTokenizer, VocabMap
 from ..models.unet import UNet
+from ..models.union import ControlNetUnion
 from ..models.vae import AutoencoderKL
 from .detect import Identity, identify
 from .files import Header, TensorInfo
@@ -249,7 +250,7 @@ def controlnet_plan(header: Header, identity: Identity) -> Plan:
     assert isinstance(config, ControlNetConfig)
     layout = LAYOUTS[identity.layout]
     rules = layout.controlnet_rules(config.unet, 2 * len(config.hint_widths))
-    net = on_meta(ControlNet, config, header)
+    net = on_meta(ControlNetUnion if config.union else ControlNet, config, header)
     drop = layout.control_drop if identity.prefix else layout.drop
     return Plan(header, identity, KeyMap(prefixed(rules, identity.prefix)), {"": net}, drop)
 

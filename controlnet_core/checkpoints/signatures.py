@@ -120,7 +120,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "kohya",
         ("^lllite_unet", ".conditioning1.0.weight$"),
     ),
-    Signature("control-lora", "Control-LoRA", "cldm", ("^lora_controlnet$",)),
+    Signature("control-lora", "Control-LoRA", "cldm", ("^lora_controlnet$",), supported=True),
     Signature("ctrlora", "CtrLoRA", "cldm", ("lora_layer.",), ("input_hint_block.",)),
     Signature("controlnet-xs", "ControlNet-XS", "original", ("enc_zero_convs_out.",)),
     Signature("controlnet-xs", "ControlNet-XS", "diffusers", ("control_to_base_for_conv_in.",)),
@@ -138,6 +138,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "ControlNet Union",
         "diffusers",
         ("^task_embedding$", "^control_add_embedding.linear_1.", "^controlnet_cond_embedding."),
+        supported=True,
     ),
     Signature(
         "controlnet-union",
@@ -145,6 +146,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "cldm",
         ("^task_embedding$", "^transformer_layes.", "^input_hint_block.0.weight$"),
         prefixes=CONTROL,
+        supported=True,
     ),
     Signature("controlnet-union", "ControlNet Union", "diffusers", ("^task_embedding$", "^transformer_layes.")),
     Signature(
@@ -153,6 +155,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "cldm",
         ("^^difference$", "^"),
         prefixes=("control_model.",),
+        supported=True,
     ),
     Signature(
         "controlnet",
@@ -190,6 +193,15 @@ SIGNATURES: tuple[Signature, ...] = (
         "original",
         ("^conv_in.weight$", "^body.0.block1.weight$"),
         prefixes=("", "adapter."),
+        supported=True,
+    ),
+    Signature(
+        "t2i-adapter-light",
+        "light T2I-Adapter",
+        "diffusers",
+        ("^body.0.in_conv.weight$", "^body.0.out_conv.weight$", "^body.0.resnets.0.block1.weight$"),
+        prefixes=("adapter.", ""),
+        supported=True,
     ),
     Signature(
         "t2i-adapter",
@@ -197,6 +209,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "diffusers",
         ("^body.0.resnets.0.block1.weight$",),
         prefixes=("adapter.", ""),
+        supported=True,
     ),
     Signature(
         "t2i-adapter-light",
@@ -204,6 +217,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "original",
         ("^body.0.in_conv.weight$",),
         prefixes=("", "adapter."),
+        supported=True,
     ),
     Signature("t2i-style", "T2I style adapter", "original", ("style_embedding",), folder="style_models"),
     Signature("coadapter-fuser", "CoAdapter fuser", "original", ("spatial_feat_mapping.", "seq_proj.")),
@@ -392,6 +406,7 @@ DETAILS: tuple[Detail, ...] = (
     Detail(("controlnet-union",), "^task_embedding$", "{0} control types"),
     Detail(("t2i-adapter",), "^conv_in.weight$", "pixel unshuffle 8", axis=1, sizes=(64, 192)),
     Detail(("t2i-adapter",), "^conv_in.weight$", "pixel unshuffle 16", axis=1, sizes=(256, 768)),
+    Detail(("t2i-adapter-light",), "^body.0.in_conv.weight$", "pixel unshuffle 8", axis=1, sizes=(64, 192)),
     Detail(("t2i-adapter",), "down_opt.op.weight$", "downsampling by convolution"),
     Detail(("controlnet-lllite",), ".conditioning1.4.weight$", "depth 3"),
     Detail(("controlnet-lllite",), ".conditioning1.2.weight$", "depth 2", axis=2, sizes=(4,)),
@@ -417,9 +432,6 @@ DETAILS: tuple[Detail, ...] = (
     Detail(("checkpoint",), "^^edm_vpred.sigma_max$", EDM_V_PREDICTION),
     Detail(("checkpoint",), "^^control_model.zero_convs.0.0.weight$", "with a ControlNet in it"),
 )
-
-UNSUPPORTED_DETAILS = frozenset({"mid", "small"})
-"""Variants of a supported kind that this package recognises and does not run yet."""
 
 FAMILIES: tuple[Family, ...] = (
     Family("Stable Diffusion 1.x", SD15),

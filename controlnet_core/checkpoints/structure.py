@@ -10,7 +10,16 @@ from collections.abc import Mapping
 from math import isqrt
 from types import MappingProxyType
 
-from ..config import ControlNetConfig, TextConfig, UNetConfig, VAEConfig
+from ..config import (
+    EMPTY,
+    AdapterConfig,
+    ControlNetConfig,
+    DerivedConfig,
+    TextConfig,
+    UNetConfig,
+    UnionConfig,
+    VAEConfig,
+)
 from ..errors import CheckpointError
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -71,6 +80,7 @@ def unet_config(shapes: Shapes) -> UNetConfig:
         res_blocks=len(levels[0]),
         transformer_depth=tuple(_depth(shapes, f"encoder.blocks.{level[0]}") for level in levels),
         middle_depth=_depth(shapes, "middle"),
+        middle_res=1 + ("middle.res2.conv1.weight" in shapes),
         head_dim=HEAD_DIM if context in HEAD_DIM_CONTEXTS else None,
         context_dim=context,
         linear_projection=projection is not None and len(projection) == 2,
@@ -79,7 +89,8 @@ def unet_config(shapes: Shapes) -> UNetConfig:
 
 
 def _depth(shapes: Shapes, block: str) -> int:
-    return _count(shapes, f"{block}.transformer.blocks.{{}}.norm1.weight")
+    depth = _count(shapes, f"{block}.transformer.blocks.{{}}.norm1.weight")
+    return EMPTY if not depth and f"{block}.transformer.norm.weight" in shapes else depth
 
 
 def _context_dim(shapes: Shapes, label_dim: int | None) -> int:
@@ -88,13 +99,53 @@ def _context_dim(shapes: Shapes, label_dim: int | None) -> int:
 
 
 def controlnet_config(shapes: Shapes) -> ControlNetConfig:
-    """Config of a ControlNet. Every second convolution of its hint encoder, from the first, widens."""
-    layers = _count(shapes, "hint.convs.{}.weight")
-    widths = tuple(shapes[f"hint.convs.{i}.weight"][0] for i in range(0, layers - 1, 2))
+    """Config of a ControlNet, a Union included."""
     return ControlNetConfig(
         unet=unet_config(shapes),
         hint_channels=_shape(shapes, "hint.convs.0.weight")[1],
-        hint_widths=widths,
+        hint_widths=hint_widths(shapes),
+        union=_union_config(shapes) if "union.task_embedding" in shapes else None,
+    )
+
+
+def hint_widths(shapes: Shapes) -> tuple[int, ...]:
+    """Widths of a hint encoder: every second of its convolutions, from the first, widens."""
+    layers = _count(shapes, "hint.convs.{}.weight")
+    return tuple(shapes[f"hint.convs.{i}.weight"][0] for i in range(0, layers - 1, 2))
+
+
+def _union_config(shapes: Shapes) -> UnionConfig:
+    types, width = _shape(shapes, "union.task_embedding")
+    return UnionConfig(
+        types=types,
+        width=width,
+        layers=_count(shapes, "union.layers.{}.norm1.weight"),
+        type_dim=_shape(shapes, "union.type_embed.linear1.weight")[1] // types,
+    )
+
+
+def derived_config(shapes: Shapes) -> DerivedConfig:
+    """Config of a difference file or Control-LoRA, which may lack any weight that the base has."""
+    context = next(
+        (shape[1] for key, shape in shapes.items() if key.endswith(("attn2.k.weight", "attn2.k.down"))), 0
+    )
+    return DerivedConfig(context, _shape(shapes, "hint.convs.0.weight")[1], hint_widths(shapes))
+
+
+def adapter_config(shapes: Shapes) -> AdapterConfig:
+    """Config of a T2I-Adapter; one that reads 256 or 768 channels takes 16 x 16 pixels per cell, others 8 x 8."""
+    light = "levels.0.out.weight" in shapes
+    channels = _shape(shapes, "levels.0.widen.weight" if light else "conv_in.weight")[1]
+    unshuffle = 16 if channels in (256, 768) else 8
+    out = "levels.{}.out.weight" if light else "levels.{}.res.0.conv1.weight"
+    return AdapterConfig(
+        widths=tuple(shapes[out.format(i)][0] for i in range(_count(shapes, out))),
+        hint_channels=channels // unshuffle**2,
+        unshuffle=unshuffle,
+        res_blocks=_count(shapes, "levels.0.res.{}.conv1.weight"),
+        kernel=1 if light else _shape(shapes, "levels.0.res.0.conv2.weight")[-1],
+        light=light,
+        conv_down=any(key.endswith(".down.conv.weight") for key in shapes),
     )
 
 

@@ -1,30 +1,97 @@
-"""Bringing hints and masks to the size the net needs."""
+"""Bringing hints and masks to the size the net needs.
+
+==============  ================================================================================
+fit             how a hint of another size or shape becomes the picture's
+==============  ================================================================================
+crop            cut to the picture's proportions at its middle, then nearest pixel: the host's way
+stretch         every pixel kept, proportions not; nearest pixel
+inner-fit       scaled smoothly until it covers the picture, then cut at its middle (sd-webui's
+                "crop and resize")
+pad             scaled smoothly until it lies inside, the rest filled with the median of its border
+                ("resize and fill")
+pixel-perfect   not at all: a hint of another size is an error that names the size
+==============  ================================================================================
+
+Nearest pixel keeps lines of one colour, and marks such as the -1 of an inpainting hint, as they are; it
+makes them blocky where it enlarges much. Smooth is the mean of what falls into a pixel, or linear
+interpolation where it enlarges.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import ShapeError
+from ..errors import ShapeError, ValueRangeError
+
+Fit = Callable[[Tensor, int, int], Tensor]
 
 
-def fit_hint(hint: Tensor, height: int, width: int) -> Tensor:
-    """(B, C, H, W) -> (B, C, height, width) as the host does: centre crop to the aspect, nearest-exact.
-
-    Lines stay one colour; at much larger sizes they become blocky, so make hints at the picture's size.
-    """
+def crop(hint: Tensor, height: int, width: int) -> Tensor:
+    """(B, C, H, W) -> (B, C, height, width) as the host does: centre crop to the aspect, nearest-exact."""
     old_height, old_width = hint.shape[-2:]
-    if (old_height, old_width) == (height, width):
-        return hint
     old_aspect, aspect = old_width / old_height, width / height
     x = y = 0
     if old_aspect > aspect:
         x = round((old_width - old_width * (aspect / old_aspect)) / 2)
     elif old_aspect < aspect:
         y = round((old_height - old_height * (old_aspect / aspect)) / 2)
-    cropped = hint[:, :, y : old_height - y, x : old_width - x]
-    return F.interpolate(cropped, size=(height, width), mode="nearest-exact")
+    return stretch(hint[:, :, y : old_height - y, x : old_width - x], height, width)
+
+
+def stretch(hint: Tensor, height: int, width: int) -> Tensor:
+    """(B, C, H, W) -> (B, C, height, width), nearest-exact."""
+    return F.interpolate(hint, size=(height, width), mode="nearest-exact")
+
+
+def inner_fit(hint: Tensor, height: int, width: int) -> Tensor:
+    """Scaled by max(height / H, width / W), then the middle of it."""
+    scaled = _scaled(hint, max(height / hint.shape[-2], width / hint.shape[-1]))
+    top, left = ((scaled.shape[i] - side) // 2 for i, side in ((-2, height), (-1, width)))
+    return scaled[..., max(0, top) : max(0, top) + height, max(0, left) : max(0, left) + width]
+
+
+def pad(hint: Tensor, height: int, width: int) -> Tensor:
+    """Scaled by min(height / H, width / W), in the middle of a ground of its border's median colour."""
+    scaled = _scaled(hint, min(height / hint.shape[-2], width / hint.shape[-1]))[..., :height, :width]
+    border = torch.cat([hint[:, :, 0], hint[:, :, -1], hint[:, :, :, 0], hint[:, :, :, -1]], dim=-1)
+    ground = border.median(dim=-1).values[:, :, None, None].expand(-1, -1, height, width).clone()
+    top, left = (height - scaled.shape[-2]) // 2, (width - scaled.shape[-1]) // 2
+    ground[..., top : top + scaled.shape[-2], left : left + scaled.shape[-1]] = scaled
+    return ground
+
+
+def pixel_perfect(hint: Tensor, height: int, width: int) -> Tensor:
+    """The hint itself. Raises ShapeError, for it is asked only when the sizes differ."""
+    raise ShapeError(
+        f"the hint is {hint.shape[-1]}x{hint.shape[-2]} pixels, the picture {width}x{height}, and its fit is "
+        f"pixel-perfect: make the hint at {width}x{height} (Pixel Perfect gives the resolution), or choose another fit"
+    )
+
+
+def _scaled(hint: Tensor, scale: float) -> Tensor:
+    size = [max(1, round(side * scale)) for side in hint.shape[-2:]]
+    mode = "area" if scale < 1.0 else "bilinear"
+    return F.interpolate(hint, size=size, mode=mode)
+
+
+FITS: Mapping[str, Fit] = MappingProxyType(
+    {"crop": crop, "stretch": stretch, "inner-fit": inner_fit, "pad": pad, "pixel-perfect": pixel_perfect}
+)
+
+
+def fit_hint(hint: Tensor, height: int, width: int, fit: str = "crop") -> Tensor:
+    """(B, C, H, W) -> (B, C, height, width); one of that size already stays as it is.
+
+    Raises ValueRangeError for an unknown fit, ShapeError where pixel-perfect does not hold.
+    """
+    if fit not in FITS:
+        raise ValueRangeError(f"hint fit {fit!r} is unknown: choose one of {', '.join(FITS)}")
+    return hint if tuple(hint.shape[-2:]) == (height, width) else FITS[fit](hint, height, width)
 
 
 def check_hint_channels(hint: Tensor, channels: int) -> Tensor:
@@ -51,5 +118,5 @@ def repeat_to(x: Tensor, batch: int, what: str) -> Tensor:
 
 
 def mask_at(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, H, W) -> (B, 1, *size), by area, for multiplying a residual."""
+    """(B, H, W) of any size, stretched over the picture -> (B, 1, *size), by area, for multiplying a residual."""
     return torch.clamp(F.interpolate(mask[:, None].float(), size=size, mode="area"), 0.0, 1.0)

@@ -88,27 +88,36 @@ def evaluations(sampler: str, sigmas: Tensor) -> tuple[tuple[float, ...], ...]:
 
 
 def make_plan(
-    units: Sequence[ControlUnit], schedule: NoiseSchedule, sampler: str, sigmas: Tensor, latent_height: int, title: str
+    units: Sequence[ControlUnit],
+    base: UNetConfig,
+    schedule: NoiseSchedule,
+    sampler: str,
+    sigmas: Tensor,
+    latent_height: int,
+    title: str,
 ) -> Plan:
-    """The plan of a run over `sigmas` (n + 1,) on latents of this height.
+    """The plan of a run over `sigmas` (n + 1,) on latents of this height; `base` is the UNet that is controlled.
 
     Raises ValueRangeError for a wrong count of block weights or an unknown sampler.
     """
     asked = evaluations(sampler, sigmas) if len(sigmas) > 1 else ()
     timesteps = tuple(float(schedule.timestep(torch.tensor(step[0]))) for step in asked)
-    return Plan(title, asked, timesteps, tuple(_plan_unit(u, schedule, asked, latent_height) for u in units))
+    return Plan(title, asked, timesteps, tuple(_plan_unit(u, base, schedule, asked, latent_height) for u in units))
 
 
 def _plan_unit(
-    unit: ControlUnit, schedule: NoiseSchedule, asked: Sequence[Sequence[float]], latent_height: int
+    unit: ControlUnit,
+    config: UNetConfig,
+    schedule: NoiseSchedule,
+    asked: Sequence[Sequence[float]],
+    latent_height: int,
 ) -> PlannedUnit:
-    config = unit.net.config.unet
     weights = unit.weights(config, latent_height)
     steps = []
     for sigmas in asked:
         why = _why_not(unit, weights, sigmas[0], schedule)
         runs = sum(not _why_not(unit, weights, sigma, schedule) for sigma in sigmas)
-        steps.append(PlannedStep((0.0,) * len(weights) if why else weights, runs, why))
+        steps.append(PlannedStep(unit.weights_at(sigmas[0], schedule, config, latent_height), runs, why))
     silent = _silent(unit, config, latent_height) if unit.strength else ("",) * len(weights)
     cells = block_heights(config, latent_height)
     return PlannedUnit(unit.name or "a ControlNet", words(unit), cells, silent, tuple(steps))
@@ -118,7 +127,15 @@ def words(unit: ControlUnit) -> str:
     """The settings of a unit on one line."""
     half = "the positive half alone" if unit.conditional_only else "both halves"
     parts = [f"strength {unit.strength:g}", f"{unit.start:.0%} to {unit.end:.0%}", unit.mode, half]
-    return ", ".join([*parts, *(() if unit.mask is None else ("inside its mask",))])
+    more = {
+        "on a schedule": unit.curve is not None,
+        "inside its mask": unit.mask is not None,
+        f"halves x {unit.half(True):g} and {unit.half(False):g}": unit.half(True) != 1.0
+        or unit.half(False) not in (0.0, 1.0),
+        "a factor for each picture": unit.items is not None,
+        "averaged over the picture": unit.pool,
+    }
+    return ", ".join([*parts, *(text for text, said in more.items() if said)])
 
 
 def _why_not(unit: ControlUnit, weights: Sequence[float], sigma: float, schedule: NoiseSchedule) -> str:
@@ -131,13 +148,15 @@ def _why_not(unit: ControlUnit, weights: Sequence[float], sigma: float, schedule
         return f"before its window, which begins at {unit.start:.0%}"
     if sigma < schedule.percent_to_sigma(unit.end):
         return f"after its window, which ends at {unit.end:.0%}"
+    if unit.factor_at(sigma, schedule) == 0.0:
+        return "its schedule is at 0"
     return ""
 
 
 def _silent(unit: ControlUnit, config: UNetConfig, latent_height: int) -> tuple[str, ...]:
     """For each block why it is not heard."""
     by_mode = mode_weights(unit.mode, config, latent_height)
-    own = unit.block_weights or (1.0,) * len(by_mode)
+    own = unit.own_weights(config) or (1.0,) * len(by_mode)
     reasons = {(True, True): "", (False, True): f"mode {unit.mode}"}
     return tuple(reasons.get((m != 0.0, w != 0.0), "block weight 0") for m, w in zip(by_mode, own, strict=True))
 

@@ -15,7 +15,9 @@ from ..config import UNetConfig
 from ..diffusion.schedule import NoiseSchedule
 from ..errors import ShapeError, ValueRangeError
 from ..models.control import ControlModel
+from .hint import FITS
 from .modes import CONDITIONAL_ONLY, MODES, mode_weights
+from .weights import BlockWeights, check_count
 
 Curve: TypeAlias = Callable[[float], float]
 """Factor of the strength at a position of the timestep axis (0 is pure noise, 1 the finished picture)."""
@@ -38,12 +40,14 @@ class ControlUnit:
     of every residual; 0 costs nothing. start, end: the window in which the unit acts, as positions on
     the timestep axis (0 is pure noise, 1 the finished picture). mask: (B, H, W) in [0, 1], where it
     acts; None is everywhere. block_weights: a factor for each skip, first to last, and the middle (13
-    numbers in SD1.5). mode: see `control.modes`. name: what reports call it.
+    numbers in SD1.5), or a rule for them. mode: see `control.modes`. name: what reports call it.
 
     kind: what the hint shows, for nets that read several kinds. more_hints: further pictures for the
     same net, for nets that read several at once. curve: factor of the strength along the timestep axis.
     positive, negative: factor in the conditional and the unconditional half of the guidance; a half of
-    factor 0 costs nothing. items: a factor for each picture of the batch, repeated to fill it.
+    factor 0 costs nothing. items: a factor for each picture of the batch, repeated to fill it. fit: how
+    the hint comes to the picture's size, see `control.hint`. pool: residuals are averaged over the
+    picture, in the conditional half only (the shuffle net, whose file does not say so).
 
     Raises ShapeError or ValueRangeError when a field is out of its range.
     """
@@ -54,7 +58,7 @@ class ControlUnit:
     start: float = 0.0
     end: float = 1.0
     mask: Tensor | None = None
-    block_weights: tuple[float, ...] | None = None
+    block_weights: BlockWeights | tuple[float, ...] | None = None
     mode: str = "balanced"
     name: str = ""
     kind: str = ""
@@ -63,6 +67,8 @@ class ControlUnit:
     positive: float = 1.0
     negative: float = 1.0
     items: tuple[float, ...] | None = None
+    fit: str = "crop"
+    pool: bool = False
 
     def __post_init__(self) -> None:
         for hint in self.hints:
@@ -79,6 +85,8 @@ class ControlUnit:
             raise ValueRangeError(f"the window starts at {self.start} and ends before it, at {self.end}: swap them")
         if self.mode not in MODES:
             raise ValueRangeError(f"control mode {self.mode!r} is unknown: choose one of {', '.join(MODES)}")
+        if self.fit not in FITS:
+            raise ValueRangeError(f"hint fit {self.fit!r} is unknown: choose one of {', '.join(FITS)}")
 
     @property
     def hints(self) -> tuple[Hint, ...]:
@@ -94,17 +102,18 @@ class ControlUnit:
         """Factor of one half of the guidance; 0 for the negative where mode or net leave it alone."""
         if positive:
             return self.positive
-        return 0.0 if self.mode in CONDITIONAL_ONLY or self.net.conditional_only else self.negative
+        alone = self.mode in CONDITIONAL_ONLY or self.net.conditional_only or self.pool
+        return 0.0 if alone else self.negative
+
+    def own_weights(self, config: UNetConfig) -> tuple[float, ...] | None:
+        """The block weights for a net on this base."""
+        weights = self.block_weights
+        return weights.resolve(config) if isinstance(weights, BlockWeights) else weights
 
     def weights(self, config: UNetConfig, latent_height: int) -> tuple[float, ...]:
         """Factor of each residual: strength x mode x block weight. Raises ValueRangeError on a wrong count."""
         by_mode = mode_weights(self.mode, config, latent_height)
-        own = self.block_weights or (1.0,) * len(by_mode)
-        if len(own) != len(by_mode):
-            raise ValueRangeError(
-                f"{len(own)} block weights came, this net has {len(by_mode)} blocks "
-                f"({len(by_mode) - 1} skips and the middle): give that many"
-            )
+        own = check_count(self.own_weights(config) or (1.0,) * len(by_mode), len(by_mode))
         return tuple(self.strength * m * w for m, w in zip(by_mode, own, strict=True))
 
     def is_active(self, sigma: float, schedule: NoiseSchedule) -> bool:

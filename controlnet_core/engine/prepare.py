@@ -102,7 +102,7 @@ def prepare(
             own_label = None if label is None else label[rows]
             seat = Seat(
                 unit, (batch, height, width), area, context[rows], own_label, schedule, announced, config.vae.factor,
-                backend,
+                backend, config.unet,
             )  # fmt: skip
             bound = backend.optimise(backend.resolve(unit.net, unet)).bind(seat)
             halves = (unit.half(i < len(positive)) for i, _ in members[first:last])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from ..config import UNetConfig
 from ..control.hint import check_hint_channels, fit_hint, repeat_to
 from ..control.unit import ControlUnit
 from ..diffusion.schedule import NoiseSchedule
@@ -22,7 +23,7 @@ class Seat:
 
     latent: (B, h, w) of the whole latent; area: the rectangle of it that the rows show. context: (rows,
     tokens, context_dim), label: (rows, label_dim). sigmas: those that are known before the run.
-    factor: pixels per latent cell.
+    factor: pixels per latent cell. base: the UNet that is controlled.
     """
 
     unit: ControlUnit
@@ -34,6 +35,7 @@ class Seat:
     sigmas: tuple[float, ...]
     factor: int
     backend: Backend
+    base: UNetConfig
 
     @property
     def rows(self) -> int:
@@ -44,6 +46,11 @@ class Seat:
     def size(self) -> tuple[int, int]:
         """(h, w) of x."""
         return self.latent[1:] if self.area is None else (self.area.height, self.area.width)
+
+    @property
+    def pool(self) -> bool:
+        """Whether the unit wants residuals averaged over the picture."""
+        return self.unit.pool
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -66,7 +73,8 @@ class Seat:
 
     def _fitted(self, picture: Tensor, channels: int) -> Tensor:
         batch, height, width = self.latent
-        fitted = fit_hint(check_hint_channels(picture, channels), height * self.factor, width * self.factor)
+        size = (height * self.factor, width * self.factor)
+        fitted = fit_hint(check_hint_channels(picture, channels), *size, self.unit.fit)
         fitted = crop(fitted, self.area, self.factor).to(self.backend.runtime.device, self.backend.runtime.dtype)
         return self.backend.layout(repeat_to(fitted, batch, "hint"))
 

@@ -59,6 +59,24 @@ class Direct:
         return target.add_(h, alpha=weight)
 
 
+class Pooled:
+    """The mean over the picture of what an outlet gives, everywhere the same (the shuffle net).
+
+    An outlet is a 1x1 convolution, so the mean goes through it: W mean(h) + b.
+    """
+
+    def __init__(self, outlet: Outlet) -> None:
+        self.outlet = outlet
+
+    def __call__(self, h: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, 1, 1)."""
+        return self.outlet(h.mean(dim=(2, 3), keepdim=True))
+
+    def accumulate(self, target: Tensor, h: Tensor, weight: float) -> Tensor:
+        """`target + weight * mean`, in place."""
+        return target.add_(self(h), alpha=weight)
+
+
 class Projections(Protocol):
     """A net's timestep projections by sigma, with its keys and values of the text."""
 
@@ -71,7 +89,8 @@ class Seat(Protocol):
     """Where a net is to act in one run, and what it may ask for while it is bound.
 
     rows: number of rows of x that it will see, the whole batch for each condition. size: (h, w) of x.
-    kinds: what each hint of the unit shows, "" where the unit does not say.
+    kinds: what each hint of the unit shows, "" where the unit does not say. pool: whether the unit wants
+    residuals averaged over the picture. base: the UNet that is controlled.
     """
 
     @property
@@ -82,6 +101,12 @@ class Seat(Protocol):
 
     @property
     def kinds(self) -> tuple[str, ...]: ...
+
+    @property
+    def pool(self) -> bool: ...
+
+    @property
+    def base(self) -> UNetConfig: ...
 
     def hint(self, channels: int) -> Tensor:
         """The unit's picture, (1 or batch, channels, 8h, 8w), on the device, in the net's dtype and layout.

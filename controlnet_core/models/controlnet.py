@@ -6,8 +6,8 @@ to its middle block's output.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..config import ControlNetConfig, UNetConfig
 from ..errors import ShapeError
-from .control import ControlModel, Projections, Seat
+from .control import ControlModel, Outlet, Pooled, Projections, Seat
 from .layers import Mlp
 from .unet import (
     Projected,
@@ -101,15 +101,24 @@ class ControlNet(ControlModel):
         unet = self.config.unet
         return f"a base of widths {unet.widths} with {unet.context_dim} wide text"
 
+    @property
+    def conditional_only(self) -> bool:  # type: ignore[override]
+        """Whether its residuals are averaged over the picture, which was made for the conditional half."""
+        return self.config.global_pool
+
     def fits(self, config: UNetConfig) -> bool:
-        """Whether the base has the same encoder; what it reads and predicts may differ."""
+        """Whether the base has blocks of the same widths and reads the same text and label.
+
+        Its transformers may differ in depth, as those of SDXL's mid and small nets do.
+        """
         own = self.config.unet
-        return own == replace(config, in_channels=own.in_channels, out_channels=own.out_channels)
+        compared = ("widths", "res_blocks", "context_dim", "label_dim")
+        return all(getattr(own, name) == getattr(config, name) for name in compared)
 
     def bind(self, seat: Seat) -> BoundControlNet:
         """Embed the hint, project text and timesteps."""
         hint = self.embed_hint(seat.hint(self.config.hint_channels), seat.size)
-        return BoundControlNet(self, seat.spread(hint), seat.project(self))
+        return BoundControlNet(self, seat.spread(hint), seat.project(self), seat.pool or self.config.global_pool)
 
     def embed(self, t: Tensor, y: Tensor | None = None) -> Tensor:
         """As `UNet.embed`, with the copy's own weights."""
@@ -163,17 +172,18 @@ class ControlNet(ControlModel):
 
 @dataclass(frozen=True, eq=False)
 class BoundControlNet:
-    """A ControlNet in its seat. hint: embedded, (1 or rows, widths[0], h, w)."""
+    """A ControlNet in its seat. hint: embedded, (1 or rows, widths[0], h, w). pool: average the residuals."""
 
     net: ControlNet
     hint: Tensor
     projections: Projections
+    pool: bool = False
     entry: Literal["skips", "encoder"] = "skips"
 
     @property
-    def outlets(self) -> list[ZeroConv]:
+    def outlets(self) -> Sequence[Outlet]:
         """The zero convolutions."""
-        return self.net.zeros
+        return [Pooled(zero) for zero in self.net.zeros] if self.pool else self.net.zeros
 
     def features(self, x: Tensor, sigma: float) -> Iterator[Tensor]:
         """What the zero convolutions read."""

@@ -120,7 +120,7 @@ class UNetEncoder(BlockStack):
 
 
 class UNetMiddle(nn.Module):
-    """Residual block, transformer, residual block at the lowest resolution."""
+    """Residual block, transformer, residual block at the lowest resolution; or one residual block alone."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -128,15 +128,15 @@ class UNetMiddle(nn.Module):
         self.res1 = ResBlock(width, width, config.embed_dim)
         depth = config.middle_depth
         self.transformer = make_transformer(config, width, depth) if depth else None
-        self.res2 = ResBlock(width, width, config.embed_dim)
+        self.res2 = ResBlock(width, width, config.embed_dim) if config.middle_res > 1 else None
 
     def project(self, emb: Tensor, context: Tensor) -> Projected:
         """Shifts of both residual blocks; keys and values of the transformer."""
         return Projected(self.time_shifts(emb), self.text_kv(context))
 
     def time_shifts(self, emb: Tensor) -> Shifts:
-        """(B, embed_dim) -> the shifts of the two residual blocks."""
-        return self.res1.time_shift(emb), self.res2.time_shift(emb)
+        """(B, embed_dim) -> the shifts of the residual blocks."""
+        return self.res1.time_shift(emb), None if self.res2 is None else self.res2.time_shift(emb)
 
     def text_kv(self, context: Tensor) -> tuple[TextKV, ...]:
         """(B, tokens, context_dim) -> keys and values of the transformer."""
@@ -145,11 +145,10 @@ class UNetMiddle(nn.Module):
     def forward(self, h: Tensor, projected: Projected) -> Tensor:
         """(B, C, h, w) -> (B, C, h, w)."""
         first, second = projected.shifts
-        assert first is not None and second is not None
         h = self.res1(h, first)
         if self.transformer is not None:
             h = self.transformer(h, projected.kv[0])
-        return self.res2(h, second)
+        return h if self.res2 is None else self.res2(h, second)
 
 
 class DecoderBlock(ResTransformer):

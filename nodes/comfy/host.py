@@ -80,7 +80,7 @@ class ComfyHost:
             )
         return models.load_host_checkpoint(path, identity)
 
-    def load_controlnet(self, path: Path) -> Any:
+    def load_controlnet(self, path: Path, model: Any = None) -> Any:
         """CONTROL_NET: ours for the layouts that we read, else the editor's own for what it reads."""
         from . import control, foreign
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
+from ...controlnet_core.models.union import UNION_CHOICES
 from ..headless import add_units
 from ..host import Node
 from ..values import Conditioning, ControlNetHandle, ControlSpec, Vae
@@ -84,7 +86,24 @@ class ControlNetApplyAdvanced(Node):
         return self.host.apply_control(positive, negative, [spec])
 
 
+class SetUnionControlNetType(Node):
+    """What the hint of a ControlNet Union shows."""
+
+    CATEGORY = "conditioning/controlnet"
+    DESCRIPTION = "Tells a ControlNet Union what its hint shows; auto tells it nothing. Other nets do not mind."
+    RETURN_TYPES = ("CONTROL_NET",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"control_net": ("CONTROL_NET",), "type": (["auto", *UNION_CHOICES],)}}
+
+    def run(self, control_net: ControlNetHandle, type: str) -> tuple[ControlNetHandle]:
+        """-> CONTROL_NET."""
+        return (replace(control_net, kind="" if type == "auto" else type),)
+
+
 NODES: dict[str, type] = {
+    "SetUnionControlNetType": SetUnionControlNetType,
     "ControlNetApply": ControlNetApply,
     "ControlNetApplyAdvanced": ControlNetApplyAdvanced,
 }

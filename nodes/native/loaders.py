@@ -42,10 +42,10 @@ class ControlNetLoader(Node):
 
 
 class DiffControlNetLoader(Node):
-    """A ControlNet; one that holds differences to a base cannot be loaded yet, and the loader says so."""
+    """A ControlNet; one that holds differences to a base is completed with the model's."""
 
     CATEGORY = "loaders"
-    DESCRIPTION = "Loads a ControlNet."
+    DESCRIPTION = "Loads a ControlNet; one that holds differences to a base is completed with the model's."
     RETURN_TYPES = ("CONTROL_NET",)
 
     @classmethod
@@ -54,7 +54,7 @@ class DiffControlNetLoader(Node):
 
     def run(self, model: Model, control_net_name: str) -> tuple[ControlNetHandle]:
         """-> CONTROL_NET."""
-        return (self.host.load_controlnet(self.host.find("controlnet", control_net_name)),)
+        return (self.host.load_controlnet(self.host.find("controlnet", control_net_name), model),)
 
 
 LORA_STRENGTH = ("FLOAT", {"default": 1.0, "min": -100.0, "max": 100.0, "step": 0.01})

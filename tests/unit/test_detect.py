@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from comfyui_controlnet_core.controlnet_core.checkpoints.adapters import ADAPTER_RULES
 from comfyui_controlnet_core.controlnet_core.checkpoints.detect import (
     SD2_V_KEY,
     WITHOUT_CONFIG,
@@ -37,19 +38,25 @@ from comfyui_controlnet_core.controlnet_core.checkpoints.open_clip import fuse
 from comfyui_controlnet_core.controlnet_core.checkpoints.signatures import DETAILS, SIGNATURES
 from comfyui_controlnet_core.controlnet_core.config import (
     DEMO,
+    EMPTY,
     SD15,
     SD21,
     SDXL_REFINER,
+    AdapterConfig,
     ControlNetConfig,
+    DerivedConfig,
     ModelConfig,
     NoiseConfig,
     UNetConfig,
+    UnionConfig,
 )
 from comfyui_controlnet_core.controlnet_core.config import SDXL as SDXL_MODEL
 from comfyui_controlnet_core.controlnet_core.errors import CheckpointError
+from comfyui_controlnet_core.controlnet_core.models.adapter import Adapter
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.text_encoder import ClipTextModel
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
+from comfyui_controlnet_core.controlnet_core.models.union import ControlNetUnion
 from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
 
 Shapes = dict[str, tuple[int, ...]]
@@ -81,12 +88,26 @@ def unet_shapes(config: UNetConfig, layout: Layout = LDM, prefix: str = "") -> S
     return {f"{prefix}{keymap.to_theirs(key)}": tuple(tensor.shape) for key, tensor in state.items()}
 
 
-def net_shapes(config: UNetConfig, layout: Layout = LDM, prefix: str = "", channels: int = 3) -> Shapes:
-    net = ControlNetConfig(unet=config, hint_channels=channels)
+def net_shapes(
+    config: UNetConfig, layout: Layout = LDM, prefix: str = "", channels: int = 3, union: UnionConfig | None = None
+) -> Shapes:
+    net = ControlNetConfig(unet=config, hint_channels=channels, union=union)
     with torch.device("meta"):
-        state = ControlNet(net).state_dict()
+        state = (ControlNetUnion if union else ControlNet)(net).state_dict()
     keymap = KeyMap(prefixed(layout.controlnet_rules(config, 8), prefix))
     return {str(keymap.to_theirs(key)): tuple(tensor.shape) for key, tensor in state.items()}
+
+
+def lora_shapes(config: UNetConfig, rank: int = 64) -> Shapes:
+    """Pairs for the large weights of the copy; what no base has, and vectors, whole."""
+    shapes: Shapes = {"lora_controlnet": (0,)}
+    for key, shape in net_shapes(config).items():
+        if len(shape) < 2 or key.startswith(("zero_convs.", "input_hint_block.", "middle_block_out.")):
+            shapes[key] = shape
+        else:
+            stem = key.removesuffix(".weight")
+            shapes |= {f"{stem}.up": (shape[0], rank), f"{stem}.down": (rank, *shape[1:])}
+    return shapes
 
 
 def checkpoint_shapes(config: ModelConfig, layout: Layout = LDM) -> Shapes:
@@ -117,12 +138,24 @@ class Sample:
     supported: bool = False
 
 
+def adapter_sample(config: AdapterConfig, layout: str, family: str, *details: str, prefix: str = "") -> Sample:
+    """A T2I-Adapter's keys and shapes under the names of a layout."""
+    kind = "t2i-adapter-light" if config.light else "t2i-adapter"
+    with torch.device("meta"):
+        state = Adapter(config).state_dict()
+    keymap = KeyMap(ADAPTER_RULES[kind, layout](f"body.{n}.block1.weight" for n in range(4 * config.res_blocks)))
+    shapes = {f"{prefix}{keymap.to_theirs(key)}": tuple(tensor.shape) for key, tensor in state.items()}
+    return Sample(shapes, kind, family, layout, details, supported=True)
+
+
 LDM_UNET = "model.diffusion_model."
 BLOCK = "input_blocks.4.1.transformer_blocks.0"
 MODEL_BLOCK = f"{LDM_UNET}{BLOCK}"
 DOWN = "down_blocks.1.attentions.0.transformer_blocks.0"
 KOHYA = f"lora_unet_{DOWN.replace('.', '_')}"
-UNION = {"task_embedding": (8, 320), "control_add_embedding.linear_1.weight": (1280, 2048)}
+LIGHT = AdapterConfig(res_blocks=4, light=True)
+MID = replace(SDXL, transformer_depth=(0, 0, 1), middle_depth=1)
+SMALL_NET = replace(SDXL, transformer_depth=(0, 0, 0), middle_depth=0, middle_res=1)
 
 SAMPLES: dict[str, Sample] = {
     # full checkpoint: SD1.5, SD2.x, SDXL, refiner, variants
@@ -254,35 +287,36 @@ SAMPLES: dict[str, Sample] = {
     ),
     # SDXL mid / small
     "sdxl mid cldm": Sample(
-        net_shapes(replace(SDXL, transformer_depth=(0, 0, 1), middle_depth=1), LDM),
+        net_shapes(MID, LDM),
         "controlnet",
         "sdxl",
         "cldm",
         ("3 hint channels", "mid"),
+        supported=True,
     ),
     "sdxl small cldm": Sample(
-        net_shapes(replace(SDXL, transformer_depth=(0, 0, 0), middle_depth=0), LDM),
+        net_shapes(SMALL_NET, LDM),
         "controlnet",
         "sdxl",
         "cldm",
         ("3 hint channels", "small"),
+        supported=True,
     ),
     "sdxl mid diffusers": Sample(
-        {
-            **net_shapes(replace(SDXL, transformer_depth=(0, 0, 1), middle_depth=1), DIFFUSERS),
-            "down_blocks.1.attentions.0.norm.weight": (640,),
-        },
+        net_shapes(replace(MID, transformer_depth=(0, EMPTY, 1)), DIFFUSERS),
         "controlnet",
         "sdxl",
         "diffusers",
         ("3 hint channels", "mid"),
+        supported=True,
     ),
     "sdxl small diffusers": Sample(
-        net_shapes(replace(SDXL, transformer_depth=(0, 0, 0), middle_depth=0), DIFFUSERS),
+        net_shapes(SMALL_NET, DIFFUSERS),
         "controlnet",
         "sdxl",
         "diffusers",
         ("3 hint channels", "small"),
+        supported=True,
     ),
     # difference, Control-LoRA, CtrLoRA, Union
     "difference": Sample(
@@ -291,19 +325,13 @@ SAMPLES: dict[str, Sample] = {
         "sd15",
         "cldm",
         ("3 hint channels",),
+        supported=True,
     ),
     "control-lora": Sample(
-        {
-            "lora_controlnet": (0,),
-            "input_hint_block.0.weight": (16, 3, 3, 3),
-            f"{BLOCK}.attn2.to_k.up": (640, 64),
-            f"{BLOCK}.attn2.to_k.down": (64, 2048),
-            "zero_convs.0.0.weight": (320, 320, 1, 1),
-        },
-        "control-lora",
-        "sdxl",
-        "cldm",
-        ("3 hint channels",),
+        lora_shapes(SDXL), "control-lora", "sdxl", "cldm", ("3 hint channels",), supported=True
+    ),
+    "control-lora sd15": Sample(
+        lora_shapes(SD15.unet), "control-lora", "sd15", "cldm", ("3 hint channels",), supported=True
     ),
     "ctrlora": Sample(
         {
@@ -316,53 +344,38 @@ SAMPLES: dict[str, Sample] = {
         "cldm",
     ),
     "union": Sample(
-        {
-            **net_shapes(SDXL, DIFFUSERS),
-            **UNION,
-            "transformer_layes.0.attn.in_proj_weight": (960, 320),
-        },
+        net_shapes(SDXL, DIFFUSERS, union=UnionConfig()),
         "controlnet-union",
         "sdxl",
         "diffusers",
+        ("3 hint channels", "6 control types"),
+        supported=True,
+    ),
+    "union promax cldm": Sample(
+        net_shapes(SDXL, LDM, "control_model.", union=UnionConfig(types=8)),
+        "controlnet-union",
+        "sdxl",
+        "cldm",
         ("3 hint channels", "8 control types"),
+        supported=True,
     ),
     # T2I-Adapters
-    "t2i full": Sample(
-        {"conv_in.weight": (320, 192, 3, 3), "body.0.block1.weight": (320, 320, 3, 3)},
-        "t2i-adapter",
-        "sd15",
-        "original",
-        ("pixel unshuffle 8",),
+    "t2i full": adapter_sample(AdapterConfig(), "original", "sd15", "pixel unshuffle 8"),
+    "t2i gray, nested": adapter_sample(
+        AdapterConfig(hint_channels=1, kernel=3), "original", "sd15", "pixel unshuffle 8", prefix="adapter."
     ),
-    "t2i gray, nested": Sample(
-        {"adapter.conv_in.weight": (320, 64, 3, 3), "adapter.body.0.block1.weight": (320, 320, 3, 3)},
-        "t2i-adapter",
-        "sd15",
+    "t2i sdxl": adapter_sample(
+        AdapterConfig(unshuffle=16, conv_down=True),
         "original",
-        ("pixel unshuffle 8",),
-    ),
-    "t2i sdxl": Sample(
-        {
-            "conv_in.weight": (320, 768, 3, 3),
-            "body.0.block1.weight": (320, 320, 3, 3),
-            "body.2.down_opt.op.weight": (320, 320, 3, 3),
-        },
-        "t2i-adapter",
         "sdxl",
-        "original",
-        ("pixel unshuffle 16", "downsampling by convolution"),
+        "pixel unshuffle 16",
+        "downsampling by convolution",
     ),
-    "t2i diffusers": Sample(
-        {
-            "adapter.conv_in.weight": (320, 256, 3, 3),
-            "adapter.body.0.resnets.0.block1.weight": (320, 320, 3, 3),
-        },
-        "t2i-adapter",
-        "sdxl",
-        "diffusers",
-        ("pixel unshuffle 16",),
+    "t2i diffusers": adapter_sample(
+        AdapterConfig(unshuffle=16, hint_channels=1), "diffusers", "sdxl", "pixel unshuffle 16", prefix="adapter."
     ),
-    "t2i light": Sample({"body.0.in_conv.weight": (80, 192, 1, 1)}, "t2i-adapter-light", "", "original"),
+    "t2i light": adapter_sample(LIGHT, "original", "sd15", "pixel unshuffle 8"),
+    "t2i light diffusers": adapter_sample(LIGHT, "diffusers", "sd15", "pixel unshuffle 8", prefix="adapter."),
     "t2i style": Sample({"style_embedding": (1, 8, 1024)}, "t2i-style", "", "original"),
     "coadapter fuser": Sample(
         {"spatial_feat_mapping.sketch.0.weight": (768, 320), "seq_proj.sketch.0.weight": (768, 1024)},
@@ -541,6 +554,15 @@ def test_a_kind_that_cannot_be_loaded_says_what_it_is(name: str, tmp_path: Path)
         ("cldm plain", ControlNetConfig(unet=SD2, hint_channels=1)),
         ("diffusers sdxl net", ControlNetConfig(unet=SDXL)),
         ("unet diffusers", SDXL),
+        ("sdxl mid cldm", ControlNetConfig(unet=MID)),
+        ("sdxl mid diffusers", ControlNetConfig(unet=replace(MID, transformer_depth=(0, EMPTY, 1)))),
+        ("sdxl small diffusers", ControlNetConfig(unet=replace(SMALL_NET, linear_projection=False))),
+        ("union", ControlNetConfig(unet=SDXL, union=UnionConfig())),
+        ("t2i gray, nested", AdapterConfig(hint_channels=1, kernel=3)),
+        ("t2i sdxl", AdapterConfig(unshuffle=16, conv_down=True)),
+        ("t2i light diffusers", LIGHT),
+        ("difference", DerivedConfig(768)),
+        ("control-lora", DerivedConfig(2048)),
     ],
 )
 def test_shapes_give_the_config(name: str, config: object) -> None:
@@ -635,7 +657,10 @@ def test_a_wrong_config_in_the_metadata_is_a_problem_and_no_crash(text: str) -> 
     assert "controlnet_core.config" in identity.problem
 
 
-@pytest.mark.parametrize("config", [SD15, DEMO, SD15.controlnet, SDXL, SD15.vae, SD15.text])
+CONFIGS = [SD15, DEMO, SD15.controlnet, SDXL, SD15.vae, SD15.text, ControlNetConfig(union=UnionConfig()), LIGHT]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
 def test_a_config_survives_json(config: object) -> None:
     assert config_from_json(config_to_json(config), type(config)) == config  # type: ignore[arg-type]
 
@@ -677,7 +702,7 @@ def test_heads_of_a_diffusers_config(entries: dict, heads: tuple[int, int | None
 
 @pytest.mark.parametrize(
     ("entry", "value"),
-    [("norm_num_groups", 16), ("global_pool_conditions", True), ("act_fn", "relu")],
+    [("norm_num_groups", 16), ("resnet_time_scale_shift", "scale_shift"), ("act_fn", "relu")],
 )
 def test_other_arithmetic_is_refused(entry: str, value: object) -> None:
     """Shapes do not show it: the weights would load and the pictures be wrong."""

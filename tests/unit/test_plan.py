@@ -22,7 +22,7 @@ HINT = torch.zeros(1, 3, 128, 128)
 
 def plan(*units: ControlUnit, sampler: str = "euler", steps: int = 10) -> Plan:
     sigmas = make_sigmas(SCHEDULE, "karras", steps, sampler=sampler)
-    return make_plan(units, SCHEDULE, sampler, sigmas, 16, f"{sampler} / karras")
+    return make_plan(units, DEMO.unet, SCHEDULE, sampler, sigmas, 16, f"{sampler} / karras")
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLERS))

@@ -1,0 +1,89 @@
+"""Files that are complete only with their base: difference files and Control-LoRAs.
+
+Both are in the original layout. A difference file marks itself by a key `difference`; a Control-LoRA
+by `lora_controlnet`, and keeps pairs `NAME.up`, `NAME.down` for the weight `NAME.weight`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from torch import Tensor
+
+from ..config import DerivedConfig
+from ..errors import CheckpointError
+from ..models.derived import ControlDifference, ControlLora, DerivedControlNet
+from . import ldm
+from .files import Header
+from .keymap import KeyMap, Rule, matcher
+
+SHOWN_KEYS = 4
+LOW_RANK = (".up", ".down")
+
+
+@dataclass(frozen=True)
+class Derived:
+    """How one of these kinds is read: its model, and the patterns of keys that are no weights."""
+
+    model: type[DerivedControlNet]
+    drop: tuple[str, ...]
+
+
+DERIVED: Mapping[str, Derived] = MappingProxyType(
+    {
+        "controlnet-difference": Derived(ControlDifference, ("difference", *ldm.CONTROL_DROP)),
+        "control-lora": Derived(ControlLora, ("lora_controlnet",)),
+    }
+)
+
+
+def rename(keys: Iterable[str]) -> dict[str, str]:
+    """Our name for each key, without its prefix; keys of no weight are left out."""
+    names = list(keys)
+    plain = [_weight_of(key) for key in names]
+    keymap = KeyMap(_rules(plain))
+    found = ((key, keymap.to_ours(weight)) for key, weight in zip(names, plain, strict=True))
+    return {key: _like(key, ours) for key, ours in found if ours is not None}
+
+
+def names_in(header: Header, kind: str, prefix: str) -> dict[str, str]:
+    """Our name for each key of the file, prefix and all. Raises CheckpointError for keys left over."""
+    dropped = matcher(DERIVED[kind].drop)
+    keys = [key for key in header.tensors if not dropped.find(key)]
+    below = {key[len(prefix) :]: key for key in keys if key.startswith(prefix)}
+    ours = rename(below)
+    leftover = [key for key in keys if key.removeprefix(prefix) not in ours]
+    halves = {name.rpartition(".")[0] for name in ours.values() if name.endswith(LOW_RANK)}
+    single = [h for h in sorted(halves) if not {h + end for end in LOW_RANK} <= set(ours.values())]
+    for what, found in (("left over", leftover), ("without its other half", single)):
+        if found:
+            raise CheckpointError(
+                f"{header.path.name} has keys {what}: {', '.join(found[:SHOWN_KEYS])}: it is incomplete or a variant "
+                "that this version does not know; download it again",
+                header.path,
+            )
+    return {below[key]: name for key, name in ours.items()}
+
+
+def build(kind: str, config: DerivedConfig, weights: Mapping[str, Tensor]) -> DerivedControlNet:
+    """The model of a kind. Raises CheckpointError when hint encoder or zero convolutions are missing."""
+    return DERIVED[kind].model(config, weights)
+
+
+def _rules(keys: Iterable[str]) -> tuple[Rule, ...]:
+    names = set(keys)
+    return ldm.controlnet_rules(ldm.sketch_unet(names), ldm.sketch_hint(names))
+
+
+def _weight_of(key: str) -> str:
+    for end in LOW_RANK:
+        if key.endswith(end):
+            return key.removesuffix(end) + ".weight"
+    return key
+
+
+def _like(key: str, ours: str) -> str:
+    end = next((end for end in LOW_RANK if key.endswith(end)), None)
+    return ours if end is None else ours.removesuffix(".weight") + end

@@ -1,0 +1,147 @@
+"""ControlNets that are complete only with the weights of their base.
+
+A difference file holds control minus base: W = W_base + D for every weight that the base has. A
+Control-LoRA (Stability AI, 2023) holds a product of two thin matrices for the large weights, W = W_base
++ up down, and the others whole. What the base has and the file does not is the base's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..config import ControlNetConfig, DerivedConfig, UNetConfig
+from ..errors import CheckpointError, UnfitError
+from .control import Bound, ControlModel, Seat
+from .controlnet import ControlNet
+from .unet import UNet
+
+PARTS = ("time_embed.", "label_embed.", "encoder.", "middle.")
+"""What a ControlNet copies from its base."""
+OWN = ("hint.", "zero_convs.", "zero_conv_middle.")
+
+
+class DerivedControlNet(ControlModel):
+    """Weights of a file by our names, to be completed with a base. A subclass says how."""
+
+    title = "ControlNet"
+
+    def __init__(self, config: DerivedConfig, weights: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        missing = [part for part in OWN if not any(name.startswith(part) for name in weights)]
+        if missing:
+            raise CheckpointError(
+                f"the {self.title} has no weights below {', '.join(missing)}, which no base has either: the file is "
+                "incomplete, download it again"
+            )
+        self.config = config
+        # No parameters: nothing of this is run or moved, only what `resolve` makes of it.
+        self.weights = dict(weights)
+
+    def weight(self, name: str, base: Tensor | None) -> Tensor | None:
+        """The complete weight, in float32, from the base's of that name; None where there is none."""
+        raise NotImplementedError
+
+    @property
+    def hint_channels(self) -> int:
+        """Channels of the picture that the net reads."""
+        return self.config.hint_channels
+
+    @property
+    def context_dim(self) -> int | None:
+        """Width of the text that its base reads, where the file tells."""
+        return self.config.context_dim or None
+
+    @property
+    def made_for(self) -> str:
+        """The base in words, for messages."""
+        text = f" with {self.config.context_dim} wide text" if self.config.context_dim else ""
+        return f"another base{text} ({self.title}: its weights are added to those of its base)"
+
+    def completed_config(self, unet: UNetConfig) -> ControlNetConfig:
+        """Config of the net that is made on a base of this shape."""
+        return ControlNetConfig(replace(unet, out_channels=4), self.config.hint_channels, self.config.hint_widths)
+
+    def fits(self, config: UNetConfig) -> bool:
+        """Whether every weight of the file has its place and shape in a ControlNet on this base."""
+        if self.config.context_dim not in (0, config.context_dim):
+            return False
+        with torch.device("meta"):
+            expected = ControlNet(self.completed_config(config)).state_dict()
+        return all(_fits(name, tuple(tensor.shape), expected) for name, tensor in self.weights.items())
+
+    def resolve(self, unet: UNet) -> ControlNet:
+        """The complete net on this base. Raises UnfitError where the file was made for another."""
+        return self.complete(unet.config, unet.state_dict())
+
+    def complete(self, config: UNetConfig, base: Mapping[str, Tensor]) -> ControlNet:
+        """As `resolve`, from a base's weights by our names. The result is on the base's device, in its dtype."""
+        if not self.fits(config):
+            raise UnfitError(
+                f"this {self.title} was made for {self.made_for}, and its weights do not fit a base of widths "
+                f"{config.widths} with {config.context_dim} wide text: load the base that it was made for"
+            )
+        like = base["encoder.blocks.0.conv.weight"]
+        with torch.device("meta"):
+            net = ControlNet(self.completed_config(config))
+        state = {}
+        for name, shape in ((name, tensor.shape) for name, tensor in net.state_dict().items()):
+            own = name.startswith(OWN)
+            weight = self.weight(name, None if own else base.get(name))
+            if weight is None:
+                raise CheckpointError(f"neither the {self.title} nor its base has the weight {name}: it is damaged")
+            state[name] = weight.reshape(shape).to(device=like.device, dtype=_float(like.dtype), copy=True)
+        net.load_state_dict(state, strict=True, assign=True)
+        return net.eval().requires_grad_(False)
+
+    def bind(self, seat: Seat) -> Bound:
+        """Never: what is bound is what `resolve` gives."""
+        raise UnfitError(f"this {self.title} is complete only with its base: it has to be resolved first")
+
+
+class ControlDifference(DerivedControlNet):
+    """Control minus base; a weight that the file lacks is the base's."""
+
+    title = "ControlNet difference file"
+
+    def weight(self, name: str, base: Tensor | None) -> Tensor | None:
+        """W_base + D."""
+        own = self.weights.get(name)
+        if own is None or base is None:
+            return base if own is None else own.float()
+        return base.float() + own.to(base.device).float().reshape(base.shape)
+
+
+class ControlLora(DerivedControlNet):
+    """Low-rank products for large weights, others whole."""
+
+    title = "Control-LoRA"
+
+    def weight(self, name: str, base: Tensor | None) -> Tensor | None:
+        """W, whole or the base's, plus up down where there is a pair."""
+        whole = self.weights.get(name, base)
+        up = self.weights.get(name.removesuffix(".weight") + ".up") if name.endswith(".weight") else None
+        if up is None or whole is None:
+            return whole
+        down = self.weights[name.removesuffix(".weight") + ".down"]
+        product = up.flatten(1).float() @ down.flatten(1).float()
+        return whole.float() + product.to(whole.device).reshape(whole.shape)
+
+
+def _fits(name: str, shape: tuple[int, ...], expected: Mapping[str, Tensor]) -> bool:
+    stem, _, end = name.rpartition(".")
+    if end not in ("up", "down"):
+        return name in expected and expected[name].numel() == torch.Size(shape).numel()
+    target = expected.get(f"{stem}.weight")
+    if target is None:
+        return False
+    rows, columns = target.shape[0], target[0].numel()
+    return shape[0] == rows if end == "up" else torch.Size(shape[1:]).numel() == columns
+
+
+def _float(dtype: torch.dtype) -> torch.dtype:
+    """The base's type, or float16 where that is one to store in only, such as float8."""
+    return dtype if dtype in (torch.float32, torch.float16, torch.bfloat16) else torch.float16
