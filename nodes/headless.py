@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .. import controlnet_core
 from ..controlnet_core.checkpoints.control import load_control
+from ..controlnet_core.checkpoints.embeddings import ENDINGS, read_embedding
 from ..controlnet_core.checkpoints.load import load_checkpoint, load_vae
 from ..controlnet_core.checkpoints.lora import read_lora
 from ..controlnet_core.control.unit import ControlUnit, Hint
@@ -116,6 +117,13 @@ class HeadlessHost:
         """
         return loras.apply(self._once("lora", path, read_lora), model, clip, strength_model, strength_clip)
 
+    def embedding(self, width: int, name: str) -> Tensor:
+        """Vectors (n, width) of a textual inversion, by its file's name with or without ending and folder."""
+        names = {name, *(name + ending for ending in ENDINGS)}
+        listed = [file for file in self.files("embeddings") if file in names or PurePosixPath(file).name in names]
+        path = self.find("embeddings", min(listed, key=len, default=name))
+        return self._once("embedding", path, read_embedding).of_width(width)
+
     def library(self) -> Library:
         """Where learned preprocessors find their nets: folders for annotators, then the models trees."""
         if self._library is None:
@@ -141,12 +149,12 @@ class HeadlessHost:
     # ---- text and pictures
 
     def encode_prompt(self, clip: Clip | None, prompt: str) -> Conditioning:
-        """CONDITIONING of a prompt."""
+        """CONDITIONING of a prompt. Raises MissingFileError or UnfitError for an `embedding:name` in it."""
         if clip is None:
             raise CheckpointError("the checkpoint has no text encoder: load one that has")
         encoder = clip.to(device=self.runtime.device, dtype=self.runtime.dtype)
         with torch.inference_mode():
-            text, pooled = encoder.encode_pooled(prompt)
+            text, pooled = encoder.encode_pooled(prompt, self.embedding)
         return [[text.cpu(), {"pooled_output": pooled.cpu()}]]
 
     def decode(self, vae: Vae | None, samples: Tensor, tile: int | None = None, overlap: int = 8) -> Tensor:

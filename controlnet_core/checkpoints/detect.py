@@ -35,6 +35,8 @@ from .signatures import (
     FAMILIES,
     INPAINTING,
     LABEL_NEEDLES,
+    LEARNED_WORD,
+    LEARNED_WORD_ROWS,
     SIGNATURES,
     T2I_FAMILIES,
     V_PREDICTION,
@@ -139,7 +141,7 @@ def identify_file(path: str | Path) -> Identity:
 def identify(header: Header) -> Identity:
     """What a header describes. Damaged models of a known kind are told with their `problem`."""
     index = KeyIndex((*header.tensors, *(header.metadata if header.format == "pickle" else ())))
-    found = match(index)
+    found = match(index) or _learned_word(header)
     if found is None:
         return Identity("unknown", unknown_title(header), "unknown", problem="its layout is not known")
     signature, prefix = found
@@ -168,6 +170,16 @@ def match(index: KeyIndex) -> tuple[Signature, str] | None:
             if needed and not any(index.find(needle, prefix) for needle in signature.absent):
                 return signature, prefix
     return None
+
+
+def _learned_word(header: Header) -> tuple[Signature, str] | None:
+    """A file of one vector, or of a few in one tensor, under a name that no module has."""
+    if len(header.tensors) != 1:
+        return None
+    ((key, info),) = header.tensors.items()
+    small = len(info.shape) == 1 or (len(info.shape) == 2 and info.shape[0] <= LEARNED_WORD_ROWS)
+    named = not key.endswith((".weight", ".bias"))
+    return (LEARNED_WORD, "") if small and named and info.dtype.is_floating_point else None
 
 
 def unknown_title(header: Header) -> str:

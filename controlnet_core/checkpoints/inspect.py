@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import CheckpointError
-from . import lora
+from . import embeddings, lora
 from .control import CONTROL_KINDS, check_control
 from .detect import Identity, identify
 from .fileconfig import CONFIG_KEY, Config
@@ -129,12 +129,16 @@ def _check_lora(header: Header, identity: Identity) -> None:
     lora.group(header)
 
 
+def _check_embedding(header: Header, identity: Identity) -> None:
+    embeddings.vector_keys(header)
+
+
 def _check_model(header: Header, identity: Identity) -> None:
     check(_plan(header, identity))
 
 
 CHECKS: Mapping[str, Callable[[Header, Identity], None]] = MappingProxyType(
-    {"lora": _check_lora, **dict.fromkeys(CONTROL_KINDS, check_control)}
+    {"lora": _check_lora, "textual-inversion": _check_embedding, **dict.fromkeys(CONTROL_KINDS, check_control)}
 )
 """Which check a kind has of its own; each raises CheckpointError."""
 

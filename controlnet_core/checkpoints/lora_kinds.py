@@ -87,7 +87,7 @@ class Kronecker:
         w2 = parts["w2"] if "w2" in parts else _tucker(parts.get("t2"), parts["w2_a"], parts["w2_b"])
         if w2.ndim == 4:
             w1 = w1[:, :, None, None]
-        return torch.kron(w1, w2).reshape(shape)
+        return torch.kron(w1, w2.contiguous()).reshape(shape)
 
     def rank(self, parts: Parts) -> int | None:
         """Rows of w2_b, else of w1_b; None where both factors are written out."""

@@ -25,7 +25,9 @@ from .lora_kinds import Update
 ModelT = TypeVar("ModelT", UNet, ClipTextModel)
 TEXT_STARTS = ("lora_te_", "lora_te1_", "lora_te2_", "text_encoder.", "text_encoder_2.", "text_encoders.")
 """How names begin that mean a text encoder; all others mean the UNet."""
-ONE_TEXT_MODEL = (("lora_te_", "lora_te1_", "text_encoder.", "text_encoders.clip_l.transformer."),)
+ONE_TEXT_MODEL = (
+    ("lora_te_", "lora_te1_", "text_encoder.", *(f"text_encoders.clip_{name}.transformer." for name in "lhg")),
+)
 TWO_TEXT_MODELS = (
     ("lora_te1_", "text_encoder.", "text_encoders.clip_l.transformer."),
     ("lora_te2_", "text_encoder_2.", "text_encoders.clip_g.transformer."),

@@ -248,9 +248,14 @@ SIGNATURES: tuple[Signature, ...] = (
         folder="animatediff_models",
     ),
     Signature("gligen", "GLIGEN", "original", ("^position_net.", ".fuser."), folder="gligen"),
-    Signature("textual-inversion", "textual inversion", "original", ("^string_to_param.",), folder="embeddings"),
-    Signature("textual-inversion", "textual inversion", "original", ("^emb_params$",), folder="embeddings"),
-    Signature("textual-inversion", "textual inversion", "sdxl", ("^clip_l$", "^clip_g$"), folder="embeddings"),
+    *(
+        Signature("textual-inversion", "textual inversion", layout, needles, supported=True, folder="embeddings")
+        for layout, needles in (
+            ("original", ("^string_to_param.",)),
+            ("original", ("^emb_params$",)),
+            ("sdxl", ("^clip_l$", "^clip_g$")),
+        )
+    ),
     # Bases of other architectures, before the checkpoints that they look like.
     Signature(
         "flux",
@@ -366,6 +371,13 @@ SIGNATURES: tuple[Signature, ...] = (
     Signature("upscaler", "upscaler (ESRGAN)", "original", ("^body.0.rdb1.conv1.weight$",), folder="upscale_models"),
 )
 
+LEARNED_WORD = Signature(
+    "textual-inversion", "textual inversion", "diffusers", (), supported=True, folder="embeddings"
+)
+"""One small tensor under the word itself, which may be any: told by its shape alone, see `detect.match`."""
+LEARNED_WORD_ROWS = 100
+"""More vectors than anybody trains, fewer than a prompt has room for twice."""
+
 DETAILS: tuple[Detail, ...] = (
     Detail(
         ("controlnet", "controlnet-union", "controlnet-difference", "control-lora"),
@@ -416,6 +428,9 @@ DETAILS: tuple[Detail, ...] = (
         Detail(("lora",), needle, "rank {0}")
         for needle in (".lora_down.weight$", ".lora_A.weight$", ".lora.down.weight$", ".hada_w1_b$")
     ),
+    Detail(("textual-inversion",), "^emb_params$", "{0} vectors"),
+    Detail(("textual-inversion",), "^string_to_param.", "{0} vectors"),
+    Detail(("textual-inversion",), "^clip_g$", "{0} vectors"),
     Detail(("lora",), "^lora_te", "with the text encoder"),
     Detail(("lora",), "^text_encoder", "with the text encoder"),
     Detail(("checkpoint", "unet"), "^input_blocks.0.0.weight$", INPAINTING, axis=1, sizes=(9,)),
@@ -451,6 +466,8 @@ CONTEXT_NEEDLES = (
     "attn2.to_k.lora.down.weight$",
     "attn2.processor.to_k_lora.down.weight$",
     ".to_k_ip.weight$",
+    "^emb_params$",
+    "^string_to_param.",
 )
 """Weights that read the text: their second size is its width."""
 LABEL_NEEDLES = (

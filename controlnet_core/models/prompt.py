@@ -5,20 +5,36 @@ The grammar and the way a long prompt is cut are ComfyUI's, so that a prompt mea
 - `\\(` and `\\)` are plain parentheses; unbalanced ones are plain text;
 - a chunk is a start mark, up to 75 tokens, an end mark and padding. Text of one weight that is shorter than
   8 tokens is not torn: it begins a new chunk when it does not fit. Longer text fills the chunk and goes on in
-  the next one.
+  the next one;
+- `embedding:name` at the beginning of a word stands for the vectors of a textual inversion (Gal et al. 2022), a
+  token each; commas behind the name are text.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
+from torch import Tensor
+
+from ..errors import ValueRangeError
 from .tokenizer import END_TOKEN, START_TOKEN, ClipTokenizer
 
 CHUNK = 77
 TORN_FROM = 8
 NESTING_WEIGHT = 1.1
+
+EMBEDDING = "embedding:"
+PLACEHOLDER = 0
+"""Id at the positions of learned vectors; its own row is not used."""
+
+FindEmbedding: TypeAlias = Callable[[str], Tensor]
+"""Name of a textual inversion -> its vectors (n, width). Raises MissingFileError or UnfitError."""
+Token: TypeAlias = "int | Tensor"
+"""A CLIP id, or a learned vector (width,) in place of a row of the embedding table."""
 
 # Unicode noncharacters: they stand for escaped parentheses while the prompt is read.
 _ESCAPED = {"\\(": "\ufdd0", "\\)": "\ufdd1"}
@@ -34,10 +50,14 @@ class Segment:
 
 @dataclass(frozen=True)
 class Chunk:
-    """CLIP ids of one pass through the text encoder, with the weight of each position."""
+    """CLIP ids of one pass through the text encoder, with the weight of each position.
+
+    vectors: (position, vector (width,)) of learned words, which replace the embedding of the id there.
+    """
 
     ids: tuple[int, ...]
     weights: tuple[float, ...]
+    vectors: tuple[tuple[int, Tensor], ...] = field(default=(), compare=False)
 
     @property
     def weighted(self) -> bool:
@@ -110,11 +130,23 @@ def _unescape(text: str) -> str:
 
 
 def tokenize_prompt(
-    tokenizer: ClipTokenizer, prompt: str, *, max_length: int = CHUNK, padding: int = END_TOKEN
+    tokenizer: ClipTokenizer,
+    prompt: str,
+    *,
+    max_length: int = CHUNK,
+    padding: int = END_TOKEN,
+    find: FindEmbedding | None = None,
 ) -> tuple[Chunk, ...]:
-    """CLIP ids and weights of a prompt of any length: one chunk of `max_length` or more; one for "" too."""
-    # The one place where a segment becomes ids: a word that names learned embedding vectors is resolved here.
-    groups = [(tokenizer.encode(segment.text), segment.weight) for segment in parse_weights(prompt)]
+    """CLIP ids and weights of a prompt of any length: one chunk of `max_length` or more; one for "" too.
+
+    find: resolves `embedding:name`; without it those words are plain text. Raises what `find` raises, and
+    ValueRangeError for `embedding:` without a name.
+    """
+    groups = [
+        (tokens, segment.weight)
+        for segment in parse_weights(prompt)
+        for tokens in _groups(tokenizer, segment.text, find)
+    ]
     return tuple(_close(row, max_length, padding) for row in _fill(groups, max_length - 2))
 
 
@@ -123,11 +155,33 @@ def empty_chunk(*, max_length: int = CHUNK, padding: int = END_TOKEN) -> Chunk:
     return _close([], max_length, padding)
 
 
-def _fill(groups: Sequence[tuple[list[int], float]], room: int) -> list[list[tuple[int, float]]]:
+def _groups(tokenizer: ClipTokenizer, text: str, find: FindEmbedding | None) -> Iterator[Sequence[Token]]:
+    """The tokens of a text of one weight: plain text and learned words in turn."""
+    if find is None:
+        yield tokenizer.encode(text)
+        return
+    first, *others = re.split(rf"(?:^|(?<=[ \n])){EMBEDDING}", text)
+    yield tokenizer.encode(first)
+    for other in others:
+        name, rest = _name(other)
+        yield list(find(name))
+        yield tokenizer.encode(rest)
+
+
+def _name(text: str) -> tuple[str, str]:
+    """Name of a learned word, and what follows it; commas belong to the text."""
+    word, *_ = text.split(maxsplit=1) or [""]
+    name = word.rstrip(",")
+    if not name or text[0].isspace():
+        raise ValueRangeError(f"the prompt says {EMBEDDING!r} without a name: write {EMBEDDING}name, without a space")
+    return name, text[len(name) :]
+
+
+def _fill(groups: Sequence[tuple[Sequence[Token], float]], room: int) -> list[list[tuple[Token, float]]]:
     """Distribute groups of tokens over rows of at most `room` tokens."""
-    rows: list[list[tuple[int, float]]] = [[]]
-    for ids, weight in groups:
-        tokens = [(token, weight) for token in ids]
+    rows: list[list[tuple[Token, float]]] = [[]]
+    for members, weight in groups:
+        tokens = [(token, weight) for token in members]
         torn = len(tokens) >= TORN_FROM
         while len(tokens) > room - len(rows[-1]):
             taken = room - len(rows[-1]) if torn else 0
@@ -138,9 +192,11 @@ def _fill(groups: Sequence[tuple[list[int], float]], room: int) -> list[list[tup
     return rows
 
 
-def _close(row: Sequence[tuple[int, float]], max_length: int, padding: int) -> Chunk:
+def _close(row: Sequence[tuple[Token, float]], max_length: int, padding: int) -> Chunk:
     """Add the marks and the padding, all at weight 1."""
-    ids = (START_TOKEN, *(token for token, _ in row), END_TOKEN)
+    inner = (PLACEHOLDER if isinstance(token, Tensor) else token for token, _ in row)
+    ids = (START_TOKEN, *inner, END_TOKEN)
     filled = max_length - len(ids)
     weights = (1.0, *(weight for _, weight in row), 1.0)
-    return Chunk(ids + (padding,) * filled, weights + (1.0,) * filled)
+    vectors = tuple((at, token) for at, (token, _) in enumerate(row, start=1) if isinstance(token, Tensor))
+    return Chunk(ids + (padding,) * filled, weights + (1.0,) * filled, vectors)

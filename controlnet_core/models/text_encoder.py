@@ -7,6 +7,8 @@ Diffusion Models", section 3.3 (the text's hidden states are the context of ever
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,11 @@ from ..config import TextConfig
 from ..errors import ShapeError, ValueRangeError
 from .prompt import Chunk, empty_chunk, tokenize_prompt
 from .tokenizer import END_TOKEN, VOCAB_SIZE, ClipTokenizer, VocabMap, map_ids
+
+Embeddings: TypeAlias = Callable[[int, str], Tensor]
+"""Width of a text encoder and name of a textual inversion -> its vectors (n, width)."""
+Vector: TypeAlias = tuple[int, int, Tensor]
+"""Row, position, and the vector (width,) that stands there."""
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -108,6 +115,7 @@ class ClipTextModel(nn.Module):
         skip_last: int = 0,
         apply_final_norm: bool = True,
         end_positions: Tensor | None = None,
+        vectors: Sequence[Vector] = (),
     ) -> tuple[Tensor, Tensor]:
         """Rows of the embedding table -> hidden states and the pooled state.
 
@@ -115,6 +123,7 @@ class ClipTextModel(nn.Module):
         skip_last: how many of the last layers the hidden states leave out (0 to layers - 1).
         apply_final_norm: whether the hidden states pass the final normalisation, skipped or not.
         end_positions: (B,) position of each row's end mark; by default that of the first id 49407.
+        vectors: (row, position, vector (width,)) of learned words, in place of the embeddings of the ids there.
         Returns hidden (B,N,width) and pooled (B,width): the last layer, normalised, at the end mark, and projected
         where the model has a projection (B,projection).
         Raises ShapeError or ValueRangeError.
@@ -122,7 +131,7 @@ class ClipTextModel(nn.Module):
         self._check(ids, skip_last)
         if end_positions is None:
             end_positions = first_end(ids)
-        x = self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]
+        x = self._embed(ids, vectors) + self.position_embedding.weight[: ids.shape[1]]
         hidden = x
         for depth, layer in enumerate(self.layers, start=1):
             x = layer(x)
@@ -135,6 +144,17 @@ class ClipTextModel(nn.Module):
         if apply_final_norm:
             hidden = last if skip_last == 0 else self.norm_out(hidden)
         return hidden, pooled
+
+    def _embed(self, ids: Tensor, vectors: Sequence[Vector]) -> Tensor:
+        x = self.token_embedding(ids)
+        for row, position, vector in vectors:
+            if vector.shape != x.shape[-1:]:
+                raise ShapeError(
+                    f"a learned word has a vector of shape {tuple(vector.shape)}, the text encoder is {x.shape[-1]} "
+                    "wide: use a textual inversion made for this base"
+                )
+            x[row, position] = vector.to(x)
+        return x
 
     def _check(self, ids: Tensor, skip_last: int) -> None:
         if ids.ndim != 2 or not 0 < ids.shape[1] <= self.config.max_length:
@@ -251,8 +271,8 @@ class TextEncoder(nn.Module):
         """CLIP ids (B,77) -> hidden states (B,77,width), differentiable, at the chosen layer."""
         return self.states(ids)[0]
 
-    def states(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """CLIP ids (B,77) -> hidden states (B,77,width) and pooled (B,width)."""
+    def states(self, ids: Tensor, vectors: Sequence[Vector] = ()) -> tuple[Tensor, Tensor]:
+        """CLIP ids (B,77), learned vectors in place of some -> hidden states (B,77,width) and pooled (B,width)."""
         ids = ids.to(self.device)
         rows = ids if self.vocab_map is None else map_ids(self.vocab_map.to(self.device), ids)
         skip = self.skip_last
@@ -261,6 +281,7 @@ class TextEncoder(nn.Module):
             skip_last=skip,
             apply_final_norm=self.norm_skipped or -self.clip_skip > self.config.layers,
             end_positions=first_end(ids),
+            vectors=vectors,
         )
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
@@ -272,22 +293,24 @@ class TextEncoder(nn.Module):
             rows.append(ids + [self.padding] * (self.config.max_length - len(ids)))
         return torch.tensor(rows, dtype=torch.long, device="cpu").reshape(-1, self.config.max_length)
 
-    def chunks(self, prompt: str) -> tuple[Chunk, ...]:
-        """The prompt's chunks of 77 ids with their weights."""
+    def chunks(self, prompt: str, embeddings: Embeddings | None = None) -> tuple[Chunk, ...]:
+        """The prompt's chunks of 77 ids with their weights, and the vectors of `embedding:name`."""
+        find = None if embeddings is None else partial(embeddings, self.config.width)
         return tokenize_prompt(
-            self.tokenizer, prompt, max_length=self.config.max_length, padding=self.padding
+            self.tokenizer, prompt, max_length=self.config.max_length, padding=self.padding, find=find
         )
 
     def encode(self, prompt: str) -> Tensor:
         """Prompt -> float32 (1, 77 * chunks, width) on the weights' device."""
         return self.encode_pooled(prompt)[0]
 
-    def encode_pooled(self, prompt: str) -> tuple[Tensor, Tensor]:
+    def encode_pooled(self, prompt: str, embeddings: Embeddings | None = None) -> tuple[Tensor, Tensor]:
         """Prompt -> hidden states (1, 77 * chunks, width), and pooled (1,width) of the first chunk; float32.
 
         With weights: (z - z_empty) * w + z_empty at every position, z_empty the state of the empty prompt.
+        embeddings: where the vectors of `embedding:name` come from; without it those words are plain text.
         """
-        return self.encode_chunks(self.chunks(prompt))
+        return self.encode_chunks(self.chunks(prompt, embeddings))
 
     @torch.no_grad()
     def encode_chunks(self, chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor]:
@@ -296,7 +319,8 @@ class TextEncoder(nn.Module):
         empty = empty_chunk(max_length=self.config.max_length, padding=self.padding)
         batch = [*chunks, empty] if weighted else chunks
         ids = torch.tensor([chunk.ids for chunk in batch], dtype=torch.long, device="cpu")
-        hidden, pooled = self.states(ids)
+        vectors = [(row, *vector) for row, chunk in enumerate(batch) for vector in chunk.vectors]
+        hidden, pooled = self.states(ids, vectors)
         z = hidden.float()
         if weighted:
             w = torch.tensor([chunk.weights for chunk in chunks], device=z.device).unsqueeze(-1)
@@ -338,13 +362,15 @@ class DualTextEncoder(nn.Module):
         """Prompt -> float32 (1, 77 * chunks, width of both)."""
         return self.encode_pooled(prompt)[0]
 
-    def encode_pooled(self, prompt: str) -> tuple[Tensor, Tensor]:
+    def encode_pooled(self, prompt: str, embeddings: Embeddings | None = None) -> tuple[Tensor, Tensor]:
         """Prompt -> states (1, 77 * chunks, width of both), and pooled (1, projection) of the second; float32."""
-        return self.encode_pair(prompt, prompt)
+        return self.encode_pair(prompt, prompt, embeddings)
 
-    def encode_pair(self, first: str, second: str) -> tuple[Tensor, Tensor]:
+    def encode_pair(
+        self, first: str, second: str, embeddings: Embeddings | None = None
+    ) -> tuple[Tensor, Tensor]:
         """As `encode_pooled`, with a prompt for each encoder; the shorter one is filled up with empty chunks."""
-        chunks = [self.first.chunks(first), self.second.chunks(second)]
+        chunks = [self.first.chunks(first, embeddings), self.second.chunks(second, embeddings)]
         longest = max(len(rows) for rows in chunks)
         texts, pooled = [], None
         for encoder, rows in zip((self.first, self.second), chunks, strict=True):

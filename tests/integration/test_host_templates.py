@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from comfyui_controlnet_core.controlnet_core.checkpoints import ldm
+from comfyui_controlnet_core.controlnet_core.checkpoints.io import write_safetensors
+from comfyui_controlnet_core.controlnet_core.checkpoints.keymap import KeyMap
 from comfyui_controlnet_core.controlnet_core.checkpoints.save import save_checkpoint, save_controlnet, save_vae
 from comfyui_controlnet_core.controlnet_core.config import DEMO
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
@@ -44,7 +47,7 @@ pytestmark = pytest.mark.skipif(FOLDER is None, reason="needs comfyui-workflow-t
 def named_files(name: str) -> Iterator[tuple[str, str]]:
     """(class, file) of the nodes that load a file."""
     assert FOLDER is not None
-    loaders = ("CheckpointLoaderSimple", "VAELoader", "ControlNetLoader", "LoadImage")
+    loaders = ("CheckpointLoaderSimple", "VAELoader", "ControlNetLoader", "LoadImage", "LoraLoader")
     for node in json.loads((FOLDER / f"{name}.json").read_text("utf-8"))["nodes"]:
         if node["type"] in loaders:
             yield node["type"], node["widgets_values"][0]
@@ -56,6 +59,7 @@ def make_files(name: str, models: Path, pictures: Path) -> None:
     unet, vae, text = UNet(DEMO.unet), AutoencoderKL(DEMO.vae), ClipTextModel(DEMO.text)
     vocab = {"vocab_map": VocabMap.from_words(ClipTokenizer.load(), ["a red ball"]).to_tensor()}
     net = ControlNet.from_unet(unet)
+    pictures.mkdir()
     for kind, file in named_files(name):
         if kind == "CheckpointLoaderSimple":
             target = new(models / "checkpoints" / file)
@@ -64,9 +68,29 @@ def make_files(name: str, models: Path, pictures: Path) -> None:
             save_vae(new(models / "vae" / file), vae)
         elif kind == "ControlNetLoader":
             save_controlnet(new(models / "controlnet" / file), net, family="demo")
+        elif kind == "LoraLoader":
+            write_safetensors(new(models / "loras" / file), lora_tensors(unet, text, file))
         else:
             ramp = np.linspace(0, 255, 96 * 64 * 3).reshape(96, 64, 3).astype(np.uint8)
             Image.fromarray(ramp).save(new(pictures / file))
+
+
+def lora_tensors(unet: UNet, text: ClipTextModel, seed: str) -> dict[str, torch.Tensor]:
+    """A LoRA of rank 2 on all attention, in kohya's names."""
+    generator = torch.Generator().manual_seed(sum(seed.encode()))
+    tensors: dict[str, torch.Tensor] = {}
+    parts = (
+        ("lora_unet_", KeyMap(ldm.unet_rules(unet.config)), unet),
+        ("lora_te_", KeyMap(ldm.clip_rules()), text),
+    )
+    for prefix, keymap, module in parts:
+        for key, weight in module.state_dict().items():
+            if "attn" in key and key.endswith(".weight"):
+                stem = prefix + str(keymap.to_theirs(key)).removesuffix(".weight").replace(".", "_")
+                out, inner = weight.shape
+                tensors[f"{stem}.lora_up.weight"] = 0.5 * torch.randn(out, 2, generator=generator)
+                tensors[f"{stem}.lora_down.weight"] = 0.5 * torch.randn(2, inner, generator=generator)
+    return tensors
 
 
 def new(path: Path) -> Path:
@@ -74,7 +98,7 @@ def new(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["controlnet_example", "mixing_controlnets"])
+@pytest.mark.parametrize("name", ["controlnet_example", "mixing_controlnets", "lora", "lora_multiple"])
 def test_template_runs_with_steps_and_size_cut_by_set(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,7 +112,7 @@ def test_template_runs_with_steps_and_size_cut_by_set(
         assert picture.size == (64, 64)
 
 
-@pytest.mark.parametrize("name", ["controlnet_example", "mixing_controlnets"])
+@pytest.mark.parametrize("name", ["controlnet_example", "mixing_controlnets", "lora_multiple"])
 def test_template_without_its_files_names_them_and_where_they_go(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,7 +121,22 @@ def test_template_without_its_files_names_them_and_where_they_go(
     said = " ".join(problem["message"] for problem in result(capsys)["problems"])
     for _, named in named_files(name):
         assert named in said
-    assert "models/controlnet" in said
+    assert ("models/loras" if name == "lora_multiple" else "models/controlnet") in said
+
+
+def test_the_loras_of_a_template_are_heard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same seed with the strengths of its two LoRAs at 0 gives another picture."""
+    make_files("lora_multiple", tmp_path / "models", tmp_path / "input")
+    pictures = []
+    for strength in ("1.0", "0.0"):
+        changed = (*CUT, *(f"{node}.strength_{part}={strength}" for node in (10, 11) for part in ("model", "clip")))
+        settings = [part for setting in changed for part in ("--set", setting)]
+        folders = [part for key in ("models", "output") for part in (f"--{key}", str(tmp_path / key))]
+        file = str(FOLDER / "lora_multiple.json") if FOLDER else ""
+        assert cli.main(["run", file, *folders, *settings, "--device", "cpu", "--json"]) == 0
+        with Image.open(result(capsys)["images"][0]) as picture:
+            pictures.append(np.asarray(picture).copy())
+    assert not np.array_equal(*pictures)
 
 
 def result(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.config import SD15, TextConfig
 from comfyui_controlnet_core.controlnet_core.models.text_encoder import ClipTextModel
-from comfyui_controlnet_core.controlnet_core.models.tokenizer import VOCAB_FILE, ClipTokenizer
+from comfyui_controlnet_core.controlnet_core.models.tokenizer import ClipTokenizer
 
 transformers = pytest.importorskip("transformers")
 
@@ -33,24 +32,6 @@ RENAMES = (
     ("v_proj", "v"),
     ("out_proj", "out"),
 )
-
-
-@pytest.fixture(scope="module")
-def reference_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """transformers' tokenizer from vocab.json and merges.txt, both made from the CLIP merge table."""
-    folder = tmp_path_factory.mktemp("clip")
-    with gzip.open(VOCAB_FILE, "rt", encoding="utf-8") as file:
-        merges = file.read().split("\n")[1 : 49152 - 256 - 2 + 1]
-    latin = [chr(c) for c in (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))]
-    alphabet = latin + [chr(0x100 + n) for n in range(256 - len(latin))]
-    pieces = [*alphabet, *(a + "</w>" for a in alphabet), *(m.replace(" ", "") for m in merges)]
-    pieces += ["<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {piece: i for i, piece in enumerate(pieces)}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "CLIPTokenizer"}')
-    kind = getattr(transformers, "CLIPTokenizerFast", transformers.CLIPTokenizer)
-    return kind.from_pretrained(str(folder))
 
 
 def test_tokenizer(reference_tokenizer: Any) -> None:

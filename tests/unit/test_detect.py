@@ -489,8 +489,15 @@ SAMPLES: dict[str, Sample] = {
     ),
     "lokr": Sample({f"lora_unet_x.lokr_{part}": (8, 8) for part in ("w1", "w2")}, "lora", "", "kohya", supported=True),
     "oft": Sample({"lora_unet_x.oft_blocks": (4, 8, 8)}, "lora", "", "kohya"),
-    "textual inversion": Sample({"emb_params": (4, 768)}, "textual-inversion", "", "original"),
-    "textual inversion sdxl": Sample({"clip_l": (4, 768), "clip_g": (4, 1280)}, "textual-inversion", "", "sdxl"),
+    **{
+        name: Sample(shapes, "textual-inversion", family, layout, details, supported=True)
+        for name, shapes, family, layout, details in (
+            ("textual inversion", {"emb_params": (4, 768)}, "sd15", "original", ("4 vectors",)),
+            ("textual inversion pt", {"string_to_param.*": (2, 1024)}, "sd2", "original", ("2 vectors",)),
+            ("textual inversion sdxl", {"clip_l": (4, 768), "clip_g": (4, 1280)}, "", "sdxl", ("4 vectors",)),
+            ("textual inversion diffusers", {"<cat-toy>": (768,)}, "", "diffusers", ()),
+        )
+    },
     "ip-adapter": Sample(
         {"image_proj.proj.weight": (3072, 1024), "ip_adapter.1.to_k_ip.weight": (320, 768)},
         "ip-adapter",
