@@ -40,25 +40,38 @@ AUTOENCODER_FINE = Recipe(
     steps=3000, batch=8, lr=1.5e-3, lr_end=0.02, warmup=100, betas=_FAST, weight_decay=0.0, seed=5, bf16=True
 )
 BASE = Recipe(steps=2000, batch=32, lr=1e-3, lr_end=0.05, warmup=200, betas=_FAST, bf16=True)
-BASE_FINE = replace(BASE, steps=3000, lr=8e-4, warmup=100, lr_end=0.01, seed=11)
+BASE_FINE = replace(BASE, steps=2000, lr=8e-4, warmup=100, lr_end=0.01, seed=11)
 CONTROL = Recipe(steps=3000, batch=16, lr=1e-3, lr_end=0.05, warmup=100, betas=_FAST, bf16=True)
 KL_WEIGHT, KL_WEIGHT_FINE = 1e-3, 1e-4
 BASE_EMPTY_CAPTIONS = 0.1
 CONTROL_EMPTY_CAPTIONS = 0.5
 HINT_STD = 0.05
-NETS: Mapping[str, tuple[Recipe, str]] = MappingProxyType(
+
+
+@dataclass(frozen=True)
+class NetRecipe:
+    """How a ControlNet was made: `first` from the net named `start` ("": a fresh copy of the UNet), then `second`."""
+
+    first: Recipe
+    start: str
+    second: Recipe
+
+
+def _net(start: str, first: int, second: int) -> NetRecipe:
+    fine = replace(CONTROL, lr=5e-4, lr_end=0.02, warmup=30, seed=21)
+    return NetRecipe(replace(CONTROL, steps=first), start, replace(fine, steps=second))
+
+
+NETS: Mapping[str, NetRecipe] = MappingProxyType(
     {
-        "canny": (CONTROL, ""),
-        "segmentation": (replace(CONTROL, steps=800), "canny"),
-        "openpose": (replace(CONTROL, steps=450), "canny"),
-        "depth": (replace(CONTROL, steps=500), "segmentation"),
-        "scribble": (replace(CONTROL, steps=350), "canny"),
+        "canny": _net("", 3000, 400),
+        "segmentation": _net("canny", 800, 1200),
+        "openpose": _net("canny", 450, 600),
+        "depth": _net("segmentation", 500, 700),
+        "scribble": _net("canny", 350, 400),
     }
 )
-"""Kind -> recipe, and the net whose weights it went on from ("": a fresh copy of the UNet).
-
-The shipped scribble net saw the first 4000 scenes only.
-"""
+"""The shipped nets saw the base of the first pass in their own first pass, and only then the one that is shipped."""
 UNKNOWN_WORD = "xylophone"
 UNKNOWN_SHARE = 0.02
 

@@ -95,7 +95,7 @@ def _autoencoder(args: argparse.Namespace) -> bool:
     if not _train("autoencoder, second pass", loop, args):
         return False
     vae = recipes.measure_scale(loop.modules["vae"], scenes)  # type: ignore[arg-type]
-    save_vae(target, vae, dtype=_half(), metadata=_metadata("autoencoder", loop.recipe, args))
+    save_vae(target, vae, dtype=_half(), metadata=_metadata("autoencoder", args, recipes.AUTOENCODER, loop.recipe))
     return _done(target)
 
 
@@ -115,8 +115,7 @@ def _base(args: argparse.Namespace) -> bool:
     config = replace(DEMO, vae=vae.config, text=text.config)
     data = _latents(args, vae, text, scenes)
 
-    def save(target: Path, loop: Loop, text: TextEncoder, *done: Recipe) -> None:
-        stage = ", then ".join(["base", *(f"{recipe}" for recipe in done)])
+    def save(target: Path, loop: Loop, text: TextEncoder, *passes: Recipe) -> None:
         save_checkpoint(
             target,
             config,
@@ -125,7 +124,7 @@ def _base(args: argparse.Namespace) -> bool:
             text.model,
             extras={"vocab_map": text.vocab_map},  # type: ignore[dict-item]
             dtype=_half(),
-            metadata={**_metadata(stage, loop.recipe, args), VAE_FILE_KEY: VAE_FILE},
+            metadata={**_metadata("base", args, *passes), VAE_FILE_KEY: VAE_FILE},
         )
 
     rough, target = args.work / "base_rough.safetensors", args.work / "demo_base.safetensors"
@@ -134,7 +133,7 @@ def _base(args: argparse.Namespace) -> bool:
         loop = recipes.base_stage(config, data, text, scaled_linear(), recipes.BASE, state)
         if not _train("base, first pass", loop, args):
             return False
-        save(rough, loop, text)
+        save(rough, loop, text, recipes.BASE)
     first = load_checkpoint(rough, dtype=torch.float32)
     text = first.text_encoder()
     recipe = _recipe(recipes.BASE_FINE, args)
@@ -142,7 +141,7 @@ def _base(args: argparse.Namespace) -> bool:
     loop = recipes.base_stage(config, data, text, scaled_linear(), recipe, state, first.unet)
     if not _train("base, second pass", loop, args):
         return False
-    save(target, loop, text, recipes.BASE)
+    save(target, loop, text, recipes.BASE, recipe)
     return _done(target)
 
 
@@ -154,29 +153,28 @@ def _net(args: argparse.Namespace, kind: str) -> bool:
 
     scenes = _open(args)
     checkpoint, data = _base_and_latents(args, scenes)
-    recipe, source = recipes.NETS[kind]
-    recipe = _recipe(recipe, args)
-    source = {None: source, "fresh": ""}.get(args.start, args.start)
-    start = None
-    if source and source != kind:
-        start = load_controlnet(_made(args.work / f"demo_{source}.safetensors", source))[0].float()
-    loop = recipes.control_stage(
-        checkpoint.config,
-        data,
-        scenes,
-        kind,
-        checkpoint.unet,
-        checkpoint.text_encoder(),
-        scaled_linear(),
-        recipe,
-        args.work / f"{kind}.state",
-        start,
-    )
-    if not _train(kind, loop, args):
+
+    def train(name: str, start: Path | None, target: Path, *passes: Recipe) -> bool:
+        net = None if start is None else load_controlnet(start)[0].float()
+        state = args.work / f"{target.stem}.state"
+        text = checkpoint.text_encoder()
+        loop = recipes.control_stage(
+            checkpoint.config, data, scenes, kind, checkpoint.unet, text, scaled_linear(), passes[-1], state, net
+        )
+        if not _train(name, loop, args):
+            return False
+        metadata = _metadata(f"{kind} --start {source or 'fresh'}", args, *passes)
+        save_controlnet(target, loop.modules["net"], family="demo", dtype=_half(), metadata=metadata)  # type: ignore[arg-type]
+        return True
+
+    recipe = recipes.NETS[kind]
+    source = {None: recipe.start, "fresh": ""}.get(args.start, args.start)
+    start = _made(args.work / f"demo_{source}.safetensors", source) if source and source != kind else None
+    rough, target = args.work / f"{kind}_rough.safetensors", args.work / f"demo_{kind}.safetensors"
+    if not rough.exists() and not train(f"{kind}, first pass", start, rough, recipe.first):
         return False
-    target = args.work / f"demo_{kind}.safetensors"
-    metadata = _metadata(f"{kind} --start {source or 'fresh'}", recipe, args)
-    save_controlnet(target, loop.modules["net"], family="demo", dtype=_half(), metadata=metadata)  # type: ignore[arg-type]
+    if not train(f"{kind}, second pass", rough, target, recipe.first, _recipe(recipe.second, args)):
+        return False
     return _done(target)
 
 
@@ -229,9 +227,9 @@ def _recipe(recipe: Recipe, args: argparse.Namespace) -> Recipe:
     return recipe if args.steps is None else replace(recipe, steps=args.steps)
 
 
-def _metadata(stage: str, recipe: Recipe, args: argparse.Namespace) -> dict[str, str]:
+def _metadata(stage: str, args: argparse.Namespace, *passes: Recipe) -> dict[str, str]:
     return {
-        "controlnet_core.recipe": f"train-demo {stage}: {recipe}",
+        "controlnet_core.recipe": f"train-demo {stage}: {', then '.join(map(str, passes))}",
         "controlnet_core.data": f"demo world, {args.scenes} scenes from seed {SEED}, 128 pixels",
         "license": "Apache-2.0",
     }
