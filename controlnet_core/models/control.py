@@ -23,7 +23,7 @@ beyond its picture (further pictures, the kind of each) comes through `Seat.hint
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, Protocol
 
 from torch import Tensor, nn
@@ -151,6 +151,9 @@ class ControlModel(nn.Module):
     conditional_only = False
     """Whether the net was made for the conditional half of the guidance alone (the shuffle net)."""
 
+    needs_base = False
+    """Whether it is complete only with the weights of its base."""
+
     @property
     def hint_channels(self) -> int:
         """Channels of the picture that the net reads."""
@@ -169,6 +172,10 @@ class ControlModel(nn.Module):
     def fits(self, config: UNetConfig) -> bool:
         """Whether a UNet of this shape can be controlled by the net."""
         raise NotImplementedError
+
+    def complete(self, config: UNetConfig, base: Mapping[str, Tensor]) -> ControlModel:
+        """The net with weights of its base, by our names, as parameters of its own; itself where it needs none."""
+        return self
 
     def resolve(self, unet: UNet) -> ControlModel:
         """The net that is run on this base; itself, unless it takes weights from the base.

@@ -28,6 +28,7 @@ class DerivedControlNet(ControlModel):
     """Weights of a file by our names, to be completed with a base. A subclass says how."""
 
     title = "ControlNet"
+    needs_base = True
 
     def __init__(self, config: DerivedConfig, weights: Mapping[str, Tensor]) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from ...controlnet_core.errors import ValueRangeError
 from ..headless import hint_of
 from ..values import Conditioning, Controlled, ControlSpec
 from . import control, foreign
+from .bases import base_config
 
 
 def apply_control(
@@ -51,7 +53,7 @@ def make_control(spec: ControlSpec, hint: Tensor, text: Tensor) -> Any:
     if getattr(spec.net, control.TAG, False):
         made = spec.net.copy().set_cond_hint(hint, spec.strength, (spec.start, spec.end))
         control.check_width(made, text)
-        return made.describe(spec.mode, spec.mask, spec.block_weights, spec.name)
+        return made.describe(spec)
     if not foreign.is_control(spec.net):
         raise ValueRangeError(f"the control net is a {type(spec.net).__name__}: link a ControlNet loader")
     return foreign.make(spec, hint)
@@ -71,7 +73,9 @@ def controlled(model: Any, conditioning: Conditioning) -> Controlled:
                 "loaded with Load ControlNet (ControlNet Core)"
             )
         units.setdefault(link, link.unit())
-    return Controlled(tuple(units.values()), noise_schedule(model), SD15)
+    base = base_config(model.model)
+    config = SD15 if base is None else replace(SD15, unet=base)
+    return Controlled(tuple(units.values()), noise_schedule(model), config)
 
 
 def chain(link: Any) -> Iterator[Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...controlnet_core.checkpoints.detect import Identity
 from ...controlnet_core.control.hint import mask_at
 from ...controlnet_core.errors import CheckpointError, ShapeError, ValueRangeError
-from ..values import ControlSpec
+from ..values import ControlSpec, UnitOptions
 from .residuals import Residuals, add_residuals
 
 NEEDED = ("copy", "set_cond_hint", "set_previous_controlnet", "get_control")
@@ -44,12 +44,12 @@ def make(spec: ControlSpec, hint: Tensor) -> Any:
     Raises ValueRangeError for what a native net cannot do.
     """
     net, name = spec.net, spec.name or type(spec.net).__name__
-    if spec.mode != "balanced" or spec.block_weights is not None:
-        what = f"mode {spec.mode}" if spec.mode != "balanced" else "block weights"
-        raise ValueRangeError(
-            f"{name} was loaded by the editor, which knows strength, window and mask, but no {what}: load it with "
-            "Load ControlNet (ControlNet Core) if it is one for Stable Diffusion, or choose balanced without weights"
-        )
+    for what, wanted in unknown_to_the_editor(spec).items():
+        if wanted:
+            raise ValueRangeError(
+                f"{name} was loaded by the editor, which knows strength, window and mask, but no {what}: load it with "
+                "Load ControlNet (ControlNet Core) if it is one for Stable Diffusion, or leave that out"
+            )
     if getattr(net, "latent_format", None) is not None:
         raise ValueRangeError(
             f"{name} reads its hint through a VAE, which Apply ControlNet does not have: use the native Apply "
@@ -57,6 +57,22 @@ def make(spec: ControlSpec, hint: Tensor) -> Any:
         )
     control = net.copy().set_cond_hint(hint, spec.strength, (spec.start, spec.end))
     return control if spec.mask is None else MaskedControl(control, spec.mask)
+
+
+def unknown_to_the_editor(spec: ControlSpec) -> dict[str, bool]:
+    """What a native net cannot do, and whether the spec asks for it."""
+    options, plain = spec.options, UnitOptions()
+    return {
+        f"mode {spec.mode}": spec.mode != "balanced",
+        "block weights": spec.block_weights is not None,
+        "strength schedule": spec.schedule is not None,
+        "further hints": bool(spec.hints),
+        f"hint fit {options.fit}": options.fit != plain.fit,
+        "hint type here (it has a node of its own, SetUnionControlNetType)": options.kind != plain.kind,
+        "factor for each half": (options.positive, options.negative) != (plain.positive, plain.negative),
+        "factor for each picture": bool(options.items),
+        "averaging over the picture": options.pool,
+    }
 
 
 class MaskedControl(comfy.controlnet.ControlBase):

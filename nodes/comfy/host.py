@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import controlnet_core
+from ...controlnet_core.checkpoints.control import CONTROL_KINDS
 from ...controlnet_core.checkpoints.detect import Identity, identify_file
 from ...controlnet_core.errors import CheckpointError, MissingFileError
 from ...controlnet_core.pipeline import SampleSettings
@@ -85,8 +86,8 @@ class ComfyHost:
         from . import control, foreign
 
         identity = identify_file(path)
-        if identity.kind == "controlnet" and identity.supported:
-            return control.load(path)
+        if identity.kind in CONTROL_KINDS and identity.supported:
+            return control.load(path, model)
         return foreign.load(path, identity)
 
     def library(self) -> Library:

@@ -40,6 +40,7 @@ SIDE = 64
 PROMPT, NEGATIVE = "a red sphere, (on grey:1.3) ground", "grey"
 MODES = ("balanced", "prompt", "control", "cfg-rw", "cfg-rw-literal", "mid-only")
 UNUSED = ("torchvision", "torchaudio")
+KINDS = ("difference", "control-lora", "adapter")
 HEAVY = ("cv2", "transformers", "scipy.stats", "diffusers")
 
 
@@ -112,6 +113,36 @@ def mask() -> torch.Tensor:
     left = torch.zeros(1, SIDE, SIDE)
     left[..., : SIDE // 2] = 1.0
     return left
+
+
+def control_cases(node: Callable[..., Any]) -> dict[str, dict[str, Any]]:
+    """What a unit may have besides, made by our nodes, which are the same in every home."""
+    options = {
+        "hint_fit": "crop", "hint_type": "not said", "positive_factor": 1.0, "negative_factor": 1.0, "per_picture": "",
+        "average_over_picture": False,
+    }  # fmt: skip
+
+    def with_options(**changed: Any) -> dict[str, Any]:
+        return {"options": node("CNCore_ControlOptions", **{**options, **changed})[0]}
+
+    def with_preset(**given: Any) -> dict[str, Any]:
+        sliders = dict.fromkeys(("full", "half", "quarter", "eighth", "middle"), 1.0)
+        return {"block_weights": node("CNCore_BlockWeights", **sliders, **given)[0]}
+
+    wide = torch.rand(1, 2 * SIDE, 3 * SIDE, 3, generator=torch.Generator().manual_seed(1))
+    (schedule,) = node("CNCore_StrengthSchedule", keyframes="0: 1.5, 0.4: 0.2 hold, 0.7: 1", easing="ease-in-out")
+    return {
+        "schedule": {"schedule": schedule},
+        "preset": with_preset(preset="soft"),
+        "preset with ends": with_preset(preset="ease-in", preset_first=0.2, preset_last=2.0),
+        "positive half": with_options(negative_factor=0.0),
+        "negative half": with_options(positive_factor=0.0),
+        "both halves": with_options(positive_factor=1.2, negative_factor=0.4),
+        "per picture": with_options(per_picture="1, 0, 0.5"),
+        "pool": with_options(average_over_picture=True),
+        "masked pool": {**with_options(average_over_picture=True), "mask": mask()},
+        **{fit: {"image": wide, **with_options(hint_fit=fit)} for fit in ("stretch", "inner-fit", "pad")},
+    }
 
 
 def start_picture() -> torch.Tensor:
@@ -319,6 +350,33 @@ class Session:
         weights = values.BlockWeights((0.5, 1.5, 1.0, 1.0), 0.0)
         self.tensors["weights"] = self.picture(self.ksampler(self.controlled(block_weights=weights)))
 
+    def controls(self) -> None:
+        """Every control of our nodes under the native sampler, on a batch of three."""
+        for name, unit in control_cases(self.node).items():
+            self.tensors[f"control.{name}"] = self.picture(self.ksampler(self.controlled(**unit), self.empty(3)))
+        unknown = {name: unit for name, unit in control_cases(self.node).items() if name not in ("masked pool",)}
+        native = self.native_net()
+        self.facts["control.foreign"] = {
+            name: self.error(lambda u=unit: self.controlled(control_net=native, **u)) for name, unit in unknown.items()
+        }
+
+    def kinds(self) -> None:
+        """Files that are no plain ControlNet, completed when the run begins or when they are loaded."""
+        for name in KINDS:
+            (net,) = self.node("CNCore_LoadControlNet", control_net=f"{name}.safetensors")
+            self.tensors[f"kind.{name}"] = self.picture(self.ksampler(self.controlled(control_net=net)))
+            again = self.picture(self.ksampler(self.controlled(control_net=net)))
+            (early,) = self.node("CNCore_LoadControlNet", control_net=f"{name}.safetensors", model=self.model)
+            completed = self.picture(self.ksampler(self.controlled(control_net=early)))
+            mixed = self.ksampler(self.natively_controlled(net, self.controlled(control_net=self.net)))
+            self.tensors[f"kind.chain.{name}"] = self.picture(mixed)
+            self.facts[f"kind.{name}"] = {
+                "again": torch.equal(again, self.tensors[f"kind.{name}"]),
+                "completed": float((completed - again).abs().max()),
+                "models": len(early.get_models()),
+                "kept": len(net.shared.completed),
+            }
+
     def against_native(self) -> None:
         """Our CONTROL_NET and the host's own with the same weights, alone and in chains."""
         native = self.native_net()
@@ -475,6 +533,8 @@ SCENARIOS = (
     "three_homes",
     "variants",
     "modes",
+    "controls",
+    "kinds",
     "against_native",
     "foreign_nets",
     "costs",

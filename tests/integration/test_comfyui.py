@@ -27,8 +27,13 @@ from typing import Any
 
 import pytest
 import torch
+from comfyui_controlnet_core.controlnet_core.checkpoints import ldm
+from comfyui_controlnet_core.controlnet_core.checkpoints.adapters import ADAPTER_RULES
+from comfyui_controlnet_core.controlnet_core.checkpoints.keymap import KeyMap
+from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_controlnet, load_unet
 from comfyui_controlnet_core.controlnet_core.checkpoints.save import save_checkpoint, save_controlnet
-from comfyui_controlnet_core.controlnet_core.config import DEMO, SD15
+from comfyui_controlnet_core.controlnet_core.config import DEMO, SD15, AdapterConfig
+from comfyui_controlnet_core.controlnet_core.models.adapter import Adapter
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.text_encoder import ClipTextModel
 from comfyui_controlnet_core.controlnet_core.models.tokenizer import ClipTokenizer, VocabMap
@@ -95,6 +100,31 @@ def random_demo(assets: Path) -> None:
     save_controlnet(assets / "demo_canny.safetensors", net, layout="core")
 
 
+def files_of_other_kinds(assets: Path, folder: Path) -> None:
+    """A difference file, a Control-LoRA and a T2I-Adapter for the random demo, from what its own net adds."""
+    base = load_unet(assets / "demo_base.safetensors")
+    net, _ = load_controlnet(assets / "demo_canny.safetensors")
+    torch.manual_seed(3)
+    to_cldm = KeyMap(ldm.controlnet_rules(net.config.unet)).to_theirs
+    whole = {str(to_cldm(key)): tensor for key, tensor in net.state_dict().items()}
+    unet = {str(to_cldm(key)): tensor for key, tensor in base.state_dict().items() if key in net.state_dict()}
+    own = {key: tensor for key, tensor in whole.items() if key not in unet}
+    noise = {key: 0.1 * torch.randn_like(tensor) for key, tensor in unet.items()}
+    difference = {f"control_model.{key}": tensor for key, tensor in {**noise, **own}.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({**difference, "difference": torch.tensor(1.0)}, folder / "difference.safetensors")
+    lora = {"lora_controlnet": torch.zeros(0), **own}
+    for key, tensor in unet.items():
+        if tensor.ndim > 1:
+            stem, columns = key.removesuffix(".weight"), tensor.shape[1:]
+            lora |= {f"{stem}.up": 0.1 * torch.randn(len(tensor), 2), f"{stem}.down": 0.1 * torch.randn(2, *columns)}
+    save_file(lora, folder / "control-lora.safetensors")
+    adapter = Adapter(AdapterConfig(widths=net.config.unet.widths))
+    names = KeyMap(ADAPTER_RULES["t2i-adapter", "diffusers"](())).to_theirs
+    state = {f"adapter.{names(key)}": tensor for key, tensor in adapter.state_dict().items()}
+    save_file(state, folder / "adapter.safetensors")
+
+
 def files_of_the_host(models: Path) -> None:
     """A base and a net of Stable Diffusion 1.5's kind, as narrow as the host still knows it, and a LoRA."""
     torch.manual_seed(1)
@@ -128,6 +158,7 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(source, folder / part)
     random_demo(folder / "controlnet_core" / "assets")
     files_of_the_host(custom_nodes.parent / "models")
+    files_of_other_kinds(folder / "controlnet_core" / "assets", custom_nodes.parent / "models" / "controlnet")
     for name in ("nodes", "tests"):
         neighbour = custom_nodes / "another_pack" / name
         neighbour.mkdir(parents=True)
@@ -160,7 +191,8 @@ class Headless:
     """The third home: the same nodes on the same files, in this process."""
 
     def __init__(self, pack: Path) -> None:
-        self.host = HeadlessHost(assets_dir=pack / "controlnet_core" / "assets")
+        models = pack.parents[1] / "models"
+        self.host = HeadlessHost(models_dirs=[models], assets_dir=pack / "controlnet_core" / "assets")
         self.classes = build_nodes(self.host)
         self.model, self.clip, self.vae = self.node("CNCore_LoadCheckpoint", checkpoint="demo (built in)")
         (self.net,) = self.node("CNCore_LoadControlNet", control_net="demo canny (built in)")
@@ -174,11 +206,9 @@ class Headless:
     def picture(self, latent: Any = None, unit: dict[str, Any] | None = None, **settings: Any) -> torch.Tensor:
         """The decoded picture of a run with one unit."""
         positive, negative = self.prompts
-        given = {"strength": 0.8, "start_percent": 0.0, "end_percent": 1.0, "mode": "balanced", **(unit or {})}
-        conditioning = self.node(
-            "CNCore_ApplyControlNet", positive=positive, negative=negative, control_net=self.net,
-            image=program.hint(), **given,
-        )  # fmt: skip
+        given = {"strength": 0.8, "start_percent": 0.0, "end_percent": 1.0, "mode": "balanced"}
+        given = {"control_net": self.net, "image": program.hint(), **given, **(unit or {})}
+        conditioning = self.node("CNCore_ApplyControlNet", positive=positive, negative=negative, **given)
         known = {"seed": program.SEED, "steps": program.STEPS, "cfg": program.CFG, **settings}
         side = program.SIDE // 8
         latent = latent or {"samples": torch.zeros(1, 4, side, side)}
@@ -280,6 +310,49 @@ def test_modes_under_the_native_sampler(mode: str, headless: Headless, tensors: 
 def test_block_weights_under_the_native_sampler(headless: Headless, tensors: dict[str, torch.Tensor]) -> None:
     unit = {"block_weights": BlockWeights((0.5, 1.5, 1.0, 1.0), 0.0)}
     assert difference(headless.picture(unit=unit), tensors["weights"]) <= MEAN
+
+
+CONTROL_CASES = (
+    "schedule", "preset", "preset with ends", "positive half", "negative half", "both halves", "per picture", "pool",
+    "masked pool", "stretch", "inner-fit", "pad",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONTROL_CASES)
+def test_controls_under_the_native_sampler(name: str, headless: Headless, tensors: dict[str, torch.Tensor]) -> None:
+    cases = program.control_cases(headless.node)
+    assert set(cases) == set(CONTROL_CASES)
+    side = program.SIDE // 8
+    latent = {"samples": torch.zeros(3, 4, side, side)}
+    mine = headless.picture({**latent}, cases[name])
+    assert difference(mine, tensors[f"control.{name}"]) <= MEAN
+    # Not the same as without: else a control that nobody reads would pass.
+    assert not torch.equal(headless.picture({**latent}, {**cases[name], **UNSAID}), mine)
+
+
+UNSAID: dict[str, Any] = {"schedule": None, "options": None, "block_weights": None, "mask": None}
+
+
+@pytest.mark.parametrize("name", [name for name in CONTROL_CASES if name != "masked pool"])
+def test_what_a_native_net_cannot_do_is_an_error(name: str, facts: dict[str, Any]) -> None:
+    assert facts["control.foreign"][name].startswith("ValueRangeError: ")
+    assert "was loaded by the editor" in facts["control.foreign"][name]
+
+
+@pytest.mark.parametrize("name", program.KINDS)
+def test_other_kinds_of_control(
+    name: str, headless: Headless, facts: dict[str, Any], tensors: dict[str, torch.Tensor]
+) -> None:
+    """Completed when the run begins, or with a model when they are loaded; alone and in a chain."""
+    (net,) = headless.node("CNCore_LoadControlNet", control_net=f"{name}.safetensors")
+    mine = headless.picture(unit={"control_net": net})
+    assert difference(mine, tensors[f"kind.{name}"]) <= MEAN
+    assert difference(mine, tensors["ours.euler"]) > 10 * CLOSE
+    assert difference(tensors[f"kind.chain.{name}"], tensors[f"kind.{name}"]) > 10 * CLOSE
+    found = facts[f"kind.{name}"]
+    assert found["again"]
+    assert found["completed"] <= CLOSE
+    assert (found["models"], found["kept"]) == (1, 0)
 
 
 # ---- CONTROL_NET
