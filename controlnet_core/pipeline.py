@@ -1,9 +1,9 @@
 """From noise to a latent: the algorithm on one page. The first file to read.
 
     sigmas = make_sigmas(...)                    the noise levels of the steps
-    prepared = prepare(...)                      all that does not depend on x, once
+    prepared = prepare_once(...)                 all that does not depend on x, once
     x = latent + noise * sigmas[0]
-    x = sampler(denoise, x, sigmas)              denoise: x, sigma -> evaluate(prepared, x, sigma, cfg)
+    x = sampler(denoise, x, sigmas)              denoise: x, sigma -> evaluate(prepared, x, sigma, cfg, run)
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from .diffusion.schedule import NoiseSchedule, make_sigmas
 from .engine.backend import Backend
 from .engine.condition import Condition
 from .engine.evaluate import evaluate
-from .engine.prepare import prepare
-from .engine.runtime import Cancelled, check_cancelled
+from .engine.prepare import prepare_once
+from .engine.run import EXACT, Run, Shortcuts
+from .engine.runtime import Cancelled, check_cancelled, waits_for_results
 from .errors import OutOfMemory, ShapeError
 from .models.unet import UNet
 
@@ -72,18 +73,23 @@ def generate(
     batch_index: Sequence[int] | None = None,
     on_step: Callable[[Step], None] | None = None,
     cancelled: Cancelled | None = None,
+    shortcuts: Shortcuts = EXACT,
 ) -> Tensor:
     """Sample a latent.
 
     latent: (B, 4, h, w), scaled; zeros to start from nothing. noise_mask: (B or 1, 1 or none, H, W) in
-    [0, 1], where to paint; the rest keeps the latent. Returns (B, 4, h, w) float32 on the CPU.
+    [0, 1], where to paint; the rest keeps the latent. shortcuts: what may be left out, at a price in
+    exactness (see `engine.run`). Returns (B, 4, h, w) float32 on the CPU.
     Raises ShapeError, UnfitError, NonFiniteError, Interrupted, OutOfMemory.
     """
+    args = (model, positive, negative, latent, settings, backend, noise_mask, batch_index, on_step, cancelled)
     try:
         with torch.inference_mode():
-            return _generate(
-                model, positive, negative, latent, settings, backend, noise_mask, batch_index, on_step, cancelled
-            )
+            run = Run(shortcuts, check_every_step=waits_for_results(backend.runtime.device))
+            result = _generate(*args, run)
+            if run.finite is not None and not bool(run.finite):
+                _generate(*args, Run(shortcuts))  # the same again, looking at each step: raises with the culprit's name
+            return result
     except torch.cuda.OutOfMemoryError as error:
         raise OutOfMemory(
             f"the device has no memory left for a batch of {latent.shape[0]} latents of {latent.shape[3]}x"
@@ -102,6 +108,7 @@ def _generate(
     batch_index: Sequence[int] | None,
     on_step: Callable[[Step], None] | None,
     cancelled: Cancelled | None,
+    run: Run,
 ) -> Tensor:
     if latent.ndim != 4 or latent.shape[1] != model.config.vae.latent_channels:
         raise ShapeError(
@@ -112,9 +119,11 @@ def _generate(
     if len(sigmas) < 2:
         return latent.float().cpu()
     guided = negative if settings.cfg != 1.0 else ()
-    prepared = prepare(
-        model.unet, model.config, model.schedule, positive, guided, tuple(latent.shape), sigmas.tolist(), backend
-    )
+    shape, announced = tuple(latent.shape), sigmas.tolist()
+    always = (model.unet, model.config, model.schedule, positive)
+    prepared = prepare_once(*always, guided, shape, announced, backend)
+    alone = prepare_once(*always, (), shape, announced, backend) if run.shortcuts.limits_guidance else prepared
+    guidance = guidance_window(model.schedule, run.shortcuts)
     device = backend.runtime.device
     clean = latent.to(device, torch.float32)
     noise = initial_noise(latent.shape, settings.seed, batch_index)
@@ -125,10 +134,11 @@ def _generate(
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         check_cancelled(cancelled)
+        halves = prepared if guidance(float(sigma)) else alone
         if mask is None:
-            return evaluate(prepared, x, sigma, settings.cfg)
+            return evaluate(halves, x, sigma, settings.cfg, run)
         x = x * mask + add_noise(clean, kept_noise, sigma) * (1.0 - mask)
-        return evaluate(prepared, x, sigma, settings.cfg) * mask + clean * (1.0 - mask)
+        return evaluate(halves, x, sigma, settings.cfg, run) * mask + clean * (1.0 - mask)
 
     source = noise_source(sampler, start, sigmas, settings.seed, ancestral=settings.ancestral)
     result = sampler(denoise, start, sigmas, noise=source, on_step=on_step)
@@ -148,6 +158,12 @@ def cut_sigmas(schedule: NoiseSchedule, settings: SampleSettings) -> Tensor:
         if not settings.leftover_noise:
             sigmas[-1] = 0.0
     return sigmas[min(settings.start_step, len(sigmas) - 1) :]
+
+
+def guidance_window(schedule: NoiseSchedule, shortcuts: Shortcuts) -> Callable[[float], bool]:
+    """Whether there is guidance at a sigma."""
+    first, last = (schedule.percent_to_sigma(p) for p in (shortcuts.guidance_start, shortcuts.guidance_end))
+    return lambda sigma: last <= sigma <= first
 
 
 def fit_noise_mask(mask: Tensor, latent: Tensor) -> Tensor:

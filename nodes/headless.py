@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from time import perf_counter
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +21,7 @@ from ..controlnet_core.control.unit import ControlUnit, Hint
 from ..controlnet_core.diffusion.samplers import Step
 from ..controlnet_core.diffusion.schedule import make_schedule
 from ..controlnet_core.engine.backend import Backend
+from ..controlnet_core.engine.run import EXACT, Shortcuts
 from ..controlnet_core.engine.runtime import Runtime, check_cancelled
 from ..controlnet_core.errors import CheckpointError, OutOfMemory, ShapeError, UnfitError, ValueRangeError
 from ..controlnet_core.models.control import ControlModel
@@ -40,7 +42,9 @@ class HeadlessHost:
 
     input_dir, output_dir: where pictures are read and written. models_dirs: roots of models trees with a
     folder per kind; model_folders: further folders by kind. device, dtype: as `Runtime.choose`.
-    progress(done, total, preview=None) and cancelled() are called while a node runs.
+    progress(done, total, preview=None) and cancelled() are called while a node runs. shortcuts: what
+    sampling may leave out. on_measured(error, seconds, exact_seconds): when given, each sampling is done
+    exactly as well, and the relative error of the latent is told.
     """
 
     def __init__(
@@ -54,6 +58,8 @@ class HeadlessHost:
         *,
         progress: Progress | None = None,
         cancelled: Callable[[], bool] | None = None,
+        shortcuts: Shortcuts = EXACT,
+        on_measured: Callable[[float, float, float], None] | None = None,
         assets_dir: str | Path = ASSETS,
     ) -> None:
         self.input_dir, self.output_dir = Path(input_dir), Path(output_dir)
@@ -67,6 +73,7 @@ class HeadlessHost:
             Runtime(self.runtime.device, self.runtime.vae_dtype, self.runtime.vae_dtype, self.runtime.pack_weights)
         )
         self._progress, self._cancelled = progress, cancelled
+        self.shortcuts, self.on_measured = shortcuts, on_measured
         self._library: Library | None = None
         self._loaded: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
 
@@ -220,17 +227,20 @@ class HeadlessHost:
         samples = latent["samples"]
         size = (samples.shape[-2], samples.shape[-1])
         conditions = to_conditions(positive, negative, size, model.diffusion.config.unet.label_dim)
-        result = generate(
-            model.diffusion,
-            *conditions,
-            samples,
-            settings,
-            backend=self.backend,
-            noise_mask=latent.get("noise_mask"),
-            batch_index=latent.get("batch_index"),
-            on_step=self._on_step,
-            cancelled=self._cancelled,
-        )
+        options: dict[str, Any] = {
+            "backend": self.backend,
+            "noise_mask": latent.get("noise_mask"),
+            "batch_index": latent.get("batch_index"),
+            "on_step": self._on_step,
+            "cancelled": self._cancelled,
+        }
+        began = perf_counter()
+        result = generate(model.diffusion, *conditions, samples, settings, shortcuts=self.shortcuts, **options)
+        if self.on_measured is not None:
+            between = perf_counter()
+            exact = generate(model.diffusion, *conditions, samples, settings, **options)
+            error = float((result - exact).norm() / exact.norm())
+            self.on_measured(error, between - began, perf_counter() - between)
         return {**latent, "samples": result}
 
     def accelerate(self, model: Model, weights: str, node: str | None) -> tuple[Model, str]:

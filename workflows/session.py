@@ -44,12 +44,39 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="auto", choices=DTYPES, help="precision of the models (default: auto)")
 
 
+def add_shortcut_arguments(parser: argparse.ArgumentParser) -> None:
+    """--reuse, --reuse-tolerance, --encoder-every, --guidance, --measure."""
+    group = parser.add_argument_group("faster at a price", "off by default; --measure tells the error")
+    group.add_argument("--reuse", type=int, default=1, metavar="K", help="run the nets at every K-th evaluation only")
+    group.add_argument(
+        "--reuse-tolerance", type=float, default=0.0, metavar="E",
+        help="run the nets only when the latent has moved by this share, such as 0.1",
+    )  # fmt: skip
+    group.add_argument(
+        "--encoder-every", type=int, default=1, metavar="K", help="run the UNet's encoder at every K-th evaluation only"
+    )
+    group.add_argument(
+        "--guidance", type=float, nargs=2, default=(0.0, 1.0), metavar=("FROM", "TO"),
+        help="guide by the negative prompt only in this part of the run, such as 0.1 0.8",
+    )  # fmt: skip
+    group.add_argument("--measure", action="store_true", help="sample exactly as well, and print error and times")
+
+
+def shortcuts(args: argparse.Namespace) -> Any:
+    """The `Shortcuts` that were asked for; none by commands that do not offer them. Raises ValueRangeError."""
+    from ..controlnet_core.engine.run import EXACT, Shortcuts
+
+    if not hasattr(args, "reuse"):
+        return EXACT
+    return Shortcuts(args.reuse, args.reuse_tolerance, args.encoder_every, *args.guidance)
+
+
 def open_session(args: argparse.Namespace, progress: Progress | None = None) -> Session:
     """Host and classes for parsed arguments. Imports torch."""
     from ..nodes import build_nodes
     from ..nodes.headless import HeadlessHost
 
-    host = HeadlessHost(**host_arguments(args), progress=progress)
+    host = HeadlessHost(**host_arguments(args), progress=progress, shortcuts=shortcuts(args))
     return Session(host, build_nodes(host))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, fields
 from math import lcm
 
 from torch import Tensor
 
 from ..control.unit import ControlStack
+from .backend import Same
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,12 @@ class Condition:
     area: Area | None = None
     start: float = 0.0
     end: float = 1.0
+
+
+def identity(condition: Condition) -> tuple[Hashable, ...]:
+    """Equal for conditions of the same tensors, units and numbers; it keeps the tensors alive."""
+    values = (getattr(condition, f.name) for f in fields(condition))
+    return tuple(Same(v) if isinstance(v, Tensor) else v for v in values)
 
 
 def crop(x: Tensor, area: Area | None, factor: int = 1) -> Tensor:

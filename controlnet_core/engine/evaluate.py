@@ -14,18 +14,21 @@ from ..errors import NonFiniteError
 from ..models.unet import Stack, UNet
 from .condition import Area, Condition, crop
 from .prepare import Group, Prepared
+from .run import Run
 
 
-def evaluate(prepared: Prepared, x: Tensor, sigma: Tensor, cfg: float) -> Tensor:
+def evaluate(prepared: Prepared, x: Tensor, sigma: Tensor, cfg: float, run: Run | None = None) -> Tensor:
     """The guided prediction of x0 from a noisy latent.
 
     x: (B, 4, h, w) float32 at noise level `sigma` (0-d). Classifier-free guidance (Ho and Salimans
-    2022): negative + cfg * (positive - negative). Raises NonFiniteError, naming the net it came
-    from, when a prediction is not finite.
+    2022): negative + cfg * (positive - negative). run: what is carried between evaluations; None for
+    one that stands for itself. Raises NonFiniteError, naming the net it came from, when a prediction
+    is not finite, unless `run` looks at that at its end.
     """
+    run = run or Run()
     predictions: dict[int, Tensor] = {}
     for group in prepared.groups:
-        for (index, _), prediction in zip(group.members, predict(prepared, group, x, sigma), strict=True):
+        for (index, _), prediction in zip(group.members, predict(prepared, group, x, sigma, run), strict=True):
             predictions[index] = prediction
     positives = range(prepared.positives)
     positive = _combine(prepared, positives, predictions, x, sigma)
@@ -36,7 +39,7 @@ def evaluate(prepared: Prepared, x: Tensor, sigma: Tensor, cfg: float) -> Tensor
     return negative + (positive - negative) * cfg
 
 
-def predict(prepared: Prepared, group: Group, x: Tensor, sigma: Tensor) -> list[Tensor]:
+def predict(prepared: Prepared, group: Group, x: Tensor, sigma: Tensor, run: Run) -> list[Tensor]:
     """The prediction of x0 for each condition of a group, each (B, 4, h, w) of the group's area."""
     part = crop(x, group.area)
     conditions = len(group.members)
@@ -45,19 +48,30 @@ def predict(prepared: Prepared, group: Group, x: Tensor, sigma: Tensor) -> list[
     rows = prepared.backend.layout(rows.to(prepared.backend.runtime.dtype))
     stack = group.projections.at(level)
     assert stack.decoder is not None
-    active = prepared.active(group, level)
-    targets = _targets(prepared.unet, rows, stack)
-    for unit in active:
-        if unit.bound.entry == "encoder":
-            targets = unit.through(rows, level, targets)
-    *skips, middle = targets
-    for unit in active:
-        if unit.bound.entry == "skips":
-            deque(unit.through(rows, level, (*skips, middle)), maxlen=0)
+    *skips, middle = run.controlled(
+        (group, group.active(level)), lambda: _controlled(prepared.unet, group, rows, level, stack, run)
+    )
     output = prepared.unet.head(prepared.unet.decoder(middle, skips, stack.decoder)).float()
-    _check_finite(prepared, group, output, rows, level)
+    if run.check_every_step:
+        _check_finite(prepared, group, output, rows, level)
+    else:
+        run.note_finite(output)
     parametrization = prepared.config.parametrization
     return [denoised(parametrization, out, part, sigma) for out in output.chunk(conditions)]
+
+
+def _controlled(unet: UNet, group: Group, rows: Tensor, sigma: float, stack: Stack, run: Run) -> list[Tensor]:
+    """The skips and the middle's output, with all control added."""
+    actors = group.actors(sigma)
+    walk = _targets(unet, rows, stack)
+    for actor in actors:
+        if actor.bound.entry == "encoder":
+            walk = run.through(actor, rows, sigma, walk)
+    targets = list(walk)
+    for actor in actors:
+        if actor.bound.entry == "skips":
+            deque(run.through(actor, rows, sigma, targets), maxlen=0)
+    return targets
 
 
 def _targets(unet: UNet, rows: Tensor, stack: Stack) -> Iterator[Tensor]:
@@ -134,7 +148,7 @@ def _check_finite(prepared: Prepared, group: Group, output: Tensor, rows: Tensor
     if not bool(torch.isfinite(rows).all()):
         culprit = "the latent that came in"
     else:
-        for unit in prepared.active(group, sigma):
+        for unit in group.active(sigma):
             if not all(bool(torch.isfinite(r).all()) for r in unit.residuals(rows, sigma) if r is not None):
                 culprit = unit.name
                 break

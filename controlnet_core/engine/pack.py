@@ -1,9 +1,12 @@
 """Weights in the layout the backend wants, reordered once instead of at every call.
 
-`rebuild` makes a second tree of modules around the same parameters, with leaf modules replaced;
-nothing of the original is changed. On the CPU in float32, convolutions and linear layers get
-oneDNN's blocked layout; plain torch reorders the weights at each call, which for the deep layers
-of a small picture takes longer than the arithmetic.
+`rebuild` makes a second tree of modules, with leaf modules replaced; nothing of the original is
+changed. On the CPU in float32 and bfloat16, convolutions and linear layers get oneDNN's blocked
+layout; plain torch reorders the weights at each call, which for the deep layers of a small picture
+takes longer than the arithmetic.
+
+The originals stay as their file has them, in its dtype, and mapped from it: their pages are read
+while a layer is packed and are the system's to take back afterwards, so that a model is held once.
 """
 
 from __future__ import annotations
@@ -41,11 +44,12 @@ class PackedConv2d(nn.Module):
 
     SIZES = 2
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
         super().__init__()
         self.geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
+        self.dtype = dtype
         self.plain = conv.weight.detach()
-        self.bias = None if conv.bias is None else conv.bias.detach()
+        self.bias = None if conv.bias is None else conv.bias.detach().to(dtype)
         self.packed: dict[torch.Size, Tensor] = {}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,7 +62,7 @@ class PackedConv2d(nn.Module):
     def _pack(self, size: torch.Size) -> Tensor:
         while len(self.packed) >= self.SIZES:
             self.packed.pop(next(iter(self.packed)))
-        weight = torch.ops.mkldnn._reorder_convolution_weight(self.plain, *self.geometry, list(size))
+        weight = torch.ops.mkldnn._reorder_convolution_weight(self.plain.to(self.dtype), *self.geometry, list(size))
         self.packed[size] = weight
         return weight
 
@@ -66,32 +70,47 @@ class PackedConv2d(nn.Module):
 class PackedLinear(nn.Module):
     """A linear layer whose weight is in oneDNN's blocked layout. Inference only."""
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
-        self.bias = None if linear.bias is None else linear.bias.detach()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().to(dtype))
+        self.bias = None if linear.bias is None else linear.bias.detach().to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C')."""
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
 
-def pack(module: ModuleT) -> ModuleT:
-    """The module with packed layers where the backend has them; else the module itself.
+def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether this processor computes in `dtype` with packed weights."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
-    Zero convolutions keep their plain weights, for strengths are folded into them.
+
+def pack(module: ModuleT, dtype: torch.dtype) -> ModuleT:
+    """A twin with packed layers that computes in `dtype`; see `can_pack`.
+
+    Zero convolutions keep plain weights, for strengths are folded into them.
     """
-    parameter = next(module.parameters())
-    if parameter.device.type != "cpu" or parameter.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
-        return module
-    return rebuild(module, _packed_leaf)
+
+    def replace(leaf: nn.Module) -> nn.Module | None:
+        if isinstance(leaf, ZeroConv):
+            return rebuild(leaf, _copy_leaf)
+        if type(leaf) is nn.Conv2d and leaf.padding_mode == "zeros" and isinstance(leaf.padding, tuple):
+            return PackedConv2d(leaf, dtype)
+        if type(leaf) is nn.Linear:
+            return PackedLinear(leaf, dtype)
+        return _copy_leaf(leaf)
+
+    twin = rebuild(module, replace)
+    for part in twin.modules():  # copies, all of them: the original's parameters are left alone
+        part._parameters = {name: None if p is None else _cast(p, dtype) for name, p in part._parameters.items()}
+    return twin
 
 
-def _packed_leaf(module: nn.Module) -> nn.Module | None:
-    if isinstance(module, ZeroConv):
-        return module
-    if type(module) is nn.Conv2d and module.padding_mode == "zeros" and isinstance(module.padding, tuple):
-        return PackedConv2d(module)
-    if type(module) is nn.Linear:
-        return PackedLinear(module)
-    return None
+def _copy_leaf(module: nn.Module) -> nn.Module | None:
+    return None if module._modules else copy(module)
+
+
+def _cast(parameter: nn.Parameter, dtype: torch.dtype) -> nn.Parameter:
+    return nn.Parameter(parameter.detach().to(dtype), requires_grad=False)

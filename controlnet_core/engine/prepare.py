@@ -11,7 +11,7 @@ A sigma that was not announced is prepared when it is met.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,10 +22,10 @@ from ..diffusion.schedule import NoiseSchedule
 from ..errors import ShapeError, UnfitError
 from ..models.unet import UNet, check_context
 from .backend import Backend
-from .condition import Area, Condition, equal_length
+from .condition import Area, Condition, equal_length, identity
 from .projections import Projections
 from .seat import Seat
-from .unit import PreparedUnit, seat_unit
+from .unit import Actor, PreparedUnit, make_actors, seat_unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +39,18 @@ class Group:
     members: tuple[tuple[int, Condition], ...]
     projections: Projections
     units: tuple[PreparedUnit, ...]
+    known_actors: dict[tuple[PreparedUnit, ...], tuple[Actor, ...]] = field(default_factory=dict)
+
+    def active(self, sigma: float) -> tuple[PreparedUnit, ...]:
+        """Units that cost anything at this sigma: in their window, and of some strength."""
+        return tuple(unit for unit in self.units if unit.is_active(sigma))
+
+    def actors(self, sigma: float) -> tuple[Actor, ...]:
+        """The nets that run at this sigma, each with its units."""
+        active = self.active(sigma)
+        if active not in self.known_actors:
+            self.known_actors[active] = make_actors(active)
+        return self.known_actors[active]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +69,27 @@ class Prepared:
     groups: tuple[Group, ...]
     backend: Backend
 
-    def active(self, group: Group, sigma: float) -> list[PreparedUnit]:
-        """Units of a group that cost anything at this sigma: in their window, and of some strength."""
-        return [unit for unit in group.units if unit.is_active(sigma)]
+
+def prepare_once(
+    unet: UNet,
+    config: ModelConfig,
+    schedule: NoiseSchedule,
+    positive: Sequence[Condition],
+    negative: Sequence[Condition],
+    latent_shape: tuple[int, ...],
+    sigmas: Iterable[float],
+    backend: Backend,
+) -> Prepared:
+    """As `prepare`, but what the backend prepared for one of its last runs is used again.
+
+    The same tensors, units, sizes and weights are the same run: neither seed nor latent is part of it,
+    and sigmas that are new are prepared when they are met.
+    """
+    halves = tuple(tuple(identity(c) for c in half) for half in (positive, negative))
+    key = (unet, config, schedule, halves, latent_shape)
+    return backend.once(
+        key, lambda: prepare(unet, config, schedule, positive, negative, latent_shape, sigmas, backend)
+    )
 
 
 def prepare(
@@ -104,9 +134,9 @@ def prepare(
                 unit, (batch, height, width), area, context[rows], own_label, schedule, announced, config.vae.factor,
                 backend, config.unet,
             )  # fmt: skip
-            bound = backend.optimise(backend.resolve(unit.net, unet)).bind(seat)
+            net = backend.optimise(backend.resolve(unit.net, unet))
             halves = (unit.half(i < len(positive)) for i, _ in members[first:last])
-            units.append(seat_unit(seat, bound, rows, halves, config.unet))
+            units.append(seat_unit(seat, net, rows, halves, config.unet))
         groups.append(Group(area, members, projections, tuple(units)))
     return Prepared(fast, config, schedule, conditions, len(positive), batch, tuple(groups), backend)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..diffusion.schedule import NoiseSchedule
+from ..models import control
 from ..models.control import Embed
 from ..models.unet import Projected, Shifts, Stack
 
@@ -57,3 +58,40 @@ class Projections:
         self.announce([sigma])
         parts = (Projected(s, kv) for s, kv in zip(self.shifts[sigma], self.kv, strict=True))
         return Stack(*parts)
+
+    def joined(self, others: Sequence[control.Projections]) -> JoinedProjections:
+        """The same for the rows of several seats, one after the other."""
+        return JoinedProjections((self, *others))
+
+
+class JoinedProjections:
+    """Projections of one net for several seats, row behind row."""
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self.parts: tuple[Projections, ...] = tuple(parts)
+        self.rows = [part.context.shape[0] for part in self.parts]
+        self.kv = [_behind(branches, self.rows) for branches in zip(*(part.kv for part in self.parts), strict=True)]
+        # A timestep alone is the same for all rows; types and label vectors are each seat's own.
+        self.shared = all(part.embed is None and part.label is None for part in self.parts)
+
+    def at(self, sigma: float) -> Stack:
+        """What the net needs besides x at this sigma."""
+        stacks = [part.at(sigma) for part in self.parts]
+        joined = []
+        for part, kv in zip(zip(*stacks, strict=True), self.kv, strict=False):
+            shifts = part[0].shifts if self.shared else _behind([own.shifts for own in part], self.rows)
+            joined.append(Projected(shifts, kv))
+        return Stack(*joined)
+
+    def joined(self, others: Sequence[control.Projections]) -> JoinedProjections:
+        """These and others."""
+        return JoinedProjections((*self.parts, *others))
+
+
+def _behind(trees: Sequence[Any], rows: Sequence[int]) -> Any:
+    """Tuples of tensors, nested alike -> the same, each tensor with the rows of all."""
+    if trees[0] is None:
+        return None
+    if isinstance(trees[0], Tensor):
+        return torch.cat([t.expand(n, *t.shape[1:]) for t, n in zip(trees, rows, strict=True)])
+    return tuple(_behind(branches, rows) for branches in zip(*trees, strict=True))

@@ -46,6 +46,11 @@ class Runtime:
         return cls(where, DTYPES[dtype], torch.bfloat16 if half else torch.float32)
 
 
+def waits_for_results(device: torch.device) -> bool:
+    """Whether looking at a result costs nothing since it is there anyway; on a GPU it would stall the queue."""
+    return device.type == "cpu"
+
+
 def check_cancelled(cancelled: Cancelled | None) -> None:
     """Raise Interrupted if the user asked to stop."""
     if cancelled is not None and cancelled():

@@ -14,7 +14,7 @@ from ..control.modes import block_heights
 from ..control.unit import ControlUnit
 from ..diffusion.schedule import NoiseSchedule
 from ..errors import ShapeError
-from ..models.control import Bound
+from ..models.control import Bound, ControlModel, Outlet
 from .condition import crop
 from .seat import Seat
 
@@ -28,6 +28,7 @@ class PreparedUnit:
     """
 
     unit: ControlUnit
+    net: ControlModel
     bound: Bound
     rows: slice
     scales: tuple[Tensor, ...] | None
@@ -51,29 +52,19 @@ class PreparedUnit:
         """Whether the unit does anything at this sigma; if not, it costs nothing."""
         return any(self.weights(sigma))
 
-    def through(self, x: Tensor, sigma: float, targets: Iterable[Tensor]) -> Iterator[Tensor]:
-        """The targets, one by one, with the unit's residual added into its rows, in place.
-
-        x: (all rows, C, h, w). Each feature map of the net meets its outlet as soon as it is there, so
-        that no more than one is held: several nets cost the memory of one block's activations. Targets
-        may come from an encoder that is running: what is added is read by its next block.
-        """
-        features = self.bound.features(x[self.rows], sigma)
-        weights = self.weights(sigma)
-        scales = self.scales or (None,) * len(weights)
-        for target, feature, outlet, weight, scale in zip(
-            targets, features, self.bound.outlets, weights, scales, strict=True
-        ):
-            if feature is not None and weight != 0.0:
-                view = target[self.rows]
-                if scale is None:
-                    outlet.accumulate(view, feature, weight)
-                else:
-                    view.addcmul_(outlet(feature), scale, value=weight)
-            yield target
+    def add(self, target: Tensor, feature: Tensor, outlet: Outlet, index: int, sigma: float) -> None:
+        """Add the residual of one feature map (its rows, C, h, w) into the unit's rows of a target, in place."""
+        weight = self.weights(sigma)[index]
+        if weight == 0.0:
+            return
+        view = target[self.rows]
+        if self.scales is None:
+            outlet.accumulate(view, feature, weight)
+        else:
+            view.addcmul_(outlet(feature), self.scales[index], value=weight)
 
     def residuals(self, x: Tensor, sigma: float) -> Iterator[Tensor | None]:
-        """What `through` adds to each target, by definition: (rows, C, h, w), or None for nothing."""
+        """What is added to each target, by definition: (rows, C, h, w), or None for nothing."""
         features = self.bound.features(x[self.rows], sigma)
         weights = self.weights(sigma)
         scales = self.scales or (None,) * len(weights)
@@ -85,8 +76,56 @@ class PreparedUnit:
                 yield residual if scale is None else residual * scale
 
 
-def seat_unit(seat: Seat, bound: Bound, rows: slice, halves: Iterable[float], base: UNetConfig) -> PreparedUnit:
-    """A net in its seat with what its unit says about strength.
+@dataclass(frozen=True, eq=False)
+class Actor:
+    """A net that runs, and the units that it runs for: one, or several with hints of their own as one batch."""
+
+    bound: Bound
+    units: tuple[PreparedUnit, ...]
+
+    def through(self, x: Tensor, sigma: float, targets: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The targets, one by one, with the units' residuals added into their rows, in place.
+
+        x: (all rows, C, h, w). Each feature map of the net meets its outlet as soon as it is there, so
+        that no more than one is held: several nets cost the memory of one block's activations. Targets
+        may come from an encoder that is running: what is added is read by its next block.
+        """
+        steps = zip(targets, self.features(x, sigma), self.bound.outlets, strict=True)
+        for index, (target, feature, outlet) in enumerate(steps):
+            self.add(target, feature, outlet, index, sigma)
+            yield target
+
+    def features(self, x: Tensor, sigma: float) -> Iterator[Tensor | None]:
+        """What the net says about each target: the rows of all units, one behind the other."""
+        parts = [x[unit.rows] for unit in self.units]
+        return self.bound.features(parts[0] if len(parts) == 1 else torch.cat(parts), sigma)
+
+    def add(self, target: Tensor, feature: Tensor | None, outlet: Outlet, index: int, sigma: float) -> None:
+        """Add the residuals of one feature map into the units' rows of a target, in place."""
+        if feature is None:
+            return
+        counts = [unit.rows.stop - unit.rows.start for unit in self.units]
+        for unit, own in zip(self.units, feature.split(counts), strict=True):
+            unit.add(target, own, outlet, index, sigma)
+
+
+def make_actors(units: Iterable[PreparedUnit]) -> tuple[Actor, ...]:
+    """Units of one net share a batch where the net can do so."""
+    actors = []
+    by_net: dict[ControlModel, list[PreparedUnit]] = {}
+    for unit in units:
+        by_net.setdefault(unit.net, []).append(unit)
+    for net, own in by_net.items():
+        joined = net.join([unit.bound for unit in own]) if len(own) > 1 else None
+        if joined is None:
+            actors += [Actor(unit.bound, (unit,)) for unit in own]
+        else:
+            actors.append(Actor(joined, tuple(own)))
+    return tuple(actors)
+
+
+def seat_unit(seat: Seat, net: ControlModel, rows: slice, halves: Iterable[float], base: UNetConfig) -> PreparedUnit:
+    """The net bound to its seat, with what its unit says about strength.
 
     halves: the factor of each condition among the rows. Raises ShapeError for masks and factors per
     picture that do not fit the batch, ValueRangeError for a wrong number of block weights.
@@ -102,7 +141,7 @@ def seat_unit(seat: Seat, bound: Bound, rows: slice, halves: Iterable[float], ba
         scales = tuple(factors if masks is None else factors * masks[i] for i in range(len(sizes)))
     elif masks is not None:
         scales = tuple(masks)
-    return PreparedUnit(unit, bound, rows, scales, seat.schedule, base, height)
+    return PreparedUnit(unit, net, net.bind(seat), rows, scales, seat.schedule, base, height)
 
 
 def _row_factors(seat: Seat, halves: list[float]) -> Tensor | None:

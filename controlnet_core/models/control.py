@@ -84,6 +84,10 @@ class Projections(Protocol):
         """What the net needs besides x at this sigma."""
         ...
 
+    def joined(self, others: Sequence[Projections]) -> Projections:
+        """The same for the rows of several seats, one after the other."""
+        ...
+
 
 class Seat(Protocol):
     """Where a net is to act in one run, and what it may ask for while it is bound.
@@ -188,3 +192,10 @@ class ControlModel(nn.Module):
     def bind(self, seat: Seat) -> Bound:
         """Compute what does not depend on x. Raises ShapeError for hints that do not fit."""
         raise NotImplementedError
+
+    def join(self, bounds: Sequence[Bound]) -> Bound | None:
+        """One bound net for the rows of several seats, one after the other; None where that cannot be.
+
+        `bounds` are this net's own, with different hints: run as one batch they cost less than in turn.
+        """
+        return None

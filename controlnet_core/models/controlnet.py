@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import ControlNetConfig, UNetConfig
 from ..errors import ShapeError
-from .control import ControlModel, Outlet, Pooled, Projections, Seat
+from .control import Bound, ControlModel, Outlet, Pooled, Projections, Seat
 from .layers import Mlp
 from .unet import (
     Projected,
@@ -118,7 +119,18 @@ class ControlNet(ControlModel):
     def bind(self, seat: Seat) -> BoundControlNet:
         """Embed the hint, project text and timesteps."""
         hint = self.embed_hint(seat.hint(self.config.hint_channels), seat.size)
-        return BoundControlNet(self, seat.spread(hint), seat.project(self), seat.pool or self.config.global_pool)
+        pool = seat.pool or self.config.global_pool
+        return BoundControlNet(self, seat.spread(hint), seat.project(self), seat.rows, pool)
+
+    def join(self, bounds: Sequence[Bound]) -> BoundControlNet | None:
+        """Several hints for this net as one batch; not where some are pooled and some are not."""
+        mine = [bound for bound in bounds if isinstance(bound, BoundControlNet)]
+        if len(mine) < len(bounds) or len({bound.pool for bound in mine}) > 1:
+            return None
+        hints = [bound.hint.expand(bound.rows, -1, -1, -1) for bound in mine]
+        projections = mine[0].projections.joined([bound.projections for bound in mine[1:]])
+        rows = sum(bound.rows for bound in mine)
+        return BoundControlNet(self, torch.cat(hints), projections, rows, mine[0].pool)
 
     def embed(self, t: Tensor, y: Tensor | None = None) -> Tensor:
         """As `UNet.embed`, with the copy's own weights."""
@@ -177,6 +189,7 @@ class BoundControlNet:
     net: ControlNet
     hint: Tensor
     projections: Projections
+    rows: int
     pool: bool = False
     entry: Literal["skips", "encoder"] = "skips"
 

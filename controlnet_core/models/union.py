@@ -122,7 +122,8 @@ class ControlNetUnion(ControlNet):
         types = tuple(union_type(kind) for kind in kinds if kind)
         hint = self.embed_hints(seat.hints(self.config.hint_channels), types, seat.size)
         projections = seat.project(self, lambda t, y: self.embed(t, y, types))
-        return BoundControlNet(self, seat.spread(hint), projections, seat.pool or self.config.global_pool)
+        pool = seat.pool or self.config.global_pool
+        return BoundControlNet(self, seat.spread(hint), projections, seat.rows, pool)
 
     def check_types(self, types: Sequence[int]) -> None:
         """Raise ValueRangeError for types that this net does not have."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ...controlnet_core.config import UNetConfig
 from ...controlnet_core.control.modes import block_heights
-from ...controlnet_core.engine.prepare import Projections
+from ...controlnet_core.engine.projections import Projections
 from ...controlnet_core.errors import UnfitError
 from ...controlnet_core.models.unet import UNet, encoder_widths
 from . import binding

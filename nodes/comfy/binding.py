@@ -148,7 +148,7 @@ def not_packable(bound: nn.Module) -> str:
 
 def packed(bound: BorrowedUNet) -> BorrowedUNet:
     """The tree with a copy of its weights in the backend's layout."""
-    return pack(rebuild(bound, _plain_layer))
+    return pack(rebuild(bound, _plain_layer), torch.float32)
 
 
 def _plain_layer(module: nn.Module) -> nn.Module | None:

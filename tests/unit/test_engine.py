@@ -8,6 +8,7 @@ from typing import Literal
 
 import pytest
 import torch
+from comfyui_controlnet_core.controlnet_core import pipeline
 from comfyui_controlnet_core.controlnet_core.config import DEMO, SD15, UNetConfig
 from comfyui_controlnet_core.controlnet_core.control.hint import mask_at
 from comfyui_controlnet_core.controlnet_core.control.modes import MODES, block_heights, mode_weights
@@ -17,7 +18,9 @@ from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_li
 from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
 from comfyui_controlnet_core.controlnet_core.engine.condition import Area, Condition
 from comfyui_controlnet_core.controlnet_core.engine.evaluate import evaluate
+from comfyui_controlnet_core.controlnet_core.engine.pack import can_pack, pack
 from comfyui_controlnet_core.controlnet_core.engine.prepare import prepare
+from comfyui_controlnet_core.controlnet_core.engine.run import EXACT, Run, Shortcuts
 from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
 from comfyui_controlnet_core.controlnet_core.errors import (
     Interrupted,
@@ -28,7 +31,7 @@ from comfyui_controlnet_core.controlnet_core.errors import (
 )
 from comfyui_controlnet_core.controlnet_core.models.control import ControlModel, Direct, Seat
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
-from comfyui_controlnet_core.controlnet_core.models.unet import Projected, Residuals, UNet
+from comfyui_controlnet_core.controlnet_core.models.unet import Projected, Residuals, UNet, UNetMiddle
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
 from torch import Tensor
 
@@ -418,3 +421,182 @@ def test_a_noise_mask_keeps_the_rest_of_the_latent(model: DiffusionModel) -> Non
     )
     assert torch.equal(out[:, :, 9:], latent[:, :, 9:])
     assert not torch.allclose(out[:, :, :7], latent[:, :, :7])
+
+
+@torch.inference_mode()
+def test_one_net_on_several_hints_runs_once(
+    model: DiffusionModel, nets: tuple[ControlNet, ControlNet], backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt, empty = texts(2)
+    units = (
+        ControlUnit(nets[0], hint(1), 0.7),
+        ControlUnit(nets[0], hint(2, batch=2), 1.3, mode="control"),
+        ControlUnit(nets[0], hint(3), 0.5, start=0.9),
+    )
+    calls = []
+    features = ControlNet.features
+
+    def counted(net: ControlNet, x: Tensor, *args: object) -> Iterator[Tensor]:
+        calls.append(len(x))
+        return features(net, x, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ControlNet, "features", counted)
+    got = by_engine(model, [Condition(prompt, units)], [Condition(empty, units)], backend, 6.0)
+    assert calls == [6]  # both halves of two pictures for the first unit, one half for the second
+    x = scale_input(*noisy())
+    soft = [1.3 * 0.825 ** (6 - i) for i in range(7)]
+    halves = []
+    for text, second in ((prompt, True), (empty, False)):
+        parts = [residuals(nets[0], x, text, hint(1), [0.7] * 7)]
+        if second:
+            parts.append(residuals(nets[0], x, text, hint(2, batch=2), soft))
+        halves.append(by_definition(model, text, parts))
+    close(got, halves[1] + 6.0 * (halves[0] - halves[1]))
+
+
+def test_nothing_is_prepared_again_when_only_the_seed_changes(
+    model: DiffusionModel, nets: tuple[ControlNet, ControlNet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = Backend(Runtime())
+    prompt, empty = texts(2)
+    units = (ControlUnit(nets[0], hint(1)),)
+    embedded = []
+    embed_hint = ControlNet.embed_hint
+    monkeypatch.setattr(ControlNet, "embed_hint", lambda *args: embedded.append(1) or embed_hint(*args))
+
+    def run(seed: int, side: int, units: tuple[ControlUnit, ...]) -> Tensor:
+        conditions = [Condition(prompt, units)], [Condition(empty, units)]
+        latent = torch.zeros(1, 4, side, side)
+        return generate(model, *conditions, latent, SampleSettings(seed=seed, steps=2), backend=backend)
+
+    first = run(1, 16, units)
+    run(2, 16, units)
+    run(3, 8, units)
+    assert len(embedded) == 2  # once for each size: the objects around texts and units are new each time
+    assert torch.equal(run(1, 16, units), first)
+    assert len(embedded) == 2
+    run(1, 16, (replace(units[0], strength=0.5),))
+    assert len(embedded) == 3
+
+
+@torch.inference_mode()
+def test_packing_leaves_the_original_alone_and_computes_in_the_dtype_asked_for(model: DiffusionModel) -> None:
+    if not can_pack(torch.device("cpu"), torch.bfloat16):
+        pytest.skip("this processor does not compute in bfloat16")
+    unet = UNet(DEMO.unet).eval()
+    before = {name: (p.data_ptr(), p.dtype) for name, p in unet.named_parameters()}
+    x, t, text = torch.randn(1, 4, 16, 16), torch.tensor([400.0]), texts(1)[0]
+    packed = pack(unet, torch.bfloat16)(x.bfloat16(), t, text.bfloat16())
+    assert {name: (p.data_ptr(), p.dtype) for name, p in unet.named_parameters()} == before
+    plain = UNet(DEMO.unet).eval()
+    plain.load_state_dict(unet.state_dict())
+    torch.testing.assert_close(packed, plain.bfloat16()(x.bfloat16(), t, text.bfloat16()), rtol=0.05, atol=0.05)
+    assert packed.dtype == torch.bfloat16
+
+
+def sample(
+    model: DiffusionModel, units: tuple[ControlUnit, ...], shortcuts: Shortcuts = EXACT, steps: int = 6
+) -> Tensor:
+    prompt, empty = texts(2)
+    conditions = [Condition(prompt, units)], [Condition(empty, units)]
+    settings = SampleSettings(steps=steps, cfg=4.0)
+    return generate(
+        model, *conditions, torch.zeros(1, 4, 16, 16), settings, backend=Backend(Runtime()), shortcuts=shortcuts
+    )
+
+
+@pytest.mark.parametrize(("every", "runs"), [(1, 6), (2, 3), (3, 2)])
+def test_reused_residuals_save_runs_of_the_net(
+    model: DiffusionModel,
+    nets: tuple[ControlNet, ControlNet],
+    monkeypatch: pytest.MonkeyPatch,
+    every: int,
+    runs: int,
+) -> None:
+    units = (ControlUnit(nets[0], hint(1)),)
+    exact = sample(model, units)
+    calls = []
+    features = ControlNet.features
+    monkeypatch.setattr(ControlNet, "features", lambda *args: calls.append(1) or features(*args))
+    got = sample(model, units, Shortcuts(reuse_every=every))
+    assert len(calls) == runs
+    error = float((got - exact).norm() / exact.norm())
+    assert error == 0.0 if every == 1 else 0.0 < error < 0.2
+    # A tolerance that nothing exceeds is one run, one that everything exceeds is the exact picture.
+    calls.clear()
+    sample(model, units, Shortcuts(reuse_tolerance=1e9))
+    assert len(calls) == 1
+    torch.testing.assert_close(sample(model, units, Shortcuts(reuse_tolerance=1e-9)), exact, rtol=1e-4, atol=1e-4)
+
+
+def test_kept_residuals_take_the_strength_of_the_moment(
+    model: DiffusionModel, nets: tuple[ControlNet, ControlNet], backend: Backend
+) -> None:
+    (prompt,) = texts(1)
+    x, sigma = noisy()
+    later = SCHEDULE.sigma(torch.tensor(300.0))
+    with torch.inference_mode():
+        outputs = []
+        for curve in (lambda p: 1.0, lambda p: float(p < 0.5)):
+            unit = ControlUnit(nets[0], hint(1), curve=curve)
+            prepared = prepare(model.unet, DEMO, SCHEDULE, [Condition(prompt, (unit,))], [], SIZE, [], backend)
+            run = Run(Shortcuts(reuse_every=9))
+            evaluate(prepared, x, sigma, 1.0, run)
+            outputs.append(evaluate(prepared, x, later, 1.0, run))
+        plain = prepare(model.unet, DEMO, SCHEDULE, [Condition(prompt)], [], SIZE, [], backend)
+        assert torch.equal(outputs[1], evaluate(plain, x, later, 1.0))
+        assert not torch.equal(outputs[0], outputs[1])
+
+
+def test_the_encoder_is_run_at_every_kth_evaluation(
+    model: DiffusionModel, nets: tuple[ControlNet, ControlNet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units = (ControlUnit(nets[0], hint(1)),)
+    calls = []
+    middle = UNetMiddle.forward
+    monkeypatch.setattr(UNetMiddle, "forward", lambda *args: calls.append(1) or middle(*args))
+    exact = sample(model, units)
+    assert len(calls) == 12  # the UNet's and the net's
+    calls.clear()
+    got = sample(model, units, Shortcuts(encoder_every=2))
+    assert len(calls) == 6
+    assert 0.0 < float((got - exact).norm() / exact.norm()) < 0.3
+
+
+def test_guidance_in_an_interval_computes_one_half_outside_it(model: DiffusionModel) -> None:
+    prompt, empty = texts(2)
+    settings = SampleSettings(steps=6, cfg=4.0)
+
+    def run(negative: list[Condition], shortcuts: Shortcuts, cfg: float = 4.0) -> Tensor:
+        return generate(
+            model, [Condition(prompt)], negative, torch.zeros(1, 4, 16, 16), replace(settings, cfg=cfg),
+            backend=Backend(Runtime()), shortcuts=shortcuts,
+        )  # fmt: skip
+
+    whole = run([Condition(empty)], Shortcuts())
+    assert torch.equal(run([Condition(empty)], Shortcuts(guidance_start=0.0, guidance_end=1.0)), whole)
+    never = run([Condition(empty)], Shortcuts(guidance_start=0.999, guidance_end=0.9991))
+    assert torch.equal(never, run([], Shortcuts(), cfg=1.0))
+    part = run([Condition(empty)], Shortcuts(guidance_start=0.2, guidance_end=0.8))
+    assert not torch.equal(part, whole) and not torch.equal(part, never)
+
+
+@pytest.mark.parametrize(
+    "values", [{"reuse_every": 0}, {"reuse_tolerance": -1.0}, {"guidance_start": 0.9, "guidance_end": 0.1}]
+)
+def test_shortcuts_out_of_range_are_refused(values: dict[str, float]) -> None:
+    with pytest.raises(ValueRangeError):
+        Shortcuts(**values)  # type: ignore[arg-type]
+
+
+def test_what_is_not_finite_is_found_without_looking_at_every_step(
+    model: DiffusionModel, nets: tuple[ControlNet, ControlNet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "waits_for_results", lambda device: False)
+    units = (ControlUnit(nets[0], hint(1)),)
+    assert sample(model, units, steps=2).isfinite().all()
+    broken = ControlUnit(make_net(model, 9), hint(1), name="broken.safetensors")
+    with torch.no_grad():
+        broken.net.middle.res1.conv1.weight[0, 0, 0, 0] = torch.nan
+    with pytest.raises(NonFiniteError, match=r"comes from broken\.safetensors"):
+        sample(model, (broken,), steps=2)

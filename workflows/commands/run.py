@@ -14,7 +14,13 @@ from ..execution import Cache, RunResult, execute
 from ..formats import read_document, to_graph
 from ..graph import Graph
 from ..reporting import Reporter
-from ..session import Session, add_device_arguments, add_folder_arguments, open_session
+from ..session import (
+    Session,
+    add_device_arguments,
+    add_folder_arguments,
+    add_shortcut_arguments,
+    open_session,
+)
 from ..validation import validate
 
 
@@ -31,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", metavar="1..8", help="run once for each seed: 7, 1..8 or 1,4,9")
     add_folder_arguments(parser)
     add_device_arguments(parser)
+    add_shortcut_arguments(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the last line")
 
@@ -41,7 +48,14 @@ def run(args: argparse.Namespace) -> int:
     document = read_document(find_workflow(args.file))  # before torch is imported: bad files answer at once
     seeds = overrides.parse_seeds(args.seeds) if args.seeds else (None,)
     reporter = Reporter(quiet=args.quiet)
+    measured: list[dict[str, float]] = []
+
+    def on_measured(error: float, seconds: float, exact: float) -> None:
+        measured.append({"error": error, "seconds": seconds, "exact_seconds": exact})
+
     session = open_session(args, reporter.on_step)
+    if args.measure:
+        session.host.on_measured = on_measured
     graph = overrides.apply_settings(to_graph(document, session.classes), session.classes, args.set)
     cache = Cache()
     rows = []
@@ -54,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
             rows.append(_row(seed, result, seeded, session))
     finally:
         reporter.close()
-    _tell(args, rows, time.perf_counter() - began)
+    _tell(args, rows, measured, time.perf_counter() - began)
     return 0
 
 
@@ -71,14 +85,22 @@ def _row(seed: int | None, result: RunResult, graph: Graph, session: Session) ->
     }
 
 
-def _tell(args: argparse.Namespace, rows: list[dict[str, Any]], seconds: float) -> None:
+def _tell(
+    args: argparse.Namespace, rows: list[dict[str, Any]], measured: list[dict[str, float]], seconds: float
+) -> None:
     images = [image for row in rows for image in row["images"]]
     if args.json:
-        print(json.dumps({"ok": True, "images": images, "runs": rows, "seconds": round(seconds, 3)}))
+        measures = {"measured": measured} if args.measure else {}
+        print(json.dumps({"ok": True, "images": images, "runs": rows, "seconds": round(seconds, 3), **measures}))
         return
     for row in rows:
         for text in row["text"]:
             print(text)
+    for m in measured:
+        print(
+            f"latent error {m['error']:.2%} against the exact run; sampling took {m['seconds']:.2f} s, exactly "
+            f"{m['exact_seconds']:.2f} s"
+        )
     print(f"{_counted(images)} in {seconds:.1f} s{': ' if images else ''}{' '.join(images)}")
 
 
