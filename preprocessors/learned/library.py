@@ -38,13 +38,17 @@ class Library:
 
     def net(self, weights: Weights, build: Callable[[], nn.Module]) -> nn.Module:
         """The net of `weights`, made by `build` and strictly loaded; raises WeightsError without its file."""
-        path = find_weights(weights, self.folders)
+        path = self.find(weights)
         key, changed = (path, build.__qualname__), path.stat().st_mtime
         kept = self._nets.get(key)
         if kept is None or kept[0] != changed:
             kept = (changed, load_strict(build(), read_state(path), path))
             self._nets[key] = kept
         return self.place(kept[1])
+
+    def find(self, weights: Weights) -> Path:
+        """The file of `weights`; raises WeightsError without it."""
+        return find_weights(weights, self.folders)
 
     def folder(self, weights: Weights, load: Callable[[Path], Loaded]) -> Loaded:
         """What `load` makes of the folder of `weights`, kept as long as its config is the same."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .library import Library
 
 _BODY_SIDE = 184  # the picture's height for the body net
+_MAP_SIDE = 1024  # the maps' shorter side at most: at 4096 x 4096 they would take 4 GB
 _HAND_SIDES = (184, 368, 552, 736)
 _HAND_MAP = 128
 _FACE_SIDE = 384
@@ -43,7 +44,12 @@ def poses(
 def estimate(
     frames: np.ndarray, library: Library, weights: tuple[Weights, ...], *, hands: bool = False, face: bool = False
 ) -> list[Pose]:
-    """(B,H,W,3) uint8 RGB -> a pose per frame. `weights` are those of body, hand and face."""
+    """(B,H,W,3) uint8 RGB -> a pose per frame. `weights` are those of body, hand and face.
+
+    Raises WeightsError at once for a file that is asked for and not there, whether or not somebody is found.
+    """
+    for part in (weights[0], *(weights[1:2] if hands else ()), *(weights[2:3] if face else ())):
+        library.find(part)
     swapped = np.ascontiguousarray(frames[..., ::-1])  # the nets were trained on BGR
     height, width = frames.shape[1:3]
     found = []
@@ -63,6 +69,8 @@ def _bodies(frames: np.ndarray, library: Library, weights: Weights) -> list[list
     net = library.net(weights, BodyNet)
     height, width = frames.shape[1:3]
     scale = _BODY_SIDE / height
+    coarse = max(1.0, min(height, width) / _MAP_SIDE)
+    rows, columns = round(height / coarse), round(width / coarse)
     small = [_resize(frame, int(height * scale), int(width * scale)) for frame in frames]
     h, w = small[0].shape[:2]
     bottom, right = -h % 8, -w % 8
@@ -73,8 +81,8 @@ def _bodies(frames: np.ndarray, library: Library, weights: Weights) -> list[list
         maps = []
         for stack in (hot, field):
             large = _resize(stack, stack.shape[0] * 8, stack.shape[1] * 8)[:h, :w]
-            maps.append(_resize(large, height, width))
-        people.append(find_people(*maps))
+            maps.append(_resize(large, rows, columns))
+        people.append([body * (width / columns, height / rows, 1.0) for body in find_people(*maps)])
     return people
 
 

@@ -1,7 +1,8 @@
 """`controlnet preprocess KIND IN... --output DIR`: hints for pictures, folders of pictures, and frames.
 
 Each input becomes one PNG of the same name, in order, so that the count of frames is kept. A hint that is
-there already, made by the same settings from a file that is no newer, is not made again.
+there already, made by the same settings from a file that is no newer, is not made again. A file that cannot be read
+does not keep the others from their hints: it is named at the end, and the exit code says so.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import argparse
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff",
 POSE = "pose"
 _DEEP = frozenset({".png", ".tif", ".tiff"})  # may hold 16 bits or floats, which Pillow would cut down
 _NOTE = "controlnet-preprocess"
+_NAMED = 3  # of the files that failed, in the error
 
 
 class _PreprocessError(CoreError):
@@ -43,6 +45,26 @@ class Job:
 
     source: Path
     target: Path
+
+
+@dataclass
+class Outcome:
+    """What became of the jobs: hints made, and inputs without one, each with the reason."""
+
+    made: int = 0
+    failed: dict[Path, CoreError] = field(default_factory=dict)
+
+    def check(self, total: int) -> None:
+        """Raise where an input has no hint: its own error if it was the only one, else one that names the first."""
+        if not self.failed:
+            return
+        errors = list(self.failed.values())
+        if total == 1:
+            raise errors[0]
+        more = f", and {len(errors) - _NAMED} more" if len(errors) > _NAMED else ""
+        named = "; ".join(str(error) for error in errors[:_NAMED])
+        message = f"{len(errors)} of {total} inputs have no hint, all others have theirs: {named}{more}"
+        raise _PreprocessError(message, max(error.exit_code for error in errors))
 
 
 @dataclass(frozen=True)
@@ -87,7 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 when every input has its hint."""
+    """0 when every input has its hint; raises after the last one where some have none."""
     from ...preprocessors.errors import PreprocessorError
 
     try:
@@ -97,11 +119,16 @@ def run(args: argparse.Namespace) -> int:
         settings = _settings(args)
         jobs = plan(args.inputs, Path(args.output), frozenset({".json"}) if args.kind == POSE else PICTURES)
         waiting = [job for job in jobs if args.overwrite or not is_made(job, settings.note)]
-        made = _make_all(waiting, settings, args)
+        outcome = _make_all(waiting, settings, args)
     except PreprocessorError as error:
-        raise _PreprocessError(str(error), error.exit_code) from error
-    _report(args, jobs, made)
+        raise _as_core_error(error) from error
+    _report(args, jobs, len(jobs) - len(waiting), outcome)
+    outcome.check(len(jobs))
     return 0
+
+
+def _as_core_error(error: Any) -> CoreError:
+    return _PreprocessError(str(error), error.exit_code)
 
 
 def plan(inputs: Sequence[str], output: Path, suffixes: frozenset[str]) -> list[Job]:
@@ -201,12 +228,15 @@ def write_hint(hint: np.ndarray, path: Path, note: str) -> None:
         part.unlink(missing_ok=True)
 
 
-def _make_all(jobs: Sequence[Job], settings: Settings, args: argparse.Namespace) -> int:
-    """Make the hints in chunks of equal size and order; the number made."""
+def _make_all(jobs: Sequence[Job], settings: Settings, args: argparse.Namespace) -> Outcome:
+    """Make the hints in chunks of equal size and order."""
     from tqdm import tqdm
 
+    outcome = Outcome()
     if settings.kind == POSE:
-        return _draw_poses(jobs, settings)
+        for job in jobs:
+            _draw_poses(job, settings, outcome)
+        return outcome
     from ...preprocessors import registry
 
     entry = registry.get(settings.kind)
@@ -214,12 +244,12 @@ def _make_all(jobs: Sequence[Job], settings: Settings, args: argparse.Namespace)
     library = open_library(args) if entry.weights else None
     whole = (entry.scope == "batch" or entry.ranged) and settings.options["normalize"] == "batch"
     with tqdm(total=len(jobs), unit="picture", disable=None) as bar:
-        for chunk, pictures in _chunks(jobs, len(jobs) if whole else settings.chunk, whole):
-            hints = _hints(entry, pictures, mask, settings, library)
-            for job, hint in zip(chunk, hints, strict=True):
+        for chunk, pictures in _chunks(jobs, len(jobs) if whole else settings.chunk, whole, outcome):
+            for job, hint in zip(chunk, _hints(entry, chunk, pictures, mask, settings, library, outcome), strict=False):
                 write_hint(hint, job.target, settings.note)
+                outcome.made += 1
                 bar.update()
-    return len(jobs)
+    return outcome
 
 
 def open_library(args: argparse.Namespace) -> Library:
@@ -236,9 +266,22 @@ def open_library(args: argparse.Namespace) -> Library:
 
 
 def _hints(
-    entry: Entry, pictures: np.ndarray, mask: np.ndarray | None, settings: Settings, library: Library | None
-) -> np.ndarray:
-    hints = entry.process(pictures, mask=mask, library=library, **settings.options, **settings.parameters)
+    entry: Entry,
+    jobs: Sequence[Job],
+    pictures: np.ndarray,
+    mask: np.ndarray | None,
+    settings: Settings,
+    library: Library | None,
+    outcome: Outcome,
+) -> Sequence[np.ndarray]:
+    """The hints of pictures of one shape; none where that shape cannot be read, which is noted for each of them."""
+    from ...preprocessors.errors import PictureError
+
+    try:
+        hints = entry.process(pictures, mask=mask, library=library, **settings.options, **settings.parameters)
+    except PictureError as error:
+        outcome.failed |= {job.source: _PreprocessError(f"{job.source}: {error}", 2) for job in jobs}
+        return ()
     if hints.min() < 0:
         raise ValueRangeError(
             f"{entry.name} marks pixels by values below 0, which a PNG cannot hold: use the node, or "
@@ -247,14 +290,20 @@ def _hints(
     return hints
 
 
-def _chunks(jobs: Sequence[Job], size: int, whole: bool) -> Iterator[tuple[list[Job], np.ndarray]]:
-    """Up to `size` pictures of one shape and type at a time, in order."""
+def _chunks(
+    jobs: Sequence[Job], size: int, whole: bool, outcome: Outcome
+) -> Iterator[tuple[list[Job], np.ndarray]]:
+    """Up to `size` pictures of one shape and type at a time, in order; unreadable ones are noted and left out."""
     import numpy as np
 
     group: list[Job] = []
     pictures: list[np.ndarray] = []
     for job in jobs:
-        picture = read_picture(job.source)
+        try:
+            picture = read_picture(job.source)
+        except MissingFileError as error:
+            outcome.failed[job.source] = error
+            continue
         same = not pictures or (picture.shape, picture.dtype) == (pictures[0].shape, pictures[0].dtype)
         if whole and not same:
             raise ValueRangeError(
@@ -270,21 +319,23 @@ def _chunks(jobs: Sequence[Job], size: int, whole: bool) -> Iterator[tuple[list[
         yield group, np.stack(pictures)
 
 
-def _draw_poses(jobs: Sequence[Job], settings: Settings) -> int:
+def _draw_poses(job: Job, settings: Settings, outcome: Outcome) -> None:
     """OpenPose JSON -> drawn poses; a file of several frames gives numbered pictures."""
+    from ...preprocessors.errors import PictureError
     from ...preprocessors.pose import read_poses, render
 
-    side = settings.options["resolution"]
-    made = 0
-    for job in jobs:
+    try:
         frames = read_poses(job.source.read_text("utf-8"))
-        for index, pose in enumerate(frames):
-            scale = side / min(pose.height, pose.width) if side else 1.0
-            height, width = round(pose.height * scale), round(pose.width * scale)
-            name = job.target if len(frames) == 1 else job.target.with_stem(f"{job.target.stem}_{index:05d}")
-            write_hint(render([pose], height=height, width=width)[0], name, settings.note)
-            made += 1
-    return made
+    except (PictureError, OSError, UnicodeError) as error:
+        outcome.failed[job.source] = _PreprocessError(f"{job.source}: {error}", 2)
+        return
+    side = settings.options["resolution"]
+    for index, pose in enumerate(frames):
+        scale = side / min(pose.height, pose.width) if side else 1.0
+        height, width = round(pose.height * scale), round(pose.width * scale)
+        name = job.target if len(frames) == 1 else job.target.with_stem(f"{job.target.stem}_{index:05d}")
+        write_hint(render([pose], height=height, width=width)[0], name, settings.note)
+        outcome.made += 1
 
 
 def _settings(args: argparse.Namespace) -> Settings:
@@ -342,13 +393,15 @@ def _listing(kind: str | None) -> Iterator[str]:
             yield f"  {parameter.name}={parameter.default}  {parameter.help} [{parameter.range_text}]"
 
 
-def _report(args: argparse.Namespace, jobs: Sequence[Job], made: int) -> None:
-    kept = len(jobs) - made if args.kind != POSE else 0
+def _report(args: argparse.Namespace, jobs: Sequence[Job], kept: int, outcome: Outcome) -> None:
+    if args.json and outcome.failed:
+        return  # the error's object is the one that is printed
     if args.json:
         outputs = [str(job.target) for job in jobs]
-        print(json.dumps({"ok": True, "made": made, "kept": kept, "outputs": outputs}))
+        print(json.dumps({"ok": True, "made": outcome.made, "kept": kept, "outputs": outputs}))
     else:
-        print(f"{made} made, {kept} there already, in {args.output}")
+        failed = f", {len(outcome.failed)} failed" if outcome.failed else ""
+        print(f"{outcome.made} made, {kept} there already{failed}, in {args.output}")
 
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from comfyui_controlnet_core.preprocessors.catalog import ENTRIES
-from comfyui_controlnet_core.preprocessors.registry import Entry
+from comfyui_controlnet_core.preprocessors.learned import depth_anything
+from comfyui_controlnet_core.preprocessors.learned.library import Library
+from comfyui_controlnet_core.preprocessors.registry import Entry, Weights
+from torch import nn
 
 WEIGHT_FREE = tuple(entry for entry in ENTRIES if not entry.weights)
 
@@ -32,6 +38,45 @@ def options_of(entry: Entry, image: np.ndarray) -> dict[str, Any]:
     mask = np.zeros(image.shape[:3], np.float32)
     mask[:, : max(1, image.shape[1] // 2)] = 1
     return {"mask": mask}
+
+
+def tiny_depth() -> nn.Module:
+    return depth_anything.DepthAnything(depth_anything.DepthConfig(24, 4, 2, (0, 1, 2, 3), 16, (8, 8, 16, 16), grid=4))
+
+
+class Random(Library):
+    """Nets with seeded random weights instead of files; depth nets are small ones."""
+
+    def __init__(self) -> None:
+        super().__init__(())
+        self.made: list[str] = []
+        self.kept: dict[str, nn.Module] = {}
+
+    def find(self, weights: Weights) -> Path:
+        return Path(weights.file)
+
+    def net(self, weights: Weights, build: Callable[[], nn.Module]) -> nn.Module:
+        if weights.file not in self.kept:
+            self.made.append(weights.file)
+            self.kept[weights.file] = randomized(tiny_depth() if "depth" in weights.file else build())
+        return self.kept[weights.file]
+
+
+def randomized(net: nn.Module, seed: int = 0) -> nn.Module:
+    generator = torch.Generator().manual_seed(seed)
+    for name, value in net.state_dict().items():
+        if value.is_floating_point():
+            scale = 0.1 if value.ndim < 2 else value[0].numel() ** -0.5
+            value.copy_(torch.randn(value.shape, generator=generator) * scale)
+            if name.endswith("running_var"):
+                value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
+    return net.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def nets() -> Random:
+    """Every learned one's nets, made once for all tests."""
+    return Random()
 
 
 @pytest.fixture(params=WEIGHT_FREE, ids=lambda entry: entry.name)

@@ -76,6 +76,36 @@ def test_pictures_of_several_kinds_and_sizes(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "c.png"))[..., 0], gray)
 
 
+def test_a_bad_file_does_not_keep_the_others_from_their_hints(
+    frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    (frames / "frame5.png").write_bytes(b"not a picture")
+    np.save(frames / "frame6b.npy", np.zeros((8, 8, 5), np.float32))
+    assert preprocess("canny", frames, "--output", out, "--chunk", 4) == 3
+    said = capsys.readouterr()
+    assert "11 made, 0 there already, 2 failed" in said.out
+    error = said.err.strip().splitlines()[-1]
+    for part in ("2 of 13 inputs have no hint", "frame5.png cannot be read", "frame6b.npy", "1 to 4 channels"):
+        assert part in error
+    assert len(list(out.glob("*.png"))) == 11 and not (out / "frame5.png").exists()
+    assert preprocess("canny", frames, "--output", out, "--json") == 3
+    report = json.loads(capsys.readouterr().out)
+    assert report["ok"] is False and "2 of 13" in report["error"]
+    (frames / "frame6b.npy").unlink()
+    Image.new("RGB", (32, 24)).save(frames / "frame5.png")
+    assert preprocess("canny", frames, "--output", out, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["made"] == 1
+
+
+def test_a_bad_pose_file_does_not_keep_the_others_from_theirs(tmp_path: Path) -> None:
+    pose = poses.write_poses([poses.template_pose("standing", 64, 64)])
+    for name, text in (("a.json", "{"), ("b.json", json.dumps(pose))):
+        (tmp_path / name).write_text(text, "utf-8")
+    assert preprocess("pose", tmp_path, "--output", tmp_path / "out") == 2
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.png"]
+
+
 def test_one_range_over_all_frames(tmp_path: Path) -> None:
     for index, far in enumerate((10, 20)):
         cv2.imwrite(str(tmp_path / f"{index}.png"), np.array([[1000, far * 1000]] * 2, np.uint16))

@@ -23,7 +23,7 @@ from comfyui_controlnet_core.preprocessors.learned.teed import TEED
 from comfyui_controlnet_core.preprocessors.registry import Entry, Weights
 from torch import nn
 
-from .conftest import make_pictures
+from .conftest import Random, make_pictures, randomized
 
 MANIFESTS = Path(__file__).parent / "manifests"
 NETS: dict[str, Callable[[], nn.Module]] = {
@@ -49,36 +49,6 @@ MILLIONS = {
 }  # fmt: skip
 
 
-def tiny_depth() -> nn.Module:
-    return depth_anything.DepthAnything(depth_anything.DepthConfig(24, 4, 2, (0, 1, 2, 3), 16, (8, 8, 16, 16), grid=4))
-
-
-class Random(Library):
-    """Nets with seeded random weights instead of files; depth nets are small ones."""
-
-    def __init__(self) -> None:
-        super().__init__(())
-        self.made: list[str] = []
-        self.kept: dict[str, nn.Module] = {}
-
-    def net(self, weights: Weights, build: Callable[[], nn.Module]) -> nn.Module:
-        if weights.file not in self.kept:
-            self.made.append(weights.file)
-            self.kept[weights.file] = randomized(tiny_depth() if "depth" in weights.file else build())
-        return self.kept[weights.file]
-
-
-def randomized(net: nn.Module, seed: int = 0) -> nn.Module:
-    generator = torch.Generator().manual_seed(seed)
-    for name, value in net.state_dict().items():
-        if value.is_floating_point():
-            scale = 0.1 if value.ndim < 2 else value[0].numel() ** -0.5
-            value.copy_(torch.randn(value.shape, generator=generator) * scale)
-            if name.endswith("running_var"):
-                value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
-    return net.eval().requires_grad_(False)
-
-
 @pytest.mark.parametrize("name", NETS)
 def test_key_names_and_shapes_are_the_official_ones(name: str) -> None:
     lines = (MANIFESTS / f"{name}.txt").read_text("utf-8").splitlines()
@@ -95,8 +65,8 @@ SMALL_FRAMES = make_pictures(2, 40, 56)
 
 
 @pytest.mark.parametrize("entry", LEARNED, ids=lambda entry: entry.name)
-def test_every_learned_one_runs_on_batches_and_odd_sizes(entry: Entry) -> None:
-    library = Random()
+def test_every_learned_one_runs_on_batches_and_odd_sizes(entry: Entry, nets: Random) -> None:
+    library = nets
     hint = entry.process(SMALL_FRAMES, library=library)
     assert hint.shape == (2, 40, 56, 3) and hint.dtype == np.float32
     assert np.isfinite(hint).all() and hint.min() >= 0 and hint.max() <= 1
@@ -253,6 +223,9 @@ class IdealOpenPose(Library):
         super().__init__(())
         self.body = body
 
+    def find(self, weights: Weights) -> Path:
+        return Path(weights.file)
+
     def net(self, weights: Weights, build: Callable[[], nn.Module]) -> nn.Module:
         library = self
 
@@ -320,8 +293,8 @@ def test_depth_looks_at_518_in_multiples_of_14() -> None:
     assert depth_anything.inner_size(640, 480) == (686, 518)
 
 
-def test_depth_range_over_the_batch() -> None:
-    library = Random()
+def test_depth_range_over_the_batch(nets: Random) -> None:
+    library = nets
     frames = np.concatenate([SMALL_FRAMES[:1], SMALL_FRAMES[:1] * 0.2])
     alone = preprocessors.process("depth_anything_v2", frames, library=library)
     together = preprocessors.process("depth_anything_v2", frames, library=library, normalize="batch")
