@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..control.plan import Plan, PlannedUnit, block_names, silent_blocks
-from .plots import FAINT, INK, MARGIN, NOTHING, Canvas, HeatMap, scale_bar, wrap
+from .fidelity import EXTRA, HIT, MISSED, Agreement
+from .plots import FAINT, INK, MARGIN, NOTHING, Canvas, Colour, HeatMap, scale_bar, text_width, wrap
 
 SIDE = 208
 """Longest side of a hint on a page."""
@@ -127,3 +128,53 @@ def _fit(pixels: np.ndarray, side: int) -> tuple[int, int]:
     height, width = pixels.shape[:2]
     scale = side / max(height, width)
     return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+# ------------------------------------------------------------------------------------------- fidelity
+
+MARKS: dict[int, tuple[Colour, str]] = {
+    HIT: ((0, 158, 115), "as the hint wants"),
+    MISSED: ((213, 94, 0), "missed"),
+    EXTRA: ((86, 180, 233), "not asked for"),
+}
+"""Colours that people who see red and green alike can tell apart (Okabe and Ito 2008)."""
+LEAST_SIDE, MOST_SIDE = 256, 512
+
+
+def draw_comparison(hint: np.ndarray, picture: np.ndarray, agreement: Agreement) -> np.ndarray:
+    """(H', W', 3) in [0, 1]: hint, picture, and the picture in gray with its marks, side by side.
+
+    hint: (H, W, C) in [0, 1], picture: (H, W, 3), both of one size.
+    """
+    height, width = picture.shape[:2]
+    scale = min(max(1.0, LEAST_SIDE / max(height, width)), MOST_SIDE / max(height, width))
+    w, h = max(1, round(width * scale)), max(1, round(height * scale))
+    hint = np.repeat(hint, 3, axis=-1) if hint.shape[-1] == 1 else hint[..., :3]
+    panels = (("hint", hint), ("picture", picture), ("agreement", marked(picture, agreement.marks)))
+    canvas = Canvas(max(4 * MARGIN + 3 * w, 480), h + 96)
+    for index, (name, pixels) in enumerate(panels):
+        x = MARGIN + index * (w + MARGIN)
+        canvas.text(x, 12, name, 14)
+        canvas.picture(x, 34, pixels, w, h)
+    canvas.text(MARGIN, h + 44, f"{agreement.score:.3f}", 16)
+    canvas.text(MARGIN + 56, h + 46, agreement.words, 13, FAINT)
+    _legend(canvas, MARGIN, h + 70)
+    return canvas.array()
+
+
+def marked(picture: np.ndarray, marks: np.ndarray) -> np.ndarray:
+    """The picture (H, W, 3), gray and pale, with its marks in colours; over large areas the picture shows through."""
+    gray = 0.55 + 0.4 * picture.mean(axis=-1, keepdims=True).repeat(3, axis=-1)
+    thin = (marks > 0).mean() < 0.5
+    for mark, (colour, _) in MARKS.items():
+        where = marks == mark
+        share = 1.0 if thin else 0.6 if mark == MISSED else 0.35
+        gray[where] = (1.0 - share) * gray[where] + share * np.array(colour, np.float32) / 255.0
+    return gray
+
+
+def _legend(canvas: Canvas, x: int, y: int) -> None:
+    for colour, words in MARKS.values():
+        canvas.rectangle(x, y, 12, 12, colour)
+        canvas.text(x + 18, y - 2, words, 12)
+        x += 18 + text_width(words, 12) + 20

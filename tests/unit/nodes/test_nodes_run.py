@@ -275,14 +275,32 @@ def test_clip_skip_and_missing_parts(run: Any, scene: dict[str, Any]) -> None:
         run("VAEDecode", samples=scene["latent"], vae=None)
 
 
-def test_fidelity(run: Any) -> None:
+def test_fidelity(run: Any, host: HeadlessHost) -> None:
     picture = torch.zeros(1, 40, 40, 3)
     picture[:, 10:30, 10:30] = 1.0
     hint, _ = run("CNCore_Preprocess", image=picture, kind="canny")["result"]
     shown = run("CNCore_ControlFidelity", picture=picture, hint=hint)
     assert shown["result"][0] == 1.0 and "F1 1.00" in shown["ui"]["text"][0]
+    assert shown["result"][2].shape[0] == 1 and (host.temp_dir / shown["ui"]["images"][0]["filename"]).is_file()
     assert run("CNCore_ControlFidelity", picture=picture.flip(1).roll(8, 1), hint=hint)["result"][0] < 0.6
     assert run("CNCore_ControlFidelity", picture=picture, hint=torch.zeros(1, 9, 9, 1))["result"][0] == 0.0
+    both = run("CNCore_ControlFidelity", picture=torch.cat([picture, picture.roll(8, 1)]), hint=hint)["result"]
+    assert 0.4 < both[0] < 1.0 and both[2].shape[0] == 2 and len(both[1].splitlines()) == 3
+
+
+def test_fidelity_of_maps(run: Any) -> None:
+    picture = torch.zeros(1, 40, 40, 3)
+    picture[:, 10:30, 10:30] = torch.tensor([0.9, 0.2, 0.1])
+    hint = torch.zeros(1, 40, 40, 3)
+    hint[:, 10:30, 10:30] = torch.tensor([0.0, 0.2, 1.0])
+    assert run("CNCore_ControlFidelity", picture=picture, hint=hint, kind="segmentation")["result"][0] == 1.0
+    half = run("CNCore_ControlFidelity", picture=picture, hint=hint, kind="segmentation", found=hint.roll(10, 1))
+    assert half["result"][0] == pytest.approx((200 / 600 + 1000 / 1400) / 2)
+    ramp = torch.linspace(0, 1, 40)[None, :, None, None].expand(1, 40, 40, 3)
+    same = run("CNCore_ControlFidelity", picture=picture, hint=ramp, kind="depth", found=0.2 + ramp / 3)
+    assert same["result"][0] == 1.0 and "error 0.000" in same["result"][1]
+    with pytest.raises(MissingFileError, match="depth_anything"):
+        run("CNCore_ControlFidelity", picture=picture, hint=ramp, kind="depth")
 
 
 def test_accelerate_changes_nothing_where_our_engine_runs_anyway(run: Any, scene: dict[str, Any]) -> None:
