@@ -85,26 +85,51 @@ SCORES: dict[str, tuple[str, Score]] = {
 
 @dataclass(frozen=True)
 class Demo:
-    """The demo model, ready to sample."""
+    """The demo model, ready to sample the scenes."""
 
+    scenes: list[Rendered]
     model: DiffusionModel
     vae: torch.nn.Module
     texts: Tensor
     empty: Tensor
     backend: Backend
 
+    def latent(
+        self, row: int, units: tuple[ControlUnit, ...], start: Tensor, settings: SampleSettings = SETTINGS
+    ) -> Tensor:
+        """The latent (1, 4, h, w) of one scene's caption under control."""
+        halves = [Condition(self.texts[row : row + 1], units)], [Condition(self.empty, units)]
+        return generate(self.model, *halves, start, settings, backend=self.backend, batch_index=[0])
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """(N, 4, h, w) -> (N, H, W, 3) in 0..1."""
+        with torch.inference_mode():
+            return pictures(torch.cat([self.vae.decode(latent[None]) for latent in latents]))
+
     def run(self, stacks: list[tuple[ControlUnit, ...]], rows: range) -> np.ndarray:
         """A picture for each row (N, H, W, 3) in 0..1; `stacks` holds the row's units."""
-        out = []
-        for row in rows:
-            units = stacks[row]
-            halves = [Condition(self.texts[row : row + 1], units)], [Condition(self.empty, units)]
-            latent = generate(
-                self.model, *halves, torch.zeros(1, 4, 16, 16), SETTINGS, backend=self.backend, batch_index=[0]
-            )
-            with torch.inference_mode():
-                out.append(self.vae.decode(latent))
-        return pictures(torch.cat(out))
+        empty = torch.zeros(1, 4, 16, 16)
+        return self.decode(torch.cat([self.latent(row, stacks[row], empty) for row in rows]))
+
+    def ceiling(self) -> np.ndarray:
+        """The true pictures through the autoencoder, (N, H, W, 3) in 0..1."""
+        truth = torch.from_numpy(np.stack([s.image for s in self.scenes])).permute(0, 3, 1, 2).float() * 2.0 - 1.0
+        with torch.inference_mode():
+            return pictures(self.vae.decode(self.vae.encode(truth)))
+
+
+def load_demo(assets: Path, scenes: list[Rendered]) -> Demo:
+    """The demo model of a folder."""
+    checkpoint = load_checkpoint(assets / "demo_base.safetensors", dtype=torch.float32)
+    text = checkpoint.text_encoder()
+    return Demo(
+        scenes,
+        DiffusionModel(checkpoint.unet, checkpoint.config, scaled_linear()),
+        checkpoint.vae,
+        torch.cat([text.encode(s.caption) for s in scenes]),
+        text.encode(""),
+        Backend(Runtime()),
+    )
 
 
 def pictures(images: Tensor) -> np.ndarray:
@@ -141,19 +166,9 @@ def main() -> int:
     args = parser.parse_args()
     started = time.monotonic()
     scenes = [render_seed(FIRST_SEED + i) for i in range(args.scenes)]
-    checkpoint = load_checkpoint(args.assets / "demo_base.safetensors", dtype=torch.float32)
-    text = checkpoint.text_encoder()
-    demo = Demo(
-        DiffusionModel(checkpoint.unet, checkpoint.config, scaled_linear()),
-        checkpoint.vae,
-        torch.cat([text.encode(s.caption) for s in scenes]),
-        text.encode(""),
-        Backend(Runtime()),
-    )
+    demo = load_demo(args.assets, scenes)
     rows = range(len(scenes))
-    truth = torch.from_numpy(np.stack([s.image for s in scenes])).permute(0, 3, 1, 2).float() * 2.0 - 1.0
-    with torch.inference_mode():
-        ceiling = pictures(checkpoint.vae.decode(checkpoint.vae.encode(truth)))
+    ceiling = demo.ceiling()
     free = demo.run([()] * len(scenes), rows)
     nets = {k: load_controlnet(args.assets / f"demo_{k}.safetensors", dtype=torch.float32)[0] for k in args.kinds}
     report: dict[str, object] = {"scenes": len(scenes), "settings": vars(SETTINGS), "conditions": {}}

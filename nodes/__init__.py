@@ -25,6 +25,7 @@ def own_nodes() -> dict[str, type]:
     from .preprocess import PixelPerfect, Preprocess, family_nodes
     from .prompt import EncodePrompt
     from .sample import Sample
+    from .sensitivity import BlockSensitivity
 
     return {
         "CNCore_LoadCheckpoint": LoadCheckpoint,
@@ -46,6 +47,7 @@ def own_nodes() -> dict[str, type]:
         "CNCore_Sample": Sample,
         "CNCore_Accelerate": Accelerate,
         "CNCore_ControlFidelity": ControlFidelity,
+        "CNCore_BlockSensitivity": BlockSensitivity,
     }
 
 

@@ -9,7 +9,21 @@ import numpy as np
 
 from ..control.plan import Plan, PlannedUnit, block_names, silent_blocks
 from .fidelity import EXTRA, HIT, MISSED, Agreement
-from .plots import FAINT, INK, MARGIN, NOTHING, Canvas, Colour, HeatMap, scale_bar, text_width, wrap
+from .plots import (
+    FAINT,
+    INK,
+    MARGIN,
+    NOTHING,
+    SECOND,
+    Bars,
+    Canvas,
+    Colour,
+    HeatMap,
+    scale_bar,
+    text_width,
+    wrap,
+)
+from .sensitivity import Sensitivity
 
 SIDE = 208
 """Longest side of a hint on a page."""
@@ -178,3 +192,29 @@ def _legend(canvas: Canvas, x: int, y: int) -> None:
         canvas.rectangle(x, y, 12, 12, colour)
         canvas.text(x + 18, y - 2, words, 12)
         x += 18 + text_width(words, 12) + 20
+
+
+# ------------------------------------------------------------------------------------------- sensitivity
+
+
+def draw_sensitivity(result: Sensitivity, names: Sequence[str], title: str) -> np.ndarray:
+    """(H, W, 3) in [0, 1]: the information per block as bars beside the proposed weights, and by step below."""
+    bars = Bars(names, result.information, "information about its strength")
+    weights = Bars(names, result.weights, "proposed weight", SECOND)
+    heat = HeatMap(
+        values=[[point[block] for point in result.by_point] for block in range(len(names))],
+        rows=names,
+        columns=result.points,
+        top=max(max(point) for point in result.by_point),
+        across="sampled step",
+    )
+    canvas = Canvas(860, 84 + bars.height() + 60 + heat.height())
+    canvas.text(MARGIN, 16, title, 18)
+    canvas.text(MARGIN, 42, "how well each block's strength can be read off the denoiser's output", 13, FAINT)
+    x = MARGIN + LABELS
+    bars.draw(canvas, x, 76, 400)
+    weights.draw(canvas, x + 460, 76, 280)
+    top = 76 + bars.height() + 44
+    right = heat.draw(canvas, x, top, 480)
+    scale_bar(canvas, right + 24, top, 22 * len(names), heat.top, "information")
+    return canvas.array()

@@ -152,7 +152,7 @@ def short(value: float) -> str:
     """A number in few characters."""
     if value == 0.0:
         return "0"
-    if 0.095 <= abs(value) < 9.995:
+    if 0.0095 <= abs(value) < 9.995:
         return f"{value:.2f}"
     if 9.995 <= abs(value) < 9999.5:
         return f"{value:.0f}"

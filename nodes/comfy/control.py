@@ -138,6 +138,12 @@ class CoreControl(comfy.controlnet.ControlBase):
         twin.spec, twin.name = self.spec, self.name
         return twin
 
+    def scale_blocks(self, factors: Sequence[float], base: UNetConfig) -> None:
+        """Multiply the block weights, one factor for each block of this base, the middle last."""
+        own = self.unit().own_weights(base) or (1.0,) * len(factors)
+        weights = BlockWeights(custom=tuple(w * f for w, f in zip(own, factors, strict=True)))
+        self.spec = replace(self.spec, block_weights=weights)
+
     def unit(self) -> ControlUnit:
         """The engine's record of this unit. Raises ShapeError or ValueRangeError."""
         start, end = self.timestep_percent_range

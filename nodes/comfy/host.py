@@ -120,6 +120,12 @@ class ComfyHost:
 
         return apply.controlled(model, conditioning)
 
+    def reweigh(self, conditioning: Conditioning, unit: int, factors: Sequence[float]) -> Conditioning:
+        """The same conditioning with the block weights of one of our units multiplied."""
+        from . import apply
+
+        return apply.reweigh(conditioning, unit, factors)
+
     def sample(
         self,
         model: Any,

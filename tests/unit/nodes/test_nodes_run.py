@@ -308,3 +308,22 @@ def test_accelerate_changes_nothing_where_our_engine_runs_anyway(run: Any, scene
     model, report = shown["result"] if isinstance(shown, dict) else shown
     assert model is scene["model"]
     assert report.startswith("fast path")
+
+
+def test_block_sensitivity(run: Any, scene: dict[str, Any], host: HeadlessHost) -> None:
+    halves = run("CNCore_ApplyControlNet", **_halves(scene), control_net=scene["net"], image=scene["hint"])
+    two = run("CNCore_ApplyControlNet", positive=halves[0], negative=halves[1], control_net=scene["other"],
+              image=scene["hint"], block_weights=run("CNCore_BlockWeights", full=0.0)[0])  # fmt: skip
+    latent = {"samples": sample(run, scene, positive=two[0], negative=two[1])}
+    given = {"model": scene["model"], "positive": two[0], "latent": latent, "steps": 4, "samples": 2}
+    shown = run("CNCore_BlockSensitivity", **given)
+    weights, text, picture = shown["result"]
+    assert max(weights.custom) == 1.0 and len(weights.custom) == 7 and "information" in text
+    assert picture.ndim == 4 and (host.temp_dir / shown["ui"]["images"][0]["filename"]).is_file()
+    second = run("CNCore_BlockSensitivity", **given, unit=2)["result"][0]
+    assert second.custom[0] == second.custom[1] == 0.0 < second.custom[6]
+    run("CNCore_ControlUnit", control_net=scene["net"], image=scene["hint"], block_weights=weights)
+    with pytest.raises(ValueRangeError, match="are 2 ControlNets"):
+        run("CNCore_BlockSensitivity", **given, unit=3)
+    with pytest.raises(ValueRangeError, match="finished latent"):
+        run("CNCore_BlockSensitivity", **{**given, "latent": scene["latent"]})

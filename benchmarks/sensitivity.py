@@ -1,0 +1,125 @@
+"""Does BlockSensitivity rank the blocks as ablation does? On the demo ControlNets.
+
+    python benchmarks/sensitivity.py [--scenes 6] [--json FILE] [--picture FILE]
+
+For each net and scene: the Fisher information about each block's strength at 4 of 12 steps, on the picture
+that the net made, as the node measures it; and by brute force, once with each block's weight at 0, how far
+that moves the finished latent (mean square) and how much of the fidelity it costs.
+rank: Spearman's correlation of both rankings over the blocks, of the means over the scenes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from comfyui_controlnet_core.controlnet_core.analysis.plots import BAR, FAINT, MARGIN, SECOND, Bars, Canvas
+from comfyui_controlnet_core.controlnet_core.analysis.sensitivity import Sensitivity, measure, sampled_steps, spearman
+from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_controlnet
+from comfyui_controlnet_core.controlnet_core.control.plan import block_names
+from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
+from comfyui_controlnet_core.controlnet_core.pipeline import SampleSettings
+from comfyui_controlnet_core.controlnet_core.training.demo_world import render_seed
+from fidelity import ASSETS, FIRST_SEED, KINDS, SCORES, SETTINGS, Demo, hint, load_demo
+from torch import Tensor
+
+BLOCKS = 7
+STEPS, SAMPLES = 12, 4
+PROBE = SampleSettings(7, STEPS, cfg=1.0, sampler="euler", scheduler="normal", leftover_noise=False)
+ERROR: tuple[int, int, int] = (213, 94, 0)
+
+
+def without(block: int) -> tuple[float, ...]:
+    """Block weights of 1, but 0 for one block."""
+    return tuple(0.0 if i == block else 1.0 for i in range(BLOCKS))
+
+
+def information(demo: Demo, row: int, unit: ControlUnit, x0: Tensor) -> Sensitivity:
+    """The Fisher information on one picture."""
+    points = sampled_steps(STEPS, SAMPLES)
+
+    def predict(point: int, factors: tuple[float, ...]) -> Tensor:
+        settings = replace(PROBE, start_step=points[point], end_step=points[point] + 1)
+        return demo.latent(row, (replace(unit, block_weights=factors),), x0, settings)
+
+    return measure(predict, x0, BLOCKS, [str(p + 1) for p in points])
+
+
+def study(demo: Demo, kind: str, net: torch.nn.Module) -> dict[str, object]:
+    """Information and ablation of one net, means over the scenes that its measure counts."""
+    score = SCORES[kind][1]
+    rows = [i for i, scene in enumerate(demo.scenes) if score(scene, scene.image)]
+    told, moved, lost = [], [], []
+    for row in rows:
+        scene, unit = demo.scenes[row], ControlUnit(net, hint(kind, demo.scenes[row]), name=kind)
+        empty = torch.zeros(1, 4, 16, 16)
+        whole = demo.latent(row, (unit,), empty, SETTINGS)
+        told.append(information(demo, row, unit, whole).information)
+        cut = [demo.latent(row, (replace(unit, block_weights=without(b)),), empty, SETTINGS) for b in range(BLOCKS)]
+        moved.append([float((latent - whole).square().mean()) for latent in cut])
+        scores = [float(np.mean(score(scene, picture))) for picture in demo.decode(torch.cat([whole, *cut]))]
+        lost.append([scores[0] - s for s in scores[1:]])
+    means = {name: np.mean(values, axis=0).tolist() for name, values in
+             (("information", told), ("moved", moved), ("fidelity lost", lost))}  # fmt: skip
+    means["scenes"] = len(rows)
+    means["rank"] = spearman(means["information"], means["moved"])
+    means["rank by fidelity"] = spearman(means["information"], means["fidelity lost"])
+    means["rank of the two ablations"] = spearman(means["moved"], means["fidelity lost"])
+    means["weights"] = Sensitivity(tuple(means["information"]), (), (), ()).weights
+    return means
+
+
+def draw(results: dict[str, dict], path: Path) -> None:
+    """One row for each net: information, ablation and loss of fidelity by block."""
+    from PIL import Image
+
+    row = 26 + 24 * BLOCKS + 60
+    canvas = Canvas(1180, 20 + row * len(results))
+    parts = (("information", BAR), ("moved", SECOND), ("fidelity lost", ERROR))
+    words = {"moved": "change of the latent without it", "information": "Fisher information"}
+    for line, (kind, result) in enumerate(results.items()):
+        top = 20 + line * row
+        canvas.text(MARGIN, top, f"{kind}", 16)
+        canvas.text(MARGIN + 110, top + 2, f"rank correlation {result['rank']:.2f}", 13, FAINT)
+        for column, (name, colour) in enumerate(parts):
+            values = [max(0.0, v) for v in result[name]]
+            bars = Bars(block_names(BLOCKS), values, words.get(name, "fidelity lost without it"), colour)
+            bars.draw(canvas, 60 + column * 380, top + 28, 320)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((canvas.array() * 255.0 + 0.5).astype(np.uint8)).save(path, optimize=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--scenes", type=int, default=6)
+    parser.add_argument("--kinds", nargs="+", default=[k for k in KINDS if (ASSETS / f"demo_{k}.safetensors").exists()])
+    parser.add_argument("--assets", type=Path, default=ASSETS)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--picture", type=Path, help="a PNG with the bars of all nets")
+    args = parser.parse_args()
+    started = time.monotonic()
+    demo = load_demo(args.assets, [render_seed(FIRST_SEED + i) for i in range(args.scenes)])
+    results = {}
+    print(f"{'net':14}{'rank':>6}{'by fidelity':>13}   information by block, the middle last")
+    for kind in args.kinds:
+        net = load_controlnet(args.assets / f"demo_{kind}.safetensors", dtype=torch.float32)[0]
+        result = results[kind] = study(demo, kind, net)
+        figures = " ".join(f"{v:.3g}" for v in result["information"])
+        print(f"{kind:14}{result['rank']:6.2f}{result['rank by fidelity']:13.2f}   {figures}", flush=True)
+    report = {"scenes": args.scenes, "nets": results, "seconds": round(time.monotonic() - started, 1)}
+    print(f"lowest rank {min(r['rank'] for r in results.values()):.2f}, {report['seconds']} s")
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    if args.picture:
+        draw(results, args.picture)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
