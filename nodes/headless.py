@@ -215,11 +215,11 @@ class HeadlessHost:
         units = dict.fromkeys(unit for _, options in conditioning for unit in options.get("control") or ())
         return Controlled(tuple(units), model.diffusion.schedule, model.diffusion.config)
 
-    def reweigh(self, conditioning: Conditioning, unit: int, factors: Sequence[float]) -> Conditioning:
+    def reweigh(self, model: Model, conditioning: Conditioning, unit: int, factors: Sequence[float]) -> Conditioning:
         """The same conditioning with the block weights of one unit multiplied."""
-        units = list(dict.fromkeys(u for _, options in conditioning for u in options.get("control") or ()))
-        old = units[unit]
-        own = old.block_weights or (1.0,) * len(factors)
+        controlled = self.controlled(model, conditioning)
+        old = controlled.units[unit]
+        own = old.own_weights(controlled.config.unet) or (1.0,) * len(factors)
         new = replace(old, block_weights=tuple(w * f for w, f in zip(own, factors, strict=True)))
         return [
             [text, {**options, "control": tuple(new if u is old else u for u in options.get("control") or ())}]

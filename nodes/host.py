@@ -60,10 +60,10 @@ class Host(Protocol):
         """The units on a conditioning, with the noise levels and shapes of the model."""
         ...
 
-    def reweigh(self, conditioning: Conditioning, unit: int, factors: Sequence[float]) -> Conditioning:
-        """The same conditioning, one unit of it (by its number in `controlled`) with these block weights.
+    def reweigh(self, model: Any, conditioning: Conditioning, unit: int, factors: Sequence[float]) -> Conditioning:
+        """The same conditioning, one unit of it (by its number in `controlled`) with its block weights multiplied.
 
-        factors: one for each block, the middle last; they multiply the weights that the unit has.
+        factors: one for each block, the middle last.
         """
         ...
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -70,13 +69,13 @@ def plan_of(controlled: Controlled, settings: SampleSettings, latent_height: int
     """The plan of a run with these settings."""
     sigmas = cut_sigmas(controlled.schedule, settings)
     title = f"{settings.sampler} / {settings.scheduler}"
-    base = controlled.config.unet
-    return make_plan(controlled.units, base, controlled.schedule, settings.sampler, sigmas, latent_height, title)
+    base, schedule = controlled.config.unet, controlled.schedule
+    return make_plan(controlled.units, base, schedule, settings.sampler, sigmas, latent_height, title)
 
 
 def hints_as_seen(controlled: Controlled, height: int, width: int) -> Tensor:
     """IMAGE (n, H, W, 3): the hints of all units, at the size of the picture; one black picture for none."""
-    hints = [hint for hint, _ in _fitted(controlled, height, width)]
+    hints = [hint for unit in controlled.units for hint in _fitted(unit, controlled, height, width)]
     if not hints:
         factor = controlled.config.vae.factor
         return torch.zeros(1, height * factor, width * factor, 3)
@@ -87,27 +86,27 @@ def seen(controlled: Controlled, height: int, width: int) -> list[SeenHint]:
     """The first hint and mask of each unit, with words on how the hint came to its size."""
     return [
         SeenHint(
-            pixels=hint[0, :3].movedim(0, -1).cpu().numpy(),
-            words=_resized(unit.hint, hint),
+            pixels=_fitted(unit, controlled, height, width)[0][0, :3].movedim(0, -1).cpu().numpy(),
+            words=_resized(unit, height * controlled.config.vae.factor, width * controlled.config.vae.factor),
             mask=None if unit.mask is None else unit.mask[0].cpu().numpy(),
         )
-        for hint, unit in _fitted(controlled, height, width)
+        for unit in controlled.units
     ]
 
 
-def _fitted(controlled: Controlled, height: int, width: int) -> Iterator[tuple[Tensor, ControlUnit]]:
-    """The hint of each unit at the picture's size, (B, C, H, W), as the net reads it."""
-    factor = controlled.config.vae.factor
-    for unit in controlled.units:
-        hint = check_hint_channels(unit.hint, unit.net.hint_channels)
-        yield fit_hint(hint, height * factor, width * factor, unit.fit), unit
+def _fitted(unit: ControlUnit, controlled: Controlled, height: int, width: int) -> list[Tensor]:
+    """The hints of a unit at the picture's size, (B, C, H, W), as the net reads them."""
+    factor, channels = controlled.config.vae.factor, unit.net.hint_channels
+    pictures = (check_hint_channels(hint.picture, channels) for hint in unit.hints)
+    return [fit_hint(picture, height * factor, width * factor, unit.fit) for picture in pictures]
 
 
-def _resized(before: Tensor, after: Tensor) -> str:
+def _resized(unit: ControlUnit, height: int, width: int) -> str:
     """What became of a hint, such as "128x128, from 640x480: cropped at the centre, resized"."""
-    (old_height, old_width), (height, width) = before.shape[-2:], after.shape[-2:]
+    old_height, old_width = unit.hint.shape[-2:]
+    more = "" if not unit.more_hints else f"; {len(unit.more_hints)} more hints"
     if (old_height, old_width) == (height, width):
-        return f"{width}x{height}, as it came"
+        return f"{width}x{height}, as it came{more}"
     cropped = abs(old_width * height - width * old_height) > max(old_width, old_height)
-    done = "cropped at the centre, resized" if cropped else "resized"
-    return f"{width}x{height}, from {old_width}x{old_height}: {done}"
+    done = f"fit {unit.fit}" if unit.fit != "crop" else "cropped at the centre, resized" if cropped else "resized"
+    return f"{width}x{height}, from {old_width}x{old_height}: {done}{more}"

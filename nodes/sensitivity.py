@@ -10,12 +10,13 @@ from torch import Tensor
 from ..controlnet_core.analysis.charts import draw_sensitivity
 from ..controlnet_core.analysis.sensitivity import Sensitivity, describe, measure, sampled_steps
 from ..controlnet_core.control.plan import block_names
+from ..controlnet_core.control.weights import BlockWeights
 from ..controlnet_core.errors import ValueRangeError
 from ..controlnet_core.pipeline import SampleSettings
 from .control import WEIGHTS
 from .host import Node
 from .pictures import shown, to_image
-from .values import BlockWeights, Conditioning, Latent
+from .values import Conditioning, Latent
 
 
 class BlockSensitivity(Node):
@@ -68,7 +69,7 @@ class BlockSensitivity(Node):
             )
         chosen = controlled.units[unit - 1]
         x0 = latent["samples"]
-        names = block_names(len(chosen.weights(chosen.net.config.unet, x0.shape[-2])))
+        names = block_names(len(chosen.weights(controlled.config.unet, x0.shape[-2])))
         measured = sampled_steps(steps, samples)
         settings = SampleSettings(seed, steps, cfg=1.0, sampler="euler", scheduler="normal", leftover_noise=False)
         plain = {key: value for key, value in latent.items() if key != "noise_mask"}
@@ -76,7 +77,7 @@ class BlockSensitivity(Node):
         def predict(point: int, factors: tuple[float, ...]) -> Tensor:
             # one Euler step to sigma 0 ends at the prediction of x0, in every home
             at = replace(settings, start_step=measured[point], end_step=measured[point] + 1)
-            weighed = self.host.reweigh(positive, unit - 1, factors)
+            weighed = self.host.reweigh(model, positive, unit - 1, factors)
             return self.host.sample(model, weighed, weighed, plain, at)["samples"]
 
         points = [str(step + 1) for step in measured]

@@ -21,7 +21,7 @@ from .unit import ControlUnit
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One unit at one step. weights: strength x mode x block weight of each block, the middle last.
+    """One unit at one step. weights: strength x curve x mode x block weight of each block, the middle last.
 
     runs: in how many of the step's evaluations the net runs. why: why it does not run at the step's own
     sigma; empty where it does.
@@ -96,7 +96,7 @@ def make_plan(
     latent_height: int,
     title: str,
 ) -> Plan:
-    """The plan of a run over `sigmas` (n + 1,) on latents of this height; `base` is the UNet that is controlled.
+    """The plan of a run of the model `base` over `sigmas` (n + 1,) on latents of this height.
 
     Raises ValueRangeError for a wrong count of block weights or an unknown sampler.
     """
@@ -106,51 +106,51 @@ def make_plan(
 
 
 def _plan_unit(
-    unit: ControlUnit,
-    config: UNetConfig,
-    schedule: NoiseSchedule,
-    asked: Sequence[Sequence[float]],
-    latent_height: int,
+    unit: ControlUnit, base: UNetConfig, schedule: NoiseSchedule, asked: Sequence[Sequence[float]], latent_height: int
 ) -> PlannedUnit:
-    weights = unit.weights(config, latent_height)
+    cells = block_heights(base, latent_height)
     steps = []
     for sigmas in asked:
-        why = _why_not(unit, weights, sigmas[0], schedule)
-        runs = sum(not _why_not(unit, weights, sigma, schedule) for sigma in sigmas)
-        steps.append(PlannedStep(unit.weights_at(sigmas[0], schedule, config, latent_height), runs, why))
-    silent = _silent(unit, config, latent_height) if unit.strength else ("",) * len(weights)
-    cells = block_heights(config, latent_height)
+        weights = [unit.weights_at(sigma, schedule, base, latent_height) for sigma in sigmas]
+        why = "" if any(weights[0]) else _why_not(unit, sigmas[0], schedule)
+        steps.append(PlannedStep(weights[0], sum(map(any, weights)), why))
+    silent = _silent(unit, base, latent_height) if unit.strength else ("",) * len(cells)
     return PlannedUnit(unit.name or "a ControlNet", words(unit), cells, silent, tuple(steps))
 
 
 def words(unit: ControlUnit) -> str:
     """The settings of a unit on one line."""
-    half = "the positive half alone" if unit.conditional_only else "both halves"
-    parts = [f"strength {unit.strength:g}", f"{unit.start:.0%} to {unit.end:.0%}", unit.mode, half]
-    more = {
-        "on a schedule": unit.curve is not None,
-        "inside its mask": unit.mask is not None,
-        f"halves x {unit.half(True):g} and {unit.half(False):g}": unit.half(True) != 1.0
-        or unit.half(False) not in (0.0, 1.0),
-        "a factor for each picture": unit.items is not None,
-        "averaged over the picture": unit.pool,
-    }
-    return ", ".join([*parts, *(text for text, said in more.items() if said)])
+    parts = [f"strength {unit.strength:g}", f"{unit.start:.0%} to {unit.end:.0%}", unit.mode, _halves(unit)]
+    kinds = [hint.kind for hint in unit.hints if hint.kind]
+    parts += [f"reads {' and '.join(kinds)}"] if kinds else []
+    parts += ["on a schedule"] if unit.curve is not None else []
+    parts += ["times " + ", ".join(f"{i:g}" for i in unit.items) + " by picture"] if unit.items else []
+    parts += ["inside its mask"] if unit.mask is not None else []
+    parts += ["averaged over the picture"] if unit.pool else []
+    return ", ".join(parts)
 
 
-def _why_not(unit: ControlUnit, weights: Sequence[float], sigma: float, schedule: NoiseSchedule) -> str:
-    """Why the net does not run at this sigma; empty where it does."""
+def _halves(unit: ControlUnit) -> str:
+    """On which half of the guidance it acts."""
+    positive, negative = unit.half(positive=True), unit.half(positive=False)
+    if positive == negative == 1.0:
+        return "both halves"
+    acting = {"positive": positive, "negative": negative}
+    heard = [f"the {name} half" + ("" if f == 1.0 else f" times {f:g}") for name, f in acting.items() if f]
+    return " and ".join(heard) + (" alone" if len(heard) == 1 else "") if heard else "neither half"
+
+
+def _why_not(unit: ControlUnit, sigma: float, schedule: NoiseSchedule) -> str:
+    """Why the net, all of whose weights are 0, does not run at this sigma."""
     if unit.strength == 0.0:
         return "strength 0"
-    if not any(weights):
-        return "all block weights are 0"
     if sigma > schedule.percent_to_sigma(unit.start):
         return f"before its window, which begins at {unit.start:.0%}"
     if sigma < schedule.percent_to_sigma(unit.end):
         return f"after its window, which ends at {unit.end:.0%}"
     if unit.factor_at(sigma, schedule) == 0.0:
         return "its schedule is at 0"
-    return ""
+    return "all block weights are 0"
 
 
 def _silent(unit: ControlUnit, config: UNetConfig, latent_height: int) -> tuple[str, ...]:

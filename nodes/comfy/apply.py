@@ -78,17 +78,18 @@ def controlled(model: Any, conditioning: Conditioning) -> Controlled:
     return Controlled(tuple(units.values()), noise_schedule(model), config)
 
 
-def reweigh(conditioning: Conditioning, unit: int, factors: Sequence[float]) -> Conditioning:
+def reweigh(model: Any, conditioning: Conditioning, unit: int, factors: Sequence[float]) -> Conditioning:
     """The same conditioning with copies of its control objects, the block weights of one multiplied.
 
     Entries that shared a chain share its copy. unit: its number in `controlled`.
     """
+    base = controlled(model, conditioning).config.unet
     order = list(dict.fromkeys(link for _, o in conditioning for link in [*chain(o.get("control"))][::-1]))
     copies: dict[Any, Any] = {None: None}
     for link in order:
         made = link.copy().set_previous_controlnet(copies[link.previous_controlnet])
         if link is order[unit]:
-            made.scale_blocks(factors)
+            made.scale_blocks(factors, base)
         copies[link] = made
     return [[text, {**options, "control": copies[options.get("control")]}] for text, options in conditioning]
 

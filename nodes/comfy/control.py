@@ -24,6 +24,7 @@ from ...controlnet_core.config import UNetConfig
 from ...controlnet_core.control.hint import mask_at
 from ...controlnet_core.control.modes import block_heights
 from ...controlnet_core.control.unit import ControlUnit
+from ...controlnet_core.control.weights import BlockWeights
 from ...controlnet_core.errors import ShapeError, UnfitError
 from ...controlnet_core.models.control import Bound, ControlModel
 from ..headless import unit_of
@@ -143,6 +144,7 @@ class CoreControl(comfy.controlnet.ControlBase):
         own = self.unit().own_weights(base) or (1.0,) * len(factors)
         weights = BlockWeights(custom=tuple(w * f for w, f in zip(own, factors, strict=True)))
         self.spec = replace(self.spec, block_weights=weights)
+
 
     def unit(self) -> ControlUnit:
         """The engine's record of this unit. Raises ShapeError or ValueRangeError."""

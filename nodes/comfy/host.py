@@ -120,11 +120,11 @@ class ComfyHost:
 
         return apply.controlled(model, conditioning)
 
-    def reweigh(self, conditioning: Conditioning, unit: int, factors: Sequence[float]) -> Conditioning:
+    def reweigh(self, model: Any, conditioning: Conditioning, unit: int, factors: Sequence[float]) -> Conditioning:
         """The same conditioning with the block weights of one of our units multiplied."""
         from . import apply
 
-        return apply.reweigh(conditioning, unit, factors)
+        return apply.reweigh(model, conditioning, unit, factors)
 
     def sample(
         self,

@@ -8,7 +8,7 @@ import torch
 from comfyui_controlnet_core.controlnet_core.analysis.charts import SeenHint, draw_plan, spans
 from comfyui_controlnet_core.controlnet_core.analysis.plots import SCALE, colour_of
 from comfyui_controlnet_core.controlnet_core.config import DEMO
-from comfyui_controlnet_core.controlnet_core.control.plan import Plan, describe, evaluations, make_plan
+from comfyui_controlnet_core.controlnet_core.control.plan import Plan, describe, evaluations, make_plan, words
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.diffusion.noise import noise_source
 from comfyui_controlnet_core.controlnet_core.diffusion.samplers import SAMPLERS, get_sampler
@@ -69,6 +69,20 @@ def test_blocks_that_are_not_heard_say_why() -> None:
     assert weighted.units[0].silent[1] == "block weight 0"
     assert "the positive half alone" in describe(weighted)
     assert weighted.units[0].steps[0].weights == pytest.approx([0.825**6, 0, *(0.825**i for i in (4, 3, 2, 1, 0))])
+
+
+def test_a_curve_shows_in_the_weights() -> None:
+    found = plan(ControlUnit(NET, HINT, strength=0.5, curve=lambda t: max(0.0, 1.0 - 2.0 * t)))
+    told = [step.weights[0] for step in found.units[0].steps]
+    assert told[0] == pytest.approx(0.5) and told == sorted(told, reverse=True) and told[-1] == 0.0
+    assert found.units[0].steps[-1].why == "its schedule is at 0"
+    assert "on a schedule" in describe(found)
+
+
+def test_the_halves_are_named() -> None:
+    assert "the positive half alone" in words(ControlUnit(NET, HINT, negative=0.0))
+    assert "the negative half times 0.5 alone" in words(ControlUnit(NET, HINT, positive=0.0, negative=0.5))
+    assert "the positive half and the negative half times 0.5" in words(ControlUnit(NET, HINT, negative=0.5))
 
 
 def test_the_text_puts_equal_steps_on_one_line() -> None:
