@@ -90,6 +90,7 @@ class Demo:
     scenes: list[Rendered]
     model: DiffusionModel
     vae: torch.nn.Module
+    text: TextEncoder
     texts: Tensor
     empty: Tensor
     backend: Backend
@@ -126,6 +127,7 @@ def load_demo(assets: Path, scenes: list[Rendered]) -> Demo:
         scenes,
         DiffusionModel(checkpoint.unet, checkpoint.config, scaled_linear()),
         checkpoint.vae,
+        text,
         torch.cat([text.encode(s.caption) for s in scenes]),
         text.encode(""),
         Backend(Runtime()),
@@ -220,7 +222,7 @@ def main() -> int:
         }
         print("depth and pose together:", report["depth and pose together"])
     if "canny" in nets:
-        report["photo"] = photo(demo, text, nets["canny"])
+        report["photo"] = photo(demo, nets["canny"])
         print("photo, edge F1:", report["photo"])
     report["seconds"] = round(time.monotonic() - started, 1)
     if args.json:
@@ -232,13 +234,13 @@ PHOTO_PROMPT = "a photo of a red ball and a blue ball on yellow ground"
 PHOTO_SEEDS = range(8)
 
 
-def photo(demo: Demo, text: TextEncoder, net: ControlNet) -> dict[str, float]:
+def photo(demo: Demo, net: ControlNet) -> dict[str, float]:
     """Edge F1 of pictures made from the photograph's edges, as the bundled workflow makes them, and its baselines."""
     picture, _ = example_photo(ASSETS / "examples" / "coins.jpg", "picture", 128)
     soft = process("blur", picture.numpy(), sigma=2.0)
     edge_map = np.asarray(process("canny", soft, low=60, high=140))
     pixels = torch.from_numpy(np.ascontiguousarray(edge_map, np.float32)).permute(0, 3, 1, 2)
-    context, empty = text.encode(PHOTO_PROMPT), text.encode("")
+    context, empty = demo.text.encode(PHOTO_PROMPT), demo.empty
     found: dict[str, float] = {}
     for name, units in (("with", (ControlUnit(net, pixels),)), ("none", ())):
         scores = []

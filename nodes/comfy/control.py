@@ -145,7 +145,6 @@ class CoreControl(comfy.controlnet.ControlBase):
         weights = BlockWeights(custom=tuple(w * f for w, f in zip(own, factors, strict=True)))
         self.spec = replace(self.spec, block_weights=weights)
 
-
     def unit(self) -> ControlUnit:
         """The engine's record of this unit. Raises ShapeError or ValueRangeError."""
         start, end = self.timestep_percent_range
