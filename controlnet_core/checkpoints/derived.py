@@ -21,6 +21,8 @@ from .keymap import KeyMap, Rule, matcher
 
 SHOWN_KEYS = 4
 LOW_RANK = (".up", ".down")
+NOTE = "__"
+"""Stands in keys of notes that tools leave beside the weights; the host passes them over too."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def rename(keys: Iterable[str]) -> dict[str, str]:
 def names_in(header: Header, kind: str, prefix: str) -> dict[str, str]:
     """Our name for each key of the file, prefix and all. Raises CheckpointError for keys left over."""
     dropped = matcher(DERIVED[kind].drop)
-    keys = [key for key in header.tensors if not dropped.find(key)]
+    keys = [key for key in header.tensors if not dropped.find(key) and NOTE not in key]
     below = {key[len(prefix) :]: key for key in keys if key.startswith(prefix)}
     ours = rename(below)
     leftover = [key for key in keys if key.removeprefix(prefix) not in ours]

@@ -149,13 +149,16 @@ def unet_entries(config: UNetConfig) -> dict[str, Any]:
 
 
 def controlnet_entries(config: ControlNetConfig) -> dict[str, Any]:
-    """The diffusers config of a ControlNet."""
+    """The diffusers config of a ControlNet. Raises CheckpointError for a Union and for SDXL's."""
+    if config.union is not None:
+        raise CheckpointError("a diffusers folder of a ControlNet Union cannot be written: save a single file instead")
     unet = unet_entries(config.unet)
     return {
         **{name: value for name, value in unet.items() if name not in ("out_channels", "up_block_types")},
         "_class_name": "ControlNetModel",
         "conditioning_channels": config.hint_channels,
         "conditioning_embedding_out_channels": list(config.hint_widths),
+        "global_pool_conditions": config.global_pool,
     }
 
 

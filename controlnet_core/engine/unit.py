@@ -104,6 +104,9 @@ class Actor:
         """Add the residuals of one feature map into the units' rows of a target, in place."""
         if feature is None:
             return
+        if len(self.units) == 1:  # whose feature may have one row for all, such as a T2I-Adapter's
+            self.units[0].add(target, feature, outlet, index, sigma)
+            return
         counts = [unit.rows.stop - unit.rows.start for unit in self.units]
         for unit, own in zip(self.units, feature.split(counts), strict=True):
             unit.add(target, own, outlet, index, sigma)

@@ -73,7 +73,7 @@ class ComfyHost:
         identity = identify_file(path)
         if is_ours(identity):
             return models.load_own_checkpoint(path)
-        if identity.kind in ("controlnet", "lora", "vae"):
+        if identity.kind in (*CONTROL_KINDS, "lora", "vae"):
             raise CheckpointError(
                 f"{path.name} is of another kind: {identity.summary}; expected a checkpoint. Put it into "
                 f"models/{identity.folder} and load it with the node for that kind",

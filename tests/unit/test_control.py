@@ -64,7 +64,7 @@ def residuals(unet: UNet, unit: ControlUnit, negative: bool = False) -> list[Ten
     halves = ([plain], [carried]) if negative else ([carried], [])
     prepared = prepare(unet, CONFIG, SCHEDULE, *halves, LATENT, [sigma], Backend(Runtime(pack_weights=False)))
     (group,) = prepared.groups
-    active = prepared.active(group, sigma)
+    active = group.active(sigma)
     if not active:
         return [None] * BLOCKS
     x = scale_input(random(*LATENT, seed=3) * 9.0, torch.tensor(sigma))

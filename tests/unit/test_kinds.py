@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +14,7 @@ from comfyui_controlnet_core.controlnet_core.checkpoints.control import load_con
 from comfyui_controlnet_core.controlnet_core.checkpoints.inspect import inspect_file
 from comfyui_controlnet_core.controlnet_core.checkpoints.io import write_safetensors
 from comfyui_controlnet_core.controlnet_core.checkpoints.keymap import KeyMap
+from comfyui_controlnet_core.controlnet_core.checkpoints.save import save_controlnet, save_folder
 from comfyui_controlnet_core.controlnet_core.config import DEMO, AdapterConfig, ControlNetConfig, UnionConfig
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit, Hint
 from comfyui_controlnet_core.controlnet_core.diffusion.denoiser import scale_input
@@ -112,6 +113,10 @@ def close(a: Tensor, b: Tensor) -> None:
 
 def hint(seed: int = 1, batch: int = 1) -> Tensor:
     return random(batch, 3, 64, 96, seed=seed)
+
+
+def _pairs(first: Residuals, second: Residuals) -> Iterator[tuple[Tensor, Tensor]]:
+    return zip((*first.skips, first.middle), (*second.skips, second.middle), strict=True)
 
 
 def scaled(residuals: Residuals, factor: float) -> Residuals:
@@ -298,6 +303,9 @@ def test_incomplete_files_that_need_their_base(tmp_path: Path, unet: UNet) -> No
     with pytest.raises(CheckpointError, match=r"without its other half: encoder.blocks.1.res.conv1"):
         load_control(path)
     assert not inspect_file(path).loadable
+    write_safetensors(path, {**state, "tool__version": torch.zeros(1)})
+    assert inspect_file(path).loadable
+    load_control(path)
     write_safetensors(path, {**state, "input_blocks.99.what.weight": torch.zeros(1)})
     with pytest.raises(CheckpointError, match=r"left over: input_blocks.99.what.weight"):
         load_control(path)
@@ -327,6 +335,32 @@ def test_units_of_different_kinds_add_up_and_their_order_does_not_matter(unet: U
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("pool", [False, True])
+def test_two_hints_for_one_net_add_up(unet: UNet, pool: bool) -> None:
+    """Units of one net may run as one batch; one of them pooled, they may not."""
+    net = made("net")
+    assert isinstance(net, ControlNet)
+    units = (ControlUnit(net, hint(1), 0.5), ControlUnit(net, hint(2), 1.5, pool=pool))
+    first, second = (net(*net_inputs(), hint(i).expand(2, -1, -1, -1)) for i in (1, 2))
+    second_all = [r.mean(dim=(2, 3), keepdim=True) if pool else r for r in (*second.skips, second.middle)]
+    *skips, middle = [0.5 * a + 1.5 * b for a, b in zip((*first.skips, first.middle), second_all, strict=True)]
+    close(by_engine(unet, *units), by_definition(unet, Residuals(tuple(skips), middle)))
+
+
+@torch.inference_mode()
+def test_two_hints_of_different_types_for_one_union_and_one_adapter(unet: UNet) -> None:
+    union, adapter = made("union"), made("adapter")
+    assert isinstance(union, ControlNetUnion)
+    types = (ControlUnit(union, hint(1), kind="depth"), ControlUnit(union, hint(2), 0.5, kind="segment"))
+    first, second = (union(*net_inputs(), [hint(i).expand(2, -1, -1, -1)], (k,)) for i, k in ((1, 1), (2, 5)))
+    *skips, middle = [a + 0.5 * b for a, b in _pairs(first, second)]
+    close(by_engine(unet, *types), by_definition(unet, Residuals(tuple(skips), middle)))
+    maps = [a + 0.5 * b for a, b in zip(adapter(hint(1)), adapter(hint(2)), strict=True)]
+    pair = (ControlUnit(adapter, hint(1)), ControlUnit(adapter, hint(2), 0.5))
+    close(by_engine(unet, *pair), by_definition(unet, features=dict(zip((1, 3, 5), maps, strict=True))))
+
+
+@torch.inference_mode()
 @pytest.mark.parametrize("kind", ["net", "union", "adapter"])
 def test_a_batch_of_frames_equals_its_singles(unet: UNet, kind: str) -> None:
     unit = ControlUnit(made(kind), hint(5, batch=2), 0.8, kind="depth" if kind == "union" else "", items=(1.0, 0.5))
@@ -345,6 +379,26 @@ def test_a_net_without_transformers_controls_a_base_that_has_them(unet: UNet) ->
     assert isinstance(net, ControlNet)
     residuals = net(*net_inputs(), hint().expand(2, -1, -1, -1))
     close(by_engine(unet, ControlUnit(net, hint())), by_definition(unet, residuals))
+
+
+def test_a_net_that_pools_keeps_that_in_files_and_folders(tmp_path: Path) -> None:
+    """Shapes do not show it; our files' config and a diffusers folder's do."""
+    net = ControlNet(replace(CONFIG.controlnet, global_pool=True, hint_widths=(16, 32, 96, 256)))
+    save_controlnet(tmp_path / "net.safetensors", net)
+    save_folder(tmp_path / "net", net)
+    for path in (tmp_path / "net.safetensors", tmp_path / "net"):
+        loaded, _ = load_control(path)
+        assert isinstance(loaded, ControlNet)
+        assert loaded.config.global_pool
+        assert loaded.conditional_only
+    union = ControlNetUnion(replace(CONFIG.controlnet, union=UnionConfig(6, 32, 1, 16)))
+    save_controlnet(tmp_path / "union.safetensors", union)
+    again, identity = load_control(tmp_path / "union.safetensors")
+    assert isinstance(again, ControlNetUnion)
+    assert again.config == union.config
+    assert identity.kind == "controlnet-union"
+    with pytest.raises(CheckpointError, match="ControlNet Union cannot be written"):
+        save_folder(tmp_path / "union", union)
 
 
 def test_pain_file_not_recognised_a_relative_says_what_it_is(tmp_path: Path) -> None:
