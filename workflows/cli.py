@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "inspect": (".commands.inspect", "say what a model, workflow or picture file is"),
         "nodes": (".commands.nodes", "list the nodes, or describe one"),
         "preprocess": (".commands.preprocess", "make hints from pictures, folders and frames"),
+        "train": (".commands.train", "train a ControlNet on a folder of pictures, hints and captions"),
         "train-demo": (".commands.train_demo", "make the built-in demo model again, stage by stage"),
         "doctor": (".commands.doctor", "check versions, device, folders and built-in files"),
     }

@@ -7,9 +7,10 @@ carries on with the same numbers as an unbroken run.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -102,8 +103,12 @@ class Loop:
         every: int = 100,
         save_every: int = 100,
         until: float | None = None,
+        on_step: Callable[[int], None] = lambda step: None,
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> bool:
         """Train to the recipe's last step, or to the clock `until` (time.monotonic()); True when complete.
+
+        on_step(step) is called behind every step. When `cancelled` says so the state is saved and the run ends.
 
         Raises NonFiniteError, with the last good state on disk, when the loss is no number.
         """
@@ -123,7 +128,8 @@ class Loop:
                 losses, since = [], time.monotonic()
             if self.step % save_every == 0:
                 self.save()
-            if until is not None and time.monotonic() > until:
+            on_step(self.step)
+            if cancelled() or (until is not None and time.monotonic() > until):
                 break
         self.save()
         return self.step >= self.recipe.steps
@@ -157,6 +163,18 @@ class Loop:
         with torch.no_grad():
             for name, parameter in self.parameters().items():
                 parameter.copy_(self.average[name])
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The averaged weights in the modules for as long as the block lasts."""
+        now = {name: parameter.detach().clone() for name, parameter in self.parameters().items()}
+        self.use_average()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, parameter in self.parameters().items():
+                    parameter.copy_(now[name])
 
     def save(self) -> None:
         """Replace the state file; a kill while writing leaves the old one."""

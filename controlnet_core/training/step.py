@@ -42,11 +42,27 @@ def noise_loss(
     schedule: NoiseSchedule,
     parametrization: Parametrization,
 ) -> Tensor:
-    """E || noise - predict(z_t, t) ||^2 (Zhang et al. 2023, equation 5); for v models the target is v."""
-    sigma = schedule.sigma(t)
+    """E || noise - predict(z_t, t) ||^2 (Zhang et al. 2023, equation 5); for v models the target is v.
+
+    t may be on the CPU; the rest is on the models' device.
+    """
+    return noise_losses(predict, latents, t, noise, schedule, parametrization).mean()
+
+
+def noise_losses(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    latents: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    schedule: NoiseSchedule,
+    parametrization: Parametrization,
+) -> Tensor:
+    """As `noise_loss`, for each picture of the batch: (B,)."""
+    sigma = schedule.sigma(t).to(latents.device)
     noisy = add_noise(latents, noise, sigma)
     target = training_target(parametrization, latents, noise, sigma)
-    return F.mse_loss(predict(scale_input(noisy, sigma), t), target)
+    predicted = predict(scale_input(noisy, sigma), t.to(latents.device))
+    return F.mse_loss(predicted, target, reduction="none").flatten(1).mean(1)
 
 
 def base_predictor(unet: UNet, context: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
@@ -55,20 +71,25 @@ def base_predictor(unet: UNet, context: Tensor) -> Callable[[Tensor, Tensor], Te
 
 
 def control_predictor(
-    unet: UNet, net: ControlNet, context: Tensor, hint: Tensor, only_middle: bool = False
+    unet: UNet,
+    net: ControlNet,
+    context: Tensor,
+    hint: Tensor,
+    only_middle: bool = False,
+    label: Tensor | None = None,
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """The locked UNet with the ControlNet's residuals; gradients reach only the ControlNet.
 
     The locked encoder keeps no activations, for nothing in front of the zero convolutions' target
     needs a gradient: that is where the paper's +23 % of memory, and not +100 %, comes from.
-    `only_middle` drops the skip residuals.
+    `only_middle` drops the skip residuals. `label`: the label vector of models that have one (SDXL).
     """
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
-        residuals = net(x, t, context, hint)
+        residuals = net(x, t, context, hint, label)
         if only_middle:
             residuals = Residuals(tuple(torch.zeros_like(r) for r in residuals.skips), residuals.middle)
-        return unet(x, t, context, residuals=residuals)
+        return unet(x, t, context, label, residuals=residuals)
 
     return predict
 
