@@ -150,7 +150,13 @@ class _Job:
         step = max(1, library.pixels // (self.size.padded_height * self.size.padded_width))
         for start in range(0, len(self.frames), step):
             chunk = np.stack([self._prepared(frame) for frame in self.frames[start : start + step]])
-            yield from self.entry.call(chunk, library=library, weights=self.entry.weights, **values)
+            found = self.entry.call(chunk, library=library, weights=self.entry.weights, **values)
+            if not np.isfinite(found).all():
+                raise WeightsError(
+                    f"the net of {self.entry.name} gave values that are no numbers: its file is damaged, or half "
+                    "precision is too small for it (--dtype fp32)"
+                )
+            yield from found
             self._report(start + len(chunk))
 
     def _report(self, done: int) -> None:

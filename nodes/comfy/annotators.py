@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
@@ -12,9 +13,12 @@ from torch import nn
 
 from ...preprocessors.learned.library import Library
 
+OTHER_PACK = "comfyui_controlnet_aux"
+
 
 class HostLibrary(Library):
-    """Searches the folders for annotators that are registered with the editor, then its models folder."""
+    """Searches the folders for annotators that are registered with the editor, then its models folder, then the
+    folder in which the pack that most people have keeps its files."""
 
     def __init__(self) -> None:
         manage = comfy.model_management
@@ -22,7 +26,8 @@ class HostLibrary(Library):
         dtype = torch.float16 if manage.should_use_fp16(device) else torch.float32
         kinds = folder_paths.folder_names_and_paths
         named = [folder for kind in kinds if "annotator" in kind for folder in folder_paths.get_folder_paths(kind)]
-        super().__init__([*named, folder_paths.models_dir], device=str(device), dtype=dtype)
+        packs = [Path(folder) / OTHER_PACK for folder in folder_paths.get_folder_paths("custom_nodes")]
+        super().__init__([*named, folder_paths.models_dir, *packs], device=str(device), dtype=dtype)
         self._patchers: dict[nn.Module, Any] = {}
 
     def place(self, net: nn.Module) -> nn.Module:

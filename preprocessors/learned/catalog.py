@@ -21,6 +21,7 @@ _DEPTH_ANYTHING = tuple(
         f"https://huggingface.co/depth-anything/Depth-Anything-V2-{size}",
         licence,
         millions,
+        tuple(f"{below}depth-anything/Depth-Anything-V2-{size}" for below in ("", "ckpts/")),
     )
     for size, licence, millions in (
         ("Small", "Apache-2.0", 24.8),
@@ -76,7 +77,11 @@ LEARNED: tuple[Entry, ...] = (
                 "https://huggingface.co/bdsqlsz/qinglong_controlnet-lllite/blob/main/Annotators/7_model.pth",
                 "MIT",
                 0.06,
-                ("Annotators", "bdsqlsz/qinglong_controlnet-lllite/Annotators"),
+                (
+                    "Annotators",
+                    "bdsqlsz/qinglong_controlnet-lllite/Annotators",
+                    "ckpts/bdsqlsz/qinglong_controlnet-lllite/Annotators",
+                ),
             ),
         ),
         backend="torch",

@@ -283,7 +283,10 @@ class Session:
     def run(self, name: str) -> None:
         """A scenario: a method below, or a function of a file of its own."""
         own = getattr(self, name, None)
-        return own() if own else getattr(importlib.import_module("comfyui_accelerate"), name)(self)
+        if own:
+            return own()
+        modules = (importlib.import_module(module) for module in ("comfyui_accelerate", "comfyui_preprocess"))
+        return next(getattr(module, name) for module in modules if hasattr(module, name))(self)
 
     def socket_values(self) -> None:
         """What travels is the host's own kind."""
@@ -546,6 +549,7 @@ SCENARIOS = (
     "accelerated_casting",
     "accelerated_fallbacks",
     "accelerated_memory",
+    "preprocess_nodes",
 )
 
 

@@ -43,6 +43,8 @@ from comfyui_controlnet_core.controlnet_core.pipeline import SampleSettings
 from comfyui_controlnet_core.nodes import build_nodes, own_nodes
 from comfyui_controlnet_core.nodes.headless import HeadlessHost
 from comfyui_controlnet_core.nodes.values import BlockWeights
+from comfyui_controlnet_core.preprocessors.learned.pidinet import PiDiNet
+from comfyui_controlnet_core.preprocessors.learned.teed import TEED
 from safetensors.torch import load_file, save_file
 
 pytestmark = [
@@ -54,15 +56,16 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("comfyui_host.py")
 PARTS = ("controlnet_core", "nodes", "preprocessors", "workflows", "web", "locales", "__init__.py", "pyproject.toml")
 WORDS = ("a", "red", "sphere", "on", "grey", "ground")
+AUX = "comfyui_controlnet_aux"
 MEAN = 1e-3
 """Mean |difference| of decoded pictures in [0, 1] that the three homes may have."""
 CLOSE = 1e-5
 TIMEOUT = float(os.environ.get("COMFYUI_TIMEOUT", "600"))
 
 
-def load_program() -> ModuleType:
-    """`comfyui_host.py` beside this file: its settings and pictures are used here too."""
-    spec = spec_from_file_location("comfyui_host", PROGRAM)
+def load_program(path: Path = PROGRAM) -> ModuleType:
+    """`comfyui_host.py`, or a file of scenarios beside it: their settings and pictures are used here too."""
+    spec = spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
@@ -143,6 +146,20 @@ def files_of_the_host(models: Path) -> None:
     save_file({f"{key}.lora_{side}.weight": w for side, w in weights.items()}, models / "loras" / "query.safetensors")
 
 
+def files_of_annotators(models: Path, custom_nodes: Path) -> None:
+    """Two small annotators with random weights: one in the models folder, one where another pack keeps its files."""
+    torch.manual_seed(2)
+    files = {
+        models / "annotators" / "table5_pidinet.pth": PiDiNet(),
+        custom_nodes / AUX / "ckpts/bdsqlsz/qinglong_controlnet-lllite/Annotators/7_model.pth": TEED(),
+    }
+    for path, net in files.items():
+        path.parent.mkdir(parents=True)
+        for value in net.state_dict().values():
+            value.copy_(torch.randn(value.shape) * value[:1].numel() ** -0.5)
+        torch.save(net.state_dict(), path)
+
+
 @pytest.fixture(scope="module")
 def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pack as a clone in a `custom_nodes` folder, beside one with folders named nodes and tests."""
@@ -159,6 +176,7 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     random_demo(folder / "controlnet_core" / "assets")
     files_of_the_host(custom_nodes.parent / "models")
     files_of_other_kinds(folder / "controlnet_core" / "assets", custom_nodes.parent / "models" / "controlnet")
+    files_of_annotators(custom_nodes.parent / "models", custom_nodes)
     for name in ("nodes", "tests"):
         neighbour = custom_nodes / "another_pack" / name
         neighbour.mkdir(parents=True)
@@ -530,6 +548,35 @@ def test_shared_weights_are_the_hosts_and_nothing_outlives_a_run(facts: dict[str
     assert found["error of an interruption"].startswith("InterruptProcessingException")
     assert found["next run is equal"] is True
     assert found["unloading"] == [True, True]
+
+
+# ---- hints
+
+
+def test_hint_nodes_give_the_same_in_both_homes(
+    pack: Path, facts: dict[str, Any], tensors: dict[str, torch.Tensor]
+) -> None:
+    scenario = load_program(PROGRAM.with_name("comfyui_preprocess.py"))
+    host = HeadlessHost(models_dirs=[pack.parents[1] / "models", pack.parent / AUX], device="cpu", dtype="fp32")
+    classes = build_nodes(host)
+    calls = scenario.calls({name: classes[name] for name in own_nodes()})
+    assert {f"hint.{key}" for key in calls} == {key for key in tensors if key.startswith("hint.")}
+    for key, (name, given) in calls.items():
+        hint, *_, text = classes[name]().run(**given)["result"]
+        torch.testing.assert_close(tensors[f"hint.{key}"], hint, atol=CLOSE, rtol=0, msg=key)
+        assert facts["preprocess"]["texts"][key] == text
+    assert torch.equal(tensors["hint again"], tensors["hint.soft_edge_teed"])
+
+
+def test_nets_of_annotators_live_in_the_hosts_memory(facts: dict[str, Any]) -> None:
+    found = facts["preprocess"]
+    assert found["nets"] == ["PiDiNet", "TEED"]
+    assert {"PiDiNet", "TEED"} <= set(found["held"])
+    assert found["kept"] is True
+    assert found["interrupted"].startswith("InterruptProcessingException")
+    for part in ("MissingFileError", "ControlNetHED.pth", "models", "https://", "Apache-2.0", "soft_edge needs no"):
+        assert part in found["missing"]
+    assert found["side"] == 512
 
 
 # ---- the server

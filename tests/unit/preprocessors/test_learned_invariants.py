@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import socket
 import subprocess
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from comfyui_controlnet_core import preprocessors
 from comfyui_controlnet_core.preprocessors.learned.catalog import LEARNED
+from comfyui_controlnet_core.preprocessors.learned.teed import TEED
 from comfyui_controlnet_core.preprocessors.registry import Entry
 
 from .conftest import Random, make_pictures
@@ -117,3 +119,11 @@ def test_hands_that_are_asked_for_and_not_there_are_told_at_once(tmp_path: Any) 
     (tmp_path / "body_pose_model.pth").touch()  # it would be refused if it were read
     with pytest.raises(preprocessors.WeightsError, match=r"hand_pose_model\.pth was not found"):
         preprocessors.process("pose_openpose", IMAGE, library=Library([tmp_path]), hands=True)
+
+
+def test_a_net_that_gives_no_numbers_is_an_error_and_no_hint(nets: Random) -> None:
+    library = Random()
+    library.kept["7_model.pth"] = copy.deepcopy(nets.net(preprocessors.get("soft_edge_teed").weights[0], TEED))
+    next(library.kept["7_model.pth"].parameters()).fill_(float("nan"))
+    with pytest.raises(preprocessors.WeightsError, match="no numbers"):
+        preprocessors.process("soft_edge_teed", IMAGE, library=library, safe=False)
