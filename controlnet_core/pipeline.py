@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .config import ModelConfig
 from .control.hint import repeat_to
+from .control.report import Recorder
 from .diffusion.denoiser import add_noise, is_max_denoise
 from .diffusion.noise import AncestralSeed, initial_noise, mask_noise, noise_source
 from .diffusion.samplers import Step, get_sampler
@@ -25,6 +26,7 @@ from .engine.backend import Backend
 from .engine.condition import Condition
 from .engine.evaluate import evaluate
 from .engine.prepare import prepare_once
+from .engine.record import note_casts
 from .engine.run import EXACT, Run, Shortcuts
 from .engine.runtime import Cancelled, check_cancelled, waits_for_results
 from .errors import OutOfMemory, ShapeError
@@ -60,6 +62,11 @@ class SampleSettings:
     leftover_noise: bool = True
     ancestral: AncestralSeed = "shifted"
 
+    @property
+    def title(self) -> str:
+        """What reports call a run with these settings."""
+        return f"{self.sampler} / {self.scheduler}, seed {self.seed}"
+
 
 def generate(
     model: DiffusionModel,
@@ -74,18 +81,20 @@ def generate(
     on_step: Callable[[Step], None] | None = None,
     cancelled: Cancelled | None = None,
     shortcuts: Shortcuts = EXACT,
+    recorder: Recorder | None = None,
 ) -> Tensor:
     """Sample a latent.
 
     latent: (B, 4, h, w), scaled; zeros to start from nothing. noise_mask: (B or 1, 1 or none, H, W) in
     [0, 1], where to paint; the rest keeps the latent. shortcuts: what may be left out, at a price in
-    exactness (see `engine.run`). Returns (B, 4, h, w) float32 on the CPU.
+    exactness (see `engine.run`). recorder: hears what runs (see `control.report`).
+    Returns (B, 4, h, w) float32 on the CPU.
     Raises ShapeError, UnfitError, NonFiniteError, Interrupted, OutOfMemory.
     """
     args = (model, positive, negative, latent, settings, backend, noise_mask, batch_index, on_step, cancelled)
     try:
         with torch.inference_mode():
-            run = Run(shortcuts, check_every_step=waits_for_results(backend.runtime.device))
+            run = Run(shortcuts, waits_for_results(backend.runtime.device), recorder)
             result = _generate(*args, run)
             if run.finite is not None and not bool(run.finite):
                 _generate(*args, Run(shortcuts))  # the same again, looking at each step: raises with the culprit's name
@@ -140,8 +149,16 @@ def _generate(
         x = x * mask + add_noise(clean, kept_noise, sigma) * (1.0 - mask)
         return evaluate(halves, x, sigma, settings.cfg, run) * mask + clean * (1.0 - mask)
 
+    def told(step: Step) -> None:
+        if run.recorder is not None:
+            run.recorder.step(float(step.sigma))
+        if on_step is not None:
+            on_step(step)
+
+    if run.recorder is not None:
+        note_casts(run.recorder, prepared)
     source = noise_source(sampler, start, sigmas, settings.seed, ancestral=settings.ancestral)
-    result = sampler(denoise, start, sigmas, noise=source, on_step=on_step)
+    result = sampler(denoise, start, sigmas, noise=source, on_step=told)
     if mask is not None and float(sigmas[-1]) == 0.0:  # with noise left over, the next pass blends
         result = result * mask + clean * (1.0 - mask)
     return result.float().cpu()

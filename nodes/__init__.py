@@ -24,7 +24,7 @@ def own_nodes() -> dict[str, type]:
     from .pose import PoseRender
     from .preprocess import PixelPerfect, Preprocess, family_nodes
     from .prompt import EncodePrompt
-    from .sample import Sample
+    from .sample import ControlReport, Sample
     from .sensitivity import BlockSensitivity
 
     return {
@@ -46,6 +46,7 @@ def own_nodes() -> dict[str, type]:
         "CNCore_ControlPlan": ControlPlan,
         "CNCore_Sample": Sample,
         "CNCore_Accelerate": Accelerate,
+        "CNCore_ControlReport": ControlReport,
         "CNCore_ControlFidelity": ControlFidelity,
         "CNCore_BlockSensitivity": BlockSensitivity,
     }

@@ -17,6 +17,7 @@ from ..controlnet_core.checkpoints.control import load_control
 from ..controlnet_core.checkpoints.embeddings import ENDINGS, read_embedding
 from ..controlnet_core.checkpoints.load import load_checkpoint, load_vae
 from ..controlnet_core.checkpoints.lora import read_lora
+from ..controlnet_core.control.report import Recorder, RunReport
 from ..controlnet_core.control.unit import ControlUnit, Hint
 from ..controlnet_core.diffusion.samplers import Step
 from ..controlnet_core.diffusion.schedule import make_schedule
@@ -44,7 +45,8 @@ class HeadlessHost:
     folder per kind; model_folders: further folders by kind. device, dtype: as `Runtime.choose`.
     progress(done, total, preview=None) and cancelled() are called while a node runs. shortcuts: what
     sampling may leave out. on_measured(error, seconds, exact_seconds): when given, each sampling is done
-    exactly as well, and the relative error of the latent is told.
+    exactly as well, and the relative error of the latent is told. on_report hears what ran in each sampling;
+    with `observe` also what each block added and how long each net took.
     """
 
     def __init__(
@@ -60,6 +62,8 @@ class HeadlessHost:
         cancelled: Callable[[], bool] | None = None,
         shortcuts: Shortcuts = EXACT,
         on_measured: Callable[[float, float, float], None] | None = None,
+        on_report: Callable[[RunReport], None] | None = None,
+        observe: bool = False,
         assets_dir: str | Path = ASSETS,
     ) -> None:
         self.input_dir, self.output_dir = Path(input_dir), Path(output_dir)
@@ -74,6 +78,7 @@ class HeadlessHost:
         )
         self._progress, self._cancelled = progress, cancelled
         self.shortcuts, self.on_measured = shortcuts, on_measured
+        self.on_report, self.observe = on_report, observe
         self._library: Library | None = None
         self._loaded: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
 
@@ -233,8 +238,12 @@ class HeadlessHost:
         negative: Conditioning,
         latent: Latent,
         settings: SampleSettings,
+        recorder: Recorder | None = None,
     ) -> Latent:
-        """The sampled LATENT."""
+        """The sampled LATENT. `on_report` hears of it, unless a recorder came that does not observe."""
+        told = recorder is None or recorder.observe
+        if recorder is None and self.on_report is not None:
+            recorder = Recorder(settings.title, self.observe)
         samples = latent["samples"]
         size = (samples.shape[-2], samples.shape[-1])
         conditions = to_conditions(positive, negative, size, model.diffusion.config.unet.label_dim)
@@ -245,8 +254,11 @@ class HeadlessHost:
             "on_step": self._on_step,
             "cancelled": self._cancelled,
         }
+        watched = {**options, "shortcuts": self.shortcuts, "recorder": recorder}
         began = perf_counter()
-        result = generate(model.diffusion, *conditions, samples, settings, shortcuts=self.shortcuts, **options)
+        result = generate(model.diffusion, *conditions, samples, settings, **watched)
+        if recorder is not None and self.on_report is not None and told:
+            self.on_report(recorder.report())
         if self.on_measured is not None:
             between = perf_counter()
             exact = generate(model.diffusion, *conditions, samples, settings, **options)

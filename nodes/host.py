@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from ..controlnet_core.control.report import Recorder
 from ..controlnet_core.pipeline import SampleSettings
 from ..preprocessors.learned.library import Library
 from .values import Conditioning, Controlled, ControlSpec, Latent
@@ -74,8 +75,9 @@ class Host(Protocol):
         negative: Conditioning,
         latent: Latent,
         settings: SampleSettings,
+        recorder: Recorder | None = None,
     ) -> Latent:
-        """The sampled LATENT; steps go to `progress`."""
+        """The sampled LATENT; steps go to `progress`, what ran to the recorder."""
         ...
 
     def accelerate(self, model: Any, weights: str, node: str | None) -> tuple[Any, str]:

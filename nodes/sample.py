@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..controlnet_core.analysis.charts import draw_report
+from ..controlnet_core.control.report import Recorder, describe
 from ..controlnet_core.diffusion.samplers import SAMPLERS
 from ..controlnet_core.diffusion.schedule import SCHEDULERS
 from ..controlnet_core.pipeline import SampleSettings
 from .host import Node
+from .pictures import shown, to_image
 from .values import Conditioning, Latent
 
 
@@ -78,3 +81,39 @@ class Sample(Node):
     ) -> tuple[Latent]:
         """-> LATENT."""
         return (self.host.sample(model, positive, negative, latent, SampleSettings(**settings)),)
+
+
+class ControlReport(Node):
+    """The sampler, telling what ran."""
+
+    DISPLAY_NAME = "Control Report"
+    CATEGORY = "ControlNet Core/look"
+    DESCRIPTION = (
+        "Samples as Sample does, to the same picture, and tells what ran: steps and evaluations, which ControlNet ran "
+        "in how many of them and for how long, what was cast to another precision, and how much each of its blocks "
+        "added at each step. Watching costs some time; Sample does without."
+    )
+    SEARCH_ALIASES = ["debug", "profile", "residual norms", "statistics"]
+    OUTPUT_NODE = True
+    RETURN_TYPES = ("LATENT", "STRING", "IMAGE")
+    RETURN_NAMES = ("latent", "report", "picture")
+    OUTPUT_TOOLTIPS = (
+        "The finished latent, the same as from Sample.",
+        "The report as tables.",
+        "For each net a heat map of what its blocks added at each step.",
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return Sample.INPUT_TYPES()
+
+    def run(
+        self, model: Any, positive: Conditioning, negative: Conditioning, latent: Latent, **settings: Any
+    ) -> dict[str, Any]:
+        """-> LATENT, the report, IMAGE (1, H, W, 3)."""
+        wanted = SampleSettings(**settings)
+        recorder = Recorder(wanted.title, observe=True)
+        result = self.host.sample(model, positive, negative, latent, wanted, recorder)
+        report = recorder.report()
+        text, image = describe(report), to_image(draw_report(report))
+        return {"ui": {"text": [text], **shown(self.host, image)}, "result": (result, text, image)}

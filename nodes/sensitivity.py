@@ -10,6 +10,7 @@ from torch import Tensor
 from ..controlnet_core.analysis.charts import draw_sensitivity
 from ..controlnet_core.analysis.sensitivity import Sensitivity, describe, measure, sampled_steps
 from ..controlnet_core.control.plan import block_names
+from ..controlnet_core.control.report import Recorder
 from ..controlnet_core.control.weights import BlockWeights
 from ..controlnet_core.errors import ValueRangeError
 from ..controlnet_core.pipeline import SampleSettings
@@ -75,10 +76,11 @@ class BlockSensitivity(Node):
         plain = {key: value for key, value in latent.items() if key != "noise_mask"}
 
         def predict(point: int, factors: tuple[float, ...]) -> Tensor:
-            # one Euler step to sigma 0 ends at the prediction of x0, in every home
+            # one Euler step to sigma 0 ends at the prediction of x0, in every home; with a recorder of its own
+            # it is no run that anybody is told of
             at = replace(settings, start_step=measured[point], end_step=measured[point] + 1)
             weighed = self.host.reweigh(model, positive, unit - 1, factors)
-            return self.host.sample(model, weighed, weighed, plain, at)["samples"]
+            return self.host.sample(model, weighed, weighed, plain, at, Recorder())["samples"]
 
         points = [str(step + 1) for step in measured]
         result = measure(predict, x0, len(names), points, on_block=self.host.progress)

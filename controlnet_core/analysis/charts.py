@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..control.plan import Plan, PlannedUnit, block_names, silent_blocks
+from ..control.report import RunReport, UnitReport
 from .fidelity import EXTRA, HIT, MISSED, Agreement
 from .plots import (
     FAINT,
@@ -142,6 +143,50 @@ def _fit(pixels: np.ndarray, side: int) -> tuple[int, int]:
     height, width = pixels.shape[:2]
     scale = side / max(height, width)
     return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+# ------------------------------------------------------------------------------------------- report
+
+
+def draw_report(report: RunReport) -> np.ndarray:
+    """(H, W, 3) in [0, 1]: for each net what its blocks added at each step, and its time.
+
+    One scale for all nets, so that they can be compared.
+    """
+    units = [unit for unit in report.units if unit.norms]
+    top = max([norm for unit in units for step in unit.norms for norm in step if norm is not None] + [0.0])
+    rows = [22 * len(unit.norms[0]) + 130 for unit in units]
+    steps = len(report.sigmas)
+    casts = [f"cast {n} times: {what} from {a} to {b}" for what, a, b, n in report.casts] or ["nothing was cast"]
+    width = MARGIN + LABELS + max(min(GRID, 40 * max(steps, 1)), 520) + 130
+    canvas = Canvas(width, 92 + 18 * len(casts) + (sum(rows) or 40))
+    canvas.text(MARGIN, 20, report.title or "report", 20)
+    words = f"{steps} steps, {report.evaluations} evaluations of the model in {report.seconds:.2f} s"
+    for line, part in enumerate([words, *casts]):
+        canvas.text(MARGIN, 48 + 18 * line, part, 13, FAINT)
+    y = 76 + 18 * len(casts)
+    if not units:
+        canvas.text(MARGIN, y, "no ControlNet of this package acted", 14)
+    for unit, height in zip(units, rows, strict=True):
+        _draw_norms(canvas, unit, report, top, y)
+        y += height
+    return canvas.array()
+
+
+def _draw_norms(canvas: Canvas, unit: UnitReport, report: RunReport, top: float, y: int) -> None:
+    took = "" if unit.seconds is None else f", {unit.seconds:.2f} s"
+    canvas.text(MARGIN, y, unit.name, 16)
+    words = f"{unit.words}; ran in {unit.ran} of {report.evaluations} evaluations{took}"
+    canvas.text(MARGIN, y + 22, words, 13, FAINT)
+    blocks = len(unit.norms[0])
+    heat = HeatMap(
+        values=[[step[block] for step in unit.norms] for block in range(blocks)],
+        rows=block_names(blocks),
+        columns=[str(i) for i in range(1, len(unit.norms) + 1)],
+        top=top,
+    )
+    right = heat.draw(canvas, MARGIN + LABELS, y + 64, GRID)
+    scale_bar(canvas, right + 24, y + 64, 22 * blocks, top, "added (RMS)")
 
 
 # ------------------------------------------------------------------------------------------- fidelity

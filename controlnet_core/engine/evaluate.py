@@ -26,6 +26,8 @@ def evaluate(prepared: Prepared, x: Tensor, sigma: Tensor, cfg: float, run: Run 
     is not finite, unless `run` looks at that at its end.
     """
     run = run or Run()
+    if run.recorder is not None:
+        run.recorder.evaluation()
     predictions: dict[int, Tensor] = {}
     for group in prepared.groups:
         for (index, _), prediction in zip(group.members, predict(prepared, group, x, sigma, run), strict=True):
@@ -51,7 +53,11 @@ def predict(prepared: Prepared, group: Group, x: Tensor, sigma: Tensor, run: Run
     *skips, middle = run.controlled(
         (group, group.active(level)), lambda: _controlled(prepared.unet, group, rows, level, stack, run)
     )
-    output = prepared.unet.head(prepared.unet.decoder(middle, skips, stack.decoder)).float()
+    predicted = prepared.unet.head(prepared.unet.decoder(middle, skips, stack.decoder))
+    output = predicted.float()
+    if run.recorder is not None:
+        run.recorder.cast("latent to the net", x.dtype, rows.dtype)
+        run.recorder.cast("prediction of the net", predicted.dtype, output.dtype)
     if run.check_every_step:
         _check_finite(prepared, group, output, rows, level)
     else:

@@ -23,8 +23,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..control.plan import words
+from ..control.report import Recorder
 from ..errors import ValueRangeError
 from ..models.control import Direct
+from .record import RecordedActor
 from .unit import Actor
 
 DIRECT = Direct()
@@ -100,16 +103,25 @@ class Repeater:
 
 @dataclass(eq=False)
 class Run:
-    """State of one run. `finite`: on a GPU, where looking at every step would stall it, whether all was."""
+    """State of one run. `finite`: on a GPU, where looking at every step would stall it, whether all was.
+
+    recorder: who wants to know what ran, see `control.report`.
+    """
 
     shortcuts: Shortcuts = EXACT
     check_every_step: bool = True
+    recorder: Recorder | None = None
     finite: Tensor | None = None
     repeaters: dict[Actor, Repeater] = field(default_factory=dict)
     targets: dict[object, tuple[int, list[Tensor]]] = field(default_factory=dict)
+    observed: dict[Actor, Actor] = field(default_factory=dict)
 
     def through(self, actor: Actor, x: Tensor, sigma: float, targets: Iterable[Tensor]) -> Iterator[Tensor]:
         """The targets with an actor's residuals, made now or used again."""
+        if self.recorder is not None:
+            for unit in actor.units:
+                self.recorder.unit(unit.unit, unit.name, words(unit.unit))
+            actor = self.observed.setdefault(actor, RecordedActor(actor.bound, actor.units, self.recorder))
         if not self.shortcuts.reuses:
             return actor.through(x, sigma, targets)
         if actor not in self.repeaters:

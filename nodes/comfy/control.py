@@ -7,6 +7,7 @@ text, projected timesteps) is made once per run.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from ...controlnet_core.checkpoints.control import load_control
 from ...controlnet_core.config import UNetConfig
 from ...controlnet_core.control.hint import mask_at
 from ...controlnet_core.control.modes import block_heights
+from ...controlnet_core.control.plan import words
 from ...controlnet_core.control.unit import ControlUnit
 from ...controlnet_core.control.weights import BlockWeights
 from ...controlnet_core.errors import ShapeError, UnfitError
@@ -34,6 +36,9 @@ from .layers import with_host_layers
 from .residuals import Residuals, add_residuals
 from .seat import FACTOR, HostSchedule, HostSeat
 
+RECORDER = "controlnet_core_recorder"
+"""Where the model's options carry a `control.report.Recorder`, if somebody wants to know what runs."""
+END = object()
 TAG = "controlnet_core_unit"
 """The attribute by which our objects know each other: a second copy of this pack may be loaded as well."""
 UNION_ARGUMENT = "control_type"
@@ -221,8 +226,28 @@ class CoreControl(comfy.controlnet.ControlBase):
             bound = self._bound(unit, rows, pictures, x_noisy, cond, transformer_options)
             scale = torch.tensor([factors[row] for row in rows]).to(x_noisy)[:, None, None, None]
             scaled = None if set(factors) == {1.0} else scale
-            own = list(self._residuals(bound, unit, weights, scaled, rows, pictures, x_noisy, sigma))
+            residuals = self._residuals(bound, unit, weights, scaled, rows, pictures, x_noisy, sigma)
+            own = list(self._recorded(residuals, unit, rows, x_noisy, transformer_options.get(RECORDER)))
         return add_residuals(placed_in_lists(bound, own), previous)
+
+    def _recorded(
+        self, residuals: Iterator[Tensor | None], unit: ControlUnit, rows: list[int], x: Tensor, recorder: Any
+    ) -> Iterator[Tensor | None]:
+        """The same residuals; a recorder hears of them, and of the time they take."""
+        if recorder is None:
+            yield from residuals
+            return
+        recorder.unit(self, self.name, words(unit))
+        recorder.net_ran(self)
+        recorder.cast("latent to the net", x.dtype, self.placed.dtype)
+        for block in itertools.count():
+            with recorder.timing([self], x.device):
+                residual = next(residuals, END)
+            if residual is END:
+                return
+            if recorder.observe and residual is not None:
+                recorder.residual(self, block, residual if len(rows) == len(x) else residual[rows])
+            yield residual
 
     def _in_window(self, sigma: float) -> bool:
         if self.timestep_range is None:

@@ -9,6 +9,7 @@ from typing import Any
 from ... import controlnet_core
 from ...controlnet_core.checkpoints.control import CONTROL_KINDS
 from ...controlnet_core.checkpoints.detect import Identity, identify_file
+from ...controlnet_core.control.report import Recorder
 from ...controlnet_core.errors import CheckpointError, MissingFileError
 from ...controlnet_core.pipeline import SampleSettings
 from ...preprocessors.learned.library import Library
@@ -133,11 +134,12 @@ class ComfyHost:
         negative: Conditioning,
         latent: Latent,
         settings: SampleSettings,
+        recorder: Recorder | None = None,
     ) -> Latent:
-        """The sampled LATENT, by our samplers inside the editor's guidance."""
+        """The sampled LATENT, by our samplers inside the editor's guidance; recorders hear of our nets only."""
         from . import sampling
 
-        return sampling.sample(model, positive, negative, latent, settings)
+        return sampling.sample(model, positive, negative, latent, settings, recorder)
 
     def accelerate(self, model: Any, weights: str, node: str | None) -> tuple[Any, str]:
         """A clone of the MODEL with our engine around its UNet."""

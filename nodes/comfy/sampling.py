@@ -15,17 +15,25 @@ import latent_preview
 import torch
 from torch import Tensor
 
+from ...controlnet_core.control.report import Recorder
 from ...controlnet_core.diffusion.noise import mask_noise, noise_source
 from ...controlnet_core.diffusion.samplers import NoiseSource, Sampler, Step, get_sampler
 from ...controlnet_core.errors import OutOfMemory, ValueRangeError
 from ...controlnet_core.pipeline import SampleSettings
 from ..values import Conditioning, Latent
+from .control import RECORDER
 
 
 def sample(
-    model: Any, positive: Conditioning, negative: Conditioning, latent: Latent, settings: SampleSettings
+    model: Any,
+    positive: Conditioning,
+    negative: Conditioning,
+    latent: Latent,
+    settings: SampleSettings,
+    recorder: Recorder | None = None,
 ) -> Latent:
     """The sampled LATENT of a native MODEL. Raises ValueRangeError, OutOfMemory, or the editor's interruption."""
+    model = model if recorder is None else with_recorder(model, recorder)
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
     sigmas = table(model, settings)
     if len(sigmas) < 2:
@@ -38,7 +46,7 @@ def sample(
             model,
             noise,
             settings.cfg,
-            choose_sampler(model, settings.sampler),
+            choose_sampler(model, settings.sampler, recorder),
             sigmas,
             positive,
             negative,
@@ -75,18 +83,25 @@ def table(model: Any, settings: SampleSettings) -> Tensor:
     return sigmas[min(settings.start_step, max(0, len(sigmas) - 1)) :]
 
 
-def choose_sampler(model: Any, name: str) -> Any:
+def with_recorder(model: Any, recorder: Recorder) -> Any:
+    """A clone of a MODEL whose options carry the recorder to our control objects."""
+    clone = model.clone()
+    clone.model_options.setdefault("transformer_options", {})[RECORDER] = recorder
+    return clone
+
+
+def choose_sampler(model: Any, name: str, recorder: Recorder | None = None) -> Any:
     """Our sampler; for flow models, whose ancestral steps are others, the editor's own of that name."""
     if isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST):
         return comfy.samplers.sampler_object(name)
-    return CoreSampler(get_sampler(name))
+    return CoreSampler(get_sampler(name), recorder)
 
 
 class CoreSampler(comfy.samplers.Sampler):
     """A sampler of ours as the editor calls one."""
 
-    def __init__(self, sampler: Sampler) -> None:
-        self.sampler = sampler
+    def __init__(self, sampler: Sampler, recorder: Recorder | None = None) -> None:
+        self.sampler, self.recorder = sampler, recorder
 
     def sample(
         self,
@@ -108,10 +123,14 @@ class CoreSampler(comfy.samplers.Sampler):
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
             comfy.model_management.throw_exception_if_processing_interrupted()
+            if self.recorder is not None:
+                self.recorder.evaluation()
             rows = sigma.to(x.device).expand(x.shape[0])
             return guided(x, rows, denoise_mask=denoise_mask, **extra_args)
 
         def report(step: Step) -> None:
+            if self.recorder is not None:
+                self.recorder.step(float(step.sigma))
             if callback is not None:
                 callback(step.index, step.denoised, step.x, step.total)
 

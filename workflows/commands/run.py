@@ -6,7 +6,7 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import overrides
 from ..bundled import find_workflow
@@ -14,6 +14,7 @@ from ..execution import Cache, RunResult, execute
 from ..formats import read_document, to_graph
 from ..graph import Graph
 from ..reporting import Reporter
+from ..run_reports import report_ending, tell_reports
 from ..session import (
     Session,
     add_device_arguments,
@@ -22,6 +23,9 @@ from ..session import (
     open_session,
 )
 from ..validation import validate
+
+if TYPE_CHECKING:
+    from ...controlnet_core.control.report import RunReport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_folder_arguments(parser)
     add_device_arguments(parser)
     add_shortcut_arguments(parser)
+    parser.add_argument(
+        "--report", metavar="FILE", help="what ran, and what each block added at each step: a .json or a .png"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the last line")
 
@@ -48,7 +55,9 @@ def run(args: argparse.Namespace) -> int:
     document = read_document(find_workflow(args.file))  # before torch is imported: bad files answer at once
     seeds = overrides.parse_seeds(args.seeds) if args.seeds else (None,)
     reporter = Reporter(quiet=args.quiet)
+    report_ending(args.report)
     measured: list[dict[str, float]] = []
+    reports: list[RunReport] = []
 
     def on_measured(error: float, seconds: float, exact: float) -> None:
         measured.append({"error": error, "seconds": seconds, "exact_seconds": exact})
@@ -56,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     session = open_session(args, reporter.on_step)
     if args.measure:
         session.host.on_measured = on_measured
+    session.host.on_report, session.host.observe = reports.append, args.report is not None
     graph = overrides.apply_settings(to_graph(document, session.classes), session.classes, args.set)
     cache = Cache()
     rows = []
@@ -68,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
             rows.append(_row(seed, result, seeded, session))
     finally:
         reporter.close()
+    tell_reports(reports, args.report, reporter)
     _tell(args, rows, measured, time.perf_counter() - began)
     return 0
 

@@ -327,3 +327,48 @@ def test_block_sensitivity(run: Any, scene: dict[str, Any], host: HeadlessHost) 
         run("CNCore_BlockSensitivity", **given, unit=3)
     with pytest.raises(ValueRangeError, match="finished latent"):
         run("CNCore_BlockSensitivity", **{**given, "latent": scene["latent"]})
+
+
+def test_watching_a_run_does_not_change_it(run: Any, scene: dict[str, Any], host: HeadlessHost) -> None:
+    given = {"image": scene["hint"], "mask": torch.ones(1, 8, 8) * 0.5}
+    halves = run("CNCore_ApplyControlNet", **_halves(scene), control_net=scene["net"], end_percent=0.5, **given)
+    two = run("CNCore_ApplyControlNet", positive=halves[0], negative=halves[1], control_net=scene["other"],
+              image=scene["hint"], mode="control")  # fmt: skip
+    told: list[Any] = []
+    host.on_report = told.append
+    settings = {"positive": two[0], "negative": two[1], "steps": 4, "sampler": "heun"}
+    plain = sample(run, scene, **settings)
+    shown = run("CNCore_ControlReport", model=scene["model"], latent=scene["latent"], **settings)
+    latent, text, picture = shown["result"]
+    assert torch.equal(latent["samples"], plain)
+    counted, watched = told
+    assert counted.evaluations == watched.evaluations == 7 and len(watched.sigmas) == 4
+    assert [unit.ran for unit in counted.units] == [unit.ran for unit in watched.units]
+    first, second = watched.units
+    assert 0 < first.ran < 7 == second.ran and counted.units[0].norms == ()
+    assert first.norms[0][0] > 0.0 and first.norms[-1] == (None,) * 7 and second.norms[-1][6] > 0.0
+    assert first.seconds > 0.0 and "nothing was cast" in text and picture.shape[-1] == 3
+    plan = run("CNCore_ControlPlan", model=scene["model"], latent=scene["latent"], positive=two[0], steps=4,
+               sampler="heun")["result"][0]  # fmt: skip
+    assert f"runs in {first.ran} of 7 evaluations" in plan and "runs in 7 of 7 evaluations" in plan
+
+
+def test_the_norms_are_those_of_the_residuals(run: Any, scene: dict[str, Any], host: HeadlessHost) -> None:
+    norms = []
+    for strength in (1.0, 0.5):
+        halves = run("CNCore_ApplyControlNet", **_halves(scene), control_net=scene["net"], image=scene["hint"],
+                     strength=strength)  # fmt: skip
+        told: list[Any] = []
+        host.on_report, host.observe = told.append, True
+        sample(run, scene, positive=halves[0], negative=halves[1], steps=1)
+        norms.append(told[0].units[0].norms[0])
+    net, conditioning = scene["net"].net, [scene["positive"][0][0], scene["negative"][0][0]]
+    (report,) = told
+    sigma = torch.tensor(report.sigmas[0])
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).repeat(2, 1, 1, 1)
+    t = scene["model"].diffusion.schedule.timestep(sigma).expand(2)
+    with torch.inference_mode():
+        skips, middle = net(noise, t, torch.cat(conditioning), scene["hint"].movedim(-1, 1).expand(2, -1, -1, -1))
+    expected = [float(r.square().mean().sqrt()) for r in (*skips, middle)]
+    assert norms[0] == pytest.approx(expected, rel=1e-3)
+    assert norms[1] == pytest.approx([norm / 2 for norm in norms[0]], rel=1e-3)
