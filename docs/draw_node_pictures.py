@@ -38,8 +38,15 @@ COLORS = {
     "IMAGE": "#64b5f6", "MASK": "#81c784", "CONTROL_NET": "#6ee7b7",
 }  # fmt: skip
 """The editor's own colours of sockets."""
-EXACT_VIEWS = ("depth", "openpose", "segmentation")
-"""Inputs with such a word in their name, or a node's, get an exact hint of a scene instead of the photograph."""
+MAPS: Mapping[str, Mapping[str, Any]] = {
+    "CNCore_DepthConvert": {"picture": SCENE, "view": "z-pass"},
+    "CNCore_DepthStereo": {"picture": PHOTO, "view": "stereo pair"},
+    "CNCore_NormalFromDepth": {"picture": SCENE, "view": "depth"},
+    "CNCore_SegmentPalette": {"picture": SCENE, "view": "segmentation"},
+}
+"""What is given to nodes that read no photograph."""
+MADE_BY = {"CNCore_NormalConvert": "CNCore_NormalFromDepth"}
+"""Nodes that read what another one makes."""
 
 
 def main(folder: Path, names: list[str] | None = None) -> None:
@@ -91,12 +98,14 @@ class Studio:
 
     def views_of(self, spec: NodeSpec, outputs: tuple[Any, ...], *label: str) -> Iterator[tuple[str, Image.Image]]:
         """(label, picture) of a node's outputs: of pictures each, of other types one for all."""
-        for kind in dict.fromkeys(spec.outputs):
+        kinds = dict.fromkeys(kind for kind in spec.outputs if kind in self.views)
+        if len(kinds) > 1:
+            kinds.pop("STRING", None)  # words beside a picture say the same
+        for kind in kinds:
             slots = [slot for slot, found in enumerate(spec.outputs) if found == kind]
             for group in [[slot] for slot in slots] if kind == "IMAGE" else [slots]:
-                if kind in self.views:
-                    known = "the picture with it" if kind in PAINTED else spec.output_names[group[0]]
-                    yield ", ".join(label) or known, self.views[kind](*(outputs[slot] for slot in group))
+                known = "the picture with it" if kind in PAINTED else spec.output_names[group[0]]
+                yield ", ".join(label) or known, self.views[kind](*(outputs[slot] for slot in group))
 
     def fields(self, name: str) -> dict[str, Any]:
         """The values of a node's fields: its defaults, or what shows it better."""
@@ -124,6 +133,7 @@ class Studio:
             "CONTROL_NET": lambda: self.net,
             "CONDITIONING": lambda: self.prompts(node)[name == "negative"],
             "LATENT": lambda: self.latent,
+            "MASK": lambda: self.circle if node in MASKED else None,
             "CNCORE_STACK": lambda: self.run("CNCore_ControlUnit", control_net=self.net, image=self.edges)[0],
         }.get(kind)
         if maker is None or (node, kind) in LEFT_OPEN:
@@ -131,14 +141,14 @@ class Studio:
         return maker()
 
     def image(self, node: str, name: str) -> torch.Tensor:
-        """The picture for an IMAGE input: edges for control, an exact map where one is asked for, else a photograph."""
+        """The picture for an IMAGE input: edges for control, a map where one is asked for, else a photograph."""
         if "control_net" in self.inputs(node) or name == "hint":
             return self.edges
         if name == "picture":
             return self.painted
-        words = f"{node} {name}".lower()
-        view = next((view for view in EXACT_VIEWS if view in words and "photo" not in words), None)
-        return self.photo if view is None else self.run("CNCore_ExampleImage", picture=SCENE, view=view, size=256)[0]
+        if node in MADE_BY:
+            return self.run(MADE_BY[node], image=self.image(MADE_BY[node], name))[0]
+        return self.run("CNCore_ExampleImage", **{"size": 256, **MAPS[node]})[0] if node in MAPS else self.photo
 
     def prompts(self, node: str) -> tuple[Any, ...]:
         """Both prompts, with control on them unless it is the node's business to put it there."""
@@ -170,8 +180,15 @@ class Studio:
     @cached_property
     def edges(self) -> torch.Tensor:
         (coins,) = self.run("CNCore_ExampleImage", picture="coins", size=PICTURE)[:1]
-        (smooth,) = self.run("CNCore_Preprocess", image=coins, kind="blur", settings="sigma=2")
+        smooth = self.run("CNCore_Preprocess", image=coins, kind="blur", settings="sigma=2")[0]
         return self.run("CNCore_Preprocess", image=smooth, kind="canny", settings="low=60, high=140")[0]
+
+    @cached_property
+    def circle(self) -> torch.Tensor:
+        """MASK (1, H, W) of the photograph's size."""
+        height, width = self.photo.shape[1:3]
+        y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+        return (x**2 + y**2 < 0.25).float()[None]
 
     @cached_property
     def latent(self) -> Any:
@@ -195,6 +212,8 @@ class Studio:
             "CONDITIONING": lambda *prompts: self.paint(*(prompts if prompts[1:] else (*prompts, self.plain[1]))),
             "CONTROL_NET": lambda net: self.paint(*self.apply(net)),
             "CNCORE_WEIGHTS": lambda weights: self.paint(*self.apply(self.net, block_weights=weights)),
+            "CNCORE_SCHEDULE": lambda schedule: self.paint(*self.apply(self.net, schedule=schedule)),
+            "CNCORE_OPTIONS": lambda options: self.paint(*self.apply(self.net, options=options)),
             "CNCORE_STACK": lambda stack: self.paint(*self.applied_stack(stack)),
         }
 
@@ -223,15 +242,23 @@ class Studio:
         return to_pil(self.decoded(self.sampled(positive, negative, model)))
 
 
-PAINTED = ("MODEL", "CONDITIONING", "CONTROL_NET", "CNCORE_WEIGHTS", "CNCORE_STACK")
+PAINTED = (
+    "MODEL", "CONDITIONING", "CONTROL_NET", "CNCORE_WEIGHTS", "CNCORE_STACK", "CNCORE_SCHEDULE", "CNCORE_OPTIONS",
+)  # fmt: skip
 """Types that are shown by the picture that the demo model makes with them."""
-LEFT_OPEN = {("CNCore_ControlUnit", "CNCORE_STACK")}
+LEFT_OPEN = {
+    ("CNCore_ControlUnit", "CNCORE_STACK"),
+    ("CNCore_LoadControlNet", "MODEL"),
+    ("CNCore_PixelPerfect", "LATENT"),
+}
+MASKED = ("CNCore_InpaintHint",)
 KINDS = ("kind", "method")
 """Fields of which each choice is shown."""
 MOST_RESULTS = 5
 BETTER = {"prompt": PROMPT, "cfg": 5.0, "seed": 7, "width": PICTURE, "height": PICTURE}
 FIELDS: Mapping[str, Mapping[str, Any]] = {
     "CNCore_ExampleImage": {"picture": SCENE, "size": 256},
+    "CNCore_DepthConvert": {"space": "disparity"},
     "CNCore_BlockWeights": {"half": 0.0, "quarter": 0.0, "eighth": 0.0, "middle": 0.0},
 }
 

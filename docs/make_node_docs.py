@@ -7,6 +7,8 @@
 - `locales/ko/nodeDefs.json` is written by hand; this program reads it, and says what is missing in it.
 - `web/docs/ID.md` and `web/docs/ID/ko.md`: the help page of each node. A paragraph of one's own goes into
   `docs/node_notes/ID.md` or `docs/node_notes/ID.ko.md`.
+- `docs/templates.md`: the workflows that come with the package, by their own notes, with their screenshots; and the
+  table of these screenshots in the README.
 - `web/docs/images/ID.jpg`: a picture of the node, and of what it makes (`draw_node_pictures.py`).
 """
 
@@ -29,6 +31,7 @@ from comfyui_controlnet_core.workflows.contract import InputSpec, NodeSpec, read
 ROOT = Path(__file__).resolve().parent.parent
 NOTES, PAGES = ROOT / "docs" / "node_notes", ROOT / "web" / "docs"
 LOCALES, WORKFLOWS = ROOT / "locales", ROOT / "workflows"
+README, SCREENSHOTS = ROOT / "README.md", ROOT / "docs" / "images" / "templates"
 LANGUAGES = ("en", "ko")
 SHOWN_CHOICES = 8
 SPECIAL = re.compile(r"[{}@|$]")
@@ -131,7 +134,8 @@ def node_classes() -> dict[str, Any]:
 def files(nodes: Mapping[str, Any]) -> dict[Path, str]:
     """Path -> text of everything that is written from texts alone."""
     text = json.dumps(english(nodes), indent=1, ensure_ascii=False) + "\n"
-    found = {LOCALES / "en" / "nodeDefs.json": text}
+    found = {LOCALES / "en" / "nodeDefs.json": text, ROOT / "docs" / "templates.md": templates()}
+    found[README] = readme(README.read_text("utf-8"))
     for language in LANGUAGES:
         texts = {name: plain(entry) for name, entry in json.loads(text).items()}
         translated = texts if language == "en" else {k: plain(v) for k, v in read_locale(language).items()}
@@ -311,10 +315,57 @@ def takes(spec: NodeSpec, kind: Any) -> bool:
     return any(item.type == kind and not item.is_widget for item in spec.inputs.values())
 
 
+# ---- templates
+
+COLUMNS = 3
+MARKS = ("<!-- screenshots -->", "<!-- end of screenshots -->")
+TEMPLATES = """# Templates
+
+What the template browser of the editor lists under this pack; `controlnet run NAME` runs them without it. All of them
+run on the demo model as they are, and say in a note what to change for a model of your own.
+(`SCREENSHOTS=docs/images/templates python -m pytest -m comfyui tests/integration/test_browser.py` takes the
+pictures, from the editor itself.)
+"""
+
+
+def templates() -> str:
+    """All bundled workflows: what their first note says, and how they look in the editor."""
+    parts = [TEMPLATES.strip()]
+    for name in bundled_names():
+        title, about = note_of(name)
+        parts += [f"## {title}", f"`{name}`. {about}"]
+        if (SCREENSHOTS / f"{name}.jpg").exists():
+            parts.append(f"![{title}, in the editor](images/templates/{name}.jpg)")
+    return "\n\n".join(parts) + "\n"
+
+
+def readme(text: str) -> str:
+    """The README with all screenshots between its two marks."""
+    shown = [name for name in bundled_names() if (SCREENSHOTS / f"{name}.jpg").exists()]
+    cells = [f"[![{name}](docs/images/templates/{name}.jpg)](docs/templates.md)" for name in shown]
+    cells += [""] * (-len(cells) % COLUMNS)
+    rows = [f"| {' | '.join(cells[i : i + COLUMNS])} |" for i in range(0, len(cells), COLUMNS)]
+    table = "\n".join([rows[0], "| --- " * COLUMNS + "|", *rows[1:]]) if rows else ""
+    before, mark, rest = text.partition(MARKS[0])
+    return before + mark + f"\n{table}\n" + MARKS[1] + rest.partition(MARKS[1])[2] if mark else text
+
+
+def note_of(workflow: str) -> tuple[str, str]:
+    """Heading and first paragraph of a bundled workflow's first note."""
+    notes = [node["widgets_values"][0] for node in drawn(workflow) if node["type"] in ("MarkdownNote", "Note")]
+    paragraphs = [part for part in (notes[0] if notes else "").split("\n\n") if part.strip()] or [workflow]
+    heading = paragraphs[0].splitlines()[0].lstrip("# ")
+    return heading, " ".join(paragraphs[1].split()) if paragraphs[1:] else ""
+
+
+def drawn(workflow: str) -> list[dict[str, Any]]:
+    """The nodes of a bundled workflow."""
+    return json.loads((WORKFLOWS / f"{workflow}.json").read_text("utf-8"))["nodes"]
+
+
 def types_of(workflow: str) -> set[str]:
     """Classes of the nodes in a bundled workflow."""
-    drawing = json.loads((WORKFLOWS / f"{workflow}.json").read_text("utf-8"))
-    return {node["type"] for node in drawing["nodes"]}
+    return {node["type"] for node in drawn(workflow)}
 
 
 def cell(text: str) -> str:
