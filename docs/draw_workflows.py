@@ -368,6 +368,217 @@ def contact_sheet(sheet: Sheet) -> None:
     sheet.link(pose, "hint", kept, "images")
 
 
+def right_half(sheet: Sheet, at: tuple[int, int]) -> Placed:
+    """A mask that is white on the right half, with a soft edge: what outpainting would add to a black picture."""
+    x, y = at
+    black = sheet.node("EmptyImage", (x, y, 320, 130), {"width": SIZE // 2, "height": SIZE}, title="Half", color=HINT)
+    values = {"right": SIZE // 2, "feathering": 16}
+    mask = sheet.node("ImagePadForOutpaint", (x, y + 170, 320, 180), values, title="Right half", color=HINT)
+    sheet.link(black, black.spec.output_names[0], mask, "image")
+    return mask
+
+
+def masks_for_two_nets(sheet: Sheet) -> None:
+    """Two nets, each in its half of the picture."""
+    about = (
+        "## A mask for each net\n\nLeft the edges of one scene, right the depth of another. Each unit acts where its "
+        "mask is white; the soft border lets them meet.\n\nPaint your own masks in the editor (Mask Editor on Load "
+        "Image). Masks of any size are stretched over the picture."
+    )
+    start = base(sheet, "masks_for_two_nets", about, "a photo of a green cone, a red ball and a magenta figure")
+    sheet.group("2  Two hints", (400, -80, 640, 780))
+    edges = example(sheet, "demo scene 7", "canny", (420, 0), "Edges")
+    depth = example(sheet, "demo scene 10", "depth", (420, 300), "Depth")
+    preview(sheet, edges, "image", (760, 0), "The edges")
+    preview(sheet, depth, "image", (760, 300), "The depth")
+    edge_net, depth_net = net(sheet, "canny", (420, 170)), net(sheet, "depth", (420, 470))
+    latent = empty(sheet, (420, 580))
+    sheet.group("3  Two masks", (1060, -80, 360, 560))
+    right = right_half(sheet, (1080, 0))
+    left = sheet.node("InvertMask", (1080, 400, 320, 40), title="Left half", color=HINT)
+    sheet.link(right, "MASK", left, "mask")
+    sheet.group("4  Each in its half", (1440, -80, 1720, 700))
+    first = sheet.node("CNCore_ControlUnit", (1460, 0, 320, 260), title="Edges, left", color=HINT)
+    second = sheet.node("CNCore_ControlUnit", (1460, 310, 320, 260), title="Depth, right", color=HINT)
+    for unit, hint, loaded, mask in ((first, edges, edge_net, left), (second, depth, depth_net, right)):
+        sheet.link(loaded, "control_net", unit, "control_net")
+        sheet.link(hint, "image", unit, "image")
+        sheet.link(mask, mask.spec.output_names[-1], unit, "mask")
+    sheet.link(first, "stack", second, "stack")
+    control = sheet.node("CNCore_ApplyControlStack", (1820, 0, 320, 100), color=HINT)
+    sheet.link(start.prompt, "positive", control, "positive")
+    sheet.link(start.prompt, "negative", control, "negative")
+    sheet.link(second, "stack", control, "stack")
+    paint(sheet, start, control, (latent, "LATENT"), "masks_for_two_nets", (2180, 0))
+
+
+SCHEDULES = (
+    ("Full all the way", "full", "0: 1"),
+    ("Strong first, then free", "falling", "0: 1, 0.3: 1, 0.6: 0"),
+    ("Free first, then strong", "rising", "0: 0, 0.4: 0, 0.7: 1"),
+)
+
+
+def strength_schedules(sheet: Sheet) -> None:
+    """One hint under three schedules of its strength."""
+    about = (
+        "## Strength along the way\n\nThree pictures from one seed and one hint, under three schedules. Keyframes are "
+        "`position: strength`; 0 is pure noise, 1 the finished picture. Strong first fixes the layout and leaves the "
+        "details to the model; strong at the end comes too late for the layout.\n\nControl Plan shows which strength "
+        "acts at which step."
+    )
+    start = base(sheet, "strength_schedules", about, "a photo of a green cone, a brown cylinder and a red ball")
+    sheet.group("2  One hint", (400, -80, 640, 720))
+    edges = example(sheet, "demo scene 7", "canny", (420, 0), "Edges")
+    preview(sheet, edges, "image", (760, 0), "The edges")
+    loaded = net(sheet, "canny", (420, 180))
+    latent = empty(sheet, (420, 300))
+    for row, (title, name, keyframes) in enumerate(SCHEDULES):
+        y = row * 460
+        sheet.group(f"3.{row + 1}  {title}", (1060, y - 80, 1700, 440))
+        values = {"keyframes": keyframes, "easing": "ease-in-out"}
+        schedule = sheet.node("CNCore_StrengthSchedule", (1080, y, 320, 160), values, title=title, color=HINT)
+        control = apply(sheet, start, loaded, (edges, "image"), (1440, y, 320, 280))
+        sheet.link(schedule, "schedule", control, "schedule")
+        paint(sheet, start, control, (latent, "LATENT"), f"strength_schedules/{name}", (1800, y))
+
+
+LEVELS = (
+    ("All blocks", "all", {}),
+    ("Fine blocks alone", "fine", {"half": 0.0, "quarter": 0.0, "eighth": 0.0, "middle": 0.0}),
+    ("Coarse blocks alone", "coarse", {"full": 0.0, "half": 0.0}),
+    ("Soft: coarse counts more", "soft", {"preset": "soft"}),
+)
+
+
+def block_weights(sheet: Sheet) -> None:
+    """One hint, heard by different blocks."""
+    about = (
+        "## Block weights\n\nFour pictures from one seed and one hint; what differs is which of the net's blocks are "
+        "heard. Blocks at the latent's own resolution place lines, those at low resolution say what is where; the soft "
+        "preset weakens the fine ones.\n\nBlock Sensitivity in the workflow control_study measures which blocks count."
+    )
+    start = base(sheet, "block_weights", about, "a photo of a green cone, a brown cylinder and a red ball")
+    sheet.group("2  One hint", (400, -80, 640, 720))
+    edges = example(sheet, "demo scene 7", "canny", (420, 0), "Edges")
+    preview(sheet, edges, "image", (760, 0), "The edges")
+    loaded = net(sheet, "canny", (420, 180))
+    latent = empty(sheet, (420, 300))
+    for row, (title, name, values) in enumerate(LEVELS):
+        y = row * 460
+        sheet.group(f"3.{row + 1}  {title}", (1060, y - 80, 1700, 440))
+        weights = sheet.node("CNCore_BlockWeights", (1080, y, 320, 280), values, title=title, color=HINT)
+        control = apply(sheet, start, loaded, (edges, "image"), (1440, y, 320, 280))
+        sheet.link(weights, "block_weights", control, "block_weights")
+        paint(sheet, start, control, (latent, "LATENT"), f"block_weights/{name}", (1800, y))
+
+
+def inpaint_with_control(sheet: Sheet) -> None:
+    """Half of a picture painted anew, along its edges."""
+    about = (
+        "## Inpaint with control\n\nOnly the right half is painted anew, where the mask is white; the left half stays "
+        "as it is. The edges of the picture hold the shapes, so that the new half fits the old one.\n\nWith a "
+        "checkpoint made for inpainting, or an inpaint ControlNet, use its own hint (preprocessor inpaint) instead of "
+        "edges."
+    )
+    start = base(sheet, "inpaint_with_control", about, "a photo of a yellow box on red ground")
+    sheet.group("2  The picture and its edges", (400, -80, 640, 720))
+    source = example(sheet, "demo scene 9", "picture", (420, 0), "Picture")
+    edges = preprocess(sheet, source, "canny", "", (420, 180))
+    preview(sheet, source, "image", (760, 0), "Before")
+    preview(sheet, edges, "hint", (760, 300), "The edges")
+    loaded = net(sheet, "canny", (420, 440))
+    latent = sheet.node("VAEEncode", (420, 560, 320, 60), color=PAINT)
+    sheet.link(source, "image", latent, "pixels")
+    sheet.link(start.model, "vae", latent, "vae")
+    sheet.group("3  Where to paint", (1060, -80, 360, 580))
+    mask = right_half(sheet, (1080, 0))
+    masked = sheet.node("SetLatentNoiseMask", (1080, 400, 320, 60), color=PAINT)
+    sheet.link(latent, "LATENT", masked, "samples")
+    sheet.link(mask, "MASK", masked, "mask")
+    sheet.group("4  Paint", (1440, -80, 1340, 480))
+    control = apply(sheet, start, loaded, (edges, "hint"), (1460, 0, 320, 280))
+    paint(sheet, start, control, (masked, "LATENT"), "inpaint_with_control", (1820, 0))
+
+
+def tile_upscale(sheet: Sheet) -> None:
+    """A picture at twice its size, details painted anew, decoded in tiles."""
+    about = (
+        "## Upscale with control, decode in tiles\n\nThe picture is enlarged, and the sampler paints its details anew "
+        "(denoise 0.4) while its edges hold the shapes. VAE Decode (Tiled) decodes it piece by piece, which takes "
+        "little memory at any size.\n\nThe demo has no tile ControlNet, so the edges stand in for it. With your own "
+        "model load a tile ControlNet and link the enlarged picture itself to Apply ControlNet as hint."
+    )
+    start = base(sheet, "tile_upscale", about, "a photo of a green box on a blue floor")
+    sheet.group("2  The picture, enlarged", (400, -80, 640, 900))
+    source = example(sheet, "demo scene 9", "picture", (420, 0), "Picture")
+    values = {"upscale_method": "lanczos", "width": 2 * SIZE, "height": 2 * SIZE}
+    large = sheet.node("ImageScale", (420, 180, 320, 150), values, color=HINT)
+    sheet.link(source, "image", large, "image")
+    edges = sheet.node("CNCore_Preprocess", (420, 380, 320, 150), {"kind": "canny"}, color=HINT)
+    sheet.link(large, "IMAGE", edges, "image")
+    preview(sheet, large, "IMAGE", (760, 180), "Enlarged")
+    preview(sheet, edges, "hint", (760, 480), "The edges")
+    loaded = net(sheet, "canny", (420, 580))
+    latent = sheet.node("VAEEncode", (420, 690, 320, 60), color=PAINT)
+    sheet.link(large, "IMAGE", latent, "pixels")
+    sheet.link(start.model, "vae", latent, "vae")
+    sheet.group("3  Details anew", (1060, -80, 1340, 480))
+    control = apply(sheet, start, loaded, (edges, "hint"), (1080, 0, 320, 280))
+    values = {"seed": 7, "steps": 20, "cfg": 5.0, "sampler": "euler", "scheduler": "normal", "denoise": 0.4}
+    sampler = sheet.node("CNCore_Sample", (1440, 0, 320, 300), values, color=PAINT)
+    values = {"tile_size": SIZE, "overlap": SIZE // 4}
+    decode = sheet.node("VAEDecodeTiled", (1800, 0, 220, 160), values, color=PAINT)
+    save = sheet.node("SaveImage", (2060, 0, 320, 340), {"filename_prefix": "tile_upscale"}, color=SHOW)
+    sheet.link(start.model, "model", sampler, "model")
+    sheet.link(control, "positive", sampler, "positive")
+    sheet.link(control, "negative", sampler, "negative")
+    sheet.link(latent, "LATENT", sampler, "latent")
+    sheet.link(sampler, "latent", decode, "samples")
+    sheet.link(start.model, "vae", decode, "vae")
+    sheet.link(decode, decode.spec.output_names[0], save, "images")
+
+
+def control_study(sheet: Sheet) -> None:
+    """What was planned, what ran, how well the picture obeys, and which blocks it owes that to."""
+    about = (
+        "## A study of one picture\n\nControl Plan shows before the run which net acts at which step. Control Report "
+        "samples and shows what each block added. Control Fidelity measures how well the picture keeps to the hint. "
+        "Block Sensitivity measures which blocks it depends on, and proposes weights.\n\nKeep steps, sampler and "
+        "scheduler of Control Plan equal to those of Control Report."
+    )
+    start = base(sheet, "control_study", about, "a photo of a green cone, a brown cylinder and a red ball")
+    sheet.group("2  One hint", (400, -80, 640, 720))
+    edges = example(sheet, "demo scene 7", "canny", (420, 0), "Edges")
+    preview(sheet, edges, "image", (760, 0), "The edges")
+    loaded = net(sheet, "canny", (420, 180))
+    latent = empty(sheet, (420, 300))
+    sheet.group("3  Control, and its plan", (1060, -80, 760, 940))
+    control = apply(sheet, start, loaded, (edges, "image"), (1080, 0, 320, 280), end_percent=0.8)
+    plan = sheet.node("CNCore_ControlPlan", (1440, 0, 360, 820), {"steps": 20}, color=SHOW)
+    sheet.group("4  The run, and what ran", (1840, -80, 1380, 940))
+    values = {"seed": 7, "steps": 20, "cfg": 5.0}
+    run = sheet.node("CNCore_ControlReport", (1860, 0, 420, 820), values, color=PAINT)
+    for node in (plan, run):
+        sheet.link(start.model, "model", node, "model")
+        sheet.link(control, "positive", node, "positive")
+        sheet.link(latent, "LATENT", node, "latent")
+    sheet.link(control, "negative", run, "negative")
+    decode = sheet.node("VAEDecode", (2320, 0, 220, 60), color=PAINT)
+    save = sheet.node("SaveImage", (2580, 0, 320, 340), {"filename_prefix": "control_study"}, color=SHOW)
+    sheet.link(run, "latent", decode, "samples")
+    sheet.link(start.model, "vae", decode, "vae")
+    sheet.link(decode, decode.spec.output_names[0], save, "images")
+    sheet.group("5  Does it obey, and thanks to which blocks?", (3240, -80, 940, 940))
+    fidelity = sheet.node("CNCore_ControlFidelity", (3260, 0, 440, 480), {"kind": "canny"}, color=SHOW)
+    sheet.link(decode, decode.spec.output_names[0], fidelity, "picture")
+    sheet.link(edges, "image", fidelity, "hint")
+    blocks = sheet.node("CNCore_BlockSensitivity", (3720, 0, 440, 820), {"steps": 20, "samples": 3}, color=SHOW)
+    sheet.link(start.model, "model", blocks, "model")
+    sheet.link(control, "positive", blocks, "positive")
+    sheet.link(run, "latent", blocks, "latent")
+
+
 DRAWINGS: Mapping[str, Callable[[Sheet], None]] = {
     function.__name__: function
     for function in (
@@ -380,6 +591,12 @@ DRAWINGS: Mapping[str, Callable[[Sheet], None]] = {
         pose_from_json,
         depth_from_zpass,
         contact_sheet,
+        masks_for_two_nets,
+        strength_schedules,
+        block_weights,
+        inpaint_with_control,
+        tile_upscale,
+        control_study,
     )
 }
 

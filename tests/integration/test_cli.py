@@ -235,7 +235,7 @@ def test_any_end_has_its_code(
 
 
 DRIVER = """
-    import sys, time
+    import sys, time, types
     from comfyui_controlnet_core.workflows import cli, session
     from comfyui_controlnet_core.workflows.commands import run as run_command
 
@@ -250,7 +250,7 @@ DRIVER = """
             time.sleep(60)
             return {}
 
-    run_command.open_session = lambda args, progress: session.Session(None, {"Wait": Wait})
+    run_command.open_session = lambda args, progress: session.Session(types.SimpleNamespace(), {"Wait": Wait})
     sys.exit(cli.main(["run", sys.argv[1]]))
 """
 
