@@ -158,7 +158,9 @@ def ours(path: Path, base: UNet) -> list[Tensor]:
 
 @pytest.mark.parametrize("name", CASES)
 @torch.inference_mode()
-def test_the_residuals_are_the_hosts(tmp_path: Path, name: str, base: UNet, host: dict[str, Tensor]) -> None:
+def test_pain_results_differ_between_tools_the_residuals_are_the_hosts(
+    tmp_path: Path, name: str, base: UNet, host: dict[str, Tensor]
+) -> None:
     save_file(CASES[name], tmp_path / "control.safetensors")
     mine = ours(tmp_path / "control.safetensors", base)
     theirs = [tensor for key, tensor in sorted(host.items(), key=lambda item: int(item[0].rsplit(".", 1)[1]))

@@ -74,12 +74,18 @@ def noisy() -> tuple[Tensor, Tensor]:
     return x, SCHEDULE.sigma(torch.tensor(TIMESTEP))
 
 
-def by_engine(unet: UNet, *units: ControlUnit, rows: slice = slice(None), packed: bool = False) -> Tensor:
+def by_engine(
+    unet: UNet,
+    *units: ControlUnit,
+    rows: slice = slice(None),
+    packed: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
     """The prediction of x0 under one condition."""
     x, sigma = noisy()
     conditions = [Condition(random(1, 7, 16), units)]
     shape = x[rows].shape
-    backend = Backend(Runtime(pack_weights=packed))
+    backend = Backend(Runtime(dtype=dtype, pack_weights=packed))
     prepared = prepare(unet, CONFIG, SCHEDULE, conditions, [], shape, [float(sigma)], backend)
     return evaluate(prepared, x[rows], sigma, 1.0)
 
@@ -369,6 +375,29 @@ def test_a_batch_of_frames_equals_its_singles(unet: UNet, kind: str) -> None:
         one = slice(i, i + 1)
         single = replace(unit, hint=unit.hint[one], items=(factor,))
         close(by_engine(unet, single, rows=one), both[one])
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("kind", ["net", "union", "adapter", "difference", "lora"])
+def test_pain_dtype_mismatch_every_kind_runs_in_the_run_s_own(tmp_path: Path, kind: str, stored: torch.dtype) -> None:
+    """Files of one type, a base of another, a float32 hint and text: all is cast where the engine takes it."""
+    torch.manual_seed(0)
+    base = UNet(UNET).eval()
+    if kind in ("difference", "lora"):
+        path = tmp_path / "control.safetensors"
+        (difference_file if kind == "difference" else lora_file)(path, base)
+        net, _ = load_control(path)
+        exact = by_engine(base, ControlUnit(net, hint()))
+        net, _ = load_control(path, dtype=stored)
+    else:
+        net = made(kind)
+        exact = by_engine(base, ControlUnit(net, hint()))
+        net = net.to(stored)
+    unit = ControlUnit(net, hint(), mask=torch.ones(1, 8, 12), items=(1.0, 1.0))
+    got = by_engine(base.to(torch.float16), unit, dtype=torch.bfloat16)
+    assert got.dtype == torch.float32
+    assert (got - exact).abs().mean() < 0.05 * exact.abs().mean()
 
 
 @torch.inference_mode()
