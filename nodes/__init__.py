@@ -18,14 +18,17 @@ def own_nodes() -> dict[str, type]:
     from .accelerate import Accelerate
     from .control import ApplyControlNet, ApplyControlStack, BlockWeightsNode, ControlUnitNode
     from .control_extras import ControlOptions, MoreHints, StrengthScheduleNode
+    from .grid import CompareGrid
     from .load import ExampleImage, LoadCheckpoint, LoadControlNet
     from .look import ControlFidelity
+    from .nets import ConvertControlNet, SaveControlNet, TransferControlNet
     from .plan import ControlPlan
     from .pose import PoseRender
     from .preprocess import PixelPerfect, Preprocess, family_nodes
     from .prompt import EncodePrompt
     from .sample import ControlReport, Sample
     from .sensitivity import BlockSensitivity
+    from .train import TrainControlNet
 
     return {
         "CNCore_LoadCheckpoint": LoadCheckpoint,
@@ -49,6 +52,11 @@ def own_nodes() -> dict[str, type]:
         "CNCore_ControlReport": ControlReport,
         "CNCore_ControlFidelity": ControlFidelity,
         "CNCore_BlockSensitivity": BlockSensitivity,
+        "CNCore_CompareGrid": CompareGrid,
+        "CNCore_TrainControlNet": TrainControlNet,
+        "CNCore_SaveControlNet": SaveControlNet,
+        "CNCore_ConvertControlNet": ConvertControlNet,
+        "CNCore_TransferControlNet": TransferControlNet,
     }
 
 

@@ -26,6 +26,7 @@ from ..controlnet_core.engine.run import EXACT, Shortcuts
 from ..controlnet_core.engine.runtime import Runtime, check_cancelled
 from ..controlnet_core.errors import CheckpointError, OutOfMemory, ShapeError, UnfitError, ValueRangeError
 from ..controlnet_core.models.control import ControlModel
+from ..controlnet_core.models.controlnet import ControlNet
 from ..controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
 from ..preprocessors.learned.library import Library
 from . import folders, loras
@@ -118,6 +119,19 @@ class HeadlessHost:
     def load_vae(self, path: Path) -> Vae:
         """VAE of a file of its own, or out of a checkpoint."""
         return self._once("vae", path, lambda p: Vae(load_vae(p), p))
+
+    def plain_net(self, control_net: Any) -> tuple[ControlNet, str]:
+        """The ControlNet in a CONTROL_NET, and its family. Raises UnfitError for other kinds."""
+        net = getattr(control_net, "net", None)
+        if not isinstance(net, ControlNet) or net.config.union is not None:
+            handle = isinstance(control_net, ControlNetHandle)
+            what = control_net.identity.title if handle else type(control_net).__name__
+            raise UnfitError(f"only a plain ControlNet can be saved, this is {what}: link one")
+        return net, control_net.identity.family
+
+    def training_device(self) -> torch.device:
+        """The device of all runs."""
+        return self.runtime.device
 
     def apply_lora(
         self, model: Model, clip: Clip | None, path: Path, strength_model: float, strength_clip: float

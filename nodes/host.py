@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+import torch
+
 from ..controlnet_core.control.report import Recorder
+from ..controlnet_core.models.controlnet import ControlNet
 from ..controlnet_core.pipeline import SampleSettings
 from ..preprocessors.learned.library import Library
 from .values import Conditioning, Controlled, ControlSpec, Latent
@@ -27,6 +30,11 @@ class Host(Protocol):
         """Where pictures go that are only to be looked at."""
         ...
 
+    @property
+    def output_dir(self) -> Path:
+        """Where nodes write files that are to stay."""
+        ...
+
     def files(self, kind: str) -> tuple[str, ...]:
         """Names of the files of a kind ("checkpoints", "controlnet", "vae", ...), subfolders with "/"."""
         ...
@@ -41,6 +49,14 @@ class Host(Protocol):
 
     def load_controlnet(self, path: Path, model: Any = None) -> Any:
         """CONTROL_NET of a file, completed with the base of a MODEL where it needs one and one is given."""
+        ...
+
+    def plain_net(self, control_net: Any) -> tuple[ControlNet, str]:
+        """The ControlNet in a CONTROL_NET, and its family. Raises UnfitError for other kinds and foreign ones."""
+        ...
+
+    def training_device(self) -> torch.device:
+        """Where a training runs, with as much memory free there as the home can give."""
         ...
 
     def library(self) -> Library:

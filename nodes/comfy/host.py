@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ... import controlnet_core
 from ...controlnet_core.checkpoints.control import CONTROL_KINDS
 from ...controlnet_core.checkpoints.detect import Identity, identify_file
 from ...controlnet_core.control.report import Recorder
-from ...controlnet_core.errors import CheckpointError, MissingFileError
+from ...controlnet_core.errors import CheckpointError, MissingFileError, UnfitError
+from ...controlnet_core.models.controlnet import ControlNet
 from ...controlnet_core.pipeline import SampleSettings
 from ...preprocessors.learned.library import Library
 from ..values import Conditioning, Controlled, ControlSpec, Latent
@@ -38,6 +41,13 @@ class ComfyHost:
         import folder_paths
 
         return Path(folder_paths.get_temp_directory())
+
+    @property
+    def output_dir(self) -> Path:
+        """Where the editor keeps what it makes."""
+        import folder_paths
+
+        return Path(folder_paths.get_output_directory())
 
     # ---- files
 
@@ -90,6 +100,21 @@ class ComfyHost:
         if identity.kind in CONTROL_KINDS and identity.supported:
             return control.load(path, model)
         return foreign.load(path, identity)
+
+    def plain_net(self, control_net: Any) -> tuple[ControlNet, str]:
+        """The ControlNet in a CONTROL_NET of ours. Raises UnfitError for the editor's own and for other kinds."""
+        shared = getattr(control_net, "shared", None)
+        net = getattr(shared, "net", None)
+        if not isinstance(net, ControlNet) or net.config.union is not None:
+            raise UnfitError("only a plain ControlNet that this pack loaded can be saved: load it with our node")
+        return net, ""
+
+    def training_device(self) -> torch.device:
+        """The editor's device, with its models unloaded."""
+        import comfy.model_management
+
+        comfy.model_management.unload_all_models()
+        return comfy.model_management.get_torch_device()
 
     def library(self) -> Library:
         """Where learned preprocessors find their nets."""
