@@ -6,7 +6,8 @@ Initial noise is drawn on the CPU in float32 from a generator of its own: the nu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, cast
 
 import torch
@@ -20,10 +21,21 @@ AncestralSeed = Literal["shifted", "same", "cpu"]
 
 shifted: drawn on x's device, from seed + 1 where that is the CPU (the first draw would repeat the initial
     noise otherwise) and from seed elsewhere, since other devices' generators give other numbers anyway.
-    What the editor does now.
-same: drawn on x's device from seed. What the editor did up to version 0.3.64.
+    What the editor does from 0.7.0 on.
+same: drawn on x's device from seed. What the editor did before.
 cpu: drawn on the CPU from seed + 1 and then moved: the same picture on every device.
 """
+
+FOLLOWS: Mapping[AncestralSeed, str] = MappingProxyType(
+    {
+        "shifted": "as ComfyUI 0.7.0 and later",
+        "same": "as ComfyUI before 0.7.0",
+        "cpu": "our own, the same on every device",
+    }
+)
+"""Whose pictures the samplers that add noise give. All other noise is the same in every release."""
+COMPARED_WITH = ("0.3.40", "0.3.64", "0.33.0")
+"""Releases of the editor in which the same pictures were found."""
 
 _SEEDS = 2**64
 

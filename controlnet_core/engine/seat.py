@@ -13,7 +13,7 @@ from ..diffusion.schedule import NoiseSchedule
 from ..errors import ShapeError
 from ..models.control import Embed
 from .backend import Backend
-from .condition import Area, crop
+from .condition import Area
 from .projections import Projections
 
 
@@ -21,8 +21,9 @@ from .projections import Projections
 class Seat:
     """A unit's place in a batch.
 
-    latent: (B, h, w) of the whole latent; area: the rectangle of it that the rows show. context: (rows,
-    tokens, context_dim), label: (rows, label_dim). sigmas: those that are known before the run.
+    latent: (B, h, w) of the whole latent; area: the rectangle of it that the rows show, to whose size the whole
+    hint and the whole mask are brought, as the host does. context: (rows, tokens, context_dim), label: (rows,
+    label_dim). sigmas: those that are known before the run.
     factor: pixels per latent cell. base: the UNet that is controlled.
     """
 
@@ -72,11 +73,10 @@ class Seat:
         return [self._fitted(hint.picture, channels) for hint in self.unit.hints]
 
     def _fitted(self, picture: Tensor, channels: int) -> Tensor:
-        batch, height, width = self.latent
-        size = (height * self.factor, width * self.factor)
-        fitted = fit_hint(check_hint_channels(picture, channels), *size, self.unit.fit)
-        fitted = crop(fitted, self.area, self.factor).to(self.backend.runtime.device, self.backend.runtime.dtype)
-        return self.backend.layout(repeat_to(fitted, batch, "hint"))
+        height, width = (side * self.factor for side in self.size)
+        fitted = fit_hint(check_hint_channels(picture, channels), height, width, self.unit.fit)
+        fitted = fitted.to(self.backend.runtime.device, self.backend.runtime.dtype)
+        return self.backend.layout(repeat_to(fitted, self.latent[0], "hint"))
 
     def spread(self, x: Tensor) -> Tensor:
         """(b, ...) -> (1 or rows, ...)."""

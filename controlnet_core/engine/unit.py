@@ -15,7 +15,6 @@ from ..control.unit import ControlUnit
 from ..diffusion.schedule import NoiseSchedule
 from ..errors import ShapeError
 from ..models.control import Bound, ControlModel, Outlet
-from .condition import crop
 from .seat import Seat
 
 
@@ -163,8 +162,5 @@ def _row_factors(seat: Seat, halves: list[float]) -> Tensor | None:
 
 def _masks(seat: Seat, mask: Tensor, sizes: list[tuple[int, int]]) -> list[Tensor]:
     """(1 or rows, 1, *size) for each size."""
-    batch, height, width = seat.latent
-    if seat.area is not None:
-        mask = crop(mask_at(mask, (height, width)), seat.area, 1)[:, 0]
-    mask = repeat_to(mask.to(seat.context.device), batch, "mask")
+    mask = repeat_to(mask.to(seat.context.device), seat.latent[0], "mask")
     return [seat.spread(mask_at(mask, size)).to(seat.context) for size in sizes]

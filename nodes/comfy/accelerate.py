@@ -26,6 +26,7 @@ from ...controlnet_core.engine.projections import Projections
 from ...controlnet_core.errors import UnfitError
 from ...controlnet_core.models.unet import UNet, encoder_widths
 from . import binding
+from .bases import base_config
 
 KEY = "controlnet_core_accelerate"
 WRAPPER = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
@@ -40,11 +41,10 @@ def accelerated(model: Any, weights: str, node: str | None = None) -> tuple[Any,
     weights: "shared" borrows the editor's layers, "packed" keeps a copy in the backend's layout. node: the ID of
     the node that shows what a run did.
     """
-    try:
-        frame = binding.frame(binding.unet_config(model.model.model_config.unet_config))
-    except UnfitError as error:
-        return model, f"native: {error}"
-    engine = Engine(frame, weights, node)
+    config = base_config(model.model)
+    if config is None:
+        return model, "native: the model is not Stable Diffusion 1, 2 or XL, whose UNet this engine knows"
+    engine = Engine(binding.frame(config), weights, node)
     clone = model.clone()
     clone.remove_wrappers_with_key(WRAPPER, KEY)
     for kind in (CALLBACKS.ON_PRE_RUN, CALLBACKS.ON_CLEANUP, CALLBACKS.ON_DETACH):

@@ -6,10 +6,8 @@ editor's business, and a LoRA that replaces a weight replaces it here too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,36 +22,6 @@ from ...controlnet_core.models.unet import UNet
 
 PLAIN_LAYERS = (nn.Conv2d, nn.Linear)
 """Kinds of layers that can be packed, most of them the editor's subclasses of these."""
-
-
-def unet_config(described: Mapping[str, Any]) -> UNetConfig:
-    """The shape of the editor's UNet, from the keywords it was built with.
-
-    Raises UnfitError for what is not Stable Diffusion's. What these words do not tell is found out by `bind`.
-    """
-    needed = ("model_channels", "channel_mult", "num_res_blocks", "transformer_depth", "context_dim")
-    if any(described.get(name) is None for name in needed) or described.get("use_temporal_attention"):
-        raise UnfitError("the model is not Stable Diffusion 1, 2 or XL, whose UNet this engine knows")
-    first, blocks = described["model_channels"], described["num_res_blocks"]
-    levels = len(described["channel_mult"])
-    per_level = blocks[0] if isinstance(blocks, (list, tuple)) else blocks
-    depths = described["transformer_depth"]
-    if len(depths) != levels * per_level:
-        raise UnfitError("the model's UNet has levels of unequal length, which Stable Diffusion has not")
-    head_dim = described.get("num_head_channels", -1)
-    return UNetConfig(
-        in_channels=described["in_channels"],
-        out_channels=described.get("out_channels") or 4,
-        widths=tuple(int(first * mult) for mult in described["channel_mult"]),
-        res_blocks=per_level,
-        transformer_depth=tuple(depths[::per_level]),
-        middle_depth=max(0, described.get("transformer_depth_middle") or 0),
-        num_heads=described.get("num_heads", 8),
-        head_dim=None if head_dim in (None, -1) else head_dim,
-        context_dim=described["context_dim"],
-        linear_projection=bool(described.get("use_linear_in_transformer")),
-        label_dim=described.get("adm_in_channels"),
-    )
 
 
 class BorrowedUNet(UNet):

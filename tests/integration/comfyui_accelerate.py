@@ -309,7 +309,7 @@ def refusals(session: Any) -> dict[str, Any]:
         "compiling": [module.ON_CALL[0][1](None), compiled()],
         "outside": [run.engine.report.text(), torch.equal(outside, unet.forward(**given, transformer_options={}))],
         "heads": session.error(lambda: binding.bind(fewer, unet, torch.float32)),
-        "shape": session.error(lambda: binding.bind(binding.frame(binding.UNetConfig()), unet, torch.float32)),
+        "shape": session.error(lambda: binding.bind(binding.frame(module.UNetConfig()), unet, torch.float32)),
         "flux": module.accelerated(flux, "shared")[1],
     }
 

@@ -21,8 +21,10 @@ import runpy
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,67 @@ MODES = ("balanced", "prompt", "control", "cfg-rw", "cfg-rw-literal", "mid-only"
 UNUSED = ("torchvision", "torchaudio")
 KINDS = ("difference", "control-lora", "adapter")
 HEAVY = ("cv2", "transformers", "scipy.stats", "diffusers")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run that every home makes.
+
+    units: what each unit says beside the defaults. start: image to image. masked: only the left half is painted.
+    area: the positive prompt counts twice in a rectangle. lora: one stands before the sampler.
+    """
+
+    units: tuple[Mapping[str, Any], ...] = ({},)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    batch: int = 1
+    start: bool = False
+    masked: bool = False
+    area: bool = False
+    lora: bool = False
+
+    def conditioning(self, home: Any, apply: Callable[..., Any]) -> Any:
+        """Both prompts of a home (which has `prompts` and `node`), with the units applied."""
+        positive, negative = home.prompts
+        if self.area:
+            (there,) = home.node("ConditioningSetArea", conditioning=positive, **AREA)
+            (positive,) = home.node("ConditioningCombine", conditioning_1=there, conditioning_2=positive)
+        halves = (positive, negative)
+        for unit in self.units:
+            halves = apply(halves, **unit)
+        return halves
+
+    def latent(self, home: Any) -> dict[str, Any]:
+        """What a home starts from."""
+        side = SIDE // 8
+        latent = {"samples": torch.zeros(self.batch, 4, side, side)}
+        if self.start or self.masked:
+            (latent,) = home.node("VAEEncode", pixels=start_picture(), vae=home.vae)
+        return {**latent, "noise_mask": mask()} if self.masked else latent
+
+    def model(self, home: Any) -> Any:
+        """What a home samples with."""
+        if not self.lora:
+            return home.model
+        return home.node("LoraLoaderModelOnly", model=home.model, lora_name="query.safetensors", strength_model=1.0)[0]
+
+
+AREA = {"width": 32, "height": 48, "x": 16, "y": 8, "strength": 1.0}
+CASES = {
+    "one net": Case(),
+    "two nets": Case(units=({}, {"strength": 0.5, "upside_down": True})),
+    "windows": Case(units=({"start_percent": 0.2, "end_percent": 0.6},)),
+    "cfg 1": Case(settings={"cfg": 1.0}),
+    "cfg 7": Case(settings={"cfg": 7.0}),
+    "batch": Case(batch=3),
+    "img2img": Case(start=True, settings={"denoise": 0.6}),
+    "lora": Case(lora=True),
+    "inpaint": Case(masked=True),
+    "area": Case(area=True),
+}
+RUNS = tuple(
+    (name, *sampler) for name in CASES for sampler in (SAMPLERS if name not in ("inpaint", "area") else SAMPLERS[:1])
+)
+"""Every case by every sampler, those that are the guidance's own business by the first."""
 
 
 class Anything:
@@ -106,6 +169,12 @@ def hint() -> torch.Tensor:
     picture[:, 16:48, 16:48] = 1.0
     picture[:, torch.arange(SIDE), torch.arange(SIDE)] = 0.5
     return picture
+
+
+def unit_settings(upside_down: bool = False, **unit: Any) -> dict[str, Any]:
+    """What an apply node is given: a hint, and settings with defaults."""
+    picture = hint().flip(1) if upside_down else hint()
+    return {"strength": 0.8, "start_percent": 0.0, "end_percent": 1.0, "image": picture, **unit}
 
 
 def mask() -> torch.Tensor:
@@ -222,19 +291,17 @@ class Session:
         (self.net,) = self.node("CNCore_LoadControlNet", control_net="demo canny (built in)")
         self.prompts = self.node("CNCore_EncodePrompt", clip=self.clip, prompt=PROMPT, negative_prompt=NEGATIVE)
 
-    def controlled(self, **unit: Any) -> tuple[Any, Any]:
+    def controlled(self, before: tuple[Any, Any] | None = None, **unit: Any) -> tuple[Any, Any]:
         """Both prompts with a unit of ours."""
-        positive, negative = self.prompts
-        given = {"strength": 0.8, "start_percent": 0.0, "end_percent": 1.0, "mode": "balanced", **unit}
-        given = {"control_net": self.net, "image": hint(), **given}
+        positive, negative = before or self.prompts
+        given = {"mode": "balanced", "control_net": self.net, **unit_settings(**unit)}
         return self.node("CNCore_ApplyControlNet", positive=positive, negative=negative, **given)
 
     def natively_controlled(self, net: Any, before: tuple[Any, Any] | None = None, **unit: Any) -> tuple[Any, Any]:
         """Both prompts with a net applied by the native node."""
         positive, negative = before or self.prompts
-        given = {"strength": 0.8, "start_percent": 0.0, "end_percent": 1.0, "image": hint(), **unit}
         return self.node(
-            "ControlNetApplyAdvanced", positive=positive, negative=negative, control_net=net, **given
+            "ControlNetApplyAdvanced", positive=positive, negative=negative, control_net=net, **unit_settings(**unit)
         )
 
     def empty(self, batch: int = 1) -> dict[str, Any]:
@@ -319,31 +386,36 @@ class Session:
         self.tensors["vae.tiled"], self.tensors["vae.encode tiled"] = tiled, encoded["samples"]
         self.facts["vae"] = {"small tiles": list(small.shape), "inpaint": list(masked["samples"].shape)}
 
-    def three_homes(self) -> None:
-        """Native nodes on our MODEL, and our nodes; the third home is the test's own process."""
-        ours = self.controlled()
-        native = self.natively_controlled(self.net)
-        for sampler, scheduler in SAMPLERS:
-            ours_latent = self.own_sample(ours, sampler=sampler, scheduler=scheduler)
-            native_latent = self.ksampler(native, sampler_name=sampler, scheduler=scheduler)
-            self.tensors[f"ours.{sampler}"] = self.picture(ours_latent)
-            self.tensors[f"native.{sampler}"] = self.picture(native_latent)
+    def homes(self) -> None:
+        """Native nodes on the host's own nets, and our nodes; the third home is the test's own process."""
+        native_net = self.native_net()
+        whole = self.model
+        for name, sampler, scheduler in RUNS:
+            case, key = CASES[name], f"{name}.{sampler}"
+            self.model = case.model(self)
+            ours = case.conditioning(self, self.controlled)
+            settings = {"scheduler": scheduler, **case.settings}
+            samples = self.own_sample(ours, case.latent(self), sampler=sampler, **settings)
+            self.tensors[f"ours.{key}"] = self.picture(samples)
+            native = case.conditioning(self, partial(self.natively_controlled, native_net))
+            samples = self.ksampler(native, case.latent(self), sampler_name=sampler, **settings)
+            self.tensors[f"native.{key}"] = self.picture(samples)
+            self.model = whole
 
-    def variants(self) -> None:
-        """Batch, cfg 1, image to image, inpainting, a window, a mask: our sampler node and the native one."""
-        (start,) = self.node("VAEEncode", pixels=start_picture(), vae=self.vae)
-        cases: dict[str, tuple[dict[str, Any], dict[str, Any], Any]] = {
-            "batch": ({}, {}, self.empty(3)),
-            "cfg 1": ({}, {"cfg": 1.0}, None),
-            "img2img": ({}, {"denoise": 0.6}, start),
-            "inpaint": ({}, {}, {**start, "noise_mask": mask()}),
-            "window": ({"start_percent": 0.2, "end_percent": 0.6}, {}, None),
-            "mask": ({"mask": mask()}, {}, None),
-        }
-        for name, (unit, settings, latent) in cases.items():
-            conditioning = self.controlled(**unit)
-            self.tensors[f"variant.ours.{name}"] = self.picture(self.own_sample(conditioning, latent, **settings))
-            self.tensors[f"variant.native.{name}"] = self.picture(self.ksampler(conditioning, latent, **settings))
+    def noise_of_the_release(self) -> None:
+        """Which of our conventions the host's own ancestral noise is."""
+        x = torch.zeros(1, 4, 8, 8)
+        theirs = importlib.import_module("comfy.k_diffusion.sampling").default_noise_sampler(x, seed=SEED)(1.0, 0.5)
+        noise = self.part("controlnet_core.diffusion.noise")
+        ours = {name: noise.ancestral_noise(x, SEED, name)(1.0, 0.5) for name in noise.FOLLOWS}
+        self.facts["convention"] = next(name for name, drawn in ours.items() if torch.equal(drawn, theirs))
+        self.facts["release"] = importlib.import_module("comfyui_version").__version__
+
+    def masked_unit(self) -> None:
+        """A unit with a mask under both sampler nodes; native nodes have no such thing."""
+        conditioning = self.controlled(mask=mask())
+        self.tensors["masked.ours"] = self.picture(self.own_sample(conditioning))
+        self.tensors["masked.native"] = self.picture(self.ksampler(conditioning))
 
     def modes(self) -> None:
         """Every mode under the native sampler, and block weights."""
@@ -533,8 +605,9 @@ class Session:
 SCENARIOS = (
     "socket_values",
     "autoencoder",
-    "three_homes",
-    "variants",
+    "noise_of_the_release",
+    "homes",
+    "masked_unit",
     "modes",
     "controls",
     "kinds",

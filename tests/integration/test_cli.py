@@ -162,6 +162,12 @@ def test_seeds_make_one_picture_each(folder: Path, capsys: pytest.CaptureFixture
     assert len({pixels(path).tobytes() for path in result["images"]}) == 3
 
 
+def test_doctor_names_the_editor_whose_noise_is_followed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--device", "cpu", "--json"]) == 0
+    said = {found["name"]: found["text"] for found in json.loads(capsys.readouterr().out)["findings"]}
+    assert said["noise"] == "as ComfyUI 0.7.0 and later; compared with 0.3.40, 0.3.64, 0.33.0"
+
+
 def test_validate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["validate", "w.json"]) == 0
     assert "2 nodes, all well" in capsys.readouterr().out

@@ -17,7 +17,7 @@ from comfyui_controlnet_core.controlnet_core.diffusion.denoiser import scale_inp
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
 from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
 from comfyui_controlnet_core.controlnet_core.engine.condition import Area, Condition
-from comfyui_controlnet_core.controlnet_core.engine.evaluate import evaluate
+from comfyui_controlnet_core.controlnet_core.engine.evaluate import evaluate, predict
 from comfyui_controlnet_core.controlnet_core.engine.pack import can_pack, pack
 from comfyui_controlnet_core.controlnet_core.engine.prepare import prepare
 from comfyui_controlnet_core.controlnet_core.engine.run import EXACT, Run, Shortcuts
@@ -360,6 +360,28 @@ def test_areas_are_predicted_apart_and_blended(model: DiffusionModel) -> None:
     covered = by_engine(model, [Condition(a), Condition(b, area=Area(0, 0, 16, 8))], [], backend, 1.0)
     close(covered[..., 8:], whole[..., 8:])
     assert not torch.allclose(covered[..., :7], whole[..., :7])
+
+
+@torch.inference_mode()
+def test_hint_and_mask_are_brought_to_the_size_of_an_area(
+    model: DiffusionModel, nets: tuple[ControlNet, ControlNet]
+) -> None:
+    """As the host does: a unit acts in an area as it would on a latent of the area's size."""
+    (text,) = texts(1)
+    mask = torch.zeros(1, 128, 128)
+    mask[..., :64] = 1.0
+    unit, area = ControlUnit(nets[0], hint(), mask=mask), Area(4, 2, 8, 12)
+    x, sigma = torch.randn(SIZE, generator=torch.Generator().manual_seed(5)), torch.tensor(2.0)
+    part = x[..., 4:12, 2:14]
+
+    def by(condition: Condition, latent: Tensor) -> Tensor:
+        backend = Backend(Runtime(pack_weights=False))
+        prepared = prepare(model.unet, DEMO, SCHEDULE, [condition], [], latent.shape, [2.0], backend)
+        return predict(prepared, prepared.groups[0], latent, sigma, Run())[0]
+
+    placed = by(Condition(text, (unit,), area=area), x)
+    close(placed, by(Condition(text, (unit,)), part))
+    assert not torch.allclose(placed, by(Condition(text, area=area), x))
 
 
 @torch.inference_mode()

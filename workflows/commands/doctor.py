@@ -71,6 +71,7 @@ def _findings(args: argparse.Namespace) -> Iterator[Finding]:
     yield _device(options["device"])
     yield from _folders(options)
     yield from _assets()
+    yield _noise()
     yield _self_check(options["device"])
     if args.preprocessors:
         yield from _preprocessors(args)
@@ -131,6 +132,13 @@ def _assets() -> Iterator[Finding]:
     yield Finding("demo models", ", ".join(models) or "none", remedy)
     names = bundled_names()
     yield Finding("workflows", ", ".join(names) or "none", "" if names else "install the package again")
+
+
+def _noise() -> Finding:
+    from ...controlnet_core.diffusion.noise import COMPARED_WITH, FOLLOWS
+    from ...controlnet_core.pipeline import SampleSettings
+
+    return Finding("noise", f"{FOLLOWS[SampleSettings().ancestral]}; compared with {', '.join(COMPARED_WITH)}")
 
 
 def _self_check(device: str) -> Finding:
