@@ -368,12 +368,12 @@ def contact_sheet(sheet: Sheet) -> None:
     sheet.link(pose, "hint", kept, "images")
 
 
-def right_half(sheet: Sheet, at: tuple[int, int]) -> Placed:
-    """A mask that is white on the right half, with a soft edge: what outpainting would add to a black picture."""
+def right_side(sheet: Sheet, at: tuple[int, int], kept: int) -> Placed:
+    """A mask that is white from column `kept` on, with a soft edge: what outpainting would add to a black picture."""
     x, y = at
-    black = sheet.node("EmptyImage", (x, y, 320, 130), {"width": SIZE // 2, "height": SIZE}, title="Half", color=HINT)
-    values = {"right": SIZE // 2, "feathering": 16}
-    mask = sheet.node("ImagePadForOutpaint", (x, y + 170, 320, 180), values, title="Right half", color=HINT)
+    black = sheet.node("EmptyImage", (x, y, 320, 130), {"width": kept, "height": SIZE}, title="Left side", color=HINT)
+    values = {"right": SIZE - kept, "feathering": 16}
+    mask = sheet.node("ImagePadForOutpaint", (x, y + 170, 320, 180), values, title="Mask of the right side", color=HINT)
     sheet.link(black, black.spec.output_names[0], mask, "image")
     return mask
 
@@ -385,7 +385,7 @@ def masks_for_two_nets(sheet: Sheet) -> None:
         "mask is white; the soft border lets them meet.\n\nPaint your own masks in the editor (Mask Editor on Load "
         "Image). Masks of any size are stretched over the picture."
     )
-    start = base(sheet, "masks_for_two_nets", about, "a photo of a green cone, a red ball and a magenta figure")
+    start = base(sheet, "masks_for_two_nets", about, "a photo of a red cone, a brown cylinder and a green box")
     sheet.group("2  Two hints", (400, -80, 640, 780))
     edges = example(sheet, "demo scene 7", "canny", (420, 0), "Edges")
     depth = example(sheet, "demo scene 10", "depth", (420, 300), "Depth")
@@ -394,7 +394,7 @@ def masks_for_two_nets(sheet: Sheet) -> None:
     edge_net, depth_net = net(sheet, "canny", (420, 170)), net(sheet, "depth", (420, 470))
     latent = empty(sheet, (420, 580))
     sheet.group("3  Two masks", (1060, -80, 360, 560))
-    right = right_half(sheet, (1080, 0))
+    right = right_side(sheet, (1080, 0), SIZE // 2)
     left = sheet.node("InvertMask", (1080, 400, 320, 40), title="Left half", color=HINT)
     sheet.link(right, "MASK", left, "mask")
     sheet.group("4  Each in its half", (1440, -80, 1720, 700))
@@ -474,14 +474,14 @@ def block_weights(sheet: Sheet) -> None:
 
 
 def inpaint_with_control(sheet: Sheet) -> None:
-    """Half of a picture painted anew, along its edges."""
+    """A part of a picture painted anew, along its edges."""
     about = (
-        "## Inpaint with control\n\nOnly the right half is painted anew, where the mask is white; the left half stays "
-        "as it is. The edges of the picture hold the shapes, so that the new half fits the old one.\n\nWith a "
-        "checkpoint made for inpainting, or an inpaint ControlNet, use its own hint (preprocessor inpaint) instead of "
-        "edges."
+        "## Inpaint with control\n\nOnly the right three quarters are painted anew, where the mask is white; the "
+        "rest stays as it is. The edges of the picture hold the shapes, so that the new part fits the old one.\n\n"
+        "With a checkpoint made for inpainting, or an inpaint ControlNet, use its own hint (preprocessor inpaint) "
+        "instead of edges."
     )
-    start = base(sheet, "inpaint_with_control", about, "a photo of a yellow box on red ground")
+    start = base(sheet, "inpaint_with_control", about, "a photo of a green box on yellow ground")
     sheet.group("2  The picture and its edges", (400, -80, 640, 720))
     source = example(sheet, "demo scene 9", "picture", (420, 0), "Picture")
     edges = preprocess(sheet, source, "canny", "", (420, 180))
@@ -492,7 +492,7 @@ def inpaint_with_control(sheet: Sheet) -> None:
     sheet.link(source, "image", latent, "pixels")
     sheet.link(start.model, "vae", latent, "vae")
     sheet.group("3  Where to paint", (1060, -80, 360, 580))
-    mask = right_half(sheet, (1080, 0))
+    mask = right_side(sheet, (1080, 0), SIZE // 4)
     masked = sheet.node("SetLatentNoiseMask", (1080, 400, 320, 60), color=PAINT)
     sheet.link(latent, "LATENT", masked, "samples")
     sheet.link(mask, "MASK", masked, "mask")
@@ -505,11 +505,12 @@ def tile_upscale(sheet: Sheet) -> None:
     """A picture at twice its size, details painted anew, decoded in tiles."""
     about = (
         "## Upscale with control, decode in tiles\n\nThe picture is enlarged, and the sampler paints its details anew "
-        "(denoise 0.4) while its edges hold the shapes. VAE Decode (Tiled) decodes it piece by piece, which takes "
-        "little memory at any size.\n\nThe demo has no tile ControlNet, so the edges stand in for it. With your own "
+        "(denoise 0.25) while its edges hold the shapes. VAE Decode (Tiled) decodes it piece by piece, which takes "
+        "little memory at any size.\n\nThe demo model has seen nothing larger than 128 pixels, and it shows. "
+        "It has no tile ControlNet, so the edges stand in for it. With your own "
         "model load a tile ControlNet and link the enlarged picture itself to Apply ControlNet as hint."
     )
-    start = base(sheet, "tile_upscale", about, "a photo of a green box on a blue floor")
+    start = base(sheet, "tile_upscale", about, "a photo of a red box")
     sheet.group("2  The picture, enlarged", (400, -80, 640, 900))
     source = example(sheet, "demo scene 9", "picture", (420, 0), "Picture")
     values = {"upscale_method": "lanczos", "width": 2 * SIZE, "height": 2 * SIZE}
@@ -525,7 +526,7 @@ def tile_upscale(sheet: Sheet) -> None:
     sheet.link(start.model, "vae", latent, "vae")
     sheet.group("3  Details anew", (1060, -80, 1340, 480))
     control = apply(sheet, start, loaded, (edges, "hint"), (1080, 0, 320, 280))
-    values = {"seed": 7, "steps": 20, "cfg": 5.0, "sampler": "euler", "scheduler": "normal", "denoise": 0.4}
+    values = {"seed": 7, "steps": 20, "cfg": 5.0, "sampler": "euler", "scheduler": "normal", "denoise": 0.25}
     sampler = sheet.node("CNCore_Sample", (1440, 0, 320, 300), values, color=PAINT)
     values = {"tile_size": SIZE, "overlap": SIZE // 4}
     decode = sheet.node("VAEDecodeTiled", (1800, 0, 220, 160), values, color=PAINT)
