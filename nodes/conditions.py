@@ -3,7 +3,8 @@
 An entry's options: "control" (a tuple of ControlUnit), "control_apply_to_uncond", "area" in latent cells
 (height, width, top, left) or ("percentage", ...) as shares, "strength", "mask" with "mask_strength" and
 "set_area_to_bounds", "start_percent", "end_percent", "pooled_output"; of SDXL also "width", "height",
-"crop_w", "crop_h", "target_width", "target_height", and "aesthetic_score" of its refiner.
+"crop_w", "crop_h", "target_width", "target_height", and "aesthetic_score" of its refiner; of inpainting and
+editing models "concat_latent_image" (b, 4, h, w), not scaled, and "concat_mask" (b, 1, H, W).
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..controlnet_core.config import ModelConfig
 from ..controlnet_core.control.unit import ControlStack
+from ..controlnet_core.engine.concat import EDIT, INPAINT, edit_channels, inpaint_channels
 from ..controlnet_core.engine.condition import Area, Condition
 from ..controlnet_core.errors import ShapeError
 from ..controlnet_core.models.label import PictureSize, ScoredSize, label_vector, size_kind
-from .values import Conditioning
+from ..controlnet_core.models.vae import scale_latent
+from .values import Conditioning, Latent
 
 MIN_CELLS = 8
 SCORES = {"positive": 6.0, "negative": 2.5}
@@ -27,12 +31,19 @@ SCORES = {"positive": 6.0, "negative": 2.5}
 
 
 def to_conditions(
-    positive: Conditioning, negative: Conditioning, size: tuple[int, int], label_dim: int | None = None
+    positive: Conditioning,
+    negative: Conditioning,
+    size: tuple[int, int],
+    config: ModelConfig | None = None,
+    latent: Latent | None = None,
 ) -> tuple[tuple[Condition, ...], tuple[Condition, ...]]:
-    """Both halves for a latent of (height, width) cells, and a model with a label vector of that width, if any.
+    """Both halves for a latent of (height, width) cells.
 
-    Raises ShapeError for an empty half, and for a text that the label vector cannot be made from.
+    config: of the model, where it may read more than text: a label vector, or channels beside the latent.
+    latent: the LATENT to be sampled, its samples scaled for that model. Raises ShapeError for an empty half, and
+    for a text that the label vector cannot be made from.
     """
+    label_dim = None if config is None else config.unet.label_dim
     halves = []
     for name, conditioning in (("positive", positive), ("negative", negative)):
         if not conditioning:
@@ -40,7 +51,11 @@ def to_conditions(
         score = SCORES[name]
         halves.append(
             [
-                replace(_condition(text, options, size), pooled=_label(options, size, label_dim, score))
+                replace(
+                    _condition(text, options, size),
+                    pooled=_label(options, size, label_dim, score),
+                    beside=None if config is None or latent is None else _beside(options, config, latent),
+                )
                 for text, options in conditioning
             ]
         )
@@ -116,6 +131,20 @@ def _label(options: dict[str, Any], size: tuple[int, int], label_dim: int | None
         return label_vector(pooled, ScoredSize(*placed, options.get("aesthetic_score", score)))
     target = (options.get("target_height", height), options.get("target_width", width))
     return label_vector(pooled, PictureSize(*placed, *target))
+
+
+def _beside(options: dict[str, Any], config: ModelConfig, latent: Latent) -> Tensor | None:
+    """What inpainting and editing models read beside the latent; without a node for it, the LATENT's own mask."""
+    samples, picture = latent["samples"], options.get("concat_latent_image")
+    kind = config.unet.in_channels - config.vae.latent_channels
+    if kind == INPAINT:
+        shown = samples if picture is None else scale_latent(picture, config.vae)
+        return inpaint_channels(options.get("concat_mask", latent.get("noise_mask")), shown, tuple(samples.shape))
+    if kind != EDIT:
+        return None
+    if picture is not None and config.noise.kind == "edm":  # CosXL's editing model; the others read it unscaled
+        picture = scale_latent(picture, config.vae)
+    return edit_channels(picture, tuple(samples.shape))
 
 
 def _mask(options: dict[str, Any], size: tuple[int, int]) -> Tensor | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import controlnet_core
 from ..controlnet_core.checkpoints.control import load_control
 from ..controlnet_core.checkpoints.embeddings import ENDINGS, read_embedding
-from ..controlnet_core.checkpoints.load import load_checkpoint, load_vae
+from ..controlnet_core.checkpoints.load import load_base, load_checkpoint, load_text_encoder, load_vae
 from ..controlnet_core.checkpoints.lora import read_lora
 from ..controlnet_core.control.report import Recorder, RunReport
 from ..controlnet_core.control.unit import ControlUnit, Hint
@@ -27,6 +27,8 @@ from ..controlnet_core.engine.runtime import Runtime, check_cancelled
 from ..controlnet_core.errors import CheckpointError, OutOfMemory, ShapeError, UnfitError, ValueRangeError
 from ..controlnet_core.models.control import ControlModel
 from ..controlnet_core.models.controlnet import ControlNet
+from ..controlnet_core.models.text_encoder import DualTextEncoder
+from ..controlnet_core.models.vae import scale_latent, unscale_latent
 from ..controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
 from ..preprocessors.learned.library import Library
 from . import folders, loras
@@ -133,6 +135,15 @@ class HeadlessHost:
         """The device of all runs."""
         return self.runtime.device
 
+    def load_unet(self, path: Path) -> Model:
+        """MODEL of a UNet in a file of its own."""
+        return self._once("unet", path, _open_unet)
+
+    def load_clip(self, paths: Sequence[Path]) -> Clip:
+        """CLIP of one file, or of SDXL's two."""
+        others = [str(path) for path in paths[1:]]
+        return self._once(" ".join(["clip", *others]), paths[0], lambda p: load_text_encoder([p, *paths[1:]]))
+
     def apply_lora(
         self, model: Model, clip: Clip | None, path: Path, strength_model: float, strength_clip: float
     ) -> tuple[Model, Clip | None]:
@@ -174,20 +185,28 @@ class HeadlessHost:
 
     # ---- text and pictures
 
-    def encode_prompt(self, clip: Clip | None, prompt: str) -> Conditioning:
-        """CONDITIONING of a prompt. Raises MissingFileError or UnfitError for an `embedding:name` in it."""
+    def encode_prompt(self, clip: Clip | None, prompt: str, first: str | None = None) -> Conditioning:
+        """CONDITIONING of a prompt. first: another one for the first of SDXL's two text encoders.
+
+        Raises MissingFileError or UnfitError for an `embedding:name` in it.
+        """
         if clip is None:
             raise CheckpointError("the checkpoint has no text encoder: load one that has")
         encoder = clip.to(device=self.runtime.device, dtype=self.runtime.dtype)
         with torch.inference_mode():
-            text, pooled = encoder.encode_pooled(prompt, self.embedding)
+            if first is None:
+                text, pooled = encoder.encode_pooled(prompt, self.embedding)
+            elif isinstance(encoder, DualTextEncoder):
+                text, pooled = encoder.encode_pair(first, prompt, self.embedding)
+            else:
+                raise UnfitError("two texts came for a model with one text encoder: use CLIPTextEncode")
         return [[text.cpu(), {"pooled_output": pooled.cpu()}]]
 
     def decode(self, vae: Vae | None, samples: Tensor, tile: int | None = None, overlap: int = 8) -> Tensor:
         """Latents (B, 4, h, w) -> IMAGE (B, 8h, 8w, 3); in tiles of `tile` cells where one is given."""
         model = self._vae(vae)
         with torch.inference_mode(), self._memory("picture", samples):
-            x = self._for_vae(samples)
+            x = self._for_vae(scale_latent(samples, model.config))
             pictures = model.decode(x) if tile is None else model.decode_tiled(x, tile, overlap)
             return pictures.float().add(1.0).div(2.0).clamp(0.0, 1.0).movedim(1, -1).cpu()
 
@@ -196,7 +215,8 @@ class HeadlessHost:
         model = self._vae(vae)
         pixels = crop_to_multiple(pixels[..., :3], model.config.factor)
         with torch.inference_mode(), self._memory("picture", pixels):
-            return model.encode(self._for_vae(pixels.movedim(-1, 1) * 2.0 - 1.0)).float().cpu()
+            latents = model.encode(self._for_vae(pixels.movedim(-1, 1) * 2.0 - 1.0)).float().cpu()
+            return unscale_latent(latents, model.config)
 
     def _vae(self, vae: Vae | None) -> Any:
         if vae is None:
@@ -258,9 +278,12 @@ class HeadlessHost:
         told = recorder is None or recorder.observe
         if recorder is None and self.on_report is not None:
             recorder = Recorder(settings.title, self.observe)
+        config = model.diffusion.config
         samples = latent["samples"]
         size = (samples.shape[-2], samples.shape[-1])
-        conditions = to_conditions(positive, negative, size, model.diffusion.config.unet.label_dim)
+        if samples.any():  # nothing stays nothing, whatever the mean of the model's latents
+            samples = scale_latent(samples, config.vae)
+        conditions = to_conditions(positive, negative, size, config, {**latent, "samples": samples})
         options: dict[str, Any] = {
             "backend": self.backend,
             "noise_mask": latent.get("noise_mask"),
@@ -278,7 +301,7 @@ class HeadlessHost:
             exact = generate(model.diffusion, *conditions, samples, settings, **options)
             error = float((result - exact).norm() / exact.norm())
             self.on_measured(error, between - began, perf_counter() - between)
-        return {**latent, "samples": result}
+        return {**latent, "samples": unscale_latent(result, config.vae)}
 
     def accelerate(self, model: Model, weights: str, node: str | None) -> tuple[Model, str]:
         """The MODEL as it is: here our engine is all there is, and packs weights where that helps."""
@@ -320,6 +343,11 @@ def _open_checkpoint(path: Path) -> tuple[Model, Clip | None, Vae | None]:
         None if checkpoint.text_model is None else checkpoint.text_encoder(),
         None if checkpoint.vae is None else Vae(checkpoint.vae, path),
     )
+
+
+def _open_unet(path: Path) -> Model:
+    loaded = load_base(path)
+    return Model(DiffusionModel(loaded.unet, loaded.config, make_schedule(loaded.config.noise)), loaded.identity, path)
 
 
 def add_units(conditioning: Conditioning, units: Sequence[ControlUnit], *, to_uncond: bool) -> Conditioning:

@@ -32,7 +32,8 @@ Clip: TypeAlias = TextEncoder | DualTextEncoder
 """A headless CLIP."""
 Conditioning: TypeAlias = list[list[Any]]
 Latent: TypeAlias = Mapping[str, Any]
-"""{"samples": (B, 4, h, w)}, sometimes with "noise_mask" (B, 1, H, W) and "batch_index" (list of int)."""
+"""{"samples": (B, 4, h, w)} as the autoencoder makes them, not scaled for a UNet; sometimes with "noise_mask"
+(B, 1, H, W) and "batch_index" (list of int)."""
 
 
 @dataclass(frozen=True, eq=False)

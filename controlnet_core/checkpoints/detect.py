@@ -299,6 +299,15 @@ def checkpoint_config(header: Header, identity: Identity, layout: Layout, family
     )
 
 
+def base_config(header: Header, identity: Identity, unet: UNetConfig) -> ModelConfig:
+    """Config of a model of which the file has (at least) the UNet; the other parts are the family's usual ones."""
+    if isinstance(identity.config, ModelConfig):
+        return identity.config
+    preset = next((family.preset for family in FAMILIES if family.name == identity.family), SD15)
+    parametrization, noise = _training(header, identity.details)
+    return replace(preset, name=identity.family, unet=unet, parametrization=parametrization, noise=noise)
+
+
 def _training(header: Header, details: tuple[str, ...]) -> tuple[Parametrization, NoiseConfig]:
     """What the model predicts and on which noise levels, by the markers that single files carry (the host's rules)."""
     if EDM in details:

@@ -9,7 +9,7 @@ in the file.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +17,17 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..config import ControlNetConfig, ModelConfig, TextConfig, UNetConfig, VAEConfig
+from ..config import (
+    OPENCLIP_G,
+    OPENCLIP_H,
+    SD15,
+    SDXL,
+    ControlNetConfig,
+    ModelConfig,
+    TextConfig,
+    UNetConfig,
+    VAEConfig,
+)
 from ..errors import CheckpointError, ValueRangeError
 from ..models.controlnet import ControlNet
 from ..models.text_encoder import ClipTextModel, DualTextEncoder, TextEncoder
@@ -25,7 +35,7 @@ from ..models.tokenizer import ClipTokenizer, VocabMap
 from ..models.unet import UNet
 from ..models.union import ControlNetUnion
 from ..models.vae import AutoencoderKL
-from .detect import Identity, identify
+from .detect import Identity, base_config, identify, read_as
 from .files import Header, TensorInfo
 from .io import read_header, read_tensors
 from .keymap import KeyMap, Renamed, matcher, prefixed
@@ -149,6 +159,48 @@ def load_unet(path: str | Path, *, dtype: torch.dtype | None = None, device: str
     """Load a UNet, from a file of its own or out of a checkpoint."""
     header, identity = open_as(path, "unet", "checkpoint")
     return _load_part(header, identity, "unet.", UNet, dtype, device)
+
+
+def load_base(path: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> Checkpoint:
+    """Load a UNet as a model without text encoder and autoencoder; what it was trained on is read as in a checkpoint.
+
+    Arguments and errors as `load_checkpoint`.
+    """
+    header, identity = open_as(path, "unet", "checkpoint")
+    unet = _load_part(header, identity, "unet.", UNet, dtype, device)
+    return Checkpoint(base_config(header, identity, unet.config), unet, None, None, identity)
+
+
+def load_text_encoder(
+    paths: Sequence[str | Path],
+    tokenizer: ClipTokenizer | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+) -> TextEncoder | DualTextEncoder:
+    """A text encoder from one file, or SDXL's two from two files in any order.
+
+    The layer that prompts are read from follows from the widths: OpenCLIP's H is Stable Diffusion 2's, bigG alone
+    is the refiner's, any other that of Stable Diffusion 1.x. Errors as `load_checkpoint`.
+    """
+    models = [load_text_model(path, dtype=dtype, device=device) for path in paths]
+    models.sort(key=lambda model: model.config.width)
+    tokenizer = tokenizer or ClipTokenizer.load()
+    uses = [text_use(models[0].config)] if len(models) == 1 else [SDXL.text, OPENCLIP_G]
+    encoders = [
+        TextEncoder.of(model, tokenizer, read_as(model.config, use, model.config.layers == H_LAYERS_READ))
+        for model, use in zip(models, uses, strict=True)
+    ]
+    return encoders[0] if len(encoders) == 1 else DualTextEncoder(*encoders)
+
+
+H_LAYERS_READ = OPENCLIP_H.layers - 1
+"""Layers of an OpenCLIP H file that leaves out the last one, which is never read."""
+
+
+def text_use(config: TextConfig) -> TextConfig:
+    """How a text encoder that is alone is read."""
+    return next((use for use in (OPENCLIP_H, OPENCLIP_G) if use.width == config.width), SD15.text)
 
 
 def load_text_model(

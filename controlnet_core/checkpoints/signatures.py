@@ -441,10 +441,10 @@ DETAILS: tuple[Detail, ...] = (
     Detail(("checkpoint",), "^unet.conv_in.weight$", INSTRUCT, axis=1, sizes=(8,)),
     Detail(("checkpoint",), "^unet.encoder.blocks.0.conv.weight$", INPAINTING, axis=1, sizes=(9,)),
     Detail(("checkpoint",), "^unet.encoder.blocks.0.conv.weight$", INSTRUCT, axis=1, sizes=(8,)),
-    Detail(("checkpoint",), "^^v_pred$", V_PREDICTION),
-    Detail(("checkpoint",), "^^ztsnr$", ZERO_TERMINAL_SNR),
-    Detail(("checkpoint",), "^^edm_mean$", EDM),
-    Detail(("checkpoint",), "^^edm_vpred.sigma_max$", EDM_V_PREDICTION),
+    Detail(("checkpoint", "unet"), "^^v_pred$", V_PREDICTION),
+    Detail(("checkpoint", "unet"), "^^ztsnr$", ZERO_TERMINAL_SNR),
+    Detail(("checkpoint", "unet"), "^^edm_mean$", EDM),
+    Detail(("checkpoint", "unet"), "^^edm_vpred.sigma_max$", EDM_V_PREDICTION),
     Detail(("checkpoint",), "^^control_model.zero_convs.0.0.weight$", "with a ControlNet in it"),
 )
 

@@ -26,6 +26,7 @@ class Area:
 class Condition:
     """text: (1, tokens, context_dim). pooled: (1, label_dim) for models that have a label vector.
 
+    beside: (B, C, h, w), what inpainting and editing models read beside the noisy latent (`engine.concat`).
     units: the ControlNets that act on this condition. strength, mask (B, H, W) and area weigh its
     prediction against that of the other conditions of its half; start and end are its window.
     """
@@ -38,6 +39,7 @@ class Condition:
     area: Area | None = None
     start: float = 0.0
     end: float = 1.0
+    beside: Tensor | None = None
 
 
 def identity(condition: Condition) -> tuple[Hashable, ...]:

@@ -46,12 +46,14 @@ def predict(prepared: Prepared, group: Group, x: Tensor, sigma: Tensor, run: Run
     part = crop(x, group.area)
     conditions = len(group.members)
     level = float(sigma)
-    rows = scale_input(part, sigma).repeat(conditions, 1, 1, 1)
+    spread = prepared.schedule.sigma_data
+    rows = scale_input(part, sigma, spread).repeat(conditions, 1, 1, 1)
     rows = prepared.backend.layout(rows.to(prepared.backend.runtime.dtype))
+    read = rows if group.beside is None else prepared.backend.layout(torch.cat([rows, group.beside], dim=1))
     stack = group.projections.at(level)
     assert stack.decoder is not None
     *skips, middle = run.controlled(
-        (group, group.active(level)), lambda: _controlled(prepared.unet, group, rows, level, stack, run)
+        (group, group.active(level)), lambda: _controlled(prepared.unet, group, rows, read, level, stack, run)
     )
     predicted = prepared.unet.head(prepared.unet.decoder(middle, skips, stack.decoder))
     output = predicted.float()
@@ -63,13 +65,15 @@ def predict(prepared: Prepared, group: Group, x: Tensor, sigma: Tensor, run: Run
     else:
         run.note_finite(output)
     parametrization = prepared.config.parametrization
-    return [denoised(parametrization, out, part, sigma) for out in output.chunk(conditions)]
+    return [denoised(parametrization, out, part, sigma, spread) for out in output.chunk(conditions)]
 
 
-def _controlled(unet: UNet, group: Group, rows: Tensor, sigma: float, stack: Stack, run: Run) -> list[Tensor]:
-    """The skips and the middle's output, with all control added."""
+def _controlled(
+    unet: UNet, group: Group, rows: Tensor, read: Tensor, sigma: float, stack: Stack, run: Run
+) -> list[Tensor]:
+    """The skips and the middle's output, with all control added. The UNet reads `read`, the nets `rows` of it."""
     actors = group.actors(sigma)
-    walk = _targets(unet, rows, stack)
+    walk = _targets(unet, read, stack)
     for actor in actors:
         if actor.bound.entry == "encoder":
             walk = run.through(actor, rows, sigma, walk)

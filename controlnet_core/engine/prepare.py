@@ -22,7 +22,8 @@ from ..diffusion.schedule import NoiseSchedule
 from ..errors import ShapeError, UnfitError
 from ..models.unet import UNet, check_context
 from .backend import Backend
-from .condition import Area, Condition, equal_length, identity
+from .concat import check_channels
+from .condition import Area, Condition, crop, equal_length, identity
 from .projections import Projections
 from .seat import Seat
 from .unit import Actor, PreparedUnit, make_actors, seat_unit
@@ -32,13 +33,15 @@ from .unit import Actor, PreparedUnit, make_actors, seat_unit
 class Group:
     """Conditions that are evaluated in one batch: the same rectangle of the picture.
 
-    Rows are ordered condition by condition, each with the whole batch of pictures.
+    Rows are ordered condition by condition, each with the whole batch of pictures. beside: (rows, C, h, w),
+    further channels that the UNet reads.
     """
 
     area: Area | None
     members: tuple[tuple[int, Condition], ...]
     projections: Projections
     units: tuple[PreparedUnit, ...]
+    beside: Tensor | None = None
     known_actors: dict[tuple[PreparedUnit, ...], tuple[Actor, ...]] = field(default_factory=dict)
 
     def active(self, sigma: float) -> tuple[PreparedUnit, ...]:
@@ -108,12 +111,8 @@ def prepare(
     not fit and UnfitError for a ControlNet of another base, before anything is computed.
     """
     conditions = (*positive, *negative)
-    if config.unet.in_channels != latent_shape[1]:
-        raise UnfitError(
-            f"the model {config.name} reads {config.unet.in_channels} channels, the latent has {latent_shape[1]}: "
-            "inpainting and editing models are not supported yet"
-        )
     for condition in conditions:
+        check_channels(config.name, config.unet.in_channels, latent_shape[1], condition.beside)
         check_context(condition.text, config.unet)
         for unit in condition.units:
             check_base(unit, config)
@@ -137,7 +136,7 @@ def prepare(
             net = backend.optimise(backend.resolve(unit.net, unet))
             halves = (unit.half(i < len(positive)) for i, _ in members[first:last])
             units.append(seat_unit(seat, net, rows, halves, config.unet))
-        groups.append(Group(area, members, projections, tuple(units)))
+        groups.append(Group(area, members, projections, tuple(units), _beside(members, area, backend)))
     return Prepared(fast, config, schedule, conditions, len(positive), batch, tuple(groups), backend)
 
 
@@ -163,6 +162,12 @@ def _texts(
     if any(c.pooled is None for _, c in members):
         raise ShapeError(f"the model {config.name} reads a label vector, and a condition has none: encode its text")
     return context, torch.cat([c.pooled.expand(batch, -1) for _, c in members if c.pooled is not None]).to(context)
+
+
+def _beside(members: tuple[tuple[int, Condition], ...], area: Area | None, backend: Backend) -> Tensor | None:
+    """The further channels (rows, C, h, w) of a group's rectangle."""
+    found = [crop(c.beside, area) for _, c in members if c.beside is not None]
+    return torch.cat(found).to(backend.runtime.device, backend.runtime.dtype) if found else None
 
 
 def _unit_runs(

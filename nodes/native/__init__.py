@@ -9,7 +9,24 @@ from __future__ import annotations
 
 def native_nodes() -> dict[str, type]:
     """Native node classes by ID, not bound to a host yet."""
-    from . import conditioning, control, files, images, latents, loaders, primitives, sampling, vae
+    from . import (
+        conditioning,
+        control,
+        editing,
+        files,
+        images,
+        latents,
+        loaders,
+        noise_levels,
+        parts,
+        primitives,
+        sampling,
+        sdxl,
+        vae,
+    )
 
-    modules = (loaders, conditioning, control, vae, latents, sampling, images, files, primitives)
+    modules = (
+        loaders, parts, conditioning, sdxl, control, editing, vae, latents, noise_levels, sampling, images, files,
+        primitives,
+    )  # fmt: skip
     return {name: cls for module in modules for name, cls in module.NODES.items()}
