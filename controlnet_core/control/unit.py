@@ -108,7 +108,7 @@ class ControlUnit:
     def own_weights(self, config: UNetConfig) -> tuple[float, ...] | None:
         """The block weights for a net on this base."""
         weights = self.block_weights
-        return weights.resolve(config) if isinstance(weights, BlockWeights) else weights
+        return weights if weights is None or isinstance(weights, tuple) else weights.resolve(config)
 
     def weights(self, config: UNetConfig, latent_height: int) -> tuple[float, ...]:
         """Factor of each residual: strength x mode x block weight. Raises ValueRangeError on a wrong count."""

@@ -555,6 +555,34 @@ class Session:
 
         return run
 
+    def mishaps(self) -> None:
+        """A hint that no net reads, and a device without memory: what is said, what is held, how it goes on."""
+        conditioning = self.controlled()
+        before, whole = self.own_sample(conditioning), self.model
+        wrong = torch.rand(1, SIDE, SIDE, 2)
+        facts = {"hint": self.error(lambda: self.own_sample(self.controlled(image=wrong)))}
+        management = importlib.import_module("comfy.model_management")
+
+        def no_memory(run: Any, given: dict[str, Any]) -> Any:
+            raise management.OOM_EXCEPTION("no memory, on purpose")
+
+        self.model = whole.clone()
+        self.model.set_model_unet_function_wrapper(no_memory)
+        facts["memory"] = self.error(lambda: self.own_sample(conditioning))
+        self.model = whole
+        gc.collect()
+        facts["held"] = len(conditioning[0][0][1]["control"].runs)
+        facts["next run is equal"] = torch.equal(before, self.own_sample(conditioning))
+        self.facts["mishaps"] = facts
+
+    def second_copy(self) -> None:
+        """A net from a second copy of this package, installed beside the clone, under the clone's nodes."""
+        other = importlib.import_module("comfyui_controlnet_core.nodes.comfy.control")
+        net = other.load(self.pack / "controlnet_core" / "assets" / "demo_canny.safetensors")
+        weights = self.part("nodes.values").BlockWeights((0.5, 1.5, 1.0, 1.0), 0.5)
+        runs = [self.ksampler(self.controlled(control_net=n, block_weights=weights)) for n in (net, self.net)]
+        self.facts["second copy"] = [type(net) is not type(self.net), torch.equal(*runs)]
+
     def other_base(self) -> str:
         """A net on a prompt of another width."""
         text = [[torch.zeros(1, 77, 768), {}]]
@@ -614,6 +642,8 @@ SCENARIOS = (
     "against_native",
     "foreign_nets",
     "costs",
+    "mishaps",
+    "second_copy",
     "lora",
     "known_to_the_host",
     "plan",

@@ -420,6 +420,19 @@ def test_costs_and_what_is_kept(facts: dict[str, Any]) -> None:
     assert costs["other base"].startswith("UnfitError")
 
 
+def test_mishaps_leave_nothing_and_say_what_to_do(facts: dict[str, Any]) -> None:
+    """The editor adds the node's name to what is said."""
+    found = facts["mishaps"]
+    assert found["hint"].startswith("ShapeError: ") and "2 channels" in found["hint"]
+    assert found["memory"].startswith("OutOfMemory: ") and "use a smaller picture" in found["memory"]
+    assert found["held"] == 0
+    assert found["next run is equal"] is True
+
+
+def test_a_clone_and_an_installed_package_side_by_side(facts: dict[str, Any]) -> None:
+    assert facts["second copy"] == [True, True]
+
+
 def test_a_native_lora_in_front_of_our_sampler(tensors: dict[str, torch.Tensor]) -> None:
     ours, native, none = (tensors[f"lora.{name}"] for name in ("ours", "native", "none"))
     assert float((ours - native).abs().max()) <= CLOSE * float(native.abs().max())
