@@ -628,6 +628,15 @@ class Session:
         conditioning = self.controlled(end_percent=0.5)[0]
         shown = self.node("CNCore_ControlPlan", model=self.model, positive=conditioning, latent=self.empty(), **given)
         self.facts["plan"] = shown["result"][0]
+        positive, negative = self.controlled(end_percent=0.5)
+        halves = {"model": self.model, "positive": positive, "negative": negative}
+        run = {**halves, "latent": self.empty(), "seed": SEED, "cfg": 4.0, **given}
+        latent, text, _ = self.node("CNCore_ControlReport", **run)["result"]
+        self.tensors["watched"] = latent["samples"]
+        self.tensors["unwatched"] = self.node("CNCore_Sample", **run)[0]["samples"]
+        told = {"model": self.model, "positive": positive, "latent": latent, "steps": 4, "samples": 2}
+        weights = self.node("CNCore_BlockSensitivity", unit=1, seed=0, **told)["result"][0]
+        self.facts["report"], self.facts["sensitivity"] = text, list(weights.custom)
 
 
 SCENARIOS = (

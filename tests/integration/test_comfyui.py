@@ -454,6 +454,13 @@ def test_plan_on_the_hosts_objects(facts: dict[str, Any]) -> None:
     assert "not run: after its window, which ends at 50%" in facts["plan"]
 
 
+def test_report_and_sensitivity_on_the_hosts_objects(facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    assert torch.equal(tensors["watched"], tensors["unwatched"])
+    ran = facts["plan"].split("runs in ")[1].split()[0]
+    assert f"demo_canny.safetensors ran in {ran} of {program.STEPS} in " in facts["report"]
+    assert max(facts["sensitivity"]) == 1.0 > min(facts["sensitivity"]) > 0.0
+
+
 # ---- our engine under native samplers
 
 COPIES = ("shared", "packed")
