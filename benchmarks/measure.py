@@ -1,0 +1,91 @@
+"""Time and memory of a call, and the machine in words."""
+
+from __future__ import annotations
+
+import platform
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+def seconds(call: Callable[[], Any], device: torch.device) -> float:
+    """Wall time of one synchronised call."""
+    started = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+class LiveTensors(TorchDispatchMode):
+    """Counts the bytes of tensors that are made while it is on and still alive. `peak`: the most there were.
+
+    The same count for every engine, whatever the allocator keeps; scratch memory inside an operator is not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for old in tree_leaves((args, kwargs)):
+            self._forget_older(old)
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            self._count(leaf)
+        return result
+
+    def _forget_older(self, leaf: Any) -> None:
+        """What comes in and was not made here is not counted, nor are its views."""
+        if isinstance(leaf, Tensor) and leaf.layout == torch.strided:
+            storage = leaf.untyped_storage()
+            if id(storage) not in self.known:
+                self._remember(storage, 0)
+
+    def _count(self, leaf: Any) -> None:
+        if isinstance(leaf, Tensor) and leaf.layout == torch.strided:
+            storage = leaf.untyped_storage()
+            if id(storage) not in self.known:
+                self._remember(storage, storage.nbytes())
+
+    def _remember(self, storage: Any, size: int) -> None:
+        self.known.add(id(storage))
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._release, id(storage), size)
+
+    def _release(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.live -= size
+
+
+def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
+    """Most bytes that a call holds beyond what there was before it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        base = torch.cuda.memory_allocated()
+        call()
+        return torch.cuda.max_memory_allocated() - base
+    with LiveTensors() as live:
+        call()
+    return live.peak
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Processor, threads and torch; the card where one is used."""
+    info = Path("/proc/cpuinfo")
+    name = platform.processor()
+    if info.exists():
+        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        name = f"{names[0]}, {len(names)} cores" if names else name
+    card = {"card": torch.cuda.get_device_name()} if device.type == "cuda" else {}
+    return {"processor": name, "threads": torch.get_num_threads(), "torch": torch.__version__, **card}
