@@ -15,6 +15,7 @@ from torch import Tensor
 from .. import controlnet_core
 from ..controlnet_core.checkpoints.control import load_control
 from ..controlnet_core.checkpoints.embeddings import ENDINGS, read_embedding
+from ..controlnet_core.checkpoints.fit import fits_text, text_widths
 from ..controlnet_core.checkpoints.load import load_base, load_checkpoint, load_text_encoder, load_vae
 from ..controlnet_core.checkpoints.lora import read_lora
 from ..controlnet_core.control.report import Recorder, RunReport
@@ -398,15 +399,16 @@ def check_fits(handle: ControlNetHandle, model: Model) -> None:
         )
 
 
-BASES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SDXL"}
+BASES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SDXL", 1280: "SDXL's refiner"}
 
 
 def check_text(unit: ControlUnit, text: Tensor) -> None:
     """Raise UnfitError for a net whose base reads text of another width."""
-    needs, has = unit.net.context_dim, text.shape[-1]
-    if needs is not None and needs != has:
+    has = text.shape[-1]
+    if not fits_text(unit.net, has):
+        made_for = " or ".join(_base(width) for width in text_widths(unit.net))
         raise UnfitError(
-            f"{unit.name} was made for {_base(needs)}, the prompt was encoded by {_base(has)}: "
+            f"{unit.name} was made for {made_for}, the prompt was encoded by {_base(has)}: "
             f"load a ControlNet made for {_base(has)}, or the checkpoint that this one was made for"
         )
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ...controlnet_core.checkpoints.control import load_control
+from ...controlnet_core.checkpoints.fit import fits_text, text_widths
 from ...controlnet_core.config import UNetConfig
 from ...controlnet_core.control.hint import mask_at
 from ...controlnet_core.control.modes import block_heights
@@ -366,9 +367,10 @@ def check_base(net: ControlModel, name: str, model: Any) -> UNetConfig:
 
 def check_width(control: CoreControl, context: Tensor) -> None:
     """Raise UnfitError when the prompt was encoded by the text encoder of another base."""
-    needs, has = control.shared.net.context_dim, context.shape[-1]
-    if needs is not None and needs != has:
+    net, has = control.shared.net, context.shape[-1]
+    if not fits_text(net, has):
+        needs = " or ".join(str(width) for width in text_widths(net))
         raise UnfitError(
-            f"{control.name} reads {needs} wide text, the prompt was encoded {has} wide: use the CLIP of the "
+            f"{control.name} is for bases of {needs} wide text, the prompt was encoded {has} wide: use the CLIP of the "
             "checkpoint that this ControlNet was made for"
         )

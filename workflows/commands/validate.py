@@ -8,6 +8,7 @@ import sys
 
 from .. import overrides
 from ..bundled import find_workflow
+from ..fitting import check_fit
 from ..formats import read_document, to_graph
 from ..session import add_folder_arguments, open_session
 from ..validation import as_error, check
@@ -22,10 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 when the workflow would run; else 2 or 3, as `run` would end."""
+    """0 when the workflow would run; else 2 or 3, as `run` would end. Of model files only headers are read."""
     document = read_document(find_workflow(args.file))
     classes = open_session(args).classes
     graph, problems = check(overrides.apply_settings(to_graph(document, classes), classes, args.set), classes)
+    problems = problems or check_fit(graph, classes)
     code = as_error(problems).exit_code if problems else 0
     if args.json:
         rows = [{"node": p.node, "input": p.input, "message": p.message} for p in problems]

@@ -1,0 +1,79 @@
+"""Whether a file that controls was made for a base, told from the headers of both.
+
+A ControlNet on the wrong base otherwise ends in "mat1 and mat2 shapes cannot be multiplied", minutes later.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ..config import DEMO, SD15, SD21, SDXL, SDXL_REFINER, ModelConfig, UNetConfig
+from ..models.control import ControlModel
+from .control import CONTROL_KINDS, control_plan
+from .derived import DERIVED, build, names_in
+from .detect import Identity, base_config
+from .load import open_as
+
+KNOWN = (SD15, SD21, SDXL, SDXL_REFINER, DEMO)
+"""Models whose UNet is known by the width of their text."""
+
+
+def outline(path: str | Path) -> tuple[ControlModel, Identity]:
+    """A net of any kind that controls, on the meta device: its shapes without its weights.
+
+    Raises MissingFileError, and CheckpointError for a damaged file or one of another kind.
+    """
+    header, identity = open_as(path, *CONTROL_KINDS)
+    if identity.kind in DERIVED:
+        names = names_in(header, identity.kind, identity.prefix)
+        weights = {name: torch.empty(header.tensors[key].shape, device="meta") for key, name in names.items()}
+        return build(identity.kind, identity.config, weights), identity  # type: ignore[arg-type]
+    net = control_plan(header, identity).modules[""]
+    assert isinstance(net, ControlModel)
+    return net, identity
+
+
+def base_of(path: str | Path) -> tuple[ModelConfig, Identity]:
+    """The shape of a checkpoint or UNet file. Raises as `outline`."""
+    header, identity = open_as(path, "checkpoint", "unet")
+    unet = identity.config.unet if isinstance(identity.config, ModelConfig) else identity.config
+    assert isinstance(unet, UNetConfig)
+    return base_config(header, identity, unet), identity
+
+
+def misfit(control: str | Path, base: str | Path) -> str:
+    """Why a control file cannot act on a base, in words that name both files; empty where it can.
+
+    Reads headers only. Raises as `outline`.
+    """
+    net, what = outline(control)
+    config, on = base_of(base)
+    unet = config.unet
+    if net.fits(unet):
+        return ""
+    wanted = f"a control file made for {on.family_title or 'this base'}"
+    other = f"a checkpoint of {what.family_title}" if what.family else "the checkpoint that this one was made for"
+    return (
+        f"{Path(control).name} is {what.summary} and was made for {net.made_for}; {Path(base).name} is {on.summary} "
+        f"and has widths {unet.widths} with {unet.context_dim} wide text: load {wanted}, or {other}"
+    )
+
+
+def text_widths(net: ControlModel) -> tuple[int, ...]:
+    """Widths of the text that the bases of a net read; empty where that is not known.
+
+    A T2I-Adapter reads no text itself: it was made for the known models whose blocks are as wide as its features.
+    """
+    if net.context_dim is not None:
+        return (net.context_dim,)
+    fitting = () if net.needs_base else (model.unet for model in KNOWN if net.fits(model.unet))
+    return tuple(dict.fromkeys(unet.context_dim for unet in fitting))
+
+
+def fits_text(net: ControlModel, width: int) -> bool:
+    """Whether a prompt of this width may come from a base of the net; True where that is not known."""
+    widths = text_widths(net)
+    told = net.context_dim is not None or width in {model.unet.context_dim for model in KNOWN}
+    return width in widths or not (widths and told)
