@@ -1,4 +1,4 @@
-"""The editor's own ControlNet templates, as they come, without the editor.
+"""The editor's own templates, as they come, without the editor.
 
 They are not part of this package: the tests need the package comfyui-workflow-templates, or its folder in
 COMFYUI_TEMPLATES. The files that the templates name are made here, with random weights of the demo's shape.
@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ import numpy as np
 import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.checkpoints import ldm
+from comfyui_controlnet_core.controlnet_core.checkpoints.adapters import ADAPTER_RULES
 from comfyui_controlnet_core.controlnet_core.checkpoints.io import write_safetensors
 from comfyui_controlnet_core.controlnet_core.checkpoints.keymap import KeyMap
 from comfyui_controlnet_core.controlnet_core.checkpoints.save import save_checkpoint, save_controlnet, save_vae
-from comfyui_controlnet_core.controlnet_core.config import DEMO
+from comfyui_controlnet_core.controlnet_core.config import DEMO, AdapterConfig, ModelConfig
+from comfyui_controlnet_core.controlnet_core.models.adapter import Adapter
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.text_encoder import ClipTextModel
 from comfyui_controlnet_core.controlnet_core.models.tokenizer import ClipTokenizer, VocabMap
@@ -29,7 +32,67 @@ from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
 from comfyui_controlnet_core.workflows import cli
 from PIL import Image
 
-CUT = ("EmptyLatentImage.width=64", "EmptyLatentImage.height=64", "KSampler.steps=2")
+SMALL = replace(DEMO, unet=replace(DEMO.unet, widths=(32, 64, 128, 128), transformer_depth=(1, 1, 1, 0), num_heads=4))
+"""Four levels, as Stable Diffusion 1.5 has: a T2I-Adapter's original file does not tell another number."""
+
+INPAINT = replace(SMALL, unet=replace(SMALL.unet, in_channels=9))
+
+SMALL_LATENT = ("EmptyLatentImage.width=64", "EmptyLatentImage.height=64")
+CUT = (*SMALL_LATENT, "KSampler.steps=2")
+UPSCALED = ("LatentUpscale.width=96", "LatentUpscale.height=96")
+SMALLEST_PICTURE = ("ImageScaleToTotalPixels.megapixels=0.01", "KSampler.steps=3")
+
+
+def area(top: int) -> dict[str, int]:
+    """A band of 64 x 64 pixels."""
+    return {"width": 64, "height": 64, "y": top}
+
+
+AREAS = {15: 0, 11: 32, 34: 48, 18: 64}
+"""Node and top of each area: the template's 0, 312, 512 and 704 of 1280 pixels, brought to 128."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """How a template is cut by --set, and what it saves then.
+
+    other: a further setting, of what the template is about, that has to change the last picture. sizes: width and
+    height of the pictures saved. base: the shape of its checkpoints.
+    """
+
+    cut: tuple[str, ...] = CUT
+    other: tuple[str, ...] = ("ControlNetApplyAdvanced.strength=0",)
+    sizes: tuple[tuple[int, int], ...] = ((64, 64),)
+    base: ModelConfig = SMALL
+
+
+TEMPLATES = {
+    "controlnet_example": Template(),
+    "mixing_controlnets": Template(other=("36.strength=0",)),
+    "lora": Template(other=("11.strength_model=0",)),
+    "lora_multiple": Template(other=("10.strength_model=0", "11.strength_model=0")),
+    "depth_controlnet": Template(),
+    "depth_t2i_adapter": Template(),
+    "2_pass_pose_worship": Template((*SMALL_LATENT, *UPSCALED, "50.steps=2", "58.steps=2"), sizes=((96, 96),)),
+    "inpaint_example": Template(SMALLEST_PICTURE, ("VAEEncodeForInpaint.grow_mask_by=0",), ((80, 120),), INPAINT),
+    "image2image": Template(SMALLEST_PICTURE, ("KSampler.denoise=0.3",), ((80, 120),)),
+    "hiresfix_latent_workflow": Template(
+        (*SMALL_LATENT, *UPSCALED, "3.steps=2", "11.steps=2"), ("11.denoise=1",), ((96, 96),)
+    ),
+    "area_composition": Template(
+        (
+            "EmptyLatentImage.width=64",
+            "EmptyLatentImage.height=128",
+            *(f"{node}.{key}={value}" for node, top in AREAS.items() for key, value in area(top).items()),
+            "LatentUpscale.width=96",
+            "LatentUpscale.height=192",
+            "3.steps=2",
+            "24.steps=2",
+        ),
+        ("34.y=0",),
+        ((64, 128), (96, 192)),
+    ),
+}
 
 
 def templates_folder() -> Path | None:
@@ -54,25 +117,47 @@ def named_files(name: str) -> Iterator[tuple[str, str]]:
 
 
 def make_files(name: str, models: Path, pictures: Path) -> None:
-    """All files that a template names."""
-    torch.manual_seed(0)
-    unet, vae, text = UNet(DEMO.unet), AutoencoderKL(DEMO.vae), ClipTextModel(DEMO.text)
+    """All files that a template names, each with weights of its own."""
+    config = TEMPLATES[name].base
     vocab = {"vocab_map": VocabMap.from_words(ClipTokenizer.load(), ["a red ball"]).to_tensor()}
-    net = ControlNet.from_unet(unet)
     pictures.mkdir()
     for kind, file in named_files(name):
+        torch.manual_seed(sum(file.encode()))
+        unet, vae, text = UNet(config.unet), AutoencoderKL(config.vae), ClipTextModel(config.text)
         if kind == "CheckpointLoaderSimple":
             target = new(models / "checkpoints" / file)
-            save_checkpoint(target, DEMO, unet, vae, text, extras=vocab)
+            save_checkpoint(target, config, unet, vae, text, extras=vocab)
         elif kind == "VAELoader":
             save_vae(new(models / "vae" / file), vae)
         elif kind == "ControlNetLoader":
-            save_controlnet(new(models / "controlnet" / file), net, family="demo")
+            make_control(new(models / "controlnet" / file), unet, config)
         elif kind == "LoraLoader":
             write_safetensors(new(models / "loras" / file), lora_tensors(unet, text, file))
         else:
-            ramp = np.linspace(0, 255, 96 * 64 * 3).reshape(96, 64, 3).astype(np.uint8)
-            Image.fromarray(ramp).save(new(pictures / file))
+            save_picture(new(pictures / file))
+
+
+def make_control(path: Path, unet: UNet, config: ModelConfig) -> None:
+    """A ControlNet whose zero convolutions have been trained, or a T2I-Adapter in its original layout."""
+    if "T2IAdapter" not in path.name:
+        net = ControlNet.from_unet(unet, config.controlnet)
+        for parameter in net.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.05)
+        save_controlnet(path, net, family="demo")
+        return
+    state = Adapter(AdapterConfig(widths=config.unet.widths)).state_dict()
+    blocks = [f"body.{n}.block1.weight" for n in range(2 * len(config.unet.widths))]
+    names = KeyMap(ADAPTER_RULES["t2i-adapter", "original"](blocks)).to_theirs
+    write_safetensors(path, {str(names(key)): tensor for key, tensor in state.items()})
+
+
+def save_picture(path: Path) -> None:
+    """A ramp of colours, 64 wide and 96 high; its middle is transparent, which is where to inpaint."""
+    ramp = np.linspace(0, 255, 96 * 64 * 4).reshape(96, 64, 4).astype(np.uint8)
+    ramp[..., 3] = 255
+    ramp[32:64, 16:48, 3] = 0
+    Image.fromarray(ramp).save(path)
 
 
 def lora_tensors(unet: UNet, text: ClipTextModel, seed: str) -> dict[str, torch.Tensor]:
@@ -98,45 +183,66 @@ def new(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["controlnet_example", "mixing_controlnets", "lora", "lora_multiple"])
-def test_template_runs_with_steps_and_size_cut_by_set(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def template_file(name: str) -> str:
+    """The template's path; a folder of another version may lack it."""
+    assert FOLDER is not None
+    if not (FOLDER / f"{name}.json").exists():
+        pytest.skip(f"{FOLDER} has no {name}.json")
+    return str(FOLDER / f"{name}.json")
+
+
+@pytest.fixture(scope="module", params=TEMPLATES)
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A template's name, and the folder of its models and pictures."""
+    template_file(request.param)
+    root = tmp_path_factory.mktemp("template")
+    make_files(request.param, root / "models", root / "input")
+    return request.param, root
+
+
+def folders(root: Path, *keys: str) -> list[str]:
+    return [part for key in keys for part in (f"--{key}", str(root / key))]
+
+
+def cut_run(name: str, root: Path, *more: str) -> int:
+    """Run a template on the files below `root`, with its cut and more settings. -> exit code."""
+    settings = [part for setting in (*TEMPLATES[name].cut, *more) for part in ("--set", setting)]
+    places = folders(root, "models", "input", "output")
+    return cli.main(["run", template_file(name), *places, *settings, "--device", "cpu", "--json"])
+
+
+def test_template_is_valid_as_it_comes_once_its_files_are_there(
+    made: tuple[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make_files(name, tmp_path / "models", tmp_path / "input")
-    folders = [part for key in ("models", "input", "output") for part in (f"--{key}", str(tmp_path / key))]
-    settings = [part for setting in CUT for part in ("--set", setting)]
-    file = str(FOLDER / f"{name}.json") if FOLDER else ""
-    assert cli.main(["run", file, *folders, *settings, "--device", "cpu", "--json"]) == 0
-    (path,) = result(capsys)["images"]
-    with Image.open(path) as picture:
-        assert picture.size == (64, 64)
+    name, root = made
+    code = cli.main(["validate", template_file(name), *folders(root, "models", "input"), "--json"])
+    assert result(capsys)["problems"] == []
+    assert code == 0
+
+
+def test_template_runs_cut_by_set_and_hears_what_it_is_about(
+    made: tuple[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same seed with one setting more (no net, no LoRA, another area or mask) gives another picture."""
+    name, root = made
+    last = []
+    for more in ((), TEMPLATES[name].other):
+        assert cut_run(name, root, *more) == 0
+        pictures = [np.asarray(Image.open(path)) for path in result(capsys)["images"]]
+        assert sorted((p.shape[1], p.shape[0]) for p in pictures) == sorted(TEMPLATES[name].sizes)
+        last.append(pictures[-1])
+    assert not np.array_equal(*last)
 
 
 @pytest.mark.parametrize("name", ["controlnet_example", "mixing_controlnets", "lora_multiple"])
 def test_template_without_its_files_names_them_and_where_they_go(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = str(FOLDER / f"{name}.json") if FOLDER else ""
-    assert cli.main(["validate", file, "--models", str(tmp_path), "--json"]) == 3
+    assert cli.main(["validate", template_file(name), "--models", str(tmp_path), "--json"]) == 3
     said = " ".join(problem["message"] for problem in result(capsys)["problems"])
     for _, named in named_files(name):
         assert named in said
     assert ("models/loras" if name == "lora_multiple" else "models/controlnet") in said
-
-
-def test_the_loras_of_a_template_are_heard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same seed with the strengths of its two LoRAs at 0 gives another picture."""
-    make_files("lora_multiple", tmp_path / "models", tmp_path / "input")
-    pictures = []
-    for strength in ("1.0", "0.0"):
-        changed = (*CUT, *(f"{node}.strength_{part}={strength}" for node in (10, 11) for part in ("model", "clip")))
-        settings = [part for setting in changed for part in ("--set", setting)]
-        folders = [part for key in ("models", "output") for part in (f"--{key}", str(tmp_path / key))]
-        file = str(FOLDER / "lora_multiple.json") if FOLDER else ""
-        assert cli.main(["run", file, *folders, *settings, "--device", "cpu", "--json"]) == 0
-        with Image.open(result(capsys)["images"][0]) as picture:
-            pictures.append(np.asarray(picture).copy())
-    assert not np.array_equal(*pictures)
 
 
 def result(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
