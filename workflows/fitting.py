@@ -10,7 +10,7 @@ from types import MappingProxyType
 from ..controlnet_core.errors import CoreError, UnfitError
 from .contract import NodeSpec, read_specs
 from .graph import Graph, Node
-from .validation import Problem
+from .validation import Problem, as_error
 
 CONTROLLED_BY = frozenset({"CONDITIONING", "CONTROL_NET", "CNCORE_STACK"})
 """Types of links along which control comes to a sampler."""
@@ -53,6 +53,14 @@ def check_fit(graph: Graph, classes: Mapping[str, type]) -> list[Problem]:
     run; so is a file that cannot be read, which its loader names.
     """
     return [problem for use in uses(graph, classes) for problem in _problem(use, classes)]
+
+
+def require_fit(graph: Graph, classes: Mapping[str, type]) -> Graph:
+    """The graph, ready to run. Raises UnfitError with the first problem of `check_fit`, before anything is loaded."""
+    problems = check_fit(graph, classes)
+    if problems:
+        raise as_error(problems)
+    return graph
 
 
 def _problem(use: Use, classes: Mapping[str, type]) -> Iterator[Problem]:

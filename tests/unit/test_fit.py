@@ -284,3 +284,15 @@ def test_validate_tells_a_model_that_completes_a_net_of_another_base(desk: Desk)
     assert code == 3
     assert "node net (DiffControlNetLoader), input control_net_name" in line
     assert "wide text: load a control file made for Stable Diffusion 1" in line
+
+
+def test_pain_mat1_and_mat2_shapes_a_run_ends_before_it_loads(desk: Desk) -> None:
+    control, base = desk.files.path("controlnet", "sd15"), desk.files.path("base", "sdxl")
+    folders = ["--models", str(desk.files.models), "--input", str(desk.folder), "--output", str(desk.folder / "out")]
+    path = desk.folder / "w.json"
+    path.write_text(json.dumps(native(base.name, control.name)))
+    began = time.process_time()
+    code = cli.main(["run", str(path), "--quiet", "--device", "cpu", *folders])
+    assert time.process_time() - began < 1.0
+    assert code == 3
+    assert f"{base.name} is " in desk.capsys.readouterr().err

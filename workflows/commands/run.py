@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .. import overrides
 from ..bundled import find_workflow
 from ..execution import Cache, RunResult, execute
+from ..fitting import require_fit
 from ..formats import read_document, to_graph
 from ..graph import Graph
 from ..reporting import Reporter
@@ -74,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
             seeded = graph if seed is None else overrides.with_seed(graph, session.classes, seed)
             if len(seeds) > 1:
                 reporter.line(f"seed {seed}")
-            result = execute(validate(seeded, session.classes), session.classes, cache=cache, on_node=reporter.on_node)
+            ready = require_fit(validate(seeded, session.classes), session.classes)
+            result = execute(ready, session.classes, cache=cache, on_node=reporter.on_node)
             rows.append(_row(seed, result, seeded, session))
     finally:
         reporter.close()
