@@ -254,16 +254,20 @@ def desk(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> De
     return Desk(files, tmp_path, capsys)
 
 
-@pytest.mark.parametrize("workflow", [native, stacked])
-@pytest.mark.parametrize("kind", TITLES)
-def test_validate_names_nodes_and_files_of_a_misfit(desk: Desk, kind: str, workflow: Any) -> None:
-    control, base = desk.files.path(kind, "sd15"), desk.files.path("base", "sdxl")
+@pytest.mark.parametrize(
+    ("kind", "family", "base", "workflow"),
+    [*((*misfit, native) for misfit in MISFITS), *((kind, "sd15", "sdxl", stacked) for kind in TITLES)],
+)
+def test_validate_names_nodes_and_files_of_a_misfit(
+    desk: Desk, kind: str, family: str, base: str, workflow: Any
+) -> None:
+    control, checkpoint = desk.files.path(kind, family), desk.files.path("base", base)
     began = time.process_time()
-    code, lines = desk.validate(workflow(base.name, control.name))
+    code, lines = desk.validate(workflow(checkpoint.name, control.name))
     assert time.process_time() - began < 1.0
     assert code == 3
     [line] = lines
-    for part in ("node net", "node sample", "node load", control.name, base.name, "Stable Diffusion XL"):
+    for part in ("node net", "node sample", "node load", control.name, checkpoint.name, TITLES[kind]):
         assert part in line
 
 
