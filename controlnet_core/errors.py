@@ -60,6 +60,8 @@ class UnfitError(CheckpointError):
 class NonFiniteError(CoreError):
     """NaN or infinity appeared; the message names the step and the net it came from."""
 
+    exit_code = 3
+
 
 class OutOfMemory(CoreError):
     """The device has no memory left; the message says what would need less."""

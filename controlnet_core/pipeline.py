@@ -97,7 +97,7 @@ def generate(
             run = Run(shortcuts, waits_for_results(backend.runtime.device), recorder)
             result = _generate(*args, run)
             if run.finite is not None and not bool(run.finite):
-                _generate(*args, Run(shortcuts))  # the same again, looking at each step: raises with the culprit's name
+                return _generate(*args, Run(shortcuts))  # the same again, looking at each step: names the culprit
             return result
     except torch.cuda.OutOfMemoryError as error:
         raise OutOfMemory(

@@ -33,7 +33,12 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "doctor": (".commands.doctor", "check versions, device, folders and built-in files"),
     }
 )
-_EPILOG = "exit codes: 0 done, 2 bad usage or workflow, 3 missing or unfit file, 4 out of memory, 130 interrupted"
+BROKEN_PIPE = 141
+"""128 + SIGPIPE, as shells count it: the work may not have been finished, so it is no success."""
+_EPILOG = (
+    "exit codes: 0 done, 1 an unforeseen failure, 2 bad usage or workflow, 3 missing or unfit file, 4 out of memory, "
+    "130 interrupted"
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -73,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BrokenPipeError:
             # whoever read our output has gone; keep Python from complaining when it flushes at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
+            return BROKEN_PIPE
         except CoreError as error:
             return _report(error, arguments)
         except MemoryError:

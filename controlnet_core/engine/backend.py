@@ -1,7 +1,8 @@
 """A backend runs modules in the form that suits its device, and remembers what it has made.
 
 One backend lives as long as whoever owns it (a headless host, a test, one node in the editor);
-nothing is kept in the module. What it made is dropped when the original is.
+nothing is kept in the module. Packed twins are dropped when the original is; the last prepared runs, with the
+models that they belong to, are kept until newer ones take their place.
 """
 
 from __future__ import annotations

@@ -30,6 +30,8 @@ def evaluate(prepared: Prepared, x: Tensor, sigma: Tensor, cfg: float, run: Run 
         run.recorder.evaluation()
     predictions: dict[int, Tensor] = {}
     for group in prepared.groups:
+        if not any(_in_window(prepared, condition, float(sigma)) for _, condition in group.members):
+            continue
         for (index, _), prediction in zip(group.members, predict(prepared, group, x, sigma, run), strict=True):
             predictions[index] = prediction
     positives = range(prepared.positives)

@@ -42,8 +42,7 @@ class RecordedActor(Actor):
         if feature is None or not self.recorder.observe:
             super().add(target, feature, outlet, index, sigma)
             return
-        counts = [unit.rows.stop - unit.rows.start for unit in self.units]
-        for unit, own in zip(self.units, feature.split(counts), strict=True):
+        for unit, own in self.parts(feature):
             view = target[unit.rows]
             before = view.clone()
             with self.recorder.timing([unit.unit], target.device):

@@ -48,7 +48,7 @@ class Shortcuts:
             raise ValueRangeError(
                 f"reuse_every is {self.reuse_every} and encoder_every {self.encoder_every}: 1 is every evaluation"
             )
-        if self.reuse_tolerance < 0.0:
+        if not 0.0 <= self.reuse_tolerance < float("inf"):  # nan is neither
             raise ValueRangeError(f"reuse_tolerance is {self.reuse_tolerance}: give 0 (off) or more, such as 0.1")
         if not 0.0 <= self.guidance_start <= self.guidance_end <= 1.0:
             raise ValueRangeError(

@@ -103,12 +103,16 @@ class Actor:
         """Add the residuals of one feature map into the units' rows of a target, in place."""
         if feature is None:
             return
-        if len(self.units) == 1:  # whose feature may have one row for all, such as a T2I-Adapter's
-            self.units[0].add(target, feature, outlet, index, sigma)
+        for unit, own in self.parts(feature):
+            unit.add(target, own, outlet, index, sigma)
+
+    def parts(self, feature: Tensor) -> Iterator[tuple[PreparedUnit, Tensor]]:
+        """Each unit with its rows of a feature map; a single unit's may be one row for all, as a T2I-Adapter's is."""
+        if len(self.units) == 1:
+            yield self.units[0], feature
             return
         counts = [unit.rows.stop - unit.rows.start for unit in self.units]
-        for unit, own in zip(self.units, feature.split(counts), strict=True):
-            unit.add(target, own, outlet, index, sigma)
+        yield from zip(self.units, feature.split(counts), strict=True)
 
 
 def make_actors(units: Iterable[PreparedUnit]) -> tuple[Actor, ...]:

@@ -208,7 +208,7 @@ def test_a_model_of_another_kind_and_a_net_for_another_base(desk: Desk, models: 
 
 def test_nan_weights_are_reported_with_the_nets_name(desk: Desk) -> None:
     code, line = desk.run(net__control_net_name="nan.safetensors")
-    assert code == 1
+    assert code == 3
     assert "nan" in line.lower()
     assert "nan.safetensors" in line or "control net nan" in line.lower() or "nan (" in line.lower()
     assert desk.saved() == []

@@ -16,6 +16,7 @@ from comfyui_controlnet_core.controlnet_core.checkpoints.io import write_safeten
 from comfyui_controlnet_core.controlnet_core.checkpoints.keymap import KeyMap
 from comfyui_controlnet_core.controlnet_core.checkpoints.save import save_controlnet, save_folder
 from comfyui_controlnet_core.controlnet_core.config import DEMO, AdapterConfig, ControlNetConfig, UnionConfig
+from comfyui_controlnet_core.controlnet_core.control.report import Recorder
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit, Hint
 from comfyui_controlnet_core.controlnet_core.diffusion.denoiser import scale_input
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
@@ -31,6 +32,7 @@ from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.derived import PARTS, ControlDifference, ControlLora
 from comfyui_controlnet_core.controlnet_core.models.unet import Residuals, UNet
 from comfyui_controlnet_core.controlnet_core.models.union import UNION_CHOICES, ControlNetUnion, union_type
+from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
 from torch import Tensor, nn
 
 UNET = replace(DEMO.unet, widths=(32, 32, 64), num_heads=2, context_dim=16)
@@ -186,6 +188,23 @@ def test_an_adapter_acts_inside_the_encoder(unet: UNet, packed: bool) -> None:
     maps = [0.6 * feature for feature in net(hint())]
     expected = by_definition(unet, features=dict(zip((1, 3, 5), maps, strict=True)))
     close(by_engine(unet, ControlUnit(net, hint(), 0.6), packed=packed), expected)
+
+
+def test_a_report_of_an_adapter_on_both_halves_leaves_the_picture_as_it_is(unet: UNet) -> None:
+    """Its feature maps have one row for the rows of both halves."""
+    unit = ControlUnit(made("adapter"), hint(), 0.6, name="adapter")
+    model = DiffusionModel(unet, CONFIG, SCHEDULE)
+    halves = [Condition(random(1, 7, 16), (unit,))], [Condition(random(1, 7, 16, seed=9), (unit,))]
+    settings = SampleSettings(steps=2, cfg=3.0)
+
+    def run(recorder: Recorder | None) -> Tensor:
+        backend = Backend(Runtime(pack_weights=False))
+        return generate(model, *halves, torch.zeros(1, *LATENT[1:]), settings, backend=backend, recorder=recorder)
+
+    recorder = Recorder("euler", observe=True)
+    assert torch.equal(run(recorder), run(None))
+    (told,) = recorder.report().units
+    assert [sum(norm is not None for norm in norms) for norms in told.norms] == [3, 3]  # its three of the skips
 
 
 @torch.inference_mode()

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the workflow once, or once for each seed, keeping unchanged nodes in between."""
     began = time.perf_counter()
     document = read_document(find_workflow(args.file))  # before torch is imported: bad files answer at once
-    seeds = overrides.parse_seeds(args.seeds) if args.seeds else (None,)
+    seeds = overrides.parse_seeds(args.seeds) if args.seeds is not None else (None,)
     reporter = Reporter(quiet=args.quiet)
     report_ending(args.report)
     measured: list[dict[str, float]] = []
