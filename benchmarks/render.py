@@ -30,11 +30,11 @@ def main() -> int:
     args = parser.parse_args()
     rows: list[Row] = []
     for file in args.files:
-        report = json.loads(file.read_text(encoding="utf-8"))
-        print(", ".join(f"{key} {value}" for key, value in report["machine"].items()))
+        found = json.loads(file.read_text(encoding="utf-8"))
+        print(", ".join(f"{key} {value}" for key, value in found[0]["machine"].items()))
         print()
-        print(table(report["rows"]))
-        rows += report["rows"]
+        print(table(found))
+        rows += found
     if args.plot:
         plot(rows).save(args.plot)
     return 0

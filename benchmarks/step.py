@@ -42,7 +42,7 @@ def main() -> int:
     parser.add_argument("--shape", choices=list(SHAPES), default="sd15")
     parser.add_argument("--compiled", action="store_true", help="diffusers under torch.compile as well")
     parser.add_argument("--ours-only", action="store_true", help="no peers and no error, for a quick look")
-    parser.add_argument("--json", type=Path, help="where the rows are written, with the machine")
+    parser.add_argument("--json", type=Path, help="where the rows are written, a list; each with its machine")
     args = parser.parse_args()
     runtime = Runtime.choose(args.device, args.dtype)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
@@ -57,8 +57,8 @@ def main() -> int:
                         rows.append({**row, "size": size, "batch": batch, "nets": nets, "dtype": args.dtype})
                         print(line(rows[-1]), flush=True)
     if args.json:
-        report = {"machine": machine(runtime.device), "shape": args.shape, "rows": rows}
-        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        about = {"shape": args.shape, "machine": machine(runtime.device)}
+        args.json.write_text(json.dumps([{**row, **about} for row in rows], indent=1) + "\n", encoding="utf-8")
     return 0
 
 
