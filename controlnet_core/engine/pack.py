@@ -18,7 +18,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..models.layers import FeedForward, ResBlock, TransformerBlock
 from ..models.zero_conv import ZeroConv
+from .fuse import FusedFeedForward, FusedResBlock, FusedTransformerBlock
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -26,8 +28,10 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 def rebuild(module: ModuleT, replace: Callable[[nn.Module], nn.Module | None]) -> ModuleT:
     """A tree of the same shape; `replace` returns a new leaf, or None to keep the module as it is."""
     new = replace(module)
-    if new is not None:
-        return new  # type: ignore[return-value]
+    return _rebuild_inside(module, replace) if new is None else new  # type: ignore[return-value]
+
+
+def _rebuild_inside(module: ModuleT, replace: Callable[[nn.Module], nn.Module | None]) -> ModuleT:
     twin = copy(module)
     children = module._modules.items()
     twin._modules = {name: child if child is None else rebuild(child, replace) for name, child in children}
@@ -54,10 +58,17 @@ class PackedConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W')."""
+        return torch.ops.mkldnn._convolution_pointwise(x, self._weight(x), self.bias, *self.geometry, "none", [], "")
+
+    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
+        """residual + conv(x), the sum taken inside the product; residual (B, C', H', W')."""
+        return torch.ops.mkldnn._convolution_pointwise.binary(
+            x, residual, self._weight(x), self.bias, *self.geometry, "add", 1.0, None, [], None
+        )
+
+    def _weight(self, x: Tensor) -> Tensor:
         weight = self.packed.get(x.shape)
-        if weight is None:
-            weight = self._pack(x.shape)
-        return torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *self.geometry, "none", [], "")
+        return self._pack(x.shape) if weight is None else weight
 
     def _pack(self, size: torch.Size) -> Tensor:
         while len(self.packed) >= self.SIZES:
@@ -70,14 +81,26 @@ class PackedConv2d(nn.Module):
 class PackedLinear(nn.Module):
     """A linear layer whose weight is in oneDNN's blocked layout. Inference only."""
 
-    def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
         super().__init__()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().to(dtype))
-        self.bias = None if linear.bias is None else linear.bias.detach().to(dtype)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype))
+        self.bias = None if bias is None else bias.detach().to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C')."""
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """GELU of the product."""
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "gelu", [], "none")
+
+    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
+        """residual + the product, (..., C')."""
+        return torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.weight, self.bias, "add")
+
+    def times(self, x: Tensor, factor: Tensor) -> Tensor:
+        """factor * the product, (..., C')."""
+        return torch.ops.mkldnn._linear_pointwise.binary(x, factor, self.weight, self.bias, "mul")
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
@@ -99,13 +122,26 @@ def pack(module: ModuleT, dtype: torch.dtype) -> ModuleT:
         if type(leaf) is nn.Conv2d and leaf.padding_mode == "zeros" and isinstance(leaf.padding, tuple):
             return PackedConv2d(leaf, dtype)
         if type(leaf) is nn.Linear:
-            return PackedLinear(leaf, dtype)
+            return PackedLinear(leaf.weight, leaf.bias, dtype)
+        if type(leaf) is FeedForward:
+            return _pack_feed_forward(leaf, dtype)
+        if type(leaf) is ResBlock:
+            return FusedResBlock(_rebuild_inside(leaf, replace))
+        if type(leaf) is TransformerBlock:
+            return FusedTransformerBlock(_rebuild_inside(leaf, replace))
         return _copy_leaf(leaf)
 
     twin = rebuild(module, replace)
     for part in twin.modules():  # copies, all of them: the original's parameters are left alone
         part._parameters = {name: None if p is None else _cast(p, dtype) for name, p in part._parameters.items()}
     return twin
+
+
+def _pack_feed_forward(ff: FeedForward, dtype: torch.dtype) -> FusedFeedForward:
+    value, gate = ff.proj.weight.chunk(2)
+    value_bias, gate_bias = ff.proj.bias.chunk(2)
+    out = PackedLinear(ff.out.weight, ff.out.bias, dtype)
+    return FusedFeedForward(PackedLinear(value, value_bias, dtype), PackedLinear(gate, gate_bias, dtype), out)
 
 
 def _copy_leaf(module: nn.Module) -> nn.Module | None:

@@ -89,8 +89,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, kv: KeyValue) -> Tensor:
         """(B, N, width) -> (B, N, width)."""
+        return self.out(self.attended(x, kv))
+
+    def attended(self, x: Tensor, kv: KeyValue) -> Tensor:
+        """What the last layer reads: (B, N, width) -> (B, N, width)."""
         attended = F.scaled_dot_product_attention(self._split(self.q(x)), *kv)
-        return self.out(rearrange(attended, "b h n d -> b n (h d)"))
+        return rearrange(attended, "b h n d -> b n (h d)")
 
     def _split(self, x: Tensor) -> Tensor:
         return rearrange(x, "b n (h d) -> b h n d", h=self.heads)

@@ -7,7 +7,7 @@ that it has prepared before the first step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -176,13 +176,15 @@ class UNetDecoder(BlockStack):
                 width = level_width
         self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, h: Tensor, skips: Sequence[Tensor], projected: Projected) -> Tensor:
-        """Middle output and the encoder's skips -> (B, widths[0], H, W)."""
-        remaining = list(skips)
+    def forward(self, h: Tensor, skips: list[Tensor], projected: Projected) -> Tensor:
+        """Middle output and the encoder's skips -> (B, widths[0], H, W).
+
+        `skips` is emptied: each is let go when it has been read.
+        """
         for block, shift, kv in zip(self.blocks, *projected, strict=True):
-            h = block(torch.cat([h, remaining.pop()], dim=1), shift, kv)
+            h = block(torch.cat([h, skips.pop()], dim=1), shift, kv)
             if block.up is not None:
-                h = block.up(h, size=tuple(remaining[-1].shape[-2:]))
+                h = block.up(h, size=tuple(skips[-1].shape[-2:]))
         return h
 
 

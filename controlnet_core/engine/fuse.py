@@ -1,0 +1,76 @@
+"""Blocks of packed layers, computed in fewer passes over memory.
+
+oneDNN finishes a product with the operation that follows it (an added residual, a gate) while the result
+is still in the cache; what only a block itself has seen is overwritten in place; and the feed-forward's
+wide middle is never held whole. Same formulas as `models.layers`, in the same order; inference only.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..models.layers import KeyValue, ResBlock, TransformerBlock
+
+
+class FusedResBlock(nn.Module):
+    """A `ResBlock` of packed layers: activations in place, the residual added by the last convolution."""
+
+    def __init__(self, block: ResBlock) -> None:
+        super().__init__()
+        self.block = block
+
+    def time_shift(self, emb: Tensor) -> Tensor:
+        """As `ResBlock.time_shift`."""
+        return self.block.time_shift(emb)
+
+    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+        """As `ResBlock.forward`."""
+        block = self.block
+        h = block.conv1(F.silu(block.norm1(x), inplace=True)).add_(shift)
+        h = F.silu(block.norm2(h), inplace=True)
+        return block.conv2.plus(h, x if block.skip is None else block.skip(x))
+
+
+class FusedFeedForward(nn.Module):
+    """A `FeedForward` (GEGLU) whose gate is applied inside the products, a few tokens at a time.
+
+    The wide middle, 8 times the width of x, would be the largest tensor of the whole network.
+    """
+
+    TOKENS = 512
+    """A piece of this many tokens is wide enough for the processor, and its middle stays in the cache."""
+
+    def __init__(self, value: nn.Module, gate: nn.Module, out: nn.Module) -> None:
+        super().__init__()
+        self.value, self.gate, self.out = value, gate, out
+
+    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
+        """residual + FeedForward(x), both (B, N, width)."""
+        made = torch.empty_like(residual)
+        flat = (t.view(-1, t.shape[-1]).split(self.TOKENS) for t in (x, residual, made))
+        for piece, beside, target in zip(*flat, strict=True):
+            gated = self.value.times(piece, self.gate.gelu(piece))
+            target.copy_(self.out.plus(gated, beside))
+        return made
+
+
+class FusedTransformerBlock(nn.Module):
+    """A `TransformerBlock` of packed layers: each residual added by the layer before it."""
+
+    def __init__(self, block: TransformerBlock) -> None:
+        super().__init__()
+        self.norm1, self.attn1 = block.norm1, block.attn1
+        self.norm2, self.attn2 = block.norm2, block.attn2
+        self.norm3, self.ff = block.norm3, block.ff
+
+    def forward(self, x: Tensor, kv: KeyValue) -> Tensor:
+        """As `TransformerBlock.forward`."""
+        x = self._attend_to_itself(x)
+        x = self.attn2.out.plus(self.attn2.attended(self.norm2(x), kv), x)
+        return self.ff.plus(self.norm3(x), x)
+
+    def _attend_to_itself(self, x: Tensor) -> Tensor:
+        normed = self.norm1(x)
+        return self.attn1.out.plus(self.attn1.attended(normed, self.attn1.kv(normed)), x)
