@@ -14,12 +14,13 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from ..config import ModelConfig
+from ..config import ModelConfig, UnionConfig
 from ..diffusion.schedule import NoiseSchedule
 from ..models.controlnet import ControlNet
 from ..models.text_encoder import ClipTextModel, TextEncoder
 from ..models.tokenizer import ClipTokenizer, VocabMap
 from ..models.unet import UNet
+from ..models.union import ControlNetUnion, union_type
 from ..models.vae import AutoencoderKL
 from .data import SceneSet, draw_rows
 from .loop import Loop, LossFunction, Recipe
@@ -30,8 +31,10 @@ from .step import (
     control_predictor,
     high_noise_timesteps,
     initialise_hint_encoder,
+    initialise_union,
     noise_loss,
     uniform_timesteps,
+    union_predictor,
 )
 
 _FAST = (0.9, 0.99)
@@ -72,6 +75,16 @@ NETS: Mapping[str, NetRecipe] = MappingProxyType(
     }
 )
 """The shipped nets saw the base of the first pass in their own first pass, and only then the one that is shipped."""
+UNION = replace(CONTROL, steps=1200, batch=8, accumulate=2, lr=8e-4, lr_end=0.02, warmup=30, seed=31)
+"""The Union of all five kinds, from the canny net; every batch has kinds of its own, so a step is two of them."""
+UNION_START = "canny"
+UNION_KINDS: Mapping[str, str] = MappingProxyType(
+    {"openpose": "openpose", "depth": "depth", "scribble": "scribble", "canny": "canny", "segmentation": "segment"}
+)
+"""The kinds the Union learns, with the released name of their type. The sixth type, normals, stays untrained."""
+UNION_TYPES = 6
+UNION_PAIRS = 0.25
+"""The share of batches with two kinds at once."""
 UNKNOWN_WORD = "xylophone"
 UNKNOWN_SHARE = 0.02
 
@@ -203,6 +216,47 @@ def control_stage(
         return _loss(predict, data.latents[batch], schedule, config, high_noise_timesteps, generator)
 
     return Loop({"net": net}, loss, recipe, state)
+
+
+def union_stage(
+    config: ModelConfig,
+    data: Latents,
+    scenes: SceneSet,
+    unet: UNet,
+    text: TextEncoder,
+    schedule: NoiseSchedule,
+    recipe: Recipe,
+    state: Path | None,
+    start: ControlNet,
+) -> Loop:
+    """Trains a ControlNet Union on all kinds of hint, from the weights of a net for one of them.
+
+    A batch has one kind, or sometimes two at once; the net is told which, as it is at sampling.
+    """
+    torch.manual_seed(recipe.seed + 2)
+    unet.requires_grad_(False)
+    union = UnionConfig(UNION_TYPES, config.unet.widths[0])
+    net = ControlNetUnion(replace(start.config, union=union))
+    initialise_union(net, start)
+    net.requires_grad_(True)
+
+    def loss(generator: torch.Generator) -> Tensor:
+        batch = draw_rows(len(scenes), recipe.batch, generator)
+        kinds = _draw_kinds(generator)
+        with torch.no_grad():
+            context = text(_with_empty(data, batch, CONTROL_EMPTY_CAPTIONS, generator))
+        hints = [scenes.hint(kind, batch) for kind in kinds]
+        predict = union_predictor(unet, net, context, hints, [union_type(UNION_KINDS[kind]) for kind in kinds])
+        return _loss(predict, data.latents[batch], schedule, config, high_noise_timesteps, generator)
+
+    return Loop({"net": net}, loss, recipe, state)
+
+
+def _draw_kinds(generator: torch.Generator) -> list[str]:
+    """One kind, or two different ones in a share of the draws."""
+    kinds = list(UNION_KINDS)
+    count = 2 if float(torch.rand((), generator=generator)) < UNION_PAIRS else 1
+    return [kinds[i] for i in torch.randperm(len(kinds), generator=generator)[:count].tolist()]
 
 
 def _with_empty(data: Latents, batch: Tensor, share: float, generator: torch.Generator) -> Tensor:

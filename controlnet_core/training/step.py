@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
@@ -14,6 +14,7 @@ from ..diffusion.denoiser import add_noise, scale_input, training_target
 from ..diffusion.schedule import NoiseSchedule
 from ..models.controlnet import ControlNet
 from ..models.unet import Residuals, UNet
+from ..models.union import ControlNetUnion
 from ..models.vae import AutoencoderKL
 
 TimestepDraw: TypeAlias = Callable[[int, torch.Generator], Tensor]
@@ -94,6 +95,13 @@ def control_predictor(
     return predict
 
 
+def union_predictor(
+    unet: UNet, net: ControlNetUnion, context: Tensor, hints: Sequence[Tensor], types: Sequence[int]
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """As `control_predictor`, for a ControlNet Union: each hint (B, C, H, W) with the number of its type."""
+    return lambda x, t: unet(x, t, context, residuals=net(x, t, context, hints, types))
+
+
 def autoencoder_loss(vae: AutoencoderKL, images: Tensor, generator: torch.Generator, kl_weight: float) -> Tensor:
     """|| x - x' ||_1, the same for the gradients along both axes, and the KL term per latent value.
 
@@ -123,3 +131,15 @@ def initialise_hint_encoder(net: ControlNet, last_std: float, generator: torch.G
         nn.init.normal_(conv.weight, std=std, generator=generator)
         nn.init.zeros_(conv.bias)
     nn.init.normal_(net.hint.convs[-1].weight, std=last_std, generator=generator)
+
+
+def initialise_union(net: ControlNetUnion, start: ControlNet) -> None:
+    """The weights of a trained ControlNet; the Union's own end in zeros, so that it starts as that net.
+
+    Whatever its types, a fresh Union then gives the residuals of `start` for the sum of the embedded hints.
+    """
+    for name, part in start.named_children():
+        net.get_submodule(name).load_state_dict(part.state_dict())
+    for last in (net.union.projection, net.union.type_embed.linear2):
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import comfyui_controlnet_core
 import pytest
 import torch
+from comfyui_controlnet_core.controlnet_core.checkpoints.control import load_control
 from comfyui_controlnet_core.controlnet_core.checkpoints.io import read_header
 from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_checkpoint, load_controlnet
+from comfyui_controlnet_core.controlnet_core.config import UnionConfig
+from comfyui_controlnet_core.controlnet_core.models.union import ControlNetUnion
+from comfyui_controlnet_core.controlnet_core.training.step import initialise_union
 from comfyui_controlnet_core.workflows import cli
 
 ASSETS = Path(comfyui_controlnet_core.__file__).parent / "controlnet_core" / "assets"
@@ -30,6 +35,34 @@ def test_second_passes_go_on_from_the_first_and_say_so(tmp_path: Path, capsys: p
     recipe = read_header(tmp_path / "demo_canny.safetensors").metadata["controlnet_core.recipe"]
     assert recipe.startswith("train-demo canny --start fresh: Recipe(steps=3000") and "steps=2," in recipe
     assert "demo_canny.safetensors" in capsys.readouterr().out
+
+
+def test_the_union_starts_from_canny_and_learns_all_kinds(tmp_path: Path) -> None:
+    for name in ("demo_vae", "demo_base", "demo_canny"):
+        shutil.copy(ASSETS / f"{name}.safetensors", tmp_path)
+    assert cli.main(["train-demo", "union", "--work", str(tmp_path), "--scenes", "8", "--steps", "2"]) == 0
+    canny = load_controlnet(tmp_path / "demo_canny.safetensors")[0].state_dict()
+    net, identity = load_control(tmp_path / "demo_union.safetensors")
+    assert identity.kind == "controlnet-union" and isinstance(net, ControlNetUnion)
+    assert net.config.union == UnionConfig(6, 64)
+    union = net.state_dict()
+    moved = sum(not torch.equal(weight, union[name]) for name, weight in canny.items())
+    assert moved > len(canny) // 2
+    assert union["union.projection.weight"].abs().max() > 0 and union["union.type_embed.linear2.weight"].abs().max() > 0
+    recipe = read_header(tmp_path / "demo_union.safetensors").metadata["controlnet_core.recipe"]
+    assert recipe.startswith("train-demo union --start canny: Recipe(steps=2")
+
+
+def test_a_fresh_union_gives_what_the_net_gives_that_it_starts_from() -> None:
+    canny = load_controlnet(ASSETS / "demo_canny.safetensors", dtype=torch.float32)[0]
+    net = ControlNetUnion(replace(canny.config, union=UnionConfig(6, 64)))
+    initialise_union(net, canny)
+    generator = torch.Generator().manual_seed(0)
+    x, hint = torch.randn(2, 4, 8, 8, generator=generator), torch.rand(2, 3, 64, 64, generator=generator)
+    context, t = torch.randn(2, 77, canny.config.unet.context_dim, generator=generator), torch.full((2,), 500.0)
+    with torch.inference_mode():
+        expected, found = canny(x, t, context, hint), net(x, t, context, [hint], [3])
+    assert all(map(torch.equal, (*expected.skips, expected.middle), (*found.skips, found.middle)))
 
 
 def test_a_net_without_its_base_names_the_stage_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ...controlnet_core.training.recipes import Latents
 
 NETS = ("canny", "segmentation", "openpose", "depth", "scribble")
-STAGES = ("scenes", "autoencoder", "base", *NETS)
+STAGES = ("scenes", "autoencoder", "base", *NETS, "union")
 SCENES, SEED = 24000, 0
 VAE_FILE = "demo_vae.safetensors"
 
@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
             "scenes": _scenes,
             "autoencoder": _autoencoder,
             "base": _base,
+            "union": _union,
         }.get(stage, lambda a, kind=stage: _net(a, kind))
         if not maker(args):
             print(f"{stage}: stopped before its last step; the same command goes on from there")
@@ -175,6 +176,28 @@ def _net(args: argparse.Namespace, kind: str) -> bool:
         return False
     if not train(f"{kind}, second pass", rough, target, recipe.first, _recipe(recipe.second, args)):
         return False
+    return _done(target)
+
+
+def _union(args: argparse.Namespace) -> bool:
+    from ...controlnet_core.checkpoints.load import load_controlnet
+    from ...controlnet_core.checkpoints.save import save_controlnet
+    from ...controlnet_core.diffusion.schedule import scaled_linear
+    from ...controlnet_core.training import recipes
+
+    scenes = _open(args)
+    checkpoint, data = _base_and_latents(args, scenes)
+    source = recipes.UNION_START
+    start = load_controlnet(_made(args.work / f"demo_{source}.safetensors", source))[0].float()
+    recipe, target = _recipe(recipes.UNION, args), args.work / "demo_union.safetensors"
+    text, state = checkpoint.text_encoder(), args.work / "demo_union.state"
+    loop = recipes.union_stage(
+        checkpoint.config, data, scenes, checkpoint.unet, text, scaled_linear(), recipe, state, start
+    )
+    if not _train("union", loop, args):
+        return False
+    metadata = _metadata(f"union --start {source}", args, recipe)
+    save_controlnet(target, loop.modules["net"], family="demo", dtype=_half(), metadata=metadata)  # type: ignore[arg-type]
     return _done(target)
 
 
