@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..controlnet_core.errors import MissingFileError, ValueRangeError
+from ..controlnet_core.errors import MissingFileError
 from .model_paths import model_folders
 
 if TYPE_CHECKING:
@@ -81,7 +81,12 @@ def open_session(args: argparse.Namespace, progress: Progress | None = None) -> 
 
 
 def host_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """Keyword arguments of `HeadlessHost`. Raises MissingFileError when a named folder is missing."""
+    """Keyword arguments of `HeadlessHost`.
+
+    Raises MissingFileError when a named folder is missing, ValueRangeError when this machine has no such device.
+    """
+    from ..controlnet_core.engine.runtime import choose_device
+
     if args.input is not None and not Path(args.input).is_dir():
         raise MissingFileError(f"--input {args.input}: there is no such folder: check the path", args.input)
     roots, by_kind = model_folders(args.models or [])
@@ -92,26 +97,6 @@ def host_arguments(args: argparse.Namespace) -> dict[str, Any]:
         "output_dir": Path(args.output),
         "models_dirs": roots,
         "model_folders": by_kind,
-        "device": _device(getattr(args, "device", "auto")),
+        "device": str(choose_device(getattr(args, "device", "auto"))),
         "dtype": getattr(args, "dtype", "auto"),
     }
-
-
-def _device(name: str) -> str:
-    """The device's name, checked. Raises ValueRangeError when this machine has no such device."""
-    import torch
-
-    if name == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueRangeError(f"--device {name}: expected auto, cpu, cuda, cuda:1 or mps") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise ValueRangeError(f"--device {name}: this machine has {count} CUDA devices here: use --device cpu")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueRangeError("--device mps: this machine has none: use --device cpu")
-    return name

@@ -11,6 +11,7 @@ import torch
 from ..errors import Interrupted, ValueRangeError
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DEVICES = ("cpu", "cuda", "mps")
 Cancelled: TypeAlias = Callable[[], bool]
 
 
@@ -27,23 +28,48 @@ class Runtime:
     def choose(cls, device: str = "auto", dtype: str = "auto") -> Runtime:
         """From words, as a command line gives them. Raises ValueRangeError for unknown ones.
 
-        auto: a CUDA device where there is one, else the CPU; fp16 on CUDA, fp32 on the CPU. The
-        autoencoder runs in bf16 or fp32, since SD1.5's overflows in fp16.
+        device: as `choose_device`. dtype auto: fp16 on CUDA, else fp32. The autoencoder runs in bf16 or
+        fp32, since SD1.5's overflows in fp16.
         """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            where = torch.device(device)
-        except RuntimeError as error:
-            raise ValueRangeError(f"device {device!r} is unknown: use cpu, cuda, cuda:1, mps or auto") from error
-        if where.type == "cuda" and not torch.cuda.is_available():
-            raise ValueRangeError("device cuda was asked for, but this torch sees no CUDA device: use --device cpu")
+        where = choose_device(device)
         if dtype == "auto":
             dtype = "fp16" if where.type == "cuda" else "fp32"
         if dtype not in DTYPES:
             raise ValueRangeError(f"dtype {dtype!r} is unknown: choose one of auto, {', '.join(DTYPES)}")
         half = where.type == "cuda" and torch.cuda.is_bf16_supported()
         return cls(where, DTYPES[dtype], torch.bfloat16 if half else torch.float32)
+
+
+def choose_device(name: str) -> torch.device:
+    """cpu, cuda, cuda:1 or mps by name; auto is CUDA where there is one, else mps, else the CPU.
+
+    Raises ValueRangeError for an unknown name, and for a device that this machine does not have.
+    """
+    if name == "auto":
+        found = next((kind for kind in ("cuda", "mps") if _count(kind)), "cpu")
+        return torch.device(found)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in DEVICES:
+        raise ValueRangeError(f"device {name!r} is unknown: use auto, cpu, cuda, cuda:1 or mps")
+    count = _count(device.type)
+    if (device.index or 0) < count:
+        return device
+    words = {"cuda": "CUDA", "mps": "Apple GPU"}.get(device.type, device.type)
+    if count:
+        raise ValueRangeError(f"device {name} is not there: {device.type}:{count - 1} is the last of this machine")
+    raise ValueRangeError(
+        f"device {name} is not there: torch {torch.__version__} sees no {words} device; use --device cpu, or "
+        "install a torch that is built for it"
+    )
+
+
+def _count(kind: str) -> int:
+    """How many devices of a kind there are."""
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    return counts[kind]
 
 
 def waits_for_results(device: torch.device) -> bool:
