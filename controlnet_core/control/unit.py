@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 from typing import TypeAlias
 
 from torch import Tensor
@@ -75,6 +76,7 @@ class ControlUnit:
             if hint.picture.ndim != 4:
                 shape = tuple(hint.picture.shape)
                 raise ShapeError(f"the hint has shape {shape}, expected (B, channels, height, width)")
+        self._check_numbers()
         if self.items is not None and not self.items:
             raise ValueRangeError("the factors per picture are empty: give one for each picture, or none at all")
         if self.mask is not None and self.mask.ndim != 3:
@@ -87,6 +89,20 @@ class ControlUnit:
             raise ValueRangeError(f"control mode {self.mode!r} is unknown: choose one of {', '.join(MODES)}")
         if self.fit not in FITS:
             raise ValueRangeError(f"hint fit {self.fit!r} is unknown: choose one of {', '.join(FITS)}")
+
+    def _check_numbers(self) -> None:
+        own = self.block_weights if isinstance(self.block_weights, tuple) else ()
+        given = {
+            "strength": (self.strength,),
+            "factor of the positive half": (self.positive,),
+            "factor of the negative half": (self.negative,),
+            "factor of a picture": self.items or (),
+            "block weight": own,
+        }
+        for what, numbers in given.items():
+            for number in numbers:
+                if not isfinite(number):
+                    raise ValueRangeError(f"the {what} is {number}: give a finite number")
 
     @property
     def hints(self) -> tuple[Hint, ...]:

@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from math import isfinite
 from types import MappingProxyType
 
 from ..config import UNetConfig
@@ -71,6 +72,9 @@ class BlockWeights:
     def __post_init__(self) -> None:
         if self.preset and self.preset not in PRESETS:
             raise ValueRangeError(f"block weights {self.preset!r} are unknown: choose one of {', '.join(PRESETS)}")
+        for number in (*self.levels, self.middle, *self.custom, self.first, self.last):
+            if not isfinite(number):
+                raise ValueRangeError(f"a block weight is {number}: give finite numbers")
 
     def resolve(self, config: UNetConfig) -> tuple[float, ...]:
         """A factor for each skip and the middle of a net on this base (13 in SD1.5).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -354,3 +355,22 @@ def test_the_engine_fits_hints_as_the_unit_says(unet: UNet, net: ControlNet, fit
     got = residuals(unet, ControlUnit(net, hint, fit=fit))
     assert_blocks(got, plain_residuals(net, fit_hint(hint, 64, 96, fit)), [1.0] * BLOCKS)
     assert not math.isclose(float(fit_hint(hint, 64, 96, fit).mean()), float(fit_hint(hint, 64, 96).mean()))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("strength", math.nan, "the strength is nan"),
+        ("positive", math.inf, "positive half is inf"),
+        ("negative", -math.inf, "negative half is -inf"),
+        ("items", (1.0, math.nan), "factor of a picture is nan"),
+        ("block_weights", (math.inf,) * BLOCKS, "block weight is inf"),
+        ("start", math.nan, "the window is nan"),
+        ("end", math.inf, "both ends must be between 0 and 1"),
+    ],
+)
+def test_numbers_of_a_unit_are_finite(unet: UNet, field: str, value: Any, said: str) -> None:
+    with pytest.raises(ValueRangeError, match=said):
+        ControlUnit(ControlNet.from_unet(unet), HINT, **{field: value})
+    with pytest.raises(ValueRangeError, match="a block weight is nan"):
+        BlockWeights(middle=math.nan)
