@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterator, Sequence
+import errno
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..controlnet_core.errors import MissingFileError, PathError
 
@@ -14,18 +18,57 @@ ALIASES = {"diffusion_models": ("unet",), "text_encoders": ("clip",)}
 """Older folder names that hold the same kind of file."""
 
 
+LONGEST = 255
+"""Bytes of a file's or folder's name that every usual file system takes."""
+_DEVICES = frozenset({"CON", "PRN", "AUX", "NUL", *(f"{kind}{n}" for kind in ("COM", "LPT") for n in range(1, 10))})
+
+
+def leaves_folder(name: Any) -> bool:
+    """Whether a file name would reach outside the folder that it is looked for in."""
+    if not isinstance(name, str):
+        return False
+    path = name.replace("\\", "/")
+    return path.startswith(("/", "~")) or ".." in path.split("/") or (len(path) > 1 and path[1] == ":")
+
+
+def name_fault(name: str, ending: int = 0, windows: bool = os.name == "nt") -> str:
+    """Why no file can have this name, in words; empty where one can. ending: bytes that come behind the last part."""
+    if "\0" in name:
+        return "holds the character NUL"
+    try:
+        parts = [part.encode() for part in name.replace("\\", "/").split("/")]
+    except UnicodeEncodeError as error:
+        return f"holds {name[error.start]!r}, half a character"
+    longest = max(*(len(part) for part in parts[:-1]), len(parts[-1]) + ending, 0)
+    if longest > LONGEST:
+        return f"has a part of {longest} bytes, {LONGEST} are the most"
+    if windows:
+        device = next((p.decode() for p in parts if p.decode().split(".")[0].strip().upper() in _DEVICES), "")
+        if device or ":" in name:
+            return f"holds {device or ':'}, which Windows keeps for itself"
+    return ""
+
+
 def inside(folder: Path, name: str) -> Path:
-    """folder / name, with subfolders. Raises PathError for a name that leaves the folder."""
-    parts = name.replace("\\", "/").split("/")
-    absolute = name.startswith(("/", "\\", "~")) or (len(name) > 1 and name[1] == ":")
-    if absolute or ".." in parts or "\0" in name:
+    """folder / name, with subfolders. Raises PathError for a name that leaves the folder, or that no file can have."""
+    if leaves_folder(name):
         raise PathError(f"{name!r} leaves the folder {folder}: give a name inside it")
+    fault = name_fault(name)
+    if fault:
+        raise PathError(f"{brief(name)} {fault}: give another name")
+    parts = name.replace("\\", "/").split("/")
     path = folder.joinpath(*parts)
     root = folder.resolve()
     # a link inside the folder may lead anywhere; model folders are often links themselves, pictures not
     if path.resolve() != root and root not in path.resolve().parents and not _is_linked(folder, parts):
         raise PathError(f"{name!r} leaves the folder {folder}: give a name inside it")
     return path
+
+
+def brief(name: str) -> str:
+    """A name as messages show it, however long it is and whatever it holds."""
+    shown = repr(name)
+    return shown if len(shown) <= 60 else f"{shown[:40]}...{shown[-12:]}"
 
 
 def _is_linked(folder: Path, parts: Sequence[str]) -> bool:
@@ -50,6 +93,27 @@ def _walk(folder: Path, endings: frozenset[str]) -> Iterator[str]:
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if path.suffix.lower() in endings and not hidden and path.is_file():
             yield path.relative_to(folder).as_posix()
+
+
+def publish(temporary: Path, names: Iterable[Path]) -> Path:
+    """Give a finished file the first of these names that is free, and return it.
+
+    Nobody sees a name before its file is whole, and a name that another process takes meanwhile stays its own.
+    Raises OSError.
+    """
+    for path in names:
+        with contextlib.suppress(FileExistsError):
+            try:
+                path.hardlink_to(temporary)
+            except FileExistsError:
+                raise
+            except OSError:  # a file system without hard links: claim the name, then fill it
+                path.open("xb").close()
+                temporary.replace(path)
+            else:
+                temporary.unlink()
+            return path
+    raise FileExistsError(errno.EEXIST, "all names are taken")
 
 
 def find_file(folders: Sequence[Path], name: str, kind: str, endings: frozenset[str]) -> Path:

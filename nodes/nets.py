@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from ..controlnet_core.checkpoints.load import load_controlnet, load_unet
 from ..controlnet_core.checkpoints.save import LayoutName, save_controlnet
 from ..controlnet_core.models.controlnet import ControlNet
 from . import builtin
-from .folders import inside
+from .folders import inside, publish
 from .host import Node
 
 CATEGORY = "ControlNet Core/train"
@@ -57,16 +59,24 @@ def free_path(folder: Path, prefix: str) -> Path:
 
     Raises PathError for a prefix that leaves the folder.
     """
-    numbered = (inside(folder, f"{prefix}_{number:05d}.safetensors") for number in itertools.count(1))
-    return next(path for path in numbered if not path.exists())
+    return next(path for path in _numbered(folder, prefix) if not path.exists())
+
+
+def _numbered(folder: Path, prefix: str) -> Iterator[Path]:
+    return (inside(folder, f"{prefix}_{number:05d}.safetensors") for number in itertools.count(1))
 
 
 def write(host: Any, net: ControlNet, prefix: str, layout: str, dtype: str, family: str, note: str) -> Path:
-    """Save a net under a free name of the output folder; returns the file. Raises CheckpointError."""
-    path = free_path(host.output_dir, prefix)
+    """Save a net under a free name of the output folder; returns the file. Raises PathError or CheckpointError."""
+    names = _numbered(host.output_dir, prefix)
+    first = next(names)
+    temporary = first.with_name(f".{os.getpid()}.new")
     metadata = {"controlnet_core.made_by": note}
-    save_controlnet(path, net, family=family, layout=LAYOUTS[layout], dtype=DTYPES[dtype], metadata=metadata)
-    return path
+    try:
+        save_controlnet(temporary, net, family=family, layout=LAYOUTS[layout], dtype=DTYPES[dtype], metadata=metadata)
+        return publish(temporary, itertools.chain([first], names))
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class SaveControlNet(Node):

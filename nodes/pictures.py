@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
+import itertools
 import json
 import os
 import posixpath
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,13 +20,15 @@ import torch
 from torch import Tensor
 
 from ..controlnet_core.errors import CoreError, MissingFileError, ShapeError, ValueRangeError
-from .folders import PICTURE_ENDINGS, find_file, inside
+from .folders import PICTURE_ENDINGS, find_file, inside, publish
 
 NO_MASK = (64, 64)
 """Size of the mask of a picture without transparency, as in the host."""
 CHANNELS = {"alpha": "A", "red": "R", "green": "G", "blue": "B"}
 COMPRESSION = 4
 DEFAULT_PREFIX = "ComfyUI"
+FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+"""What an error of the system says when there is no room, on the disk or by a limit."""
 
 
 class Folders(Protocol):
@@ -172,44 +176,31 @@ def encode_png(picture: Tensor, texts: Mapping[str, str]) -> bytes:
 
 
 def _write(folder: Path, stem: str, data: bytes) -> Path:
-    """Write under the next free number. The name is claimed first, so that two runs never share one."""
+    """Write under the next free number, which a finished file takes at once: two runs never share one."""
+    temporary = folder / f".{os.getpid()}.tmp"  # short, since the name itself may have the greatest length
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path = _claim(folder, stem)
+        temporary.write_bytes(data)
+        return publish(temporary, _numbered(folder, stem))
     except OSError as error:
         raise _unwritable(folder, error) from error
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except BaseException as error:
+    finally:
         temporary.unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise _unwritable(folder, error) from error
-        raise
-    return path
 
 
 def _unwritable(folder: Path, error: OSError) -> CoreError:
+    remedy = "make room" if error.errno in FULL else "choose another name"
     return CoreError(
-        f"the picture cannot be written into {folder} ({error.strerror or error}): make room, or choose another "
-        "folder with --output; nothing half-written is left"
+        f"the picture cannot be written into {folder} ({error.strerror or error}): {remedy}, or "
+        "another folder with --output; nothing half-written is left"
     )
 
 
-def _claim(folder: Path, stem: str) -> Path:
-    """Create the empty file stem_N_.png with the smallest N above those there."""
-    pattern = re.compile(re.escape(stem) + r"_(\d+)_?.*\.png", re.IGNORECASE)
+def _numbered(folder: Path, stem: str) -> Iterator[Path]:
+    """stem_N_.png with every N above those that are there."""
+    pattern = re.compile(re.escape(stem) + r"_(\d{1,18})_?.*\.png", re.IGNORECASE)
     taken = [int(match[1]) for file in folder.iterdir() if (match := pattern.fullmatch(file.name))]
-    number = max(taken, default=0) + 1
-    while True:
-        path = folder / f"{stem}_{number:05}_.png"
-        try:
-            path.open("xb").close()
-            return path
-        except FileExistsError:
-            number += 1
+    return (folder / f"{stem}_{number:05}_.png" for number in itertools.count(max(taken, default=0) + 1))
 
 
 _DATE = re.compile("d{1,2}|M{1,2}|h{1,2}|m{1,2}|s{1,2}|yyyy|yy")

@@ -99,7 +99,7 @@ class Palette:
     def _number(self, word: str, known: Mapping[str, int]) -> int:
         if word in known:
             return known[word]
-        if word.isdigit() and int(word) < len(self.classes):
+        if word.isascii() and word.isdigit() and len(word) < 5 and int(word) < len(self.classes):
             return int(word)
         near = ", ".join(get_close_matches(word, known)) or ", ".join(self.classes[:5]) + ", ..."
         raise ParameterError(f"{word!r} is not a class of {self.name}; near it are: {near}")

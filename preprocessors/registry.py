@@ -163,8 +163,10 @@ def get(name: str) -> Entry:
         if entry.name == name:
             return entry
     known = [entry.name for entry in ENTRIES]
-    near = get_close_matches(name, known, n=3) or known
-    raise ParameterError(f"there is no preprocessor {name!r}; did you mean {', '.join(near)}?")
+    near = get_close_matches(name, known, n=3)
+    if near:
+        raise ParameterError(f"there is no preprocessor {name!r}; did you mean {' or '.join(near)}?")
+    raise ParameterError(f"there is no preprocessor {name!r}; there are {', '.join(known)}")
 
 
 def names() -> tuple[str, ...]:

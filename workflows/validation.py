@@ -9,11 +9,13 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..controlnet_core.errors import CoreError, MissingFileError, PathError, WorkflowError
+from ..nodes.folders import brief, leaves_folder, name_fault
 from .contract import WIDGET_TYPES, InputSpec, NodeSpec, read_specs, types_fit
 from .equivalents import VIRTUAL, equivalent
 from .graph import Graph, Link, Node
@@ -21,6 +23,8 @@ from .graph import Graph, Link, Node
 _MODEL_ENDINGS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".onnx", ".gguf", ".yaml")
 _PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _SHOWN_CHOICES = 12
+NUMBERED = len("_00001.safetensors")
+"""Bytes that a node puts behind a prefix."""
 
 
 @dataclass(frozen=True)
@@ -173,8 +177,8 @@ class _NodeChecker:
             yield self._problem(spec.name, str(error))
             return
         self.values[spec.name] = value
-        if spec.name == "filename_prefix" and leaves_folder(value):  # told before hours of sampling, not after
-            yield self._problem(spec.name, f"{value!r} leaves the output folder: name a file inside it", PathError)
+        if spec.name == "filename_prefix":  # told before hours of sampling, not after
+            yield from self._prefix(spec, value)
         if spec.name in self.own_checks or self.checks_all:
             return
         low, high = spec.options.get("min"), spec.options.get("max")
@@ -185,6 +189,13 @@ class _NodeChecker:
                 yield self._problem(spec.name, f"is {value}, the most is {high}: set at most that")
         elif spec.choices is not None:
             yield from self._choice(spec, value)
+
+    def _prefix(self, spec: InputSpec, value: str) -> Iterator[Problem]:
+        fault = name_fault(re.sub("%[^%]+%", "", value), ending=NUMBERED)
+        if leaves_folder(value):
+            yield self._problem(spec.name, f"{value!r} leaves the output folder: name a file inside it", PathError)
+        elif fault:
+            yield self._problem(spec.name, f"{brief(value)} {fault}: give another name", PathError)
 
     def _choice(self, spec: InputSpec, value: Any) -> Iterator[Problem]:
         choices = spec.choices or ()
@@ -314,14 +325,6 @@ def _brief(value: Any) -> str:
 
 def _as_path(value: Any) -> Any:
     return value.replace("\\", "/") if isinstance(value, str) else value
-
-
-def leaves_folder(value: Any) -> bool:
-    """Whether a file name would reach outside the folder that it is looked for in."""
-    if not isinstance(value, str):
-        return False
-    path = value.replace("\\", "/")
-    return path.startswith(("/", "~")) or ".." in path.split("/") or (len(path) > 1 and path[1] == ":")
 
 
 def _is_file(spec: InputSpec, value: Any) -> bool:

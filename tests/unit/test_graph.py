@@ -215,6 +215,28 @@ def test_values_are_brought_to_their_type_as_the_host_does() -> None:
     assert done.nodes["2"].inputs["model"] == "sub/b.safetensors"
 
 
+@pytest.mark.parametrize(
+    ("prefix", "said"),
+    [
+        ("../a", "leaves the output folder"),
+        ("a\0", "holds the character NUL"),
+        ("a/\udcff", "half a character"),
+        ("x" * 240, "has a part of 258 bytes, 255 are the most"),
+        ("sub/" + "x" * 300 + "/a", "has a part of 300 bytes"),
+    ],
+)
+def test_names_that_no_file_can_have_are_found_before_anything_runs(prefix: str, said: str) -> None:
+    class Save(Show):
+        INPUT_TYPES = classmethod(lambda cls: {"required": {"filename_prefix": ("STRING", {})}})
+
+    classes = {**CLASSES, "Save": Save}
+    (problem,) = check(graph(n1=("Save", {"filename_prefix": prefix})), classes)[1]
+    assert said in problem.message
+    assert problem.error is PathError
+    assert len(problem.message) < 200
+    assert not check(graph(n1=("Save", {"filename_prefix": "%" + "x" * 300 + "%/\u00e9"})), classes)[1]
+
+
 def test_an_input_whose_source_is_gone_says_why() -> None:
     node = Node("1", "Show", {}, absent={"value": "node 7 (Canny), which it is linked to, is muted"})
     assert "node 7 (Canny), which it is linked to, is muted" in messages(Graph({"1": node}))[0]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -173,3 +175,65 @@ def test_shapes_that_are_no_pictures(run: Any) -> None:
     for shape in ((1, 4, 4, 2), (0, 4, 4, 3), (4, 4, 3)):
         with pytest.raises(ShapeError):
             run("SaveImage", images=torch.zeros(shape))
+
+
+# ---- names and two at once -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("a\0b", "NUL"),
+        ("a/\ud800", "half a character"),
+        ("x" * 256, "256 bytes"),
+        ("\u00e9" * 128 + "/a", "256 bytes"),
+    ],
+)
+def test_names_that_no_file_can_have(run: Any, name: str, said: str) -> None:
+    with pytest.raises(PathError, match=said):
+        run("SaveImage", images=IMAGE, filename_prefix=name)
+    with pytest.raises(PathError, match=said):
+        run("LoadImage", image=name)
+
+
+def test_the_longest_name_can_be_saved(run: Any, host: HeadlessHost) -> None:
+    prefix = "x" * (folders.LONGEST - len("_00001_.png"))
+    run("SaveImage", images=IMAGE, filename_prefix=prefix)
+    assert [path.name for path in host.output_dir.iterdir()] == [f"{prefix}_00001_.png"]
+
+
+@pytest.mark.parametrize("name", ["CON", "a/nul.png", "Com1.txt/b", "a:b"])
+def test_names_that_windows_keeps_for_itself(name: str) -> None:
+    assert "Windows keeps" in folders.name_fault(name, windows=True)
+    assert folders.name_fault(name, windows=False) == ""
+    assert folders.name_fault("console/null/com10", windows=True) == ""
+
+
+def test_a_number_that_another_process_takes_meanwhile_stays_its_own(tmp_path: Path) -> None:
+    names = [tmp_path / f"a_{number}.png" for number in range(3)]
+    names[0].write_bytes(b"another's")
+    new = tmp_path / ".new"
+    new.write_bytes(b"mine")
+    assert folders.publish(new, names) == names[1]
+    assert [path.read_bytes() for path in sorted(tmp_path.iterdir())] == [b"another's", b"mine"]
+
+
+def test_without_hard_links_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(self: Path, target: Path) -> None:
+        raise PermissionError("this file system has no hard links")
+
+    monkeypatch.setattr(Path, "hardlink_to", none)
+    test_a_number_that_another_process_takes_meanwhile_stays_its_own(tmp_path)
+
+
+def test_many_writers_into_one_folder_lose_nothing(tmp_path: Path) -> None:
+    write = (
+        "import sys, torch\nfrom pathlib import Path\n"
+        "from comfyui_controlnet_core.nodes.pictures import save_pictures\n"
+        "save_pictures(Path(sys.argv[1]), 'a', torch.full((40, 4, 4, 3), int(sys.argv[2]) / 255))\n"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", write, str(tmp_path), str(n)]) for n in range(2)]
+    assert [writer.wait(60) for writer in writers] == [0, 0]
+    shown = [int(pictures.read_picture(path)[0].mean() * 255 + 0.5) for path in sorted(tmp_path.iterdir())]
+    assert sorted(shown) == [0] * 40 + [1] * 40
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [f"a_{n:05}_.png" for n in range(1, 81)]
