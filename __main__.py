@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .workflows.cli import main
+from .workflows.entry import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -27,7 +27,7 @@ def report_ending(name: str | None) -> str:
 def tell_reports(reports: Sequence[RunReport], name: str | None, reporter: Reporter) -> None:
     """One line for each sampling, unless quiet; all of them into the file, where one is named.
 
-    Raises CoreError when the file cannot be written.
+    The file's folder is made if need be. Raises CoreError when it cannot be written.
     """
     from ..controlnet_core.control.report import summary
 

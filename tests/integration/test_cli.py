@@ -209,6 +209,45 @@ def test_errors_are_one_line_and_an_exit_code(
     assert not (folder / "output").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "w.json", "--output", "w.json"], "w.json is a file, a folder was expected"),
+        (["run", "w.json", "--output", "w.json/deep/er"], "w.json is a file, a folder was expected"),
+        (["validate", "w.json", "--output", "w.json"], "w.json is a file, a folder was expected"),
+        (["run", "w.json", "--report", "w.json/r.json"], "w.json is a file, a folder was expected"),
+        (["run", "w.json", "--report", "there.json"], "this is a folder, a file was expected"),
+        (["run", "w.json", "--report", "r.txt"], "ends in .json"),
+        (["preprocess", "canny", "a.png", "--output", "w.json"], "w.json is a file, a folder was expected"),
+        (["train", "--data", ".", "--base", "demo", "--output", "w.json/n.safetensors"], "w.json is a file"),
+    ],
+)
+def test_places_to_write_to_are_looked_at_first(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    said: str,
+) -> None:
+    def never(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a node ran")
+
+    monkeypatch.setattr(run_command, "execute", never)
+    (folder / "there.json").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "a.png")
+    before = sorted(folder.rglob("*"))
+    assert cli.main(arguments) == 2
+    assert said in capsys.readouterr().err
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written_to(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "locked").mkdir(mode=0o555)
+    assert cli.main(["run", "w.json", "--output", "locked/out"]) == 2
+    assert "may not be written to" in capsys.readouterr().err
+
+
 def test_errors_as_json_and_tracebacks_only_on_request(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "none.json", "--json"]) == 3
     assert json.loads(capsys.readouterr().out)["exit_code"] == 3
@@ -280,6 +319,30 @@ def test_ctrl_c_in_mid_run_ends_at_once_in_one_line(tmp_path: Path) -> None:
     assert child.returncode == 130
     assert time.perf_counter() - began < 5
     assert err.splitlines() == ["error: interrupted; what was saved before stays"]
+
+
+EARLY = """
+    import importlib.abc, os, signal, sys
+    from comfyui_controlnet_core.workflows.entry import main
+
+    class Press(importlib.abc.MetaPathFinder):
+        def find_spec(self, name, path=None, target=None):
+            if name.endswith(awaited):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    awaited, sys.argv = sys.argv[1], ["controlnet", "doctor"]
+    sys.meta_path.insert(0, Press())
+    sys.exit(main())
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Ctrl-C is sent as a POSIX signal here")
+@pytest.mark.parametrize("module", ["workflows.cli", "commands.doctor"])
+def test_ctrl_c_while_the_command_is_being_imported(module: str) -> None:
+    command = [sys.executable, "-c", textwrap.dedent(EARLY), module]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr.splitlines() == ["error: interrupted; what was saved before stays"]
 
 
 def test_help_is_quick_and_imports_no_torch() -> None:

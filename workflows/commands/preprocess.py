@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...controlnet_core.errors import CoreError, MissingFileError, ValueRangeError
+from ..destinations import check_folder
 from ..session import add_device_arguments, host_arguments
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ def run(args: argparse.Namespace) -> int:
             print("\n".join(_listing(args.kind)))
             return 0 if args.list else 2
         settings = _settings(args)
+        check_folder("--output", Path(args.output))
         jobs = plan(args.inputs, Path(args.output), frozenset({".json"}) if args.kind == POSE else PICTURES)
         waiting = [job for job in jobs if args.overwrite or not is_made(job, settings.note)]
         outcome = _make_all(waiting, settings, args)

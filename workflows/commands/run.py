@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import overrides
 from ..bundled import find_workflow
+from ..destinations import check_file, check_folder
 from ..execution import Cache, RunResult, execute
 from ..fitting import require_fit
 from ..formats import read_document, to_graph
@@ -44,7 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device_arguments(parser)
     add_shortcut_arguments(parser)
     parser.add_argument(
-        "--report", metavar="FILE", help="what ran, and what each block added at each step: a .json or a .png"
+        "--report",
+        metavar="FILE",
+        help="what ran, and what each block added at each step: a .json or a .png; its folder is made if need be",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the last line")
@@ -56,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     document = read_document(find_workflow(args.file))  # before torch is imported: bad files answer at once
     seeds = overrides.parse_seeds(args.seeds) if args.seeds is not None else (None,)
     reporter = Reporter(quiet=args.quiet)
-    report_ending(args.report)
+    _check_destinations(args)
     measured: list[dict[str, float]] = []
     reports: list[RunReport] = []
 
@@ -83,6 +86,14 @@ def run(args: argparse.Namespace) -> int:
     tell_reports(reports, args.report, reporter)
     _tell(args, rows, measured, time.perf_counter() - began)
     return 0
+
+
+def _check_destinations(args: argparse.Namespace) -> None:
+    """Raise ValueRangeError for an --output or a --report that cannot be written."""
+    check_folder("--output", Path(args.output))
+    if args.report is not None:
+        report_ending(args.report)
+        check_file("--report", Path(args.report))
 
 
 def _row(seed: int | None, result: RunResult, graph: Graph, session: Session) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...controlnet_core.errors import Interrupted, MissingFileError, ValueRangeError
+from ..destinations import check_file
 
 if TYPE_CHECKING:
     from ...controlnet_core.training.control import ControlTraining, Options, Probe
@@ -65,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     from ...controlnet_core.training.workspace import Workspace
 
     began = time.monotonic()
+    check_file("--output", args.output)
     work = Workspace(args.work or args.output.with_name(f"{args.output.stem}_training"))
     training = prepare(args, work)
     loop = training.loop

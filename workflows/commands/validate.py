@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from .. import overrides
 from ..bundled import find_workflow
+from ..destinations import check_folder
 from ..fitting import check_fit
 from ..formats import read_document, to_graph
 from ..session import add_folder_arguments, open_session
@@ -25,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """0 when the workflow would run; else 2 or 3, as `run` would end. Of model files only headers are read."""
     document = read_document(find_workflow(args.file))
+    check_folder("--output", Path(args.output))
     classes = open_session(args).classes
     graph, problems = check(overrides.apply_settings(to_graph(document, classes), classes, args.set), classes)
     problems = problems or check_fit(graph, classes)
