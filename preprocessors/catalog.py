@@ -57,6 +57,7 @@ LINES: tuple[Entry, ...] = (
         title="Scribble (xDoG)",
         condition="scribble",
         function="classic.scribble:xdog",
+        threaded=True,
         summary="Binary strokes where the picture is darker than its surroundings.",
         parameters=(
             Parameter("threshold", "int", 32, "Twice the darkness, of 255, that makes a stroke.", 1, 254, 1),
@@ -88,6 +89,7 @@ LINES: tuple[Entry, ...] = (
         title="Line art (standard)",
         condition="lineart",
         function="classic.lineart:lineart",
+        threaded=True,
         summary="Lines where the picture is darker than its surroundings, brighter the darker it is.",
         polarity="bright lines on black",
         resample="smooth",

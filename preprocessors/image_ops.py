@@ -131,6 +131,10 @@ def write_hint(result: np.ndarray, out: np.ndarray) -> None:
 
 def above(values: np.ndarray, limit: float) -> np.ndarray:
     """(H,W) of any number type -> (H,W) uint8: 255 where the value exceeds `limit`, else 0."""
+    import cv2
+
+    if values.dtype == np.uint8:
+        return cv2.threshold(values, limit, 255, cv2.THRESH_BINARY)[1]
     return (values > limit).view(np.uint8) * np.uint8(255)
 
 

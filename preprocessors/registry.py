@@ -91,8 +91,8 @@ class Entry:
     multiple: the sides that the function takes are multiples of this.
     ranged: the function gives nearness of unknown scale, which becomes a hint by `normalize`.
     resample: how a hint is brought to size, "nearest" for lines and labels, "smooth" for the rest.
-    seeded: the function takes `seed`.  masked: the function reads the mask itself instead of having the
-        hint cleared outside of it.
+    seeded: the function takes `seed`.  threaded: it takes `threads`, how many it may use.
+    masked: the function reads the mask itself instead of having the hint cleared outside of it.
     side_by_side: the picture is a stereo pair, and the hint as wide as one of its halves.
     fallback: the one without weights that a user may choose instead; nothing ever takes its place by itself.
     sample, example: what to show it with in a help page: what is made of the photo first (a key of
@@ -114,6 +114,7 @@ class Entry:
     scope: str = "frame"
     resample: Literal["nearest", "smooth"] = "nearest"
     seeded: bool = False
+    threaded: bool = False
     masked: bool = False
     side_by_side: bool = False
     multiple: int = 1

@@ -12,6 +12,7 @@ import numpy as np
 
 from .errors import ParameterError, PictureError, WeightsError
 from .image_ops import as_batch, like, rgb_frame, to_bytes, to_numpy, unit_range, write_hint
+from .parallel import each, thread_count, workers
 from .registry import Entry
 from .resize import Size, detect_size, pad_reflect, resize_hint, resize_map, resize_picture
 
@@ -54,8 +55,10 @@ def process(
         "fixed" by the parameters.
     seed: everything random follows from it; each frame uses the same, so a batch equals its singles.
     library: where learned ones find their nets; raises WeightsError where one is needed and not there.
-    progress: called with (frames done, frames in all) after each frame, or after each chunk of frames that a net
-        sees together; what it raises ends the run.
+    progress: called on the caller's thread with (frames done, frames in all) after each frame, or after each chunk of
+        frames that a net sees together; what it raises ends the run.
+
+    Frames are worked on by as many threads as cv2 uses; the result does not depend on their number.
     """
     if output not in ("input_size", "detect_size"):
         raise ParameterError(f"output={output!r}: choose 'input_size' or 'detect_size'")
@@ -78,8 +81,7 @@ def process(
     job = _Job(entry, values, size, frames, masks, normalize, seed, library, progress)
     shape = (height, width) if output == "input_size" else (size.height, size.width)
     out = np.empty((count, *shape, 3), np.float32)
-    for index, result in enumerate(job.results()):
-        _finish(entry, size, result, out[index], None if masks is None else masks[index])
+    job.write(out)
     return like(out, image)
 
 
@@ -97,12 +99,32 @@ class _Job:
     library: Library | None
     progress: Progress | None
 
-    def results(self) -> Iterator[np.ndarray]:
-        """The hint of each frame, in order, as the entry's function gives it."""
+    def write(self, out: np.ndarray) -> None:
+        """The hint of each frame into its place in `out`."""
         if not len(self.frames):
-            return iter(())
-        ways = {"frame": self._singly, "batch": self._together, "net": self._in_chunks}
-        return self._with_advice(ways[self.entry.scope]())
+            return
+        if self.entry.scope == "frame":
+            self._write_singly(out)
+            return
+        results = self._together() if self.entry.scope == "batch" else self._in_chunks()
+        for index, result in enumerate(self._with_advice(results)):
+            self._finish(index, result, out[index])
+
+    def _write_singly(self, out: np.ndarray) -> None:
+        """Frame by frame, some of them at a time; each with the threads that are left for it."""
+        count, pixels = len(self.frames), self.size.padded_height * self.size.padded_width
+        at_once = workers(count, pixels)
+        function = partial(self.entry.call, **self.values)
+        if self.entry.seeded:
+            function = partial(function, seed=self.seed)
+        if self.entry.threaded:
+            function = partial(function, threads=thread_count() // at_once)
+
+        def work(index: int) -> None:
+            extra = {"mask": _mask_at(self.masks, index, self.size)} if self.entry.masked else {}
+            self._finish(index, function(self._prepared(self.frames[index]), **extra), out[index])
+
+        each(work, count, at_once, self._report)
 
     def _with_advice(self, results: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         """The same; where weights are missing, the error names what would do without."""
@@ -113,15 +135,6 @@ class _Job:
                 raise
             advice = f"{error}. {self.entry.fallback} needs no weights: choose it for a hint of the same kind"
             raise WeightsError(advice, error.path) from error
-
-    def _singly(self) -> Iterator[np.ndarray]:
-        function = partial(self.entry.call, **self.values)
-        if self.entry.seeded:
-            function = partial(function, seed=self.seed)
-        for index, frame in enumerate(self.frames):
-            extra = {"mask": _mask_at(self.masks, index, self.size)} if self.entry.masked else {}
-            yield function(self._prepared(frame), **extra)
-            self._report(index + 1)
 
     def _together(self) -> Iterator[np.ndarray]:
         yield from self.entry.call(self._one_by_one(), normalize=self.normalize, **self.values)
@@ -159,6 +172,14 @@ class _Job:
             yield from found
             self._report(start + len(chunk))
 
+    def _finish(self, index: int, result: np.ndarray, out: np.ndarray) -> None:
+        """Crop what was padded, bring the hint to the size of `out`, and clear it outside of the mask."""
+        height, width = out.shape[:2]
+        hint = result[: self.size.height, : self.size.width]
+        write_hint(resize_hint(hint, height, width, self.entry.resample), out)
+        if self.masks is not None and not self.entry.masked:
+            out[resize_hint(np.ascontiguousarray(self.masks[index]), height, width, "nearest") < 0.5] = 0.0
+
     def _report(self, done: int) -> None:
         if self.progress is not None:
             self.progress(done, len(self.frames))
@@ -180,15 +201,6 @@ def _prepare(entry: Entry, size: Size, frame: np.ndarray) -> np.ndarray:
         return pad_reflect(resize_hint(to_bytes(picture), size.height, size.width, "nearest"), size)
     picture = unit_range(picture) if entry.takes == "unit" else to_bytes(picture)
     return pad_reflect(resize_picture(picture, size.height, size.width), size)
-
-
-def _finish(entry: Entry, size: Size, result: np.ndarray, out: np.ndarray, mask: np.ndarray | None) -> None:
-    """Crop what was padded, bring the hint to the size of `out`, and clear it outside of the mask."""
-    height, width = out.shape[:2]
-    hint = result[: size.height, : size.width]
-    write_hint(resize_hint(hint, height, width, entry.resample), out)
-    if mask is not None and not entry.masked:
-        out[resize_hint(np.ascontiguousarray(mask), height, width, "nearest") < 0.5] = 0.0
 
 
 def _masks(mask: Array | None, count: int, height: int, width: int) -> np.ndarray | None:
