@@ -132,7 +132,7 @@ def _generate(
     always = (model.unet, model.config, model.schedule, positive)
     prepared = prepare_once(*always, guided, shape, announced, backend)
     alone = prepare_once(*always, (), shape, announced, backend) if run.shortcuts.limits_guidance else prepared
-    guidance = guidance_window(model.schedule, run.shortcuts)
+    guided_from, guided_to = run.shortcuts.guidance_start, run.shortcuts.guidance_end
     device = backend.runtime.device
     clean = latent.to(device, torch.float32)
     noise = initial_noise(latent.shape, settings.seed, batch_index)
@@ -143,7 +143,7 @@ def _generate(
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         check_cancelled(cancelled)
-        halves = prepared if guidance(float(sigma)) else alone
+        halves = prepared if model.schedule.in_window(float(sigma), guided_from, guided_to) else alone
         if mask is None:
             return evaluate(halves, x, sigma, settings.cfg, run)
         x = x * mask + add_noise(clean, kept_noise, sigma) * (1.0 - mask)
@@ -175,12 +175,6 @@ def cut_sigmas(schedule: NoiseSchedule, settings: SampleSettings) -> Tensor:
         if not settings.leftover_noise:
             sigmas[-1] = 0.0
     return sigmas[min(settings.start_step, len(sigmas) - 1) :]
-
-
-def guidance_window(schedule: NoiseSchedule, shortcuts: Shortcuts) -> Callable[[float], bool]:
-    """Whether there is guidance at a sigma."""
-    first, last = (schedule.percent_to_sigma(p) for p in (shortcuts.guidance_start, shortcuts.guidance_end))
-    return lambda sigma: last <= sigma <= first
 
 
 def fit_noise_mask(mask: Tensor, latent: Tensor) -> Tensor:

@@ -134,7 +134,7 @@ class ControlUnit:
 
     def is_active(self, sigma: float, schedule: NoiseSchedule) -> bool:
         """Whether the window includes this sigma."""
-        return schedule.percent_to_sigma(self.end) <= sigma <= schedule.percent_to_sigma(self.start)
+        return schedule.in_window(sigma, self.start, self.end)
 
     def factor_at(self, sigma: float, schedule: NoiseSchedule) -> float:
         """Factor of the strength at this sigma: 0 outside the window, the curve inside."""

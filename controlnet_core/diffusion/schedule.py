@@ -83,6 +83,10 @@ class NoiseSchedule:
             return 0.0
         return float(self.sigma(torch.tensor((1.0 - percent) * (len(self.sigmas) - 1))))
 
+    def in_window(self, sigma: float, start: float, end: float) -> bool:
+        """Whether a sigma lies between two positions of the timestep axis, `start` and `end` included."""
+        return self.percent_to_sigma(end) <= sigma <= self.percent_to_sigma(start)
+
     def sigma_to_percent(self, sigma: float) -> float:
         """The position of the nearest timestep on the way from the highest (0.0) to the lowest (1.0)."""
         return 1.0 - float(self.timestep(torch.tensor(sigma))) / (len(self.sigmas) - 1)
