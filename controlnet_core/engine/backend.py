@@ -1,24 +1,25 @@
 """A backend runs modules in the form that suits its device, and remembers what it has made.
 
 One backend lives as long as whoever owns it (a headless host, a test, one node in the editor);
-nothing is kept in the module. Packed twins are dropped when the original is; the last prepared runs, with the
-models that they belong to, are kept until newer ones take their place.
+nothing is kept in the module, and no module is kept alive. Twins are dropped when their original is; the last
+prepared runs when newer ones take their place, or when a model or a unit that they were made for is dropped.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
 
+from ..control.unit import ControlUnit
 from ..models.control import ControlModel
 from ..models.unet import UNet
-from .pack import can_pack, pack
+from .pack import can_pack, pack, shell
 from .runtime import Runtime
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -38,6 +39,14 @@ class Same:
         return id(self.tensor)
 
 
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """What was made for a run, and the watches over those for whom it was made."""
+
+    made: Any
+    watches: tuple[ref[Any], ...]
+
+
 class Backend:
     """Optimised twins of modules, made once per module; and what was prepared for the last runs."""
 
@@ -47,23 +56,23 @@ class Backend:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self._twins: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
-        self._runs: OrderedDict[Hashable, Any] = OrderedDict()
+        self._runs: OrderedDict[Hashable, _Kept] = OrderedDict()
+        self._placed: WeakKeyDictionary[UNet, WeakKeyDictionary[ControlUnit, ControlUnit]] = WeakKeyDictionary()
         self._resolved: WeakKeyDictionary[UNet, WeakKeyDictionary[ControlModel, ControlModel]] = WeakKeyDictionary()
 
     def optimise(self, module: ModuleT) -> ModuleT:
-        """The module in the runtime's device and dtype, packed where the backend can; made once.
+        """A twin of the module in the runtime's device and dtype, packed where the backend can; made once.
 
-        A packed twin leaves the module as it is. Otherwise the module is moved in place, so that weights
-        are not held twice: one module belongs to one backend.
+        A packed twin leaves the module as it is. Otherwise the module is moved in place and the twin shares
+        its weights, so that they are not held twice: one module belongs to one backend.
         """
-        twin = self._twins.get(module)
-        if twin is not None:
-            return twin  # type: ignore[return-value]
         device, dtype = self.runtime.device, self.runtime.dtype
-        if not (self.runtime.pack_weights and can_pack(device, dtype)):
-            return module.to(device=device, dtype=dtype).eval()
-        twin = self._twins[module] = pack(module, dtype).eval()
-        return twin
+        packs = self.runtime.pack_weights and can_pack(device, dtype)
+        if not packs:
+            module.to(device=device, dtype=dtype).eval()
+        if module not in self._twins:
+            self._twins[module] = pack(module, dtype).eval() if packs else shell(module)
+        return self._twins[module]  # type: ignore[return-value]
 
     def resolve(self, net: ControlModel, unet: UNet) -> ControlModel:
         """The net that is run on this base, asked for once; itself, unless it takes weights from the base."""
@@ -75,14 +84,27 @@ class Backend:
             known[net] = resolved
         return resolved
 
-    def once(self, key: Hashable, make: Callable[[], MadeT]) -> MadeT:
-        """What `make` gives, made again only when `key` is not one of the last few."""
+    def place(self, unit: ControlUnit, unet: UNet) -> ControlUnit:
+        """The unit as it runs on this base, with the twin of its net; made once."""
+        known = self._placed.setdefault(unet, WeakKeyDictionary())
+        if unit not in known:
+            known[unit] = replace(unit, net=self.optimise(self.resolve(unit.net, unet)))
+        return known[unit]
+
+    def once(self, key: Hashable, owners: Iterable[object], make: Callable[[], MadeT]) -> MadeT:
+        """What `make` gives, made again only when `key` is not one of the last few.
+
+        owners: what the key means by their identity, held weakly: when one of them goes, so does what was made,
+        which therefore must not refer to them.
+        """
         if key not in self._runs:
-            self._runs[key] = make()
-            while len(self._runs) > self.KEPT_RUNS:
+            while len(self._runs) >= self.KEPT_RUNS:  # before there is one more
                 self._runs.popitem(last=False)
+            runs = self._runs
+            watches = tuple(ref(owner, lambda _: runs.pop(key, None)) for owner in owners)
+            self._runs[key] = _Kept(make(), watches)
         self._runs.move_to_end(key)
-        return self._runs[key]
+        return self._runs[key].made
 
     def layout(self, x: Tensor) -> Tensor:
         """(B, C, H, W) in the memory layout in which convolutions are fastest."""

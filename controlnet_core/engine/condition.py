@@ -43,9 +43,13 @@ class Condition:
 
 
 def identity(condition: Condition) -> tuple[Hashable, ...]:
-    """Equal for conditions of the same tensors, units and numbers; it keeps the tensors alive."""
-    values = (getattr(condition, f.name) for f in fields(condition))
-    return tuple(Same(v) if isinstance(v, Tensor) else v for v in values)
+    """Equal for conditions of the same tensors, units and numbers, as long as all of them live.
+
+    It keeps the tensors alive, but not the units, since those hold nets: forget it when one of them goes.
+    """
+    values = (getattr(condition, f.name) for f in fields(condition) if f.name != "units")
+    units = (id(unit) for unit in condition.units)
+    return (*(Same(v) if isinstance(v, Tensor) else v for v in values), *units)
 
 
 def crop(x: Tensor, area: Area | None, factor: int = 1) -> Tensor:

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..control.hint import repeat_to
 from ..diffusion.denoiser import denoised, scale_input
 from ..errors import NonFiniteError
 from ..models.unet import Stack, UNet
-from .condition import Area, Condition, crop
+from .condition import crop
 from .prepare import Group, Prepared
 from .run import Run
 
@@ -28,18 +27,15 @@ def evaluate(prepared: Prepared, x: Tensor, sigma: Tensor, cfg: float, run: Run 
     run = run or Run()
     if run.recorder is not None:
         run.recorder.evaluation()
+    moment = prepared.at(float(sigma))
     predictions: dict[int, Tensor] = {}
-    for group in prepared.groups:
-        if not any(_in_window(prepared, condition, float(sigma)) for _, condition in group.members):
-            continue
+    for group in moment.groups:
         for (index, _), prediction in zip(group.members, predict(prepared, group, x, sigma, run), strict=True):
             predictions[index] = prediction
-    positives = range(prepared.positives)
-    positive = _combine(prepared, positives, predictions, x, sigma)
-    negatives = range(prepared.positives, len(prepared.conditions))
-    if not negatives:
+    positive = moment.positive(predictions, x)
+    if moment.negative is None:
         return positive
-    negative = _combine(prepared, negatives, predictions, x, sigma)
+    negative = moment.negative(predictions, x)
     return negative + (positive - negative) * cfg
 
 
@@ -92,64 +88,6 @@ def _targets(unet: UNet, rows: Tensor, stack: Stack) -> Iterator[Tensor]:
     for h in unet.encoder.walk(rows, stack.encoder):
         yield h
     yield unet.middle(h, stack.middle)
-
-
-def _combine(prepared: Prepared, indices: range, predictions: dict[int, Tensor], x: Tensor, sigma: Tensor) -> Tensor:
-    """Mean of a half's predictions, weighed by strength and mask inside their areas and windows."""
-    if len(indices) == 1 and _is_plain(prepared.conditions[indices[0]]):
-        return predictions[indices[0]]
-    total = torch.zeros_like(x)
-    weights = torch.full_like(x, 1e-37)
-    for index in indices:
-        condition = prepared.conditions[index]
-        if not _in_window(prepared, condition, float(sigma)):
-            continue
-        weight = _weight(condition, predictions[index], x)
-        crop(total, condition.area).add_(predictions[index] * weight)
-        crop(weights, condition.area).add_(weight)
-    return total / weights
-
-
-def _is_plain(condition: Condition) -> bool:
-    return condition.area is None and condition.mask is None and (condition.start, condition.end) == (0.0, 1.0)
-
-
-def _in_window(prepared: Prepared, condition: Condition, sigma: float) -> bool:
-    schedule = prepared.schedule
-    return schedule.percent_to_sigma(condition.end) <= sigma <= schedule.percent_to_sigma(condition.start)
-
-
-def _weight(condition: Condition, prediction: Tensor, x: Tensor) -> Tensor:
-    weight = torch.full_like(prediction, condition.strength)
-    if condition.mask is not None:
-        mask = repeat_to(condition.mask[:, None].to(x), x.shape[0], "mask")
-        mask = torch.nn.functional.interpolate(mask, size=x.shape[-2:], mode="bilinear")
-        weight = weight * crop(mask, condition.area)
-    elif condition.area is not None:
-        _feather(weight, condition.area, x)
-    return weight
-
-
-def _feather(weight: Tensor, area: Area, x: Tensor) -> None:
-    """Ramp the weight at those edges of an area that lie inside the picture, in place, as the host does.
-
-    The ramp is 8 cells wide, or a quarter of the area's side where that is less.
-    """
-    height, width = x.shape[-2:]
-    cells = min(8, area.height // 4)
-    for i in range(cells):
-        ramp = (i + 1) / cells
-        if area.top > 0:
-            weight[:, :, i] *= ramp
-        if area.top + area.height < height:
-            weight[:, :, -1 - i] *= ramp
-    cells = min(8, area.width // 4)
-    for i in range(cells):
-        ramp = (i + 1) / cells
-        if area.left > 0:
-            weight[..., i] *= ramp
-        if area.left + area.width < width:
-            weight[..., -1 - i] *= ramp
 
 
 def _check_finite(prepared: Prepared, group: Group, output: Tensor, rows: Tensor, sigma: float) -> None:

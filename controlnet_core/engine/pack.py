@@ -31,6 +31,14 @@ def rebuild(module: ModuleT, replace: Callable[[nn.Module], nn.Module | None]) -
     return _rebuild_inside(module, replace) if new is None else new  # type: ignore[return-value]
 
 
+def shell(module: ModuleT) -> ModuleT:
+    """A tree of the same shape around the same weights: it stays when the module goes, and follows what becomes of it.
+
+    Weights that are moved, cast or loaded anew in the module are so in the shell too.
+    """
+    return rebuild(module, _copy_leaf)
+
+
 def _rebuild_inside(module: ModuleT, replace: Callable[[nn.Module], nn.Module | None]) -> ModuleT:
     twin = copy(module)
     children = module._modules.items()

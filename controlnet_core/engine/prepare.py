@@ -5,13 +5,17 @@ the text in every cross attention, the timestep's projection for every sigma, em
 plan of which net acts at which sigma with which weight per block. `engine.evaluate` does the rest.
 
 Everything is keyed by sigma and not by step: samplers of higher order evaluate between the steps.
-A sigma that was not announced is prepared when it is met.
+A sigma that was not announced is prepared when it is met. Conditions outside their window take no rows: a
+`Moment` is what is computed while the same conditions are inside theirs.
+
+What is prepared refers to twins of the nets, never to the modules that came in, so that the backend may keep it
+without keeping those alive.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -22,6 +26,7 @@ from ..diffusion.schedule import NoiseSchedule
 from ..errors import ShapeError, UnfitError
 from ..models.unet import UNet, check_context
 from .backend import Backend
+from .blend import Blend, make_blend
 from .concat import check_channels
 from .condition import Area, Condition, crop, equal_length, identity
 from .projections import Projections
@@ -57,10 +62,23 @@ class Group:
 
 
 @dataclass(frozen=True, eq=False)
+class Moment:
+    """What is computed while the same conditions are in their windows, and how it becomes a half of the guidance.
+
+    negative: None where there is no guidance.
+    """
+
+    groups: tuple[Group, ...]
+    positive: Blend
+    negative: Blend | None
+
+
+@dataclass(frozen=True, eq=False)
 class Prepared:
     """All that `evaluate` needs besides x and sigma.
 
-    `positives` is the number of conditions of the positive half, which come first.
+    positives: the number of conditions of the positive half, which come first. latent: (B, h, w). announced: the
+    sigmas that are known before the run.
     """
 
     unet: UNet
@@ -68,9 +86,20 @@ class Prepared:
     schedule: NoiseSchedule
     conditions: tuple[Condition, ...]
     positives: int
-    batch: int
-    groups: tuple[Group, ...]
+    latent: tuple[int, int, int]
+    announced: tuple[float, ...]
     backend: Backend
+    known_moments: dict[tuple[int, ...], Moment] = field(default_factory=dict)
+    moments: dict[float, Moment] = field(default_factory=dict)
+
+    def at(self, sigma: float) -> Moment:
+        """What is to be computed at this sigma, prepared when the conditions that act at it are first met."""
+        if sigma not in self.moments:
+            acting = tuple(i for i, c in enumerate(self.conditions) if self.schedule.in_window(sigma, c.start, c.end))
+            if acting not in self.known_moments:
+                self.known_moments[acting] = _moment(self, acting)
+            self.moments[sigma] = self.known_moments[acting]
+        return self.moments[sigma]
 
 
 def prepare_once(
@@ -89,9 +118,10 @@ def prepare_once(
     and sigmas that are new are prepared when they are met.
     """
     halves = tuple(tuple(identity(c) for c in half) for half in (positive, negative))
-    key = (unet, config, schedule, halves, latent_shape)
+    key = (id(unet), config, schedule, halves, latent_shape)
+    owners = dict.fromkeys([unet, *(unit for c in (*positive, *negative) for unit in c.units)])
     return backend.once(
-        key, lambda: prepare(unet, config, schedule, positive, negative, latent_shape, sigmas, backend)
+        key, owners, lambda: prepare(unet, config, schedule, positive, negative, latent_shape, sigmas, backend)
     )
 
 
@@ -107,8 +137,8 @@ def prepare(
 ) -> Prepared:
     """Everything constant of a run on latents of shape (B, 4, h, w).
 
-    An empty `negative` means no guidance (cfg 1). Raises ShapeError for texts, hints or masks that do
-    not fit and UnfitError for a ControlNet of another base, before anything is computed.
+    An empty `negative` means no guidance (cfg 1). Raises UnfitError for a ControlNet of another base, and ShapeError
+    for texts, hints or masks that do not fit; hints and masks are looked at for the sigmas that are known.
     """
     conditions = (*positive, *negative)
     for condition in conditions:
@@ -116,28 +146,49 @@ def prepare(
         check_context(condition.text, config.unet)
         for unit in condition.units:
             check_base(unit, config)
-    fast = backend.optimise(unet)
-    batch, height, width = latent_shape[0], latent_shape[-2], latent_shape[-1]
-    announced = tuple(float(s) for s in sigmas if float(s) > 0.0)
+    prepared = Prepared(
+        backend.optimise(unet), config, schedule,
+        tuple(replace(c, units=tuple(backend.place(unit, unet) for unit in c.units)) for c in conditions),
+        len(positive),
+        (latent_shape[0], latent_shape[-2], latent_shape[-1]),
+        tuple(dict.fromkeys(float(s) for s in sigmas if float(s) > 0.0)), backend,
+    )  # fmt: skip
+    for sigma in prepared.announced:
+        prepared.at(sigma)
+    return prepared
+
+
+def _moment(prepared: Prepared, acting: tuple[int, ...]) -> Moment:
+    """For the conditions of these indices. Groups that other moments have as well are shared with them."""
+    members = [(index, prepared.conditions[index]) for index in acting]
+    made = {group.members: group for moment in prepared.known_moments.values() for group in moment.groups}
     groups = []
-    for area in dict.fromkeys(c.area for c in conditions):
-        members = tuple((i, c) for i, c in enumerate(conditions) if c.area == area)
-        context, label = _texts(members, config, batch, backend)
-        projections = Projections(fast, schedule, context, label)
-        projections.announce(announced)
-        units = []
-        for unit, first, last in _unit_runs(members, len(positive)):
-            rows = slice(first * batch, last * batch)
-            own_label = None if label is None else label[rows]
-            seat = Seat(
-                unit, (batch, height, width), area, context[rows], own_label, schedule, announced, config.vae.factor,
-                backend, config.unet,
-            )  # fmt: skip
-            net = backend.optimise(backend.resolve(unit.net, unet))
-            halves = (unit.half(i < len(positive)) for i, _ in members[first:last])
-            units.append(seat_unit(seat, net, rows, halves, config.unet))
-        groups.append(Group(area, members, projections, tuple(units), _beside(members, area, backend)))
-    return Prepared(fast, config, schedule, conditions, len(positive), batch, tuple(groups), backend)
+    for area in dict.fromkeys(condition.area for _, condition in members):
+        inside = tuple((index, condition) for index, condition in members if condition.area == area)
+        groups.append(made.get(inside) or _group(prepared, area, inside))
+    halves = [[m for m in members if (m[0] < prepared.positives) is positive] for positive in (True, False)]
+    positive, negative = (make_blend(half, prepared.latent, prepared.backend.runtime.device) for half in halves)
+    return Moment(tuple(groups), positive, negative if len(prepared.conditions) > prepared.positives else None)
+
+
+def _group(prepared: Prepared, area: Area | None, members: tuple[tuple[int, Condition], ...]) -> Group:
+    config, backend, batch = prepared.config, prepared.backend, prepared.latent[0]
+    context, label = _texts(members, config, batch, backend)
+    projections = Projections(prepared.unet, prepared.schedule, context, label)
+    windows = {(condition.start, condition.end) for _, condition in members}
+    sigmas = tuple(s for s in prepared.announced if all(prepared.schedule.in_window(s, *window) for window in windows))
+    projections.announce(sigmas)
+    units = []
+    for unit, first, last in _unit_runs(members, prepared.positives):
+        rows = slice(first * batch, last * batch)
+        own_label = None if label is None else label[rows]
+        seat = Seat(
+            unit, prepared.latent, area, context[rows], own_label, prepared.schedule, sigmas, config.vae.factor,
+            backend, config.unet,
+        )  # fmt: skip
+        halves = (unit.half(i < prepared.positives) for i, _ in members[first:last])
+        units.append(seat_unit(seat, unit.net, rows, halves, config.unet))
+    return Group(area, members, projections, tuple(units), _beside(members, area, backend))
 
 
 def check_base(unit: ControlUnit, config: ModelConfig) -> None:

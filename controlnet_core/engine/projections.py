@@ -71,11 +71,17 @@ class JoinedProjections:
         self.parts: tuple[Projections, ...] = tuple(parts)
         self.rows = [part.context.shape[0] for part in self.parts]
         self.kv = [_behind(branches, self.rows) for branches in zip(*(part.kv for part in self.parts), strict=True)]
+        self.known: dict[float, Stack] = {}
         # A timestep alone is the same for all rows; types and label vectors are each seat's own.
         self.shared = all(part.embed is None and part.label is None for part in self.parts)
 
     def at(self, sigma: float) -> Stack:
         """What the net needs besides x at this sigma."""
+        if sigma not in self.known:
+            self.known[sigma] = self._at(sigma)
+        return self.known[sigma]
+
+    def _at(self, sigma: float) -> Stack:
         stacks = [part.at(sigma) for part in self.parts]
         joined = []
         for part, kv in zip(zip(*stacks, strict=True), self.kv, strict=False):

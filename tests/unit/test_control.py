@@ -64,7 +64,7 @@ def residuals(unet: UNet, unit: ControlUnit, negative: bool = False) -> list[Ten
     carried, plain = Condition(random(1, 7, 16), (unit,)), Condition(random(1, 7, 16))
     halves = ([plain], [carried]) if negative else ([carried], [])
     prepared = prepare(unet, CONFIG, SCHEDULE, *halves, LATENT, [sigma], Backend(Runtime(pack_weights=False)))
-    (group,) = prepared.groups
+    (group,) = prepared.at(sigma).groups
     active = group.active(sigma)
     if not active:
         return [None] * BLOCKS

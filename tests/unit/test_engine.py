@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
+from weakref import ref
 
 import pytest
 import torch
@@ -377,7 +379,7 @@ def test_hint_and_mask_are_brought_to_the_size_of_an_area(
     def by(condition: Condition, latent: Tensor) -> Tensor:
         backend = Backend(Runtime(pack_weights=False))
         prepared = prepare(model.unet, DEMO, SCHEDULE, [condition], [], latent.shape, [2.0], backend)
-        return predict(prepared, prepared.groups[0], latent, sigma, Run())[0]
+        return predict(prepared, prepared.at(2.0).groups[0], latent, sigma, Run())[0]
 
     placed = by(Condition(text, (unit,), area=area), x)
     close(placed, by(Condition(text, (unit,)), part))
@@ -499,6 +501,84 @@ def test_nothing_is_prepared_again_when_only_the_seed_changes(
     assert len(embedded) == 2
     run(1, 16, (replace(units[0], strength=0.5),))
     assert len(embedded) == 3
+
+
+@torch.inference_mode()
+def test_conditions_outside_their_window_take_no_rows(
+    model: DiffusionModel, nets: tuple[ControlNet, ControlNet], backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch holds what acts at its sigma, and gives what those conditions alone give."""
+    early, late, empty = texts(3)
+    units = (ControlUnit(nets[0], hint(1), 0.7),)
+    positive = [Condition(early, units, end=0.3), Condition(late, start=0.3), Condition(late, start=0.99)]
+    x, sigma = noisy()
+    rows: list[tuple[int, int]] = []
+    forward, features = UNetMiddle.forward, ControlNet.features
+    monkeypatch.setattr(UNetMiddle, "forward", lambda self, h, *a: rows.append((0, len(h))) or forward(self, h, *a))
+    monkeypatch.setattr(ControlNet, "features", lambda self, h, *a: rows.append((1, len(h))) or features(self, h, *a))
+    negative = [Condition(empty, units)]
+    prepared = prepare(model.unet, DEMO, SCHEDULE, positive, negative, SIZE, [float(sigma)], backend)
+    both, unet_alone = {(0, 4), (1, 4)}, {(0, 4), (1, 2)}
+    for timestep, acting, ran in ((900.0, 0, both), (600.0, 1, unet_alone), (100.0, 1, unet_alone)):
+        level = SCHEDULE.sigma(torch.tensor(timestep))
+        rows.clear()
+        got = evaluate(prepared, x, level, 5.0)
+        assert ran <= set(rows) <= ran | {(0, 2)}, rows  # (a net has a middle as well)
+        halves = [replace(positive[acting], start=0.0, end=1.0)], negative
+        single = prepare(model.unet, DEMO, SCHEDULE, *halves, SIZE, [float(level)], backend)
+        assert torch.equal(got, evaluate(single, x, level, 5.0))
+
+
+@torch.inference_mode()
+def test_what_is_prepared_is_shared_where_the_same_conditions_act(model: DiffusionModel) -> None:
+    a, b = texts(2)
+    area = Area(0, 0, 16, 8)
+    conditions = [Condition(a), Condition(b, area=area, end=0.5)]
+    levels = [float(SCHEDULE.sigma(torch.tensor(t))) for t in (900.0, 800.0, 100.0)]
+    prepared = prepare(model.unet, DEMO, SCHEDULE, conditions, [], SIZE, levels, Backend(Runtime()))
+    first, second, last = (prepared.at(level) for level in levels)
+    assert first is second
+    assert len(first.groups) == 2 and last.groups == first.groups[:1]
+    assert [len(group.projections.shifts) for group in first.groups] == [3, 2]
+
+
+def test_a_half_in_which_nothing_acts_predicts_nothing(model: DiffusionModel) -> None:
+    """As in the host: the weighed mean of nothing is 0; so is that of a condition of strength 0."""
+    (prompt,) = texts(1)
+    for silent in (Condition(prompt, start=0.9), Condition(prompt, strength=0.0)):
+        assert not by_engine(model, [silent], [], Backend(Runtime()), 1.0).any()
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
+def test_a_backend_keeps_no_model_alive(packed: bool) -> None:
+    backend = Backend(Runtime(pack_weights=packed))
+    torch.manual_seed(0)
+    model = DiffusionModel(UNet(DEMO.unet).eval(), DEMO, SCHEDULE)
+    nets = [make_net(model, seed) for seed in (1, 2)]
+    prompt, empty = texts(2)
+
+    def run(net: ControlNet, unit: ControlUnit) -> None:
+        conditions = [Condition(prompt, (unit,))], [Condition(empty, (unit,))]
+        generate(model, *conditions, torch.zeros(1, 4, 8, 8), SampleSettings(steps=1), backend=backend)
+
+    units = [ControlUnit(net, hint()) for net in nets]
+    for net, unit in zip(nets, units, strict=True):
+        run(net, unit)
+    weights = [ref(net.middle.res1.conv1.weight) for net in nets] + [ref(model.unet.middle.res1.conv1.weight)]
+    assert len(backend._runs) == 2
+    del net, unit, nets[0], units[0]
+    gc.collect()
+    assert [w() is None for w in weights] == [True, False, False]
+    assert len(backend._runs) == 1
+    model = None
+    gc.collect()
+    assert weights[2]() is None
+    assert not backend._runs
+    nets.clear()
+    units.clear()
+    gc.collect()
+    assert [w() is None for w in weights] == [True, True, True]
+    assert not backend._twins
 
 
 @torch.inference_mode()
