@@ -39,9 +39,13 @@ ROWS: dict[str, tuple[Shortcuts, torch.dtype]] = {
     "bf16": (EXACT, torch.bfloat16),
     "nets at every 2nd step": (Shortcuts(reuse_every=2), torch.float32),
     "nets at every 3rd step": (Shortcuts(reuse_every=3), torch.float32),
+    "nets at every 4th step": (Shortcuts(reuse_every=4), torch.float32),
     "nets when x moved by 10 %": (Shortcuts(reuse_tolerance=0.1), torch.float32),
     "nets when x moved by 20 %": (Shortcuts(reuse_tolerance=0.2), torch.float32),
     "encoder at every 2nd step": (Shortcuts(encoder_every=2), torch.float32),
+    "nets and lower levels at every 2nd step": (Shortcuts(deep_every=2), torch.float32),
+    "nets and lower levels at every 3rd step": (Shortcuts(deep_every=3), torch.float32),
+    "lower levels at every 2nd, nets at every 4th": (Shortcuts(deep_every=2, reuse_every=4), torch.float32),
     "guidance from 10 to 80 %": (Shortcuts(guidance_start=0.1, guidance_end=0.8), torch.float32),
 }
 
@@ -67,9 +71,9 @@ def main() -> int:
                 times[name].append(perf_counter() - began)
                 latents[name].append(latent)
     rows = [row(name, latents, times) for name in ROWS if times[name]]
-    print(f"{'what':28}{'mean error':>12}{'largest':>10}{'time':>8}")
+    print(f"{'what':46}{'mean error':>12}{'largest':>10}{'time':>8}")
     for r in rows:
-        print(f"{r['what']:28}{r['mean_error']:12.2%}{r['largest_error']:10.2%}{r['time']:8.2f}")
+        print(f"{r['what']:46}{r['mean_error']:12.2%}{r['largest_error']:10.2%}{r['time']:8.2f}")
     if args.json:
         report = {"machine": machine(cpu), "nets": args.nets, "steps": args.steps, "rows": rows}
         args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

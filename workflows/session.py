@@ -45,7 +45,7 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_shortcut_arguments(parser: argparse.ArgumentParser) -> None:
-    """--reuse, --reuse-tolerance, --encoder-every, --guidance, --measure."""
+    """--reuse, --reuse-tolerance, --encoder-every, --deep-every, --guidance, --measure."""
     group = parser.add_argument_group("faster at a price", "off by default; --measure tells the error")
     group.add_argument("--reuse", type=int, default=1, metavar="K", help="run the nets at every K-th evaluation only")
     group.add_argument(
@@ -55,6 +55,10 @@ def add_shortcut_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--encoder-every", type=int, default=1, metavar="K", help="run the UNet's encoder at every K-th evaluation only"
     )
+    group.add_argument(
+        "--deep-every", type=int, default=1, metavar="K",
+        help="run the ControlNets and the UNet's lower levels at every K-th evaluation only, the top level at each",
+    )  # fmt: skip
     group.add_argument(
         "--guidance", type=float, nargs=2, default=(0.0, 1.0), metavar=("FROM", "TO"),
         help="guide by the negative prompt only in this part of the run, such as 0.1 0.8",
@@ -68,7 +72,7 @@ def shortcuts(args: argparse.Namespace) -> Any:
 
     if not hasattr(args, "reuse"):
         return EXACT
-    return Shortcuts(args.reuse, args.reuse_tolerance, args.encoder_every, *args.guidance)
+    return Shortcuts(args.reuse, args.reuse_tolerance, args.encoder_every, *args.guidance, args.deep_every)
 
 
 def open_session(args: argparse.Namespace, progress: Progress | None = None) -> Session:

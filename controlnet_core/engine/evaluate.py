@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -49,11 +50,7 @@ def predict(prepared: Prepared, group: Group, x: Tensor, sigma: Tensor, run: Run
     rows = prepared.backend.layout(rows.to(prepared.backend.runtime.dtype))
     read = rows if group.beside is None else prepared.backend.layout(torch.cat([rows, group.beside], dim=1))
     stack = group.projections.at(level)
-    assert stack.decoder is not None
-    *skips, middle = run.controlled(
-        (group, group.active(level)), lambda: _controlled(prepared.unet, group, rows, read, level, stack, run)
-    )
-    predicted = prepared.unet.head(prepared.unet.decoder(middle, skips, stack.decoder))
+    predicted = prepared.unet.head(_decoded(prepared.unet, group, rows, read, level, stack, run))
     output = predicted.float()
     if run.recorder is not None:
         run.recorder.cast("latent to the net", x.dtype, rows.dtype)
@@ -66,19 +63,37 @@ def predict(prepared: Prepared, group: Group, x: Tensor, sigma: Tensor, run: Run
     return [denoised(parametrization, out, part, sigma, spread) for out in output.chunk(conditions)]
 
 
-def _controlled(
+def _decoded(
     unet: UNet, group: Group, rows: Tensor, read: Tensor, sigma: float, stack: Stack, run: Run
-) -> list[Tensor]:
-    """The skips and the middle's output, with all control added. The UNet reads `read`, the nets `rows` of it."""
+) -> Tensor:
+    """The decoder's output. The UNet reads `read`, the nets `rows` of it."""
+    assert stack.decoder is not None
+    key = (group, group.active(sigma))
+    deep = run.deep(key)
+    if deep is not None and not deep.is_due():
+        skips = _controlled(unet, group, rows, read, sigma, stack, run, count=unet.decoder.top_blocks)
+        return unet.decoder.top(deep.next(None)[0], skips, stack.decoder)
+    *skips, middle = run.controlled(key, lambda: _controlled(unet, group, rows, read, sigma, stack, run))
+    h = unet.decoder.lower(middle, skips, stack.decoder)
+    if deep is not None:
+        deep.next(lambda: [h])
+    return unet.decoder.top(h, skips, stack.decoder)
+
+
+def _controlled(
+    unet: UNet, group: Group, rows: Tensor, read: Tensor, sigma: float, stack: Stack, run: Run,
+    count: int | None = None,
+) -> list[Tensor]:  # fmt: skip
+    """The skips and the middle's output, with all control added. count: the first of them alone, and no net runs."""
     actors = group.actors(sigma)
     walk = _targets(unet, read, stack)
     for actor in actors:
         if actor.bound.entry == "encoder":
-            walk = run.through(actor, rows, sigma, walk)
-    targets = list(walk)
+            walk = run.through(actor, rows, sigma, walk, may_run=count is None)
+    targets = list(islice(walk, count))
     for actor in actors:
         if actor.bound.entry == "skips":
-            deque(run.through(actor, rows, sigma, targets), maxlen=0)
+            deque(run.through(actor, rows, sigma, targets, may_run=count is None), maxlen=0)
     return targets
 
 

@@ -2,15 +2,19 @@
 
 Without shortcuts every evaluation stands for itself and the picture is exact. With them:
 
-reuse_every k          a net runs at every k-th evaluation; in between its last residuals are added again,
-                       at the strength of the moment
+reuse_every k          a net runs at every k-th evaluation
 reuse_tolerance e      a net runs when the scaled latent has moved by more than e (relative L2 norm) since
                        the net ran last: often while the layout is made, seldom when details are
 encoder_every k        the UNet's encoder and all control run at every k-th evaluation, the decoder at each:
                        the encoder's features change little between neighbours (Li et al. 2023, "Faster
                        Diffusion")
+deep_every k           the UNet's lower levels, and the nets, run at every k-th evaluation, its top level at
+                       each (Ma et al. 2024, "DeepCache")
 guidance_start, _end   outside this window of the timestep axis the negative half is not computed
                        (Kynkaanniemi et al. 2024, "Applying guidance in a limited interval")
+
+What is left out is not held still but continued along a line, see `engine.forecast`; residuals are added at
+the strength of the moment. The first two evaluations, which make the line, are always computed.
 
 The error is the user's to judge: `controlnet run --measure` and `benchmarks/shortcuts.py` print it.
 """
@@ -27,6 +31,7 @@ from ..control.plan import words
 from ..control.report import Recorder
 from ..errors import ValueRangeError
 from ..models.control import Direct
+from .forecast import Forecast
 from .record import RecordedActor
 from .unit import Actor
 
@@ -42,12 +47,14 @@ class Shortcuts:
     encoder_every: int = 1
     guidance_start: float = 0.0
     guidance_end: float = 1.0
+    deep_every: int = 1
 
     def __post_init__(self) -> None:
-        if self.reuse_every < 1 or self.encoder_every < 1:
-            raise ValueRangeError(
-                f"reuse_every is {self.reuse_every} and encoder_every {self.encoder_every}: 1 is every evaluation"
-            )
+        for name in ("reuse_every", "encoder_every", "deep_every"):
+            if getattr(self, name) < 1:
+                raise ValueRangeError(f"{name} is {getattr(self, name)}: 1 is every evaluation, 2 every second one")
+        if self.encoder_every > 1 and self.deep_every > 1:
+            raise ValueRangeError("encoder_every and deep_every leave out the same blocks: choose one of them")
         if not 0.0 <= self.reuse_tolerance < float("inf"):  # nan is neither
             raise ValueRangeError(f"reuse_tolerance is {self.reuse_tolerance}: give 0 (off) or more, such as 0.1")
         if not 0.0 <= self.guidance_start <= self.guidance_end <= 1.0:
@@ -57,9 +64,9 @@ class Shortcuts:
             )
 
     @property
-    def reuses(self) -> bool:
-        """Whether residuals are used again."""
-        return self.reuse_every > 1 or self.reuse_tolerance > 0.0
+    def continues_nets(self) -> bool:
+        """Whether there are evaluations at which a net in its window does not run."""
+        return self.reuse_every > 1 or self.reuse_tolerance > 0.0 or self.deep_every > 1
 
     @property
     def limits_guidance(self) -> bool:
@@ -72,33 +79,40 @@ EXACT = Shortcuts()
 
 @dataclass(eq=False)
 class Repeater:
-    """An actor whose residuals are kept, before their weights, and added again while they will do."""
+    """An actor whose residuals, before their weights, are computed now and then and continued in between."""
 
     actor: Actor
     shortcuts: Shortcuts
-    residuals: list[Tensor | None] = field(default_factory=list)
-    age: int = 0
+    forecast: Forecast
     seen: Tensor | None = None
 
-    def through(self, x: Tensor, sigma: float, targets: Iterable[Tensor]) -> Iterator[Tensor]:
-        """As `Actor.through`."""
-        if self._is_due(x):
-            features = self.actor.features(x, sigma)
-            outlets = self.actor.bound.outlets
-            self.residuals = [None if f is None else o(f) for f, o in zip(features, outlets, strict=True)]
-            self.age, self.seen = 0, x
-        self.age += 1
-        for index, (target, residual) in enumerate(zip(targets, self.residuals, strict=True)):
+    @classmethod
+    def of(cls, actor: Actor, shortcuts: Shortcuts) -> Repeater:
+        """Nothing computed yet."""
+        return cls(actor, shortcuts, Forecast(shortcuts.reuse_every))
+
+    def through(self, x: Tensor, sigma: float, targets: Iterable[Tensor], may_run: bool) -> Iterator[Tensor]:
+        """As `Actor.through`, for the first targets or all. may_run: whether this is an evaluation for nets to run."""
+        due = not self.forecast.past or (may_run and self._is_due(x))
+        residuals = self.forecast.next((lambda: self._residuals(x, sigma)) if due else None)
+        if due:
+            self.seen = x
+        for index, (target, residual) in enumerate(zip(targets, residuals, strict=False)):
             self.actor.add(target, residual, DIRECT, index, sigma)
             yield target
 
+    def _residuals(self, x: Tensor, sigma: float) -> list[Tensor | None]:
+        features = self.actor.features(x, sigma)
+        return [None if f is None else o(f) for f, o in zip(features, self.actor.bound.outlets, strict=True)]
+
     def _is_due(self, x: Tensor) -> bool:
-        if self.seen is None or self.seen.shape != x.shape:
-            return True
-        if self.shortcuts.reuse_every > 1 and self.age >= self.shortcuts.reuse_every:
-            return True
         tolerance = self.shortcuts.reuse_tolerance
-        return tolerance > 0.0 and float((x - self.seen).norm() / self.seen.norm()) > tolerance
+        if self.seen is None or len(self.forecast.past) < 2:
+            return True
+        if tolerance > 0.0 and float((x - self.seen).norm() / self.seen.norm()) > tolerance:
+            return True
+        by_tolerance_alone = tolerance > 0.0 and self.shortcuts.reuse_every == 1
+        return self.forecast.is_due() and not by_tolerance_alone
 
 
 @dataclass(eq=False)
@@ -113,30 +127,38 @@ class Run:
     recorder: Recorder | None = None
     finite: Tensor | None = None
     repeaters: dict[Actor, Repeater] = field(default_factory=dict)
-    targets: dict[object, tuple[int, list[Tensor]]] = field(default_factory=dict)
+    forecasts: dict[object, Forecast] = field(default_factory=dict)
     observed: dict[Actor, Actor] = field(default_factory=dict)
 
-    def through(self, actor: Actor, x: Tensor, sigma: float, targets: Iterable[Tensor]) -> Iterator[Tensor]:
-        """The targets with an actor's residuals, made now or used again."""
+    def through(
+        self, actor: Actor, x: Tensor, sigma: float, targets: Iterable[Tensor], may_run: bool = True
+    ) -> Iterator[Tensor]:
+        """The targets with an actor's residuals, computed or continued.
+
+        may_run False: computed only if they never were.
+        """
         if self.recorder is not None:
             for unit in actor.units:
                 self.recorder.unit(unit.unit, unit.name, words(unit.unit))
             actor = self.observed.setdefault(actor, RecordedActor(actor.bound, actor.units, self.recorder))
-        if not self.shortcuts.reuses:
+        if not self.shortcuts.continues_nets:
             return actor.through(x, sigma, targets)
         if actor not in self.repeaters:
-            self.repeaters[actor] = Repeater(actor, self.shortcuts)
-        return self.repeaters[actor].through(x, sigma, targets)
+            self.repeaters[actor] = Repeater.of(actor, self.shortcuts)
+        return self.repeaters[actor].through(x, sigma, targets, may_run)
 
-    def controlled(self, key: object, make: Callable[[], list[Tensor]]) -> list[Tensor]:
-        """Skips and middle with all control, made now or used again."""
+    def controlled(self, key: object, compute: Callable[[], list[Tensor]]) -> list[Tensor]:
+        """Skips and middle with all control, computed or continued."""
         if self.shortcuts.encoder_every == 1:
-            return make()
-        age, targets = self.targets.get(key, (self.shortcuts.encoder_every, []))
-        if age >= self.shortcuts.encoder_every:
-            age, targets = 0, make()
-        self.targets[key] = age + 1, targets
-        return targets
+            return compute()
+        forecast = self.forecasts.setdefault(key, Forecast(self.shortcuts.encoder_every))
+        return forecast.next(compute if forecast.is_due() else None)
+
+    def deep(self, key: object) -> Forecast | None:
+        """What the lower levels give to the top one, where it is not computed at every evaluation."""
+        if self.shortcuts.deep_every == 1:
+            return None
+        return self.forecasts.setdefault(key, Forecast(self.shortcuts.deep_every))
 
     def note_finite(self, output: Tensor) -> None:
         """Remember whether a prediction was finite, without waiting for it."""

@@ -176,12 +176,26 @@ class UNetDecoder(BlockStack):
                 width = level_width
         self.blocks = nn.ModuleList(blocks)
 
+        self.top_blocks = config.res_blocks + 1
+
     def forward(self, h: Tensor, skips: list[Tensor], projected: Projected) -> Tensor:
         """Middle output and the encoder's skips -> (B, widths[0], H, W).
 
         `skips` is emptied: each is let go when it has been read.
         """
-        for block, shift, kv in zip(self.blocks, *projected, strict=True):
+        return self.top(self.lower(h, skips, projected), skips, projected)
+
+    def lower(self, h: Tensor, skips: list[Tensor], projected: Projected) -> Tensor:
+        """All levels but the top one: middle output -> (B, C, H, W). Leaves the top level's skips."""
+        return self._through(h, skips, projected, slice(None, -self.top_blocks))
+
+    def top(self, h: Tensor, skips: list[Tensor], projected: Projected) -> Tensor:
+        """The level of the latent's own resolution, which reads the first `top_blocks` skips."""
+        return self._through(h, skips, projected, slice(-self.top_blocks, None))
+
+    def _through(self, h: Tensor, skips: list[Tensor], projected: Projected, part: slice) -> Tensor:
+        steps = list(zip(self.blocks, *projected, strict=True))[part]
+        for block, shift, kv in steps:
             h = block(torch.cat([h, skips.pop()], dim=1), shift, kv)
             if block.up is not None:
                 h = block.up(h, size=tuple(skips[-1].shape[-2:]))

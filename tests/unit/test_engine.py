@@ -20,6 +20,7 @@ from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_li
 from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
 from comfyui_controlnet_core.controlnet_core.engine.condition import Area, Condition
 from comfyui_controlnet_core.controlnet_core.engine.evaluate import evaluate, predict
+from comfyui_controlnet_core.controlnet_core.engine.forecast import Forecast
 from comfyui_controlnet_core.controlnet_core.engine.pack import can_pack, pack
 from comfyui_controlnet_core.controlnet_core.engine.prepare import prepare
 from comfyui_controlnet_core.controlnet_core.engine.run import EXACT, Run, Shortcuts
@@ -607,7 +608,7 @@ def sample(
     )
 
 
-@pytest.mark.parametrize(("every", "runs"), [(1, 6), (2, 3), (3, 2)])
+@pytest.mark.parametrize(("every", "runs"), [(1, 6), (2, 4), (3, 3)])
 def test_reused_residuals_save_runs_of_the_net(
     model: DiffusionModel,
     nets: tuple[ControlNet, ControlNet],
@@ -624,10 +625,10 @@ def test_reused_residuals_save_runs_of_the_net(
     assert len(calls) == runs
     error = float((got - exact).norm() / exact.norm())
     assert error == 0.0 if every == 1 else 0.0 < error < 0.2
-    # A tolerance that nothing exceeds is one run, one that everything exceeds is the exact picture.
+    # A tolerance that nothing exceeds is the two runs that make a line, one that everything exceeds is exact.
     calls.clear()
     sample(model, units, Shortcuts(reuse_tolerance=1e9))
-    assert len(calls) == 1
+    assert len(calls) == 2
     torch.testing.assert_close(sample(model, units, Shortcuts(reuse_tolerance=1e-9)), exact, rtol=1e-4, atol=1e-4)
 
 
@@ -650,8 +651,12 @@ def test_kept_residuals_take_the_strength_of_the_moment(
         assert not torch.equal(outputs[0], outputs[1])
 
 
-def test_the_encoder_is_run_at_every_kth_evaluation(
-    model: DiffusionModel, nets: tuple[ControlNet, ControlNet], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("shortcuts", [Shortcuts(encoder_every=2), Shortcuts(deep_every=2)], ids=str)
+def test_lower_blocks_and_nets_are_run_at_every_kth_evaluation(
+    model: DiffusionModel,
+    nets: tuple[ControlNet, ControlNet],
+    monkeypatch: pytest.MonkeyPatch,
+    shortcuts: Shortcuts,
 ) -> None:
     units = (ControlUnit(nets[0], hint(1)),)
     calls = []
@@ -660,9 +665,24 @@ def test_the_encoder_is_run_at_every_kth_evaluation(
     exact = sample(model, units)
     assert len(calls) == 12  # the UNet's and the net's
     calls.clear()
-    got = sample(model, units, Shortcuts(encoder_every=2))
-    assert len(calls) == 6
-    assert 0.0 < float((got - exact).norm() / exact.norm()) < 0.3
+    got = sample(model, units, shortcuts)
+    assert len(calls) == 8  # at the evaluations 0, 1, 3 and 5
+    assert 0.0 < float((got - exact).norm() / exact.norm()) < 0.2
+
+
+def test_what_is_not_computed_is_continued_along_a_line() -> None:
+    forecast = Forecast(every=3)
+    computed = []
+
+    def values() -> list[Tensor | None]:
+        computed.append(forecast.count)
+        return [torch.full((2,), 5.0 - 0.5 * forecast.count), None]
+
+    for count in range(9):
+        got, nothing = forecast.next(values if forecast.is_due() else None)
+        torch.testing.assert_close(got, torch.full((2,), 5.0 - 0.5 * count))
+        assert nothing is None
+    assert computed == [0, 1, 4, 7]
 
 
 def test_guidance_in_an_interval_computes_one_half_outside_it(model: DiffusionModel) -> None:
@@ -684,7 +704,14 @@ def test_guidance_in_an_interval_computes_one_half_outside_it(model: DiffusionMo
 
 
 @pytest.mark.parametrize(
-    "values", [{"reuse_every": 0}, {"reuse_tolerance": -1.0}, {"guidance_start": 0.9, "guidance_end": 0.1}]
+    "values",
+    [
+        {"reuse_every": 0},
+        {"deep_every": 0},
+        {"deep_every": 2, "encoder_every": 2},
+        {"reuse_tolerance": -1.0},
+        {"guidance_start": 0.9, "guidance_end": 0.1},
+    ],
 )
 def test_shortcuts_out_of_range_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(ValueRangeError):

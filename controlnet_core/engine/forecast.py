@@ -1,0 +1,46 @@
+"""Tensors that change steadily from one evaluation to the next, computed now and then and continued in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+
+Values: TypeAlias = "list[Any]"
+"""Tensors, or None for what is nothing."""
+
+
+@dataclass(eq=False)
+class Forecast:
+    """Computes at the first two evaluations and at every k-th from there; continues along a line between them.
+
+    The line goes through the last two times the values were computed, with the number of the evaluation as its
+    axis (first order of Liu et al. 2025, "TaylorSeer"). Holding the last values instead has about twice the error,
+    and a second order more again: see benchmarks/NOTES.md.
+    """
+
+    every: int
+    past: list[tuple[int, Values]] = field(default_factory=list)
+    count: int = 0
+
+    def is_due(self) -> bool:
+        """Whether the next values are to be computed."""
+        return len(self.past) < 2 or self.count - self.past[-1][0] >= self.every
+
+    def next(self, compute: Callable[[], Values] | None) -> Values:
+        """The values of this evaluation, in a list of its own: computed, or continued where `compute` is None."""
+        if compute is not None:
+            self.past = [*self.past[-1:], (self.count, compute())]
+        values = self._continued()
+        self.count += 1
+        return values
+
+    def _continued(self) -> Values:
+        last, values = self.past[-1]
+        if last == self.count or len(self.past) < 2:
+            return list(values)
+        first, before = self.past[0]
+        along = (self.count - first) / (last - first)
+        return [None if a is None else torch.lerp(b, a, along) for a, b in zip(values, before, strict=True)]
