@@ -19,7 +19,9 @@ from ..models.unet import Projected, Shifts, Stack
 class Projections:
     """A net's timestep projections by sigma, and its keys and values of the text.
 
-    net: a UNet, or a net with the same parts. embed: in place of `net.embed`.
+    net: a UNet, or a net with the same parts. embed: in place of `net.embed`. per_row: project a timestep
+    for each row of the context, not once for all of them; products of one row are rounded otherwise than
+    those of several, which matters to who compares bits.
     """
 
     net: nn.Module
@@ -27,6 +29,7 @@ class Projections:
     context: Tensor
     label: Tensor | None
     embed: Embed | None = None
+    per_row: bool = False
     shifts: dict[float, tuple[Shifts, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -41,9 +44,9 @@ class Projections:
             return
         embed = self.embed or self.net.embed
         t = self.schedule.timestep(torch.tensor(new)).to(self.context.device)
-        if self.label is not None:
+        if self.label is not None or self.per_row:
             for sigma, step in zip(new, t, strict=True):
-                emb = embed(step.expand(self.label.shape[0]), self.label)
+                emb = embed(step.expand(self.context.shape[0]), self.label)
                 self.shifts[sigma] = tuple(part.time_shifts(emb) for part in self.parts)
             return
         emb = embed(t, None)
@@ -73,7 +76,7 @@ class JoinedProjections:
         self.kv = [_behind(branches, self.rows) for branches in zip(*(part.kv for part in self.parts), strict=True)]
         self.known: dict[float, Stack] = {}
         # A timestep alone is the same for all rows; types and label vectors are each seat's own.
-        self.shared = all(part.embed is None and part.label is None for part in self.parts)
+        self.shared = all(p.embed is None and p.label is None and not p.per_row for p in self.parts)
 
     def at(self, sigma: float) -> Stack:
         """What the net needs besides x at this sigma."""

@@ -31,8 +31,9 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tens
     to multiples of 4.
     """
     half = dim // 2
-    exponent = torch.arange(half, dtype=torch.float32, device=t.device) / half
-    angles = t.float()[:, None] * torch.exp(-math.log(max_period) * exponent)
+    # Multiplied before it is divided, as everywhere else: the other order moves angles near t = 1000 by 1e-4.
+    exponent = -math.log(max_period) * torch.arange(half, dtype=torch.float32, device=t.device) / half
+    angles = t.float()[:, None] * torch.exp(exponent)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
@@ -156,17 +157,20 @@ class SpatialTransformer(nn.Module):
         """(B, width, H, W) -> (B, width, H, W)."""
         height = x.shape[2]
         h = self.norm(x)
-        if self.linear_projection:
-            h = self.proj_in(rearrange(h, "b c h w -> b (h w) c"))
-        else:
-            h = rearrange(self.proj_in(h), "b c h w -> b (h w) c")
+        h = self.proj_in(self.tokens(h)) if self.linear_projection else self.tokens(self.proj_in(h))
         for block, block_kv in zip(self.blocks, kv, strict=True):
             h = block(h, block_kv)
         if self.linear_projection:
-            h = rearrange(self.proj_out(h), "b (h w) c -> b c h w", h=height)
-        else:
-            h = self.proj_out(rearrange(h, "b (h w) c -> b c h w", h=height))
-        return h + x
+            return self.pixels(self.proj_out(h), height) + x
+        return self.proj_out(self.pixels(h, height)) + x
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, H * W, C), a view where the layout allows one."""
+        return rearrange(x, "b c h w -> b (h w) c")
+
+    def pixels(self, tokens: Tensor, height: int) -> Tensor:
+        """(B, H * W, C) -> (B, C, H, W), a view with the channels last."""
+        return rearrange(tokens, "b (h w) c -> b c h w", h=height)
 
 
 class ConvIn(nn.Module):

@@ -27,6 +27,7 @@ from ...controlnet_core.errors import UnfitError
 from ...controlnet_core.models.unet import UNet, encoder_widths
 from . import binding
 from .bases import base_config
+from .layers import with_host_arithmetic
 
 KEY = "controlnet_core_accelerate"
 WRAPPER = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
@@ -164,6 +165,7 @@ class Engine:
         self.report = Report(weights)
         self.patcher: Callable[[], Any] = lambda: None
         self.bound: binding.BorrowedUNet | str | None = None  # or why there is none
+        self.packs = False
         self.copy: tuple[Any, binding.BorrowedUNet] | None = None
         # Keyed by the editor's identity of a conditioning, which does not outlive a run.
         self.projections: WeakKeyDictionary[Any, dict[Any, Projections]] = WeakKeyDictionary()
@@ -189,7 +191,7 @@ class Engine:
         self.copy = None
 
     def _drop(self) -> None:
-        self.bound = None
+        self.bound, self.packs = None, False
         self.projections.clear()
 
     # ---- a call
@@ -221,22 +223,26 @@ class Engine:
         """Our UNet on the editor's layers, bound once per run; or why it cannot be."""
         if self.bound is None:
             began = perf_counter()
-            try:
-                self.bound = binding.changed_by_others(native) or binding.bind(self.frame, native, x.dtype)
-            except UnfitError as error:
-                self.bound = str(error)
+            self.bound = self._bind(native, x.dtype)
             self.report.bind_seconds = perf_counter() - began
-        if self.weights == "shared" or isinstance(self.bound, str):
-            return self.bound
-        reason = binding.not_packable(self.bound)
-        if reason:
-            self.report.note = f"{reason}: shared weights were used"
+        if isinstance(self.bound, str) or not self.packs:
             return self.bound
         key = (self.patcher().model.current_weight_patches_uuid, x.dtype, x.device)
         if self.copy is None or self.copy[0] != key:
             self.copy = None  # before there are two
             self.copy = (key, binding.packed(self.bound))
         return self.copy[1]
+
+    def _bind(self, native: nn.Module, dtype: torch.dtype) -> binding.BorrowedUNet | str:
+        try:
+            bound = binding.bind(self.frame, native, dtype)
+        except UnfitError as error:
+            return str(error)
+        if self.weights == "packed":
+            reason = binding.not_packable(bound)
+            self.packs = not reason
+            self.report.note = f"{reason}: shared weights were used" if reason else ""
+        return bound if self.packs else with_host_arithmetic(bound)
 
     def _projections(
         self, unet: UNet, x: Tensor, context: Tensor, y: Tensor | None, options: Mapping[str, Any]
@@ -247,7 +253,7 @@ class Engine:
         known = self.projections.setdefault(uuids[0], {}) if uuids else {}
         if key not in known:
             schedule: Any = Timesteps()
-            known[key] = Projections(unet, schedule, context, y)
+            known[key] = Projections(unet, schedule, context, y, per_row=True)
         return known[key]
 
     # ---- memory

@@ -6,6 +6,7 @@ editor's business, and a LoRA that replaces a weight replaces it here too.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass
 
@@ -37,11 +38,25 @@ class BorrowedUNet(UNet):
 
 
 @dataclass(frozen=True, eq=False)
+class Place:
+    """Where a leaf of ours sits, what the editor calls that place, and the shapes that its weights have.
+
+    heads: of the attention whose queries the leaf makes; None for all others.
+    """
+
+    leaf: nn.Module
+    name: str
+    theirs: str
+    shapes: Mapping[str, torch.Size]
+    heads: int | None
+
+
+@dataclass(frozen=True, eq=False)
 class Frame:
-    """A UNet without weights, with each leaf's own name and the editor's name for its place."""
+    """A UNet without weights, and the places of its leaves."""
 
     unet: BorrowedUNet
-    places: tuple[tuple[nn.Module, str, str], ...]
+    places: tuple[Place, ...]
 
 
 def frame(config: UNetConfig) -> Frame:
@@ -49,8 +64,12 @@ def frame(config: UNetConfig) -> Frame:
     with torch.device("meta"):
         unet = BorrowedUNet(config)
     theirs = KeyMap(unet_rules(config)).to_theirs
+    heads = {module.q: module.heads for module in unet.modules() if isinstance(module, Attention)}
     leaves = ((leaf, name) for name, leaf in unet.named_modules() if leaf._parameters)
-    places = ((leaf, name, (theirs(f"{name}.weight") or "").removesuffix(".weight")) for leaf, name in leaves)
+    places = (
+        Place(leaf, name, (theirs(f"{name}.weight") or "").removesuffix(".weight"), _shapes(leaf), heads.get(leaf))
+        for leaf, name in leaves
+    )
     return Frame(unet, tuple(places))
 
 
@@ -58,48 +77,52 @@ def bind(frame: Frame, native: nn.Module, dtype: torch.dtype) -> BorrowedUNet:
     """A second tree like the frame whose leaves are the layers of the editor's UNet, which computes in `dtype`.
 
     Nothing is copied, and neither tree given is changed. Raises UnfitError unless each layer that holds weights
-    has its place, in this shape, exactly once.
+    has its place, in this shape, exactly once, and nobody else has put something on what is passed by.
     """
-    layers = {name: module for name, module in native.named_modules() if module._parameters}
-    found = {leaf: _same_shape(name, leaf, layers.pop(theirs, None)) for leaf, name, theirs in frame.places}
+    layers, heads = _survey(native)
+    found = {place.leaf: _fitting(place, layers.pop(place.theirs, None), heads) for place in frame.places}
     if layers:
         raise UnfitError(f"the model's UNet has a layer that Stable Diffusion has not: {next(iter(layers))}")
     bound = rebuild(frame.unet, found.get)
     bound.dtype = dtype
-    _check_heads(bound, native)
     return bound
 
 
-def _same_shape(name: str, leaf: nn.Module, layer: nn.Module | None) -> nn.Module:
-    """The editor's layer for a leaf of ours."""
-    shapes = [None if m is None else {k: tuple(p.shape) for k, p in _weights(m)} for m in (leaf, layer)]
-    if layer is None or shapes[0] != shapes[1]:
-        raise UnfitError(f"the model's UNet differs from Stable Diffusion's at {name}: {shapes[1]}, not {shapes[0]}")
+def _survey(native: nn.Module) -> tuple[dict[str, nn.Module], dict[nn.Module, int]]:
+    """The layers of the editor's UNet by name, and the heads of the attentions by the layer of their queries.
+
+    Raises UnfitError for what another pack has put on inner modules, which the engine does not call.
+    """
+    layers: dict[str, nn.Module] = {}
+    heads: dict[nn.Module, int] = {}
+    for name, module in native.named_modules():
+        if module._parameters:
+            layers[name] = module
+        elif "forward" in module.__dict__:
+            raise UnfitError(f"another pack replaced the forward of {name or 'the UNet'}")
+        elif name and (module._forward_hooks or module._forward_pre_hooks):
+            raise UnfitError(f"another pack hooked {name}")
+        else:
+            queries = module._modules.get("to_q")
+            if queries is not None:
+                heads[queries] = module.__dict__.get("heads")
+    return layers, heads
+
+
+def _fitting(place: Place, layer: nn.Module | None, heads: Mapping[nn.Module, int]) -> nn.Module:
+    """The editor's layer for a place. The number of heads is no weight's shape: its attention tells it."""
+    shapes = None if layer is None else _shapes(layer)
+    if layer is None or shapes != place.shapes:
+        has, should = (s and {name: tuple(shape) for name, shape in s.items()} for s in (shapes, place.shapes))
+        raise UnfitError(f"the model's UNet differs from Stable Diffusion's at {place.name}: {has}, not {should}")
+    told = None if place.heads is None else heads.get(layer)
+    if told is not None and told != place.heads:
+        raise UnfitError(f"the model's attention has {told} heads where {place.heads} were expected")
     return layer
 
 
-def _weights(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    return [(name, p) for name, p in module._parameters.items() if p is not None]
-
-
-def _check_heads(bound: UNet, native: nn.Module) -> None:
-    """The number of heads is no weight's shape: compare it where the editor's attention tells it."""
-    heads = {m.to_q: m.heads for m in native.modules() if hasattr(m, "to_q") and hasattr(m, "heads")}
-    for module in bound.modules():
-        if isinstance(module, Attention) and heads.get(module.q, module.heads) != module.heads:
-            raise UnfitError(f"the model's attention has {heads[module.q]} heads where {module.heads} were expected")
-
-
-def changed_by_others(native: nn.Module) -> str:
-    """What another pack has put on the inner modules of the editor's UNet, which the engine would pass by."""
-    for name, module in native.named_modules():
-        if module._parameters:
-            continue
-        if "forward" in module.__dict__:
-            return f"another pack replaced the forward of {name or 'the UNet'}"
-        if name and (module._forward_hooks or module._forward_pre_hooks):
-            return f"another pack hooked {name}"
-    return ""
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: p.shape for name, p in module._parameters.items() if p is not None}
 
 
 def not_packable(bound: nn.Module) -> str:
@@ -109,7 +132,8 @@ def not_packable(bound: nn.Module) -> str:
             continue
         if any(getattr(module, name, False) for name in ("comfy_cast_weights", "weight_function", "bias_function")):
             return "the weights are cast or patched as they run"
-        if any(p.device.type != "cpu" or p.dtype != torch.float32 for _, p in _weights(module)):
+        weights = (p for p in module._parameters.values() if p is not None)
+        if any(p.device.type != "cpu" or p.dtype != torch.float32 for p in weights):
             return "only float32 weights on the CPU have a layout of their own"
     return "" if torch.backends.mkldnn.is_available() else "this torch has no oneDNN"
 

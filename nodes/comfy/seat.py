@@ -100,6 +100,6 @@ class HostSeat:
         return x[[row % self.pictures % x.shape[0] for row in self.index]]
 
     def project(self, net: nn.Module, embed: Embed | None = None) -> Projections:
-        """Text and timesteps, projected for a net."""
+        """Text and timesteps, projected for a net, the latter for each row, as natively."""
         schedule: Any = self.schedule
-        return Projections(net, schedule, self.context, self.label, embed)
+        return Projections(net, schedule, self.context, self.label, embed, per_row=True)

@@ -227,7 +227,8 @@ class Session:
 
     def __init__(self, folder: Path, pack: Path) -> None:
         sys.path.insert(0, str(folder))
-        sys.argv = ["host", "--cpu", "--base-directory", str(pack.parents[1])]
+        more = os.environ.get("HOST_ARGS", "").split()
+        sys.argv = ["host", "--cpu", "--base-directory", str(pack.parents[1]), *more]
         without_torchvision()
         importlib.import_module("comfy.options").enable_args_parsing()
         self.nodes = importlib.import_module("nodes")
