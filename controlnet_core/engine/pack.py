@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from ..models.layers import FeedForward, ResBlock, TransformerBlock
-from ..models.zero_conv import ZeroConv
 from .fuse import FusedFeedForward, FusedResBlock, FusedTransformerBlock
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -119,14 +118,9 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def pack(module: ModuleT, dtype: torch.dtype) -> ModuleT:
-    """A twin with packed layers that computes in `dtype`; see `can_pack`.
-
-    Zero convolutions keep plain weights, for strengths are folded into them.
-    """
+    """A twin with packed layers that computes in `dtype`; see `can_pack`."""
 
     def replace(leaf: nn.Module) -> nn.Module | None:
-        if isinstance(leaf, ZeroConv):
-            return rebuild(leaf, _copy_leaf)
         if type(leaf) is nn.Conv2d and leaf.padding_mode == "zeros" and isinstance(leaf.padding, tuple):
             return PackedConv2d(leaf, dtype)
         if type(leaf) is nn.Linear:

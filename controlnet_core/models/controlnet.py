@@ -145,7 +145,7 @@ class ControlNet(ControlModel):
             raise ShapeError(
                 f"the hint is {tuple(hint.shape)}, this ControlNet reads (B, {self.config.hint_channels}, H, W)"
             )
-        embedded = self.hint(hint.to(self.zero_conv_middle.conv.weight.dtype))
+        embedded = self.hint(hint.to(self.time_embed.linear1.weight.dtype))
         if tuple(embedded.shape[-2:]) != tuple(latent_size):
             height, width = hint.shape[-2:]
             raise ShapeError(
