@@ -21,6 +21,7 @@ import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -120,9 +121,13 @@ class ClipTokenizer:
     def load(cls, path: str | Path = VOCAB_FILE) -> ClipTokenizer:
         """Read `bpe_simple_vocab_16e6.txt.gz`; without a path, the one that comes with the package.
 
+        That one is read once: it takes a tenth of a second, and every text encoder has the same.
         Raises MissingFileError when there is no such file, ValueRangeError when it is not the CLIP table.
         """
-        path = Path(path)
+        return _shipped() if path == VOCAB_FILE else cls._read(Path(path))
+
+    @classmethod
+    def _read(cls, path: Path) -> ClipTokenizer:
         if not path.is_file():
             raise MissingFileError(
                 f"no CLIP vocabulary at {path}: reinstall the package, or give its path", path
@@ -181,6 +186,12 @@ class ClipTokenizer:
                 break
             symbols = _join(symbols, best)
         return symbols
+
+
+@cache
+def _shipped() -> ClipTokenizer:
+    """The tokenizer of the table that comes with the package."""
+    return ClipTokenizer._read(VOCAB_FILE)
 
 
 def _join(symbols: list[str], pair: tuple[str, str]) -> list[str]:

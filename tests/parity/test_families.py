@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,7 @@ def test_unet(name: str, variant: str, tmp_path: Path) -> None:
     assert_close(checkpoint.unet(x, t, context, label), expected)
 
 
+@cache
 def reference_text(config: TextConfig) -> Any:
     entries = transformers.CLIPTextConfig(
         hidden_size=config.width,
@@ -271,8 +273,9 @@ def test_a_saved_model_is_the_same_model(name: str, tmp_path: Path) -> None:
     for ours, theirs in ((text, again.text_model), (text2, again.text_model2), (unet, again.unet)):
         assert (ours is None) == (theirs is None)
         if ours is not None and theirs is not None:
+            found = theirs.state_dict()
             for key, value in ours.state_dict().items():
-                assert torch.equal(value, theirs.state_dict()[key]), key
+                assert torch.equal(value, found[key]), key
     fused = [key for key in load_file(tmp_path / "a.safetensors") if key.endswith("in_proj_weight")]
     assert bool(fused) == (name != "sd15")
 
