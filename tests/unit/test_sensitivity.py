@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.analysis.charts import draw_sensitivity
@@ -16,10 +17,20 @@ from comfyui_controlnet_core.controlnet_core.analysis.sensitivity import (
     sampled_steps,
     spearman,
 )
+from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_checkpoint, load_controlnet
 from comfyui_controlnet_core.controlnet_core.config import DEMO
+from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
+from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
+from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
+from comfyui_controlnet_core.controlnet_core.engine.condition import Condition
+from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
 from comfyui_controlnet_core.controlnet_core.errors import ValueRangeError
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.unet import Residuals, UNet
+from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
+from comfyui_controlnet_core.controlnet_core.training.demo_world import render_seed
+from comfyui_controlnet_core.nodes.headless import ASSETS
+from comfyui_controlnet_core.nodes.scenes import VIEWS
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -86,6 +97,38 @@ def test_a_linear_response_is_measured_exactly() -> None:
     assert found.information == pytest.approx([0.0, 36.0, 144.0, 324.0], rel=1e-4)
     assert found.weights == pytest.approx([0.0, 1 / 3, 2 / 3, 1.0], rel=1e-4)
     assert told == [(i, 8) for i in range(1, 9)]
+
+
+def test_a_demo_net_ranks_its_blocks_as_ablation_does() -> None:
+    """A short form of `benchmarks/sensitivity.py`: four scenes as one batch, six steps, the canny net.
+
+    By brute force: how far the finished latent moves when one block's weight is 0.
+    """
+    checkpoint = load_checkpoint(ASSETS / "demo_base.safetensors", dtype=torch.float32)
+    net = load_controlnet(ASSETS / "demo_canny.safetensors", dtype=torch.float32)[0]
+    scenes = [render_seed(seed) for seed in range(1_000_100, 1_000_104)]
+    hints = np.stack([VIEWS["canny"](scene) for scene in scenes])
+    unit = ControlUnit(net, torch.from_numpy(hints).movedim(-1, 1).float())
+    text = checkpoint.text_encoder()
+    prompts = torch.cat([text.encode(scene.caption) for scene in scenes])
+    model, backend = DiffusionModel(checkpoint.unet, checkpoint.config, scaled_linear()), Backend(Runtime())
+
+    def painted(start: Tensor, weights: tuple[float, ...], settings: SampleSettings) -> Tensor:
+        units = (replace(unit, block_weights=weights),)
+        halves = [Condition(prompts, units)], [Condition(text.encode(""), units)]
+        return generate(model, *halves, start, settings, backend=backend)
+
+    def predict(point: int, weights: tuple[float, ...]) -> Tensor:
+        step = sampled_steps(12, 4)[point]
+        return painted(whole, weights, replace(probe, start_step=step, end_step=step + 1))
+
+    empty, run = torch.zeros(4, 4, 16, 16), SampleSettings(7, 6, 4.0, "dpmpp_2m", "karras")
+    probe = SampleSettings(7, 12, cfg=1.0, leftover_noise=False)
+    whole = painted(empty, (1.0,) * BLOCKS, run)
+    found = measure(predict, whole, BLOCKS, ["2", "5", "8", "11"])
+    without = [tuple(float(i != block) for i in range(BLOCKS)) for block in range(BLOCKS)]
+    moved = [float((painted(empty, weights, run) - whole).square().mean()) for weights in without]
+    assert spearman(found.information, moved) >= 0.8, (found.information, moved)
 
 
 def test_an_empty_latent_is_refused() -> None:
