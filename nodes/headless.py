@@ -16,7 +16,7 @@ from .. import controlnet_core
 from ..controlnet_core.checkpoints.control import load_control
 from ..controlnet_core.checkpoints.embeddings import ENDINGS, read_embedding
 from ..controlnet_core.checkpoints.fit import fits_text, text_widths
-from ..controlnet_core.checkpoints.load import load_base, load_checkpoint, load_text_encoder, load_vae
+from ..controlnet_core.checkpoints.load import Narrow, load_base, load_checkpoint, load_text_encoder, load_vae
 from ..controlnet_core.checkpoints.lora import read_lora
 from ..controlnet_core.control.report import Recorder, RunReport
 from ..controlnet_core.control.unit import ControlUnit, Hint
@@ -38,6 +38,13 @@ from .values import Clip, Conditioning, Controlled, ControlNetHandle, ControlSpe
 
 ASSETS = Path(controlnet_core.__file__).parent / "assets"
 KEPT_FILES = 8
+WEIGHTS: Mapping[str, Narrow] = {
+    "default": "stored",
+    "fp8_e4m3fn": torch.float8_e4m3fn,
+    "fp8_e4m3fn_fast": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+}
+"""What the native loader of a UNet calls the forms to hold its weights in."""
 LoadedT = TypeVar("LoadedT")
 Progress = Callable[..., None]
 
@@ -113,7 +120,7 @@ class HeadlessHost:
 
         Without a model that is done when sampling starts. Raises UnfitError for a model of another base.
         """
-        handle = self._once("controlnet", path, lambda p: ControlNetHandle(*load_control(p), p))
+        handle = self._once("controlnet", path, lambda p: ControlNetHandle(*load_control(p, narrow="stored"), p))
         if model is None:
             return handle
         check_fits(handle, model)
@@ -136,9 +143,10 @@ class HeadlessHost:
         """The device of all runs."""
         return self.runtime.device
 
-    def load_unet(self, path: Path) -> Model:
-        """MODEL of a UNet in a file of its own."""
-        return self._once("unet", path, _open_unet)
+    def load_unet(self, path: Path, weights: str = "default") -> Model:
+        """MODEL of a UNet in a file of its own. weights: "default" as its file has them, or a form of float8."""
+        narrow = WEIGHTS[weights]
+        return self._once(f"unet {narrow}", path, lambda p: _open_unet(p, narrow))
 
     def load_clip(self, paths: Sequence[Path]) -> Clip:
         """CLIP of one file, or of SDXL's two."""
@@ -337,7 +345,7 @@ class _NamedMemory:
 
 
 def _open_checkpoint(path: Path) -> tuple[Model, Clip | None, Vae | None]:
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, narrow="stored")
     diffusion = DiffusionModel(checkpoint.unet, checkpoint.config, make_schedule(checkpoint.config.noise))
     return (
         Model(diffusion, checkpoint.identity, path),
@@ -346,8 +354,8 @@ def _open_checkpoint(path: Path) -> tuple[Model, Clip | None, Vae | None]:
     )
 
 
-def _open_unet(path: Path) -> Model:
-    loaded = load_base(path)
+def _open_unet(path: Path, narrow: Narrow) -> Model:
+    loaded = load_base(path, narrow=narrow)
     return Model(DiffusionModel(loaded.unet, loaded.config, make_schedule(loaded.config.noise)), loaded.identity, path)
 
 

@@ -17,14 +17,18 @@ from .files import Header
 from .io import read_tensors
 from .keymap import KeyMap, prefixed
 from .layouts import part
-from .load import Plan, check, controlnet_plan, fill, on_meta, open_as
+from .load import Narrow, Plan, check, controlnet_plan, fill, on_meta, open_as
 
 CONTROL_KINDS = ("controlnet", "controlnet-union", *DERIVED, *sorted(ADAPTER_KINDS))
 """Kinds of files that `load_control` reads."""
 
 
 def load_control(
-    path: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    path: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    narrow: Narrow = None,
 ) -> tuple[ControlModel, Identity]:
     """Load a net of any kind that controls. Arguments and errors as `load_checkpoint`.
 
@@ -37,7 +41,7 @@ def load_control(
         assert isinstance(identity.config, DerivedConfig)
         return build(identity.kind, identity.config, tensors), identity
     plan = control_plan(header, identity)
-    fill(plan, dtype, device)
+    fill(plan, dtype, device, narrow)
     net = plan.modules[""]
     assert isinstance(net, ControlModel)
     return net, identity

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,9 @@ from ..config import (
     VAEConfig,
 )
 from ..errors import CheckpointError, ValueRangeError
+from ..models.control import ControlModel
 from ..models.controlnet import ControlNet
+from ..models.narrow import NARROW, held
 from ..models.text_encoder import ClipTextModel, DualTextEncoder, TextEncoder
 from ..models.tokenizer import ClipTokenizer, VocabMap
 from ..models.unet import UNet
@@ -43,12 +45,13 @@ from .layouts import EXTRA_PREFIX, LAYOUTS, TEXT_NAMES, checkpoint_rules, find_t
 from .open_clip import unfused
 
 MODEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-STORED_AS: Mapping[torch.dtype, torch.dtype] = {
-    torch.float64: torch.float32,
-    torch.float8_e4m3fn: torch.float16,
-    torch.float8_e5m2: torch.float16,
-}
+STORED_AS: Mapping[torch.dtype, torch.dtype] = {torch.float64: torch.float32, **dict.fromkeys(NARROW, torch.float16)}
 """Types in which weights are stored and not computed with; float16 holds every float8 value exactly."""
+Narrow: TypeAlias = torch.dtype | Literal["stored"] | None
+"""float8: hold a net's matrices so, rounded to it; "stored": those that the file has so; None: none.
+
+A net that holds float8 is for a `Backend`, which casts each layer at its use.
+"""
 VOCAB_MAP = "vocab_map"
 VAE_FILE_KEY = "controlnet_core.vae_file"
 """Metadata of a checkpoint without an autoencoder: the name of the file beside it that has it."""
@@ -107,17 +110,22 @@ class Plan:
 
 
 def load_checkpoint(
-    path: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    path: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    narrow: Narrow = None,
 ) -> Checkpoint:
     """Load a whole model from an LDM, diffusers (file or folder) or own checkpoint.
 
-    dtype: float32, float16 or bfloat16; None keeps what is stored, with no copy of the weights.
+    dtype: float32, float16 or bfloat16; None keeps what is stored, with no copy of the weights, and float8 as
+    float16. narrow: what of the UNet to hold in float8, see `Narrow`.
     Raises MissingFileError, and CheckpointError when the file is damaged, of another kind, or has
     weights missing or left over.
     """
     header, identity = open_as(path, "checkpoint")
     plan = checkpoint_plan(header, identity)
-    extras = fill(plan, dtype, device)
+    extras = fill(plan, dtype, device, narrow)
     unet, vae, text, text2 = (plan.modules.get(name) for name in ("unet.", "vae.", *TEXT_NAMES))
     assert isinstance(unet, UNet) and isinstance(identity.config, ModelConfig)
     sibling = header.metadata.get(VAE_FILE_KEY)
@@ -161,13 +169,19 @@ def load_unet(path: str | Path, *, dtype: torch.dtype | None = None, device: str
     return _load_part(header, identity, "unet.", UNet, dtype, device)
 
 
-def load_base(path: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> Checkpoint:
+def load_base(
+    path: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    narrow: Narrow = None,
+) -> Checkpoint:
     """Load a UNet as a model without text encoder and autoencoder; what it was trained on is read as in a checkpoint.
 
     Arguments and errors as `load_checkpoint`.
     """
     header, identity = open_as(path, "unet", "checkpoint")
-    unet = _load_part(header, identity, "unet.", UNet, dtype, device)
+    unet = _load_part(header, identity, "unet.", UNet, dtype, device, narrow)
     return Checkpoint(base_config(header, identity, unet.config), unet, None, None, identity)
 
 
@@ -218,9 +232,10 @@ def _load_part(
     kind: type[ModelT],
     dtype: torch.dtype | None,
     device: str | torch.device,
+    narrow: Narrow = None,
 ) -> ModelT:
     plan = part_plan(header, identity, prefix)
-    fill(plan, dtype, device)
+    fill(plan, dtype, device, narrow)
     model = plan.modules[prefix]
     assert isinstance(model, kind)
     return model
@@ -394,8 +409,13 @@ def same_matrix(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
 # -------------------------------------------------------------------------------------------- filling
 
 
-def fill(plan: Plan, dtype: torch.dtype | None, device: str | torch.device) -> dict[str, Tensor]:
-    """Give the modules of a plan their weights; returns the extras. Modules end in eval mode, frozen."""
+def fill(
+    plan: Plan, dtype: torch.dtype | None, device: str | torch.device, narrow: Narrow = None
+) -> dict[str, Tensor]:
+    """Give the modules of a plan their weights; returns the extras. Modules end in eval mode, frozen.
+
+    narrow: of UNets and nets that control; text encoders and autoencoders are held wide.
+    """
     if dtype is not None and dtype not in MODEL_DTYPES:
         raise ValueRangeError(f"dtype is {dtype}, expected one of {', '.join(str(choice) for choice in MODEL_DTYPES)}")
     names = check(plan)
@@ -405,13 +425,22 @@ def fill(plan: Plan, dtype: torch.dtype | None, device: str | torch.device) -> d
         mine = [(key, info) for key, info in _infos(plan, names) if key.startswith(prefix)]
         target = dtype or stored_dtype(plan.header, [info for _, info in mine])
         shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
+        form = narrow if isinstance(module, UNet | ControlModel) else None
         state = {
-            name: ours.pop(prefix + name).detach().view(shape).to(device=device, dtype=target)
+            name: _cast(ours.pop(prefix + name).detach().view(shape), target, form).to(device)
             for name, shape in shapes.items()
         }
         module.load_state_dict(state, strict=True, assign=True)
         module.eval().requires_grad_(False)
     return {key.removeprefix(EXTRA_PREFIX): tensor for key, tensor in ours.items()}
+
+
+def _cast(weight: Tensor, wide: torch.dtype, narrow: Narrow) -> Tensor:
+    """A weight as it is to be held."""
+    if narrow is None:
+        return weight.to(wide)
+    rounded = weight if narrow == "stored" else weight.to(narrow)
+    return rounded.to(held(rounded, wide))
 
 
 def _infos(plan: Plan, names: Mapping[str, str]) -> list[tuple[str, TensorInfo]]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UnfitError
+from ..models.narrow import computable
 from ..models.text_encoder import ClipTextModel
 from ..models.unet import UNet
 from . import diffusers, ldm
@@ -161,8 +162,8 @@ def _check_shape(lora: LoraFile, name: str, update: Update, shape: torch.Size) -
 def merge(model: ModelT, updates: Sequence[tuple[Mapping[str, Update], float]]) -> ModelT:
     """A new model with the updates in its weights, each with its strength, one after the other.
 
-    Arithmetic in float32, the result in the weights' own dtype. The old model is not changed; weights without
-    an update are shared with it.
+    Arithmetic in float32, the result in the weights' own dtype, or in float16 where that is float8. The old model
+    is not changed; weights without an update are shared with it.
     """
     state = dict(model.state_dict())
     for key in dict.fromkeys(key for mine, _ in updates for key in mine):
@@ -171,7 +172,7 @@ def merge(model: ModelT, updates: Sequence[tuple[Mapping[str, Update], float]]) 
         for mine, strength in updates:
             if key in mine:
                 weight = mine[key].apply(weight, strength)
-        state[key] = weight.to(old.dtype)
+        state[key] = weight.to(computable(old.dtype))
     with torch.device("meta"):
         merged = type(model)(model.config)  # type: ignore[arg-type]
     merged.requires_grad_(False)

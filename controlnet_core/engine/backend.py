@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from ..control.unit import ControlUnit
 from ..models.control import ControlModel
 from ..models.unet import UNet
-from .pack import can_pack, pack, shell
+from .narrow import cast_at_use, is_narrow
+from .pack import can_pack, pack
+from .rebuild import shell
 from .runtime import Runtime
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -63,15 +65,18 @@ class Backend:
     def optimise(self, module: ModuleT) -> ModuleT:
         """A twin of the module in the runtime's device and dtype, packed where the backend can; made once.
 
-        A packed twin leaves the module as it is. Otherwise the module is moved in place and the twin shares
-        its weights, so that they are not held twice: one module belongs to one backend.
+        A packed twin leaves the module as it is, and so does one whose weights are in float8 and cast at each use.
+        Otherwise the module is moved in place and the twin shares its weights, so that they are not held twice: one
+        module belongs to one backend.
         """
         device, dtype = self.runtime.device, self.runtime.dtype
         packs = self.runtime.pack_weights and can_pack(device, dtype)
-        if not packs:
+        narrow = not packs and is_narrow(module)
+        if not (packs or narrow):
             module.to(device=device, dtype=dtype).eval()
         if module not in self._twins:
-            self._twins[module] = pack(module, dtype).eval() if packs else shell(module)
+            twin = pack(module, dtype) if packs else cast_at_use(module, device, dtype) if narrow else shell(module)
+            self._twins[module] = twin.eval()
         return self._twins[module]  # type: ignore[return-value]
 
     def resolve(self, net: ControlModel, unet: UNet) -> ControlModel:

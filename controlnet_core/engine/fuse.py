@@ -48,11 +48,12 @@ class FusedFeedForward(nn.Module):
 
     def plus(self, x: Tensor, residual: Tensor) -> Tensor:
         """residual + FeedForward(x), both (B, N, width)."""
+        value, gate, out = (layer.at_hand() for layer in (self.value, self.gate, self.out))
         made = torch.empty_like(residual)
         flat = (t.view(-1, t.shape[-1]).split(self.TOKENS) for t in (x, residual, made))
         for piece, beside, target in zip(*flat, strict=True):
-            gated = self.value.times(piece, self.gate.gelu(piece))
-            target.copy_(self.out.plus(gated, beside))
+            gated = value.times(piece, gate.gelu(piece))
+            target.copy_(out.plus(gated, beside))
         return made
 
 

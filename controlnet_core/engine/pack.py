@@ -1,48 +1,27 @@
 """Weights in the layout the backend wants, reordered once instead of at every call.
 
-`rebuild` makes a second tree of modules, with leaf modules replaced; nothing of the original is
-changed. On the CPU in float32 and bfloat16, convolutions and linear layers get oneDNN's blocked
-layout; plain torch reorders the weights at each call, which for the deep layers of a small picture
-takes longer than the arithmetic.
+A second tree of modules, with leaf modules replaced; nothing of the original is changed. On the CPU in
+float32 and bfloat16, convolutions and linear layers get oneDNN's blocked layout; plain torch reorders the
+weights at each call, which for the deep layers of a small picture takes longer than the arithmetic.
 
 The originals stay as their file has them, in its dtype, and mapped from it: their pages are read
-while a layer is packed and are the system's to take back afterwards, so that a model is held once.
+while a layer is packed and are the system's to take back afterwards, so that a model is held once. Weights
+in float8 are not kept packed, which would be to hold them wide: their layers pack them at each use.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from copy import copy
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ..models.layers import FeedForward, ResBlock, TransformerBlock
+from ..models.narrow import NARROW
 from .fuse import FusedFeedForward, FusedResBlock, FusedTransformerBlock
+from .rebuild import cast_parameters, copy_leaf, rebuild, rebuild_inside
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-
-
-def rebuild(module: ModuleT, replace: Callable[[nn.Module], nn.Module | None]) -> ModuleT:
-    """A tree of the same shape; `replace` returns a new leaf, or None to keep the module as it is."""
-    new = replace(module)
-    return _rebuild_inside(module, replace) if new is None else new  # type: ignore[return-value]
-
-
-def shell(module: ModuleT) -> ModuleT:
-    """A tree of the same shape around the same weights: it stays when the module goes, and follows what becomes of it.
-
-    Weights that are moved, cast or loaded anew in the module are so in the shell too.
-    """
-    return rebuild(module, _copy_leaf)
-
-
-def _rebuild_inside(module: ModuleT, replace: Callable[[nn.Module], nn.Module | None]) -> ModuleT:
-    twin = copy(module)
-    children = module._modules.items()
-    twin._modules = {name: child if child is None else rebuild(child, replace) for name, child in children}
-    return twin
 
 
 class PackedConv2d(nn.Module):
@@ -75,14 +54,21 @@ class PackedConv2d(nn.Module):
 
     def _weight(self, x: Tensor) -> Tensor:
         weight = self.packed.get(x.shape)
-        return self._pack(x.shape) if weight is None else weight
+        if weight is None:
+            while len(self.packed) >= self.SIZES:
+                self.packed.pop(next(iter(self.packed)))
+            weight = self.packed[x.shape] = self._pack(x.shape)
+        return weight
 
     def _pack(self, size: torch.Size) -> Tensor:
-        while len(self.packed) >= self.SIZES:
-            self.packed.pop(next(iter(self.packed)))
-        weight = torch.ops.mkldnn._reorder_convolution_weight(self.plain.to(self.dtype), *self.geometry, list(size))
-        self.packed[size] = weight
-        return weight
+        return torch.ops.mkldnn._reorder_convolution_weight(self.plain.to(self.dtype), *self.geometry, list(size))
+
+
+class NarrowConv2d(PackedConv2d):
+    """The same with a weight in float8, packed anew at each use."""
+
+    def _weight(self, x: Tensor) -> Tensor:
+        return self._pack(x.shape)
 
 
 class PackedLinear(nn.Module):
@@ -97,6 +83,10 @@ class PackedLinear(nn.Module):
         """(..., C) -> (..., C')."""
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
+    def at_hand(self) -> PackedLinear:
+        """The layer itself: it is packed already."""
+        return self
+
     def gelu(self, x: Tensor) -> Tensor:
         """GELU of the product."""
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "gelu", [], "none")
@@ -108,6 +98,32 @@ class PackedLinear(nn.Module):
     def times(self, x: Tensor, factor: Tensor) -> Tensor:
         """factor * the product, (..., C')."""
         return torch.ops.mkldnn._linear_pointwise.binary(x, factor, self.weight, self.bias, "mul")
+
+
+class NarrowLinear(nn.Module):
+    """The same with a weight in float8, packed anew at each use."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.narrow, self.dtype = weight.detach(), dtype
+        self.bias = None if bias is None else bias.detach().to(dtype)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight as it is computed with."""
+        return self.narrow.to(self.dtype)
+
+    def at_hand(self) -> PackedLinear:
+        """The packed layer, for as long as it is used."""
+        return PackedLinear(self.narrow, self.bias, self.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `PackedLinear.forward`."""
+        return self.at_hand()(x)
+
+    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
+        """As `PackedLinear.plus`."""
+        return self.at_hand().plus(x, residual)
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
@@ -122,33 +138,28 @@ def pack(module: ModuleT, dtype: torch.dtype) -> ModuleT:
 
     def replace(leaf: nn.Module) -> nn.Module | None:
         if type(leaf) is nn.Conv2d and leaf.padding_mode == "zeros" and isinstance(leaf.padding, tuple):
-            return PackedConv2d(leaf, dtype)
+            return (NarrowConv2d if leaf.weight.dtype in NARROW else PackedConv2d)(leaf, dtype)
         if type(leaf) is nn.Linear:
-            return PackedLinear(leaf.weight, leaf.bias, dtype)
+            return _pack_linear(leaf.weight, leaf.bias, dtype)
         if type(leaf) is FeedForward:
             return _pack_feed_forward(leaf, dtype)
         if type(leaf) is ResBlock:
-            return FusedResBlock(_rebuild_inside(leaf, replace))
+            return FusedResBlock(rebuild_inside(leaf, replace))
         if type(leaf) is TransformerBlock:
-            return FusedTransformerBlock(_rebuild_inside(leaf, replace))
-        return _copy_leaf(leaf)
+            return FusedTransformerBlock(rebuild_inside(leaf, replace))
+        return copy_leaf(leaf)
 
     twin = rebuild(module, replace)
-    for part in twin.modules():  # copies, all of them: the original's parameters are left alone
-        part._parameters = {name: None if p is None else _cast(p, dtype) for name, p in part._parameters.items()}
+    cast_parameters(twin, torch.device("cpu"), dtype)  # of copies, all of them: the original's are left alone
     return twin
+
+
+def _pack_linear(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> PackedLinear | NarrowLinear:
+    return (NarrowLinear if weight.dtype in NARROW else PackedLinear)(weight, bias, dtype)
 
 
 def _pack_feed_forward(ff: FeedForward, dtype: torch.dtype) -> FusedFeedForward:
     value, gate = ff.proj.weight.chunk(2)
     value_bias, gate_bias = ff.proj.bias.chunk(2)
-    out = PackedLinear(ff.out.weight, ff.out.bias, dtype)
-    return FusedFeedForward(PackedLinear(value, value_bias, dtype), PackedLinear(gate, gate_bias, dtype), out)
-
-
-def _copy_leaf(module: nn.Module) -> nn.Module | None:
-    return None if module._modules else copy(module)
-
-
-def _cast(parameter: nn.Parameter, dtype: torch.dtype) -> nn.Parameter:
-    return nn.Parameter(parameter.detach().to(dtype), requires_grad=False)
+    out = _pack_linear(ff.out.weight, ff.out.bias, dtype)
+    return FusedFeedForward(_pack_linear(value, value_bias, dtype), _pack_linear(gate, gate_bias, dtype), out)

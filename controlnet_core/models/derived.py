@@ -17,6 +17,7 @@ from ..config import ControlNetConfig, DerivedConfig, UNetConfig
 from ..errors import CheckpointError, UnfitError
 from .control import Bound, ControlModel, Seat
 from .controlnet import ControlNet
+from .narrow import computable
 from .unet import UNet
 
 PARTS = ("time_embed.", "label_embed.", "encoder.", "middle.")
@@ -94,7 +95,7 @@ class DerivedControlNet(ControlModel):
             weight = self.weight(name, None if own else base.get(name))
             if weight is None:
                 raise CheckpointError(f"neither the {self.title} nor its base has the weight {name}: it is damaged")
-            state[name] = weight.reshape(shape).to(device=like.device, dtype=_float(like.dtype), copy=True)
+            state[name] = weight.reshape(shape).to(device=like.device, dtype=computable(like.dtype), copy=True)
         net.load_state_dict(state, strict=True, assign=True)
         return net.eval().requires_grad_(False)
 
@@ -141,8 +142,3 @@ def _fits(name: str, shape: tuple[int, ...], expected: Mapping[str, Tensor]) -> 
         return False
     rows, columns = target.shape[0], target[0].numel()
     return shape[0] == rows if end == "up" else torch.Size(shape[1:]).numel() == columns
-
-
-def _float(dtype: torch.dtype) -> torch.dtype:
-    """The base's type, or float16 where that is one to store in only, such as float8."""
-    return dtype if dtype in (torch.float32, torch.float16, torch.bfloat16) else torch.float16

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from ...controlnet_core.checkpoints.keymap import KeyMap
 from ...controlnet_core.checkpoints.ldm import unet_rules
 from ...controlnet_core.config import UNetConfig
-from ...controlnet_core.engine.pack import PackedConv2d, PackedLinear, pack, rebuild
+from ...controlnet_core.engine.pack import PackedConv2d, PackedLinear, pack
+from ...controlnet_core.engine.rebuild import rebuild
 from ...controlnet_core.errors import UnfitError
 from ...controlnet_core.models.layers import Attention, Mlp, timestep_embedding
 from ...controlnet_core.models.unet import UNet

@@ -13,7 +13,7 @@ import comfy.ldm.modules.attention as editor
 import comfy.ops
 from torch import Tensor, nn
 
-from ...controlnet_core.engine.pack import rebuild
+from ...controlnet_core.engine.rebuild import rebuild
 from ...controlnet_core.models.layers import Attention, KeyValue, SpatialTransformer
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
