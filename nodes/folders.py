@@ -52,7 +52,7 @@ def name_fault(name: str, ending: int = 0, windows: bool = os.name == "nt") -> s
 def inside(folder: Path, name: str) -> Path:
     """folder / name, with subfolders. Raises PathError for a name that leaves the folder, or that no file can have."""
     if leaves_folder(name):
-        raise PathError(f"{name!r} leaves the folder {folder}: give a name inside it")
+        raise PathError(f"{brief(name)} leaves the folder {folder}: give a name inside it")
     fault = name_fault(name)
     if fault:
         raise PathError(f"{brief(name)} {fault}: give another name")
@@ -65,9 +65,9 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
-def brief(name: str) -> str:
-    """A name as messages show it, however long it is and whatever it holds."""
-    shown = repr(name)
+def brief(value: Any) -> str:
+    """A value as messages show it, however long it is and whatever it holds."""
+    shown = repr(value)
     return shown if len(shown) <= 60 else f"{shown[:40]}...{shown[-12:]}"
 
 
@@ -126,9 +126,9 @@ def find_file(folders: Sequence[Path], name: str, kind: str, endings: frozenset[
         if path.exists():
             return path
     if not folders:
-        raise MissingFileError(f"there is no {kind} {name!r}, and no folder for {kind}: give one with --models")
+        raise MissingFileError(f"there is no {kind} {brief(name)}, and no folder for {kind}: give one with --models")
     near = difflib.get_close_matches(name, list_files(folders, endings), n=1, cutoff=0.5)
     meant = f"did you mean {near[0]!r}? Searched" if near else "searched"
     raise MissingFileError(
-        f"there is no {kind} file {name!r}: {meant} {', '.join(str(f) for f in folders)}", folders[0] / name
+        f"there is no {kind} file {brief(name)}: {meant} {', '.join(str(f) for f in folders)}", folders[0] / name
     )

@@ -138,7 +138,9 @@ def parse_json(data: bytes | str, name: str) -> Any:
     except RecursionError as error:
         raise fail(name, "is nested too deeply to be a workflow", "give another file") from error
     except ValueError as error:
-        said = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else str(error)
+        if not isinstance(error, json.JSONDecodeError):  # Python reads no whole number of thousands of digits
+            raise fail(name, "holds a number of thousands of digits", "give another value") from error
+        said = f"line {error.lineno}: {error.msg}"
         raise fail(name, f"is no valid JSON ({said[:100]})", "save it again in the editor") from error
 
 

@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..controlnet_core.errors import WorkflowError
+from ..nodes.folders import brief
 from .contract import InputSpec, NodeSpec, read_spec
 from .graph import Graph, Link, Node
 
 SEED_INPUTS = ("seed", "noise_seed")
+_SHOWN = 80
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -23,11 +25,12 @@ def apply_settings(graph: Graph, classes: Mapping[str, type], settings: Sequence
     """
     for setting in settings:
         target, equals, text = setting.partition("=")
+        shown = setting if len(setting) <= _SHOWN else f"{setting[:_SHOWN]}..."
         name, dot, key = target.strip().rpartition(".")
         if not (equals and dot and name and key):
-            raise WorkflowError(f"--set {setting}: expected NODE.INPUT=VALUE, for instance --set 3.steps=8")
-        node = find_node(graph, name.strip(), setting)
-        graph = _set(graph, classes, node, key.strip(), text, setting)
+            raise WorkflowError(f"--set {shown}: expected NODE.INPUT=VALUE, for instance --set 3.steps=8")
+        node = find_node(graph, name.strip(), shown)
+        graph = _set(graph, classes, node, key.strip(), text, shown)
     return graph
 
 
@@ -80,13 +83,13 @@ def parse_value(spec: InputSpec, text: str) -> Any:
     if spec.type == "BOOLEAN":
         if text.lower() in _TRUE + _FALSE:
             return text.lower() in _TRUE
-        raise ValueError(f"takes true or false, got {text!r}")
+        raise ValueError(f"takes true or false, got {brief(text)}")
     if spec.type in ("INT", "FLOAT"):
         try:
             return int(text) if spec.type == "INT" else float(text)
         except ValueError:
             kind = "a whole number" if spec.type == "INT" else "a number"
-            raise ValueError(f"takes {kind}, got {text!r}") from None
+            raise ValueError(f"takes {kind}, got {brief(text)}") from None
     return text
 
 

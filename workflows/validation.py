@@ -173,7 +173,7 @@ class _NodeChecker:
     def _literal(self, spec: InputSpec, value: Any) -> Iterator[Problem]:
         try:
             value = convert(spec, value)
-        except (TypeError, ValueError, OverflowError) as error:
+        except (TypeError, ValueError) as error:
             yield self._problem(spec.name, str(error))
             return
         self.values[spec.name] = value
@@ -184,16 +184,16 @@ class _NodeChecker:
         low, high = spec.options.get("min"), spec.options.get("max")
         if spec.type in ("INT", "FLOAT"):
             if low is not None and value < low:
-                yield self._problem(spec.name, f"is {value}, the least is {low}: set at least that")
+                yield self._problem(spec.name, f"is {brief(value)}, the least is {low}: set at least that")
             elif high is not None and value > high:
-                yield self._problem(spec.name, f"is {value}, the most is {high}: set at most that")
+                yield self._problem(spec.name, f"is {brief(value)}, the most is {high}: set at most that")
         elif spec.choices is not None:
             yield from self._choice(spec, value)
 
     def _prefix(self, spec: InputSpec, value: str) -> Iterator[Problem]:
         fault = name_fault(re.sub("%[^%]+%", "", value), ending=NUMBERED)
         if leaves_folder(value):
-            yield self._problem(spec.name, f"{value!r} leaves the output folder: name a file inside it", PathError)
+            yield self._problem(spec.name, f"{brief(value)} leaves the output folder: name a file inside it", PathError)
         elif fault:
             yield self._problem(spec.name, f"{brief(value)} {fault}: give another name", PathError)
 
@@ -207,7 +207,7 @@ class _NodeChecker:
         elif leaves_folder(value):
             yield self._problem(
                 spec.name,
-                f"{value!r} leaves its folder: name a file inside the input or models folder",
+                f"{brief(value)} leaves its folder: name a file inside the input or models folder",
                 PathError,
             )
         elif _is_file(spec, value):
@@ -221,11 +221,11 @@ class _NodeChecker:
         if advice:
             where = f"put it into models/{advice.get('directory', '')}".rstrip("/")
             source = f" (the workflow names {advice['url']})" if advice.get("url") else ""
-            return f"there is no file {value!r}: {where}{source}"
+            return f"there is no file {brief(value)}: {where}{source}"
         near = difflib.get_close_matches(value, [c for c in choices if isinstance(c, str)], n=1, cutoff=0.6)
         if near:
-            return f"there is no file {value!r}: the nearest is {near[0]!r}"
-        return f"there is no file {value!r} among the {len(choices)} that are here: put it into its folder"
+            return f"there is no file {brief(value)}: the nearest is {near[0]!r}"
+        return f"there is no file {brief(value)} among the {len(choices)} that are here: put it into its folder"
 
     def _class_validator(self) -> Iterator[Problem]:
         validator = getattr(self.cls, "VALIDATE_INPUTS", None)
@@ -278,33 +278,33 @@ def convert(spec: InputSpec, value: Any) -> Any:
         return converter(value)
     if spec.type in WIDGET_TYPES or spec.is_widget or "*" in spec.type:
         return value
-    raise TypeError(f"takes a {spec.type} from another node, got {_brief(value)}: link it to a {spec.type} output")
+    raise TypeError(f"takes a {spec.type} from another node, got {brief(value)}: link it to a {spec.type} output")
 
 
 def _to_int(value: Any) -> int:
     if isinstance(value, (int, float, str)):
         try:
             return int(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
-    raise TypeError(f"takes a whole number, got {_brief(value)}")
+    raise TypeError(f"takes a whole number, got {brief(value)}")
 
 
 def _to_float(value: Any) -> float:
     if isinstance(value, (int, float, str)):
         try:
             number = float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             number = math.nan
         if math.isfinite(number):
             return number
-    raise TypeError(f"takes a number, got {_brief(value)}")
+    raise TypeError(f"takes a number, got {brief(value)}")
 
 
 def _to_string(value: Any) -> str:
     if isinstance(value, (str, int, float)):
         return str(value)
-    raise TypeError(f"takes text, got {_brief(value)}")
+    raise TypeError(f"takes text, got {brief(value)}")
 
 
 def _to_bool(value: Any) -> bool:
@@ -312,15 +312,10 @@ def _to_bool(value: Any) -> bool:
         return value.lower() == "true"
     if isinstance(value, (bool, int, float)):
         return bool(value)
-    raise TypeError(f"takes true or false, got {_brief(value)}")
+    raise TypeError(f"takes true or false, got {brief(value)}")
 
 
 _CONVERTERS = {"INT": _to_int, "FLOAT": _to_float, "STRING": _to_string, "BOOLEAN": _to_bool}
-
-
-def _brief(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _as_path(value: Any) -> Any:
@@ -335,9 +330,9 @@ def _is_file(spec: InputSpec, value: Any) -> bool:
 
 def _not_a_choice(value: Any, choices: tuple[Any, ...]) -> str:
     if not choices:
-        return f"is {_brief(value)}, but there is nothing to choose from: put a file into its folder"
+        return f"is {brief(value)}, but there is nothing to choose from: put a file into its folder"
     near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1, cutoff=0.6)
     shown = ", ".join(str(choice) for choice in choices[:_SHOWN_CHOICES])
     rest = f" and {len(choices) - _SHOWN_CHOICES} more" if len(choices) > _SHOWN_CHOICES else ""
     meant = f"did you mean {near[0]!r}? it" if near else "it"
-    return f"is {_brief(value)}, which is no choice: {meant} takes {shown}{rest}"
+    return f"is {brief(value)}, which is no choice: {meant} takes {shown}{rest}"

@@ -12,6 +12,7 @@ The grammar and the way a long prompt is cut are ComfyUI's, so that a prompt mea
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,10 @@ from .tokenizer import END_TOKEN, START_TOKEN, ClipTokenizer
 CHUNK = 77
 TORN_FROM = 8
 NESTING_WEIGHT = 1.1
+LARGEST = 3.4e38
+"""The largest weight, as float32 holds numbers."""
+DEEPEST = 4000
+"""Nested parentheses; each level is a pass over the text."""
 
 EMBEDDING = "embedding:"
 PLACEHOLDER = 0
@@ -66,7 +71,13 @@ class Chunk:
 
 
 def parse_weights(prompt: str) -> list[Segment]:
-    """Read the weights of a prompt: its text in order, in pieces of one weight each."""
+    """Read the weights of a prompt: its text in order, in pieces of one weight each.
+
+    Raises ValueRangeError for a weight that float32 cannot hold, and for more nesting than anyone means.
+    """
+    depth = max(itertools.accumulate({"(": 1, ")": -1}.get(char, 0) for char in prompt), default=0)
+    if depth > DEEPEST:
+        raise ValueRangeError(f"the prompt nests parentheses {depth} deep, {DEEPEST} are the most: take some away")
     for written, mark in _ESCAPED.items():
         prompt = prompt.replace(written, mark)
     segments: list[Segment] = []
@@ -75,10 +86,17 @@ def parse_weights(prompt: str) -> list[Segment]:
         segment = pending.pop()
         parts = list(_top_level(segment.text))
         if parts == [segment.text] and not _is_group(segment.text):
-            segments.append(Segment(_unescape(segment.text), segment.weight))
+            segments.append(_checked(Segment(_unescape(segment.text), segment.weight)))
         else:
             pending.extend(_open(part, segment.weight) for part in reversed(parts))
     return segments
+
+
+def _checked(segment: Segment) -> Segment:
+    if abs(segment.weight) <= LARGEST:
+        return segment
+    shown = segment.text if len(segment.text) <= 40 else f"{segment.text[:37]}..."
+    raise ValueRangeError(f"the weight of {shown!r} in the prompt is {segment.weight:g}: take parentheses away")
 
 
 def _top_level(text: str) -> Iterator[str]:

@@ -155,6 +155,12 @@ def test_types_fit_as_unions(given: Any, wanted: str, fits: bool) -> None:
         (chain(101), ["node 1 (Number), input value", "is 101", "the most is 100"]),
         (chain(-1), ["is -1", "the least is 0"]),
         (chain("many"), ["takes a whole number, got 'many'"]),
+        (chain(10**4000), ["is 1000", "...", "the most is 100"]),
+        (chain("9" * 6000), ["takes a whole number, got '999"]),
+        (
+            graph(n1=("Number", {"value": 1, "scale": 10**4000}), n2=("Show", {"value": Link("1", 0)})),
+            ["takes a number, got 1000"],
+        ),
         (chain(None), ["takes a whole number, got None"]),
         (chain([1, 2]), ["takes a whole number, got [1, 2]"]),
         (chain(math.nan), ["nan", "no usable number"]),
@@ -165,6 +171,15 @@ def test_problems_name_node_input_and_remedy(g: Graph, parts: list[str]) -> None
     text = messages(g)[0]
     for part in parts:
         assert part in text
+
+
+def test_messages_are_short_whatever_came() -> None:
+    for value in (10**4000, "9" * 6000, {"a": ["b" * 9000]}):
+        for g in (chain(value), graph(n1=("Show", {"value": 1, "mode": value, "model": value}))):
+            assert all(len(message) < 300 for message in messages(g))
+    with pytest.raises(WorkflowError) as caught:
+        apply_settings(chain(), CLASSES, ["1.value=" + "9" * 6000])
+    assert len(str(caught.value)) < 300
 
 
 def test_wrong_type_slot_and_literal_in_place_of_a_link() -> None:

@@ -219,3 +219,12 @@ class TestTextEncoder:
             ClipTextModel(TextConfig(width=32, heads=5))
         with pytest.raises(ValueRangeError, match="'relu'"):
             ClipTextModel(replace(encoder.config, activation="relu"))  # type: ignore[arg-type]
+
+
+def test_weights_that_no_number_can_hold() -> None:
+    with pytest.raises(ValueRangeError, match=r"the weight of 'x' in the prompt is 2\.\d+e\+41: take parentheses away"):
+        parse_weights("(" * 1000 + "x" + ")" * 1000)
+    with pytest.raises(ValueRangeError, match="parentheses 100000 deep, 4000 are the most"):
+        parse_weights("(" * 100_000 + "x" + ")" * 100_000)
+    with pytest.raises(ValueRangeError, match="of 'x' in the prompt is -1e\\+39"):
+        parse_weights("(x:-1e39)")
