@@ -1,9 +1,9 @@
 """From noise to a latent: the algorithm on one page. The first file to read.
 
     sigmas = make_sigmas(...)                    the noise levels of the steps
-    prepared = prepare_once(...)                 all that does not depend on x, once
+    parts = prepare_parts(...)                   all that does not depend on x, once; one part, if memory suffices
     x = latent + noise * sigmas[0]
-    x = sampler(denoise, x, sigmas)              denoise: x, sigma -> evaluate(prepared, x, sigma, cfg, run)
+    x = sampler(denoise, x, sigmas)              denoise: x, sigma -> evaluate_parts(parts, x, sigma, cfg, run)
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from .diffusion.noise import AncestralSeed, initial_noise, mask_noise, noise_sou
 from .diffusion.samplers import Step, get_sampler
 from .diffusion.schedule import NoiseSchedule, make_sigmas
 from .engine.backend import Backend
+from .engine.chunks import evaluate_parts, plan_run, prepare_parts
 from .engine.condition import Condition
-from .engine.evaluate import evaluate
-from .engine.prepare import prepare_once
+from .engine.memory import MemoryPlan
 from .engine.record import note_casts
 from .engine.run import EXACT, Run, Shortcuts
 from .engine.runtime import Cancelled, check_cancelled, waits_for_results
@@ -82,21 +82,24 @@ def generate(
     cancelled: Cancelled | None = None,
     shortcuts: Shortcuts = EXACT,
     recorder: Recorder | None = None,
+    on_memory: Callable[[MemoryPlan], None] | None = None,
 ) -> Tensor:
     """Sample a latent.
 
     latent: (B, 4, h, w), scaled; zeros to start from nothing. noise_mask: (B or 1, 1 or none, H, W) in
     [0, 1], where to paint; the rest keeps the latent. shortcuts: what may be left out, at a price in
     exactness (see `engine.run`). recorder: hears what runs (see `control.report`).
+    on_memory: hears, before anything is computed, how much memory the run will take.
     Returns (B, 4, h, w) float32 on the CPU.
     Raises ShapeError, UnfitError, NonFiniteError, Interrupted, OutOfMemory.
     """
-    args = (model, positive, negative, latent, settings, backend, noise_mask, batch_index, on_step, cancelled)
+    told = (on_step, cancelled, on_memory)
+    args = (model, positive, negative, latent, settings, backend, noise_mask, batch_index, *told)
     try:
         with torch.inference_mode():
             run = Run(shortcuts, waits_for_results(backend.runtime.device), recorder)
             result = _generate(*args, run)
-            if run.finite is not None and not bool(run.finite):
+            if run.failed:
                 return _generate(*args, Run(shortcuts))  # the same again, looking at each step: names the culprit
             return result
     except torch.cuda.OutOfMemoryError as error:
@@ -117,6 +120,7 @@ def _generate(
     batch_index: Sequence[int] | None,
     on_step: Callable[[Step], None] | None,
     cancelled: Cancelled | None,
+    on_memory: Callable[[MemoryPlan], None] | None,
     run: Run,
 ) -> Tensor:
     if latent.ndim != 4 or latent.shape[1] != model.config.vae.latent_channels:
@@ -129,9 +133,12 @@ def _generate(
         return latent.float().cpu()
     guided = negative if settings.cfg != 1.0 else ()
     shape, announced = tuple(latent.shape), sigmas.tolist()
-    always = (model.unet, model.config, model.schedule, positive)
-    prepared = prepare_once(*always, guided, shape, announced, backend)
-    alone = prepare_once(*always, (), shape, announced, backend) if run.shortcuts.limits_guidance else prepared
+    always, rest = (model.unet, model.config, model.schedule, positive), (shape, announced, backend)
+    plan = plan_run(*always, guided, *rest)
+    if on_memory is not None:
+        on_memory(plan)
+    prepared = prepare_parts(*always, guided, *rest, plan.chunk)
+    alone = prepare_parts(*always, (), *rest, plan.chunk) if run.shortcuts.limits_guidance else prepared
     guided_from, guided_to = run.shortcuts.guidance_start, run.shortcuts.guidance_end
     device = backend.runtime.device
     clean = latent.to(device, torch.float32)
@@ -145,9 +152,9 @@ def _generate(
         check_cancelled(cancelled)
         halves = prepared if model.schedule.in_window(float(sigma), guided_from, guided_to) else alone
         if mask is None:
-            return evaluate(halves, x, sigma, settings.cfg, run)
+            return evaluate_parts(halves, x, sigma, settings.cfg, run)
         x = x * mask + add_noise(clean, kept_noise, sigma) * (1.0 - mask)
-        return evaluate(halves, x, sigma, settings.cfg, run) * mask + clean * (1.0 - mask)
+        return evaluate_parts(halves, x, sigma, settings.cfg, run) * mask + clean * (1.0 - mask)
 
     def told(step: Step) -> None:
         if run.recorder is not None:
@@ -156,7 +163,9 @@ def _generate(
             on_step(step)
 
     if run.recorder is not None:
-        note_casts(run.recorder, prepared)
+        run.recorder.memory = plan.data()
+        for own in dict.fromkeys(part.prepared for part in prepared):
+            note_casts(run.recorder, own)
     source = noise_source(sampler, start, sigmas, settings.seed, ancestral=settings.ancestral)
     result = sampler(denoise, start, sigmas, noise=source, on_step=told)
     if mask is not None and float(sigmas[-1]) == 0.0:  # with noise left over, the next pass blends

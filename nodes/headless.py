@@ -23,6 +23,7 @@ from ..controlnet_core.control.unit import ControlUnit, Hint
 from ..controlnet_core.diffusion.samplers import Step
 from ..controlnet_core.diffusion.schedule import make_schedule
 from ..controlnet_core.engine.backend import Backend
+from ..controlnet_core.engine.memory import MemoryPlan
 from ..controlnet_core.engine.run import EXACT, Shortcuts
 from ..controlnet_core.engine.runtime import Runtime, check_cancelled
 from ..controlnet_core.errors import CheckpointError, OutOfMemory, ShapeError, UnfitError, ValueRangeError
@@ -57,7 +58,8 @@ class HeadlessHost:
     progress(done, total, preview=None) and cancelled() are called while a node runs. shortcuts: what
     sampling may leave out. on_measured(error, seconds, exact_seconds): when given, each sampling is done
     exactly as well, and the relative error of the latent is told. on_report hears what ran in each sampling;
-    with `observe` also what each block added and how long each net took.
+    with `observe` also what each block added and how long each net took. on_memory hears before each sampling
+    how much memory it will take. runtime: in place of the one that device and dtype give.
     """
 
     def __init__(
@@ -75,6 +77,8 @@ class HeadlessHost:
         on_measured: Callable[[float, float, float], None] | None = None,
         on_report: Callable[[RunReport], None] | None = None,
         observe: bool = False,
+        on_memory: Callable[[MemoryPlan], None] | None = None,
+        runtime: Runtime | None = None,
         assets_dir: str | Path = ASSETS,
     ) -> None:
         self.input_dir, self.output_dir = Path(input_dir), Path(output_dir)
@@ -82,14 +86,14 @@ class HeadlessHost:
         self.models_dirs = tuple(Path(root) for root in models_dirs)
         self.model_folders = {k: tuple(Path(f) for f in v) for k, v in (model_folders or {}).items()}
         self.assets_dir = Path(assets_dir)
-        self.runtime = Runtime.choose(device, dtype)
+        self.runtime = runtime or Runtime.choose(device, dtype)
         self.backend = Backend(self.runtime)
         self.vae_backend = Backend(
             Runtime(self.runtime.device, self.runtime.vae_dtype, self.runtime.vae_dtype, self.runtime.pack_weights)
         )
         self._progress, self._cancelled = progress, cancelled
         self.shortcuts, self.on_measured = shortcuts, on_measured
-        self.on_report, self.observe = on_report, observe
+        self.on_report, self.observe, self.on_memory = on_report, observe, on_memory
         self._library: Library | None = None
         self._loaded: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
 
@@ -300,7 +304,7 @@ class HeadlessHost:
             "on_step": self._on_step,
             "cancelled": self._cancelled,
         }
-        watched = {**options, "shortcuts": self.shortcuts, "recorder": recorder}
+        watched = {**options, "shortcuts": self.shortcuts, "recorder": recorder, "on_memory": self.on_memory}
         began = perf_counter()
         result = generate(model.diffusion, *conditions, samples, settings, **watched)
         if recorder is not None and self.on_report is not None and told:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..controlnet_core.errors import MissingFileError
+from ..controlnet_core.errors import MissingFileError, ValueRangeError
 from .model_paths import model_folders
 
 if TYPE_CHECKING:
@@ -66,6 +66,24 @@ def add_shortcut_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--measure", action="store_true", help="sample exactly as well, and print error and times")
 
 
+def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
+    """--chunk."""
+    group = parser.add_argument_group("memory and speed, the picture stays the same within rounding")
+    group.add_argument(
+        "--chunk", type=int, default=0, metavar="N", help="evaluate N pictures of a batch at a time; 0: as many as fit"
+    )
+
+
+def tuned(args: argparse.Namespace, device: str, dtype: str) -> Any:
+    """The `Runtime` that was asked for. Raises ValueRangeError."""
+    from ..controlnet_core.engine.runtime import Runtime
+
+    chunk = getattr(args, "chunk", 0)
+    if chunk < 0:
+        raise ValueRangeError(f"--chunk {chunk}: give a number of pictures, or 0 for as many as fit")
+    return replace(Runtime.choose(device, dtype), chunk=chunk)
+
+
 def shortcuts(args: argparse.Namespace) -> Any:
     """The `Shortcuts` that were asked for; none by commands that do not offer them. Raises ValueRangeError."""
     from ..controlnet_core.engine.run import EXACT, Shortcuts
@@ -80,7 +98,9 @@ def open_session(args: argparse.Namespace, progress: Progress | None = None) -> 
     from ..nodes import build_nodes
     from ..nodes.headless import HeadlessHost
 
-    host = HeadlessHost(**host_arguments(args), progress=progress, shortcuts=shortcuts(args))
+    options = host_arguments(args)
+    runtime = tuned(args, options["device"], options["dtype"])
+    host = HeadlessHost(**options, progress=progress, shortcuts=shortcuts(args), runtime=runtime)
     return Session(host, build_nodes(host))
 
 

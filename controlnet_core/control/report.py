@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -37,7 +37,10 @@ class UnitReport:
 
 @dataclass(frozen=True)
 class RunReport:
-    """A run. sigmas: of each step; evaluations: of the model; casts: (what, from, to, how often)."""
+    """A run. sigmas: of each step; evaluations: of the model; casts: (what, from, to, how often).
+
+    memory: bytes that were predicted before the run (see `engine.memory`); empty where nothing was.
+    """
 
     title: str
     sigmas: tuple[float, ...]
@@ -45,6 +48,7 @@ class RunReport:
     seconds: float
     casts: tuple[tuple[str, str, str, int], ...]
     units: tuple[UnitReport, ...]
+    memory: Mapping[str, Any] = field(default_factory=dict)
 
     def data(self) -> dict[str, Any]:
         """For JSON."""
@@ -73,6 +77,7 @@ class Recorder:
     casts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     units: dict[Hashable, _UnitRecord] = field(default_factory=dict)
     blocks: int = 0
+    memory: dict[str, Any] = field(default_factory=dict)
     began: float = field(default_factory=time.perf_counter)
 
     # ---- what the run tells
@@ -126,7 +131,7 @@ class Recorder:
         seconds = time.perf_counter() - self.began
         casts = tuple((*cast, count) for cast, count in self.casts.items())
         units = tuple(self._unit(record) for record in self.units.values())
-        return RunReport(self.title, tuple(self.sigmas), self.evaluations, seconds, casts, units)
+        return RunReport(self.title, tuple(self.sigmas), self.evaluations, seconds, casts, units, self.memory)
 
     def _unit(self, record: _UnitRecord) -> UnitReport:
         norms: tuple[tuple[float | None, ...], ...] = ()

@@ -48,7 +48,8 @@ class ControlUnit:
     positive, negative: factor in the conditional and the unconditional half of the guidance; a half of
     factor 0 costs nothing. items: a factor for each picture of the batch, repeated to fill it. fit: how
     the hint comes to the picture's size, see `control.hint`. pool: residuals are averaged over the
-    picture, in the conditional half only (the shuffle net, whose file does not say so).
+    picture, in the conditional half only (the shuffle net, whose file does not say so). whole: the unit that
+    this is a part of, where a batch is evaluated in parts.
 
     Raises ShapeError or ValueRangeError when a field is out of its range.
     """
@@ -70,6 +71,7 @@ class ControlUnit:
     items: tuple[float, ...] | None = None
     fit: str = "crop"
     pool: bool = False
+    whole: ControlUnit | None = None
 
     def __post_init__(self) -> None:
         for hint in self.hints:

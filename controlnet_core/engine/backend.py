@@ -62,6 +62,17 @@ class Backend:
         self._placed: WeakKeyDictionary[UNet, WeakKeyDictionary[ControlUnit, ControlUnit]] = WeakKeyDictionary()
         self._resolved: WeakKeyDictionary[UNet, WeakKeyDictionary[ControlModel, ControlModel]] = WeakKeyDictionary()
 
+    @property
+    def packs(self) -> bool:
+        """Whether modules are run as packed twins."""
+        return self.runtime.pack_weights and can_pack(self.runtime.device, self.runtime.dtype)
+
+    def holds(self, module: nn.Module) -> bool:
+        """Whether a module's weights are in the form that is run already."""
+        like = next(module.parameters(), None)
+        there = like is None or (like.device, like.dtype) == (self.runtime.device, self.runtime.dtype)
+        return module in self._twins or (there and not self.packs)
+
     def optimise(self, module: ModuleT) -> ModuleT:
         """A twin of the module in the runtime's device and dtype, packed where the backend can; made once.
 
@@ -70,7 +81,7 @@ class Backend:
         module belongs to one backend.
         """
         device, dtype = self.runtime.device, self.runtime.dtype
-        packs = self.runtime.pack_weights and can_pack(device, dtype)
+        packs = self.packs
         narrow = not packs and is_narrow(module)
         if not (packs or narrow):
             module.to(device=device, dtype=dtype).eval()

@@ -28,6 +28,11 @@ def evaluate(prepared: Prepared, x: Tensor, sigma: Tensor, cfg: float, run: Run 
     run = run or Run()
     if run.recorder is not None:
         run.recorder.evaluation()
+    return guided(prepared, x, sigma, cfg, run)
+
+
+def guided(prepared: Prepared, x: Tensor, sigma: Tensor, cfg: float, run: Run) -> Tensor:
+    """`evaluate` for one part of a batch (see `engine.chunks`); the recorder does not count it."""
     moment = prepared.at(float(sigma))
     predictions: dict[int, Tensor] = {}
     for group in moment.groups:

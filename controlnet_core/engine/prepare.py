@@ -14,7 +14,7 @@ without keeping those alive.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -29,6 +29,7 @@ from .backend import Backend
 from .blend import Blend, make_blend
 from .concat import check_channels
 from .condition import Area, Condition, crop, equal_length, identity
+from .cut import Cut
 from .projections import Projections
 from .seat import Seat
 from .unit import Actor, PreparedUnit, make_actors, seat_unit
@@ -117,12 +118,24 @@ def prepare_once(
     The same tensors, units, sizes and weights are the same run: neither seed nor latent is part of it,
     and sigmas that are new are prepared when they are met.
     """
-    halves = tuple(tuple(identity(c) for c in half) for half in (positive, negative))
-    key = (id(unet), config, schedule, halves, latent_shape)
-    owners = dict.fromkeys([unet, *(unit for c in (*positive, *negative) for unit in c.units)])
+    key, owners = run_key(unet, config, schedule, positive, negative, latent_shape)
     return backend.once(
         key, owners, lambda: prepare(unet, config, schedule, positive, negative, latent_shape, sigmas, backend)
     )
+
+
+def run_key(
+    unet: UNet,
+    config: ModelConfig,
+    schedule: NoiseSchedule,
+    positive: Sequence[Condition],
+    negative: Sequence[Condition],
+    latent_shape: tuple[int, ...],
+) -> tuple[tuple[Hashable, ...], Iterable[object]]:
+    """What is equal for runs that are prepared alike, and the models and units that it means."""
+    halves = tuple(tuple(identity(c) for c in half) for half in (positive, negative))
+    owners = dict.fromkeys([unet, *(unit for c in (*positive, *negative) for unit in c.units)])
+    return (id(unet), config, schedule, halves, latent_shape), owners
 
 
 def prepare(
@@ -134,8 +147,9 @@ def prepare(
     latent_shape: tuple[int, ...],
     sigmas: Iterable[float],
     backend: Backend,
+    pictures: range | None = None,
 ) -> Prepared:
-    """Everything constant of a run on latents of shape (B, 4, h, w).
+    """Everything constant of a run on latents of shape (B, 4, h, w), or on some pictures of this batch.
 
     An empty `negative` means no guidance (cfg 1). Raises UnfitError for a ControlNet of another base, and ShapeError
     for texts, hints or masks that do not fit; hints and masks are looked at for the sigmas that are known.
@@ -146,11 +160,13 @@ def prepare(
         check_context(condition.text, config.unet)
         for unit in condition.units:
             check_base(unit, config)
+    placed = [replace(c, units=tuple(backend.place(unit, unet) for unit in c.units)) for c in conditions]
+    if pictures is not None:
+        cut = Cut(pictures, latent_shape[0])
+        placed = [cut.condition(condition) for condition in placed]
     prepared = Prepared(
-        backend.optimise(unet), config, schedule,
-        tuple(replace(c, units=tuple(backend.place(unit, unet) for unit in c.units)) for c in conditions),
-        len(positive),
-        (latent_shape[0], latent_shape[-2], latent_shape[-1]),
+        backend.optimise(unet), config, schedule, tuple(placed), len(positive),
+        (latent_shape[0] if pictures is None else len(pictures), latent_shape[-2], latent_shape[-1]),
         tuple(dict.fromkeys(float(s) for s in sigmas if float(s) > 0.0)), backend,
     )  # fmt: skip
     for sigma in prepared.announced:
@@ -179,7 +195,7 @@ def _group(prepared: Prepared, area: Area | None, members: tuple[tuple[int, Cond
     sigmas = tuple(s for s in prepared.announced if all(prepared.schedule.in_window(s, *window) for window in windows))
     projections.announce(sigmas)
     units = []
-    for unit, first, last in _unit_runs(members, prepared.positives):
+    for unit, first, last in unit_runs(members, prepared.positives):
         rows = slice(first * batch, last * batch)
         own_label = None if label is None else label[rows]
         seat = Seat(
@@ -221,7 +237,7 @@ def _beside(members: tuple[tuple[int, Condition], ...], area: Area | None, backe
     return torch.cat(found).to(backend.runtime.device, backend.runtime.dtype) if found else None
 
 
-def _unit_runs(
+def unit_runs(
     members: tuple[tuple[int, Condition], ...], positives: int
 ) -> Iterable[tuple[ControlUnit, int, int]]:
     """Each distinct unit with the runs [first, last) of group members it acts on.

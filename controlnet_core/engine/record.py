@@ -22,7 +22,7 @@ class RecordedActor(Actor):
     @property
     def keys(self) -> list[Hashable]:
         """Its units, as the recorder knows them."""
-        return [unit.unit for unit in self.units]
+        return [unit.key for unit in self.units]
 
     def features(self, x: Tensor, sigma: float) -> Iterator[Tensor | None]:
         """As `Actor.features`; time counts while the net is asked for the next feature map."""
@@ -45,10 +45,10 @@ class RecordedActor(Actor):
         for unit, own in self.parts(feature):
             view = target[unit.rows]
             before = view.clone()
-            with self.recorder.timing([unit.unit], target.device):
+            with self.recorder.timing([unit.key], target.device):
                 unit.add(target, own, outlet, index, sigma)
             if unit.weights(sigma)[index] != 0.0:
-                self.recorder.residual(unit.unit, index, view - before)
+                self.recorder.residual(unit.key, index, view - before)
 
 
 def note_casts(recorder: Recorder, prepared: Prepared) -> None:

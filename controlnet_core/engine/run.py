@@ -129,6 +129,17 @@ class Run:
     repeaters: dict[Actor, Repeater] = field(default_factory=dict)
     forecasts: dict[object, Forecast] = field(default_factory=dict)
     observed: dict[Actor, Actor] = field(default_factory=dict)
+    parts: dict[int, Run] = field(default_factory=dict)
+
+    def part(self, index: int) -> Run:
+        """State of its own for a part of the batch, since parts may be prepared as one (see `engine.chunks`)."""
+        return self.parts.setdefault(index, Run(self.shortcuts, self.check_every_step, self.recorder))
+
+    @property
+    def failed(self) -> bool:
+        """Whether a prediction that was noted was not finite; asked at the end, since a GPU is waited for."""
+        noted = [run.finite for run in (self, *self.parts.values()) if run.finite is not None]
+        return not all(bool(finite) for finite in noted)
 
     def through(
         self, actor: Actor, x: Tensor, sigma: float, targets: Iterable[Tensor], may_run: bool = True
@@ -139,7 +150,7 @@ class Run:
         """
         if self.recorder is not None:
             for unit in actor.units:
-                self.recorder.unit(unit.unit, unit.name, words(unit.unit))
+                self.recorder.unit(unit.key, unit.name, words(unit.key))
             actor = self.observed.setdefault(actor, RecordedActor(actor.bound, actor.units, self.recorder))
         if not self.shortcuts.continues_nets:
             return actor.through(x, sigma, targets)

@@ -17,12 +17,16 @@ Cancelled: TypeAlias = Callable[[], bool]
 
 @dataclass(frozen=True)
 class Runtime:
-    """Policy of a run. `pack_weights` reorders weights once for the backend (a copy of them)."""
+    """Policy of a run. `pack_weights` reorders weights once for the backend (a copy of them).
+
+    chunk: pictures of a batch that are evaluated at a time; 0 for as many as fit.
+    """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
     vae_dtype: torch.dtype = torch.float32
     pack_weights: bool = True
+    chunk: int = 0
 
     @classmethod
     def choose(cls, device: str = "auto", dtype: str = "auto") -> Runtime:

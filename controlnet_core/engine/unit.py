@@ -37,6 +37,11 @@ class PreparedUnit:
     known_weights: dict[float, tuple[float, ...]] = field(default_factory=dict)
 
     @property
+    def key(self) -> ControlUnit:
+        """The unit for all pictures, where this is one for a part of the batch."""
+        return self.unit.whole or self.unit
+
+    @property
     def name(self) -> str:
         """What messages call it."""
         return self.unit.name or "a ControlNet"
@@ -153,15 +158,21 @@ def seat_unit(seat: Seat, net: ControlModel, rows: slice, halves: Iterable[float
 def _row_factors(seat: Seat, halves: list[float]) -> Tensor | None:
     """(rows, 1, 1, 1): factor of the half x factor of the picture; None where all are 1."""
     batch = seat.latent[0]
-    items = seat.unit.items or (1.0,)
-    if batch % len(items):
-        raise ShapeError(
-            f"{len(items)} factors per picture came for a batch of {batch}: give {batch}, or a number that divides it"
-        )
+    items = check_items(seat.unit.items, batch)
     factors = [half * item for half in halves for item in items * (batch // len(items))]
     if set(factors) == {1.0}:
         return None
     return torch.tensor(factors).to(seat.context)[:, None, None, None]
+
+
+def check_items(items: tuple[float, ...] | None, batch: int) -> tuple[float, ...]:
+    """Factors per picture, (1,) for none. Raises ShapeError when they do not fill the batch."""
+    items = items or (1.0,)
+    if batch % len(items):
+        raise ShapeError(
+            f"{len(items)} factors per picture came for a batch of {batch}: give {batch}, or a number that divides it"
+        )
+    return items
 
 
 def _masks(seat: Seat, mask: Tensor, sizes: list[tuple[int, int]]) -> list[Tensor]:

@@ -101,10 +101,14 @@ def _package(name: str, needed: bool) -> Finding:
 def _device(name: str) -> Finding:
     import torch
 
+    from ...controlnet_core.engine.memory import free_bytes
+
+    free = free_bytes(torch.device(name))
+    room = "" if free is None else f", {free / 2**30:.0f} GB free"
     if name.startswith("cuda"):
         properties = torch.cuda.get_device_properties(name)
-        return Finding("device", f"{name}, {properties.name}, {properties.total_memory / 2**30:.0f} GB")
-    return Finding("device", f"{name}, {torch.get_num_threads()} threads")
+        return Finding("device", f"{name}, {properties.name}, {properties.total_memory / 2**30:.0f} GB{room}")
+    return Finding("device", f"{name}, {torch.get_num_threads()} threads{room}")
 
 
 def _folders(options: dict[str, Any]) -> Iterator[Finding]:

@@ -21,6 +21,7 @@ from ..session import (
     Session,
     add_device_arguments,
     add_folder_arguments,
+    add_memory_arguments,
     add_shortcut_arguments,
     open_session,
 )
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", metavar="1..8", help="run once for each seed: 7, 1..8 or 1,4,9")
     add_folder_arguments(parser)
     add_device_arguments(parser)
+    add_memory_arguments(parser)
     add_shortcut_arguments(parser)
     parser.add_argument(
         "--report",
@@ -70,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     if args.measure:
         session.host.on_measured = on_measured
     session.host.on_report, session.host.observe = reports.append, args.report is not None
+    session.host.on_memory = lambda plan: reporter.line(plan.words())
     graph = overrides.apply_settings(to_graph(document, session.classes), session.classes, args.set)
     cache = Cache()
     rows = []

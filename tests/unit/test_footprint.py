@@ -1,0 +1,78 @@
+"""Memory told from shapes, beside the bytes that are alive when the run is made."""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from comfyui_controlnet_core.controlnet_core.config import DEMO, ControlNetConfig
+from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
+from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
+from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
+from comfyui_controlnet_core.controlnet_core.engine.condition import Condition
+from comfyui_controlnet_core.controlnet_core.engine.evaluate import evaluate
+from comfyui_controlnet_core.controlnet_core.engine.footprint import decode_values, predict
+from comfyui_controlnet_core.controlnet_core.engine.live import LiveTensors
+from comfyui_controlnet_core.controlnet_core.engine.prepare import prepare
+from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
+from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
+from comfyui_controlnet_core.controlnet_core.models.unet import UNet
+from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
+
+SCHEDULE = scaled_linear()
+SMALL = replace(DEMO, unet=replace(DEMO.unet, widths=(32, 64, 96), context_dim=32))
+DEEP = replace(
+    SMALL,
+    unet=replace(
+        SMALL.unet, transformer_depth=(0, 1, 2), middle_depth=2, linear_projection=True, label_dim=64, head_dim=32
+    ),
+)
+"""SDXL's pattern: no transformer at the first level, deep ones below, a label vector."""
+WITHIN = 0.1
+
+
+CASES = [
+    (SMALL, 0, (1, 16, 16)),
+    (SMALL, 2, (2, 24, 16)),
+    (DEEP, 1, (3, 16, 16)),
+]
+"""Shapes, number of nets, (batch, h, w)."""
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
+@pytest.mark.parametrize("case", range(len(CASES)))
+@torch.inference_mode()
+def test_prediction_is_what_is_alive(case: int, packed: bool) -> None:
+    config, nets, (batch, height, width) = CASES[case]
+    torch.manual_seed(0)
+    unet = UNet(config.unet).eval()
+    net = ControlNet.from_unet(unet, ControlNetConfig(config.unet, hint_widths=(8, 16, 32, 64))).eval()
+    pooled = None if config.unet.label_dim is None else torch.randn(1, config.unet.label_dim)
+    picture = torch.rand(1, 3, 8 * height, 8 * width)
+    units = tuple(ControlUnit(copy(net), picture, 0.7) for _ in range(nets))
+    texts = [torch.randn(1, 77, config.unet.context_dim) for _ in range(2)]
+    positive, negative = ([Condition(text, units, pooled)] for text in texts)
+    backend = Backend(Runtime(pack_weights=packed))
+    shape, sigmas = (batch, 4, height, width), [8.0, 4.0, 2.0, 1.0]
+    told = predict(unet, config, SCHEDULE, positive, negative, shape, sigmas, backend)
+    x, sigma = torch.randn(shape), torch.tensor(4.0)
+    run = (unet, config, SCHEDULE, positive, negative, shape, sigmas, backend)
+    evaluate(prepare(*run), x, sigma, 5.0)  # packs the weights
+    with LiveTensors() as preparing:
+        prepared = prepare(*run)
+    with LiveTensors() as step:
+        evaluate(prepared, x, sigma, 5.0)
+    found = [preparing.live, preparing.peak, step.peak]
+    assert [told.prepared, told.preparing, told.step] == pytest.approx(found, rel=WITHIN)
+    assert told.weights == 4 * sum(p.numel() for m in (unet, *[net] * nets) for p in m.parameters())
+
+
+def test_prediction_of_the_autoencoder() -> None:
+    rows, height, width = 2, 12, 16
+    vae = AutoencoderKL(DEMO.vae).eval()
+    latent = torch.randn(rows, 4, height, width).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode(), LiveTensors() as live:
+        vae.decode(latent)
+    assert 4 * decode_values(DEMO.vae, rows, (height, width)) == pytest.approx(live.peak, rel=WITHIN)
