@@ -53,7 +53,7 @@ def to_conditions(
             [
                 replace(
                     _condition(text, options, size),
-                    pooled=_label(options, size, label_dim, score),
+                    label=_label(options, size, label_dim, score),
                     beside=None if config is None or latent is None else _beside(options, config, latent),
                 )
                 for text, options in conditioning
@@ -92,7 +92,7 @@ def _with_area_of(half: Sequence[Condition], other: Sequence[Condition]) -> list
             continue
         smallest = min(around, key=lambda c: float("inf") if c.area is None else c.area.height * c.area.width)
         if smallest.area != area:
-            result.append(replace(template, text=smallest.text, pooled=smallest.pooled))
+            result.append(replace(template, text=smallest.text, label=smallest.label))
     return result
 
 

@@ -70,6 +70,7 @@ CONFIG_OF_KIND: Mapping[str, type[Config]] = MappingProxyType(
 SD2_V_KEY = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 SD2_V_STD = 0.09
 """SD2 models that predict v are told by the spread of this bias (the host's heuristic)."""
+V_PRED, ZTSNR = "v_pred", "ztsnr"
 EDM_MEAN, EDM_STD = "edm_mean", "edm_std"
 EDM_SIGMA_MAX, EDM_SIGMA_MIN = "edm_vpred.sigma_max", "edm_vpred.sigma_min"
 PLAYGROUND_NOISE = NoiseConfig("edm", sigma_min=0.002, sigma_max=80.0, sigma_data=0.5)

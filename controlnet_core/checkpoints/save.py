@@ -17,6 +17,7 @@ from ..models.text_encoder import ClipTextModel
 from ..models.unet import UNet
 from ..models.vae import AutoencoderKL
 from . import diffusers, fileconfig
+from .detect import EDM_MEAN, EDM_SIGMA_MAX, EDM_SIGMA_MIN, EDM_STD, V_PRED, ZTSNR
 from .fileconfig import CONFIG_KEY, FAMILY_KEY, config_to_json
 from .io import atomic_write, write_safetensors
 from .keymap import KeyMap, prefixed
@@ -58,8 +59,27 @@ def save_checkpoint(
     if table is LDM:
         tensors = fuse(tensors)
     dtypes = _dtypes(tensors, dtype)
+    if table is LDM:
+        tensors.update(markers(config))
     tensors.update({EXTRA_PREFIX + name: tensor for name, tensor in (extras or {}).items()})
     write_safetensors(path, tensors, _metadata(config_to_json(config), config.name, metadata), dtypes)
+
+
+def markers(config: ModelConfig) -> dict[str, Tensor]:
+    """The keys by which other tools tell what a single file was trained on (the host's); none for plain noise."""
+    noise, vae = config.noise, config.vae
+    if config.parametrization == "edm":
+        return {
+            key: torch.tensor(values).reshape(1, -1, 1, 1)
+            for key, values in ((EDM_MEAN, vae.latent_mean), (EDM_STD, vae.latent_std))
+            if values is not None
+        }
+    if config.parametrization != "v":
+        return {}
+    if noise.kind == "edm":
+        levels = {EDM_SIGMA_MAX: noise.sigma_max, EDM_SIGMA_MIN: noise.sigma_min}
+        return {key: torch.tensor(level, dtype=torch.float64) for key, level in levels.items()}
+    return {key: torch.zeros(0) for key, said in ((V_PRED, True), (ZTSNR, noise.zero_terminal_snr)) if said}
 
 
 def save_controlnet(

@@ -24,7 +24,7 @@ class Area:
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """text: (1, tokens, context_dim). pooled: (1, label_dim) for models that have a label vector.
+    """text: (1, tokens, context_dim). label: (1, label_dim) for models that have a label vector.
 
     beside: (B, C, h, w), what inpainting and editing models read beside the noisy latent (`engine.concat`).
     units: the ControlNets that act on this condition. strength, mask (B, H, W) and area weigh its
@@ -33,7 +33,7 @@ class Condition:
 
     text: Tensor
     units: ControlStack = ()
-    pooled: Tensor | None = None
+    label: Tensor | None = None
     strength: float = 1.0
     mask: Tensor | None = None
     area: Area | None = None

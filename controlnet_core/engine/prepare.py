@@ -226,9 +226,9 @@ def _texts(
     context = torch.cat([t.expand(batch, -1, -1) for t in texts]).to(backend.runtime.device, backend.runtime.dtype)
     if config.unet.label_dim is None:
         return context, None
-    if any(c.pooled is None for _, c in members):
+    if any(c.label is None for _, c in members):
         raise ShapeError(f"the model {config.name} reads a label vector, and a condition has none: encode its text")
-    return context, torch.cat([c.pooled.expand(batch, -1) for _, c in members if c.pooled is not None]).to(context)
+    return context, torch.cat([c.label.expand(batch, -1) for _, c in members if c.label is not None]).to(context)
 
 
 def _beside(members: tuple[tuple[int, Condition], ...], area: Area | None, backend: Backend) -> Tensor | None:
