@@ -1,6 +1,7 @@
 """Which of our nodes does the work of a node from another pack: data for the error messages.
 
-The keys are IDs that saved workflows often contain; preprocessors map to the condition they make.
+The keys are IDs that saved workflows often contain; preprocessors map to the condition they make. What nothing here
+does is listed too, so that the message says so.
 """
 
 from __future__ import annotations
@@ -13,29 +14,33 @@ _WEIGHTS = "CNCore_BlockWeights"
 
 PREPROCESSORS: Mapping[str, str] = {
     "AIO_Preprocessor": "",
-    "AnimalPosePreprocessor": "openpose",
     "AnimeFace_SemSegPreprocessor": "seg",
     "AnimeLineArtPreprocessor": "lineart",
+    "AnyLineArtPreprocessor_aux": "lineart",
     "BAE-NormalMapPreprocessor": "normal",
     "BinaryPreprocessor": "scribble",
     "CannyEdgePreprocessor": "canny",
     "ColorPreprocessor": "color",
     "DSINE-NormalMapPreprocessor": "normal",
     "DWPreprocessor": "openpose",
-    "DensePosePreprocessor": "densepose",
     "DepthAnythingPreprocessor": "depth",
     "DepthAnythingV2Preprocessor": "depth",
+    "DiffusionEdge_Preprocessor": "softedge",
     "FakeScribblePreprocessor": "scribble",
     "HEDPreprocessor": "softedge",
+    "ImageIntensityDetector": "recolor",
+    "ImageLuminanceDetector": "recolor",
     "InpaintPreprocessor": "inpaint",
     "LeReS-DepthMapPreprocessor": "depth",
     "LineArtPreprocessor": "lineart",
     "LineartStandardPreprocessor": "lineart",
     "M-LSDPreprocessor": "mlsd",
     "Manga2Anime_LineArt_Preprocessor": "lineart",
-    "MediaPipe-FaceMeshPreprocessor": "mediapipe face",
+    "MeshGraphormer+ImpactDetector-DepthMapPreprocessor": "depth",
+    "MeshGraphormer-DepthMapPreprocessor": "depth",
     "Metric3D-DepthMapPreprocessor": "depth",
     "Metric3D-NormalMapPreprocessor": "normal",
+    "Metric_DepthAnythingV2Preprocessor": "depth",
     "MiDaS-DepthMapPreprocessor": "depth",
     "MiDaS-NormalMapPreprocessor": "normal",
     "OneFormer-ADE20K-SemSegPreprocessor": "seg",
@@ -72,11 +77,30 @@ OTHERS: Mapping[str, tuple[str, str]] = {
     "DiffControlNetLoaderAdvanced": ("CNCore_LoadControlNet", ""),
     "Efficient Loader": ("CNCore_LoadCheckpoint", "with CNCore_EncodePrompt"),
     "KSampler (Efficient)": ("CNCore_Sample", ""),
+    "ExecuteAllControlNetPreprocessors": (_PREPROCESS, "one for each hint"),
+    "HintImageEnchance": ("CNCore_ControlOptions", "hint_fit"),
+    "ImageGenResolutionFromImage": ("CNCore_PixelPerfect", ""),
+    "ImageGenResolutionFromLatent": ("CNCore_PixelPerfect", ""),
     "PixelPerfectResolution": ("CNCore_PixelPerfect", ""),
+    "RenderPeopleKps": ("CNCore_PoseRender", ""),
     "ScaledSoftControlNetWeights": (_WEIGHTS, ""),
     "SoftControlNetWeights": (_WEIGHTS, ""),
     "TimestepKeyframe": ("CNCore_StrengthSchedule", ""),
 }
+
+WITHOUT: Mapping[str, str] = {
+    "AnimalPosePreprocessor": "poses of animals",
+    "ControlNetAuxSimpleAddText": "text on pictures",
+    "DensePosePreprocessor": "DensePose hints",
+    "FacialPartColoringFromPoseKps": "coloured parts of faces",
+    "MaskOptFlow": "optical flow",
+    "MediaPipe-FaceMeshPreprocessor": "face meshes",
+    "RenderAnimalKps": "poses of animals",
+    "SavePoseKpsAsJsonFile": "files of keypoints",
+    "Unimatch_OptFlowPreprocessor": "optical flow",
+    "UpperBodyTrackingFromPoseKps": "tracking of poses",
+}
+"""What makes hints, or looks at them, as nothing here does."""
 
 VIRTUAL: Mapping[str, str] = {
     "Anything Everywhere": "connect the inputs that it feeds with plain links",

@@ -17,7 +17,7 @@ from typing import Any
 from ..controlnet_core.errors import CoreError, MissingFileError, PathError, WorkflowError
 from ..nodes.folders import brief, leaves_folder, name_fault
 from .contract import WIDGET_TYPES, InputSpec, NodeSpec, read_specs, types_fit
-from .equivalents import VIRTUAL, equivalent
+from .equivalents import VIRTUAL, WITHOUT, equivalent
 from .graph import Graph, Link, Node
 
 _MODEL_ENDINGS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".onnx", ".gguf", ".yaml")
@@ -101,6 +101,8 @@ def _unknown_class(node: Node, classes: Mapping[str, type]) -> str:
     ours = equivalent(name)
     if ours and ours[0] in classes:
         return f"{start}: {' '.join(filter(None, ours))} does its work, replace it in the editor"
+    if name in WITHOUT:
+        return f"{start}, and nothing here makes {WITHOUT[name]}: make the picture in the editor and load it"
     if name in VIRTUAL:
         return f"{start}: {VIRTUAL[name]}"
     if name.startswith(("workflow>", "workflow/")):

@@ -86,6 +86,44 @@ class ControlNetApplyAdvanced(Node):
         return self.host.apply_control(positive, negative, [spec])
 
 
+class ControlNetApplySD3(ControlNetApplyAdvanced):
+    """The same with the autoencoder as an input that has to be linked; the nets here read pictures, and need none."""
+
+    DEPRECATED = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        control_net, image = ("CONTROL_NET",), ("IMAGE",)
+        known = super().INPUT_TYPES()["required"]
+        halves = {name: known[name] for name in ("positive", "negative")}
+        numbers = {name: known[name] for name in ("strength", "start_percent", "end_percent")}
+        return {"required": {**halves, "control_net": control_net, "vae": ("VAE",), "image": image, **numbers}}
+
+
+class ControlNetInpaintingAliMamaApply(ControlNetApplySD3):
+    """Control with a mask for the nets that read one, which are of bases that do not run here.
+
+    All others are applied without it, as in the editor; their inpainting hint is made from picture and mask by
+    CNCore_Preprocess.
+    """
+
+    DEPRECATED = False
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        before = super().INPUT_TYPES()["required"]
+        required: dict[str, Any] = {}
+        for name, spec in before.items():
+            required[name] = spec
+            if name == "image":
+                required["mask"] = ("MASK",)
+        return {"required": required}
+
+    def run(self, *, mask: Tensor, **inputs: Any) -> tuple[Conditioning, Conditioning]:  # type: ignore[override]
+        """-> CONDITIONING, CONDITIONING."""
+        return super().run(**inputs)
+
+
 class SetUnionControlNetType(Node):
     """What the hint of a ControlNet Union shows."""
 
@@ -106,4 +144,6 @@ NODES: dict[str, type] = {
     "SetUnionControlNetType": SetUnionControlNetType,
     "ControlNetApply": ControlNetApply,
     "ControlNetApplyAdvanced": ControlNetApplyAdvanced,
+    "ControlNetApplySD3": ControlNetApplySD3,
+    "ControlNetInpaintingAliMamaApply": ControlNetInpaintingAliMamaApply,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,11 @@ from comfyui_controlnet_core.controlnet_core.errors import (
     PathError,
     WorkflowError,
 )
+from comfyui_controlnet_core.nodes import build_nodes
+from comfyui_controlnet_core.nodes.headless import HeadlessHost
+from comfyui_controlnet_core.preprocessors.catalog import ENTRIES
 from comfyui_controlnet_core.workflows.contract import types_fit
+from comfyui_controlnet_core.workflows.equivalents import PREPROCESSORS, WITHOUT, equivalent
 from comfyui_controlnet_core.workflows.execution import Cache, NodeEvent, execute
 from comfyui_controlnet_core.workflows.graph import Graph, Link, Node
 from comfyui_controlnet_core.workflows.overrides import apply_settings, parse_seeds, with_seed
@@ -265,6 +270,40 @@ def test_other_packs_preprocessors_name_ours() -> None:
     text = check(g, {**CLASSES, "CNCore_Preprocess": Preprocess})[1][0].message
     assert "CNCore_Preprocess for canny hints does its work" in text
     assert "CNCore" not in check(g, CLASSES)[1][0].message
+
+
+CONTROLNET_AUX = """
+AIO_Preprocessor AnimalPosePreprocessor AnimeFace_SemSegPreprocessor AnimeLineArtPreprocessor AnyLineArtPreprocessor_aux
+BAE-NormalMapPreprocessor BinaryPreprocessor CannyEdgePreprocessor ColorPreprocessor ControlNetAuxSimpleAddText
+ControlNetPreprocessorSelector DSINE-NormalMapPreprocessor DWPreprocessor DensePosePreprocessor
+DepthAnythingPreprocessor DepthAnythingV2Preprocessor DiffusionEdge_Preprocessor ExecuteAllControlNetPreprocessors
+FacialPartColoringFromPoseKps FakeScribblePreprocessor HEDPreprocessor HintImageEnchance ImageGenResolutionFromImage
+ImageGenResolutionFromLatent ImageIntensityDetector ImageLuminanceDetector InpaintPreprocessor
+LeReS-DepthMapPreprocessor
+LineArtPreprocessor LineartStandardPreprocessor M-LSDPreprocessor Manga2Anime_LineArt_Preprocessor MaskOptFlow
+MediaPipe-FaceMeshPreprocessor MeshGraphormer+ImpactDetector-DepthMapPreprocessor MeshGraphormer-DepthMapPreprocessor
+Metric3D-DepthMapPreprocessor Metric3D-NormalMapPreprocessor Metric_DepthAnythingV2Preprocessor
+MiDaS-DepthMapPreprocessor MiDaS-NormalMapPreprocessor OneFormer-ADE20K-SemSegPreprocessor
+OneFormer-COCO-SemSegPreprocessor OpenposePreprocessor PiDiNetPreprocessor PixelPerfectResolution PyraCannyPreprocessor
+RenderAnimalKps RenderPeopleKps SAMPreprocessor SavePoseKpsAsJsonFile ScribblePreprocessor Scribble_PiDiNet_Preprocessor
+Scribble_XDoG_Preprocessor SemSegPreprocessor ShufflePreprocessor TEEDPreprocessor TTPlanet_TileGF_Preprocessor
+TTPlanet_TileSimple_Preprocessor TilePreprocessor UniFormer-SemSegPreprocessor Unimatch_OptFlowPreprocessor
+UpperBodyTrackingFromPoseKps Zoe-DepthMapPreprocessor Zoe_DepthAnythingPreprocessor
+"""
+"""All nodes of Fannovel16/comfyui_controlnet_aux."""
+
+
+def test_every_node_of_the_usual_preprocessor_pack_is_answered_truly(tmp_path: Path) -> None:
+    classes = build_nodes(HeadlessHost(tmp_path, tmp_path, device="cpu"))
+    made = {entry.condition for entry in ENTRIES}
+    assert set(PREPROCESSORS.values()) <= made | {""}
+    for name in CONTROLNET_AUX.split():
+        (problem,) = check(graph(n1=(name, {})), classes)[1]
+        ours = equivalent(name)
+        if ours is None:
+            assert f"nothing here makes {WITHOUT[name]}" in problem.message
+        else:
+            assert ours[0] in classes and f"{ours[0]}{' ' if ours[1] else ''}{ours[1]} does its work" in problem.message
 
 
 def test_a_class_checks_its_own_inputs() -> None:

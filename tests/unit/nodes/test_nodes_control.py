@@ -204,6 +204,26 @@ def test_a_union_is_told_its_type_by_our_node_and_the_native_one(run: Any, scene
         controlled(run, scene, control_net=union, **_options(run, hint_type="tile"))
 
 
+@pytest.mark.parametrize("name", ["ControlNetInpaintingAliMamaApply", "ControlNetApplySD3"])
+def test_apply_nodes_for_other_bases_apply_our_nets_as_the_advanced_one(
+    name: str, run: Any, scene: dict[str, Any]
+) -> None:
+    """As in the editor, which hands autoencoder and mask to the nets that read them and to no other."""
+    *_, vae = run("CNCore_LoadCheckpoint", checkpoint=DEMO)
+    given = {"control_net": scene["net"], "image": scene["hint"], "strength": 0.7, "start_percent": 0.0,
+             "end_percent": 0.5}  # fmt: skip
+    halves = {half: scene[half] for half in ("positive", "negative")}
+    mask = {"mask": torch.ones(1, 64, 64)} if "AliMama" in name else {}
+    made = run(name, **halves, **given, **mask, vae=vae)
+    expected = run("ControlNetApplyAdvanced", **halves, **given)
+    settings = {name: scene[name] for name in ("model", "latent")}
+    latents = [
+        run("CNCore_Sample", **settings, positive=positive, negative=negative, steps=2)[0]["samples"]
+        for positive, negative in (made, expected)
+    ]
+    assert torch.equal(*latents)
+
+
 def test_an_adapter_of_another_base_is_refused(run: Any, scene: dict[str, Any], kinds: Path) -> None:
     adapter = Adapter(AdapterConfig(widths=(32, 64, 64), hint_channels=1))
     names = KeyMap(ADAPTER_RULES["t2i-adapter", "diffusers"](())).to_theirs
