@@ -6,6 +6,7 @@ tensors and plain containers and runs no code.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import pickle
@@ -67,6 +68,8 @@ TRAINER_GLOBALS = (
 )
 """Names that trainers leave beside the weights. They are read as empty objects; nothing of theirs runs."""
 
+MAX_DEPTH, MAX_VALUES = 32, 200_000
+"""Of the tables in a pickle; SDXL has 2,515 tensors, five levels deep."""
 WRAPPERS = ("state_dict.", "params_ema.", "params.", "model_state_dict.", "module.")
 """Levels above the weights, which are stripped where all tensors lie below them."""
 
@@ -156,17 +159,22 @@ def _read_safetensors_header(path: Path) -> Header:
     if len(raw) < length:
         raise damaged(path, f"its header should be {length:,} bytes long and the file ends after {len(raw):,}")
     try:
-        entries = json.loads(raw)
+        entries = json.loads(raw, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise damaged(path, "its header is not valid JSON") from error
+        raise damaged(path, "its header is not valid JSON, or names a tensor twice") from error
     if not isinstance(entries, dict):
         raise damaged(path, "its header is not a table of tensors")
     metadata = entries.pop("__metadata__", None) or {}
     tensors: dict[str, TensorInfo] = {}
-    end = 0
+    places: list[tuple[int, int, str]] = []
     for name, entry in entries.items():
-        tensors[name], last = _tensor_info(path, name, entry)
-        end = max(end, last)
+        tensors[name], begin, end = _tensor_info(path, name, entry)
+        places.append((begin, end, name))
+    end = 0
+    for begin, last, name in sorted(places):
+        if begin != end:
+            raise damaged(path, f"{name!r} begins at byte {begin}, the tensor before it ends at {end}")
+        end = last
     expected = 8 + length + end
     if size != expected:
         state = "truncated" if size < expected else "longer than it should be"
@@ -175,8 +183,16 @@ def _read_safetensors_header(path: Path) -> Header:
     return Header(path, "safetensors", tensors, metadata, size)
 
 
-def _tensor_info(path: Path, name: str, entry: object) -> tuple[TensorInfo, int]:
-    """One entry of a safetensors header, and where its bytes end."""
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object none of whose keys comes twice. Raises ValueError."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key comes twice")
+    return found
+
+
+def _tensor_info(path: Path, name: str, entry: object) -> tuple[TensorInfo, int, int]:
+    """One entry of a safetensors header, and where its bytes begin and end."""
     try:
         dtype_name, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]  # type: ignore[index]
         sound = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
@@ -191,7 +207,7 @@ def _tensor_info(path: Path, name: str, entry: object) -> tuple[TensorInfo, int]
         )
     if not sound or end - begin != math.prod(shape) * dtype.itemsize:
         raise damaged(path, f"{name!r} is {dtype_name} {list(shape)} and does not fill bytes {begin} to {end}")
-    return TensorInfo(shape, dtype, path, name), end
+    return TensorInfo(shape, dtype, path, name), begin, end
 
 
 def _stand_in(dotted: str) -> type:
@@ -261,21 +277,32 @@ def _unreadable(path: Path, zipped: bool, error: Exception) -> CheckpointError:
     return damaged(path, "parts of its archive cannot be read")
 
 
-def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
+def _flatten(value: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value and depth < MAX_DEPTH:  # (an empty one counts as a value)
         for key, child in value.items():
-            yield from _flatten(child, f"{prefix}{key}.")
+            yield from _flatten(child, f"{prefix}{key}.", depth + 1)
     else:
         yield prefix[:-1], value
 
 
-def unwrap(content: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
+def unwrap(content: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors by dotted key, and the plain values beside them, of what a pickle holds.
 
-    A wrapper such as `state_dict` is stripped where all tensors lie below it.
+    A wrapper such as `state_dict` is stripped where all tensors lie below it. Raises CheckpointError where there
+    are more values than any model has (a pickle can hold one table many times), and for tensors that are not dense.
     """
-    flat = dict(_flatten(content)) if isinstance(content, Mapping) else {}
+    values = _flatten(content) if isinstance(content, Mapping) else iter(())
+    flat = dict(itertools.islice(values, MAX_VALUES + 1))
+    if len(flat) > MAX_VALUES:
+        raise CheckpointError(f"{path.name} is no model: it holds more than {MAX_VALUES:,} values", path)
     tensors = {key: value for key, value in flat.items() if isinstance(value, Tensor)}
+    odd = next((key for key, t in tensors.items() if t.layout != torch.strided or t.is_quantized), None)
+    if odd is not None:
+        raise CheckpointError(
+            f"{path.name} holds {odd!r} as a sparse or quantised tensor, which this package cannot read: use an fp16 "
+            "or fp32 version of the file",
+            path,
+        )
     plain = {key: str(value) for key, value in flat.items() if isinstance(value, (str, int, float, bool))}
     below = {key: value for key, value in tensors.items() if key.startswith("state_dict.")}
     if below:
@@ -287,7 +314,7 @@ def unwrap(content: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_pickle_header(path: Path) -> Header:
-    tensors, plain = unwrap(load_pickle(path))
+    tensors, plain = unwrap(load_pickle(path), path)
     if not tensors:
         raise CheckpointError(f"{path.name} is no model: a PyTorch file without tensors", path)
     infos = {key: TensorInfo(tuple(t.shape), t.dtype, path, key) for key, t in tensors.items()}

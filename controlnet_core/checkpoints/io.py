@@ -56,7 +56,7 @@ def read_tensors(header: Header, keys: Iterable[str] | None = None) -> dict[str,
 
 def _read_file(path: Path, names: Mapping[str, str]) -> dict[str, Tensor]:
     if sniff(path) == "pickle":
-        content, _ = unwrap(load_pickle(path))
+        content, _ = unwrap(load_pickle(path), path)
         return {key: content[name] for key, name in names.items()}
     try:
         with safe_open(path, framework="pt") as file:

@@ -210,6 +210,17 @@ def test_overlapping_tensors_are_refused_at_the_latest_when_loading(tmp_path: Pa
         read_tensors(read_header(path))
 
 
+def test_tensors_that_share_bytes_or_leave_some_out(tmp_path: Path) -> None:
+    one, two = ({"dtype": "F32", "shape": [1], "data_offsets": [at, at + 4]} for at in (0, 8))
+    with pytest.raises(CheckpointError, match="'b' begins at byte 0, the tensor before it ends at 4"):
+        read_header(write_raw(tmp_path / "shared.safetensors", {"a": one, "b": one}, bytes(4)))
+    with pytest.raises(CheckpointError, match="'b' begins at byte 8, the tensor before it ends at 4"):
+        read_header(write_raw(tmp_path / "gap.safetensors", {"a": one, "b": two}, bytes(12)))
+    twice = b'{"a": %s, "a": %s}' % (json.dumps(one).encode(), json.dumps(one).encode())
+    with pytest.raises(CheckpointError, match="names a tensor twice"):
+        read_header(write_raw(tmp_path / "twice.safetensors", twice, bytes(4)))
+
+
 def test_an_unknown_type_is_named(tmp_path: Path) -> None:
     path = write_raw(tmp_path / "w.safetensors", {"w": {**ENTRY, "dtype": "F4"}}, bytes(8))
     with pytest.raises(CheckpointError, match=r"'w' as F4.*expected one of F64, F32"):
@@ -301,6 +312,30 @@ def test_a_pickle_that_wants_to_run_code_does_not(tmp_path: Path, kind: type[Evi
 
 class ModelCheckpoint:
     """Stands for the callback that trainers leave in their checkpoints."""
+
+
+def nested(depth: int, inner: object) -> object:
+    """A table that holds one table twice, that again, ...: 2^depth values in a few bytes."""
+    for _ in range(depth):
+        inner = {"a": inner, "b": inner}
+    return inner
+
+
+@pytest.mark.parametrize("inner", [{}, {"x": 1}, torch.zeros(1)], ids=["empty", "value", "tensor"])
+def test_tables_within_tables_end(tmp_path: Path, inner: object) -> None:
+    torch.save(nested(40, inner), tmp_path / "many.pth")
+    with pytest.raises(CheckpointError, match=r"many\.pth is no model: it holds more than 200,000 values"):
+        read_header(tmp_path / "many.pth")
+    own: dict[str, object] = {"x": torch.zeros(1)}
+    own["state_dict"] = own
+    torch.save(own, tmp_path / "own.pth")
+    assert all(key.count(".") < 40 for key in read_header(tmp_path / "own.pth").tensors)
+
+
+def test_tensors_that_are_not_dense(tmp_path: Path) -> None:
+    torch.save({"a": torch.eye(3).to_sparse()}, tmp_path / "sparse.pth")
+    with pytest.raises(CheckpointError, match=r"sparse\.pth holds 'a' as a sparse or quantised tensor"):
+        read_header(tmp_path / "sparse.pth")
 
 
 def test_a_trainers_callback_is_read_as_nothing(tmp_path: Path) -> None:
