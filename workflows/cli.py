@@ -20,6 +20,7 @@ from types import FrameType, MappingProxyType
 from typing import NoReturn
 
 from ..controlnet_core.errors import CoreError, Interrupted, OutOfMemory
+from .terminal import printable
 
 COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
@@ -105,7 +106,7 @@ def _report(error: CoreError, arguments: list[str]) -> int:
     if "--debug" in arguments:
         traceback.print_exc()
     message = " ".join(str(error).split())
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     if "--json" in arguments:
         print(json.dumps({"ok": False, "error": message, "exit_code": error.exit_code}))
     return error.exit_code

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from .execution import NodeEvent
+from .terminal import printable
 
 
 class Reporter:
@@ -19,7 +20,7 @@ class Reporter:
     def on_node(self, event: NodeEvent) -> None:
         """A line when a node is done or was taken from the cache."""
         width = len(str(event.total))
-        self._label = f"{event.index + 1:>{width}}/{event.total} {_title(event)}"
+        self._label = printable(f"{event.index + 1:>{width}}/{event.total} {_title(event)}")  # the bar shows it too
         if event.state == "start":
             return
         self.close()
@@ -40,7 +41,7 @@ class Reporter:
     def line(self, text: str) -> None:
         """A line of its own, unless quiet."""
         if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            print(printable(text), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Take the bar away."""

@@ -248,6 +248,23 @@ def test_a_folder_that_may_not_be_written_to(folder: Path, capsys: pytest.Captur
     assert "may not be written to" in capsys.readouterr().err
 
 
+def test_names_of_strangers_do_not_steer_the_terminal(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "\x1b]0;owned\x07\u202e\ud800"
+    node = {"class_type": f"Noise{evil}", "_meta": {"title": evil}, "inputs": {}}
+    (folder / "evil.json").write_text(json.dumps({"1": node, evil: node}))
+    assert cli.main(["run", "evil.json"]) == 2
+    assert cli.main(["validate", "evil.json"]) == 2
+    assert cli.main(["inspect", "evil.json"]) == 0
+    out, err = capsys.readouterr()
+    for text in (out, err):
+        assert "\\x1b]0;owned\\x07\\u202e\\ud800" in text
+        assert not set(evil[:1] + evil[-3:]) & set(text)
+    good = {**WORKFLOW, "nodes": [{**WORKFLOW["nodes"][0], "title": evil}, WORKFLOW["nodes"][1]]}
+    (folder / "good.json").write_text(json.dumps(good))
+    assert cli.main(["run", "good.json"]) == 0
+    assert "\x1b" not in capsys.readouterr().err
+
+
 def test_errors_as_json_and_tracebacks_only_on_request(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "none.json", "--json"]) == 3
     assert json.loads(capsys.readouterr().out)["exit_code"] == 3

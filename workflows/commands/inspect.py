@@ -14,6 +14,7 @@ from .. import png
 from ..bundled import find_workflow
 from ..formats import Document, read_document
 from ..overrides import SEED_INPUTS
+from ..terminal import printable
 
 _SHOWN = 90
 
@@ -31,10 +32,10 @@ def run(args: argparse.Namespace) -> int:
         from ...controlnet_core.checkpoints.inspect import inspect_file
 
         report = inspect_file(path)
-        print(json.dumps(report.as_dict()) if args.json else "\n".join(report.lines()))
+        print(json.dumps(report.as_dict()) if args.json else printable("\n".join(report.lines())))
         return 0
     document = read_document(path)
-    print(json.dumps(as_dict(document)) if args.json else "\n".join(lines(document)))
+    print(json.dumps(as_dict(document)) if args.json else printable("\n".join(lines(document))))
     return 0
 
 

@@ -25,6 +25,7 @@ from ..session import (
     add_shortcut_arguments,
     open_session,
 )
+from ..terminal import printable
 from ..validation import validate
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def _tell(
         return
     for row in rows:
         for text in row["text"]:
-            print(text)
+            print(printable(text))
     for m in measured:
         print(
             f"latent error {m['error']:.2%} against the exact run; sampling took {m['seconds']:.2f} s, exactly "

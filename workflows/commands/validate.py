@@ -13,6 +13,7 @@ from ..destinations import check_folder
 from ..fitting import check_fit
 from ..formats import read_document, to_graph
 from ..session import add_folder_arguments, open_session
+from ..terminal import printable
 from ..validation import as_error, check
 
 
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"ok": not problems, "nodes": len(graph.nodes), "problems": rows, "exit_code": code}))
         return code
     for problem in problems:
-        print(f"error: {problem.message}", file=sys.stderr)
+        print(f"error: {printable(problem.message)}", file=sys.stderr)
     if not problems:
         print(f"{document.name}: {len(graph.nodes)} nodes, all well")
     return code
