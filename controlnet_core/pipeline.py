@@ -25,6 +25,7 @@ from .diffusion.schedule import NoiseSchedule, make_sigmas
 from .engine.backend import Backend
 from .engine.chunks import evaluate_parts, plan_run, prepare_parts
 from .engine.condition import Condition
+from .engine.graphs import Graphs, why_not
 from .engine.memory import MemoryPlan
 from .engine.record import note_casts
 from .engine.run import EXACT, Run, Shortcuts
@@ -137,6 +138,7 @@ def _generate(
     plan = plan_run(*always, guided, *rest)
     if on_memory is not None:
         on_memory(plan)
+    run.graphs = _graphs(model, (*positive, *guided), backend, run)
     prepared = prepare_parts(*always, guided, *rest, plan.chunk)
     alone = prepare_parts(*always, (), *rest, plan.chunk) if run.shortcuts.limits_guidance else prepared
     guided_from, guided_to = run.shortcuts.guidance_start, run.shortcuts.guidance_end
@@ -171,6 +173,19 @@ def _generate(
     if mask is not None and float(sigmas[-1]) == 0.0:  # with noise left over, the next pass blends
         result = result * mask + clean * (1.0 - mask)
     return result.float().cpu()
+
+
+def _graphs(model: DiffusionModel, conditions: Sequence[Condition], backend: Backend, run: Run) -> Graphs | None:
+    """What replays the evaluations of a run, where that is asked for and can be; else the report says why not."""
+    if not backend.runtime.graphs:
+        return None
+    reason = why_not(run, backend.runtime.device)
+    if reason:
+        if run.recorder is not None:
+            run.recorder.notes.append(f"no graphs: {reason}")
+        return None
+    nets = dict.fromkeys(unit.net for condition in conditions for unit in condition.units)
+    return Graphs(backend, (model.unet, *nets))
 
 
 def cut_sigmas(schedule: NoiseSchedule, settings: SampleSettings) -> Tensor:

@@ -67,10 +67,13 @@ def add_shortcut_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
-    """--chunk."""
+    """--chunk, --graphs."""
     group = parser.add_argument_group("memory and speed, the picture stays the same within rounding")
     group.add_argument(
         "--chunk", type=int, default=0, metavar="N", help="evaluate N pictures of a batch at a time; 0: as many as fit"
+    )
+    group.add_argument(
+        "--graphs", action="store_true", help="replay evaluations as CUDA graphs, captured once for each picture size"
     )
 
 
@@ -81,7 +84,7 @@ def tuned(args: argparse.Namespace, device: str, dtype: str) -> Any:
     chunk = getattr(args, "chunk", 0)
     if chunk < 0:
         raise ValueRangeError(f"--chunk {chunk}: give a number of pictures, or 0 for as many as fit")
-    return replace(Runtime.choose(device, dtype), chunk=chunk)
+    return replace(Runtime.choose(device, dtype), chunk=chunk, graphs=getattr(args, "graphs", False))
 
 
 def shortcuts(args: argparse.Namespace) -> Any:

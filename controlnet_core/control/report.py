@@ -39,7 +39,8 @@ class UnitReport:
 class RunReport:
     """A run. sigmas: of each step; evaluations: of the model; casts: (what, from, to, how often).
 
-    memory: bytes that were predicted before the run (see `engine.memory`); empty where nothing was.
+    memory: bytes that were predicted before the run (see `engine.memory`); empty where nothing was. notes: what
+    could not be done as asked for.
     """
 
     title: str
@@ -49,6 +50,7 @@ class RunReport:
     casts: tuple[tuple[str, str, str, int], ...]
     units: tuple[UnitReport, ...]
     memory: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def data(self) -> dict[str, Any]:
         """For JSON."""
@@ -78,6 +80,7 @@ class Recorder:
     units: dict[Hashable, _UnitRecord] = field(default_factory=dict)
     blocks: int = 0
     memory: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     began: float = field(default_factory=time.perf_counter)
 
     # ---- what the run tells
@@ -131,7 +134,8 @@ class Recorder:
         seconds = time.perf_counter() - self.began
         casts = tuple((*cast, count) for cast, count in self.casts.items())
         units = tuple(self._unit(record) for record in self.units.values())
-        return RunReport(self.title, tuple(self.sigmas), self.evaluations, seconds, casts, units, self.memory)
+        told = (seconds, casts, units, self.memory, tuple(self.notes))
+        return RunReport(self.title, tuple(self.sigmas), self.evaluations, *told)
 
     def _unit(self, record: _UnitRecord) -> UnitReport:
         norms: tuple[tuple[float | None, ...], ...] = ()
@@ -163,7 +167,7 @@ def summary(report: RunReport) -> str:
         took = "" if unit.seconds is None else f" in {unit.seconds:.2f} s"
         again = "" if unit.ran == unit.acted else f", acted in {unit.acted}"
         parts.append(f"{unit.name} ran in {unit.ran} of {report.evaluations}{again}{took}")
-    return "; ".join(parts)
+    return "; ".join([*parts, *report.notes])
 
 
 def describe(report: RunReport) -> str:

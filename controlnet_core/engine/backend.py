@@ -49,16 +49,42 @@ class _Kept:
     watches: tuple[ref[Any], ...]
 
 
+class Memo:
+    """What was made last, by key; a few of them."""
+
+    def __init__(self, kept: int) -> None:
+        self.kept = kept
+        self.made: OrderedDict[Hashable, _Kept] = OrderedDict()
+
+    def once(self, key: Hashable, owners: Iterable[object], make: Callable[[], MadeT]) -> MadeT:
+        """What `make` gives, made again only when `key` is not one of the last few.
+
+        owners: what the key means by their identity, held weakly: when one of them goes, so does what was made,
+        which therefore must not refer to them.
+        """
+        if key not in self.made:
+            while len(self.made) >= self.kept:  # before there is one more
+                self.made.popitem(last=False)
+            known = self.made
+            watches = tuple(ref(owner, lambda _: known.pop(key, None)) for owner in owners)
+            self.made[key] = _Kept(make(), watches)
+        self.made.move_to_end(key)
+        return self.made[key].made
+
+
 class Backend:
     """Optimised twins of modules, made once per module; and what was prepared for the last runs."""
 
     KEPT_RUNS = 2
     """A workflow that samples twice, at two sizes, prepares nothing again when only the seed changes."""
+    KEPT_PROGRAMS = 8
+    """Captured evaluations (see `engine.graphs`): one for each set of nets that act together, at two sizes."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self._twins: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
-        self._runs: OrderedDict[Hashable, _Kept] = OrderedDict()
+        self._runs = Memo(self.KEPT_RUNS)
+        self.programs = Memo(self.KEPT_PROGRAMS)
         self._placed: WeakKeyDictionary[UNet, WeakKeyDictionary[ControlUnit, ControlUnit]] = WeakKeyDictionary()
         self._resolved: WeakKeyDictionary[UNet, WeakKeyDictionary[ControlModel, ControlModel]] = WeakKeyDictionary()
 
@@ -108,19 +134,8 @@ class Backend:
         return known[unit]
 
     def once(self, key: Hashable, owners: Iterable[object], make: Callable[[], MadeT]) -> MadeT:
-        """What `make` gives, made again only when `key` is not one of the last few.
-
-        owners: what the key means by their identity, held weakly: when one of them goes, so does what was made,
-        which therefore must not refer to them.
-        """
-        if key not in self._runs:
-            while len(self._runs) >= self.KEPT_RUNS:  # before there is one more
-                self._runs.popitem(last=False)
-            runs = self._runs
-            watches = tuple(ref(owner, lambda _: runs.pop(key, None)) for owner in owners)
-            self._runs[key] = _Kept(make(), watches)
-        self._runs.move_to_end(key)
-        return self._runs[key].made
+        """As `Memo.once`, for what is prepared for a run."""
+        return self._runs.once(key, owners, make)
 
     def layout(self, x: Tensor) -> Tensor:
         """(B, C, H, W) in the memory layout in which convolutions are fastest."""

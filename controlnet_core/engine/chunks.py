@@ -18,7 +18,7 @@ from ..models.unet import UNet
 from .backend import Backend
 from .condition import Condition
 from .cut import differs
-from .evaluate import evaluate, guided
+from .evaluate import guided
 from .footprint import Footprint, models_of, predict, weights_of
 from .memory import MemoryPlan, free_bytes, plan_memory
 from .prepare import Prepared, prepare, prepare_once, run_key
@@ -95,8 +95,10 @@ def prepare_parts(
 
 def evaluate_parts(parts: Sequence[Part], x: Tensor, sigma: Tensor, cfg: float, run: Run) -> Tensor:
     """As `evaluate`, part by part. x: (B, 4, h, w)."""
-    if len(parts) == 1:
-        return evaluate(parts[0].prepared, x, sigma, cfg, run)
     if run.recorder is not None:
         run.recorder.evaluation()
-    return torch.cat([guided(p.prepared, x[p.pictures], sigma, cfg, run.part(index)) for index, p in enumerate(parts)])
+    evaluate = guided if run.graphs is None else run.graphs.evaluate
+    if len(parts) == 1:
+        return evaluate(parts[0].prepared, x, sigma, cfg, run)
+    rows = [evaluate(p.prepared, x[p.pictures], sigma, cfg, run.part(index)) for index, p in enumerate(parts)]
+    return torch.cat(rows)

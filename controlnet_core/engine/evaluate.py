@@ -13,7 +13,7 @@ from ..diffusion.denoiser import denoised, scale_input
 from ..errors import NonFiniteError
 from ..models.unet import Stack, UNet
 from .condition import crop
-from .prepare import Group, Prepared
+from .prepare import Group, Moment, Prepared
 from .run import Run
 
 
@@ -33,10 +33,17 @@ def evaluate(prepared: Prepared, x: Tensor, sigma: Tensor, cfg: float, run: Run 
 
 def guided(prepared: Prepared, x: Tensor, sigma: Tensor, cfg: float, run: Run) -> Tensor:
     """`evaluate` for one part of a batch (see `engine.chunks`); the recorder does not count it."""
-    moment = prepared.at(float(sigma))
+    return blended(prepared, prepared.at(float(sigma)), x, sigma, cfg, run)
+
+
+def blended(
+    prepared: Prepared, moment: Moment, x: Tensor, sigma: Tensor, cfg: float | Tensor, run: Run,
+    level: float | None = None,
+) -> Tensor:  # fmt: skip
+    """The guided prediction of a moment. level: as in `predict`."""
     predictions: dict[int, Tensor] = {}
     for group in moment.groups:
-        for (index, _), prediction in zip(group.members, predict(prepared, group, x, sigma, run), strict=True):
+        for (index, _), prediction in zip(group.members, predict(prepared, group, x, sigma, run, level), strict=True):
             predictions[index] = prediction
     positive = moment.positive(predictions, x)
     if moment.negative is None:
@@ -45,11 +52,16 @@ def guided(prepared: Prepared, x: Tensor, sigma: Tensor, cfg: float, run: Run) -
     return negative + (positive - negative) * cfg
 
 
-def predict(prepared: Prepared, group: Group, x: Tensor, sigma: Tensor, run: Run) -> list[Tensor]:
-    """The prediction of x0 for each condition of a group, each (B, 4, h, w) of the group's area."""
+def predict(
+    prepared: Prepared, group: Group, x: Tensor, sigma: Tensor, run: Run, level: float | None = None
+) -> list[Tensor]:
+    """The prediction of x0 for each condition of a group, each (B, 4, h, w) of the group's area.
+
+    level: sigma as a number, where to look at the tensor would be to wait for the GPU.
+    """
     part = crop(x, group.area)
     conditions = len(group.members)
-    level = float(sigma)
+    level = float(sigma) if level is None else level
     spread = prepared.schedule.sigma_data
     rows = scale_input(part, sigma, spread).repeat(conditions, 1, 1, 1)
     rows = prepared.backend.layout(rows.to(prepared.backend.runtime.dtype))

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -34,6 +35,9 @@ from ..models.control import Direct
 from .forecast import Forecast
 from .record import RecordedActor
 from .unit import Actor
+
+if TYPE_CHECKING:
+    from .graphs import Graphs
 
 DIRECT = Direct()
 
@@ -119,7 +123,7 @@ class Repeater:
 class Run:
     """State of one run. `finite`: on a GPU, where looking at every step would stall it, whether all was.
 
-    recorder: who wants to know what ran, see `control.report`.
+    recorder: who wants to know what ran, see `control.report`. graphs: what replays evaluations, where that is wanted.
     """
 
     shortcuts: Shortcuts = EXACT
@@ -130,10 +134,12 @@ class Run:
     forecasts: dict[object, Forecast] = field(default_factory=dict)
     observed: dict[Actor, Actor] = field(default_factory=dict)
     parts: dict[int, Run] = field(default_factory=dict)
+    graphs: Graphs | None = None
 
     def part(self, index: int) -> Run:
         """State of its own for a part of the batch, since parts may be prepared as one (see `engine.chunks`)."""
-        return self.parts.setdefault(index, Run(self.shortcuts, self.check_every_step, self.recorder))
+        own = Run(self.shortcuts, self.check_every_step, self.recorder, graphs=self.graphs)
+        return self.parts.setdefault(index, own)
 
     @property
     def failed(self) -> bool:

@@ -19,7 +19,8 @@ Cancelled: TypeAlias = Callable[[], bool]
 class Runtime:
     """Policy of a run. `pack_weights` reorders weights once for the backend (a copy of them).
 
-    chunk: pictures of a batch that are evaluated at a time; 0 for as many as fit.
+    chunk: pictures of a batch that are evaluated at a time; 0 for as many as fit. graphs: replay evaluations from
+    CUDA graphs, where the run allows it.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -27,6 +28,7 @@ class Runtime:
     vae_dtype: torch.dtype = torch.float32
     pack_weights: bool = True
     chunk: int = 0
+    graphs: bool = False
 
     @classmethod
     def choose(cls, device: str = "auto", dtype: str = "auto") -> Runtime:
