@@ -53,6 +53,12 @@ class MissingFileError(CheckpointError):
     """A named file is not in any of the folders that were searched."""
 
 
+class DamagedFileError(CoreError, ValueError):
+    """A picture or other file that is there cannot be read; the message says what is wrong with it."""
+
+    exit_code = 3
+
+
 class UnfitError(CheckpointError):
     """A sound file that does not fit the rest, such as a ControlNet made for another base."""
 

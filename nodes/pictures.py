@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..controlnet_core.errors import CoreError, MissingFileError, ShapeError, ValueRangeError
+from ..controlnet_core.errors import CoreError, DamagedFileError, MissingFileError, ShapeError
 from .folders import PICTURE_ENDINGS, find_file, inside, publish
 
 NO_MASK = (64, 64)
@@ -59,7 +59,7 @@ def annotated_file(name: str, host: Folders) -> Path:
 def read_picture(path: Path) -> tuple[Tensor, Tensor]:
     """IMAGE (frames, H, W, 3) and MASK (frames, H, W), 1 where the picture is transparent.
 
-    16-bit pictures are read at their full range. Raises ValueRangeError for a file that is no picture.
+    16-bit pictures are read at their full range. Raises DamagedFileError for a file that is no picture.
     """
     from PIL import Image, ImageSequence
 
@@ -118,7 +118,7 @@ def _readable(path: Path) -> Any:
     try:
         yield
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueRangeError(
+        raise DamagedFileError(
             f"{path} cannot be read as a picture ({str(error).splitlines()[0] if str(error) else 'damaged'}): "
             "save it again as PNG or JPEG"
         ) from error

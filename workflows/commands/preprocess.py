@@ -10,12 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...controlnet_core.errors import CoreError, MissingFileError, ValueRangeError
+from ...controlnet_core.errors import CoreError, DamagedFileError, MissingFileError, ValueRangeError
 from ..destinations import check_folder
 from ..session import add_device_arguments, host_arguments
 
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".npy"})
 POSE = "pose"
-_DEEP = frozenset({".png", ".tif", ".tiff"})  # may hold 16 bits or floats, which Pillow would cut down
+_FLOAT_COLOURS = frozenset({".tif", ".tiff"})  # may hold floats in three channels, which Pillow does not know
+_PNG_DEPTH = 24  # the byte of the file that says how many bits a channel has
+_TIFF_DEPTHS = 258  # the tag that does
 _NOTE = "controlnet-preprocess"
 _NAMED = 3  # of the files that failed, in the error
 
@@ -181,24 +184,43 @@ def is_made(job: Job, note: str) -> bool:
 def read_picture(path: Path) -> np.ndarray:
     """A file -> (H,W,C): bytes, 16-bit words or floats as stored; photos are turned as their camera says.
 
-    Raises MissingFileError if it is no readable picture.
+    Raises DamagedFileError if it is no readable picture.
     """
     import numpy as np
 
     try:
-        if path.suffix.lower() == ".npy":
-            picture = np.load(path, allow_pickle=False)
-        elif path.suffix.lower() in _DEEP:
-            picture = _read_deep(path)
-        else:
-            from PIL import Image, ImageOps
-
-            with Image.open(path) as opened:
-                turned = ImageOps.exif_transpose(opened)
-                picture = np.asarray(turned.convert("RGBA" if turned.has_transparency_data else "RGB"))
-    except (OSError, ValueError) as error:
-        raise MissingFileError(f"{path} cannot be read as a picture: {error}", path) from error
+        picture = np.load(path, allow_pickle=False) if path.suffix.lower() == ".npy" else _read_file(path)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DamagedFileError(f"{path} cannot be read as a picture: {error}") from error
     return picture[..., None] if picture.ndim == 2 else picture
+
+
+def _read_file(path: Path) -> np.ndarray:
+    """By Pillow, which says what is wrong with a file; by cv2 where Pillow would cut the values down to bytes."""
+    import numpy as np
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings(), Image.open(path) as opened:
+            warnings.simplefilter("ignore", UserWarning)  # of odd tags; what keeps a file from being read is an error
+            opened.load()  # the whole file is looked at before cv2 sees it, which prints warnings of its own
+            if not _is_deep(opened, path):
+                turned = ImageOps.exif_transpose(opened)
+                return np.asarray(turned.convert("RGBA" if turned.has_transparency_data else "RGB"))
+    except UnidentifiedImageError:
+        if path.suffix.lower() not in _FLOAT_COLOURS:
+            raise
+    return _read_deep(path)
+
+
+def _is_deep(opened: Any, path: Path) -> bool:
+    """Whether a channel has more than 8 bits."""
+    if opened.format == "PNG":
+        with path.open("rb") as file:
+            return file.read(_PNG_DEPTH + 1)[_PNG_DEPTH] > 8
+    if opened.format == "TIFF":
+        return max(opened.tag_v2.get(_TIFF_DEPTHS, (1,))) > 8
+    return False
 
 
 def _read_deep(path: Path) -> np.ndarray:
@@ -282,7 +304,7 @@ def _hints(
     try:
         hints = entry.process(pictures, mask=mask, library=library, **settings.options, **settings.parameters)
     except PictureError as error:
-        outcome.failed |= {job.source: _PreprocessError(f"{job.source}: {error}", 2) for job in jobs}
+        outcome.failed |= {job.source: DamagedFileError(f"{job.source}: {error}") for job in jobs}
         return ()
     if hints.min() < 0:
         raise ValueRangeError(
@@ -292,9 +314,7 @@ def _hints(
     return hints
 
 
-def _chunks(
-    jobs: Sequence[Job], size: int, whole: bool, outcome: Outcome
-) -> Iterator[tuple[list[Job], np.ndarray]]:
+def _chunks(jobs: Sequence[Job], size: int, whole: bool, outcome: Outcome) -> Iterator[tuple[list[Job], np.ndarray]]:
     """Up to `size` pictures of one shape and type at a time, in order; unreadable ones are noted and left out."""
     import numpy as np
 
@@ -303,7 +323,7 @@ def _chunks(
     for job in jobs:
         try:
             picture = read_picture(job.source)
-        except MissingFileError as error:
+        except DamagedFileError as error:
             outcome.failed[job.source] = error
             continue
         same = not pictures or (picture.shape, picture.dtype) == (pictures[0].shape, pictures[0].dtype)
@@ -329,7 +349,7 @@ def _draw_poses(job: Job, settings: Settings, outcome: Outcome) -> None:
     try:
         frames = read_poses(job.source.read_text("utf-8"))
     except (PictureError, OSError, UnicodeError) as error:
-        outcome.failed[job.source] = _PreprocessError(f"{job.source}: {error}", 2)
+        outcome.failed[job.source] = DamagedFileError(f"{job.source}: {error}")
         return
     side = settings.options["resolution"]
     for index, pose in enumerate(frames):

@@ -14,10 +14,10 @@ import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.errors import (
     CoreError,
+    DamagedFileError,
     MissingFileError,
     PathError,
     ShapeError,
-    ValueRangeError,
 )
 from comfyui_controlnet_core.nodes import folders, pictures
 from comfyui_controlnet_core.nodes.headless import HeadlessHost
@@ -95,7 +95,7 @@ def test_frames_and_rotation(run: Any, host: HeadlessHost) -> None:
 @pytest.mark.parametrize("data", [b"", b"no picture", pictures.encode_png(IMAGE[0], {})[:60]])
 def test_damaged_pictures(run: Any, host: HeadlessHost, data: bytes) -> None:
     (host.input_dir / "x.png").write_bytes(data)
-    with pytest.raises(ValueRangeError, match=r"x.png cannot be read as a picture"):
+    with pytest.raises(DamagedFileError, match=r"x.png cannot be read as a picture"):
         run("LoadImage", image="x.png")
 
 

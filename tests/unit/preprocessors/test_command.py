@@ -9,8 +9,10 @@ import cv2
 import numpy as np
 import pytest
 from comfyui_controlnet_core import preprocessors
+from comfyui_controlnet_core.controlnet_core.errors import DamagedFileError
 from comfyui_controlnet_core.preprocessors import pose as poses
 from comfyui_controlnet_core.workflows.cli import main
+from comfyui_controlnet_core.workflows.commands.preprocess import read_picture
 from PIL import Image
 
 from .conftest import make_pictures
@@ -98,11 +100,46 @@ def test_a_bad_file_does_not_keep_the_others_from_their_hints(
     assert json.loads(capsys.readouterr().out)["made"] == 1
 
 
+def test_words_and_floats_are_read_as_they_are_stored(tmp_path: Path) -> None:
+    words = (np.arange(48).reshape(4, 4, 3) * 1000).astype(np.uint16)
+    floats = words.astype(np.float32) / 7000 - 1
+    stored = {
+        "rgb.png": words,
+        "gray.png": words[..., 0],
+        "rgb.tif": words,
+        "floats.tif": floats,
+        "z.tiff": floats[..., 0],
+    }
+    for name, picture in stored.items():
+        plain = [cv2.IMWRITE_TIFF_COMPRESSION, 1] if "tif" in name else []
+        cv2.imwrite(str(tmp_path / name), picture[..., ::-1] if picture.ndim == 3 else picture, plain)
+        expected = picture if picture.ndim == 3 else picture[..., None]
+        read = read_picture(tmp_path / name)
+        assert read.dtype == expected.dtype and np.array_equal(read, expected), name
+
+
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+@pytest.mark.parametrize("ending", ["png", "tif", "jpg"])
+def test_a_damaged_picture_is_said_in_one_line(
+    depth: type, ending: str, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    """The same exit code as a run whose LoadImage meets it, and no warning of a decoder beside our own line."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3))
+    path = tmp_path / f"x.{ending}"
+    cv2.imwrite(str(path), noise.astype(depth if ending != "jpg" else np.uint8))
+    whole = path.read_bytes()
+    for cut in (len(whole) // 2, 40):
+        path.write_bytes(whole[:cut])
+        assert preprocess("canny", path, "--output", tmp_path / "out") == DamagedFileError.exit_code == 3
+        said = capfd.readouterr().err.strip().splitlines()
+        assert len(said) == 1 and "x." in said[0] and "cannot be read as a picture" in said[0]
+
+
 def test_a_bad_pose_file_does_not_keep_the_others_from_theirs(tmp_path: Path) -> None:
     pose = poses.write_poses([poses.template_pose("standing", 64, 64)])
     for name, text in (("a.json", "{"), ("b.json", json.dumps(pose))):
         (tmp_path / name).write_text(text, "utf-8")
-    assert preprocess("pose", tmp_path, "--output", tmp_path / "out") == 2
+    assert preprocess("pose", tmp_path, "--output", tmp_path / "out") == 3
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.png"]
 
 
@@ -162,7 +199,7 @@ def test_listing(capsys: pytest.CaptureFixture) -> None:
         (["inpaint", "good.png", "--mask", "good.png"], 2, "below 0"),
         (["canny", "good.png", "--output", "."], 2, "overwritten"),
         (["canny", "good.png", "sub/good.png"], 2, "both be written"),
-        (["pose", "broken.png"], 2, "JSON"),
+        (["pose", "broken.png"], 3, "JSON"),
     ],
 )
 def test_errors_are_one_line(

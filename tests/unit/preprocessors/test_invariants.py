@@ -12,7 +12,25 @@ import torch
 from comfyui_controlnet_core import preprocessors
 from comfyui_controlnet_core.preprocessors.registry import Entry
 
-from .conftest import make_pictures, options_of
+from .conftest import WEIGHT_FREE, make_pictures, options_of
+
+LARGE = 4096
+SECONDS_AT_LARGE = frozenset(  # the others take a fraction of one
+    {
+        "lines",
+        "soft_edge",
+        "scribble_soft_edge",
+        "depth_map",
+        "depth_stereo",
+        "normal_depth",
+        "segment_palette",
+        "segment_regions",
+    }
+)
+OF_THE_NEIGHBOURHOOD = frozenset(  # a pixel of the hint depends on those around it alone
+    {"scribble", "scribble_drawing", "soft_edge", "tile", "blur", "recolor", "luminance", "threshold", "normal_convert"}
+    | {"segment_palette", "inpaint", "ip2p", "reference", "invert"}
+)
 
 
 def run(entry: Entry, image: np.ndarray, **options: Any) -> np.ndarray:
@@ -53,6 +71,32 @@ def test_a_single_pixel(entry: Entry) -> None:
 
 def test_a_long_picture(entry: Entry) -> None:
     check(entry, run(entry, make_pictures(1, 24, 4096)), 1, 24, 4096)
+
+
+@pytest.fixture(scope="module")
+def large() -> np.ndarray:
+    """(1,4096,4096,3) uint8: one picture and its mirror images over and over."""
+    picture = np.rint(make_pictures(1, 512, 512)[0] * 255).astype(np.uint8)
+    block = np.block([[[picture], [picture[:, ::-1]]], [[picture[::-1]], [picture[::-1, ::-1]]]])
+    return np.tile(block, (LARGE // 1024, LARGE // 1024, 1))[None]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(entry, id=entry.name, marks=[pytest.mark.slow] if entry.name in SECONDS_AT_LARGE else [])
+        for entry in WEIGHT_FREE
+    ],
+)
+def test_4096_pixels_square(kind: Entry, large: np.ndarray) -> None:
+    options = options_of(kind, large)
+    hint = kind.process(large, **options)
+    check(kind, hint, 1, LARGE, LARGE)
+    if kind.name in OF_THE_NEIGHBOURHOOD:
+        corner = kind.process(large[:, -512:, -512:], **{name: mask[:, -512:, -512:] for name, mask in options.items()})
+        assert np.array_equal(hint[:, -256:, -256:], corner[:, -256:, -256:])
+    elif kind.nature == "measurement" and not kind.side_by_side:  # the picture is no stereo pair
+        assert hint.min() < hint.max(), "something is found"
 
 
 def test_a_constant_picture(entry: Entry) -> None:
