@@ -28,9 +28,9 @@ from ...controlnet_core.models.unet import UNet, encoder_widths
 from . import binding
 from .bases import base_config
 from .layers import with_host_arithmetic
+from .residuals import STREAM_TAKER, WRAPPER, Residuals, Stream, by_target, ready
 
-KEY = "controlnet_core_accelerate"
-WRAPPER = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+KEY = STREAM_TAKER
 CALLBACKS = comfy.patcher_extension.CallbacksMP
 PART = "diffusion_model"
 """What the editor calls the UNet inside of its model."""
@@ -113,12 +113,12 @@ def needs_wide_attention(call: Call) -> bool:
     return described.get("attn_precision") is not None and call.x.dtype != torch.float32
 
 
-def misfit(control: Mapping[str, Any] | None, config: UNetConfig, x: Tensor) -> str:
-    """Why residuals cannot be added to a UNet of this shape; empty if they can."""
+def misfit(control: Residuals | None, config: UNetConfig, x: Tensor) -> str:
+    """Why residuals cannot be added to a UNet of this shape; empty if they can. Our own nets were asked before."""
     heights, widths = (block_heights(config, side)[:-1] for side in x.shape[-2:])
     skips = list(zip(encoder_widths(config), heights, widths, strict=True))
     targets = {"input": skips, "middle": skips[-1:], "output": skips[::-1]}
-    for kind, residuals in (control or {}).items():
+    for kind, residuals in ready(control).items():
         for residual, shape in zip(reversed(residuals), targets.get(kind, ()), strict=False):
             if residual is not None and (tuple(residual.shape[1:]) != shape or residual.shape[0] not in (1, len(x))):
                 return f"a residual of shape {tuple(residual.shape)} meets a skip of shape {(len(x), *shape)}"
@@ -134,6 +134,7 @@ class Report:
 
     weights: str
     fast: int = 0
+    streamed: int = 0
     native: Counter[str] = field(default_factory=Counter)
     bind_seconds: float = 0.0
     copied_bytes: int = 0
@@ -145,6 +146,8 @@ class Report:
         if self.fast:
             copied = f", {self.copied_bytes / 2**20:.0f} MiB copied" if self.copied_bytes else ", nothing copied"
             lines.append(f"fast path: {self.fast} calls, {self.weights} weights{copied}")
+        if self.streamed:
+            lines.append(f"control: {self.streamed} calls, each residual added when it is made, none kept")
         lines += [f"native path: {count} calls, since {reason}" for reason, count in self.native.items()]
         return "\n".join([*lines, *filter(None, [self.note])]) or "no calls"
 
@@ -203,7 +206,7 @@ class Engine:
         timesteps: Tensor,
         context: Tensor | None = None,
         y: Tensor | None = None,
-        control: Mapping[str, Any] | None = None,
+        control: Residuals | None = None,
         transformer_options: Mapping[str, Any] | None = None,
         **others: Any,
     ) -> Tensor:
@@ -216,6 +219,7 @@ class Engine:
             self.report.native[str(unet) if isinstance(unet, str) else "there is no text"] += 1
             return executor(x, timesteps, context, y, control, options, **others)
         self.report.fast += 1
+        self.report.streamed += isinstance(control, Stream)
         stack = self._projections(unet, x, context, y, options).at(levels[0])
         return predict(unet, stack, x, control)
 
@@ -274,22 +278,20 @@ def tell(node: str | None, text: str) -> None:
         instance.send_progress_text(text, node)
 
 
-def predict(unet: UNet, stack: Any, x: Tensor, control: Mapping[str, Any] | None) -> Tensor:
+def predict(unet: UNet, stack: Any, x: Tensor, control: Residuals | None) -> Tensor:
     """The UNet's output with residuals where the editor adds them; each list is used from its end."""
-    inputs, middles, outputs = (list((control or {}).get(kind, ())) for kind in ("input", "middle", "output"))
+    inputs = list(ready(control).get("input", ()))
     skips = []
     for skip in unet.encoder.walk(x, stack.encoder):
-        add(skip, inputs)
+        add(skip, inputs.pop() if inputs else None)
         skips.append(skip)
-    h = unet.middle(skips[-1], stack.middle)
-    add(h, middles)
-    for skip in reversed(skips):
-        add(skip, outputs)
-    return unet.head(unet.decoder(h, skips, stack.decoder)).contiguous()
+    middle = unet.middle(skips[-1], stack.middle)
+    for target, residual in zip([*skips, middle], by_target(control, len(skips)), strict=True):
+        add(target, residual)
+    return unet.head(unet.decoder(middle, skips, stack.decoder)).contiguous()
 
 
-def add(target: Tensor, residuals: list[Any]) -> None:
-    """Add the last residual, if there is one, in place."""
-    residual = residuals.pop() if residuals else None
+def add(target: Tensor, residual: Tensor | None) -> None:
+    """Add a residual, if there is one, in place."""
     if residual is not None:
         target += residual

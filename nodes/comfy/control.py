@@ -1,8 +1,8 @@
 """Our CONTROL_NET: a native control object that runs our net, of any kind.
 
 Native apply nodes and samplers take it, alone or in chains with native ones in any order. Its residuals are
-made as the net's outlets define them; what does not depend on x (embedded hint, keys and values of the
-text, projected timesteps) is made once per run.
+made as the net's outlets define them, all at once for the editor's UNet, one by one for ours (see `residuals`);
+what does not depend on x (embedded hint, keys and values of the text, projected timesteps) is made once per run.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from torch import Tensor
 
 from ...controlnet_core.checkpoints.control import load_control
 from ...controlnet_core.checkpoints.fit import fits_text, text_widths
-from ...controlnet_core.config import UNetConfig
+from ...controlnet_core.config import ControlNetConfig, UNetConfig
 from ...controlnet_core.control.hint import mask_at
-from ...controlnet_core.control.modes import block_heights
 from ...controlnet_core.control.plan import words
 from ...controlnet_core.control.unit import ControlUnit
 from ...controlnet_core.control.weights import BlockWeights
@@ -34,7 +33,8 @@ from ..headless import unit_of
 from ..values import ControlSpec
 from .bases import base_config, base_weights
 from .layers import with_host_layers
-from .residuals import Residuals, add_residuals
+from .memory import activations
+from .residuals import Residuals, Stream, add_residuals, streams_are_taken
 from .seat import FACTOR, HostSchedule, HostSeat
 
 RECORDER = "controlnet_core_recorder"
@@ -60,7 +60,7 @@ class PlacedNet:
             weight_dtype=next(net.parameters()).dtype,
         )
         self.dtype = manage.unet_manual_cast(stored, self.device) or stored
-        self.net = with_host_layers(net.to(self.dtype))
+        self.net = with_host_layers(net.to(self.dtype).requires_grad_(False))
         self.patcher = comfy.model_patcher.ModelPatcher(
             self.net, load_device=self.device, offload_device=manage.unet_offload_device()
         )
@@ -167,17 +167,21 @@ class CoreControl(comfy.controlnet.ControlBase):
         return [*super().get_models(), *(() if placed is None else (placed.patcher,))]
 
     def inference_memory_requirements(self, dtype: torch.dtype) -> int:
-        """Bytes for activations of the whole chain: the residuals of both halves, held until they are added,
-        and twice as much for the blocks at work; and for a net that is completed only when the run begins."""
-        elements, late = 0, 0
-        config = getattr(getattr(self.shared.net, "config", None), "unet", UNetConfig())
+        """Bytes for activations of the whole chain, and for a net that is completed only when the run begins.
+
+        The editor does not say for what it asks: the latent is taken to be of the hint's size and number, in both
+        halves of the guidance. In a chain the sum of two nets is made beside both.
+        """
+        elements = 0
+        config = getattr(self.shared.net, "config", None)
+        known = config if isinstance(config, ControlNetConfig) else ControlNetConfig()
         if self.cond_hint_original is not None:
             height, width = (max(1, side // FACTOR) for side in self.cond_hint_original.shape[-2:])
-            sizes = zip(block_heights(config, height), block_heights(config, width), strict=True)
-            elements = sum(config.widths[-1] * h * w for h, w in sizes)
+            pictures = self.cond_hint_original.shape[0]
+            elements = activations(known, (height, width), 2 * pictures, pictures * (1 + len(self.spec.hints)), FACTOR)
         if self.shared.placed is None:
-            late = sum(placed.parameters for placed in self.shared.completed.values())
-        own = (3 * 2 * elements + late) * comfy.model_management.dtype_size(dtype)
+            elements += sum(placed.parameters for placed in self.shared.completed.values())
+        own = elements * comfy.model_management.dtype_size(dtype)
         return int(own + super().inference_memory_requirements(dtype))
 
     def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
@@ -223,13 +227,17 @@ class CoreControl(comfy.controlnet.ControlBase):
         rows = [row for row, value in enumerate(factors) if value != 0.0]
         if not rows or not any(weights):
             return previous
-        with torch.no_grad():
-            bound = self._bound(unit, rows, pictures, x_noisy, cond, transformer_options)
-            scale = torch.tensor([factors[row] for row in rows]).to(x_noisy)[:, None, None, None]
-            scaled = None if set(factors) == {1.0} else scale
+        bound = self._bound(unit, rows, pictures, x_noisy, cond, transformer_options)
+        scale = torch.tensor([factors[row] for row in rows]).to(x_noisy)[:, None, None, None]
+        scaled = None if set(factors) == {1.0} else scale
+
+        def own() -> Iterator[Tensor | None]:
             residuals = self._residuals(bound, unit, weights, scaled, rows, pictures, x_noisy, sigma)
-            own = list(self._recorded(residuals, unit, rows, x_noisy, transformer_options.get(RECORDER)))
-        return add_residuals(placed_in_lists(bound, own), previous)
+            return self._recorded(residuals, unit, rows, x_noisy, transformer_options.get(RECORDER))
+
+        if bound.entry == "skips" and streams_are_taken(transformer_options):
+            return Stream(own, previous)
+        return add_residuals(placed_in_lists(bound, list(own())), previous)
 
     def _recorded(
         self, residuals: Iterator[Tensor | None], unit: ControlUnit, rows: list[int], x: Tensor, recorder: Any

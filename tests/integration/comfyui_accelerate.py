@@ -60,7 +60,7 @@ class Accelerated:
 
 def told(run: Accelerated) -> dict[str, Any]:
     """What the report says about the last run."""
-    return {"fast": run.report.fast, "native": dict(run.report.native)}
+    return {"fast": run.report.fast, "native": dict(run.report.native), "streamed": run.report.streamed}
 
 
 def accelerated_runs(session: Any) -> None:
@@ -90,6 +90,8 @@ def accelerated_runs(session: Any) -> None:
         "our net, both texts": (session.controlled(mode="control"), session.empty(2), {}),
         "native net": (session.natively_controlled(native_net), None, {}),
         "chain": (session.natively_controlled(native_net, ours, strength=0.5), None, {}),
+        "chain, ours last": (session.controlled(session.natively_controlled(native_net), strength=0.5), None, {}),
+        "two of ours": (session.controlled(ours, strength=0.5, upside_down=True), session.empty(2), {}),
     }
     facts: dict[str, Any] = {}
     for weights in WEIGHTS:
@@ -158,6 +160,9 @@ def accelerated_fallbacks(session: Any) -> None:
         with spoil(run):
             run.pair(f"fallback.{name}", session.prompts)
         facts[name] = told(run)
+    run = Accelerated(session)
+    run.pair("fallback.our net", session.controlled(), change=CHANGES["block patch"])
+    facts["our net"] = told(run)
     facts["weight hook"] = weight_hook(session)
     session.facts["fallbacks"] = facts
     session.facts["refusals"] = refusals(session)
@@ -315,6 +320,31 @@ def refusals(session: Any) -> dict[str, Any]:
 
 
 # ---- what is held
+
+
+def peaks(session: Any) -> None:
+    """Most bytes that the first call of a chain holds, beside what the host was told before it."""
+    live = importlib.import_module("measure").LiveTensors
+    facts: dict[str, Any] = {}
+    picture = torch.rand(1, 384, 384, 3)
+    chains = {
+        "one": session.controlled(),
+        "two": session.controlled(session.controlled(), upside_down=True),
+        "large": session.controlled(image=picture),
+    }
+    for name, (positive, negative) in chains.items():
+        control = positive[0][1]["control"]
+        counted = control.inference_memory_requirements(torch.float32)
+        text = torch.cat([negative[0][0], positive[0][0]])
+        sampling = session.model.model.model_sampling
+        height, width = (side // 8 for side in control.cond_hint_original.shape[-2:])
+        x, sigma = torch.randn(2, 4, height, width), sampling.sigmas[600].expand(2)
+        control.pre_run(session.model.model, sampling.percent_to_sigma)
+        with live() as seen:
+            control.get_control(x, sigma, {"c_crossattn": text}, 2, {"cond_or_uncond": [1, 0]})
+        control.cleanup()
+        facts[name] = {"counted": counted, "peak": seen.peak}
+    session.facts["peaks"] = facts
 
 
 def accelerated_memory(session: Any) -> None:
