@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import ValueRangeError
-from ..training.demo_world import srgb_to_lab
 
 HIT, MISSED, EXTRA = 1, 2, 3
 """Marks of a pixel: as the hint wants it; wanted and not there; there and not wanted."""
@@ -98,7 +97,7 @@ def compare_segments_by_colour(hint: np.ndarray, picture: np.ndarray) -> Agreeme
     two segments of one colour lower it, so compare it with that of other pictures of the same hint.
     """
     labels, colours = label_map(hint)
-    lab = srgb_to_lab(picture)
+    lab = _lab(picture)
     means = np.stack([lab[labels == i].mean(axis=0) for i in range(len(colours))])
     return _compare_labels(labels, nearest_colour(lab, means), len(colours))
 
@@ -117,7 +116,14 @@ def nearest_colour(lab: np.ndarray, means: np.ndarray) -> np.ndarray:
 
 def classify_albedo(picture: np.ndarray, albedo: np.ndarray) -> np.ndarray:
     """(H, W, 3) sRGB in 0..1 -> (H, W) index of the nearest of the albedos (L, 3), by distance in Lab."""
-    return nearest_colour(srgb_to_lab(picture), srgb_to_lab(albedo))
+    return nearest_colour(_lab(picture), _lab(albedo))
+
+
+def _lab(colours: np.ndarray) -> np.ndarray:
+    # Imported here: the demo world's renderer is much to read at the start of an editor that measures nothing.
+    from ..training.demo_world import srgb_to_lab
+
+    return srgb_to_lab(colours)
 
 
 def iou(expected: np.ndarray, found: np.ndarray) -> float:

@@ -1,34 +1,32 @@
-"""What a net of ours holds at its peak besides its weights, counted before it runs, for the editor's memory manager."""
+"""What a net of ours holds besides its weights, counted before it runs, for the editor's memory manager."""
 
 from __future__ import annotations
 
 from ...controlnet_core.config import ControlNetConfig
-from ...controlnet_core.control.modes import block_heights
-from ...controlnet_core.models.unet import encoder_widths
+from ...controlnet_core.engine.footprint import (
+    PlainForms,
+    encoder_places,
+    hint_values,
+    net_values,
+    text_values,
+    time_values,
+)
 
 TOKENS = 77
-AT_WORK = 18
-"""Feature maps of a block's own width that its widest moment holds: inside the gated feed-forward the input and
-its normalised twin, the product (8), the gate's activation (4) and their product (4)."""
-HINT_MAPS = 3
-"""Maps of the hint encoder's first width, at the picture's size, that are there at once."""
+EVALUATIONS = 30
+"""Of a run, about: each leaves its projected timesteps."""
 
 
 def activations(config: ControlNetConfig, size: tuple[int, int], rows: int, pictures: int, factor: int) -> int:
-    """Numbers that a ControlNet holds at its peak.
+    """Numbers that are alive at a ControlNet's peak, when its last residual joins the others.
 
-    size: (h, w) of the latent; rows: those of x that it sees; pictures: hints of different content; factor: pixels per
-    cell. All residuals are there at the end; the block with the widest moment is counted beside them, though few are.
+    size: (h, w) of the latent; rows: those of x that it sees; pictures: hints of different content; factor: pixels
+    per cell.
     """
     unet = config.unet
-    widths = [*encoder_widths(unet), unet.widths[-1]]
-    cells = [h * w for h, w in zip(*(block_heights(unet, side) for side in size), strict=True)]
-    maps = [width * n for width, n in zip(widths, cells, strict=True)]
-    depths = zip(unet.widths, unet.transformer_depth, strict=True)
-    text_width = sum(unet.res_blocks * depth * width for width, depth in depths) + unet.middle_depth * unet.widths[-1]
-    text = 2 * TOKENS * text_width
-    timesteps = sum(widths) + 3 * unet.embed_dim
-    per_row = sum(maps) + AT_WORK * max(maps) + text + timesteps
-    pixels = size[0] * size[1] * factor**2
-    hint = (config.hint_channels + HINT_MAPS * config.hint_widths[0]) * pixels + unet.widths[0] * cells[0]
-    return rows * per_row + pictures * hint
+    places = encoder_places(unet, rows, size)
+    residuals = sum(place.values for place in places) + places[-1].values
+    kept = (1 if pictures == 1 else rows) * size[0] * size[1] * unet.widths[0]
+    kept += text_values(unet, rows, TOKENS, decoder=False) + time_values(unet, rows * EVALUATIONS, decoder=False)
+    running = residuals + net_values(unet, rows, size, PlainForms())
+    return kept + max(running, hint_values(config, pictures, size, factor))

@@ -145,6 +145,35 @@ def accelerated_casting(session: Any) -> None:
     session.facts["accelerate cast"] = facts
 
 
+SMALL: dict[str, dict[str, Any]] = {
+    "sd15": {"widths": (64, 96), "res_blocks": 1, "transformer_depth": (1, 1), "num_heads": 4},
+    "sd21": {"widths": (64, 96), "res_blocks": 1, "transformer_depth": (1, 0), "head_dim": 32},
+    "sdxl": {"widths": (64, 96, 128), "transformer_depth": (0, 1, 2), "middle_depth": 2, "head_dim": 32},
+}
+"""Families in their own pattern, narrower."""
+
+
+def accelerated_families(session: Any) -> None:
+    """Every family whose UNet the engine knows, alone and with a net of ours; SDXL reads a label vector as well."""
+    full, control = importlib.import_module("comfyui_full"), session.part("nodes.comfy.control")
+    nets, config = session.part("controlnet_core.models.controlnet"), session.part("controlnet_core.config")
+    facts: dict[str, Any] = {}
+    for family, changed in SMALL.items():
+        model, texts = full.native_model(session, family, **changed), full.conditioning(family)
+        torch.manual_seed(5)
+        net = nets.ControlNet(config.ControlNetConfig(session.part("nodes.comfy.bases").base_config(model.model)))
+        for parameter in net.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.05)
+        controlled = session.natively_controlled(control.CoreControl(control.SharedNet(net, family)), texts)
+        for weights in WEIGHTS:
+            run = Accelerated(session, weights, model)
+            for name, conditioning in (("plain", texts), ("our net", controlled)):
+                run.pair(f"accelerate family.{family}.{weights}.{name}", conditioning, steps=2)
+                facts[f"{family} {weights} {name}"] = told(run)
+    session.facts["accelerate families"] = facts
+
+
 # ---- what goes to the host
 
 
@@ -324,7 +353,7 @@ def refusals(session: Any) -> dict[str, Any]:
 
 def peaks(session: Any) -> None:
     """Most bytes that the first call of a chain holds, beside what the host was told before it."""
-    live = importlib.import_module("measure").LiveTensors
+    live = session.part("controlnet_core.engine.live").LiveTensors
     facts: dict[str, Any] = {}
     picture = torch.rand(1, 384, 384, 3)
     chains = {

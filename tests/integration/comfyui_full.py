@@ -1,6 +1,6 @@
 """The Accelerate node on a full-size model inside the real host: `python comfyui_full.py COMFYUI_DIR PACK OUT FAMILY`.
 
-Started by `test_comfyui.py`. FAMILY is sd15 or sdxl; weights are random, some 3.5 or 10 GB of them.
+Started by `test_comfyui.py`. FAMILY is sd15, sd21 or sdxl; weights are random, some 3.5 or 10 GB of them.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from comfyui_accelerate import Accelerated, function_wrapper
 from comfyui_host import Session
 
 SIDE, STEPS = 128, 2
+FAMILIES = {"sd15": "SD15", "sd21": "SD20", "sdxl": "SDXL"}
+"""What the host calls them."""
 LORA = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
 
 
@@ -25,12 +28,12 @@ def resident() -> int:
     return pages * 4096
 
 
-def native_model(session: Session, family: str) -> Any:
-    """The host's own model of a family, with random weights."""
-    config = getattr(session.part("controlnet_core.config"), family.upper())
+def native_model(session: Session, family: str, **changed: Any) -> Any:
+    """The host's own model of a family with random weights, its UNet of the family's shape but for what is changed."""
+    config = replace(getattr(session.part("controlnet_core.config"), family.upper()).unet, **changed)
     known = importlib.import_module("comfy.supported_models")
-    described = session.part("nodes.comfy.models").native_unet_config(config.unet)
-    made = {"sd15": known.SD15, "sdxl": known.SDXL}[family](described)
+    described = session.part("nodes.comfy.models").native_unet_config(config)
+    made = getattr(known, FAMILIES[family])(described)
     made.unet_config.update({k: described[k] for k in ("num_heads", "num_head_channels")})
     made.set_inference_dtype(torch.float32, None)
     model = made.get_model({}, "", device=torch.device("cpu"))
@@ -48,7 +51,7 @@ def native_model(session: Session, family: str) -> Any:
 
 def conditioning(family: str) -> tuple[Any, Any]:
     """Texts of the family's width that no encoder wrote."""
-    width = {"sd15": 768, "sdxl": 2048}[family]
+    width = {"sd15": 768, "sd21": 1024, "sdxl": 2048}[family]
     text = torch.sin(torch.arange(77.0 * width)).reshape(1, 77, width)
     extra = {"pooled_output": torch.cos(torch.arange(1280.0))[None]} if family == "sdxl" else {}
     return [[text, extra]], [[-text, extra]]

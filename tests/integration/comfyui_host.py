@@ -673,6 +673,7 @@ SCENARIOS = (
     "accelerated_runs",
     "accelerated_lora",
     "accelerated_casting",
+    "accelerated_families",
     "accelerated_fallbacks",
     "accelerated_memory",
     "peaks",
@@ -685,7 +686,6 @@ def main(folder: str, pack: str, out: str) -> None:
 
     torch.set_num_threads(1)
     sys.modules["comfyui_host"] = sys.modules[__name__]
-    sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
     session = Session(Path(folder), Path(pack))
     session.load_pack()
     with torch.inference_mode():  # as the host runs nodes

@@ -61,7 +61,9 @@ AUX = "comfyui_controlnet_aux"
 MEAN = 1e-3
 """Mean |difference| of decoded pictures in [0, 1] that the three homes may have."""
 CLOSE = 1e-5
-EXACT_SCENARIOS = ("against_native", "known_to_the_host", "accelerated_runs", "accelerated_lora")
+EXACT_SCENARIOS = (
+    "against_native", "known_to_the_host", "accelerated_runs", "accelerated_lora", "accelerated_families"
+)  # fmt: skip
 TIMEOUT = float(os.environ.get("COMFYUI_TIMEOUT", "600"))
 
 
@@ -556,6 +558,30 @@ def test_a_lora_comes_changes_and_goes(
     assert facts["accelerate lora"][f"{weights} {place}"] == {}
 
 
+FAMILIES = ("sd15", "sd21", "sdxl")
+
+
+@pytest.mark.parametrize("weights", COPIES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_takes_the_fast_path(
+    family: str, weights: str, facts: dict[str, Any], tensors: dict[str, torch.Tensor]
+) -> None:
+    name = f"accelerate family.{family}.{weights}"
+    for case, streamed in (("plain", 0), ("our net", 2)):
+        assert relative(tensors, f"{name}.{case}") <= CLOSE
+        found = facts["accelerate families"][f"{family} {weights} {case}"]
+        assert found == {"fast": 2, "native": {}, "streamed": streamed}
+    plain, controlled = (tensors[f"{name}.{case}.fast"] for case in ("plain", "our net"))
+    assert float((plain - controlled).abs().max()) > 1e-2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_bit_by_bit(family: str, exact: dict[str, torch.Tensor]) -> None:
+    for case in ("plain", "our net"):
+        name = f"accelerate family.{family}.shared.{case}"
+        assert torch.equal(exact[f"{name}.fast"], exact[f"{name}.native"])
+
+
 @pytest.mark.parametrize("weights", COPIES)
 @pytest.mark.parametrize(("option", "stored"), [("fp16_unet", "float16"), ("fp8_e4m3fn_unet", "float8_e4m3fn")])
 def test_weights_that_the_host_casts(
@@ -773,10 +799,10 @@ def test_accelerate_on_a_model_of_full_size(pack: Path, tmp_path: Path) -> None:
     shared, packed = found["shared"], found["packed"]
     assert shared["copied"] == 0 and all(shared["shared"])
     assert shared["grown"] < 0.02 * found["weights"]
-    assert min(shared["bind"], packed["bind"]) < 0.1  # the first one also touches what was never touched
+    assert max(shared["bind"], packed["bind"]) < 0.1
     assert packed["copied"] <= found["weights"]
-    for weights in COPIES:
-        assert max(found[weights]["calls"]) <= CLOSE
+    # The difference of one call; two steps at cfg 7 make more of it, and packed products are rounded otherwise.
+    for weights, most in (("shared", CLOSE), ("packed", 4 * CLOSE)):
+        assert max(found[weights]["calls"]) <= CLOSE / 2
         for step in ("none", "added", "changed", "removed"):
-            # Two steps at cfg 7 make more of the difference of one call.
-            assert relative(tensors, f"full.sd15.{weights}.{step}") <= 4 * CLOSE
+            assert relative(tensors, f"full.sd15.{weights}.{step}") <= most
