@@ -138,6 +138,8 @@ def _generate(
     plan = plan_run(*always, guided, *rest)
     if on_memory is not None:
         on_memory(plan)
+    if plan.resident is not None and backend.resident is None:
+        backend.stream_beyond(plan.resident)
     run.graphs = _graphs(model, (*positive, *guided), backend, run)
     prepared = prepare_parts(*always, guided, *rest, plan.chunk)
     alone = prepare_parts(*always, (), *rest, plan.chunk) if run.shortcuts.limits_guidance else prepared
@@ -179,7 +181,7 @@ def _graphs(model: DiffusionModel, conditions: Sequence[Condition], backend: Bac
     """What replays the evaluations of a run, where that is asked for and can be; else the report says why not."""
     if not backend.runtime.graphs:
         return None
-    reason = why_not(run, backend.runtime.device)
+    reason = why_not(run, backend)
     if reason:
         if run.recorder is not None:
             run.recorder.notes.append(f"no graphs: {reason}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from time import perf_counter
 from typing import Any, TypeVar
@@ -23,14 +24,15 @@ from ..controlnet_core.control.unit import ControlUnit, Hint
 from ..controlnet_core.diffusion.samplers import Step
 from ..controlnet_core.diffusion.schedule import make_schedule
 from ..controlnet_core.engine.backend import Backend
-from ..controlnet_core.engine.memory import MemoryPlan
+from ..controlnet_core.engine.footprint import MB, decode_values
+from ..controlnet_core.engine.memory import MemoryPlan, free_bytes, plan_decoding
 from ..controlnet_core.engine.run import EXACT, Shortcuts
 from ..controlnet_core.engine.runtime import Runtime, check_cancelled
 from ..controlnet_core.errors import CheckpointError, OutOfMemory, ShapeError, UnfitError, ValueRangeError
 from ..controlnet_core.models.control import ControlModel
 from ..controlnet_core.models.controlnet import ControlNet
 from ..controlnet_core.models.text_encoder import DualTextEncoder
-from ..controlnet_core.models.vae import scale_latent, unscale_latent
+from ..controlnet_core.models.vae import AutoencoderKL, scale_latent, unscale_latent
 from ..controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
 from ..preprocessors.learned.library import Library
 from . import folders, loras
@@ -58,8 +60,9 @@ class HeadlessHost:
     progress(done, total, preview=None) and cancelled() are called while a node runs. shortcuts: what
     sampling may leave out. on_measured(error, seconds, exact_seconds): when given, each sampling is done
     exactly as well, and the relative error of the latent is told. on_report hears what ran in each sampling;
-    with `observe` also what each block added and how long each net took. on_memory hears before each sampling
-    how much memory it will take. runtime: in place of the one that device and dtype give.
+    with `observe` also what each block added and how long each net took. on_note hears before each sampling
+    how much memory it will take, and when a picture is decoded in tiles since memory does not suffice. runtime: in
+    place of the one that device and dtype give.
     """
 
     def __init__(
@@ -77,7 +80,7 @@ class HeadlessHost:
         on_measured: Callable[[float, float, float], None] | None = None,
         on_report: Callable[[RunReport], None] | None = None,
         observe: bool = False,
-        on_memory: Callable[[MemoryPlan], None] | None = None,
+        on_note: Callable[[str], None] | None = None,
         runtime: Runtime | None = None,
         assets_dir: str | Path = ASSETS,
     ) -> None:
@@ -93,7 +96,7 @@ class HeadlessHost:
         )
         self._progress, self._cancelled = progress, cancelled
         self.shortcuts, self.on_measured = shortcuts, on_measured
-        self.on_report, self.observe, self.on_memory = on_report, observe, on_memory
+        self.on_report, self.observe, self.on_note = on_report, observe, on_note
         self._library: Library | None = None
         self._loaded: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
 
@@ -216,12 +219,33 @@ class HeadlessHost:
         return [[text.cpu(), {"pooled_output": pooled.cpu()}]]
 
     def decode(self, vae: Vae | None, samples: Tensor, tile: int | None = None, overlap: int = 8) -> Tensor:
-        """Latents (B, 4, h, w) -> IMAGE (B, 8h, 8w, 3); in tiles of `tile` cells where one is given."""
+        """Latents (B, 4, h, w) -> IMAGE (B, 8h, 8w, 3).
+
+        In tiles of `tile` cells where one is given; otherwise as memory allows, see `plan_decoding`.
+        """
         model = self._vae(vae)
+        rows = len(samples)
+        if tile is None:
+            rows, tile = self._decoding(model, samples)
         with torch.inference_mode(), self._memory("picture", samples):
-            x = self._for_vae(scale_latent(samples, model.config))
-            pictures = model.decode(x) if tile is None else model.decode_tiled(x, tile, overlap)
-            return pictures.float().add(1.0).div(2.0).clamp(0.0, 1.0).movedim(1, -1).cpu()
+            pictures = []
+            for part in scale_latent(samples, model.config).split(rows):
+                x = self._for_vae(part)
+                made = model.decode(x) if tile is None else model.decode_tiled(x, tile, overlap)
+                pictures.append(made.float().add(1.0).div(2.0).clamp(0.0, 1.0).movedim(1, -1).cpu())
+            return torch.cat(pictures)
+
+    def _decoding(self, model: AutoencoderKL, samples: Tensor) -> tuple[int, int | None]:
+        """How many latents are decoded at a time, and in what tiles."""
+        runtime = self.vae_backend.runtime
+        rows, size, free = len(samples), (samples.shape[-2], samples.shape[-1]), free_bytes(runtime.device)
+        values = partial(decode_values, model.config)
+        rows, tile = plan_decoding(values, rows, size, runtime.dtype.itemsize, free)
+        if tile is not None:
+            height, width = (side * model.config.factor for side in size)
+            whole = values(1, size) * runtime.dtype.itemsize / MB
+            self._note(f"memory: to decode {width}x{height} takes {whole:,.0f} MB at once: in tiles of {tile} cells")
+        return rows, tile
 
     def encode(self, vae: Vae | None, pixels: Tensor) -> Tensor:
         """IMAGE (B, H, W, C), cropped to what the autoencoder divides -> latents (B, 4, H/8, W/8)."""
@@ -304,7 +328,7 @@ class HeadlessHost:
             "on_step": self._on_step,
             "cancelled": self._cancelled,
         }
-        watched = {**options, "shortcuts": self.shortcuts, "recorder": recorder, "on_memory": self.on_memory}
+        watched = {**options, "shortcuts": self.shortcuts, "recorder": recorder, "on_memory": self._on_memory}
         began = perf_counter()
         result = generate(model.diffusion, *conditions, samples, settings, **watched)
         if recorder is not None and self.on_report is not None and told:
@@ -319,6 +343,13 @@ class HeadlessHost:
     def accelerate(self, model: Model, weights: str, node: str | None) -> tuple[Model, str]:
         """The MODEL as it is: here our engine is all there is, and packs weights where that helps."""
         return model, "fast path: this home has no other"
+
+    def _on_memory(self, plan: MemoryPlan) -> None:
+        self._note(plan.words())
+
+    def _note(self, text: str) -> None:
+        if self.on_note is not None:
+            self.on_note(text)
 
     def _on_step(self, step: Step) -> None:
         self.progress(step.index + 1, step.total)

@@ -67,8 +67,12 @@ def add_shortcut_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
-    """--chunk, --graphs."""
+    """--memory, --chunk, --graphs."""
     group = parser.add_argument_group("memory and speed, the picture stays the same within rounding")
+    group.add_argument(
+        "--memory", choices=("auto", "resident", "streamed"), default="auto",
+        help="keep weights on the device, or bring them from the host layer by layer (default: what fits, on a GPU)",
+    )  # fmt: skip
     group.add_argument(
         "--chunk", type=int, default=0, metavar="N", help="evaluate N pictures of a batch at a time; 0: as many as fit"
     )
@@ -84,7 +88,8 @@ def tuned(args: argparse.Namespace, device: str, dtype: str) -> Any:
     chunk = getattr(args, "chunk", 0)
     if chunk < 0:
         raise ValueRangeError(f"--chunk {chunk}: give a number of pictures, or 0 for as many as fit")
-    return replace(Runtime.choose(device, dtype), chunk=chunk, graphs=getattr(args, "graphs", False))
+    asked = {name: getattr(args, name) for name in ("memory", "graphs") if hasattr(args, name)}
+    return replace(Runtime.choose(device, dtype), chunk=chunk, **asked)
 
 
 def shortcuts(args: argparse.Namespace) -> Any:

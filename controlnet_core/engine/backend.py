@@ -23,6 +23,7 @@ from .narrow import cast_at_use, is_narrow
 from .pack import can_pack, pack
 from .rebuild import shell
 from .runtime import Runtime
+from .stream import Conveyor, stream
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 MadeT = TypeVar("MadeT")
@@ -87,11 +88,17 @@ class Backend:
         self.programs = Memo(self.KEPT_PROGRAMS)
         self._placed: WeakKeyDictionary[UNet, WeakKeyDictionary[ControlUnit, ControlUnit]] = WeakKeyDictionary()
         self._resolved: WeakKeyDictionary[UNet, WeakKeyDictionary[ControlModel, ControlModel]] = WeakKeyDictionary()
+        self.conveyor: Conveyor | None = None
+        self.resident: int | None = None
+        self._left = 0
+        if runtime.memory == "streamed":
+            self.stream_beyond(0)
 
     @property
     def packs(self) -> bool:
         """Whether modules are run as packed twins."""
-        return self.runtime.pack_weights and can_pack(self.runtime.device, self.runtime.dtype)
+        runtime = self.runtime
+        return runtime.pack_weights and self.conveyor is None and can_pack(runtime.device, runtime.dtype)
 
     def holds(self, module: nn.Module) -> bool:
         """Whether a module's weights are in the form that is run already."""
@@ -99,14 +106,27 @@ class Backend:
         there = like is None or (like.device, like.dtype) == (self.runtime.device, self.runtime.dtype)
         return module in self._twins or (there and not self.packs)
 
+    def stream_beyond(self, resident: int) -> None:
+        """From now on so many bytes of weights stay on the device, and the rest comes from the host at each use.
+
+        What was made before is dropped.
+        """
+        self.conveyor, self.resident = Conveyor(self.runtime.device, self.runtime.dtype), resident
+        self._left = resident
+        for kept in (self._twins, self._placed, self._runs.made, self.programs.made):
+            kept.clear()
+
     def optimise(self, module: ModuleT) -> ModuleT:
         """A twin of the module in the runtime's device and dtype, packed where the backend can; made once.
 
-        A packed twin leaves the module as it is, and so does one whose weights are in float8 and cast at each use.
+        A packed twin leaves the module as it is, and so do one whose weights are in float8 and cast at each use and
+        one whose weights are streamed (the module is then taken to the host).
         Otherwise the module is moved in place and the twin shares its weights, so that they are not held twice: one
         module belongs to one backend.
         """
         device, dtype = self.runtime.device, self.runtime.dtype
+        if self.conveyor is not None:
+            return self._streamed(module)
         packs = self.packs
         narrow = not packs and is_narrow(module)
         if not (packs or narrow):
@@ -114,6 +134,13 @@ class Backend:
         if module not in self._twins:
             twin = pack(module, dtype) if packs else cast_at_use(module, device, dtype) if narrow else shell(module)
             self._twins[module] = twin.eval()
+        return self._twins[module]  # type: ignore[return-value]
+
+    def _streamed(self, module: ModuleT) -> ModuleT:
+        assert self.conveyor is not None
+        if module not in self._twins:
+            self._twins[module], self._left = stream(module.cpu(), self.conveyor, self._left)
+            self._twins[module].eval()
         return self._twins[module]  # type: ignore[return-value]
 
     def resolve(self, net: ControlModel, unet: UNet) -> ControlModel:

@@ -56,7 +56,9 @@ def plan_run(
 
     loaded = [model for model in models_of(conditions, unet, backend) if backend.holds(model)]
     there = weights_of(loaded, runtime.dtype)
-    return plan_memory(footprint, batch, there, free_bytes(runtime.device), runtime.chunk)
+    may_stream = runtime.memory == "auto" and runtime.device.type == "cuda"
+    free = free_bytes(runtime.device)
+    return plan_memory(footprint, batch, there, free, runtime.chunk, backend.resident, may_stream)
 
 
 def prepare_parts(

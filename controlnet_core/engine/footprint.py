@@ -46,13 +46,6 @@ class Footprint:
         """Most bytes at once."""
         return self.weights + max(self.preparing, self.prepared + self.step)
 
-    def words(self) -> str:
-        """On one line."""
-        return (
-            f"{self.peak / MB:,.0f} MB: weights {self.weights / MB:,.0f}, text, timesteps and hints "
-            f"{self.prepared / MB:,.0f}, a step {self.step / MB:,.0f}"
-        )
-
 
 class Forms(Protocol):
     """Values that a block holds at most beside its input, its output among them, for so many cells."""

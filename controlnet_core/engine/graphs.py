@@ -71,10 +71,13 @@ def as_cuda_graph(evaluation: Call) -> Call:
     return replay
 
 
-def why_not(run: Run, device: torch.device) -> str:
+def why_not(run: Run, backend: Backend) -> str:
     """Why a run is not replayed from graphs; empty where it can be."""
+    device = backend.runtime.device
     if device.type != "cuda":
         return f"the device is {device.type}, graphs need CUDA"
+    if backend.conveyor is not None:
+        return "weights are streamed"
     if run.shortcuts.continues_nets or run.shortcuts.encoder_every > 1:
         return "what is left out by choice is decided from step to step"
     if run.recorder is not None and run.recorder.observe:

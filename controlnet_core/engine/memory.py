@@ -3,68 +3,115 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .footprint import MB, Footprint
+from .stream import AHEAD
 
 ROOM = 0.9
 """Share of the free memory that a run may take; the rest is for what is not counted."""
+TILES = (128, 96, 64, 48, 32)
+"""Sides of tiles in latent cells, the largest first: the larger, the less a picture differs from the whole's."""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
     """footprint: of the run, `chunk` pictures of its batch at a time. loaded: bytes of its weights that are on the
-    device already. free: bytes that are free there, None where that cannot be known."""
+    device already. free: bytes that are free there, None where that cannot be known. resident: bytes of weights that
+    stay on the device, the rest being streamed; None for all."""
 
     footprint: Footprint
     batch: int
     chunk: int
     loaded: int
     free: int | None
+    resident: int | None = None
+
+    @property
+    def weights(self) -> int:
+        """Bytes of weights on the device at once."""
+        whole = self.footprint.weights
+        return whole if self.resident is None else min(whole, self.resident + AHEAD)
+
+    @property
+    def peak(self) -> int:
+        """Most bytes on the device at once."""
+        return self.footprint.peak - self.footprint.weights + self.weights
+
+    @property
+    def missing(self) -> int:
+        """Bytes that are needed and not free; less than 0 where there is room to spare, or nothing is known."""
+        return -1 if self.free is None else self.peak - min(self.loaded, self.weights) - int(ROOM * self.free)
 
     @property
     def fits(self) -> bool:
         """Whether there is room, as far as is known."""
-        return self.free is None or self.footprint.peak - self.loaded <= ROOM * self.free
+        return self.missing <= 0
 
     def words(self) -> str:
         """On one line, with what to do when it will not fit."""
-        parts = [f"memory: {self.footprint.words()}"]
+        told = self.footprint
+        parts = [
+            f"memory: {self.peak / MB:,.0f} MB: weights {self.weights / MB:,.0f}, text, timesteps and hints "
+            f"{told.prepared / MB:,.0f}, a step {told.step / MB:,.0f}"
+        ]
+        if self.weights < told.weights:
+            parts.append(f"{(told.weights - self.weights) / MB:,.0f} MB of weights stay on the host and are streamed")
         if self.chunk < self.batch:
             parts.append(f"{self.chunk} of {self.batch} pictures at a time")
         if self.free is not None:
             parts.append(f"{self.free / MB:,.0f} MB free")
         if not self.fits:
-            parts.append("more than there is: use a smaller picture, fewer ControlNets, or dtype bf16 or fp16")
+            streamed = "--memory streamed, " if self.resident is None else ""
+            parts.append(f"more than there is: use {streamed}a smaller picture, fewer ControlNets, or bf16 or fp16")
         return "; ".join(parts)
 
     def data(self) -> dict[str, Any]:
         """For JSON, in bytes."""
-        told = self.footprint
-        return {
-            "peak": told.peak, "weights": told.weights, "prepared": told.prepared, "preparing": told.preparing,
-            "step": told.step, "chunk": self.chunk, "batch": self.batch, "loaded": self.loaded, "free": self.free,
-            "fits": self.fits,
-        }  # fmt: skip
+        return {"peak": self.peak, "fits": self.fits, **asdict(self)}
 
 
 def plan_memory(
-    footprint: Callable[[int], Footprint], batch: int, loaded: int, free: int | None, chunk: int = 0
+    footprint: Callable[[int], Footprint],
+    batch: int,
+    loaded: int,
+    free: int | None,
+    chunk: int = 0,
+    resident: int | None = None,
+    may_stream: bool = False,
 ) -> MemoryPlan:
     """How many pictures of a batch are evaluated at once: `chunk` of them, or, if that is 0, as many as fit.
 
-    footprint: of so many pictures. Halved until it fits: equal chunks cost the least.
+    footprint: of so many pictures. Halved until it fits: equal chunks cost the least. resident: as in the plan, where
+    weights are streamed already; where they are not and `may_stream`, that is what is done last.
     """
     pictures = min(chunk, batch) or batch
-    plan = MemoryPlan(footprint(pictures), batch, pictures, loaded, free)
+    plan = MemoryPlan(footprint(pictures), batch, pictures, loaded, free, resident)
     while not chunk and not plan.fits and pictures > 1:
         pictures = -(-pictures // 2)
-        plan = MemoryPlan(footprint(pictures), batch, pictures, loaded, free)
-    return plan
+        plan = replace(plan, footprint=footprint(pictures), chunk=pictures)
+    if plan.fits or resident is not None or not may_stream:
+        return plan
+    return replace(plan, resident=max(0, plan.footprint.weights - plan.missing - AHEAD))
+
+
+def plan_decoding(
+    values: Callable[[int, tuple[int, int]], int], rows: int, size: tuple[int, int], itemsize: int, free: int | None
+) -> tuple[int, int | None]:
+    """How an autoencoder decodes `rows` latents of a size (h, w): how many at a time, and in tiles of how many cells.
+
+    values: most values alive while so many latents of a size are decoded. Fewer rows are exact and come first; None
+    is no tiles.
+    """
+    room = float("inf") if free is None else ROOM * free / itemsize
+    for count in (rows, *(-(-rows // 2**k) for k in range(1, rows.bit_length() + 1))):
+        if values(count, size) <= room:
+            return count, None
+    return 1, next((tile for tile in TILES if values(1, (tile, tile)) <= room), TILES[-1])
 
 
 def free_bytes(device: torch.device) -> int | None:

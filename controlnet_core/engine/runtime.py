@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 
@@ -13,6 +13,7 @@ from ..errors import Interrupted, ValueRangeError
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 DEVICES = ("cpu", "cuda", "mps")
 Cancelled: TypeAlias = Callable[[], bool]
+Memory = Literal["auto", "resident", "streamed"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Runtime:
     """Policy of a run. `pack_weights` reorders weights once for the backend (a copy of them).
 
     chunk: pictures of a batch that are evaluated at a time; 0 for as many as fit. graphs: replay evaluations from
-    CUDA graphs, where the run allows it.
+    CUDA graphs, where the run allows it. memory: whether weights are resident on the device, or brought to it from
+    the host layer by layer; auto: resident while they fit, on a GPU.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -29,6 +31,7 @@ class Runtime:
     pack_weights: bool = True
     chunk: int = 0
     graphs: bool = False
+    memory: Memory = "auto"
 
     @classmethod
     def choose(cls, device: str = "auto", dtype: str = "auto") -> Runtime:

@@ -158,14 +158,14 @@ def test_a_program_goes_with_its_model() -> None:
 
 
 def test_where_graphs_cannot_be_the_report_says_why(bench: Bench) -> None:
-    cuda = torch.device("cuda")
+    cuda = Backend(Runtime(torch.device("cuda"), pack_weights=False))
     assert why_not(Run(), cuda) == ""
-    assert "graphs need CUDA" in why_not(Run(), torch.device("cpu"))
+    assert "graphs need CUDA" in why_not(Run(), Backend(Runtime()))
     assert "step to step" in why_not(Run(Shortcuts(reuse_every=2)), cuda)
     assert "looks into" in why_not(Run(recorder=Recorder(observe=True)), cuda)
     model = DiffusionModel(bench.unet, CONFIG, SCHEDULE)
     recorder = Recorder()
-    conditions = [Condition(rand(1, 1, 77, 32), pooled=rand(1, 1, 16))], []
+    conditions = [Condition(rand(1, 1, 77, 32), label=rand(1, 1, 16))], []
     backend = Backend(Runtime(graphs=True))
     latent = torch.zeros(1, 4, 8, 8)
     generate(model, *conditions, latent, SampleSettings(steps=1, cfg=1.0), backend=backend, recorder=recorder)

@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     if args.measure:
         session.host.on_measured = on_measured
     session.host.on_report, session.host.observe = reports.append, args.report is not None
-    session.host.on_memory = lambda plan: reporter.line(plan.words())
+    session.host.on_note = reporter.line
     graph = overrides.apply_settings(to_graph(document, session.classes), session.classes, args.set)
     cache = Cache()
     rows = []

@@ -1,0 +1,151 @@
+"""Weights that stay on the host and come to the device layer by layer, for models that do not fit there.
+
+A `Conveyor` learns in which order layers are used (it is the same at every evaluation) and brings the next ones
+while the present one computes, on a stream of its own and from pinned memory. Only layers beyond what may be
+resident are brought so; norms and biases always are. Nothing is computed differently: the result is bit-equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, TypeVar
+from weakref import WeakKeyDictionary, ref
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .rebuild import cast_parameters, copy_leaf, rebuild
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+AHEAD = 64 * 2**20
+"""Bytes that are brought before they are needed: a few of the largest layers of SDXL (13 to 52 MB in fp16)."""
+
+
+class Parcel(NamedTuple):
+    """A weight on its way. arrived: what a stream has to wait for; None where copies are done at once."""
+
+    weight: Tensor
+    arrived: torch.cuda.Event | None
+
+
+class Conveyor:
+    """Brings weights of layers that are used one after the other. ahead: bytes that may be under way."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, ahead: int = AHEAD) -> None:
+        self.device, self.dtype, self.ahead = device, dtype, ahead
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        # Weak, all of them: a layer goes when its model does.
+        self.following: WeakKeyDictionary[Streamed, ref[Streamed]] = WeakKeyDictionary()
+        self.coming: WeakKeyDictionary[Streamed, Parcel] = WeakKeyDictionary()
+        self.last: ref[Streamed] | None = None
+        self.at_hand: Tensor | None = None
+
+    def take(self, layer: Streamed) -> Tensor:
+        """The layer's weight on the device; those that are likely next are sent for."""
+        last = None if self.last is None else self.last()
+        if layer is last and self.at_hand is not None:
+            return self.at_hand
+        if last is not None:
+            self.following[last] = ref(layer)
+        if layer not in self.coming:  # another order than last time: what is under way may never be asked for
+            self.coming.clear()
+            self.coming[layer] = self._send(layer)
+        parcel = self.coming.pop(layer)
+        self.last, self.at_hand = ref(layer), self._received(parcel)
+        for following in self._next(layer):
+            self.coming[following] = self._send(following)
+        return self.at_hand
+
+    def _next(self, layer: Streamed) -> Iterator[Streamed]:
+        """Layers to send for, in the order of use, as far as there is room."""
+        room, following = self.ahead, self._after(layer)
+        while following is not None and following is not layer:
+            room -= following.host.nbytes
+            if room < 0:
+                return
+            if following not in self.coming:
+                yield following
+            following = self._after(following)
+
+    def _after(self, layer: Streamed) -> Streamed | None:
+        following = self.following.get(layer)
+        return None if following is None else following()
+
+    def _send(self, layer: Streamed) -> Parcel:
+        if self.stream is None:
+            return Parcel(layer.host.to(self.device, self.dtype), None)
+        with torch.cuda.stream(self.stream):
+            weight = layer.host.to(self.device, non_blocking=True).to(self.dtype)
+            arrived = torch.cuda.Event()
+            arrived.record(self.stream)
+            return Parcel(weight, arrived)
+
+    def _received(self, parcel: Parcel) -> Tensor:
+        if parcel.arrived is not None:
+            using = torch.cuda.current_stream(self.device)
+            using.wait_event(parcel.arrived)
+            parcel.weight.record_stream(using)  # its memory is not given away before it has been used
+        return parcel.weight
+
+
+class Streamed(nn.Module):
+    """A layer whose weight is brought at each use."""
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d, conveyor: Conveyor) -> None:
+        super().__init__()
+        weight = layer.weight.detach()
+        self.host = weight.pin_memory() if conveyor.stream is not None else weight
+        self.bias = layer.bias  # cast and moved with all other parameters of the tree
+        self.conveyor = conveyor
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight on the device."""
+        return self.conveyor.take(self)
+
+
+class StreamedLinear(Streamed):
+    """A linear layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C')."""
+        return F.linear(x, self.weight, self.bias)
+
+
+class StreamedConv2d(Streamed):
+    """A convolution."""
+
+    def __init__(self, layer: nn.Conv2d, conveyor: Conveyor) -> None:
+        super().__init__(layer, conveyor)
+        self.geometry = (layer.stride, layer.padding, layer.dilation, layer.groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H', W')."""
+        return F.conv2d(x, self.weight, self.bias, *self.geometry)  # type: ignore[arg-type]
+
+
+FORMS: dict[type[nn.Module], type[Streamed]] = {nn.Linear: StreamedLinear, nn.Conv2d: StreamedConv2d}
+
+
+def stream(module: ModuleT, conveyor: Conveyor, resident: int) -> tuple[ModuleT, int]:
+    """A twin of which `resident` bytes of weights stay on the device, and how many bytes of that were not used.
+
+    The module is left as it is, and the twin's streamed layers read its weights.
+    """
+    left = resident
+
+    def replace(leaf: nn.Module) -> nn.Module | None:
+        nonlocal left
+        form = FORMS.get(type(leaf))
+        if form is None or not isinstance(leaf, nn.Linear | nn.Conv2d):
+            return copy_leaf(leaf)
+        size = leaf.weight.numel() * conveyor.dtype.itemsize
+        if size <= left:
+            left -= size
+            return copy_leaf(leaf)
+        return form(leaf, conveyor)  # type: ignore[arg-type]
+
+    twin = rebuild(module, replace)
+    cast_parameters(twin, conveyor.device, conveyor.dtype)
+    return twin, left

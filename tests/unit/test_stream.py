@@ -1,0 +1,152 @@
+"""Weights that come to the device layer by layer: the same result, in bounded memory. A cast stands for the copy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from comfyui_controlnet_core.controlnet_core.config import DEMO
+from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
+from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
+from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
+from comfyui_controlnet_core.controlnet_core.engine.condition import Condition
+from comfyui_controlnet_core.controlnet_core.engine.footprint import Footprint
+from comfyui_controlnet_core.controlnet_core.engine.memory import AHEAD, plan_decoding, plan_memory
+from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
+from comfyui_controlnet_core.controlnet_core.engine.stream import Conveyor, Streamed, stream
+from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
+from comfyui_controlnet_core.controlnet_core.models.unet import UNet
+from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
+from torch import Tensor, nn
+
+CPU = torch.device("cpu")
+CONFIG = replace(DEMO, unet=replace(DEMO.unet, widths=(32, 64), transformer_depth=(1, 1), context_dim=32))
+
+
+def sample(dtype: torch.dtype, backend: Backend) -> Tensor:
+    """Two steps with a net; weights in `dtype`."""
+    torch.manual_seed(0)
+    unet = UNet(CONFIG.unet).eval().to(dtype)
+    net = ControlNet.from_unet(unet).eval()
+    for zero in net.zeros:
+        nn.init.normal_(zero.conv.weight, std=0.05)
+    hint = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    text = torch.randn(1, 77, 32, generator=torch.Generator().manual_seed(2))
+    conditions = [Condition(text, (ControlUnit(net, hint),))], [Condition(text * 0.5)]
+    model = DiffusionModel(unet, CONFIG, scaled_linear())
+    latent = torch.zeros(1, 4, 8, 8)
+    return generate(model, *conditions, latent, SampleSettings(steps=2, cfg=3.0), backend=backend)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_streamed_is_bit_equal_to_resident(dtype: torch.dtype) -> None:
+    expected = sample(dtype, Backend(Runtime(pack_weights=False)))
+    assert torch.equal(sample(dtype, Backend(Runtime(memory="streamed"))), expected)
+    partly = Backend(Runtime(pack_weights=False))
+    partly.stream_beyond(200_000)
+    assert torch.equal(sample(dtype, partly), expected)
+
+
+class Line(nn.Sequential):
+    """Layers that are used one after the other."""
+
+    def __init__(self, count: int, width: int = 8) -> None:
+        super().__init__(*(nn.Linear(width, width, bias=False, dtype=torch.float16) for _ in range(count)))
+
+
+class Watched(Conveyor):
+    """Notes what is sent for, and the most bytes that are under way."""
+
+    def __init__(self, ahead: int) -> None:
+        super().__init__(CPU, torch.float32, ahead)
+        self.sent: list[Streamed] = []
+        self.most = 0
+
+    def take(self, layer: Streamed) -> Tensor:
+        weight = super().take(layer)
+        self.most = max(self.most, sum(parcel.weight.nbytes for parcel in self.coming.values()))
+        return weight
+
+    def _send(self, layer: Streamed):  # type: ignore[no-untyped-def]
+        self.sent.append(layer)
+        return super()._send(layer)
+
+
+def test_the_next_layers_are_brought_while_one_computes_and_no_more_than_may_be_under_way() -> None:
+    size = 8 * 8 * 2
+    conveyor = Watched(ahead=2 * size)
+    line = Line(5)
+    twin, _ = stream(line, conveyor, resident=0)
+    x = torch.randn(3, 8)
+    expected = line.float()(x)
+    assert torch.equal(twin(x), expected)
+    layers = list(twin)
+    assert conveyor.sent == layers  # the order was not known
+    conveyor.sent.clear()
+    assert torch.equal(twin(x), expected)
+    # While the first layer computes, two more are under way, and so on: each is sent for once, and in order; behind the
+    # last comes the first, as it did between the calls.
+    assert conveyor.sent == [*layers, *layers[:2]]
+    assert conveyor.most <= 2 * 2 * size  # in float32 twice what it is on the host
+
+
+def test_another_order_than_last_time_only_costs_what_was_sent_for_in_vain() -> None:
+    conveyor = Watched(ahead=10_000)
+    line = Line(4)
+    twin, _ = stream(line, conveyor, resident=0)
+    x = torch.randn(3, 8)
+    a, b, c, d = twin
+    e, f, g, h = line.float()
+    for _ in range(2):
+        assert torch.equal(d(c(b(a(x)))), h(g(f(e(x)))))
+        assert torch.equal(a(c(b(d(x)))), e(g(f(h(x)))))
+
+
+def test_so_many_bytes_stay_on_the_device_and_the_module_is_left_alone() -> None:
+    line = Line(4)
+    before = [layer.weight.data_ptr() for layer in line]
+    twin, left = stream(line, Conveyor(CPU, torch.float32), resident=2 * 8 * 8 * 4 + 5)
+    assert [isinstance(layer, Streamed) for layer in twin] == [False, False, True, True]
+    assert left == 5
+    assert [(layer.weight.data_ptr(), layer.weight.dtype) for layer in line] == [(p, torch.float16) for p in before]
+
+
+def test_a_conveyor_keeps_no_layer_alive() -> None:
+    conveyor = Conveyor(CPU, torch.float32)
+    twin, _ = stream(Line(3), conveyor, resident=0)
+    for _ in range(2):
+        twin(torch.randn(1, 8))
+    del twin
+    assert not conveyor.following and not conveyor.coming
+
+
+def test_weights_are_streamed_only_when_fewer_pictures_do_not_help() -> None:
+    def footprint(pictures: int) -> Footprint:
+        return Footprint(weights=10 * AHEAD, prepared=0, preparing=0, step=AHEAD * pictures)
+
+    def plan(free: float, **more: object):  # type: ignore[no-untyped-def]
+        return plan_memory(footprint, 4, 0, int(free * AHEAD / 0.9), may_stream=True, **more)  # type: ignore[arg-type]
+
+    assert (plan(14.1).chunk, plan(14.1).resident) == (4, None)
+    assert (plan(11.1).chunk, plan(11.1).resident) == (1, None)
+    streamed = plan(5)
+    assert streamed.chunk == 1 and streamed.fits
+    assert streamed.resident == pytest.approx(3 * AHEAD, rel=1e-6)
+    assert streamed.peak == pytest.approx(5 * AHEAD, rel=1e-6)
+    assert "stay on the host" in streamed.words()
+    assert not plan(1).fits and plan(1).resident == 0
+    assert plan(5, resident=0).resident == 0  # once streamed, it stays so
+
+
+@pytest.mark.parametrize(
+    ("free", "expected"), [(None, (4, None)), (4000, (4, None)), (3999, (2, None)), (1000, (1, None)), (500, (1, 64))]
+)
+def test_an_autoencoder_decodes_fewer_pictures_before_it_decodes_tiles(
+    free: int | None, expected: tuple[int, int | None]
+) -> None:
+    def values(rows: int, size: tuple[int, int]) -> int:
+        return rows * size[0] * size[1] // 16 if rows > 1 or size[0] > 32 else 1
+
+    scaled = None if free is None else -(-free * 10 // 9)
+    assert plan_decoding(values, 4, (160, 100), 1, scaled) == expected
