@@ -9,6 +9,7 @@ from torch import Tensor
 from .. import preprocessors
 from ..controlnet_core.errors import CoreError, MissingFileError, ValueRangeError
 from ..preprocessors.families import FAMILIES, Family, Field
+from ..preprocessors.pose import Pose, write_poses
 from ..preprocessors.registry import Entry, Parameter
 from .host import Node
 
@@ -187,6 +188,23 @@ class FamilyNode(HintNode):
         )
 
 
+class PoseFamilyNode(FamilyNode):
+    """A family that finds people: the keypoints go out beside the drawn hint, as the nodes of other packs give them."""
+
+    RETURN_TYPES = (*HintNode.RETURN_TYPES, "POSE_KEYPOINT")
+    RETURN_NAMES = (*HintNode.RETURN_NAMES, "pose_keypoint")
+    OUTPUT_TOOLTIPS = (
+        *HintNode.OUTPUT_TOOLTIPS,
+        "The people of every picture as keypoints in pixels of the hint: for Pose Render, or a pose editor.",
+    )
+
+    def make(self, entry: Entry, image: Tensor, **options: Any) -> dict[str, Any]:
+        """-> IMAGE (B, H, W, 3), what ran, POSE_KEYPOINT of B frames."""
+        poses: list[Pose] = []
+        made = super().make(entry, image, keep_pose=poses.append, **options)
+        return {**made, "result": (*made["result"], write_poses(poses))}
+
+
 def family_nodes() -> dict[str, type]:
     """A node class for each family of the registry, by the name of the family."""
     return {family.name: _node_class(family) for family in FAMILIES}
@@ -202,7 +220,8 @@ def _node_class(family: Family) -> type:
         "__doc__": family.help,
         "__module__": __name__,
     }
-    return type(f"{family.name}Node", (FamilyNode,), face)
+    base = PoseFamilyNode if all(entry.posed for entry in family.entries) else FamilyNode
+    return type(f"{family.name}Node", (base,), face)
 
 
 def kinds_tip(family: Family) -> str:

@@ -90,6 +90,7 @@ class Entry:
         (some frames at a time, with the library of nets).
     multiple: the sides that the function takes are multiples of this.
     ranged: the function gives nearness of unknown scale, which becomes a hint by `normalize`.
+    posed: the function gives the people of each frame (`pose.Pose`), which are then drawn.
     resample: how a hint is brought to size, "nearest" for lines and labels, "smooth" for the rest.
     seeded: the function takes `seed`.  threaded: it takes `threads`, how many it may use.
     masked: the function reads the mask itself instead of having the hint cleared outside of it.
@@ -119,6 +120,7 @@ class Entry:
     side_by_side: bool = False
     multiple: int = 1
     ranged: bool = False
+    posed: bool = False
     fallback: str = ""
     sample: str = "photo"
     example: tuple[tuple[str, Any], ...] = ()

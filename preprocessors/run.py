@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from .resize import Size, detect_size, pad_reflect, resize_hint, resize_map, res
 if TYPE_CHECKING:
     from .image_ops import Array
     from .learned.library import Library
+    from .pose.people import Pose
 
 Progress = Callable[[int, int], None]
 _ENDS = ("near", "far")  # the values that become 1 and 0 where the range is fixed
@@ -39,6 +40,7 @@ def process(
     fit: str = "crop",
     library: Library | None = None,
     progress: Progress | None = None,
+    keep_pose: Callable[[Pose], None] | None = None,
     **parameters: Any,
 ) -> Array:
     """Pictures (B,H,W,C), values 0..1 (or uint8, uint16) -> hints (B,H,W,3) float32 0..1.
@@ -57,6 +59,7 @@ def process(
     library: where learned ones find their nets; raises WeightsError where one is needed and not there.
     progress: called on the caller's thread with (frames done, frames in all) after each frame, or after each chunk of
         frames that a net sees together; what it raises ends the run.
+    keep_pose: called with the people of each frame, in order and in pixels of the hint, where the kind finds people.
 
     Frames are worked on by as many threads as cv2 uses; the result does not depend on their number.
     """
@@ -78,8 +81,13 @@ def process(
         fit=fit,
     )
     masks = _masks(mask, count, height, width)
-    job = _Job(entry, values, size, frames, masks, normalize, seed, library, progress)
     shape = (height, width) if output == "input_size" else (size.height, size.width)
+
+    def keep(pose: Pose) -> None:
+        if keep_pose is not None:
+            keep_pose(replace(pose, height=size.height, width=size.width).resized(*shape))
+
+    job = _Job(entry, values, size, frames, masks, normalize, seed, library, progress, keep)
     out = np.empty((count, *shape, 3), np.float32)
     job.write(out)
     return like(out, image)
@@ -98,6 +106,7 @@ class _Job:
     seed: int
     library: Library | None
     progress: Progress | None
+    keep_pose: Callable[[Pose], None]
 
     def write(self, out: np.ndarray) -> None:
         """The hint of each frame into its place in `out`."""
@@ -164,13 +173,23 @@ class _Job:
         for start in range(0, len(self.frames), step):
             chunk = np.stack([self._prepared(frame) for frame in self.frames[start : start + step]])
             found = self.entry.call(chunk, library=library, weights=self.entry.weights, **values)
-            if not np.isfinite(found).all():
+            if self.entry.posed:
+                found = self._drawn(found)
+            elif not np.isfinite(found).all():
                 raise WeightsError(
                     f"the net of {self.entry.name} gave values that are no numbers: its file is damaged, or half "
                     "precision is too small for it (--dtype fp32)"
                 )
             yield from found
             self._report(start + len(chunk))
+
+    def _drawn(self, poses: Sequence[Pose]) -> Iterator[np.ndarray]:
+        """People -> a picture for each frame, at the size at which they were looked for."""
+        from .pose.draw import draw
+
+        for pose in poses:
+            self.keep_pose(pose)
+            yield draw(pose)
 
     def _finish(self, index: int, result: np.ndarray, out: np.ndarray) -> None:
         """Crop what was padded, bring the hint to the size of `out`, and clear it outside of the mask."""

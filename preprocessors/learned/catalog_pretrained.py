@@ -119,6 +119,7 @@ PRETRAINED: tuple[Entry, ...] = (
         title="Human pose (ViTPose)",
         condition="openpose",
         function="learned.pretrained:vitpose",
+        posed=True,
         summary="People found by RT-DETR and their joints by ViTPose, free for any use; bodies only.",
         polarity="coloured limbs on black",
         palette="OpenPose, 18 keypoints",

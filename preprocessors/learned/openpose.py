@@ -9,7 +9,6 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..pose.draw import Strokes, draw_person
 from ..pose.people import Person, Pose
 from .images import infer, to_input
 from .openpose_decode import find_people
@@ -29,20 +28,8 @@ _LEVEL = 0.05
 Box = tuple[int, int, int]  # left, top, side
 
 
-def poses(
-    frames: np.ndarray, *, library: Library, weights: tuple[Weights, ...], hands: bool = False, face: bool = False
-) -> np.ndarray:
-    """(B,H,W,3) uint8 RGB -> drawn poses (B,H,W,3) uint8, drawn at the size of the frames."""
-    canvases = np.zeros(frames.shape, np.uint8)
-    strokes = Strokes().scaled(*frames.shape[1:3])
-    for canvas, pose in zip(canvases, estimate(frames, library, weights, hands=hands, face=face), strict=True):
-        for person in pose.people:
-            draw_person(canvas, person, strokes)
-    return canvases
-
-
 def estimate(
-    frames: np.ndarray, library: Library, weights: tuple[Weights, ...], *, hands: bool = False, face: bool = False
+    frames: np.ndarray, *, library: Library, weights: tuple[Weights, ...], hands: bool = False, face: bool = False
 ) -> list[Pose]:
     """(B,H,W,3) uint8 RGB -> a pose per frame. `weights` are those of body, hand and face.
 

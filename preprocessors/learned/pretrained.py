@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import WeightsError
 from ..palettes import labels_to_hint, palette, panoptic_to_labels
-from ..pose.draw import Strokes, draw_person
-from ..pose.people import Person, body_from_coco17
+from ..pose.people import Person, Pose, body_from_coco17
 from .images import infer
 
 if TYPE_CHECKING:
@@ -152,20 +151,18 @@ def vitpose(
     weights: tuple[Weights, ...],
     person_score: float = 0.3,
     point_score: float = 0.3,
-) -> np.ndarray:
-    """(B,H,W,3) uint8 RGB -> drawn poses (B,H,W,3) uint8: people found by RT-DETR, their joints by ViTPose."""
+) -> list[Pose]:
+    """(B,H,W,3) uint8 RGB -> a pose per frame: people found by RT-DETR, their joints by ViTPose."""
     detector, detector_processor = open_folder(weights[0], library, DETECTOR)
     net, processor = open_folder(weights[1], library, VITPOSE)
     height, width = frames.shape[1:3]
     found = infer(lambda: detector(**_inputs(detector_processor, frames, detector)))
     sizes = torch.tensor([[height, width]] * len(frames))
     people = detector_processor.post_process_object_detection(found, threshold=person_score, target_sizes=sizes)
-    strokes = Strokes().scaled(height, width)
-    canvases = np.zeros(frames.shape, np.uint8)
-    for frame, boxes, canvas in zip(frames, people, canvases, strict=True):
-        for person in _joints(frame, _person_boxes(boxes), net, processor, point_score):
-            draw_person(canvas, person, strokes)
-    return canvases
+    return [
+        Pose(tuple(_joints(frame, _person_boxes(boxes), net, processor, point_score)), height, width)
+        for frame, boxes in zip(frames, people, strict=True)
+    ]
 
 
 def _person_boxes(found: Mapping[str, Tensor]) -> np.ndarray:

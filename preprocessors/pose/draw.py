@@ -112,6 +112,15 @@ def render(
     return out
 
 
+def draw(pose: Pose) -> np.ndarray:
+    """All people of a frame on their own canvas, (H,W,3) uint8."""
+    canvas = np.zeros((pose.height, pose.width, 3), np.uint8)
+    strokes = Strokes().scaled(pose.height, pose.width)
+    for person in pose.people:
+        draw_person(canvas, person, strokes)
+    return canvas
+
+
 def draw_person(
     canvas: np.ndarray,
     person: Person,

@@ -240,7 +240,8 @@ class IdealOpenPose(Library):
                     # The net sees half of 368 and its maps are an eighth of that; pixels count from centres.
                     small = library.body * (1 / 16, 1 / 16, 1) - (7.5 / 16, 7.5 / 16, 0)
                     heat, fields = maps_of([small], height, width, sigma=1.2)
-                    return tuple(torch.from_numpy(m).permute(2, 0, 1)[None].float() for m in (fields, heat))
+                    both = (torch.from_numpy(m).permute(2, 0, 1).float() for m in (fields, heat))
+                    return tuple(m.expand(len(x), -1, -1, -1) for m in both)
                 count = build.width
                 spot = torch.zeros(1, count, height, width)
                 spot[:, :, height // 2 - 1 : height // 2 + 2, width // 2 - 1 : width // 2 + 2] = 1.0
@@ -254,7 +255,9 @@ def test_openpose_from_picture_to_bodies_hands_and_faces() -> None:
     entry = preprocessors.get("pose_openpose")
     library = IdealOpenPose(truth)
     frames = np.zeros((1, 368, 320, 3), np.uint8)
-    ((person,),) = [found.people for found in estimate(frames, library, entry.weights, hands=True, face=True)]
+    ((person,),) = [
+        found.people for found in estimate(frames, library=library, weights=entry.weights, hands=True, face=True)
+    ]
     assert (person.body[:, 2] > 0).all()
     assert np.abs(person.body[:, :2] - truth[:, :2]).max() < 4
     for hand, arm in ((person.left_hand, (5, 6, 7)), (person.right_hand, (2, 3, 4))):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from comfyui_controlnet_core import preprocessors
 from comfyui_controlnet_core.controlnet_core.errors import Interrupted, MissingFileError
 from comfyui_controlnet_core.nodes import build_nodes
 from comfyui_controlnet_core.nodes.headless import HeadlessHost
+from comfyui_controlnet_core.preprocessors import pose
 from comfyui_controlnet_core.preprocessors.families import family_of
 from comfyui_controlnet_core.preprocessors.learned.catalog import LEARNED
 from comfyui_controlnet_core.preprocessors.learned.catalog_pretrained import PRETRAINED
@@ -23,6 +25,7 @@ from comfyui_controlnet_core.preprocessors.learned.teed import TEED
 from comfyui_controlnet_core.preprocessors.registry import Entry
 
 from .conftest import make_pictures, randomized
+from .test_learned import IdealOpenPose
 
 FILES = {
     "table5_pidinet.pth": PiDiNet,
@@ -88,3 +91,39 @@ def test_a_run_is_stopped_between_chunks(models: Path) -> None:
     calls.append(1)
     with pytest.raises(Interrupted):
         run(host, entry)
+
+
+class PoseHost(HeadlessHost):
+    """A host whose nets see one person, whatever the picture."""
+
+    def library(self) -> Any:
+        person = pose.template_pose("waving", 368, 320, box=(40, 30, 280, 340)).people[0]
+        return IdealOpenPose(person.body)
+
+
+@pytest.mark.parametrize("side", [0, 640])
+def test_keypoints_of_the_pose_node_go_round_through_pose_render(side: int, tmp_path: Path) -> None:
+    """In the form in which pose editors know them: a mapping per frame, flat lists of x, y, confidence in pixels."""
+    nodes = build_nodes(PoseHost(output_dir=tmp_path))
+    values = {"image": torch.zeros(2, 368, 320, 3), "resolution": side, "kind": "pose_openpose"}
+    hint, text, frames = nodes["CNCore_Pose"]().run(**values, hands=True, face=True)["result"]
+    assert frames == json.loads(json.dumps(frames)) and len(frames) == len(hint) == 2
+    assert (frames[0]["canvas_height"], frames[0]["canvas_width"]) == tuple(hint.shape[1:3])
+    ((person,), (_,)) = [frame["people"] for frame in frames]
+    counts = {"pose_keypoints_2d": 18, "hand_left_keypoints_2d": 21, "hand_right_keypoints_2d": 21}
+    assert {key: len(person[key]) // 3 for key in counts} == counts and len(person["face_keypoints_2d"]) == 3 * 70
+    assert 1 < max(person["pose_keypoints_2d"]) <= max(hint.shape)
+    drawn = {"json": "", "template": "standing", "width": 0, "height": 0, "body": True, "hands": True, "face": True}
+    again, same, _ = nodes["CNCore_PoseRender"]().run(**drawn, stroke=1.0, pose_keypoint=frames)["result"]
+    assert hint.any() and torch.equal(again, hint) and same == frames
+    assert "pose_openpose" in text
+
+
+def test_nobody_in_the_picture_is_an_empty_list_of_people(tmp_path: Path) -> None:
+    class Empty(HeadlessHost):
+        def library(self) -> Any:
+            return IdealOpenPose(np.zeros((18, 3)))
+
+    node = build_nodes(Empty(output_dir=tmp_path))["CNCore_Pose"]()
+    hint, _, frames = node.run(image=torch.zeros(1, 64, 48, 3), resolution=0, kind="pose_openpose")["result"]
+    assert not hint.any() and frames == [{"people": [], "canvas_height": 64, "canvas_width": 48}]
