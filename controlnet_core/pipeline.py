@@ -48,7 +48,8 @@ class SampleSettings:
     """How to sample. `denoise` below 1 keeps that much less of the latent that comes in changed.
 
     start_step, end_step cut the table of sigmas; with `add_noise` off the latent is taken as noisy
-    already, and with `leftover_noise` on the last cut step leaves it so.
+    already, and with `leftover_noise` on the last cut step leaves it so. sigmas: a table to walk down instead of
+    that of scheduler, steps and denoise. rescale: the share of guidance's contrast that is taken back, 0 to 1.
     """
 
     seed: int = 0
@@ -62,6 +63,8 @@ class SampleSettings:
     end_step: int | None = None
     leftover_noise: bool = True
     ancestral: AncestralSeed = "shifted"
+    sigmas: tuple[float, ...] | None = None
+    rescale: float = 0.0
 
     @property
     def title(self) -> str:
@@ -98,10 +101,11 @@ def generate(
     args = (model, positive, negative, latent, settings, backend, noise_mask, batch_index, *told)
     try:
         with torch.inference_mode():
-            run = Run(shortcuts, waits_for_results(backend.runtime.device), recorder)
+            run = Run(shortcuts, waits_for_results(backend.runtime.device), recorder, settings.rescale)
             result = _generate(*args, run)
             if run.failed:
-                return _generate(*args, Run(shortcuts))  # the same again, looking at each step: names the culprit
+                # the same again, looking at each step: names the culprit
+                return _generate(*args, Run(shortcuts, rescale=settings.rescale))
             return result
     except torch.cuda.OutOfMemoryError as error:
         raise OutOfMemory(
@@ -192,6 +196,8 @@ def _graphs(model: DiffusionModel, conditions: Sequence[Condition], backend: Bac
 
 def cut_sigmas(schedule: NoiseSchedule, settings: SampleSettings) -> Tensor:
     """The sigmas of a run, cut to start_step..end_step; the last is 0 unless noise is to be left over."""
+    if settings.sigmas is not None:
+        return torch.tensor(settings.sigmas)
     sigmas = make_sigmas(
         schedule, settings.scheduler, settings.steps, denoise=settings.denoise, sampler=settings.sampler
     )

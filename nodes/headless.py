@@ -310,8 +310,13 @@ class HeadlessHost:
         latent: Latent,
         settings: SampleSettings,
         recorder: Recorder | None = None,
+        watch: Callable[[Step], None] | None = None,
     ) -> Latent:
-        """The sampled LATENT. `on_report` hears of it, unless a recorder came that does not observe."""
+        """The sampled LATENT. `on_report` hears of it, unless a recorder came that does not observe.
+
+        watch: hears of every step of the run that counts.
+        """
+        settings = replace(settings, rescale=model.rescale)
         told = recorder is None or recorder.observe
         if recorder is None and self.on_report is not None:
             recorder = Recorder(settings.title, self.observe)
@@ -328,7 +333,14 @@ class HeadlessHost:
             "on_step": self._on_step,
             "cancelled": self._cancelled,
         }
-        watched = {**options, "shortcuts": self.shortcuts, "recorder": recorder, "on_memory": self._on_memory}
+
+        def on_step(step: Step) -> None:
+            self._on_step(step)
+            if watch is not None:
+                watch(step)
+
+        heard = {"on_step": on_step, "recorder": recorder, "on_memory": self._on_memory}
+        watched = {**options, **heard, "shortcuts": self.shortcuts}
         began = perf_counter()
         result = generate(model.diffusion, *conditions, samples, settings, **watched)
         if recorder is not None and self.on_report is not None and told:

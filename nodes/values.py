@@ -47,12 +47,16 @@ class AppliedLora:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A headless MODEL: the UNet as its file has it, with its schedule, and the LoRAs on it, in their order."""
+    """A headless MODEL: the UNet as its file has it, with its schedule, and the LoRAs on it, in their order.
+
+    rescale: how much of the contrast that guidance adds is taken back, see `diffusion.guidance`.
+    """
 
     base: DiffusionModel
     identity: Identity
     path: Path
     loras: tuple[AppliedLora, ...] = ()
+    rescale: float = 0.0
 
     @cached_property
     def diffusion(self) -> DiffusionModel:

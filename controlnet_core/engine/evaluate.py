@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..diffusion.denoiser import denoised, scale_input
+from ..diffusion.guidance import guide, rescale
 from ..errors import NonFiniteError
 from ..models.unet import Stack, UNet
 from .condition import crop
@@ -20,10 +21,10 @@ from .run import Run
 def evaluate(prepared: Prepared, x: Tensor, sigma: Tensor, cfg: float, run: Run | None = None) -> Tensor:
     """The guided prediction of x0 from a noisy latent.
 
-    x: (B, 4, h, w) float32 at noise level `sigma` (0-d). Classifier-free guidance (Ho and Salimans
-    2022): negative + cfg * (positive - negative). run: what is carried between evaluations; None for
-    one that stands for itself. Raises NonFiniteError, naming the net it came from, when a prediction
-    is not finite, unless `run` looks at that at its end.
+    x: (B, 4, h, w) float32 at noise level `sigma` (0-d). cfg: the scale of `diffusion.guidance`. run: what is
+    carried between evaluations, and how guidance is tamed; None for one that stands for itself. Raises
+    NonFiniteError, naming the net it came from, when a prediction is not finite, unless `run` looks at that at
+    its end.
     """
     run = run or Run()
     if run.recorder is not None:
@@ -48,8 +49,8 @@ def blended(
     positive = moment.positive(predictions, x)
     if moment.negative is None:
         return positive
-    negative = moment.negative(predictions, x)
-    return negative + (positive - negative) * cfg
+    made = guide(positive, moment.negative(predictions, x), cfg)
+    return rescale(made, positive, x, sigma, run.rescale) if run.rescale > 0.0 else made
 
 
 def predict(

@@ -82,6 +82,8 @@ def why_not(run: Run, backend: Backend) -> str:
         return "what is left out by choice is decided from step to step"
     if run.recorder is not None and run.recorder.observe:
         return "the report looks into each evaluation"
+    if run.rescale > 0.0:
+        return "guidance is rescaled"
     return ""
 
 

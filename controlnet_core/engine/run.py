@@ -123,12 +123,14 @@ class Repeater:
 class Run:
     """State of one run. `finite`: on a GPU, where looking at every step would stall it, whether all was.
 
-    recorder: who wants to know what ran, see `control.report`. graphs: what replays evaluations, where that is wanted.
+    recorder: who wants to know what ran, see `control.report`. rescale: see `diffusion.guidance`. graphs: what
+    replays evaluations, where that is wanted.
     """
 
     shortcuts: Shortcuts = EXACT
     check_every_step: bool = True
     recorder: Recorder | None = None
+    rescale: float = 0.0
     finite: Tensor | None = None
     repeaters: dict[Actor, Repeater] = field(default_factory=dict)
     forecasts: dict[object, Forecast] = field(default_factory=dict)
@@ -138,7 +140,7 @@ class Run:
 
     def part(self, index: int) -> Run:
         """State of its own for a part of the batch, since parts may be prepared as one (see `engine.chunks`)."""
-        own = Run(self.shortcuts, self.check_every_step, self.recorder, graphs=self.graphs)
+        own = Run(self.shortcuts, self.check_every_step, self.recorder, self.rescale, graphs=self.graphs)
         return self.parts.setdefault(index, own)
 
     @property

@@ -12,6 +12,7 @@ def native_nodes() -> dict[str, type]:
     from . import (
         conditioning,
         control,
+        custom_sampling,
         editing,
         files,
         images,
@@ -26,7 +27,8 @@ def native_nodes() -> dict[str, type]:
     )
 
     modules = (
-        loaders, parts, conditioning, sdxl, control, editing, vae, latents, noise_levels, sampling, images, files,
+        loaders, parts, conditioning, sdxl, control, editing, vae, latents, noise_levels, sampling,
+        custom_sampling, images, files,
         primitives,
     )  # fmt: skip
     return {name: cls for module in modules for name, cls in module.NODES.items()}

@@ -1,4 +1,4 @@
-"""Native nodes that say how a model was trained, where its file does not."""
+"""Native nodes that say how a model was trained, where its file does not, and how its guidance is tamed."""
 
 from __future__ import annotations
 
@@ -86,7 +86,25 @@ class ModelSamplingContinuousEDM(Node):
         return (retrained(model, parametrization, noise, vae=replace(model.base.config.vae, **scaled)),)
 
 
+class RescaleCFG(Node):
+    """Guidance without its excess of contrast (Lin et al. 2023, section 3.4)."""
+
+    CATEGORY = "advanced/model"
+    DESCRIPTION = "Brings the contrast of guided pictures back towards that of unguided ones, for strong guidance."
+    RETURN_TYPES = ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        share = ("FLOAT", {"default": 0.7, "min": 0.0, "max": 1.0, "step": 0.01})
+        return {"required": {"model": ("MODEL",), "multiplier": share}}
+
+    def run(self, model: Model, multiplier: float) -> tuple[Model]:
+        """-> MODEL."""
+        return (replace(model, rescale=multiplier),)
+
+
 NODES: dict[str, type] = {
+    "RescaleCFG": RescaleCFG,
     "ModelSamplingDiscrete": ModelSamplingDiscrete,
     "ModelSamplingContinuousEDM": ModelSamplingContinuousEDM,
 }

@@ -163,6 +163,7 @@ def test_where_graphs_cannot_be_the_report_says_why(bench: Bench) -> None:
     assert "graphs need CUDA" in why_not(Run(), Backend(Runtime()))
     assert "step to step" in why_not(Run(Shortcuts(reuse_every=2)), cuda)
     assert "looks into" in why_not(Run(recorder=Recorder(observe=True)), cuda)
+    assert "rescaled" in why_not(Run(rescale=0.7), cuda)
     model = DiffusionModel(bench.unet, CONFIG, SCHEDULE)
     recorder = Recorder()
     conditions = [Condition(rand(1, 1, 77, 32), label=rand(1, 1, 16))], []

@@ -262,6 +262,108 @@ def test_editing_models_see_the_picture_unscaled(home: Home) -> None:
     assert_close(home.sample(model, text, text, EMPTY), none)
 
 
+def custom(home: Home, guider: Any, latent: Any, **changes: Any) -> tuple[Tensor, Tensor]:
+    """The latents of SamplerCustomAdvanced with the settings of `Home.sample`, and what it takes from the guider's."""
+    settings = {"scheduler": "normal", "steps": 1, "denoise": 1.0, **changes}
+    parts = {
+        "noise": home.run("RandomNoise", noise_seed=5)[0],
+        "sampler": home.run("KSamplerSelect", sampler_name="euler")[0],
+        "sigmas": home.run("BasicScheduler", model=guider.model, **settings)[0],
+    }
+    output, denoised = home.run("SamplerCustomAdvanced", guider=guider, latent_image=latent, **parts)
+    return output["samples"], denoised["samples"]
+
+
+@pytest.mark.parametrize("style", ["regular", "nested"])
+@pytest.mark.parametrize(("text_scale", "picture_scale"), [(7.5, 1.5), (1.5, 3.0), (2.0, 0.0)])
+def test_editing_is_guided_by_a_scale_for_the_text_and_one_for_the_picture(
+    text_scale: float, picture_scale: float, style: str, home: Home
+) -> None:
+    """Brooks et al. 2023, equation 3: each of the three predictions by itself, summed as printed there."""
+    model, clip, vae, checkpoint = home.load("sd15-ip2p")
+    (text,), (empty,) = (home.run("CLIPTextEncode", text=words, clip=clip) for words in (PROMPT, ""))
+    cond1, cond2, latent = home.run(
+        "InstructPixToPixConditioning", positive=text, negative=empty, vae=vae, pixels=picture()
+    )
+    (guider,) = home.run(
+        "DualCFGGuider", model=model, cond1=cond1, cond2=cond2, negative=empty, cfg_conds=text_scale,
+        cfg_cond2_negative=picture_scale, style=style,
+    )  # fmt: skip
+    assert checkpoint.vae is not None
+    with torch.no_grad():
+        shown, _ = checkpoint.vae.moments(picture().movedim(-1, 1) * 2 - 1)
+    none = torch.zeros_like(shown)
+    encoded = {words: checkpoint.text_encoder().encode_pooled(words)[0] for words in (PROMPT, "")}
+    both, middle, neither = (
+        predicted(checkpoint, encoded[words], None, beside)
+        for words, beside in ((PROMPT, shown), ("", shown), ("", none))
+    )
+    if style == "nested":
+        expected = neither + picture_scale * (middle + text_scale * (both - middle) - neither)
+    else:
+        expected = neither + picture_scale * (middle - neither) + text_scale * (both - middle)
+    output, denoised = custom(home, guider, latent)
+    assert_close(output, expected)
+    assert_close(denoised, output)
+
+
+def test_guidance_by_two_scales_refuses_what_it_cannot_weigh(home: Home) -> None:
+    model, clip, _, _ = home.load("sd15-ip2p")
+    (text,) = home.run("CLIPTextEncode", text=PROMPT, clip=clip)
+    given = {"model": model, "cond1": text, "cond2": text, "negative": text, "cfg_cond2_negative": 1.5}
+    (placed,) = home.run("ConditioningSetArea", conditioning=text, width=32, height=32, x=0, y=0, strength=1.0)
+    with pytest.raises(UnfitError, match="a prompt with area"):
+        home.run("DualCFGGuider", **{**given, "cond2": placed}, cfg_conds=7.5, style="regular")
+    with pytest.raises(CoreError, match="choose another, such as"):
+        home.run("DualCFGGuider", **given, cfg_conds=1.0, style="regular")
+    (rescaled,) = home.run("RescaleCFG", model=model, multiplier=0.5)
+    with pytest.raises(UnfitError, match="one scale"):
+        home.run("DualCFGGuider", **{**given, "model": rescaled}, cfg_conds=7.5, style="regular")
+
+
+def test_custom_sampling_is_the_sampler_s_own(home: Home) -> None:
+    model, clip, _, _ = home.load("sd15")
+    halves = [home.run("CLIPTextEncode", text=words, clip=clip)[0] for words in (PROMPT, NEGATIVE)]
+    (guider,) = home.run("CFGGuider", model=model, positive=halves[0], negative=halves[1], cfg=3.0)
+    whole = home.sample(model, *halves, EMPTY, cfg=3.0, steps=3, denoise=0.6)
+    assert torch.equal(custom(home, guider, EMPTY, steps=3, denoise=0.6)[0], whole)
+    (alone,) = home.run("BasicGuider", model=model, conditioning=halves[0])
+    assert torch.equal(custom(home, alone, EMPTY)[0], home.sample(model, *halves, EMPTY, cfg=1.0))
+    (sigmas,) = home.run("BasicScheduler", model=model, scheduler="normal", steps=4, denoise=1.0)
+    (none,) = home.run("DisableNoise")
+    (noise,), (euler,) = home.run("RandomNoise", noise_seed=5), home.run("KSamplerSelect", sampler_name="euler")
+    parts = {"guider": guider, "sampler": euler}
+    first, clean = home.run("SamplerCustomAdvanced", noise=noise, sigmas=sigmas[:3], latent_image=EMPTY, **parts)
+    assert not torch.allclose(first["samples"], clean["samples"])
+    second, _ = home.run("SamplerCustomAdvanced", noise=none, sigmas=sigmas[2:], latent_image=first, **parts)
+    assert_close(second["samples"], home.sample(model, *halves, EMPTY, cfg=3.0, steps=4))
+
+
+@pytest.mark.parametrize("share", [0.7, 1.0])
+def test_rescaled_guidance_is_that_of_diffusers(share: float, home: Home) -> None:
+    """On the velocity (Lin et al. 2023, section 3.4); told apart from the plain by far more than rounding."""
+    module = pytest.importorskip("diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion")
+    model, clip, _, checkpoint = home.load("sdxl-edm-v")
+    positive, negative = (home.run("CLIPTextEncode", text=words, clip=clip)[0] for words in (PROMPT, NEGATIVE))
+    (rescaled,) = home.run("RescaleCFG", model=model, multiplier=share)
+    ours = home.sample(rescaled, positive, negative, EMPTY, cfg=7.5)
+    sigma, factor = checkpoint.config.noise.sigma_max, checkpoint.config.vae.scaling_factor
+    x = torch.randn(1, 4, 8, 8, generator=torch.manual_seed(5)) * (1 + sigma**2) ** 0.5
+    root = (sigma**2 + 1) ** 0.5
+    velocities = []
+    for words in (PROMPT, NEGATIVE):
+        text, pooled = checkpoint.text_encoder().encode_pooled(words)
+        x0 = predicted(checkpoint, text, label_of(pooled, 64, 64, 0, 0, 64, 64), None) * factor
+        velocities.append((x / root**2 - x0) * root / sigma)
+    guided = velocities[1] + 7.5 * (velocities[0] - velocities[1])
+    v = module.rescale_noise_cfg(guided, velocities[0], guidance_rescale=share)
+    assert_close(ours, (x / root**2 - v * sigma / root) / factor, 1e-3)
+    assert not torch.allclose(ours, home.sample(model, positive, negative, EMPTY, cfg=7.5), rtol=0.05)
+    assert torch.equal(
+        home.sample(rescaled, positive, negative, EMPTY), home.sample(model, positive, negative, EMPTY)
+    )
+
+
 def test_parts_from_files_of_their_own(home: Home, models: Path) -> None:
     """UNETLoader and DualCLIPLoader give what the checkpoint gives; sampling the model as another training does not."""
     model, clip, _, checkpoint = home.load("sdxl-ztsnr")
