@@ -24,6 +24,8 @@ from .folders import PICTURE_ENDINGS, find_file, inside, publish
 
 NO_MASK = (64, 64)
 """Size of the mask of a picture without transparency, as in the host."""
+GRAY_RANGES = {"I": 65535.0, "F": 1.0}
+"""What is white in gray pictures of more than 8 bits, by the first letter of Pillow's name for them."""
 CHANNELS = {"alpha": "A", "red": "R", "green": "G", "blue": "B"}
 COMPRESSION = 4
 DEFAULT_PREFIX = "ComfyUI"
@@ -59,7 +61,8 @@ def annotated_file(name: str, host: Folders) -> Path:
 def read_picture(path: Path) -> tuple[Tensor, Tensor]:
     """IMAGE (frames, H, W, 3) and MASK (frames, H, W), 1 where the picture is transparent.
 
-    16-bit pictures are read at their full range. Raises DamagedFileError for a file that is no picture.
+    16-bit pictures are read at their full range, those of floats as they are. Raises DamagedFileError for a file
+    that is no picture, and for numbers outside these ranges.
     """
     from PIL import Image, ImageSequence
 
@@ -94,14 +97,15 @@ def _frame(frame: Any) -> tuple[Tensor, Tensor]:
     from PIL import ImageOps
 
     frame = ImageOps.exif_transpose(frame)
-    if frame.mode.startswith("I"):
-        # 16 bit: Pillow's own conversion to RGB clips instead of scaling
-        gray = torch.from_numpy(np.asarray(frame).astype(np.float32) / 65535.0).clamp(0.0, 1.0)
+    if frame.mode[0] in GRAY_RANGES:  # Pillow's own conversion to RGB clips instead of scaling
+        gray = torch.from_numpy(np.asarray(frame).astype(np.float32) / GRAY_RANGES[frame.mode[0]])
+        if not bool(((gray >= 0.0) & (gray <= 1.0)).all()):
+            raise ValueError(f"its numbers are not between 0 and {GRAY_RANGES[frame.mode[0]]:g}")
         return gray[..., None].expand(-1, -1, 3).contiguous(), torch.zeros(NO_MASK)
     if frame.mode == "P" and "transparency" in frame.info:
         frame = frame.convert("RGBA")
     transparent = torch.zeros(NO_MASK)
-    if "A" in frame.getbands():
+    if frame.mode != "LAB" and "A" in frame.getbands():
         transparent = 1.0 - _unit(frame.getchannel("A"))
     return _unit(frame.convert("RGB")), transparent
 

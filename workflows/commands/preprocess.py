@@ -187,10 +187,11 @@ def read_picture(path: Path) -> np.ndarray:
     Raises DamagedFileError if it is no readable picture.
     """
     import numpy as np
+    from PIL import Image
 
     try:
         picture = np.load(path, allow_pickle=False) if path.suffix.lower() == ".npy" else _read_file(path)
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DamagedFileError(f"{path} cannot be read as a picture: {error}") from error
     return picture[..., None] if picture.ndim == 2 else picture
 
@@ -227,7 +228,10 @@ def _read_deep(path: Path) -> np.ndarray:
     import cv2
     import numpy as np
 
-    picture = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    try:
+        picture = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:  # an empty file, or more pixels than OpenCV reads
+        raise ValueError("it is empty or too large") from error
     if picture is None:
         raise ValueError("it is damaged, or of a type that is not known")
     if picture.ndim == 2:

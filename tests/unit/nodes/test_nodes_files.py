@@ -177,6 +177,28 @@ def test_shapes_that_are_no_pictures(run: Any) -> None:
             run("SaveImage", images=torch.zeros(shape))
 
 
+def test_gray_pictures_of_floats_and_of_many_bits(tmp_path: Path) -> None:
+    ramp = np.linspace(0.0, 1.0, 6, dtype=np.float32).reshape(2, 3)
+    Image.fromarray(ramp).save(tmp_path / "float.tif")
+    Image.fromarray((ramp * 65535).astype(np.int32)).save(tmp_path / "int.tif")
+    for name in ("float.tif", "int.tif"):
+        image, mask = pictures.read_picture(tmp_path / name)
+        np.testing.assert_allclose(image[0, ..., 0].numpy(), ramp, atol=2e-5)
+        assert mask.shape == (1, 64, 64)
+    for name, values in (("metres.tif", ramp * 80), ("below.tif", -ramp), ("nan.tif", ramp * np.nan)):
+        Image.fromarray(values).save(tmp_path / name)
+        with pytest.raises(DamagedFileError, match=rf"{name} .*its numbers are not between 0 and 1\)"):
+            pictures.read_picture(tmp_path / name)
+    Image.fromarray((ramp * 1e9).astype(np.int32)).save(tmp_path / "many.tif")
+    with pytest.raises(DamagedFileError, match="not between 0 and 65535"):
+        pictures.read_picture(tmp_path / "many.tif")
+
+
+def test_a_colour_called_a_is_no_transparency(tmp_path: Path) -> None:
+    Image.new("LAB", (8, 8), (200, 100, 50)).save(tmp_path / "lab.tif")
+    assert not pictures.read_picture(tmp_path / "lab.tif")[1].any()
+
+
 # ---- names and two at once -------------------------------------------------------------------------------
 
 

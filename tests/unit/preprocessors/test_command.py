@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -228,3 +230,21 @@ def test_doctor_tries_the_learned_ones(tmp_path: Path, capsys: pytest.CaptureFix
     assert findings["soft_edge_hed"]["text"].startswith("absent, ControlNetHED.pth")
     assert not findings["soft_edge_hed"]["remedy"]
     assert findings["soft_edge_teed"]["text"].startswith("refused") and findings["soft_edge_teed"]["remedy"]
+
+
+@pytest.mark.parametrize("name", ["empty.png", "huge.png", "cut.jpg"])
+def test_one_picture_that_is_none_does_not_keep_the_others_from_their_hints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    head = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    huge = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + head + struct.pack(">I", zlib.crc32(b"IHDR" + head))
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("RGB", (16, 16)).save(photos / "good.png")
+    Image.new("RGB", (64, 64)).save(photos / "cut.jpg")
+    content = {"empty.png": b"", "huge.png": huge, "cut.jpg": (photos / "cut.jpg").read_bytes()[:300]}[name]
+    (photos / "cut.jpg").unlink()
+    (photos / name).write_bytes(content)
+    assert main(["preprocess", "invert", str(photos), "--output", str(tmp_path / "out")]) == 3
+    assert name in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.png"]
