@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..control.unit import ControlUnit
 from ..models.control import ControlModel
 from ..models.unet import UNet
+from .fuse_gpu import widen
 from .narrow import cast_at_use, is_narrow
 from .pack import can_pack, pack
 from .rebuild import shell
@@ -132,7 +133,8 @@ class Backend:
         if not (packs or narrow):
             module.to(device=device, dtype=dtype).eval()
         if module not in self._twins:
-            twin = pack(module, dtype) if packs else cast_at_use(module, device, dtype) if narrow else shell(module)
+            around = widen if self.runtime.wide else shell
+            twin = pack(module, dtype) if packs else cast_at_use(module, device, dtype) if narrow else around(module)
             self._twins[module] = twin.eval()
         return self._twins[module]  # type: ignore[return-value]
 

@@ -22,7 +22,8 @@ class Runtime:
 
     chunk: pictures of a batch that are evaluated at a time; 0 for as many as fit. graphs: replay evaluations from
     CUDA graphs, where the run allows it. memory: whether weights are resident on the device, or brought to it from
-    the host layer by layer; auto: resident while they fit, on a GPU.
+    the host layer by layer; auto: resident while they fit, on a GPU. wide: blocks in fewer, larger kernels, where
+    weights are neither packed nor streamed.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -32,6 +33,7 @@ class Runtime:
     chunk: int = 0
     graphs: bool = False
     memory: Memory = "auto"
+    wide: bool = False
 
     @classmethod
     def choose(cls, device: str = "auto", dtype: str = "auto") -> Runtime:
