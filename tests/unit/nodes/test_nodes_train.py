@@ -87,7 +87,7 @@ def examples(count: int = 3, size: int = 32) -> dict[str, Any]:
     return {"pictures": pictures, "hints": hints, "captions": "a red sphere", "checkpoint": BASE}
 
 
-def test_train_makes_a_net_that_can_be_used_at_once(run: Any, host: HeadlessHost) -> None:
+def test_pain_no_trainer_in_the_editor_train_makes_a_net_that_can_be_used_at_once(run: Any, host: HeadlessHost) -> None:
     with torch.inference_mode():  # as the editor runs its nodes
         net, report, samples = run("CNCore_TrainControlNet", **examples(), steps=2, batch=2)
     assert samples.shape == (9, 32, 32, 3)
