@@ -27,7 +27,7 @@ from ...controlnet_core.errors import UnfitError
 from ...controlnet_core.models.unet import UNet, encoder_widths
 from . import binding
 from .bases import base_config
-from .layers import with_host_arithmetic
+from .layers import attention_is_slow, with_host_arithmetic
 from .residuals import STREAM_TAKER, WRAPPER, Residuals, Stream, by_target, ready
 
 KEY = STREAM_TAKER
@@ -108,9 +108,10 @@ ON_CALL: tuple[tuple[str, Callable[[Call], Any]], ...] = (
 
 
 def needs_wide_attention(call: Call) -> bool:
-    """Whether attention is to run in float32 though the rest does not (Stable Diffusion 2)."""
+    """Whether attention is to run in float32 though the rest does not (Stable Diffusion 2): the editor's plain forms
+    of it do so, those that it has from elsewhere do not."""
     described = call.patcher.model.model_config.unet_config
-    return described.get("attn_precision") is not None and call.x.dtype != torch.float32
+    return attention_is_slow() and described.get("attn_precision") is not None and call.x.dtype != torch.float32
 
 
 def misfit(control: Residuals | None, config: UNetConfig, x: Tensor) -> str:

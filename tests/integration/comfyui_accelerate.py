@@ -334,10 +334,17 @@ def refusals(session: Any) -> dict[str, Any]:
     given = {"x": x, "timesteps": torch.ones(2), "context": session.prompts[0][0][0].expand(2, -1, -1)}
     outside = unet.forward(**given, transformer_options={"wrappers": {module.WRAPPER: {module.KEY: [run.engine]}}})
     fewer = binding.frame(replace(run.engine.frame.unet.config, num_heads=2))
+    attention = importlib.import_module("comfy.ldm.modules.attention")
+    half = replace(call, patcher=sd2, x=x.half())
+    slow, said = attention.optimized_attention, module.obstacle_of_call(half)
+    attention.optimized_attention = attention.attention_pytorch  # as on a GPU
+    fused = module.obstacle_of_call(half)
+    attention.optimized_attention = slow
     flux = SimpleNamespace(model=SimpleNamespace(model_config=SimpleNamespace(unet_config={"depth": 19})))
     return {
         "nothing": module.obstacle_of_call(call),
-        "half": module.obstacle_of_call(replace(call, patcher=sd2, x=x.half())),
+        "half": said,
+        "half, fused": fused,
         "override": module.obstacle_of_call(replace(call, options={"optimized_attention_override": halve})),
         "device": module.obstacle_of_call(replace(call, executor=SimpleNamespace(class_obj=None))),
         "compiling": [module.ON_CALL[0][1](None), compiled()],
