@@ -186,5 +186,17 @@ class Comfy:
         guider.sample(torch.zeros_like(case.x), torch.zeros_like(case.x), Inside(), sigmas, disable_pbar=True, seed=0)
 
 
+class Accelerated(Comfy):
+    """The same ComfyUI with this package inside: its MODEL behind the Accelerate node, our nets as CONTROL_NET."""
+
+    def __init__(self, comfy: Comfy, folder: Path, count: int, weights: str) -> None:
+        nodes = (f"comfyui_controlnet_core.nodes.comfy.{name}" for name in ("accelerate", "control"))
+        accelerate, control = (importlib.import_module(name) for name in nodes)
+        self.name = f"Accelerate, {weights}"
+        self.samplers = comfy.samplers
+        self.unet, _ = accelerate.accelerated(comfy.unet, weights)
+        self.nets = [control.load(Path(_weights(folder / f"net{i}"))) for i in range(count)]
+
+
 def _weights(folder: Path) -> str:
     return str(next(folder.glob("*.safetensors")))

@@ -2,6 +2,7 @@
 
     python benchmarks/step.py [--sizes 128 256] [--nets 0 1 2 3] [--batches 1] [--dtype fp32] [--json FILE]
     COMFYUI_DIR=... python benchmarks/step.py     with ComfyUI as well
+    COMFYUI_DIR=... python benchmarks/step.py --accelerate    with ComfyUI behind our Accelerate node as well
     python benchmarks/step.py --compiled          with diffusers under torch.compile as well
 
 Full-size SD1.5 with random weights (speed does not depend on them), the same in all engines, so that the error
@@ -25,7 +26,7 @@ from typing import Any
 import torch
 from comfyui_controlnet_core.controlnet_core.engine.runtime import DTYPES, Runtime
 from measure import machine, peak_bytes, seconds
-from peers import SHAPES, Case, Comfy, Diffusers, Ours, Step, make_case, write_weights
+from peers import SHAPES, Accelerated, Case, Comfy, Diffusers, Ours, Step, make_case, write_weights
 
 COLUMNS = {"size": 6, "batch": 6, "nets": 6, "seconds": 10, "spread": 9, "peak MB": 9, "error": 10, "prepare": 9}
 HEAD = f"{'engine':20}" + "".join(f"{name:>{width}}" for name, width in COLUMNS.items())
@@ -41,6 +42,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--shape", choices=list(SHAPES), default="sd15")
     parser.add_argument("--compiled", action="store_true", help="diffusers under torch.compile as well")
+    parser.add_argument("--accelerate", action="store_true", help="ComfyUI behind our Accelerate node as well")
     parser.add_argument("--ours-only", action="store_true", help="no peers and no error, for a quick look")
     parser.add_argument("--json", type=Path, help="where the rows are written, a list; each with its machine")
     args = parser.parse_args()
@@ -72,7 +74,10 @@ def make_engines(args: argparse.Namespace, folder: Path, runtime: Runtime) -> li
     if args.compiled:
         engines.append(Diffusers(folder, count, runtime, compiled=True))
     if os.environ.get("COMFYUI_DIR"):
-        engines.append(Comfy(folder, count, runtime, Path(os.environ["COMFYUI_DIR"])))
+        comfy = Comfy(folder, count, runtime, Path(os.environ["COMFYUI_DIR"]))
+        engines.append(comfy)
+        if args.accelerate:
+            engines += [Accelerated(comfy, folder, count, weights) for weights in ("shared", "packed")]
     return engines
 
 
