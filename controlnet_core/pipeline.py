@@ -101,7 +101,11 @@ def generate(
     args = (model, positive, negative, latent, settings, backend, noise_mask, batch_index, *told)
     try:
         with torch.inference_mode():
-            run = Run(shortcuts, waits_for_results(backend.runtime.device), recorder, settings.rescale)
+            runtime = backend.runtime
+            run = Run(
+                shortcuts, waits_for_results(runtime.device), recorder, settings.rescale,
+                side_by_side=runtime.side_by_side,
+            )  # fmt: skip
             result = _generate(*args, run)
             if run.failed:
                 # the same again, looking at each step: names the culprit

@@ -67,7 +67,7 @@ def add_shortcut_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
-    """--memory, --chunk, --graphs, --wide."""
+    """--memory, --chunk, --graphs, --side-by-side, --wide."""
     group = parser.add_argument_group("memory and speed, the picture stays the same within rounding")
     group.add_argument(
         "--memory", choices=("auto", "resident", "streamed"), default="auto",
@@ -78,6 +78,9 @@ def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--graphs", action="store_true", help="replay evaluations as CUDA graphs, captured once for each picture size"
+    )
+    group.add_argument(
+        "--side-by-side", action="store_true", help="run the ControlNets beside the UNet's encoder, each on a stream"
     )
     group.add_argument(
         "--wide", action="store_true", help="compute blocks in fewer, larger kernels (made for CUDA, not measured yet)"
@@ -91,7 +94,7 @@ def tuned(args: argparse.Namespace, device: str, dtype: str) -> Any:
     chunk = getattr(args, "chunk", 0)
     if chunk < 0:
         raise ValueRangeError(f"--chunk {chunk}: give a number of pictures, or 0 for as many as fit")
-    asked = {name: getattr(args, name) for name in ("memory", "graphs", "wide") if hasattr(args, name)}
+    asked = {name: getattr(args, name) for name in ("memory", "graphs", "wide", "side_by_side") if hasattr(args, name)}
     return replace(Runtime.choose(device, dtype), chunk=chunk, **asked)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 
 import torch
@@ -15,7 +16,9 @@ from ..errors import NonFiniteError
 from ..models.unet import Stack, UNet
 from .condition import crop
 from .prepare import Group, Moment, Prepared
-from .run import Run
+from .run import DIRECT, Run
+from .streams import side_by_side
+from .unit import Actor
 
 
 def evaluate(prepared: Prepared, x: Tensor, sigma: Tensor, cfg: float, run: Run | None = None) -> Tensor:
@@ -108,10 +111,23 @@ def _controlled(
     for actor in actors:
         if actor.bound.entry == "encoder":
             walk = run.through(actor, rows, sigma, walk, may_run=count is None)
+    behind = [actor for actor in actors if actor.bound.entry == "skips"]
+    if run.at_once and count is None:
+        return _beside(walk, behind, rows, sigma, run)
     targets = list(islice(walk, count))
-    for actor in actors:
-        if actor.bound.entry == "skips":
-            deque(run.through(actor, rows, sigma, targets, may_run=count is None), maxlen=0)
+    for actor in behind:
+        deque(run.through(actor, rows, sigma, targets, may_run=count is None), maxlen=0)
+    return targets
+
+
+def _beside(walk: Iterator[Tensor], actors: list[Actor], rows: Tensor, sigma: float, run: Run) -> list[Tensor]:
+    """As `_controlled`, the nets beside the encoder; residuals are added when all are there."""
+    heard = [run.heard(actor) for actor in actors]
+    residuals = [partial(actor.residuals, rows, sigma) for actor in heard]
+    targets, *added = side_by_side([lambda: list(walk), *residuals], rows.device)
+    for actor, own in zip(heard, added, strict=True):
+        for index, (target, residual) in enumerate(zip(targets, own, strict=True)):
+            actor.add(target, residual, DIRECT, index, sigma)
     return targets
 
 

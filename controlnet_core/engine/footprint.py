@@ -174,6 +174,12 @@ def net_values(config: UNetConfig, rows: int, size: tuple[int, int], forms: Form
     return max(*blocks, *outlets, places[-1].values + middle_passing(config, forms, places[-1].cells))
 
 
+def residual_values(config: UNetConfig, rows: int, size: tuple[int, int]) -> int:
+    """All residuals of a ControlNet."""
+    places = encoder_places(config, rows, size)
+    return sum(place.values for place in places) + places[-1].values
+
+
 def _decode(ledger: Ledger, config: UNetConfig, skips: list[Place], forms: Forms) -> None:
     """The decoder: each block reads what came before it beside a skip, which is let go when it is read."""
     skips = list(skips)
@@ -314,7 +320,10 @@ def _group(
             kept += _adapter_values(net, config.unet, 1 if pictures == 1 else own, size)
     nets = [(net.config.unet, own) for net, own in running.items()]
     forms = FusedForms() if backend.packs else PlainForms()
-    return kept, max(most, kept), step_values(config.unet, nets, rows, size, forms)
+    step = step_values(config.unet, nets, rows, size, forms)
+    if backend.runtime.side_by_side:
+        step += sum(residual_values(net, own, size) + net_values(net, own, size, forms) for net, own in nets)
+    return kept, max(most, kept), step
 
 
 def _projected(config: UNetConfig, rows: int, tokens: int, evaluations: int, decoder: bool) -> int:

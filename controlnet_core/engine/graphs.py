@@ -226,7 +226,7 @@ class Program:
         return prediction.clone(), finite.clone()
 
     def _evaluate(self) -> tuple[Tensor, Tensor]:
-        run = Run(check_every_step=False)
+        run = Run(check_every_step=False, side_by_side=self.prepared.backend.runtime.side_by_side)
         sigma, cfg = self.numbers
         prediction = blended(self.prepared, self.still, self.x, sigma, cfg, run, level=0.0)
         assert run.finite is not None

@@ -22,7 +22,7 @@ The error is the user's to judge: `controlnet run --measure` and `benchmarks/sho
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -98,16 +98,12 @@ class Repeater:
     def through(self, x: Tensor, sigma: float, targets: Iterable[Tensor], may_run: bool) -> Iterator[Tensor]:
         """As `Actor.through`, for the first targets or all. may_run: whether this is an evaluation for nets to run."""
         due = not self.forecast.past or (may_run and self._is_due(x))
-        residuals = self.forecast.next((lambda: self._residuals(x, sigma)) if due else None)
+        residuals = self.forecast.next((lambda: self.actor.residuals(x, sigma)) if due else None)
         if due:
             self.seen = x
         for index, (target, residual) in enumerate(zip(targets, residuals, strict=False)):
             self.actor.add(target, residual, DIRECT, index, sigma)
             yield target
-
-    def _residuals(self, x: Tensor, sigma: float) -> list[Tensor | None]:
-        features = self.actor.features(x, sigma)
-        return [None if f is None else o(f) for f, o in zip(features, self.actor.bound.outlets, strict=True)]
 
     def _is_due(self, x: Tensor) -> bool:
         tolerance = self.shortcuts.reuse_tolerance
@@ -124,7 +120,7 @@ class Run:
     """State of one run. `finite`: on a GPU, where looking at every step would stall it, whether all was.
 
     recorder: who wants to know what ran, see `control.report`. rescale: see `diffusion.guidance`. graphs: what
-    replays evaluations, where that is wanted.
+    replays evaluations, where that is wanted. side_by_side: whether nets run beside the encoder (`engine.streams`).
     """
 
     shortcuts: Shortcuts = EXACT
@@ -137,11 +133,14 @@ class Run:
     observed: dict[Actor, Actor] = field(default_factory=dict)
     parts: dict[int, Run] = field(default_factory=dict)
     graphs: Graphs | None = None
+    side_by_side: bool = False
 
     def part(self, index: int) -> Run:
         """State of its own for a part of the batch, since parts may be prepared as one (see `engine.chunks`)."""
-        own = Run(self.shortcuts, self.check_every_step, self.recorder, self.rescale, graphs=self.graphs)
-        return self.parts.setdefault(index, own)
+        if index not in self.parts:
+            fresh = replace(self, finite=None, repeaters={}, forecasts={}, observed={}, parts={})
+            self.parts[index] = fresh
+        return self.parts[index]
 
     @property
     def failed(self) -> bool:
@@ -156,15 +155,26 @@ class Run:
 
         may_run False: computed only if they never were.
         """
-        if self.recorder is not None:
-            for unit in actor.units:
-                self.recorder.unit(unit.key, unit.name, words(unit.key))
-            actor = self.observed.setdefault(actor, RecordedActor(actor.bound, actor.units, self.recorder))
+        actor = self.heard(actor)
         if not self.shortcuts.continues_nets:
             return actor.through(x, sigma, targets)
         if actor not in self.repeaters:
             self.repeaters[actor] = Repeater.of(actor, self.shortcuts)
         return self.repeaters[actor].through(x, sigma, targets, may_run)
+
+    def heard(self, actor: Actor) -> Actor:
+        """The actor, telling the recorder what it does; that it acts is told now."""
+        if self.recorder is None:
+            return actor
+        for unit in actor.units:
+            self.recorder.unit(unit.key, unit.name, words(unit.key))
+        return self.observed.setdefault(actor, RecordedActor(actor.bound, actor.units, self.recorder))
+
+    @property
+    def at_once(self) -> bool:
+        """Whether the nets run beside the encoder: not while they are timed, nor where some of them are left out."""
+        watched = self.recorder is not None and self.recorder.observe
+        return self.side_by_side and not watched and not self.shortcuts.continues_nets
 
     def controlled(self, key: object, compute: Callable[[], list[Tensor]]) -> list[Tensor]:
         """Skips and middle with all control, computed or continued."""

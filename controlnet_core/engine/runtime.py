@@ -23,7 +23,7 @@ class Runtime:
     chunk: pictures of a batch that are evaluated at a time; 0 for as many as fit. graphs: replay evaluations from
     CUDA graphs, where the run allows it. memory: whether weights are resident on the device, or brought to it from
     the host layer by layer; auto: resident while they fit, on a GPU. wide: blocks in fewer, larger kernels, where
-    weights are neither packed nor streamed.
+    weights are neither packed nor streamed. side_by_side: nets run beside the encoder (see `engine.streams`).
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -34,6 +34,7 @@ class Runtime:
     graphs: bool = False
     memory: Memory = "auto"
     wide: bool = False
+    side_by_side: bool = False
 
     @classmethod
     def choose(cls, device: str = "auto", dtype: str = "auto") -> Runtime:

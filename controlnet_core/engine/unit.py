@@ -104,6 +104,10 @@ class Actor:
         parts = [x[unit.rows] for unit in self.units]
         return self.bound.features(parts[0] if len(parts) == 1 else torch.cat(parts), sigma)
 
+    def residuals(self, x: Tensor, sigma: float) -> list[Tensor | None]:
+        """The rows of all units, before their weights."""
+        return [None if f is None else o(f) for f, o in zip(self.features(x, sigma), self.bound.outlets, strict=True)]
+
     def add(self, target: Tensor, feature: Tensor | None, outlet: Outlet, index: int, sigma: float) -> None:
         """Add the residuals of one feature map into the units' rows of a target, in place."""
         if feature is None:

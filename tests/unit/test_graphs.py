@@ -148,6 +148,11 @@ def test_an_adapter_and_a_batch_in_parts(bench: Bench) -> None:
     assert bench([differing], size=(4, 8, 8), chunk=2) == 1  # two pictures' own hints, copied in by turns
 
 
+def test_nets_side_by_side(bench: Bench) -> None:
+    bench.backend = Backend(Runtime(pack_weights=False, side_by_side=True))
+    assert bench([unit(bench.nets[0]), unit(bench.nets[1], strength=0.4), unit(bench.adapter)]) == 1
+
+
 def test_a_program_goes_with_its_model() -> None:
     bench = Bench()
     bench([unit(bench.nets[0])])
