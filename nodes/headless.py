@@ -29,7 +29,7 @@ from ..controlnet_core.engine.memory import MemoryPlan, free_bytes, plan_decodin
 from ..controlnet_core.engine.run import EXACT, Shortcuts
 from ..controlnet_core.engine.runtime import Runtime, check_cancelled
 from ..controlnet_core.errors import CheckpointError, OutOfMemory, ShapeError, UnfitError, ValueRangeError
-from ..controlnet_core.models.control import ControlModel
+from ..controlnet_core.models.control import ControlModel, check_base
 from ..controlnet_core.models.controlnet import ControlNet
 from ..controlnet_core.models.text_encoder import DualTextEncoder
 from ..controlnet_core.models.vae import AutoencoderKL, scale_latent, unscale_latent
@@ -130,7 +130,7 @@ class HeadlessHost:
         handle = self._once("controlnet", path, lambda p: ControlNetHandle(*load_control(p, narrow="stored"), p))
         if model is None:
             return handle
-        check_fits(handle, model)
+        check_base(handle.net, handle.name, model.base.config.unet, f"the model {model.path.name}")
         return replace(handle, net=self.backend.resolve(handle.net, model.diffusion.unet))
 
     def load_vae(self, path: Path) -> Vae:
@@ -442,16 +442,6 @@ def unit_of(spec: ControlSpec, net: ControlModel, hint: Tensor, name: str, kind:
         fit=options.fit,
         pool=options.pool,
     )
-
-
-def check_fits(handle: ControlNetHandle, model: Model) -> None:
-    """Raise UnfitError for a net that was made for another base than this model's."""
-    config = model.base.config
-    if not handle.net.fits(config.unet):
-        raise UnfitError(
-            f"{handle.name} was made for {handle.net.made_for}; the model {model.path.name} has widths "
-            f"{config.unet.widths} and {config.unet.context_dim} wide text: load one made for this model"
-        )
 
 
 BASES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SDXL", 1280: "SDXL's refiner"}

@@ -123,6 +123,16 @@ class ControlUnit:
         alone = self.mode in CONDITIONAL_ONLY or self.net.conditional_only or self.pool
         return 0.0 if alone else self.negative
 
+    def factors(self, batch: int) -> tuple[float, ...]:
+        """A factor for each picture of a batch. Raises ShapeError when their number does not divide it."""
+        items = self.items or (1.0,)
+        if batch % len(items):
+            raise ShapeError(
+                f"{len(items)} factors per picture came for a batch of {batch}: give {batch}, or a number that "
+                "divides it"
+            )
+        return items * (batch // len(items))
+
     def own_weights(self, config: UNetConfig) -> tuple[float, ...] | None:
         """The block weights for a net on this base."""
         weights = self.block_weights

@@ -23,7 +23,8 @@ from torch import Tensor
 from ..config import ModelConfig
 from ..control.unit import ControlUnit
 from ..diffusion.schedule import NoiseSchedule
-from ..errors import ShapeError, UnfitError
+from ..errors import ShapeError
+from ..models.control import check_base
 from ..models.unet import UNet, check_context
 from .backend import Backend
 from .blend import Blend, make_blend
@@ -159,7 +160,7 @@ def prepare(
         check_channels(config.name, config.unet.in_channels, latent_shape[1], condition.beside)
         check_context(condition.text, config.unet)
         for unit in condition.units:
-            check_base(unit, config)
+            check_base(unit.net, unit.name or "the ControlNet", config.unet, f"the model {config.name}")
     placed = [replace(c, units=tuple(backend.place(unit, unet) for unit in c.units)) for c in conditions]
     if pictures is not None:
         cut = Cut(pictures, latent_shape[0])
@@ -205,17 +206,6 @@ def _group(prepared: Prepared, area: Area | None, members: tuple[tuple[int, Cond
         halves = (unit.half(i < prepared.positives) for i, _ in members[first:last])
         units.append(seat_unit(seat, unit.net, rows, halves, config.unet))
     return Group(area, members, projections, tuple(units), _beside(members, area, backend))
-
-
-def check_base(unit: ControlUnit, config: ModelConfig) -> None:
-    """Raise UnfitError when a unit's net was made for another base model than `config`."""
-    if unit.net.fits(config.unet):
-        return
-    raise UnfitError(
-        f"{unit.name or 'the ControlNet'} was made for {unit.net.made_for}; the model {config.name} has widths "
-        f"{config.unet.widths} and {config.unet.context_dim}: load a ControlNet made for {config.name}, or the base "
-        "that this one was made for (`controlnet inspect FILE` tells what a file is)"
-    )
 
 
 def _texts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -17,8 +18,39 @@ from .condition import Area
 from .projections import Projections
 
 
+class UnitSeat(ABC):
+    """What a seat says of its unit, in whatever home."""
+
+    unit: ControlUnit
+
+    @property
+    def pool(self) -> bool:
+        """Whether the unit wants residuals averaged over the picture."""
+        return self.unit.pool
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What each hint shows."""
+        return tuple(hint.kind for hint in self.unit.hints)
+
+    def hint(self, channels: int) -> Tensor:
+        """The unit's only picture, (b, channels, 8h, 8w). Raises ShapeError when there are several."""
+        hints = self.hints(channels)
+        if len(hints) > 1:
+            raise ShapeError(
+                f"{self.unit.name or 'this ControlNet'} reads one picture and got {len(hints)}: "
+                "make a unit for each of them, or load a union ControlNet"
+            )
+        return hints[0]
+
+    @abstractmethod
+    def hints(self, channels: int) -> list[Tensor]:
+        """All pictures of the unit, at the size, on the device and in the dtype that the net reads."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
-class Seat:
+class Seat(UnitSeat):
     """A unit's place in a batch.
 
     latent: (B, h, w) of the whole latent; area: the rectangle of it that the rows show, to whose size the whole
@@ -47,26 +79,6 @@ class Seat:
     def size(self) -> tuple[int, int]:
         """(h, w) of x."""
         return self.latent[1:] if self.area is None else (self.area.height, self.area.width)
-
-    @property
-    def pool(self) -> bool:
-        """Whether the unit wants residuals averaged over the picture."""
-        return self.unit.pool
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """What each hint shows."""
-        return tuple(hint.kind for hint in self.unit.hints)
-
-    def hint(self, channels: int) -> Tensor:
-        """The unit's only picture, (1 or batch, channels, 8h, 8w). Raises ShapeError when there are several."""
-        hints = self.hints(channels)
-        if len(hints) > 1:
-            raise ShapeError(
-                f"{self.unit.name or 'this ControlNet'} reads one picture and got {len(hints)}: "
-                "make a unit for each of them, or load a union ControlNet"
-            )
-        return hints[0]
 
     def hints(self, channels: int) -> list[Tensor]:
         """All pictures of the unit, at the size, on the device and in the layout that the net reads."""

@@ -161,9 +161,8 @@ def seat_unit(seat: Seat, net: ControlModel, rows: slice, halves: Iterable[float
 
 def _row_factors(seat: Seat, halves: list[float]) -> Tensor | None:
     """(rows, 1, 1, 1): factor of the half x factor of the picture; None where all are 1."""
-    batch = seat.latent[0]
-    items = check_items(seat.unit.items, batch)
-    factors = [half * item for half in halves for item in items * (batch // len(items))]
+    items = seat.unit.factors(seat.latent[0])
+    factors = [half * item for half in halves for item in items]
     if set(factors) == {1.0}:
         return None
     return torch.tensor(factors).to(seat.context)[:, None, None, None]

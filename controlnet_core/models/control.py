@@ -29,6 +29,7 @@ from typing import Literal, Protocol
 from torch import Tensor, nn
 
 from ..config import UNetConfig
+from ..errors import UnfitError
 from .unet import Stack, UNet
 
 Embed = Callable[[Tensor, "Tensor | None"], Tensor]
@@ -199,3 +200,14 @@ class ControlModel(nn.Module):
         `bounds` are this net's own, with different hints: run as one batch they cost less than in turn.
         """
         return None
+
+
+def check_base(net: ControlModel, name: str, base: UNetConfig, model: str) -> None:
+    """Raise UnfitError for a net that was made for another base than `model`, whose UNet is of this shape."""
+    if net.fits(base):
+        return
+    raise UnfitError(
+        f"{name} was made for {net.made_for}; {model} has widths {base.widths} and {base.context_dim} wide text: load "
+        f"a ControlNet made for {model}, or the base that this one was made for (`controlnet inspect FILE` tells what "
+        "a file is)"
+    )

@@ -22,6 +22,7 @@ from ..engine.backend import Backend
 from ..engine.condition import Condition
 from ..engine.runtime import Runtime
 from ..errors import CheckpointError, UnfitError, ValueRangeError
+from ..models.control import check_base
 from ..models.controlnet import ControlNet
 from ..models.label import PictureSize, label_vector, size_kind
 from ..models.text_encoder import DualTextEncoder, TextEncoder
@@ -272,8 +273,8 @@ def _check(checkpoint: Checkpoint, data: Examples, start: ControlNet | None) -> 
         raise ValueRangeError(f"the size is {data.size} pixels, this base needs a multiple of {step}")
     if config.unet.in_channels != config.vae.latent_channels:
         raise UnfitError(f"the {config.name} checkpoint is for inpainting or editing: train on its plain base")
-    if start is not None and not start.fits(config.unet):
-        raise UnfitError(f"the net to start from was made for {start.made_for}, the base is {config.unet.widths}")
+    if start is not None:
+        check_base(start, "the net to start from", config.unet, f"the base {config.name}")
 
 
 def _net(checkpoint: Checkpoint, recipe: Recipe, options: Options, start: ControlNet | None) -> ControlNet:

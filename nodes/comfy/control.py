@@ -27,8 +27,8 @@ from ...controlnet_core.control.hint import mask_at
 from ...controlnet_core.control.plan import words
 from ...controlnet_core.control.unit import ControlUnit
 from ...controlnet_core.control.weights import BlockWeights
-from ...controlnet_core.errors import ShapeError, UnfitError
-from ...controlnet_core.models.control import Bound, ControlModel
+from ...controlnet_core.errors import UnfitError
+from ...controlnet_core.models.control import Bound, ControlModel, check_base
 from ..headless import unit_of
 from ..values import ControlSpec
 from .bases import base_config, base_weights
@@ -94,7 +94,7 @@ def load(path: Path, model: Any = None) -> CoreControl:
     """
     net, _ = load_control(path)
     if model is not None:
-        base = check_base(net, path.name, model.model)
+        base = find_base(net, path.name, model.model)
         if net.needs_base:
             comfy.model_management.load_models_gpu([model])  # with its LoRAs in force
             net = net.complete(base, base_weights(model.model, base))
@@ -192,7 +192,7 @@ class CoreControl(comfy.controlnet.ControlBase):
         """
         super().pre_run(model, percent_to_timestep_function)
         self.runs.clear()
-        self.base = check_base(self.shared.net, self.name, model)
+        self.base = find_base(self.shared.net, self.name, model)
         self.unit().weights(self.base, FACTOR)
         self.placed = self.shared.on(model, self.base)
         self.sampling = model.model_sampling
@@ -347,17 +347,12 @@ def row_factors(unit: ControlUnit, pictures: int, conditionings: int, options: d
 
     Raises ShapeError when the factors per picture do not divide the batch.
     """
-    items = unit.items or (1.0,)
-    if pictures % len(items):
-        raise ShapeError(
-            f"{len(items)} factors per picture came for a batch of {pictures}: give {pictures}, or a number that "
-            "divides it"
-        )
+    items = unit.factors(pictures)
     halves = [unit.half(positive=half == 0) for half in options.get("cond_or_uncond", [0] * conditionings)]
-    return [half * items[picture % len(items)] for half in halves for picture in range(pictures)]
+    return [half * item for half in halves for item in items]
 
 
-def check_base(net: ControlModel, name: str, model: Any) -> UNetConfig:
+def find_base(net: ControlModel, name: str, model: Any) -> UNetConfig:
     """The shape of a BaseModel's UNet. Raises UnfitError when the net was not made for it."""
     base = base_config(model)
     if base is None:
@@ -365,11 +360,7 @@ def check_base(net: ControlModel, name: str, model: Any) -> UNetConfig:
             f"{name} controls Stable Diffusion's UNet; this model is a {type(model).__name__} of another "
             "architecture: load a ControlNet made for it with the native Load ControlNet Model"
         )
-    if not net.fits(base):
-        raise UnfitError(
-            f"{name} was made for {net.made_for}; this model has widths {base.widths} and {base.context_dim} wide "
-            "text: load a ControlNet made for this model, or the base that this one was made for"
-        )
+    check_base(net, name, base, "this model")
     return base
 
 

@@ -12,7 +12,7 @@ from ...controlnet_core.config import UNetConfig
 from ...controlnet_core.control.hint import check_hint_channels, fit_hint
 from ...controlnet_core.control.unit import ControlUnit
 from ...controlnet_core.engine.projections import Projections
-from ...controlnet_core.errors import ShapeError
+from ...controlnet_core.engine.seat import UnitSeat
 from ...controlnet_core.models.control import Embed
 
 FACTOR = 8
@@ -36,7 +36,7 @@ class HostSchedule:
 
 
 @dataclass(frozen=True, eq=False)
-class HostSeat:
+class HostSeat(UnitSeat):
     """A unit's place in a batch of the editor.
 
     x: (all rows, C, h, w). index: the rows that the net sees; pictures: rows per conditioning. context,
@@ -62,26 +62,6 @@ class HostSeat:
     def size(self) -> tuple[int, int]:
         """(h, w) of x."""
         return self.x.shape[-2], self.x.shape[-1]
-
-    @property
-    def pool(self) -> bool:
-        """Whether the unit wants residuals averaged over the picture."""
-        return self.unit.pool
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """What each hint shows."""
-        return tuple(hint.kind for hint in self.unit.hints)
-
-    def hint(self, channels: int) -> Tensor:
-        """The unit's only picture, (b, channels, 8h, 8w). Raises ShapeError when there are several."""
-        hints = self.hints(channels)
-        if len(hints) > 1:
-            raise ShapeError(
-                f"{self.unit.name} reads one picture and got {len(hints)}: make a unit for each of them, or load a "
-                "union ControlNet"
-            )
-        return hints[0]
 
     def hints(self, channels: int) -> list[Tensor]:
         """All pictures of the unit, at the size, on the device and in the dtype that the net reads."""

@@ -566,15 +566,15 @@ def test_pain_memory_held_after_a_run_a_backend_keeps_no_model_alive(packed: boo
     for net, unit in zip(nets, units, strict=True):
         run(net, unit)
     weights = [ref(net.middle.res1.conv1.weight) for net in nets] + [ref(model.unet.middle.res1.conv1.weight)]
-    assert len(backend._runs) == 2
+    assert len(backend._runs.made) == 2
     del net, unit, nets[0], units[0]
     gc.collect()
     assert [w() is None for w in weights] == [True, False, False]
-    assert len(backend._runs) == 1
+    assert len(backend._runs.made) == 1
     model = None
     gc.collect()
     assert weights[2]() is None
-    assert not backend._runs
+    assert not backend._runs.made
     nets.clear()
     units.clear()
     gc.collect()
