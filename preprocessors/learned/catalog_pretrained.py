@@ -20,12 +20,12 @@ _RANGE = (
 )
 
 
-def _depth(name: str, title: str, summary: str, weights: Weights) -> Entry:
+def _depth(name: str, title: str, summary: str, weights: Weights, function: str = "depth") -> Entry:
     return Entry(
         name=name,
         title=title,
         condition="depth",
-        function="learned.pretrained:depth",
+        function=f"learned.pretrained:{function}",
         summary=summary,
         polarity="near is white",
         parameters=_RANGE,
@@ -72,6 +72,7 @@ PRETRAINED: tuple[Entry, ...] = (
         "Depth (Depth Pro)",
         "Metric depth with fine edges as Depth Pro estimates it.",
         _folder("apple/DepthPro-hf", "Apple model licence, research only", 952),
+        "depth_pro",
     ),
     _segmentation(
         "segment_oneformer_ade20k",

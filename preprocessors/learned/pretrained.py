@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,28 +22,34 @@ from torch import Tensor, nn
 from ..errors import WeightsError
 from ..palettes import labels_to_hint, palette, panoptic_to_labels
 from ..pose.people import Person, Pose, body_from_coco17
-from .images import infer
+from .images import infer, to_input
 
 if TYPE_CHECKING:
     from ..registry import Weights
     from .library import Library
 
-_METRIC = ("zoedepth", "depth_pro")  # these estimate distances; the others disparities
+_LAYOUT = "channels_last"  # said, since a picture of 1 or 3 rows would be taken for one of that many channels
+_NO_NAMES = "names.json"
 _CLASSES_TO_PALETTE = {150: "ade20k", 133: "coco"}
 
 
 @dataclass(frozen=True)
 class Kind:
-    """The classes by which a folder is opened, and the first release of transformers that has them."""
+    """The classes by which a folder is opened, and the first release of transformers that has them.
+
+    processor: empty where ours prepares the pictures.  tokenizer: of one that reads words besides.
+    """
 
     model: str
     processor: str
     since: str
+    tokenizer: str = ""
 
 
 DEPTH = Kind("AutoModelForDepthEstimation", "AutoImageProcessor", "4.37")
+DEPTH_PRO = Kind("DepthProForDepthEstimation", "", "4.49")  # its processor needs torchvision from 5.0 on
 SEMANTIC = Kind("AutoModelForSemanticSegmentation", "AutoImageProcessor", "4.37")
-ONEFORMER = Kind("OneFormerForUniversalSegmentation", "OneFormerProcessor", "4.37")
+ONEFORMER = Kind("OneFormerForUniversalSegmentation", "OneFormerImageProcessor", "4.37", "CLIPTokenizer")
 SAM = Kind("SamModel", "SamImageProcessor", "4.37")
 DETECTOR = Kind("RTDetrForObjectDetection", "AutoImageProcessor", "4.48")
 VITPOSE = Kind("VitPoseForPoseEstimation", "AutoImageProcessor", "4.48")
@@ -55,16 +63,32 @@ def open_folder(weights: Weights, library: Library, kind: Kind) -> tuple[Any, An
     """
 
     def load(path: Any) -> tuple[nn.Module, Any]:
-        model, processor = _class(kind.model, kind), _class(kind.processor, kind)
+        model = _class(kind.model, kind)
         try:
             net = model.from_pretrained(path, local_files_only=True)
-            return net.eval().requires_grad_(False), processor.from_pretrained(path, local_files_only=True)
+            return net.eval().requires_grad_(False), _open_processor(path, kind)
         except Exception as error:  # whatever the package raises, the folder is at fault
             text = " ".join(str(error).split())[:200]
             raise WeightsError(f"{path} does not open as {kind.model}: {text}", path) from error
 
     net, processor = library.folder(weights, load)
     return library.place(net), processor
+
+
+def _open_processor(path: Path, kind: Kind) -> Any:
+    """What makes a model's inputs of pictures, and of words where there is a tokenizer."""
+    if not kind.processor:
+        return None
+    images = _class(kind.processor, kind)
+    if not kind.tokenizer:
+        return images.from_pretrained(path, local_files_only=True)
+    # OneFormer's would fetch the names of its classes from the hub, which only training needs: it gets none.
+    with TemporaryDirectory() as folder:
+        (Path(folder) / _NO_NAMES).write_text("{}", "utf-8")
+        settings, _ = images.get_image_processor_dict(path, local_files_only=True)
+        pictures = images.from_dict({**settings, "repo_path": folder, "class_info_file": _NO_NAMES})
+    words = _class(kind.tokenizer, kind).from_pretrained(path, local_files_only=True)
+    return _class("OneFormerProcessor", kind)(image_processor=pictures, tokenizer=words)
 
 
 def _class(name: str, kind: Kind) -> Any:
@@ -86,7 +110,7 @@ def _class(name: str, kind: Kind) -> Any:
 
 def _inputs(processor: Any, frames: np.ndarray, net: nn.Module, **options: Any) -> dict[str, Any]:
     """What the model takes, on its device, pictures in its precision."""
-    made = processor(images=list(frames), return_tensors="pt", **options)
+    made = processor(images=list(frames), return_tensors="pt", input_data_format=_LAYOUT, **options)
     parameter = next(net.parameters())
     return {
         name: value.to(parameter.device, parameter.dtype if value.is_floating_point() else value.dtype)
@@ -97,22 +121,37 @@ def _inputs(processor: Any, frames: np.ndarray, net: nn.Module, **options: Any) 
 
 
 def depth(frames: np.ndarray, *, library: Library, weights: tuple[Weights, ...]) -> np.ndarray:
-    """(B,H,W,3) uint8 RGB -> (B,H,W) float32 nearness: DPT, MiDaS, Depth Anything as estimated, DepthPro inverted.
+    """(B,H,W,3) uint8 RGB -> (B,H,W) float32 nearness: DPT, MiDaS, Depth Anything as estimated.
 
     ZoeDepth's distances are cut at their 2nd and 85th percentile and turned round, as its annotator does; the
     full range of values is kept.
     """
     net, processor = open_folder(weights[0], library, DEPTH)
-    found = infer(lambda: net(**_inputs(processor, frames, net)).predicted_depth).float()
-    maps = F.interpolate(found[:, None], frames.shape[1:3], mode="bilinear", align_corners=False)[:, 0].cpu().numpy()
-    kind = getattr(net.config, "model_type", "")
-    if kind not in _METRIC:
+    maps = _depth_maps(net, _inputs(processor, frames, net), frames)
+    if getattr(net.config, "model_type", "") != "zoedepth":
         return maps
-    if kind == "depth_pro":
-        return 1.0 / np.maximum(maps, 1e-3)
     low = np.percentile(maps, 2, axis=(1, 2), keepdims=True)
     high = np.percentile(maps, 85, axis=(1, 2), keepdims=True)
     return (high - np.clip(maps, low, high)).astype(np.float32)
+
+
+def depth_pro(frames: np.ndarray, *, library: Library, weights: tuple[Weights, ...]) -> np.ndarray:
+    """(B,H,W,3) uint8 RGB -> (B,H,W) float32 nearness: one over the distances of Depth Pro.
+
+    The net looks at a square whose smallest copy is one of its patches, in -1..1; as its own processor does, the
+    pictures are brought to that size bilinearly, without smoothing.
+    """
+    net, _ = open_folder(weights[0], library, DEPTH_PRO)
+    side = round(net.config.patch_size / min(net.config.scaled_images_ratios))
+    pictures = to_input(frames, net) / 127.5 - 1.0
+    square = F.interpolate(pictures, (side, side), mode="bilinear", align_corners=False)
+    return 1.0 / np.maximum(_depth_maps(net, {"pixel_values": square}, frames), 1e-3)
+
+
+def _depth_maps(net: Any, inputs: dict[str, Any], frames: np.ndarray) -> np.ndarray:
+    """What a model estimates, at the size of the frames, (B,H,W) float32."""
+    found = infer(lambda: net(**inputs).predicted_depth).float()
+    return F.interpolate(found[:, None], frames.shape[1:3], mode="bilinear", align_corners=False)[:, 0].cpu().numpy()
 
 
 def semantic(frames: np.ndarray, *, library: Library, weights: tuple[Weights, ...]) -> np.ndarray:
@@ -174,6 +213,8 @@ def _person_boxes(found: Mapping[str, Tensor]) -> np.ndarray:
 def _joints(frame: np.ndarray, boxes: np.ndarray, net: Any, processor: Any, least: float) -> Iterator[Person]:
     if not len(boxes):
         return
+    # The processor takes a picture of up to 3 rows for one of so many channels, whatever it is told.
+    frame = np.pad(frame, ((0, max(0, 4 - len(frame))), (0, 0), (0, 0)), mode="edge")
     inputs = _inputs(processor, frame[None], net, boxes=[boxes])
     if getattr(net.config.backbone_config, "num_experts", 1) > 1:  # ViTPose+ has one expert per data set; 0 is COCO
         inputs["dataset_index"] = torch.zeros(len(boxes), dtype=torch.long, device=inputs["pixel_values"].device)
@@ -199,7 +240,7 @@ def sam_regions(frames: np.ndarray, *, library: Library, weights: tuple[Weights,
 
 def _regions(frame: np.ndarray, net: Any, processor: Any, points: int) -> np.ndarray:
     height, width = frame.shape[:2]
-    made = processor(images=[frame], return_tensors="pt")
+    made = processor(images=[frame], return_tensors="pt", input_data_format=_LAYOUT)
     parameter = next(net.parameters())
     pixels = made["pixel_values"].to(parameter.device, parameter.dtype)
     reshaped = np.asarray(made["reshaped_input_sizes"][0], np.float64)
