@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -248,7 +249,7 @@ def write_hint(hint: np.ndarray, path: Path, note: str) -> None:
     info = PngInfo()
     info.add_text(_NOTE, note)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{os.getpid()}.part")
     try:
         Image.fromarray(np.rint(hint * 255).astype(np.uint8)).save(part, format="PNG", pnginfo=info)
         part.replace(path)

@@ -259,3 +259,24 @@ def test_many_writers_into_one_folder_lose_nothing(tmp_path: Path) -> None:
     shown = [int(pictures.read_picture(path)[0].mean() * 255 + 0.5) for path in sorted(tmp_path.iterdir())]
     assert sorted(shown) == [0] * 40 + [1] * 40
     assert [path.name for path in sorted(tmp_path.iterdir())] == [f"a_{n:05}_.png" for n in range(1, 81)]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills as POSIX does")
+def test_a_killed_writer_leaves_no_half_picture(tmp_path: Path) -> None:
+    write = (
+        "import sys, torch\nfrom pathlib import Path\n"
+        "from comfyui_controlnet_core.nodes.pictures import save_pictures\n"
+        "image = torch.rand(1, 256, 256, 3)\n"
+        "while True:\n    save_pictures(Path(sys.argv[1]), 'a', image)\n"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", write, str(tmp_path)])
+    until = time.monotonic() + 60
+    while len(list(tmp_path.glob("*.png"))) < 3 and time.monotonic() < until:
+        time.sleep(0.01)
+    writer.kill()
+    writer.wait(60)
+    saved = list(tmp_path.glob("*.png"))
+    assert len(saved) >= 3
+    assert {pictures.read_picture(path)[0].shape for path in saved} == {(1, 256, 256, 3)}
+    others = [path.name for path in tmp_path.iterdir() if path not in saved]
+    assert all(name.startswith(".") for name in others), others
