@@ -33,7 +33,8 @@ class NormSilu(nn.Module):
         """silu(norm(x + shift)). x: (B, C, H, W); shift: (1 or B, C, 1, 1)."""
         norm = self.norm
         if self.kernels is not None and x.is_contiguous(memory_format=torch.channels_last):
-            return self.kernels.group_norm_silu(x, norm.num_groups, norm.weight, norm.bias, norm.eps, shift)
+            with torch.cuda.device(x.device):  # Triton starts kernels on the current one
+                return self.kernels.group_norm_silu(x, norm.num_groups, norm.weight, norm.bias, norm.eps, shift)
         return F.silu(norm(x if shift is None else x + shift))
 
 

@@ -33,39 +33,41 @@ from .unit import Actor, PreparedUnit
 
 Call = Callable[[], tuple[Tensor, Tensor]]
 """An evaluation on its buffers: the prediction, and whether the networks' outputs were finite."""
-Capture = Callable[[Call], Call]
-"""Makes an evaluation repeatable."""
+Capture = Callable[[Call, torch.device], Call]
+"""Makes an evaluation on a device repeatable."""
 Hold = Callable[[Tensor], Tensor]
 """What takes the place of a tensor."""
 WARM_UPS = 2
 
 
-def as_calls(evaluation: Call) -> Call:
+def as_calls(evaluation: Call, device: torch.device) -> Call:
     """No capture: it is called each time."""
     return evaluation
 
 
-def as_cuda_graph(evaluation: Call) -> Call:
+def as_cuda_graph(evaluation: Call, device: torch.device) -> Call:
     """Captured once and replayed; called a few times before, so that libraries have chosen their algorithms.
 
     Raises CoreError where it cannot be captured.
     """
-    graph, aside = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    graph, aside = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
     try:
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(WARM_UPS):
-                evaluation()
-        torch.cuda.current_stream().wait_stream(aside)
-        with torch.cuda.graph(graph):
-            made = evaluation()
+        with torch.cuda.device(device):
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                for _ in range(WARM_UPS):
+                    evaluation()
+            torch.cuda.current_stream().wait_stream(aside)
+            with torch.cuda.graph(graph):
+                made = evaluation()
     except torch.cuda.OutOfMemoryError:
         raise
     except RuntimeError as error:
         raise CoreError(f"an evaluation cannot be captured as a CUDA graph ({error}): run without graphs") from error
 
     def replay() -> tuple[Tensor, Tensor]:
-        graph.replay()
+        with torch.cuda.device(device):
+            graph.replay()
         return made
 
     return replay
@@ -215,13 +217,15 @@ class Program:
             buffer.copy_(tensor)
         self.bound = tuple(ref(holder) for holder in holders)
 
-    def __call__(self, x: Tensor, numbers: Tensor, changing: Tensor) -> tuple[Tensor, Tensor]:
-        """x, (sigma, cfg) and all that changes with sigma -> the prediction and whether all was finite."""
+    def __call__(self, x: Tensor, cfg: float, ready: Ready) -> tuple[Tensor, Tensor]:
+        """-> the prediction, and whether all was finite. Nothing here makes the host wait for the GPU."""
+        self.bind(ready.met)
         self.x.copy_(x)
-        self.numbers.copy_(numbers)
-        self.changing.copy_(changing)
+        self.changing.copy_(ready.changing)
+        for number, value in zip(self.numbers, (ready.met.sigma, cfg), strict=True):
+            number.fill_(value)
         if self.replay is None:
-            self.replay = self.capture(self._evaluate)
+            self.replay = self.capture(self._evaluate, self.x.device)
         prediction, finite = self.replay()
         return prediction.clone(), finite.clone()
 
@@ -266,7 +270,6 @@ class Ready:
 
     program: Program
     met: Met
-    numbers: Tensor
     changing: Tensor
 
 
@@ -284,12 +287,8 @@ class Graphs:
 
     def evaluate(self, prepared: Prepared, x: Tensor, sigma: Tensor, cfg: float, run: Run) -> Tensor:
         """As `evaluate.guided`; whether all was finite is remembered in the run."""
-        key = (id(prepared), float(sigma), cfg)
-        if key not in self.ready:
-            self.ready[key] = self._ready(prepared, x, float(sigma), cfg)
-        ready = self.ready[key]
-        ready.program.bind(ready.met)
-        prediction, finite = ready.program(x, ready.numbers, ready.changing)
+        ready = self._ready(prepared, x, float(sigma))
+        prediction, finite = ready.program(x, cfg, ready)
         run.finite = finite if run.finite is None else run.finite & finite
         if run.recorder is not None:
             for unit in (unit for actor in ready.met.actors for unit in actor.units):
@@ -297,11 +296,19 @@ class Graphs:
                 run.recorder.net_ran(unit.key)
         return prediction
 
-    def _ready(self, prepared: Prepared, x: Tensor, sigma: float, cfg: float) -> Ready:
+    def _ready(self, prepared: Prepared, x: Tensor, sigma: float) -> Ready:
+        """With it, all sigmas that are known before the run: factors are sent to the device before the first step."""
+        if (id(prepared), sigma) not in self.ready:
+            missing = (s for s in dict.fromkeys((*prepared.announced, sigma)) if (id(prepared), s) not in self.ready)
+            for known in missing:
+                self.ready[id(prepared), known] = self._make_ready(prepared, x, known)
+        return self.ready[id(prepared), sigma]
+
+    def _make_ready(self, prepared: Prepared, x: Tensor, sigma: float) -> Ready:
         met = Met(prepared, sigma)
         key = signature(prepared, met, x)
         program = self.backend.programs.once(key, self.owners, lambda: Program(prepared, met, x, self.capture))
-        return Ready(program, met, torch.tensor([sigma, cfg]).to(x.device), met.changing())
+        return Ready(program, met, met.changing())
 
 
 def signature(prepared: Prepared, met: Met, x: Tensor) -> Hashable:

@@ -14,7 +14,7 @@ from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_li
 from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
 from comfyui_controlnet_core.controlnet_core.engine.chunks import evaluate_parts, prepare_parts
 from comfyui_controlnet_core.controlnet_core.engine.condition import Area, Condition
-from comfyui_controlnet_core.controlnet_core.engine.graphs import Call, Graphs, why_not
+from comfyui_controlnet_core.controlnet_core.engine.graphs import Call, Graphs, as_calls, why_not
 from comfyui_controlnet_core.controlnet_core.engine.run import Run, Shortcuts
 from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
 from comfyui_controlnet_core.controlnet_core.models.adapter import Adapter
@@ -57,9 +57,9 @@ class Bench:
         torch.nn.init.normal_(net.hint.convs[-1].weight, std=0.5)
         return net
 
-    def counted(self, evaluation: Call) -> Call:
+    def counted(self, evaluation: Call, device: torch.device) -> Call:
         self.captures += 1
-        return evaluation
+        return as_calls(evaluation, device)
 
     @torch.inference_mode()
     def __call__(
