@@ -17,6 +17,7 @@ from .. import controlnet_core
 from ..controlnet_core.checkpoints.control import load_control
 from ..controlnet_core.checkpoints.embeddings import ENDINGS, read_embedding
 from ..controlnet_core.checkpoints.fit import fits_text, text_widths
+from ..controlnet_core.checkpoints.io import read_ahead
 from ..controlnet_core.checkpoints.load import Narrow, load_base, load_checkpoint, load_text_encoder, load_vae
 from ..controlnet_core.checkpoints.lora import read_lora
 from ..controlnet_core.control.report import Recorder, RunReport
@@ -24,6 +25,7 @@ from ..controlnet_core.control.unit import ControlUnit, Hint
 from ..controlnet_core.diffusion.samplers import Step
 from ..controlnet_core.diffusion.schedule import make_schedule
 from ..controlnet_core.engine.backend import Backend
+from ..controlnet_core.engine.chunks import plan_run
 from ..controlnet_core.engine.footprint import MB, decode_values
 from ..controlnet_core.engine.memory import MemoryPlan, free_bytes, plan_decoding
 from ..controlnet_core.engine.run import EXACT, Shortcuts
@@ -33,7 +35,7 @@ from ..controlnet_core.models.control import ControlModel, check_base
 from ..controlnet_core.models.controlnet import ControlNet
 from ..controlnet_core.models.text_encoder import DualTextEncoder
 from ..controlnet_core.models.vae import AutoencoderKL, scale_latent, unscale_latent
-from ..controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
+from ..controlnet_core.pipeline import DiffusionModel, SampleSettings, cut_sigmas, generate
 from ..preprocessors.learned.library import Library
 from . import folders, loras
 from .conditions import to_conditions
@@ -194,6 +196,7 @@ class HeadlessHost:
         key = (kind, path.resolve(), stat.st_mtime_ns, stat.st_size)
         if key not in self._loaded:
             self._loaded[key] = load(path)
+            read_ahead(path)  # prompts are encoded and hints made meanwhile
             while len(self._loaded) > KEPT_FILES:
                 self._loaded.popitem(last=False)
         self._loaded.move_to_end(key)
@@ -290,6 +293,15 @@ class HeadlessHost:
         """The units on a conditioning, each once, with the model's noise levels and shapes."""
         units = dict.fromkeys(unit for _, options in conditioning for unit in options.get("control") or ())
         return Controlled(tuple(units), model.diffusion.schedule, model.diffusion.config)
+
+    def memory(self, model: Model, positive: Conditioning, latent: Latent, settings: SampleSettings) -> str:
+        """What sampling with guidance will take, in words; the negative half is thought to be like the positive."""
+        diffusion, samples = model.diffusion, latent["samples"]
+        size = (samples.shape[-2], samples.shape[-1])
+        conditions = to_conditions(positive, positive, size, diffusion.config, latent)
+        sigmas = cut_sigmas(diffusion.schedule, settings).tolist()
+        run = (diffusion.unet, diffusion.config, diffusion.schedule, *conditions, tuple(samples.shape), sigmas)
+        return plan_run(*run, self.backend).words()
 
     def reweigh(self, model: Model, conditioning: Conditioning, unit: int, factors: Sequence[float]) -> Conditioning:
         """The same conditioning with the block weights of one unit multiplied."""

@@ -77,6 +77,10 @@ class Host(Protocol):
         """The units on a conditioning, with the noise levels and shapes of the model."""
         ...
 
+    def memory(self, model: Any, positive: Conditioning, latent: Latent, settings: SampleSettings) -> str:
+        """How much memory sampling will take, in words; empty where the home does not tell."""
+        ...
+
     def reweigh(self, model: Any, conditioning: Conditioning, unit: int, factors: Sequence[float]) -> Conditioning:
         """The same conditioning, one unit of it (by its number in `controlled`) with its block weights multiplied.
 

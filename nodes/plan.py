@@ -59,8 +59,11 @@ class ControlPlan(Node):
         """-> the table, IMAGE (units, H, W, 3), IMAGE (1, H, W, 3)."""
         controlled = self.host.controlled(model, positive)
         height, width = latent["samples"].shape[-2:]
-        plan = plan_of(controlled, SampleSettings(**settings), height)
-        text, hints = describe(plan), hints_as_seen(controlled, height, width)
+        wanted = SampleSettings(**settings)
+        plan = plan_of(controlled, wanted, height)
+        memory = self.host.memory(model, positive, latent, wanted)
+        text = "\n\n".join(part for part in (describe(plan), memory) if part)
+        hints = hints_as_seen(controlled, height, width)
         picture = to_image(draw_plan(plan, seen(controlled, height, width)))
         return {"ui": {"text": [text], **shown(self.host, picture)}, "result": (text, hints, picture)}
 

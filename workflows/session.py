@@ -67,7 +67,7 @@ def add_shortcut_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
-    """--memory, --chunk, --graphs, --side-by-side, --wide."""
+    """--memory, --chunk, --graphs, --side-by-side, --wide, --threads."""
     group = parser.add_argument_group("memory and speed, the picture stays the same within rounding")
     group.add_argument(
         "--memory", choices=("auto", "resident", "streamed"), default="auto",
@@ -85,15 +85,23 @@ def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--wide", action="store_true", help="compute blocks in fewer, larger kernels (made for CUDA, not measured yet)"
     )
+    group.add_argument("--threads", type=int, metavar="N", help="threads of torch on the CPU (default: one per core)")
 
 
 def tuned(args: argparse.Namespace, device: str, dtype: str) -> Any:
     """The `Runtime` that was asked for. Raises ValueRangeError."""
+    import torch
+
     from ..controlnet_core.engine.runtime import Runtime
 
     chunk = getattr(args, "chunk", 0)
     if chunk < 0:
         raise ValueRangeError(f"--chunk {chunk}: give a number of pictures, or 0 for as many as fit")
+    threads = getattr(args, "threads", None)
+    if threads is not None:
+        if threads < 1:
+            raise ValueRangeError(f"--threads {threads}: give 1 or more")
+        torch.set_num_threads(threads)
     asked = {name: getattr(args, name) for name in ("memory", "graphs", "wide", "side_by_side") if hasattr(args, name)}
     return replace(Runtime.choose(device, dtype), chunk=chunk, **asked)
 

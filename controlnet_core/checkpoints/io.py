@@ -21,7 +21,7 @@ from ..errors import CheckpointError, MissingFileError
 from .files import DTYPE_NAMES, Header, TensorInfo, damaged, load_pickle, read_file_header, sniff, unwrap
 from .folders import read_folder
 
-__all__ = ["Header", "TensorInfo", "atomic_write", "read_header", "read_tensors", "write_safetensors"]
+__all__ = ["Header", "TensorInfo", "atomic_write", "read_ahead", "read_header", "read_tensors", "write_safetensors"]
 
 
 def read_header(path: str | Path) -> Header:
@@ -52,6 +52,18 @@ def read_tensors(header: Header, keys: Iterable[str] | None = None) -> dict[str,
     for file, names in by_file.items():
         tensors.update(_read_file(file, {key: wanted[key].name for key in names}))
     return {key: info.of(tensors[key]) for key, info in wanted.items()}
+
+
+def read_ahead(path: str | Path) -> bool:
+    """Ask the system to read a file while other work goes on: mapped weights are then there when they are touched.
+
+    Returns whether it was asked; not where the system takes no such advice, nor of folders.
+    """
+    if not hasattr(os, "posix_fadvise") or not Path(path).is_file():
+        return False
+    with Path(path).open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+    return True
 
 
 def _read_file(path: Path, names: Mapping[str, str]) -> dict[str, Tensor]:

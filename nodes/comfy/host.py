@@ -146,6 +146,10 @@ class ComfyHost:
 
         return apply.controlled(model, conditioning)
 
+    def memory(self, model: Any, positive: Conditioning, latent: Any, settings: Any) -> str:
+        """Nothing: in the editor memory is the editor's to plan."""
+        return ""
+
     def reweigh(self, model: Any, conditioning: Conditioning, unit: int, factors: Sequence[float]) -> Conditioning:
         """The same conditioning with the block weights of one of our units multiplied."""
         from . import apply

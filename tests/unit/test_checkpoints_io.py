@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import mmap
 import os
 import pickle
 import struct
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -15,6 +18,7 @@ import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.checkpoints.io import (
     atomic_write,
+    read_ahead,
     read_header,
     read_tensors,
     write_safetensors,
@@ -445,3 +449,36 @@ def test_writing_is_deterministic(tmp_path: Path) -> None:
     write_safetensors(first, WEIGHTS, {"b": "2", "a": "1"})
     write_safetensors(second, dict(reversed(WEIGHTS.items())), {"a": "1", "b": "2"})
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_file_is_read_ahead(tmp_path: Path) -> None:
+    """Pages that are not in the system's cache are there soon after; where the cache cannot be emptied, no claim."""
+    assert not read_ahead(tmp_path)
+    file = tmp_path / "large"
+    file.write_bytes(bytes(1 << 20))
+    if not read_ahead(file):
+        pytest.skip("this system takes no advice")
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if resident_pages(file):
+        pytest.skip("this file system does not let go of its cache")
+    read_ahead(file)
+    deadline = time.monotonic() + 5.0
+    while not resident_pages(file) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert resident_pages(file)
+
+
+def resident_pages(path: Path) -> int:
+    """Pages of a file that are in memory."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    size = path.stat().st_size
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    with path.open("rb") as opened:
+        address = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, opened.fileno(), 0)
+        pages = (ctypes.c_ubyte * -(-size // mmap.PAGESIZE))()
+        assert libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(size), pages) == 0
+        libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(size))
+    return sum(page & 1 for page in pages)

@@ -172,6 +172,7 @@ def test_plan(run: Any, scene: dict[str, Any], host: HeadlessHost) -> None:
     shown = run("CNCore_ControlPlan", model=scene["model"], positive=halves[0], latent=scene["latent"], steps=4)
     text, hints, picture = shown["result"]
     assert "demo_canny.safetensors, strength 1, 0% to 50%, balanced, both halves, inside its mask" in text
+    assert "\n\nmemory: " in text
     assert "runs in 2 of 4 evaluations" in text and "not run: after its window, which ends at 50%" in text
     assert torch.equal(hints, scene["hint"]) and shown["ui"]["text"] == [text]
     assert picture.shape[0] == 1 and picture.shape[-1] == 3 and picture.std() > 0.05
