@@ -53,10 +53,10 @@ def information(demo: Demo, row: int, unit: ControlUnit, x0: Tensor) -> Sensitiv
     return measure(predict, x0, BLOCKS, [str(p + 1) for p in points])
 
 
-def study(demo: Demo, kind: str, net: torch.nn.Module) -> dict[str, Any]:
-    """Information and ablation of one net, medians over the scenes that its measure counts."""
+def study(demo: Demo, kind: str, net: torch.nn.Module, count: int) -> dict[str, Any]:
+    """Information and ablation of one net, medians over the first `count` scenes that its measure counts."""
     score = SCORES[kind][1]
-    rows = [i for i, scene in enumerate(demo.scenes) if score(scene, scene.image)]
+    rows = [i for i, scene in enumerate(demo.scenes) if score(scene, scene.image)][:count]
     told, moved, lost = [], [], []
     for row in rows:
         scene, unit = demo.scenes[row], ControlUnit(net, hint(kind, demo.scenes[row]), name=kind)
@@ -108,12 +108,12 @@ def main() -> int:
     parser.add_argument("--picture", type=Path, help="a PNG with the bars of all nets")
     args = parser.parse_args()
     started = time.monotonic()
-    demo = load_demo(args.assets, [render_seed(FIRST_SEED + i) for i in range(args.scenes)])
+    demo = load_demo(args.assets, [render_seed(FIRST_SEED + i) for i in range(3 * args.scenes)])  # a third has a figure
     results = {}
     print(f"{'net':14}{'rank':>6}{'of means':>10}{'by fidelity':>13}   information by block, the middle last")
     for kind in args.kinds:
         net = load_controlnet(args.assets / f"demo_{kind}.safetensors", dtype=torch.float32)[0]
-        result = results[kind] = study(demo, kind, net)
+        result = results[kind] = study(demo, kind, net, args.scenes)
         figures = " ".join(f"{v:.3g}" for v in result["information"])
         ranks = f"{result['rank']:6.2f}{result['rank of the means']:10.2f}{result['rank by fidelity']:13.2f}"
         print(f"{kind:14}{ranks}   {figures}", flush=True)
