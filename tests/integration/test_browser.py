@@ -52,7 +52,8 @@ QUIET = {
     "Comfy.Minimap.Visible": False,
     "Comfy.NodeBadge.NodeSourceBadgeMode": "None",
     "Comfy.Workflow.WorkflowTabsPosition": "Sidebar",
-    "LiteGraph.Canvas.LowQualityRenderingZoomThreshold": 0.1,  # texts at any zoom
+    "LiteGraph.Canvas.LowQualityRenderingZoomThreshold": 0.1,  # texts at any zoom, in older editors
+    "LiteGraph.Canvas.MinFontSizeForLOD": 0,  # and in newer ones
 }
 """Settings that leave the canvas to the workflow."""
 READY = "() => window.app?.vueAppReady && 'CNCore_Sample' in LiteGraph.registered_node_types"
@@ -73,6 +74,28 @@ FIT = """() => {
     view.offset[0] = (margin + width / 2) / view.scale - (left + right) / 2;
     view.offset[1] = (head + height / 2) / view.scale - (top + bottom) / 2;
     app.canvas.setDirty(true, true);
+}"""
+OVERLAPS = """() => {
+    const box = node => {
+        const [x, y] = node.pos, [width, height] = node.size;
+        return {name: node.title, left: x, top: y - LiteGraph.NODE_TITLE_HEIGHT, right: x + width, bottom: y + height};
+    };
+    const meet = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+    const boxes = app.graph.nodes.map(box);
+    return boxes.flatMap((a, i) => boxes.slice(i + 1).filter(b => meet(a, b)).map(b => `${a.name} and ${b.name}`));
+}"""
+"""Nodes that lie over each other, at the size that the editor gives them."""
+ADD_APPLY = """() => {
+    app.graph.clear();
+    const node = LiteGraph.createNode('CNCore_ApplyControlNet');
+    app.graph.add(node);
+    node.pos = [300, 200];
+    app.canvas.selectNode(node);
+    return {
+        title: node.title,
+        sockets: Object.fromEntries(node.inputs.map(input => [input.name, input.localized_name])),
+        widgets: Object.fromEntries(node.widgets.map(widget => [widget.name, widget.label])),
+    };
 }"""
 ADD_FIDELITY = """() => {
     const find = type => app.graph.nodes.filter(node => node.type === type).at(-1);
@@ -185,12 +208,26 @@ class Editor:
         """Open the template browser at this pack's templates; its dialog."""
         self.command("Comfy.BrowseTemplates")
         dialog = self.page.get_by_role("dialog")
-        dialog.get_by_text(PACK, exact=True).click()
+        dialog.get_by_role("option", name=PACK, exact=True).click()
         return dialog
+
+    def card(self, dialog: Any, name: str) -> Any:
+        """The picture of a template; the browser makes its cards a dozen at a time, as one scrolls down."""
+        picture = dialog.get_by_alt_text(name, exact=True)
+        wait(lambda: picture.count() or self.scroll_down(dialog), f"the card of {name}")
+        picture.first.locator("xpath=..").scroll_into_view_if_needed()
+        return picture.first
+
+    def scroll_down(self, dialog: Any) -> None:
+        """Turn the wheel over the cards."""
+        box = dialog.bounding_box()
+        self.page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.6 * box["height"])
+        self.page.mouse.wheel(0, 3000)
 
     def load_template(self, name: str) -> None:
         """Choose a template in the template browser."""
         dialog = self.browse()
+        self.card(dialog, name)
         dialog.get_by_text(name, exact=True).click()
         dialog.wait_for(state="hidden")
         wanted = [node["type"] for node in json.loads((FOLDER / f"{name}.json").read_text("utf-8"))["nodes"]]
@@ -274,8 +311,7 @@ def editor(server: str) -> Iterator[Editor]:
 def test_templates_have_their_thumbnails(editor: Editor) -> None:
     dialog = editor.browse()
     for name in bundled_names():
-        thumbnail = dialog.get_by_alt_text(name, exact=True).first
-        thumbnail.locator("xpath=..").scroll_into_view_if_needed()
+        thumbnail = editor.card(dialog, name)
         editor.page.wait_for_function("image => image.naturalWidth > 0", arg=thumbnail.element_handle())
     editor.page.keyboard.press("Escape")
     dialog.wait_for(state="hidden")
@@ -327,6 +363,7 @@ def names(entry: dict[str, Any]) -> set[str]:
 @pytest.mark.parametrize("name", bundled_names())
 def test_every_template_in_the_editor(name: str, editor: Editor, tmp_path: Path) -> None:
     editor.load_template(name)
+    assert editor.page.evaluate(OVERLAPS) == []
     editor.run()
     folder = Path(os.environ["SCREENSHOTS"]).resolve() if "SCREENSHOTS" in os.environ else tmp_path
     folder.mkdir(parents=True, exist_ok=True)
@@ -345,6 +382,27 @@ def test_a_node_says_in_words_what_it_found_and_does_not_save_that(editor: Edito
     wait(lambda: "F1" in editor.page.evaluate(SAID), "the words")
     saved = editor.page.evaluate("() => app.graph.serialize().nodes.at(-1).widgets_values")
     assert saved == ["canny", 2]
+
+
+def test_a_node_and_its_help_speak_korean(editor: Editor) -> None:
+    entry = json.loads((ROOT / "locales" / "ko" / "nodeDefs.json").read_text("utf-8"))["CNCore_ApplyControlNet"]
+    page = (ROOT / "web" / "docs" / "CNCore_ApplyControlNet" / "ko.md").read_text("utf-8")
+    editor.set("Comfy.Locale", "ko")
+    try:
+        editor.open()
+        shown = editor.page.evaluate(ADD_APPLY)
+        assert shown["title"] == entry["display_name"]
+        for name, text in entry["inputs"].items():
+            assert shown["sockets"][name] == text["name"]
+            assert shown["widgets"].get(name, text["name"]) == text["name"]
+        editor.page.get_by_test_id("info-button").click()
+        for heading in (line.removeprefix("## ") for line in page.splitlines() if line.startswith("## ")):
+            editor.page.get_by_role("heading", name=heading, exact=True).first.wait_for()
+        picture = editor.page.get_by_role("img", name=entry["display_name"]).element_handle()
+        editor.page.wait_for_function("image => image.naturalWidth > 0", arg=picture)
+    finally:
+        editor.set("Comfy.Locale", "en")
+        editor.open()
 
 
 def test_the_editor_has_no_complaint_about_us(editor: Editor) -> None:

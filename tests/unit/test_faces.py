@@ -114,6 +114,14 @@ def test_korean_is_korean_and_of_nodes_that_exist() -> None:
         assert HANGUL.search(text) or key.endswith(".name"), f"{key}: {text}"
 
 
+@pytest.mark.parametrize("name", sorted(NODES))
+def test_every_node_has_a_korean_face(name: str) -> None:
+    entry = locale("ko").get(name, {})
+    assert HANGUL.search(entry.get("display_name", "")), f"{name}: write its entry in locales/ko/nodeDefs.json"
+    assert HANGUL.search(entry.get("description", ""))
+    assert (ROOT / "web" / "docs" / name / "ko.md").exists(), AGAIN
+
+
 def _at(entry: Any, key: str) -> str:
     for part in key.split("."):
         entry = entry[part]
