@@ -87,8 +87,8 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # any reader's error means the same to the user
-        text = " ".join(str(error).split())[:160]
-        raise WeightsError(f"{path} cannot be read as weights, it is damaged or no such file: {text}", path) from error
+        text = " ".join(str(error).split()).partition(". ")[0][:160]  # what follows is advice for programmers
+        raise WeightsError(f"{path} cannot be read as weights, it is damaged or no such file ({text})", path) from error
     for container in _CONTAINERS:
         if isinstance(state, Mapping) and isinstance(state.get(container), Mapping):
             state = state[container]
@@ -110,7 +110,7 @@ def load_strict(net: nn.Module, state: Mapping[str, torch.Tensor], path: str | P
     shapes = [key for key in wanted if key in given and wanted[key] != given[key]]
     if missing or unexpected or shapes:
         raise WeightsError(
-            f"{Path(path).name} does not fit {type(net).__name__}: {_some('keys missing', missing)}"
+            f"{path} does not fit {type(net).__name__}: {_some('keys missing', missing)}"
             f"{_some('keys that it does not know', unexpected)}"
             f"{_some('other shapes', [f'{key} {given[key]} for {wanted[key]}' for key in shapes])}"
             "it is damaged, or made for another network",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from ..errors import WeightsError
 from .files import find_folder, find_weights
 
 if TYPE_CHECKING:
-    from ..registry import Entry
+    from ..registry import Entry, Weights
     from .library import Library
 
 
@@ -37,19 +38,25 @@ def check_all(picture: np.ndarray, library: Library) -> Iterator[Finding]:
 def check(entry: Entry, picture: np.ndarray, library: Library) -> Finding:
     """Look for the files of one, run it, and judge the hint; nets are let go again afterwards."""
     try:
-        missing = [weights.file for weights in _needed(entry) if not _is_there(entry, weights.file, library)]
+        missing = [weights for weights in _needed(entry) if not _is_there(entry, weights.file, library)]
         if missing:
-            weights = entry.weights[0]
-            return Finding(entry.name, "absent", f"{', '.join(missing)}: {weights.source} ({weights.licence})")
+            return Finding(entry.name, "absent", " and ".join(f"{w.file}: {w.source} ({w.licence})" for w in missing))
+        began = time.perf_counter()
         hint = np.asarray(entry.process(picture[None], library=library))[0]
+        seconds = time.perf_counter() - began
     except WeightsError as error:
-        return Finding(entry.name, "refused", str(error))
+        plain = error.__cause__ if isinstance(error.__cause__, WeightsError) else error  # without what could do instead
+        return Finding(entry.name, "refused", str(plain))
     finally:
         library.forget()
+    files = " and ".join(weights.file for weights in _needed(entry))
     doubt = judge(entry, hint)
     if doubt:
-        return Finding(entry.name, "implausible", doubt)
-    return Finding(entry.name, "ok", f"found, loaded, and plausible on the example ({hint.shape[0]}x{hint.shape[1]})")
+        return Finding(entry.name, "implausible", f"{files}: {doubt}")
+    height, width = hint.shape[:2]
+    return Finding(
+        entry.name, "ok", f"{files}: loaded, and plausible on the example ({width}x{height}, {seconds:.1f} s)"
+    )
 
 
 def judge(entry: Entry, hint: np.ndarray) -> str:
@@ -83,7 +90,7 @@ def _top(hint: np.ndarray) -> float:
     return float(hint[: max(1, hint.shape[0] // 10), -hint.shape[1] // 3 :].mean())
 
 
-def _needed(entry: Entry) -> tuple:
+def _needed(entry: Entry) -> tuple[Weights, ...]:
     """The files of a default run: a choice of models needs its first one alone, OpenPose its body net."""
     return entry.weights if entry.name == "pose_vitpose" else entry.weights[:1]
 

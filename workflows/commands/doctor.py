@@ -6,6 +6,7 @@ import argparse
 import json
 import platform
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -15,6 +16,7 @@ from typing import Any
 from ..bundled import bundled_names
 from ..session import add_device_arguments, add_folder_arguments, host_arguments
 
+_NAME_WIDTH = 24
 _PACKAGES = (
     ("comfyui-controlnet-core", True),
     ("torch", True),
@@ -53,14 +55,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0 when everything that a run needs is there, else 1."""
-    findings = list(_findings(args))
+    findings = []
+    for item in _findings(args):
+        findings.append(item)
+        if not args.json:  # at once: with large nets a line may take a minute
+            mark, advice = ("!", f": {item.remedy}") if item.remedy else (" ", "")
+            print(f"{mark} {item.name:<{_NAME_WIDTH}} {item.text}{advice}", flush=True)
     well = not any(finding.remedy for finding in findings)
     if args.json:
         print(json.dumps({"ok": well, "findings": [asdict(finding) for finding in findings]}))
-    else:
-        for item in findings:
-            mark, advice = ("!", f": {item.remedy}") if item.remedy else (" ", "")
-            print(f"{mark} {item.name:<24}{item.text}{advice}")
     return 0 if well else 1
 
 
@@ -78,14 +81,26 @@ def _findings(args: argparse.Namespace) -> Iterator[Finding]:
 
 
 def _preprocessors(args: argparse.Namespace) -> Iterator[Finding]:
-    """One line for each learned preprocessor; an absent file is no fault."""
+    """One line for each learned preprocessor, and one that counts them; an absent file is no fault."""
+    from ...preprocessors.learned.files import SUBFOLDERS
     from ...preprocessors.learned.selftest import check_all
     from .preprocess import open_library, read_picture
 
     folder = Path(__file__).parents[2] / "controlnet_core" / "assets" / "examples"
-    remedies = {"refused": "get the file again", "implausible": "look at the hint: the file may be another one"}
-    for found in check_all(read_picture(folder / "astronaut.jpg"), open_library(args)):
+    remedies = {
+        "refused": "get the file again if it is damaged",
+        "implausible": "look at the hint, the file may be another one",
+    }
+    library = open_library(args)
+    states: Counter[str] = Counter()
+    for found in check_all(read_picture(folder / "astronaut.jpg"), library):
+        states[found.state] += 1
         yield Finding(found.name, f"{found.state}, {found.text}", remedies.get(found.state, ""))
+    counts = ", ".join(f"{count} {state}" for state, count in states.most_common())
+    places = ", ".join(str(place) for place in library.folders) or "no folder, give one by --models"
+    yield Finding(
+        "preprocessors", f"{counts}; looked in {places}, and below in {', '.join(SUBFOLDERS[1:4])} and others"
+    )
 
 
 def _package(name: str, needed: bool) -> Finding:

@@ -229,7 +229,11 @@ def test_doctor_tries_the_learned_ones(tmp_path: Path, capsys: pytest.CaptureFix
     findings = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)["findings"]}
     assert findings["soft_edge_hed"]["text"].startswith("absent, ControlNetHED.pth")
     assert not findings["soft_edge_hed"]["remedy"]
-    assert findings["soft_edge_teed"]["text"].startswith("refused") and findings["soft_edge_teed"]["remedy"]
+    refused = findings["soft_edge_teed"]
+    assert refused["text"].startswith(f"refused, {tmp_path / '7_model.pth'} cannot be read") and refused["remedy"]
+    assert "needs no weights" not in refused["text"], "what could do instead is another question"
+    summary = findings["preprocessors"]["text"]
+    assert "1 refused" in summary and str(tmp_path) in summary and " absent" in summary and " ok" not in summary
 
 
 @pytest.mark.parametrize("name", ["empty.png", "huge.png", "cut.jpg"])
