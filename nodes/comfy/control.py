@@ -248,10 +248,11 @@ class CoreControl(comfy.controlnet.ControlBase):
             return
         recorder.unit(self, self.name, words(unit))
         recorder.net_ran(self)
+        assert self.placed is not None
         recorder.cast("latent to the net", x.dtype, self.placed.dtype)
         for block in itertools.count():
             with recorder.timing([self], x.device):
-                residual = next(residuals, END)
+                residual: Any = next(residuals, END)
             if residual is END:
                 return
             if recorder.observe and residual is not None:

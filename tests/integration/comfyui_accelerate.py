@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -172,6 +173,20 @@ def accelerated_families(session: Any) -> None:
                 run.pair(f"accelerate family.{family}.{weights}.{name}", conditioning, steps=2)
                 facts[f"{family} {weights} {name}"] = told(run)
     session.facts["accelerate families"] = facts
+    session.facts["accelerate bind"] = {family: seconds_to_bind(session, family) for family in SMALL}
+
+
+def seconds_to_bind(session: Any, family: str) -> list[float]:
+    """Processor time to bind a UNet of full size, five times. Shapes are all that binding looks at."""
+    module, unet = session.part("nodes.comfy.binding"), session.part("controlnet_core.config")
+    native = importlib.import_module("comfyui_full").native_model(session, family, device="meta")
+    frame = module.frame(getattr(unet, family.upper()).unet)
+    seconds = []
+    for _ in range(5):
+        began = time.process_time()
+        module.bind(frame, native.model.diffusion_model, torch.float32)
+        seconds.append(time.process_time() - began)
+    return seconds
 
 
 # ---- what goes to the host

@@ -28,15 +28,18 @@ def resident() -> int:
     return pages * 4096
 
 
-def native_model(session: Session, family: str, **changed: Any) -> Any:
-    """The host's own model of a family with random weights, its UNet of the family's shape but for what is changed."""
+def native_model(session: Session, family: str, device: str = "cpu", **changed: Any) -> Any:
+    """The host's own model of a family with random weights, its UNet of the family's shape but for what is changed.
+
+    On device "meta" it has shapes alone.
+    """
     config = replace(getattr(session.part("controlnet_core.config"), family.upper()).unet, **changed)
     known = importlib.import_module("comfy.supported_models")
     described = session.part("nodes.comfy.models").native_unet_config(config)
     made = getattr(known, FAMILIES[family])(described)
     made.unet_config.update({k: described[k] for k in ("num_heads", "num_head_channels")})
     made.set_inference_dtype(torch.float32, None)
-    model = made.get_model({}, "", device=torch.device("cpu"))
+    model = made.get_model({}, "", device=torch.device(device))
     torch.manual_seed(0)
     for module in model.diffusion_model.modules():
         for name, parameter in module._parameters.items():

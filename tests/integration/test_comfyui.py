@@ -577,6 +577,13 @@ def test_every_family_takes_the_fast_path(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_a_unet_of_full_size_is_bound_at_once(family: str, facts: dict[str, Any]) -> None:
+    seconds = median(facts["accelerate bind"][family])
+    print(f"{family} of full size is bound in {1000 * seconds:.1f} ms of processor time")
+    assert seconds < 0.1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_bit_by_bit(family: str, exact: dict[str, torch.Tensor]) -> None:
     for case in ("plain", "our net"):
         name = f"accelerate family.{family}.shared.{case}"
