@@ -18,8 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 from comfyui_controlnet_core.controlnet_core.errors import CoreError
+from comfyui_controlnet_core.controlnet_core.training.demo_world import render_seed
 from comfyui_controlnet_core.nodes import build_nodes, own_nodes
 from comfyui_controlnet_core.nodes.headless import HeadlessHost
+from comfyui_controlnet_core.nodes.scenes import SCENES, VIEWS
+from comfyui_controlnet_core.preprocessors.normals import encode
 from comfyui_controlnet_core.workflows.contract import NodeSpec, read_spec
 from PIL import Image, ImageDraw, ImageFont
 
@@ -45,6 +48,14 @@ MAPS: Mapping[str, Mapping[str, Any]] = {
     "CNCore_SegmentPalette": {"picture": SCENE, "view": "segmentation"},
 }
 """What is given to nodes that read no photograph."""
+TRUTH: Mapping[str, Callable[[Any], np.ndarray]] = {
+    "CNCore_Depth": VIEWS["depth"],
+    "CNCore_Normal": lambda scene: encode(scene.normal),
+    "CNCore_Pose": VIEWS["openpose"],
+    "CNCore_Segmentation": VIEWS["segmentation"],
+}
+"""Nodes whose kinds all need nets that do not come with the package: such a hint, from the exact truth of a scene."""
+TRUTH_SCENE = "demo scene 11"
 MADE_BY = {"CNCore_NormalConvert": "CNCore_NormalFromDepth"}
 """Nodes that read what another one makes."""
 
@@ -85,6 +96,10 @@ class Studio:
             yield from ((key, to_pil(value)) for key, value in given.items() if spec.inputs[key].type == "IMAGE")
         for run, outputs in results:
             yield from self.views_of(spec, outputs, *run.values())
+        if name in TRUTH and not results:
+            scene = render_seed(SCENES[TRUTH_SCENE], 256)
+            for label, pixels in (("a demo scene", scene.image), ("its exact truth, no estimate", TRUTH[name](scene))):
+                yield label, to_pil(torch.from_numpy(np.ascontiguousarray(pixels, np.float32))[None].clamp(0, 1))
 
     def results(
         self, name: str, given: dict[str, Any], runs: list[dict[str, Any]]
