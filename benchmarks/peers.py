@@ -20,10 +20,12 @@ from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.diffusion.denoiser import scale_input
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
 from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
+from comfyui_controlnet_core.controlnet_core.engine.chunks import Part, evaluate_parts
 from comfyui_controlnet_core.controlnet_core.engine.condition import Condition
-from comfyui_controlnet_core.controlnet_core.engine.evaluate import evaluate
+from comfyui_controlnet_core.controlnet_core.engine.graphs import Graphs
 from comfyui_controlnet_core.controlnet_core.engine.prepare import prepare
-from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
+from comfyui_controlnet_core.controlnet_core.engine.run import Run
+from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime, waits_for_results
 from torch import Tensor, nn
 
 CFG = 7.0
@@ -72,7 +74,7 @@ def write_weights(folder: Path, count: int, shape: str) -> None:
 
 
 class Ours:
-    """This package: `prepare` once, then `evaluate`."""
+    """This package: `prepare` once, then evaluate as a run does."""
 
     name = "ours"
 
@@ -83,9 +85,13 @@ class Ours:
 
     def run(self, case: Case, body: Callable[[Step], None]) -> None:
         """Call `body` with a step."""
-        prepared = self.prepare(case)
-        x, sigma = case.x.to(self.backend.runtime.device), case.sigma
-        body(lambda: evaluate(prepared, x, sigma, CFG))
+        runtime = self.backend.runtime
+        parts = [Part(slice(0, len(case.x)), self.prepare(case))]
+        x, sigma = case.x.to(runtime.device), case.sigma
+        graphs = Graphs(self.backend, (self.unet, *self.nets)) if runtime.graphs else None
+        watches = waits_for_results(runtime.device)
+        run = Run(check_every_step=watches, graphs=graphs, side_by_side=runtime.side_by_side)
+        body(lambda: evaluate_parts(parts, x, sigma, CFG, run))
 
     def prepare(self, case: Case) -> Any:
         """What `run` does before the first step."""

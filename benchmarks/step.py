@@ -20,6 +20,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from measure import machine, peak_bytes, seconds
 from peers import SHAPES, Accelerated, Case, Comfy, Diffusers, Ours, Step, make_case, write_weights
 
 COLUMNS = {"size": 6, "batch": 6, "nets": 6, "seconds": 10, "spread": 9, "peak MB": 9, "error": 10, "prepare": 9}
+OURS = ("graphs", "side_by_side", "wide", "compile")
+"""What our engine does by choice."""
 HEAD = f"{'engine':20}" + "".join(f"{name:>{width}}" for name, width in COLUMNS.items())
 
 
@@ -44,9 +47,12 @@ def main() -> int:
     parser.add_argument("--compiled", action="store_true", help="diffusers under torch.compile as well")
     parser.add_argument("--accelerate", action="store_true", help="ComfyUI behind our Accelerate node as well")
     parser.add_argument("--ours-only", action="store_true", help="no peers and no error, for a quick look")
+    for name in OURS:
+        parser.add_argument(f"--{name.replace('_', '-')}", action="store_true", help="as in `controlnet run`")
     parser.add_argument("--json", type=Path, help="where the rows are written, a list; each with its machine")
     args = parser.parse_args()
-    runtime = Runtime.choose(args.device, args.dtype)
+    ours = {name: getattr(args, name) for name in OURS}
+    runtime = replace(Runtime.choose(args.device, args.dtype), **ours)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         write_weights(Path(folder), max(args.nets), args.shape)
         engines = make_engines(args, Path(folder), runtime)
@@ -56,7 +62,7 @@ def main() -> int:
             for batch in args.batches:
                 for nets in args.nets:
                     for row in compare(engines, make_case(size, batch, nets), args.repeats, runtime.device):
-                        rows.append({**row, "size": size, "batch": batch, "nets": nets, "dtype": args.dtype})
+                        rows.append({**row, "size": size, "batch": batch, "nets": nets, "dtype": args.dtype, **ours})
                         print(line(rows[-1]), flush=True)
     if args.json:
         about = {"shape": args.shape, "machine": machine(runtime.device)}

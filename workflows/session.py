@@ -67,7 +67,7 @@ def add_shortcut_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
-    """--memory, --chunk, --graphs, --side-by-side, --wide, --threads."""
+    """--memory, --chunk, --graphs, --side-by-side, --wide, --compile, --threads."""
     group = parser.add_argument_group("memory and speed, the picture stays the same within rounding")
     group.add_argument(
         "--memory", choices=("auto", "resident", "streamed"), default="auto",
@@ -84,6 +84,9 @@ def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--wide", action="store_true", help="compute blocks in fewer, larger kernels (made for CUDA, not measured yet)"
+    )
+    group.add_argument(
+        "--compile", action="store_true", help="compile transformer blocks with torch.compile, at the first step"
     )
     group.add_argument("--threads", type=int, metavar="N", help="threads of torch on the CPU (default: one per core)")
 
@@ -102,7 +105,8 @@ def tuned(args: argparse.Namespace, device: str, dtype: str) -> Any:
         if threads < 1:
             raise ValueRangeError(f"--threads {threads}: give 1 or more")
         torch.set_num_threads(threads)
-    asked = {name: getattr(args, name) for name in ("memory", "graphs", "wide", "side_by_side") if hasattr(args, name)}
+    names = ("memory", "graphs", "side_by_side", "wide", "compile")
+    asked = {name: getattr(args, name) for name in names if hasattr(args, name)}
     return replace(Runtime.choose(device, dtype), chunk=chunk, **asked)
 
 

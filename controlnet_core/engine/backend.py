@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..control.unit import ControlUnit
 from ..models.control import ControlModel
 from ..models.unet import UNet
+from .compiled import compile_blocks
 from .fuse_gpu import widen
 from .narrow import cast_at_use, is_narrow
 from .pack import can_pack, pack
@@ -135,7 +136,8 @@ class Backend:
         if module not in self._twins:
             around = widen if self.runtime.wide else shell
             twin = pack(module, dtype) if packs else cast_at_use(module, device, dtype) if narrow else around(module)
-            self._twins[module] = twin.eval()
+            compiles = self.runtime.compile and not (packs or narrow)
+            self._twins[module] = (compile_blocks(twin) if compiles else twin).eval()
         return self._twins[module]  # type: ignore[return-value]
 
     def _streamed(self, module: ModuleT) -> ModuleT:

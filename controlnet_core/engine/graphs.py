@@ -84,8 +84,6 @@ def why_not(run: Run, backend: Backend) -> str:
         return "what is left out by choice is decided from step to step"
     if run.recorder is not None and run.recorder.observe:
         return "the report looks into each evaluation"
-    if run.rescale > 0.0:
-        return "guidance is rescaled"
     return ""
 
 
@@ -192,7 +190,7 @@ def _map(tree: Any, hold: Hold) -> Any:
 class Program:
     """One evaluation on buffers of its own, for every run of this shape."""
 
-    def __init__(self, prepared: Prepared, met: Met, x: Tensor, capture: Capture) -> None:
+    def __init__(self, prepared: Prepared, met: Met, x: Tensor, rescale: float, capture: Capture) -> None:
         self.changing = torch.empty_like(met.changing())
         views = iter(self.changing.split([t.numel() for t in met.varying]))
         self.constants: list[Tensor] = []
@@ -200,7 +198,7 @@ class Program:
         self.numbers = torch.zeros(2, device=x.device)
         self.still = still_moment(met.moment, met.sigma, self._keep, lambda t: next(views).view(t.shape))
         self.prepared = replace(prepared, conditions=(), known_moments={}, moments={})
-        self.capture = capture
+        self.rescale, self.capture = rescale, capture
         self.bound: tuple[ref[Any], ...] = ()
         self.replay: Call | None = None
 
@@ -230,7 +228,8 @@ class Program:
         return prediction.clone(), finite.clone()
 
     def _evaluate(self) -> tuple[Tensor, Tensor]:
-        run = Run(check_every_step=False, side_by_side=self.prepared.backend.runtime.side_by_side)
+        beside = self.prepared.backend.runtime.side_by_side
+        run = Run(check_every_step=False, rescale=self.rescale, side_by_side=beside)
         sigma, cfg = self.numbers
         prediction = blended(self.prepared, self.still, self.x, sigma, cfg, run, level=0.0)
         assert run.finite is not None
@@ -287,7 +286,7 @@ class Graphs:
 
     def evaluate(self, prepared: Prepared, x: Tensor, sigma: Tensor, cfg: float, run: Run) -> Tensor:
         """As `evaluate.guided`; whether all was finite is remembered in the run."""
-        ready = self._ready(prepared, x, float(sigma))
+        ready = self._ready(prepared, x, float(sigma), run.rescale)
         prediction, finite = ready.program(x, cfg, ready)
         run.finite = finite if run.finite is None else run.finite & finite
         if run.recorder is not None:
@@ -296,18 +295,20 @@ class Graphs:
                 run.recorder.net_ran(unit.key)
         return prediction
 
-    def _ready(self, prepared: Prepared, x: Tensor, sigma: float) -> Ready:
+    def _ready(self, prepared: Prepared, x: Tensor, sigma: float, rescale: float) -> Ready:
         """With it, all sigmas that are known before the run: factors are sent to the device before the first step."""
         if (id(prepared), sigma) not in self.ready:
             missing = (s for s in dict.fromkeys((*prepared.announced, sigma)) if (id(prepared), s) not in self.ready)
             for known in missing:
-                self.ready[id(prepared), known] = self._make_ready(prepared, x, known)
+                self.ready[id(prepared), known] = self._make_ready(prepared, x, known, rescale)
         return self.ready[id(prepared), sigma]
 
-    def _make_ready(self, prepared: Prepared, x: Tensor, sigma: float) -> Ready:
+    def _make_ready(self, prepared: Prepared, x: Tensor, sigma: float, rescale: float) -> Ready:
         met = Met(prepared, sigma)
-        key = signature(prepared, met, x)
-        program = self.backend.programs.once(key, self.owners, lambda: Program(prepared, met, x, self.capture))
+        key = (signature(prepared, met, x), rescale)
+        program = self.backend.programs.once(
+            key, self.owners, lambda: Program(prepared, met, x, rescale, self.capture)
+        )
         return Ready(program, met, met.changing())
 
 

@@ -23,7 +23,8 @@ class Runtime:
     chunk: pictures of a batch that are evaluated at a time; 0 for as many as fit. graphs: replay evaluations from
     CUDA graphs, where the run allows it. memory: whether weights are resident on the device, or brought to it from
     the host layer by layer; auto: resident while they fit, on a GPU. wide: blocks in fewer, larger kernels, where
-    weights are neither packed nor streamed. side_by_side: nets run beside the encoder (see `engine.streams`).
+    weights are neither packed nor streamed. side_by_side: nets run beside the encoder (see `engine.streams`). compile:
+    transformer blocks go through torch.compile, where weights are neither packed nor streamed.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -35,6 +36,7 @@ class Runtime:
     memory: Memory = "auto"
     wide: bool = False
     side_by_side: bool = False
+    compile: bool = False
 
     @classmethod
     def choose(cls, device: str = "auto", dtype: str = "auto") -> Runtime:

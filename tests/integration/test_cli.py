@@ -432,3 +432,29 @@ def test_models_from_a_tree_or_extra_model_paths(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("a:\n  ]]]\n")
     with pytest.raises(WorkflowError, match="line 2"):
         model_paths.model_folders([tmp_path / "bad.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (["--chunk", "-1"], "--chunk -1: give a number of pictures"),
+        (["--threads", "0"], "--threads 0: give 1 or more"),
+        (["--memory", "lots"], "invalid choice: 'lots'"),
+    ],
+)
+def test_memory_and_speed_refuse_what_they_cannot_do(
+    option: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", "canny_to_image", "--output", str(tmp_path), *option]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_what_was_asked_for_comes_to_the_engine(tmp_path: Path) -> None:
+    asked = ["--chunk", "3", "--memory", "streamed", "--graphs", "--side-by-side", "--wide", "--compile"]
+    args = cli.build_parser("run").parse_args(["run", "canny_to_image", "--output", str(tmp_path), *asked])
+    runtime = session.open_session(args).host.runtime
+    assert (runtime.chunk, runtime.memory) == (3, "streamed")
+    assert runtime.graphs and runtime.side_by_side and runtime.wide and runtime.compile
+    plain = session.open_session(cli.build_parser("run").parse_args(["run", "canny_to_image"])).host.runtime
+    assert (plain.chunk, plain.memory) == (0, "auto")
+    assert not (plain.graphs or plain.side_by_side or plain.wide or plain.compile)

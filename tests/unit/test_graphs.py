@@ -72,6 +72,7 @@ class Bench:
         text: int = 1,
         chunk: int = 8,
         area: Area | None = None,
+        rescale: float = 0.0,
     ) -> int:
         """Evaluate at all sigmas both ways, see that they are equal, and return how many captures it took."""
         batch, height, width = size
@@ -84,7 +85,8 @@ class Bench:
         negative = [half(text + 1)] if cfg != 1.0 else []
         args = (self.unet, CONFIG, SCHEDULE, positive, negative, x.shape, SIGMAS, self.backend, chunk)
         parts = prepare_parts(*args)
-        run, plain = Run(graphs=Graphs(self.backend, (self.unet, *self.nets), self.counted)), Run()
+        graphs = Graphs(self.backend, (self.unet, *self.nets), self.counted)
+        run, plain = Run(rescale=rescale, graphs=graphs), Run(rescale=rescale)
         for sigma in map(torch.tensor, SIGMAS):
             expected = evaluate_parts(parts, x, sigma, cfg, plain)
             got = evaluate_parts(parts, x, sigma, cfg, run)
@@ -128,6 +130,7 @@ def test_what_changes_the_shape_of_the_work_is_captured_once(bench: Bench) -> No
     assert bench([unit(net)], cfg=1.0) == 1
     assert bench([unit(net, side=80)], size=(2, 10, 8)) == 1
     assert bench([unit(net, mode="mid-only")]) == 1
+    assert bench([unit(net)], rescale=0.7) == 1
     assert bench([unit(net)]) == 0
 
 
@@ -168,7 +171,6 @@ def test_where_graphs_cannot_be_the_report_says_why(bench: Bench) -> None:
     assert "graphs need CUDA" in why_not(Run(), Backend(Runtime()))
     assert "step to step" in why_not(Run(Shortcuts(reuse_every=2)), cuda)
     assert "looks into" in why_not(Run(recorder=Recorder(observe=True)), cuda)
-    assert "rescaled" in why_not(Run(rescale=0.7), cuda)
     model = DiffusionModel(bench.unet, CONFIG, SCHEDULE)
     recorder = Recorder()
     conditions = [Condition(rand(1, 1, 77, 32), label=rand(1, 1, 16))], []
