@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..controlnet_core.errors import CoreError, DamagedFileError, MissingFileError, ShapeError
-from .folders import PICTURE_ENDINGS, find_file, inside, publish
+from ..controlnet_core.errors import CoreError, DamagedFileError, MissingFileError, ShapeError, ValueRangeError
+from .folders import PICTURE_ENDINGS, brief, find_file, inside, publish
 
 NO_MASK = (64, 64)
 """Size of the mask of a picture without transparency, as in the host."""
@@ -47,8 +47,11 @@ class Folders(Protocol):
 def annotated_file(name: str, host: Folders) -> Path:
     """The file of "a.png", "sub/a.png", "a.png [output]" or "a.png [temp]".
 
-    Raises PathError for a name that leaves its folder, MissingFileError when there is none.
+    Raises PathError for a name that leaves its folder, MissingFileError when there is none, ValueRangeError for what
+    is no name at all.
     """
+    if not isinstance(name, str):
+        raise ValueRangeError(f"takes the name of a picture, got {brief(name)}")
     match = re.fullmatch(r"(.*?)\s*\[(input|output|temp)\]", name)
     plain, place = (match[1], match[2]) if match else (name, "input")
     folder = {"input": host.input_dir, "output": host.output_dir, "temp": host.temp_dir}[place]

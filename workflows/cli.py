@@ -36,6 +36,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 BROKEN_PIPE = 141
 """128 + SIGPIPE, as shells count it: the work may not have been finished, so it is no success."""
+LONGEST = 2000
+"""Characters of a message; the longest lists of choices have half as many."""
 _EPILOG = (
     "exit codes: 0 done, 1 an unforeseen failure, 2 bad usage or workflow, 3 missing or unfit file, 4 out of memory, "
     "130 interrupted"
@@ -106,6 +108,8 @@ def _report(error: CoreError, arguments: list[str]) -> int:
     if "--debug" in arguments:
         traceback.print_exc()
     message = " ".join(str(error).split())
+    if len(message) > LONGEST:  # it quotes something long that came from a file: its ends say what is wrong
+        message = f"{message[: LONGEST // 2]} ... {message[-LONGEST // 2 :]}"
     print(f"error: {printable(message)}", file=sys.stderr)
     if "--json" in arguments:
         print(json.dumps({"ok": False, "error": message, "exit_code": error.exit_code}))

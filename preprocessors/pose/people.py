@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,10 @@ import numpy as np
 from ..errors import PictureError
 from .skeleton import BODY_25_TO_18
 
+LARGEST = 16384
+"""Side of a canvas, as the editor's own nodes allow it."""
+FARTHEST = 1_000_000
+"""Distance of a keypoint from the corner, in pixels; those outside the canvas are drawn as far as they reach in."""
 _PARTS = {
     "body": "pose_keypoints_2d",
     "left_hand": "hand_left_keypoints_2d",
@@ -71,8 +76,9 @@ def read_poses(data: Any, *, height: int | None = None, width: int | None = None
     if isinstance(data, (str, bytes)):
         try:
             data = json.loads(data)
-        except json.JSONDecodeError as error:
-            raise PictureError(f"the pose is not valid JSON: {error}") from None
+        except (ValueError, RecursionError) as error:
+            said = error if isinstance(error, json.JSONDecodeError) else "a number or a nesting without end"
+            raise PictureError(f"the pose is not valid JSON: {said}") from None
     frames = [data] if isinstance(data, Mapping) else data
     if not isinstance(frames, Sequence) or not all(isinstance(f, Mapping) and "people" in f for f in frames):
         raise PictureError('a pose is a mapping with a list of "people", or a list of those; something else came')
@@ -128,12 +134,22 @@ def _read_frame(frame: Mapping[str, Any], height: int | None, width: int | None)
     width = frame.get("canvas_width", width)
     if not height or not width:
         raise PictureError("the pose names no canvas size: give height and width of the picture it was made for")
-    people = tuple(_read_person(person) for person in frame["people"])
+    height, width = _side(height, "height"), _side(width, "width")
+    found = frame["people"]
+    if not isinstance(found, Sequence) or not all(isinstance(person, Mapping) for person in found):
+        raise PictureError('"people" holds something else than a list of people')
+    people = tuple(_read_person(person) for person in found)
     parts = [part for person in people for part in vars(person).values() if part is not None]
     seen = [part[part[:, 2] > 0, :2] for part in parts]
     if any(len(s) for s in seen) and all((np.abs(s) <= 1).all() for s in seen):
         people = tuple(person.moved((float(width), float(height))) for person in people)
-    return Pose(people, int(height), int(width))
+    return Pose(people, height, width)
+
+
+def _side(value: Any, name: str) -> int:
+    if isinstance(value, Real) and 1 <= value <= LARGEST:
+        return int(value)
+    raise PictureError(f"the canvas {name} is {str(value)[:40]!r}: expected pixels, from 1 to {LARGEST}")
 
 
 def _read_person(data: Mapping[str, Any]) -> Person:
@@ -155,9 +171,16 @@ def _read_person(data: Mapping[str, Any]) -> Person:
 
 def _read_points(numbers: Any, key: str) -> np.ndarray | None:
     """Flat or nested triples -> (N,3) float64; None if there are none."""
-    if numbers is None or len(numbers) == 0:
+    if numbers is None:
         return None
-    points = np.asarray(numbers, np.float64)
+    try:
+        points = np.asarray(numbers, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise PictureError(f"{key} holds something else than numbers") from None
+    if not points.size:
+        return None
+    if not (np.abs(points) <= FARTHEST).all():
+        raise PictureError(f"{key} holds numbers that are no place in a picture: NaN, or beyond {FARTHEST:,}")
     if points.size % 3:
         raise PictureError(f"{key} has {points.size} numbers; expected triples of x, y and confidence")
     return points.reshape(-1, 3)

@@ -202,3 +202,44 @@ def test_unknown_template_and_mixed_canvases() -> None:
     assert poses.render(mixed, height=32, width=48).shape == (2, 32, 48, 3)
     with pytest.raises(PictureError, match="18 body keypoints"):
         poses.draw_poses(np.zeros((1, 17, 3)), 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"canvas_width": 1e9}, r"the canvas width is '1000000000.0': expected pixels, from 1 to 16384"),
+        ({"canvas_height": -5}, "canvas height is '-5'"),
+        ({"canvas_height": math.nan}, "canvas height is 'nan'"),
+        ({"canvas_width": "wide"}, "canvas width is 'wide'"),
+        ({"people": 1}, '"people" holds something else'),
+        ({"people": [1]}, '"people" holds something else'),
+        ({"people": {"a": 1}}, '"people" holds something else'),
+        ({"people": [{"pose_keypoints_2d": ["a"] * 54}]}, "pose_keypoints_2d holds something else than numbers"),
+        ({"people": [{"pose_keypoints_2d": [[1, 2], [3]]}]}, "pose_keypoints_2d holds something else than numbers"),
+        ({"people": [{"pose_keypoints_2d": 5}]}, "has 1 numbers; expected triples"),
+        ({"people": [{"pose_keypoints_2d": [math.nan] * 54}]}, "no place in a picture"),
+        ({"people": [{"face_keypoints_2d": [1e300] * 210}]}, "face_keypoints_2d holds numbers that are no place"),
+        ({"people": [{"face_keypoints_2d": [10**400] * 210}]}, "face_keypoints_2d holds something else than numbers"),
+    ],
+)
+def test_poses_that_are_none(changes: dict[str, object], said: str) -> None:
+    frame = {"canvas_width": 64, "canvas_height": 64, "people": [], **changes}
+    with pytest.raises(PictureError, match=said):
+        poses.read_poses(frame)
+    with pytest.raises(PictureError, match=said):
+        poses.read_poses(json.dumps([frame]))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5000, "{"])
+def test_texts_that_are_no_json(text: str) -> None:
+    with pytest.raises(PictureError, match="the pose is not valid JSON"):
+        poses.read_poses(text)
+
+
+def test_keypoints_far_outside_the_canvas_are_drawn_as_far_as_they_reach_in() -> None:
+    points = np.tile([30.0, 30.0, 1.0], (18, 1))
+    points[4] = [-900_000.0, 900_000.0, 1.0]
+    frame = {"canvas_width": 64, "canvas_height": 64, "people": [{"pose_keypoints_2d": points.ravel().tolist()}]}
+    hint = poses.render(poses.read_poses(frame))
+    assert hint.shape == (1, 64, 64, 3)
+    assert hint.any()
