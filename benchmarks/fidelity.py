@@ -10,6 +10,7 @@ segmentation   mean IoU over objects; pixels are classified by the nearest scene
 pose           IoU of the mannequin, which has a colour of its own; scenes with a mannequin
 depth          as segmentation, since depth fixes the objects' outlines
 gain           (with - shuffled) / (ceiling - shuffled)
+union          the same for the one net of all kinds, told the kind of each hint
 photo          the same for the photograph of `workflows/canny_photo.json`: edge F1 between the hint and the edges
                of the picture, over eight seeds; a photograph is nothing that the demo model was trained on
 """
@@ -22,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,7 @@ from comfyui_controlnet_core.controlnet_core.analysis.fidelity import (
     object_ious,
     regained,
 )
+from comfyui_controlnet_core.controlnet_core.checkpoints.control import load_control
 from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_checkpoint, load_controlnet
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
@@ -43,6 +46,7 @@ from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.text_encoder import TextEncoder
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
 from comfyui_controlnet_core.controlnet_core.training.demo_world import Rendered, render_seed
+from comfyui_controlnet_core.controlnet_core.training.recipes import UNION_KINDS
 from comfyui_controlnet_core.nodes.scenes import VIEWS
 from comfyui_controlnet_core.nodes.scenes import photo as example_photo
 from comfyui_controlnet_core.preprocessors import process
@@ -158,6 +162,38 @@ def mean(score: Score, scenes: list[Rendered], made: np.ndarray) -> float:
     return float(np.mean([value for s, p in zip(scenes, made, strict=True) for value in score(s, p)]))
 
 
+@dataclass(frozen=True)
+class Baselines:
+    """Pictures of all scenes without control, and the true ones through the autoencoder."""
+
+    free: np.ndarray
+    ceiling: np.ndarray
+
+
+def measured(
+    demo: Demo,
+    kind: str,
+    unit: Callable[[Tensor], ControlUnit],
+    baselines: Baselines,
+    pictures_to: Path | None = None,
+) -> dict[str, object]:
+    """One row of the table, printed: a net on its own hints, on those of other scenes, and the baselines."""
+    scenes, rows, (name, score) = demo.scenes, range(len(demo.scenes)), SCORES[kind]
+    hints = [hint(kind, scene) for scene in scenes]
+    own = demo.run([(unit(h),) for h in hints], rows)
+    swapped = shuffled([i for i in rows if score(scenes[i], scenes[i].image)], len(scenes))
+    other = demo.run([(unit(hints[i]),) for i in swapped], rows)
+    shown = {"with": own, "shuffled": other, "none": baselines.free, "ceiling": baselines.ceiling}
+    means = {column: mean(score, scenes, made) for column, made in shown.items()}
+    gain = regained(means["with"], means["shuffled"], means["ceiling"])
+    figures = f"{means['with']:7.3f}{means['shuffled']:10.3f}{means['none']:7.3f}{means['ceiling']:9.3f}{gain:7.3f}"
+    print(f"{unit(hints[0]).name:22}{name:16}{figures}", flush=True)
+    if pictures_to:
+        scores = [score(s, p) for s, p in zip(scenes, own, strict=True)]
+        sheet(pictures_to / f"fidelity_{kind}.png", scenes, hints, own, baselines.free, scores)
+    return {"measure": name, "scenes": sum(1 for s in scenes if score(s, s.image)), **means, "gain": gain}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scenes", type=int, default=64)
@@ -174,31 +210,18 @@ def main() -> int:
     free = demo.run([()] * len(scenes), rows)
     nets = {k: load_controlnet(args.assets / f"demo_{k}.safetensors", dtype=torch.float32)[0] for k in args.kinds}
     report: dict[str, object] = {"scenes": len(scenes), "settings": vars(SETTINGS), "conditions": {}}
-    print(f"{'condition':14}{'measure':16}{'with':>7}{'shuffled':>10}{'none':>7}{'ceiling':>9}{'gain':>7}")
+    print(f"{'condition':22}{'measure':16}{'with':>7}{'shuffled':>10}{'none':>7}{'ceiling':>9}{'gain':>7}")
+    baselines = Baselines(free, ceiling)
     for kind in args.kinds:
-        hints = [hint(kind, s) for s in scenes]
-        name, score = SCORES[kind]
-        own = demo.run([(ControlUnit(nets[kind], h, name=kind),) for h in hints], rows)
-        swapped = shuffled([i for i in rows if score(scenes[i], scenes[i].image)], len(scenes))
-        other = demo.run([(ControlUnit(nets[kind], hints[i], name=kind),) for i in swapped], rows)
-        row = {
-            "measure": name,
-            "scenes": sum(1 for s in scenes if score(s, s.image)),
-            "with": mean(score, scenes, own),
-            "shuffled": mean(score, scenes, other),
-            "none": mean(score, scenes, free),
-            "ceiling": mean(score, scenes, ceiling),
-        }
-        row["gain"] = regained(row["with"], row["shuffled"], row["ceiling"])
+        row = measured(demo, kind, partial(ControlUnit, nets[kind], name=kind), baselines, args.pictures)
         report["conditions"][kind] = row  # type: ignore[index]
-        print(
-            f"{kind:14}{name:16}{row['with']:7.3f}{row['shuffled']:10.3f}{row['none']:7.3f}"
-            f"{row['ceiling']:9.3f}{row['gain']:7.3f}",
-            flush=True,
-        )
-        if args.pictures:
-            scores = [score(s, p) for s, p in zip(scenes, own, strict=True)]
-            sheet(args.pictures / f"fidelity_{kind}.png", scenes, hints, own, free, scores)
+    union = args.assets / "demo_union.safetensors"
+    if union.exists():
+        net = load_control(union, dtype=torch.float32)[0]
+        report["union"] = {
+            kind: measured(demo, kind, partial(ControlUnit, net, name=f"union, {kind}", kind=word), baselines)
+            for kind, word in UNION_KINDS.items()
+        }
     if "canny" in nets:
         by_strength = {}
         for strength in (0.0, 0.5, 1.0):

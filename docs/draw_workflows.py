@@ -110,7 +110,7 @@ def apply(
     node = sheet.node("CNCore_ApplyControlNet", box, values, title=title, color=HINT)
     sheet.link(start.prompt, "positive", node, "positive")
     sheet.link(start.prompt, "negative", node, "negative")
-    sheet.link(loaded, "control_net", node, "control_net")
+    sheet.link(loaded, loaded.spec.output_names[0], node, "control_net")
     sheet.link(*hint, node, "image")
     return node
 
@@ -197,6 +197,39 @@ def depth_and_pose(sheet: Sheet) -> None:
     sheet.link(second, "stack", control, "stack")
     latent = empty(sheet, (1440, 160))
     paint(sheet, start, control, (latent, "LATENT"), "depth_and_pose", (1800, 0))
+
+
+def union(sheet: Sheet) -> None:
+    """One net for several kinds of hint: two at once, and one alone."""
+    about = (
+        "## One net for several hints\n\nA ControlNet Union reads every kind of hint that it was trained on, and is "
+        "told which one comes. Above it follows two at once: a depth map, whose kind Control Options says, and a "
+        "skeleton from More Hints. Below the same net follows edges alone; there the editor's own Set Union ControlNet "
+        "Type says the kind.\n\nThe demo Union knows openpose, depth, scribble, canny and segment, and no normals."
+    )
+    start = base(sheet, "union", about, "a photo of a magenta figure with one raised arm and a green box")
+    sheet.group("2  Three hints, one net", (400, -80, 640, 1000))
+    depth = example(sheet, "demo scene 10", "depth", (420, 0), "Depth")
+    pose = example(sheet, "demo scene 10", "openpose", (420, 300), "Pose")
+    edges = example(sheet, "demo scene 10", "canny", (420, 600), "Edges")
+    for y, (hint, title) in enumerate(((depth, "The depth"), (pose, "The pose"), (edges, "The edges"))):
+        preview(sheet, hint, "image", (760, 300 * y), title)
+    loaded = net(sheet, "union", (420, 170))
+    latent = empty(sheet, (420, 770))
+    sheet.group("3.1  Depth and pose at once", (1060, -80, 1700, 560))
+    options = sheet.node("CNCore_ControlOptions", (1080, 0, 320, 260), {"hint_type": "depth"}, color=HINT)
+    more = sheet.node("CNCore_MoreHints", (1080, 310, 320, 80), {"hint_type": "openpose"}, color=HINT)
+    sheet.link(pose, "image", more, "image")
+    both = apply(sheet, start, loaded, (depth, "image"), (1440, 0, 320, 320), "Depth and pose")
+    sheet.link(options, "options", both, "options")
+    sheet.link(more, "more_hints", both, "more_hints")
+    paint(sheet, start, both, (latent, "LATENT"), "union/depth_and_pose", (1800, 0))
+    sheet.group("3.2  Edges alone", (1060, 500, 1700, 440))
+    values = {"type": "canny/lineart/anime_lineart/mlsd"}
+    typed = sheet.node("SetUnionControlNetType", (1080, 580, 320, 60), values, color=HINT)
+    sheet.link(loaded, "control_net", typed, "control_net")
+    alone = apply(sheet, start, typed, (edges, "image"), (1440, 580, 320, 280), "Edges")
+    paint(sheet, start, alone, (latent, "LATENT"), "union/canny", (1800, 580))
 
 
 STUDY = (
@@ -586,6 +619,7 @@ DRAWINGS: Mapping[str, Callable[[Sheet], None]] = {
         canny_to_image,
         scribble_to_image,
         depth_and_pose,
+        union,
         strength_and_window,
         img2img_with_control,
         canny_photo,

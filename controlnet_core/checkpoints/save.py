@@ -89,19 +89,25 @@ def save_controlnet(
     family: str = "",
     layout: LayoutName = "ldm",
     dtype: torch.dtype | None = None,
+    narrow: torch.dtype | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write a ControlNet as one safetensors file; `ldm` is the cldm layout with `control_model.`.
 
-    family: name of the base it is made for ("sd15", "demo"). Other arguments and errors as
-    `save_checkpoint`.
+    family: name of the base it is made for ("sd15", "demo"). narrow: float8, to round the matrices of encoder and
+    middle to; all that reads the hint and all that is added to the base stays in `dtype`. Other arguments and errors
+    as `save_checkpoint`.
     """
     table = _layout(layout)
     config = net.config
-    rules = table.controlnet_rules(config.unet, 2 * len(config.hint_widths))
-    tensors = dict(_renamed(net, KeyMap(prefixed(rules, table.control_prefix))))
+    keymap = KeyMap(prefixed(table.controlnet_rules(config.unet, 2 * len(config.hint_widths)), table.control_prefix))
+    tensors = dict(_renamed(net, keymap))
+    dtypes = _dtypes(tensors, dtype)
+    if narrow is not None:
+        matrices = (n for n, w in net.state_dict().items() if w.ndim > 1 and n.startswith(("encoder.", "middle.")))
+        dtypes.update({str(keymap.to_theirs(name)): narrow for name in matrices})
     described = _metadata(config_to_json(config), family, metadata)
-    write_safetensors(path, tensors, described, _dtypes(tensors, dtype))
+    write_safetensors(path, tensors, described, dtypes)
 
 
 def save_vae(

@@ -55,7 +55,7 @@ class CastConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W')."""
-        return F.conv2d(x, self.weight, self.bias, *self.geometry)
+        return F.conv2d(x, self.weight, self.bias, *self.geometry)  # type: ignore[arg-type]
 
 
 def is_narrow(module: nn.Module) -> bool:

@@ -17,12 +17,14 @@ import numpy as np
 import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.checkpoints.save import save_checkpoint, save_controlnet
-from comfyui_controlnet_core.controlnet_core.config import DEMO
+from comfyui_controlnet_core.controlnet_core.config import DEMO, UnionConfig
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.text_encoder import ClipTextModel
 from comfyui_controlnet_core.controlnet_core.models.tokenizer import ClipTokenizer, VocabMap
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
+from comfyui_controlnet_core.controlnet_core.models.union import ControlNetUnion
 from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
+from comfyui_controlnet_core.controlnet_core.training.step import initialise_union
 from comfyui_controlnet_core.nodes import build_nodes
 from comfyui_controlnet_core.nodes.headless import ASSETS, HeadlessHost
 from comfyui_controlnet_core.workflows.bundled import FOLDER, bundled_names
@@ -38,6 +40,7 @@ EXPECTED = (
     "canny_to_image",
     "scribble_to_image",
     "depth_and_pose",
+    "union",
     "strength_and_window",
     "img2img_with_control",
     "canny_photo",
@@ -68,6 +71,9 @@ def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.nn.init.normal_(zero.conv.weight, std=0.02)
     for kind in KINDS:
         save_controlnet(folder / f"demo_{kind}.safetensors", net, family="demo")
+    union = ControlNetUnion(replace(net.config, union=UnionConfig(6, net.config.unet.widths[0])))
+    initialise_union(union, net)
+    save_controlnet(folder / "demo_union.safetensors", union, family="demo")
     return folder
 
 

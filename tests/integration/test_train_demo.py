@@ -49,7 +49,10 @@ def test_the_union_starts_from_canny_and_learns_all_kinds(tmp_path: Path) -> Non
     moved = sum(not torch.equal(weight, union[name]) for name, weight in canny.items())
     assert moved > len(canny) // 2
     assert union["union.projection.weight"].abs().max() > 0 and union["union.type_embed.linear2.weight"].abs().max() > 0
-    recipe = read_header(tmp_path / "demo_union.safetensors").metadata["controlnet_core.recipe"]
+    header = read_header(tmp_path / "demo_union.safetensors")
+    kept = {info.dtype for key, info in header.tensors.items() if ".input_blocks." in key and len(info.shape) > 1}
+    assert kept == {torch.float8_e4m3fn}
+    recipe = header.metadata["controlnet_core.recipe"]
     assert recipe.startswith("train-demo union --start canny: Recipe(steps=2")
 
 

@@ -165,7 +165,8 @@ def _net(args: argparse.Namespace, kind: str) -> bool:
         if not _train(name, loop, args):
             return False
         metadata = _metadata(f"{kind} --start {source or 'fresh'}", args, *passes)
-        save_controlnet(target, loop.modules["net"], family="demo", dtype=_half(), metadata=metadata)  # type: ignore[arg-type]
+        narrow = _narrow() if kind in recipes.NARROW and target.stem == f"demo_{kind}" else None
+        save_controlnet(target, loop.modules["net"], family="demo", dtype=_half(), narrow=narrow, metadata=metadata)  # type: ignore[arg-type]
         return True
 
     recipe = recipes.NETS[kind]
@@ -197,7 +198,8 @@ def _union(args: argparse.Namespace) -> bool:
     if not _train("union", loop, args):
         return False
     metadata = _metadata(f"union --start {source}", args, recipe)
-    save_controlnet(target, loop.modules["net"], family="demo", dtype=_half(), metadata=metadata)  # type: ignore[arg-type]
+    narrow = _narrow() if "union" in recipes.NARROW else None
+    save_controlnet(target, loop.modules["net"], family="demo", dtype=_half(), narrow=narrow, metadata=metadata)  # type: ignore[arg-type]
     return _done(target)
 
 
@@ -273,6 +275,12 @@ def _half():
     import torch
 
     return torch.float16
+
+
+def _narrow():
+    import torch
+
+    return torch.float8_e4m3fn
 
 
 def _bar(name: str, total: int, initial: int = 0):
