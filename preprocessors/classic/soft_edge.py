@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
 
 from ..image_ops import above
+from ..parallel import each
 
 _ORIENTATIONS = 8
 
@@ -18,6 +20,7 @@ def soft_edge(
     smoothing: int = 3,
     contrast: float = 16.0,
     safe: bool = False,
+    threads: int = 1,
 ) -> np.ndarray:
     """(H,W,3) uint8 RGB -> (H,W) float32 0..1, brighter where the edge is stronger.
 
@@ -31,13 +34,29 @@ def soft_edge(
     lab = cv2.cvtColor(picture.astype(np.float32) / np.float32(255.0), cv2.COLOR_RGB2LAB)
     for _ in range(smoothing):
         lab = cv2.bilateralFilter(lab, 5, 20.0, 3.0)
-    strongest = np.zeros(lab.shape[:2], np.float32)
-    for kernel in half_discs(radius):
-        difference = cv2.filter2D(lab, -1, kernel, borderType=cv2.BORDER_REFLECT)
-        lightness, red_green, blue_yellow = cv2.split(cv2.multiply(difference, difference))
-        np.maximum(strongest, lightness + red_green + blue_yellow, out=strongest)
+    kernels = half_discs(radius)
+    shares: list[np.ndarray | None] = [None] * min(threads, len(kernels))
+
+    def share(index: int) -> None:
+        shares[index] = _strongest(lab, kernels[index :: len(shares)])
+
+    each(share, len(shares), threads, lambda done: None)
+    strongest = np.maximum.reduce([part for part in shares if part is not None])
     soft = np.float32(1.0) - np.exp(strongest * np.float32(-1.0 / contrast**2))
     return safe_steps(soft) if safe else soft
+
+
+def _strongest(lab: np.ndarray, kernels: Sequence[np.ndarray]) -> np.ndarray:
+    """The largest squared distance between both halves of the discs, (H,W) float32."""
+    import cv2
+
+    strongest = np.zeros(lab.shape[:2], np.float32)
+    for kernel in kernels:
+        difference = cv2.filter2D(lab, -1, kernel, borderType=cv2.BORDER_REFLECT)
+        lightness, red_green, blue_yellow = cv2.split(cv2.multiply(difference, difference, dst=difference))
+        np.add(lightness, red_green, out=lightness)
+        np.maximum(strongest, np.add(lightness, blue_yellow, out=lightness), out=strongest)
+    return strongest
 
 
 @cache
@@ -84,9 +103,11 @@ def to_scribble(soft: np.ndarray) -> np.ndarray:
     return above(strokes, 4)
 
 
-def soft_scribble(picture: np.ndarray, *, radius: int = 3, smoothing: int = 3, contrast: float = 16.0) -> np.ndarray:
+def soft_scribble(
+    picture: np.ndarray, *, radius: int = 3, smoothing: int = 3, contrast: float = 16.0, threads: int = 1
+) -> np.ndarray:
     """Strokes along the soft edges: (H,W,3) uint8 RGB -> (H,W) uint8 0 or 255."""
-    soft = soft_edge(picture, radius=radius, smoothing=smoothing, contrast=contrast)
+    soft = soft_edge(picture, radius=radius, smoothing=smoothing, contrast=contrast, threads=threads)
     return to_scribble((soft * np.float32(255.0)).astype(np.uint8))
 
 

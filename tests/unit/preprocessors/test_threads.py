@@ -12,6 +12,7 @@ from comfyui_controlnet_core.preprocessors import parallel
 from comfyui_controlnet_core.preprocessors.classic.gaussian import blurred, blurred_planes, reach
 from comfyui_controlnet_core.preprocessors.classic.lineart import lineart, median_above
 from comfyui_controlnet_core.preprocessors.classic.scribble import xdog
+from comfyui_controlnet_core.preprocessors.classic.soft_edge import soft_edge, soft_scribble
 from comfyui_controlnet_core.preprocessors.registry import Entry
 
 from .conftest import make_pictures, options_of
@@ -50,10 +51,13 @@ def test_bands_of_a_plane_are_the_plane() -> None:
 
 
 @pytest.mark.parametrize("threads", [2, 5])
-def test_line_art_and_scribble_in_bands(threads: int) -> None:
+def test_more_threads_for_one_picture(threads: int) -> None:
     picture = as_bytes(701, 523)
     assert np.array_equal(lineart(picture, threads=threads), lineart(picture))
     assert np.array_equal(xdog(picture, threads=threads), xdog(picture))
+    small = picture[:90, :70]
+    assert np.array_equal(soft_edge(small, threads=threads), soft_edge(small))
+    assert np.array_equal(soft_scribble(small, threads=threads), soft_scribble(small))
 
 
 def test_the_median_is_that_of_numpy() -> None:
