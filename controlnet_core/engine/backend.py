@@ -8,7 +8,7 @@ prepared runs when newer ones take their place, or when a model or a unit that t
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, ref
@@ -58,6 +58,9 @@ class Memo:
     def __init__(self, kept: int) -> None:
         self.kept = kept
         self.made: OrderedDict[Hashable, _Kept] = OrderedDict()
+
+    def __iter__(self) -> Iterator[Any]:
+        return (kept.made for kept in self.made.values())
 
     def once(self, key: Hashable, owners: Iterable[object], make: Callable[[], MadeT]) -> MadeT:
         """What `make` gives, made again only when `key` is not one of the last few.

@@ -124,7 +124,7 @@ def _beside(walk: Iterator[Tensor], actors: list[Actor], rows: Tensor, sigma: fl
     """As `_controlled`, the nets beside the encoder; residuals are added when all are there."""
     heard = [run.heard(actor) for actor in actors]
     residuals = [partial(actor.residuals, rows, sigma) for actor in heard]
-    targets, *added = side_by_side([lambda: list(walk), *residuals], rows.device)
+    targets, added = side_by_side(lambda: list(walk), residuals, rows.device)
     for actor, own in zip(heard, added, strict=True):
         for index, (target, residual) in enumerate(zip(targets, own, strict=True)):
             actor.add(target, residual, DIRECT, index, sigma)

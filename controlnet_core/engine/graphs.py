@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import ref
 
 import torch
@@ -33,21 +33,31 @@ from .unit import Actor, PreparedUnit
 
 Call = Callable[[], tuple[Tensor, Tensor]]
 """An evaluation on its buffers: the prediction, and whether the networks' outputs were finite."""
-Capture = Callable[[Call, torch.device], Call]
-"""Makes an evaluation on a device repeatable."""
+
+
+class Captured(NamedTuple):
+    """An evaluation that can be repeated. pool: where its temporaries are, for others to use as well."""
+
+    replay: Call
+    pool: Any = None
+
+
+Capture = Callable[[Call, torch.device, Any], Captured]
+"""Makes an evaluation on a device repeatable; with the pool of an earlier one, None for the first."""
 Hold = Callable[[Tensor], Tensor]
 """What takes the place of a tensor."""
 WARM_UPS = 2
 
 
-def as_calls(evaluation: Call, device: torch.device) -> Call:
+def as_calls(evaluation: Call, device: torch.device, pool: Any) -> Captured:
     """No capture: it is called each time."""
-    return evaluation
+    return Captured(evaluation)
 
 
-def as_cuda_graph(evaluation: Call, device: torch.device) -> Call:
+def as_cuda_graph(evaluation: Call, device: torch.device, pool: Any) -> Captured:
     """Captured once and replayed; called a few times before, so that libraries have chosen their algorithms.
 
+    Graphs share their memory: they are replayed one after the other, and what one gives is copied before the next.
     Raises CoreError where it cannot be captured.
     """
     graph, aside = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
@@ -58,7 +68,7 @@ def as_cuda_graph(evaluation: Call, device: torch.device) -> Call:
                 for _ in range(WARM_UPS):
                     evaluation()
             torch.cuda.current_stream().wait_stream(aside)
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, pool=pool):
                 made = evaluation()
     except torch.cuda.OutOfMemoryError:
         raise
@@ -70,7 +80,7 @@ def as_cuda_graph(evaluation: Call, device: torch.device) -> Call:
             graph.replay()
         return made
 
-    return replay
+    return Captured(replay, graph.pool())
 
 
 def why_not(run: Run, backend: Backend) -> str:
@@ -134,7 +144,8 @@ def still_group(group: Group, sigma: float, constant: Hold, varying: Hold) -> St
     """The group as it is at this sigma, each tensor that it reads passed through `constant` or `varying`."""
 
     def stack(of: Stack) -> Stack:
-        return Stack(*(None if p is None else Projected(_map(p.shifts, varying), _map(p.kv, constant)) for p in of))
+        parts = (p for p in of if p is not None)
+        return Stack(*(Projected(_map(p.shifts, varying), _map(p.kv, constant)) for p in parts))
 
     def actor(of: Actor) -> Actor:
         changes: dict[str, Any] = {}
@@ -200,7 +211,7 @@ class Program:
         self.prepared = replace(prepared, conditions=(), known_moments={}, moments={})
         self.rescale, self.capture = rescale, capture
         self.bound: tuple[ref[Any], ...] = ()
-        self.replay: Call | None = None
+        self.captured: Captured | None = None
 
     def _keep(self, tensor: Tensor) -> Tensor:
         self.constants.append(tensor.clone())
@@ -215,16 +226,16 @@ class Program:
             buffer.copy_(tensor)
         self.bound = tuple(ref(holder) for holder in holders)
 
-    def __call__(self, x: Tensor, cfg: float, ready: Ready) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, cfg: float, ready: Ready, pool: Any) -> tuple[Tensor, Tensor]:
         """-> the prediction, and whether all was finite. Nothing here makes the host wait for the GPU."""
         self.bind(ready.met)
         self.x.copy_(x)
         self.changing.copy_(ready.changing)
         for number, value in zip(self.numbers, (ready.met.sigma, cfg), strict=True):
             number.fill_(value)
-        if self.replay is None:
-            self.replay = self.capture(self._evaluate, self.x.device)
-        prediction, finite = self.replay()
+        if self.captured is None:
+            self.captured = self.capture(self._evaluate, self.x.device, pool)
+        prediction, finite = self.captured.replay()
         return prediction.clone(), finite.clone()
 
     def _evaluate(self) -> tuple[Tensor, Tensor]:
@@ -287,13 +298,18 @@ class Graphs:
     def evaluate(self, prepared: Prepared, x: Tensor, sigma: Tensor, cfg: float, run: Run) -> Tensor:
         """As `evaluate.guided`; whether all was finite is remembered in the run."""
         ready = self._ready(prepared, x, float(sigma), run.rescale)
-        prediction, finite = ready.program(x, cfg, ready)
+        prediction, finite = ready.program(x, cfg, ready, self._pool())
         run.finite = finite if run.finite is None else run.finite & finite
         if run.recorder is not None:
             for unit in (unit for actor in ready.met.actors for unit in actor.units):
                 run.recorder.unit(unit.key, unit.name, words(unit.key))
                 run.recorder.net_ran(unit.key)
         return prediction
+
+    def _pool(self) -> Any:
+        """The memory of what was captured before."""
+        captured = (program.captured for program in self.backend.programs)
+        return next((c.pool for c in captured if c is not None and c.pool is not None), None)
 
     def _ready(self, prepared: Prepared, x: Tensor, sigma: float, rescale: float) -> Ready:
         """With it, all sigmas that are known before the run: factors are sent to the device before the first step."""

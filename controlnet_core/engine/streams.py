@@ -14,24 +14,27 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+FirstT = TypeVar("FirstT")
 MadeT = TypeVar("MadeT")
 
 
-def side_by_side(jobs: Sequence[Callable[[], MadeT]], device: torch.device) -> list[MadeT]:
+def side_by_side(
+    first: Callable[[], FirstT], others: Sequence[Callable[[], MadeT]], device: torch.device
+) -> tuple[FirstT, list[MadeT]]:
     """What each job gives. On return the current stream may use it all."""
-    if device.type != "cuda" or len(jobs) < 2:
-        return [job() for job in jobs]
+    if device.type != "cuda" or not others:
+        return first(), [job() for job in others]
     using = torch.cuda.current_stream(device)
-    others = [torch.cuda.Stream(device) for _ in jobs[1:]]
+    streams = [torch.cuda.Stream(device) for _ in others]
     made = []
-    for stream, job in zip(others, jobs[1:], strict=True):
+    for stream, job in zip(streams, others, strict=True):
         stream.wait_stream(using)  # what the job reads has been made
         with torch.cuda.stream(stream):
             made.append(job())
-    first = jobs[0]()
-    for stream, result in zip(others, made, strict=True):
+    own = first()
+    for stream, result in zip(streams, made, strict=True):
         using.wait_stream(stream)
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 leaf.record_stream(using)  # its memory is not given away before it has been used
-    return [first, *made]
+    return own, made

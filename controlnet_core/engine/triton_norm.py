@@ -112,7 +112,7 @@ def group_norm_silu(
     channel_moments[(batch, parts, blocks)](x, added, means, spreads, cells, channels, part_cells, stride, **tile)
     group_moments[(batch, groups)](
         means, spreads, group_means, group_scales, cells, channels, per_group, part_cells, parts, eps,
-        PARTS=PARTS, WIDTH=triton.next_power_of_2(per_group),
+        PARTS=PARTS, WIDTH=triton.next_power_of_2(per_group),  # type: ignore[arg-type]
     )  # fmt: skip
     normalise[(batch, triton.cdiv(cells, CELLS), blocks)](
         x, added, weight, bias, group_means, group_scales, out, cells, channels, per_group, groups, stride, **tile

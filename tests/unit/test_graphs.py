@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_li
 from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
 from comfyui_controlnet_core.controlnet_core.engine.chunks import evaluate_parts, prepare_parts
 from comfyui_controlnet_core.controlnet_core.engine.condition import Area, Condition
-from comfyui_controlnet_core.controlnet_core.engine.graphs import Call, Graphs, as_calls, why_not
+from comfyui_controlnet_core.controlnet_core.engine.graphs import Call, Captured, Graphs, as_calls, why_not
 from comfyui_controlnet_core.controlnet_core.engine.run import Run, Shortcuts
 from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
 from comfyui_controlnet_core.controlnet_core.models.adapter import Adapter
@@ -47,6 +48,7 @@ class Bench:
         self.adapter = Adapter(AdapterConfig(widths=(32, 64), res_blocks=1)).eval()
         self.backend = Backend(Runtime(pack_weights=False))
         self.captures = 0
+        self.pools: list[Any] = []
 
     def _net(self, seed: int) -> ControlNet:
         torch.manual_seed(seed)
@@ -57,9 +59,10 @@ class Bench:
         torch.nn.init.normal_(net.hint.convs[-1].weight, std=0.5)
         return net
 
-    def counted(self, evaluation: Call, device: torch.device) -> Call:
+    def counted(self, evaluation: Call, device: torch.device, pool: Any) -> Captured:
         self.captures += 1
-        return as_calls(evaluation, device)
+        self.pools.append(pool)
+        return Captured(as_calls(evaluation, device, pool).replay, pool=f"pool {len(self.pools)}")
 
     @torch.inference_mode()
     def __call__(
@@ -156,11 +159,13 @@ def test_nets_side_by_side(bench: Bench) -> None:
     assert bench([unit(bench.nets[0]), unit(bench.nets[1], strength=0.4), unit(bench.adapter)]) == 1
 
 
-def test_a_program_goes_with_its_model() -> None:
+def test_programs_share_their_memory_and_go_with_their_model() -> None:
     bench = Bench()
     bench([unit(bench.nets[0])])
+    bench([unit(bench.nets[0])], cfg=1.0)
     programs = bench.backend.programs
-    assert len(programs.made) == 1
+    assert len(programs.made) == 2
+    assert bench.pools == [None, "pool 1"]  # later ones use the memory of the first
     bench.nets.clear()
     assert not programs.made
 

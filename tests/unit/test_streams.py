@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -25,15 +26,18 @@ CONFIG = replace(DEMO, unet=replace(DEMO.unet, widths=(32, 64), transformer_dept
 
 
 def test_results_come_in_the_order_of_the_jobs() -> None:
-    assert side_by_side([lambda: 1, lambda: 2, lambda: 3], torch.device("cpu")) == [1, 2, 3]
+    assert side_by_side(lambda: 1, [lambda: 2, lambda: 3], torch.device("cpu")) == (1, [2, 3])
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
 def test_nets_beside_the_encoder_are_nets_behind_it(packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs: list[int] = []
-    monkeypatch.setattr(
-        evaluate, "side_by_side", lambda given, device: jobs.append(len(given)) or side_by_side(given, device)
-    )
+
+    def counted(first: Any, others: Any, device: torch.device) -> Any:
+        jobs.append(1 + len(others))
+        return side_by_side(first, others, device)
+
+    monkeypatch.setattr(evaluate, "side_by_side", counted)
     torch.manual_seed(0)
     unet = UNet(CONFIG.unet).eval()
     nets = [ControlNet.from_unet(unet).eval() for _ in range(2)]
