@@ -114,7 +114,8 @@ def generate(
     except torch.cuda.OutOfMemoryError as error:
         raise OutOfMemory(
             f"the device has no memory left for a batch of {latent.shape[0]} latents of {latent.shape[3]}x"
-            f"{latent.shape[2]}: use a smaller picture, a smaller batch, fewer ControlNets, or dtype fp16"
+            f"{latent.shape[2]}: use a smaller picture, fewer pictures at a time (--chunk), fewer ControlNets, "
+            "dtype fp16, or streamed weights (--memory streamed)"
         ) from error
 
 

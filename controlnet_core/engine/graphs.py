@@ -90,6 +90,8 @@ def why_not(run: Run, backend: Backend) -> str:
         return f"the device is {device.type}, graphs need CUDA"
     if backend.conveyor is not None:
         return "weights are streamed"
+    if run.check_every_step:
+        return "each step is looked at, to find out what is not finite"
     if run.shortcuts.continues_nets or run.shortcuts.encoder_every > 1:
         return "what is left out by choice is decided from step to step"
     if run.recorder is not None and run.recorder.observe:

@@ -7,16 +7,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from comfyui_controlnet_core.controlnet_core.config import DEMO, ControlNetConfig
+from comfyui_controlnet_core.controlnet_core.config import DEMO, AdapterConfig, ControlNetConfig
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
 from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
-from comfyui_controlnet_core.controlnet_core.engine.condition import Condition
+from comfyui_controlnet_core.controlnet_core.engine.condition import Area, Condition
 from comfyui_controlnet_core.controlnet_core.engine.evaluate import evaluate
 from comfyui_controlnet_core.controlnet_core.engine.footprint import decode_values, predict
 from comfyui_controlnet_core.controlnet_core.engine.live import LiveTensors
 from comfyui_controlnet_core.controlnet_core.engine.prepare import prepare
 from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
+from comfyui_controlnet_core.controlnet_core.models.adapter import Adapter
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
@@ -67,6 +68,30 @@ def test_prediction_is_what_is_alive(case: int, packed: bool) -> None:
     found = [preparing.live, preparing.peak, step.peak]
     assert [told.prepared, told.preparing, told.step] == pytest.approx(found, rel=WITHIN)
     assert told.weights == 4 * sum(p.numel() for m in (unet, *[net] * nets) for p in m.parameters())
+
+
+@torch.inference_mode()
+def test_areas_windows_adapters_and_hints_of_their_own() -> None:
+    """Two groups, of which one ends; three pictures with hints of their own; a net that sees x, one that does not."""
+    torch.manual_seed(0)
+    unet = UNet(SMALL.unet).eval()
+    net = ControlNet.from_unet(unet, ControlNetConfig(SMALL.unet, hint_widths=(8, 16, 32, 64))).eval()
+    adapter = Adapter(AdapterConfig(widths=SMALL.unet.widths, res_blocks=1)).eval()
+    pictures, texts = torch.rand(3, 3, 128, 128), torch.randn(3, 1, 77, SMALL.unet.context_dim)
+    units = (ControlUnit(net, pictures, 0.7), ControlUnit(adapter, pictures[:1]))
+    positive = [Condition(texts[0], units), Condition(texts[1], units[:1], area=Area(0, 0, 16, 8), end=0.6)]
+    negative = [Condition(texts[2], units)]
+    backend, shape, sigmas = Backend(Runtime(pack_weights=False)), (3, 4, 16, 16), [8.0, 4.0, 0.5]
+    run = (unet, SMALL, SCHEDULE, positive, negative, shape, sigmas, backend)
+    told, x = predict(*run), torch.randn(shape)
+    with LiveTensors() as preparing:
+        prepared = prepare(*run)
+    steps = []
+    for sigma in sigmas:
+        with LiveTensors() as step:
+            evaluate(prepared, x, torch.tensor(sigma), 5.0)
+        steps.append(step.peak)
+    assert [told.prepared, told.step] == pytest.approx([preparing.live, max(steps)], rel=WITHIN)
 
 
 def test_prediction_of_the_autoencoder() -> None:

@@ -18,6 +18,7 @@ from comfyui_controlnet_core.controlnet_core.engine.condition import Area, Condi
 from comfyui_controlnet_core.controlnet_core.engine.graphs import Call, Captured, Graphs, as_calls, why_not
 from comfyui_controlnet_core.controlnet_core.engine.run import Run, Shortcuts
 from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
+from comfyui_controlnet_core.controlnet_core.engine.stream import Conveyor
 from comfyui_controlnet_core.controlnet_core.models.adapter import Adapter
 from comfyui_controlnet_core.controlnet_core.models.control import ControlModel
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
@@ -172,10 +173,15 @@ def test_programs_share_their_memory_and_go_with_their_model() -> None:
 
 def test_where_graphs_cannot_be_the_report_says_why(bench: Bench) -> None:
     cuda = Backend(Runtime(torch.device("cuda"), pack_weights=False))
-    assert why_not(Run(), cuda) == ""
+    quiet = Run(check_every_step=False)
+    assert why_not(quiet, cuda) == ""
+    assert "each step" in why_not(Run(), cuda)
     assert "graphs need CUDA" in why_not(Run(), Backend(Runtime()))
-    assert "step to step" in why_not(Run(Shortcuts(reuse_every=2)), cuda)
-    assert "looks into" in why_not(Run(recorder=Recorder(observe=True)), cuda)
+    streaming = Backend(Runtime(torch.device("cuda"), pack_weights=False))
+    streaming.conveyor = Conveyor(torch.device("cpu"), torch.float32)
+    assert "streamed" in why_not(quiet, streaming)
+    assert "step to step" in why_not(replace(quiet, shortcuts=Shortcuts(reuse_every=2)), cuda)
+    assert "looks into" in why_not(replace(quiet, recorder=Recorder(observe=True)), cuda)
     model = DiffusionModel(bench.unet, CONFIG, SCHEDULE)
     recorder = Recorder()
     conditions = [Condition(rand(1, 1, 77, 32), label=rand(1, 1, 16))], []
