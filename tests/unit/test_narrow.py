@@ -11,6 +11,8 @@ import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.checkpoints.io import read_header
 from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_base
+from comfyui_controlnet_core.controlnet_core.checkpoints.lora_kinds import Difference, Update
+from comfyui_controlnet_core.controlnet_core.checkpoints.lora_places import merge
 from comfyui_controlnet_core.controlnet_core.checkpoints.save import save_checkpoint
 from comfyui_controlnet_core.controlnet_core.config import DEMO
 from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
@@ -31,6 +33,7 @@ RUNTIMES = {
     "packed bf16": Runtime(CPU, torch.bfloat16),
     "plain": Runtime(CPU, pack_weights=False),
     "plain bf16": Runtime(CPU, torch.bfloat16, pack_weights=False),
+    "streamed": Runtime(CPU, memory="streamed"),
 }
 
 
@@ -119,6 +122,20 @@ def test_a_control_net_in_float8_keeps_its_zero_convolutions_exact(file: Path) -
     h = torch.randn(1, 32, 8, 8)
     expected = target + 0.5 * net.zeros[0].float()(h)
     torch.testing.assert_close(twin.zeros[0].accumulate(target.clone(), h, 0.5), expected)
+
+
+def test_what_a_lora_touches_is_held_wide_so_that_small_changes_count(file: Path) -> None:
+    """Rounded to float8 again, a change of 0.1 % would be lost in nearly every weight."""
+    unet = load_base(file, narrow=torch.float8_e4m3fn).unet
+    key = "middle.res1.conv1.weight"
+    old = unet.state_dict()[key]
+    update = Update(Difference(), {"diff": 1e-3 * old.float()})
+    merged = merge(unet, [({key: update}, 1.0)])
+    found = {name: weight.dtype for name, weight in merged.state_dict().items() if weight.ndim > 1}
+    assert found.pop(key) == torch.float16 and set(found.values()) == {torch.float8_e4m3fn}
+    expected = (1.001 * old.float()).half()
+    assert torch.equal(merged.state_dict()[key], expected) and not torch.equal(expected, old.half())
+    assert not torch.equal(output(merged, RUNTIMES["plain"]), output(unet, RUNTIMES["plain"]))
 
 
 @pytest.fixture(scope="module")
