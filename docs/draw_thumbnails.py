@@ -20,7 +20,7 @@ from comfyui_controlnet_core.workflows.validation import validate
 from PIL import Image
 
 FOLDER = Path(__file__).resolve().parent.parent / "workflows"
-SIDE, GAP, TILES = 384, 4, 4
+SIDE, GAP, TILES, INSET = 384, 4, 4, 112
 QUALITY = 85
 
 
@@ -56,16 +56,18 @@ def square(file: Path) -> Image.Image:
 
 
 def thumbnail(shown: Sequence[Image.Image], saved: Sequence[Image.Image]) -> Image.Image:
-    """One result large with the previews small at its foot; or, of several results, four tiles with the previews."""
+    """One result large with the previews small above; or, of several results, four tiles with the previews.
+
+    Above and to the right is the sky of the demo's scenes: what they show stands lower, or further to the left.
+    """
     if len(saved) > 1 and len(shown) + len(saved) >= TILES:
         return tiles([*shown, *saved][:TILES])
     *rest, main_picture = [*shown, *saved]
     large = scaled(main_picture, SIDE)
-    inset = SIDE // 3
-    for column, picture in enumerate(rest[:2]):
-        frame = Image.new("RGB", (inset, inset), "white")
-        frame.paste(scaled(picture, inset - 2 * GAP), (GAP, GAP))
-        large.paste(frame, (column * (inset - GAP), SIDE - inset))
+    for column, picture in enumerate(reversed(rest[:2]), 1):
+        frame = Image.new("RGB", (INSET, INSET), "white")
+        frame.paste(scaled(picture, INSET - 2 * GAP), (GAP, GAP))
+        large.paste(frame, (SIDE - column * (INSET - GAP) - GAP, 0))
     return large
 
 

@@ -89,7 +89,9 @@ ADD_APPLY = """() => {
     app.graph.clear();
     const node = LiteGraph.createNode('CNCore_ApplyControlNet');
     app.graph.add(node);
-    node.pos = [300, 200];
+    node.pos = [300, 250];
+    app.canvas.ds.scale = 1;
+    app.canvas.ds.offset = [0, 0];
     app.canvas.selectNode(node);
     return {
         title: node.title,
