@@ -92,8 +92,10 @@ ADD_APPLY = """() => {
     node.pos = [300, 250];
     app.canvas.ds.scale = 1;
     app.canvas.ds.offset = [0, 0];
-    app.canvas.selectNode(node);
+    app.canvas.setDirty(true, true);
+    const canvas = app.canvas.canvas.getBoundingClientRect();
     return {
+        head: [canvas.x + node.pos[0] + 60, canvas.y + node.pos[1] - LiteGraph.NODE_TITLE_HEIGHT / 2],
         title: node.title,
         sockets: Object.fromEntries(node.inputs.map(input => [input.name, input.localized_name])),
         widgets: Object.fromEntries(node.widgets.map(widget => [widget.name, widget.label])),
@@ -392,7 +394,7 @@ def test_a_node_and_its_help_speak_korean(editor: Editor) -> None:
     editor.set("Comfy.Locale", "ko")
     try:
         editor.open()
-        shown = editor.page.evaluate(ADD_APPLY)
+        shown = wait(lambda: add_and_select(editor), "a selected node")
         assert shown["title"] == entry["display_name"]
         for name, text in entry["inputs"].items():
             assert shown["sockets"][name] == text["name"]
@@ -405,6 +407,14 @@ def test_a_node_and_its_help_speak_korean(editor: Editor) -> None:
     finally:
         editor.set("Comfy.Locale", "en")
         editor.open()
+
+
+def add_and_select(editor: Editor) -> dict[str, Any] | None:
+    """A new node, clicked on; None while a page just loaded still puts the last workflow back in its place."""
+    shown = editor.page.evaluate(ADD_APPLY)
+    editor.page.mouse.click(*shown["head"])
+    editor.page.wait_for_timeout(1000)
+    return shown if editor.page.get_by_test_id("info-button").is_visible() else None
 
 
 def test_the_editor_has_no_complaint_about_us(editor: Editor) -> None:
