@@ -24,11 +24,17 @@ from comfyui_controlnet_core.controlnet_core.config import (
     UNetConfig,
 )
 from comfyui_controlnet_core.controlnet_core.diffusion.denoiser import denoised, scale_input, training_target
+from comfyui_controlnet_core.controlnet_core.diffusion.guidance import Weights
+from comfyui_controlnet_core.controlnet_core.diffusion.noise import initial_noise
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import make_schedule
+from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
+from comfyui_controlnet_core.controlnet_core.engine.condition import Condition
+from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
 from comfyui_controlnet_core.controlnet_core.models.label import PictureSize, ScoredSize, label_vector
 from comfyui_controlnet_core.controlnet_core.models.text_encoder import ClipTextModel, DualTextEncoder
 from comfyui_controlnet_core.controlnet_core.models.tokenizer import ClipTokenizer
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
+from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -347,3 +353,43 @@ def test_the_target_denoises_exactly(parametrization: Any, sigma_data: float) ->
     target = training_target(parametrization, clean, noise, sigma, sigma_data)
     again = denoised(parametrization, target, clean + sigma * noise, sigma, sigma_data)
     torch.testing.assert_close(again, clean)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@torch.no_grad()
+def test_guidance_by_two_scales_is_the_pipeline_of_diffusers(tmp_path: Path) -> None:
+    """InstructPix2Pix, three steps of Euler on the pipeline's own sigmas, from the same noise."""
+    family = FAMILIES["sd15"]
+    reference = randomise(reference_unet(family, 8))
+    reference.save_pretrained(tmp_path / "unet")
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    checkpoint = load_checkpoint(tmp_path)
+    scheduler = diffusers.EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="trailing"
+    )
+    vae = diffusers.AutoencoderKL(block_out_channels=(32, 32, 32, 32), norm_num_groups=32)  # only asked for its shape
+    pipe = diffusers.StableDiffusionInstructPix2PixPipeline(
+        vae, None, None, reference, scheduler, None, None, requires_safety_checker=False
+    )
+    pipe.set_progress_bar_config(disable=True)
+    scheduler.set_timesteps(3)
+    sigmas = scheduler.sigmas.clone()
+    generator = torch.Generator().manual_seed(1)
+    text, empty = torch.randn(2, 1, 5, family.unet.context_dim, generator=generator).unbind(0)
+    shown = torch.randn(1, 4, 8, 8, generator=generator)
+    x = initial_noise((1, 4, 8, 8), 7) * (1.0 + sigmas[0] ** 2).sqrt()
+    expected = pipe(
+        image=shown, latents=x / scheduler.init_noise_sigma, prompt_embeds=text, negative_prompt_embeds=empty,
+        guidance_scale=7.5, image_guidance_scale=1.5, num_inference_steps=3, output_type="latent",
+    ).images  # fmt: skip
+    weights = Weights.of(7.5, 1.5)
+    middle, rest = weights.within_negative()
+    negative = [
+        Condition(empty, strength=middle, beside=shown), Condition(empty, strength=rest, beside=torch.zeros_like(shown))
+    ]  # fmt: skip
+    model = DiffusionModel(checkpoint.unet, checkpoint.config, make_schedule(checkpoint.config.noise))
+    settings = SampleSettings(7, 3, weights.positive, sigmas=tuple(sigmas.tolist()))
+    ours = generate(
+        model, [Condition(text, beside=shown)], negative, torch.zeros(1, 4, 8, 8), settings, backend=Backend(Runtime())
+    )
+    assert_close(ours, expected)
