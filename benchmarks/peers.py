@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,8 @@ class Ours:
         units = tuple(ControlUnit(net, case.hint) for net in self.nets[: case.nets])
         halves = ([Condition(case.text[i : i + 1], units)] for i in range(2))
         shape = tuple(case.x.shape)
-        return prepare(self.unet, SD15, scaled_linear(), *halves, shape, [float(case.sigma)], self.backend)
+        config = replace(SD15, unet=self.unet.config)
+        return prepare(self.unet, config, scaled_linear(), *halves, shape, [float(case.sigma)], self.backend)
 
 
 class Diffusers:
