@@ -6,7 +6,7 @@ they all fall into the same few places of the cache, and the blur takes twice as
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -43,6 +43,15 @@ def blurred(plane: np.ndarray, sigma: float) -> np.ndarray:
         values[:, width : width + extra] = values[:, width - 1 - extra : width - 1][:, ::-1]
         values[:, width + extra :] = 0.0
     return cv2.GaussianBlur(values, (0, 0), sigma, dst=values)[:, :width]
+
+
+def least(planes: Iterable[np.ndarray]) -> np.ndarray:
+    """The smallest of the planes at each pixel, in the memory of the first."""
+    rest = iter(planes)
+    smallest = next(rest)
+    for plane in rest:
+        np.minimum(smallest, plane, out=smallest)
+    return smallest
 
 
 def _roomy_width(width: int, margin: int) -> int:

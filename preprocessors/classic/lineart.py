@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from ..parallel import by_bands
-from .gaussian import blurred_planes, reach
+from .gaussian import blurred_planes, least, reach
 
 _ROWS = 256  # of a histogram at a time, so that its counts are exact in cv2's float32
 
@@ -29,11 +29,9 @@ def darkness(picture: np.ndarray, sigma: float) -> np.ndarray:
     """(H,W,3) uint8 -> min over the channels of G_sigma - picture, (H,W) float32 within 0..255."""
     import cv2
 
-    darker: np.ndarray | None = None
-    for plane, surroundings in zip(cv2.split(picture), blurred_planes(picture, sigma), strict=True):
-        np.subtract(surroundings, plane, out=surroundings)
-        darker = surroundings if darker is None else np.minimum(darker, surroundings, out=darker)
-    return np.clip(darker, np.float32(0.0), np.float32(255.0))
+    both = zip(blurred_planes(picture, sigma), cv2.split(picture), strict=True)
+    darker = least(np.subtract(surroundings, plane, out=surroundings) for surroundings, plane in both)
+    return np.clip(darker, np.float32(0.0), np.float32(255.0), out=darker)
 
 
 def median_above(values: np.ndarray, threshold: float) -> float:

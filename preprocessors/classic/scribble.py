@@ -8,7 +8,7 @@ import numpy as np
 
 from ..image_ops import above
 from ..parallel import by_bands
-from .gaussian import blurred_planes, reach
+from .gaussian import blurred_planes, least, reach
 
 
 def xdog(
@@ -33,10 +33,8 @@ def xdog(
 
 def _strokes(picture: np.ndarray, *, limit: int, sigma: float, wide_sigma: float) -> np.ndarray:
     """(H,W,3) uint8 -> 255 where min over the channels of G_wide - G_narrow exceeds `limit`."""
-    darker: np.ndarray | None = None
-    for narrow, wide in zip(blurred_planes(picture, sigma), blurred_planes(picture, wide_sigma), strict=True):
-        np.subtract(wide, narrow, out=wide)
-        darker = wide if darker is None else np.minimum(darker, wide, out=darker)
+    both = zip(blurred_planes(picture, wide_sigma), blurred_planes(picture, sigma), strict=True)
+    darker = least(np.subtract(wide, narrow, out=wide) for wide, narrow in both)
     return above(darker, limit)
 
 

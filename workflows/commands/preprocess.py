@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import re
+import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ POSE = "pose"
 _FLOAT_COLOURS = frozenset({".tif", ".tiff"})  # may hold floats in three channels, which Pillow does not know
 _PNG_DEPTH = 24  # the byte of the file that says how many bits a channel has
 _TIFF_DEPTHS = 258  # the tag that does
+_TIFF_DATA = ((273, 279), (324, 325))  # the tags of places and sizes, of strips or of tiles
 _NOTE = "controlnet-preprocess"
 _NAMED = 3  # of the files that failed, in the error
 
@@ -203,14 +205,15 @@ def _read_file(path: Path) -> np.ndarray:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings(), Image.open(path) as opened:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of odd tags; what keeps a file from being read is an error
-            opened.load()  # the whole file is looked at before cv2 sees it, which prints warnings of its own
-            if not _is_deep(opened, path):
-                turned = ImageOps.exif_transpose(opened)
-                return np.asarray(turned.convert("RGBA" if turned.has_transparency_data else "RGB"))
+            with Image.open(path) as opened:
+                opened.load()  # the whole file is looked at before cv2 sees it, which prints warnings of its own
+                if not _is_deep(opened, path):
+                    turned = ImageOps.exif_transpose(opened)
+                    return np.asarray(turned.convert("RGBA" if turned.has_transparency_data else "RGB"))
     except UnidentifiedImageError:
-        if path.suffix.lower() not in _FLOAT_COLOURS:
+        if path.suffix.lower() not in _FLOAT_COLOURS or not _is_whole_tiff(path):
             raise
     return _read_deep(path)
 
@@ -223,6 +226,22 @@ def _is_deep(opened: Any, path: Path) -> bool:
     if opened.format == "TIFF":
         return max(opened.tag_v2.get(_TIFF_DEPTHS, (1,))) > 8
     return False
+
+
+def _is_whole_tiff(path: Path) -> bool:
+    """Whether a file has the tags of a TIFF and all the bytes that they speak of."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    try:
+        with warnings.catch_warnings(), path.open("rb") as file:
+            warnings.simplefilter("ignore", UserWarning)
+            tags = ImageFileDirectory_v2(file.read(8))
+            file.seek(tags.next)
+            tags.load(file)
+            places, counts = next((tags[a], tags[b]) for a, b in _TIFF_DATA if a in tags and b in tags)
+    except (OSError, SyntaxError, ValueError, StopIteration, struct.error):
+        return False
+    return max(start + count for start, count in zip(places, counts, strict=False)) <= path.stat().st_size
 
 
 def _read_deep(path: Path) -> np.ndarray:

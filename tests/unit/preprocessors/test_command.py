@@ -120,15 +120,25 @@ def test_words_and_floats_are_read_as_they_are_stored(tmp_path: Path) -> None:
         assert read.dtype == expected.dtype and np.array_equal(read, expected), name
 
 
-@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
-@pytest.mark.parametrize("ending", ["png", "tif", "jpg"])
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("ending", "depth"),
+    [
+        ("jpg", np.uint8),
+        ("png", np.uint8),
+        ("png", np.uint16),
+        ("tif", np.uint8),
+        ("tif", np.uint16),
+        ("tif", np.float32),
+    ],
+)
 def test_a_damaged_picture_is_said_in_one_line(
     depth: type, ending: str, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
     """The same exit code as a run whose LoadImage meets it, and no warning of a decoder beside our own line."""
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3))
     path = tmp_path / f"x.{ending}"
-    cv2.imwrite(str(path), noise.astype(depth if ending != "jpg" else np.uint8))
+    cv2.imwrite(str(path), noise.astype(depth))
     whole = path.read_bytes()
     for cut in (len(whole) // 2, 40):
         path.write_bytes(whole[:cut])
