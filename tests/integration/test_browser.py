@@ -232,7 +232,7 @@ class Editor:
         """Choose a template in the template browser."""
         dialog = self.browse()
         self.card(dialog, name)
-        dialog.get_by_text(name, exact=True).click()
+        dialog.get_by_text(name, exact=True).first.click()  # its title; the line below may say the same
         dialog.wait_for(state="hidden")
         wanted = [node["type"] for node in json.loads((FOLDER / f"{name}.json").read_text("utf-8"))["nodes"]]
         wait(lambda: sorted(self.page.evaluate(TYPES)) == sorted(wanted), f"the nodes of {name}")
