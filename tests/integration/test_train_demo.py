@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import comfyui_controlnet_core
+import numpy as np
 import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.checkpoints.control import load_control
 from comfyui_controlnet_core.controlnet_core.checkpoints.io import read_header
 from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_checkpoint, load_controlnet
 from comfyui_controlnet_core.controlnet_core.config import UnionConfig
-from comfyui_controlnet_core.controlnet_core.models.union import ControlNetUnion
-from comfyui_controlnet_core.controlnet_core.training.step import initialise_union
+from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
+from comfyui_controlnet_core.controlnet_core.models.unet import UNet
+from comfyui_controlnet_core.controlnet_core.models.union import ControlNetUnion, union_type
+from comfyui_controlnet_core.controlnet_core.training import recipes
+from comfyui_controlnet_core.controlnet_core.training.demo_world import Rendered, render_seed
+from comfyui_controlnet_core.controlnet_core.training.step import initialise_union, noise_loss, union_predictor
+from comfyui_controlnet_core.nodes.scenes import VIEWS
 from comfyui_controlnet_core.workflows import cli
 
 ASSETS = Path(comfyui_controlnet_core.__file__).parent / "controlnet_core" / "assets"
@@ -72,3 +78,51 @@ def test_a_net_without_its_base_names_the_stage_to_run(tmp_path: Path, capsys: p
     code = cli.main(["train-demo", "canny", "--work", str(tmp_path), "--scenes", "2", "--steps", "1"])
     assert code == 3
     assert "controlnet train-demo base" in capsys.readouterr().err
+
+
+@dataclass(frozen=True)
+class Held:
+    """Scenes that no net was trained on, with a mannequin each, and all that the loss on them needs besides hints."""
+
+    unet: UNet
+    net: ControlNetUnion
+    scenes: list[Rendered]
+    latents: torch.Tensor
+    context: torch.Tensor
+    noise: torch.Tensor
+
+    def hints(self, kind: str) -> torch.Tensor:
+        """(B, 3, H, W) in 0..1."""
+        return torch.from_numpy(np.stack([VIEWS[kind](s) for s in self.scenes])).movedim(-1, 1).float()
+
+    def loss(self, hints: torch.Tensor, number: int) -> float:
+        """Of the noise at timestep 800, with hints of a type."""
+        predict = union_predictor(self.unet, self.net, self.context, [hints], [number])
+        t = torch.full((len(self.scenes),), 800.0)
+        with torch.inference_mode():
+            return float(noise_loss(predict, self.latents, t, self.noise, scaled_linear(), "eps"))
+
+
+@pytest.fixture(scope="module")
+def held() -> Held:
+    checkpoint = load_checkpoint(ASSETS / "demo_base.safetensors", dtype=torch.float32)
+    net = load_control(ASSETS / "demo_union.safetensors", dtype=torch.float32)[0]
+    assert checkpoint.vae is not None and isinstance(net, ControlNetUnion)
+    scenes = [scene for scene in map(render_seed, range(1_000_100, 1_000_130)) if "person" in scene.classes][:8]
+    pictures = torch.from_numpy(np.stack([scene.image for scene in scenes])).movedim(-1, 1).float()
+    text = checkpoint.text_encoder()
+    with torch.inference_mode():
+        latents = checkpoint.vae.encode(pictures * 2.0 - 1.0)
+        context = torch.cat([text.encode(scene.caption) for scene in scenes])
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+    return Held(checkpoint.unet, net, scenes, latents, context, noise)
+
+
+@pytest.mark.parametrize("kind", recipes.UNION_KINDS)
+def test_the_shipped_union_follows_each_kind_and_knows_it_by_its_type(kind: str, held: Held) -> None:
+    """The noise is told better with a scene's own hints than with another's, and than with these under a wrong type."""
+    hints, number = held.hints(kind), union_type(recipes.UNION_KINDS[kind])
+    own, other = held.loss(hints, number), held.loss(hints.roll(1, 0), number)
+    mistaken = [held.loss(hints, wrong) for wrong in range(4) if wrong != number]
+    assert own < 0.6 * other, (own, other)
+    assert own < min(mistaken), (own, mistaken)
