@@ -23,6 +23,7 @@ from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
 from comfyui_controlnet_core.controlnet_core.engine.chunks import Part, evaluate_parts
 from comfyui_controlnet_core.controlnet_core.engine.condition import Condition
 from comfyui_controlnet_core.controlnet_core.engine.graphs import Graphs
+from comfyui_controlnet_core.controlnet_core.engine.job import Job
 from comfyui_controlnet_core.controlnet_core.engine.prepare import prepare
 from comfyui_controlnet_core.controlnet_core.engine.run import Run
 from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime, waits_for_results
@@ -99,7 +100,8 @@ class Ours:
         halves = ([Condition(case.text[i : i + 1], units)] for i in range(2))
         shape = tuple(case.x.shape)
         config = replace(SD15, unet=self.unet.config)
-        return prepare(self.unet, config, scaled_linear(), *halves, shape, [float(case.sigma)], self.backend)
+        job = Job(self.unet, config, scaled_linear(), *halves, shape, [float(case.sigma)])
+        return prepare(job, self.backend)
 
 
 class Diffusers:

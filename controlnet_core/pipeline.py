@@ -1,7 +1,8 @@
 """From noise to a latent: the algorithm on one page. The first file to read.
 
     sigmas = make_sigmas(...)                    the noise levels of the steps
-    parts = prepare_parts(...)                   all that does not depend on x, once; one part, if memory suffices
+    job = Job(model, conditions, size, sigmas)   what is to be made
+    parts = prepare_parts(job)                   all that does not depend on x, once; one part, if memory suffices
     x = latent + noise * sigmas[0]
     x = sampler(denoise, x, sigmas)              denoise: x, sigma -> evaluate_parts(parts, x, sigma, cfg, run)
 """
@@ -9,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,7 @@ from .engine.backend import Backend
 from .engine.chunks import evaluate_parts, plan_run, prepare_parts
 from .engine.condition import Condition
 from .engine.graphs import Graphs, why_not
+from .engine.job import Job
 from .engine.memory import MemoryPlan
 from .engine.record import note_casts
 from .engine.run import EXACT, Run, Shortcuts
@@ -142,16 +144,17 @@ def _generate(
     if len(sigmas) < 2:
         return latent.float().cpu()
     guided = negative if settings.cfg != 1.0 else ()
-    shape, announced = tuple(latent.shape), sigmas.tolist()
-    always, rest = (model.unet, model.config, model.schedule, positive), (shape, announced, backend)
-    plan = plan_run(*always, guided, *rest)
+    job = Job(model.unet, model.config, model.schedule, positive, guided, tuple(latent.shape), sigmas.tolist())
+    plan = plan_run(job, backend)
     if on_memory is not None:
         on_memory(plan)
     if plan.resident is not None and backend.resident is None:
         backend.stream_beyond(plan.resident)
-    run.graphs = _graphs(model, (*positive, *guided), backend, run)
-    prepared = prepare_parts(*always, guided, *rest, plan.chunk)
-    alone = prepare_parts(*always, (), *rest, plan.chunk) if run.shortcuts.limits_guidance else prepared
+    run.graphs = _graphs(job, backend, run)
+    prepared = prepare_parts(job, backend, plan.chunk)
+    alone = prepared
+    if run.shortcuts.limits_guidance:
+        alone = prepare_parts(replace(job, negative=()), backend, plan.chunk)
     guided_from, guided_to = run.shortcuts.guidance_start, run.shortcuts.guidance_end
     device = backend.runtime.device
     clean = latent.to(device, torch.float32)
@@ -186,7 +189,7 @@ def _generate(
     return result.float().cpu()
 
 
-def _graphs(model: DiffusionModel, conditions: Sequence[Condition], backend: Backend, run: Run) -> Graphs | None:
+def _graphs(job: Job, backend: Backend, run: Run) -> Graphs | None:
     """What replays the evaluations of a run, where that is asked for and can be; else the report says why not."""
     if not backend.runtime.graphs:
         return None
@@ -195,8 +198,8 @@ def _graphs(model: DiffusionModel, conditions: Sequence[Condition], backend: Bac
         if run.recorder is not None:
             run.recorder.notes.append(f"no graphs: {reason}")
         return None
-    nets = dict.fromkeys(unit.net for condition in conditions for unit in condition.units)
-    return Graphs(backend, (model.unet, *nets))
+    nets = dict.fromkeys(unit.net for unit in job.units)
+    return Graphs(backend, (job.unet, *nets))
 
 
 def cut_sigmas(schedule: NoiseSchedule, settings: SampleSettings) -> Tensor:

@@ -27,6 +27,7 @@ from ..controlnet_core.diffusion.schedule import make_schedule
 from ..controlnet_core.engine.backend import Backend
 from ..controlnet_core.engine.chunks import plan_run
 from ..controlnet_core.engine.footprint import MB, decode_values
+from ..controlnet_core.engine.job import Job
 from ..controlnet_core.engine.memory import MemoryPlan, free_bytes, plan_decoding
 from ..controlnet_core.engine.run import EXACT, Shortcuts
 from ..controlnet_core.engine.runtime import Runtime, check_cancelled
@@ -300,8 +301,9 @@ class HeadlessHost:
         size = (samples.shape[-2], samples.shape[-1])
         conditions = to_conditions(positive, positive, size, diffusion.config, latent)
         sigmas = cut_sigmas(diffusion.schedule, settings).tolist()
-        run = (diffusion.unet, diffusion.config, diffusion.schedule, *conditions, tuple(samples.shape), sigmas)
-        return plan_run(*run, self.backend).words()
+        shape = tuple(samples.shape)
+        job = Job(diffusion.unet, diffusion.config, diffusion.schedule, *conditions, shape, sigmas)
+        return plan_run(job, self.backend).words()
 
     def reweigh(self, model: Model, conditioning: Conditioning, unit: int, factors: Sequence[float]) -> Conditioning:
         """The same conditioning with the block weights of one unit multiplied."""

@@ -6,22 +6,19 @@ size. The result is that of the whole batch within rounding (products of other s
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ..config import ModelConfig
-from ..diffusion.schedule import NoiseSchedule
-from ..models.unet import UNet
 from .backend import Backend
-from .condition import Condition
 from .cut import differs
 from .evaluate import guided
 from .footprint import Footprint, models_of, predict, weights_of
+from .job import Job
 from .memory import MemoryPlan, free_bytes, plan_memory
-from .prepare import Prepared, prepare, prepare_once, run_key
+from .prepare import Prepared, prepare, prepare_once
 from .run import Run
 
 
@@ -33,51 +30,30 @@ class Part:
     prepared: Prepared
 
 
-def plan_run(
-    unet: UNet,
-    config: ModelConfig,
-    schedule: NoiseSchedule,
-    positive: Sequence[Condition],
-    negative: Sequence[Condition],
-    latent_shape: tuple[int, ...],
-    sigmas: Sequence[float],
-    backend: Backend,
-) -> MemoryPlan:
-    """Memory of a run on latents (B, 4, h, w), and how many pictures at a time the runtime asks for or fit."""
-    batch, runtime, conditions = latent_shape[0], backend.runtime, (*positive, *negative)
+def plan_run(job: Job, backend: Backend) -> MemoryPlan:
+    """Memory of a run, and how many pictures at a time the runtime asks for or fit."""
+    batch, runtime = job.shape[0], backend.runtime
 
     def footprint(pictures: int) -> Footprint:
         def predicted(count: int) -> Footprint:
-            shape = (count, *latent_shape[1:])
-            return predict(unet, config, schedule, positive, negative, shape, sigmas, backend)
+            return predict(replace(job, shape=(count, *job.shape[1:])), backend)
 
         told = predicted(pictures)
-        return replace(told, prepared=predicted(batch).prepared) if differs(conditions) else told
+        return replace(told, prepared=predicted(batch).prepared) if differs(job.conditions) else told
 
-    loaded = [model for model in models_of(conditions, unet, backend) if backend.holds(model)]
+    loaded = [model for model in models_of(job, backend) if backend.holds(model)]
     there = weights_of(loaded, runtime.dtype)
     may_stream = runtime.memory == "auto" and runtime.device.type == "cuda"
     free = free_bytes(runtime.device)
     return plan_memory(footprint, batch, there, free, runtime.chunk, backend.resident, may_stream)
 
 
-def prepare_parts(
-    unet: UNet,
-    config: ModelConfig,
-    schedule: NoiseSchedule,
-    positive: Sequence[Condition],
-    negative: Sequence[Condition],
-    latent_shape: tuple[int, ...],
-    sigmas: Iterable[float],
-    backend: Backend,
-    chunk: int,
-) -> tuple[Part, ...]:
+def prepare_parts(job: Job, backend: Backend, chunk: int) -> tuple[Part, ...]:
     """As `prepare_once`, for `chunk` pictures of the batch at a time."""
-    batch = latent_shape[0]
+    batch = job.shape[0]
     if chunk >= batch:
-        whole = prepare_once(unet, config, schedule, positive, negative, latent_shape, sigmas, backend)
-        return (Part(slice(0, batch), whole),)
-    announced, alike = list(sigmas), not differs((*positive, *negative))
+        return (Part(slice(0, batch), prepare_once(job, backend)),)
+    alike = not differs(job.conditions)
 
     def make() -> tuple[Part, ...]:
         known: dict[Hashable, Prepared] = {}
@@ -86,12 +62,11 @@ def prepare_parts(
             pictures = range(first, min(first + chunk, batch))
             key = len(pictures) if alike else pictures
             if key not in known:
-                args = (unet, config, schedule, positive, negative, latent_shape, announced, backend)
-                known[key] = prepare(*args, pictures=pictures)
+                known[key] = prepare(job, backend, pictures)
             parts.append(Part(slice(pictures.start, pictures.stop), known[key]))
         return tuple(parts)
 
-    key, owners = run_key(unet, config, schedule, positive, negative, latent_shape)
+    key, owners = job.key()
     return backend.once((chunk, *key), owners, make)
 
 

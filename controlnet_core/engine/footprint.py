@@ -15,16 +15,16 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from ..config import EMPTY, ControlNetConfig, ModelConfig, UNetConfig, VAEConfig
+from ..config import EMPTY, ControlNetConfig, UNetConfig, VAEConfig
 from ..control.modes import block_heights
-from ..diffusion.schedule import NoiseSchedule
 from ..models.adapter import Adapter, adapter_places
 from ..models.controlnet import ControlNet
 from ..models.narrow import NARROW
-from ..models.unet import UNet, encoder_widths
+from ..models.unet import encoder_widths
 from .backend import Backend
 from .condition import Condition
 from .fuse import FusedFeedForward
+from .job import Job
 from .prepare import unit_runs
 
 MB = 1e6
@@ -253,24 +253,15 @@ def decode_values(config: VAEConfig, rows: int, size: tuple[int, int]) -> int:
     return ledger.most
 
 
-def predict(
-    unet: UNet,
-    config: ModelConfig,
-    schedule: NoiseSchedule,
-    positive: Sequence[Condition],
-    negative: Sequence[Condition],
-    latent_shape: tuple[int, ...],
-    sigmas: Sequence[float],
-    backend: Backend,
-) -> Footprint:
-    """The footprint of a run on latents (B, 4, h, w) over these sigmas.
+def predict(job: Job, backend: Backend) -> Footprint:
+    """The footprint of a run over the sigmas that are known.
 
     Of nets that are neither ControlNets nor T2I-Adapters the weights alone are counted.
     """
-    conditions = (*positive, *negative)
-    known = [sigma for sigma in sigmas if sigma > 0.0]
+    conditions = job.conditions
+    known = [sigma for sigma in job.sigmas if sigma > 0.0]
     moments = dict.fromkeys(
-        tuple(i for i, c in enumerate(conditions) if schedule.in_window(s, c.start, c.end)) for s in known
+        tuple(i for i, c in enumerate(conditions) if job.schedule.in_window(s, c.start, c.end)) for s in known
     )
     groups = dict.fromkeys(
         tuple((i, conditions[i]) for i in moment if conditions[i].area == area)
@@ -279,18 +270,17 @@ def predict(
     )
     prepared = preparing = step = 0
     for members in groups:
-        kept, making, evaluating = _group(members, len(positive), unet, config, latent_shape, len(known), backend)
+        kept, making, evaluating = _group(members, job, len(known), backend)
         preparing = max(preparing, prepared + making)
         prepared, step = prepared + kept, max(step, evaluating)
     each = backend.runtime.dtype.itemsize
-    weights = weights_of(models_of(conditions, unet, backend), backend.runtime.dtype)
+    weights = weights_of(models_of(job, backend), backend.runtime.dtype)
     return Footprint(weights, prepared * each, max(preparing, prepared) * each, step * each)
 
 
-def models_of(conditions: Iterable[Condition], unet: UNet, backend: Backend) -> list[nn.Module]:
+def models_of(job: Job, backend: Backend) -> list[nn.Module]:
     """The UNet and the nets that act on it, each once, as they are run on this base."""
-    units = dict.fromkeys(unit for condition in conditions for unit in condition.units)
-    return list(dict.fromkeys([unet, *(backend.resolve(unit.net, unet) for unit in units)]))
+    return list(dict.fromkeys([job.unet, *(backend.resolve(unit.net, job.unet) for unit in job.units)]))
 
 
 def weights_of(models: Iterable[nn.Module], dtype: torch.dtype) -> int:
@@ -300,17 +290,16 @@ def weights_of(models: Iterable[nn.Module], dtype: torch.dtype) -> int:
 
 
 def _group(
-    members: tuple[tuple[int, Condition], ...], positives: int, unet: UNet, config: ModelConfig,
-    latent_shape: tuple[int, ...], evaluations: int, backend: Backend,
-) -> tuple[int, int, int]:  # fmt: skip
+    members: tuple[tuple[int, Condition], ...], job: Job, evaluations: int, backend: Backend
+) -> tuple[int, int, int]:
     """Values of conditions that are evaluated as one batch: kept, most while they are prepared, most in a step."""
-    batch, area = latent_shape[0], members[0][1].area
-    size = (latent_shape[-2], latent_shape[-1]) if area is None else (area.height, area.width)
+    config, batch, area = job.config, job.shape[0], members[0][1].area
+    size = (job.shape[-2], job.shape[-1]) if area is None else (area.height, area.width)
     rows, tokens = len(members) * batch, max(c.text.shape[1] for _, c in members)
     kept = most = _projected(config.unet, rows, tokens, evaluations, decoder=True)
     running: dict[ControlNet, int] = {}
-    for unit, first, last in unit_runs(members, positives):
-        net, own, pictures = backend.resolve(unit.net, unet), (last - first) * batch, min(batch, len(unit.hint))
+    for unit, first, last in unit_runs(members, len(job.positive)):
+        net, own, pictures = backend.resolve(unit.net, job.unet), (last - first) * batch, min(batch, len(unit.hint))
         if isinstance(net, ControlNet):
             running[net] = running.get(net, 0) + own
             most = max(most, kept + hint_values(net.config, pictures * len(unit.hints), size, config.vae.factor))

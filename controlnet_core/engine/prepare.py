@@ -14,7 +14,7 @@ without keeping those alive.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -29,8 +29,9 @@ from ..models.unet import UNet, check_context
 from .backend import Backend
 from .blend import Blend, make_blend
 from .concat import check_channels
-from .condition import Area, Condition, crop, equal_length, identity
+from .condition import Area, Condition, crop, equal_length
 from .cut import Cut
+from .job import Job
 from .projections import Projections
 from .seat import Seat
 from .unit import Actor, PreparedUnit, make_actors, seat_unit
@@ -104,71 +105,32 @@ class Prepared:
         return self.moments[sigma]
 
 
-def prepare_once(
-    unet: UNet,
-    config: ModelConfig,
-    schedule: NoiseSchedule,
-    positive: Sequence[Condition],
-    negative: Sequence[Condition],
-    latent_shape: tuple[int, ...],
-    sigmas: Iterable[float],
-    backend: Backend,
-) -> Prepared:
-    """As `prepare`, but what the backend prepared for one of its last runs is used again.
+def prepare_once(job: Job, backend: Backend) -> Prepared:
+    """As `prepare`, but what the backend prepared for one of its last jobs is used again where it is the same."""
+    key, owners = job.key()
+    return backend.once(key, owners, lambda: prepare(job, backend))
 
-    The same tensors, units, sizes and weights are the same run: neither seed nor latent is part of it,
-    and sigmas that are new are prepared when they are met.
+
+def prepare(job: Job, backend: Backend, pictures: range | None = None) -> Prepared:
+    """Everything constant of a run, or of a run on some pictures of the batch.
+
+    Raises UnfitError for a ControlNet of another base, and ShapeError for texts, hints or masks that do not fit; hints
+    and masks are looked at for the sigmas that are known.
     """
-    key, owners = run_key(unet, config, schedule, positive, negative, latent_shape)
-    return backend.once(
-        key, owners, lambda: prepare(unet, config, schedule, positive, negative, latent_shape, sigmas, backend)
-    )
-
-
-def run_key(
-    unet: UNet,
-    config: ModelConfig,
-    schedule: NoiseSchedule,
-    positive: Sequence[Condition],
-    negative: Sequence[Condition],
-    latent_shape: tuple[int, ...],
-) -> tuple[tuple[Hashable, ...], Iterable[object]]:
-    """What is equal for runs that are prepared alike, and the models and units that it means."""
-    halves = tuple(tuple(identity(c) for c in half) for half in (positive, negative))
-    owners = dict.fromkeys([unet, *(unit for c in (*positive, *negative) for unit in c.units)])
-    return (id(unet), config, schedule, halves, latent_shape), owners
-
-
-def prepare(
-    unet: UNet,
-    config: ModelConfig,
-    schedule: NoiseSchedule,
-    positive: Sequence[Condition],
-    negative: Sequence[Condition],
-    latent_shape: tuple[int, ...],
-    sigmas: Iterable[float],
-    backend: Backend,
-    pictures: range | None = None,
-) -> Prepared:
-    """Everything constant of a run on latents of shape (B, 4, h, w), or on some pictures of this batch.
-
-    An empty `negative` means no guidance (cfg 1). Raises UnfitError for a ControlNet of another base, and ShapeError
-    for texts, hints or masks that do not fit; hints and masks are looked at for the sigmas that are known.
-    """
-    conditions = (*positive, *negative)
-    for condition in conditions:
-        check_channels(config.name, config.unet.in_channels, latent_shape[1], condition.beside)
+    config, batch = job.config, job.shape[0]
+    for condition in job.conditions:
+        check_channels(config.name, config.unet.in_channels, job.shape[1], condition.beside)
         check_context(condition.text, config.unet)
-        for unit in condition.units:
-            check_base(unit.net, unit.name or "the ControlNet", config.unet, f"the model {config.name}")
-    placed = [replace(c, units=tuple(backend.place(unit, unet) for unit in c.units)) for c in conditions]
+    for unit in job.units:
+        check_base(unit.net, unit.name or "the ControlNet", config.unet, f"the model {config.name}")
+    placed = [replace(c, units=tuple(backend.place(unit, job.unet) for unit in c.units)) for c in job.conditions]
     if pictures is not None:
-        cut = Cut(pictures, latent_shape[0])
+        cut = Cut(pictures, batch)
         placed = [cut.condition(condition) for condition in placed]
     prepared = Prepared(
-        backend.optimise(unet), config, schedule, tuple(placed), len(positive),
-        (latent_shape[0] if pictures is None else len(pictures), latent_shape[-2], latent_shape[-1]),
-        tuple(dict.fromkeys(float(s) for s in sigmas if float(s) > 0.0)), backend,
+        backend.optimise(job.unet), config, job.schedule, tuple(placed), len(job.positive),
+        (batch if pictures is None else len(pictures), job.shape[-2], job.shape[-1]),
+        tuple(dict.fromkeys(float(s) for s in job.sigmas if float(s) > 0.0)), backend,
     )  # fmt: skip
     for sigma in prepared.announced:
         prepared.at(sigma)

@@ -14,6 +14,7 @@ from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
 from comfyui_controlnet_core.controlnet_core.engine.chunks import prepare_parts
 from comfyui_controlnet_core.controlnet_core.engine.condition import Area, Condition
 from comfyui_controlnet_core.controlnet_core.engine.footprint import Footprint
+from comfyui_controlnet_core.controlnet_core.engine.job import Job
 from comfyui_controlnet_core.controlnet_core.engine.memory import MemoryPlan, free_bytes, plan_memory
 from comfyui_controlnet_core.controlnet_core.engine.run import EXACT, Shortcuts
 from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
@@ -100,8 +101,8 @@ def test_what_all_pictures_share_is_prepared_once(model: DiffusionModel, net: Co
 
     def prepare(picture: Tensor) -> list[int]:
         positive = [Condition(text, (ControlUnit(net, picture),))]
-        args = (model.unet, CONFIG, SCHEDULE, positive, [], (BATCH, 4, 8, 8), [4.0], backend, 2)
-        return [id(part.prepared) for part in prepare_parts(*args)]
+        job = Job(model.unet, CONFIG, SCHEDULE, positive, [], (BATCH, 4, 8, 8), [4.0])
+        return [id(part.prepared) for part in prepare_parts(job, backend, 2)]
 
     shared = prepare(rand(6, 1, 3, 64, 64))
     assert shared[0] == shared[1] != shared[2]  # two pictures, two, and one

@@ -19,6 +19,7 @@ from comfyui_controlnet_core.controlnet_core.diffusion.denoiser import scale_inp
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
 from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
 from comfyui_controlnet_core.controlnet_core.engine.condition import Condition
+from comfyui_controlnet_core.controlnet_core.engine.job import Job
 from comfyui_controlnet_core.controlnet_core.engine.prepare import prepare
 from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
 from comfyui_controlnet_core.controlnet_core.errors import ShapeError, ValueRangeError
@@ -63,7 +64,7 @@ def residuals(unet: UNet, unit: ControlUnit, negative: bool = False) -> list[Ten
     sigma = float(SCHEDULE.sigma(torch.tensor(TIMESTEP)))
     carried, plain = Condition(random(1, 7, 16), (unit,)), Condition(random(1, 7, 16))
     halves = ([plain], [carried]) if negative else ([carried], [])
-    prepared = prepare(unet, CONFIG, SCHEDULE, *halves, LATENT, [sigma], Backend(Runtime(pack_weights=False)))
+    prepared = prepare(Job(unet, CONFIG, SCHEDULE, *halves, LATENT, [sigma]), Backend(Runtime(pack_weights=False)))
     (group,) = prepared.at(sigma).groups
     active = group.active(sigma)
     if not active:

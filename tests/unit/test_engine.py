@@ -21,6 +21,7 @@ from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
 from comfyui_controlnet_core.controlnet_core.engine.condition import Area, Condition
 from comfyui_controlnet_core.controlnet_core.engine.evaluate import evaluate, predict
 from comfyui_controlnet_core.controlnet_core.engine.forecast import Forecast
+from comfyui_controlnet_core.controlnet_core.engine.job import Job
 from comfyui_controlnet_core.controlnet_core.engine.pack import can_pack, pack
 from comfyui_controlnet_core.controlnet_core.engine.prepare import prepare
 from comfyui_controlnet_core.controlnet_core.engine.run import EXACT, Run, Shortcuts
@@ -108,7 +109,7 @@ def by_engine(
     model: DiffusionModel, positive: list[Condition], negative: list[Condition], backend: Backend, cfg: float
 ) -> Tensor:
     x, sigma = noisy()
-    prepared = prepare(model.unet, DEMO, SCHEDULE, positive, negative, SIZE, [float(sigma)], backend)
+    prepared = prepare(Job(model.unet, DEMO, SCHEDULE, positive, negative, SIZE, [float(sigma)]), backend)
     return evaluate(prepared, x, sigma, cfg)
 
 
@@ -379,7 +380,7 @@ def test_hint_and_mask_are_brought_to_the_size_of_an_area(
 
     def by(condition: Condition, latent: Tensor) -> Tensor:
         backend = Backend(Runtime(pack_weights=False))
-        prepared = prepare(model.unet, DEMO, SCHEDULE, [condition], [], latent.shape, [2.0], backend)
+        prepared = prepare(Job(model.unet, DEMO, SCHEDULE, [condition], [], latent.shape, [2.0]), backend)
         return predict(prepared, prepared.at(2.0).groups[0], latent, sigma, Run())[0]
 
     placed = by(Condition(text, (unit,), area=area), x)
@@ -518,7 +519,7 @@ def test_conditions_outside_their_window_take_no_rows(
     monkeypatch.setattr(UNetMiddle, "forward", lambda self, h, *a: rows.append((0, len(h))) or forward(self, h, *a))
     monkeypatch.setattr(ControlNet, "features", lambda self, h, *a: rows.append((1, len(h))) or features(self, h, *a))
     negative = [Condition(empty, units)]
-    prepared = prepare(model.unet, DEMO, SCHEDULE, positive, negative, SIZE, [float(sigma)], backend)
+    prepared = prepare(Job(model.unet, DEMO, SCHEDULE, positive, negative, SIZE, [float(sigma)]), backend)
     both, unet_alone = {(0, 4), (1, 4)}, {(0, 4), (1, 2)}
     for timestep, acting, ran in ((900.0, 0, both), (600.0, 1, unet_alone), (100.0, 1, unet_alone)):
         level = SCHEDULE.sigma(torch.tensor(timestep))
@@ -526,7 +527,7 @@ def test_conditions_outside_their_window_take_no_rows(
         got = evaluate(prepared, x, level, 5.0)
         assert ran <= set(rows) <= ran | {(0, 2)}, rows  # (a net has a middle as well)
         halves = [replace(positive[acting], start=0.0, end=1.0)], negative
-        single = prepare(model.unet, DEMO, SCHEDULE, *halves, SIZE, [float(level)], backend)
+        single = prepare(Job(model.unet, DEMO, SCHEDULE, *halves, SIZE, [float(level)]), backend)
         assert torch.equal(got, evaluate(single, x, level, 5.0))
 
 
@@ -536,7 +537,7 @@ def test_what_is_prepared_is_shared_where_the_same_conditions_act(model: Diffusi
     area = Area(0, 0, 16, 8)
     conditions = [Condition(a), Condition(b, area=area, end=0.5)]
     levels = [float(SCHEDULE.sigma(torch.tensor(t))) for t in (900.0, 800.0, 100.0)]
-    prepared = prepare(model.unet, DEMO, SCHEDULE, conditions, [], SIZE, levels, Backend(Runtime()))
+    prepared = prepare(Job(model.unet, DEMO, SCHEDULE, conditions, [], SIZE, levels), Backend(Runtime()))
     first, second, last = (prepared.at(level) for level in levels)
     assert first is second
     assert len(first.groups) == 2 and last.groups == first.groups[:1]
@@ -642,11 +643,11 @@ def test_kept_residuals_take_the_strength_of_the_moment(
         outputs = []
         for curve in (lambda p: 1.0, lambda p: float(p < 0.5)):
             unit = ControlUnit(nets[0], hint(1), curve=curve)
-            prepared = prepare(model.unet, DEMO, SCHEDULE, [Condition(prompt, (unit,))], [], SIZE, [], backend)
+            prepared = prepare(Job(model.unet, DEMO, SCHEDULE, [Condition(prompt, (unit,))], [], SIZE, []), backend)
             run = Run(Shortcuts(reuse_every=9))
             evaluate(prepared, x, sigma, 1.0, run)
             outputs.append(evaluate(prepared, x, later, 1.0, run))
-        plain = prepare(model.unet, DEMO, SCHEDULE, [Condition(prompt)], [], SIZE, [], backend)
+        plain = prepare(Job(model.unet, DEMO, SCHEDULE, [Condition(prompt)], [], SIZE, []), backend)
         assert torch.equal(outputs[1], evaluate(plain, x, later, 1.0))
         assert not torch.equal(outputs[0], outputs[1])
 

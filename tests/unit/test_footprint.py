@@ -14,6 +14,7 @@ from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
 from comfyui_controlnet_core.controlnet_core.engine.condition import Area, Condition
 from comfyui_controlnet_core.controlnet_core.engine.evaluate import evaluate
 from comfyui_controlnet_core.controlnet_core.engine.footprint import decode_values, predict
+from comfyui_controlnet_core.controlnet_core.engine.job import Job
 from comfyui_controlnet_core.controlnet_core.engine.live import LiveTensors
 from comfyui_controlnet_core.controlnet_core.engine.prepare import prepare
 from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
@@ -57,12 +58,12 @@ def test_prediction_is_what_is_alive(case: int, packed: bool) -> None:
     positive, negative = ([Condition(text, units, pooled)] for text in texts)
     backend = Backend(Runtime(pack_weights=packed))
     shape, sigmas = (batch, 4, height, width), [8.0, 4.0, 2.0, 1.0]
-    told = predict(unet, config, SCHEDULE, positive, negative, shape, sigmas, backend)
+    job = Job(unet, config, SCHEDULE, positive, negative, shape, sigmas)
+    told = predict(job, backend)
     x, sigma = torch.randn(shape), torch.tensor(4.0)
-    run = (unet, config, SCHEDULE, positive, negative, shape, sigmas, backend)
-    evaluate(prepare(*run), x, sigma, 5.0)  # packs the weights
+    evaluate(prepare(job, backend), x, sigma, 5.0)  # packs the weights
     with LiveTensors() as preparing:
-        prepared = prepare(*run)
+        prepared = prepare(job, backend)
     with LiveTensors() as step:
         evaluate(prepared, x, sigma, 5.0)
     found = [preparing.live, preparing.peak, step.peak]
@@ -82,10 +83,10 @@ def test_areas_windows_adapters_and_hints_of_their_own() -> None:
     positive = [Condition(texts[0], units), Condition(texts[1], units[:1], area=Area(0, 0, 16, 8), end=0.6)]
     negative = [Condition(texts[2], units)]
     backend, shape, sigmas = Backend(Runtime(pack_weights=False)), (3, 4, 16, 16), [8.0, 4.0, 0.5]
-    run = (unet, SMALL, SCHEDULE, positive, negative, shape, sigmas, backend)
-    told, x = predict(*run), torch.randn(shape)
+    job = Job(unet, SMALL, SCHEDULE, positive, negative, shape, sigmas)
+    told, x = predict(job, backend), torch.randn(shape)
     with LiveTensors() as preparing:
-        prepared = prepare(*run)
+        prepared = prepare(job, backend)
     steps = []
     for sigma in sigmas:
         with LiveTensors() as step:

@@ -16,6 +16,7 @@ from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
 from comfyui_controlnet_core.controlnet_core.engine.chunks import evaluate_parts, prepare_parts
 from comfyui_controlnet_core.controlnet_core.engine.condition import Area, Condition
 from comfyui_controlnet_core.controlnet_core.engine.graphs import Call, Captured, Graphs, as_calls, why_not
+from comfyui_controlnet_core.controlnet_core.engine.job import Job
 from comfyui_controlnet_core.controlnet_core.engine.run import Run, Shortcuts
 from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
 from comfyui_controlnet_core.controlnet_core.engine.stream import Conveyor
@@ -87,8 +88,8 @@ class Bench:
 
         positive = [half(text), *([replace(half(9), area=area, strength=0.6)] if area else [])]
         negative = [half(text + 1)] if cfg != 1.0 else []
-        args = (self.unet, CONFIG, SCHEDULE, positive, negative, x.shape, SIGMAS, self.backend, chunk)
-        parts = prepare_parts(*args)
+        job = Job(self.unet, CONFIG, SCHEDULE, positive, negative, x.shape, SIGMAS)
+        parts = prepare_parts(job, self.backend, chunk)
         graphs = Graphs(self.backend, (self.unet, *self.nets), self.counted)
         run, plain = Run(rescale=rescale, graphs=graphs), Run(rescale=rescale)
         for sigma in map(torch.tensor, SIGMAS):

@@ -23,6 +23,7 @@ from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_li
 from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
 from comfyui_controlnet_core.controlnet_core.engine.condition import Condition
 from comfyui_controlnet_core.controlnet_core.engine.evaluate import evaluate
+from comfyui_controlnet_core.controlnet_core.engine.job import Job
 from comfyui_controlnet_core.controlnet_core.engine.prepare import prepare
 from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
 from comfyui_controlnet_core.controlnet_core.errors import CheckpointError, ShapeError, UnfitError, ValueRangeError
@@ -88,7 +89,7 @@ def by_engine(
     conditions = [Condition(random(1, 7, 16), units)]
     shape = x[rows].shape
     backend = Backend(Runtime(dtype=dtype, pack_weights=packed))
-    prepared = prepare(unet, CONFIG, SCHEDULE, conditions, [], shape, [float(sigma)], backend)
+    prepared = prepare(Job(unet, CONFIG, SCHEDULE, conditions, [], shape, [float(sigma)]), backend)
     return evaluate(prepared, x[rows], sigma, 1.0)
 
 
