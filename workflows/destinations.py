@@ -13,13 +13,7 @@ def check_folder(option: str, folder: Path) -> None:
 
     Nothing is made: a run that fails earlier leaves no empty folders.
     """
-    there = folder.absolute()
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    if not there.is_dir():
-        raise ValueRangeError(f"{option} {folder}: {there} is a file, a folder was expected: choose another name")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ValueRangeError(f"{option} {folder}: {there} may not be written to: choose another folder")
+    _check(f"{option} {folder}", folder)
 
 
 def check_file(option: str, file: Path) -> None:
@@ -28,4 +22,15 @@ def check_file(option: str, file: Path) -> None:
         raise ValueRangeError(f"{option} {file}: this is a folder, a file was expected: name a file in it")
     if file.exists() and not os.access(file, os.W_OK):
         raise ValueRangeError(f"{option} {file}: the file there may not be written to: choose another name")
-    check_folder(option, file.parent)
+    _check(f"{option} {file}", file.parent)
+
+
+def _check(given: str, folder: Path) -> None:
+    """given: the option as it was written."""
+    there = folder.absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise ValueRangeError(f"{given}: {there} is a file, a folder was expected: choose another name")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueRangeError(f"{given}: {there} may not be written to: choose another folder")

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
@@ -241,11 +242,32 @@ def test_places_to_write_to_are_looked_at_first(
     assert sorted(folder.rglob("*")) == before
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_may_not_be_written_to(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (folder / "locked").mkdir(mode=0o555)
-    assert cli.main(["run", "w.json", "--output", "locked/out"]) == 2
-    assert "may not be written to" in capsys.readouterr().err
+LOCKED = """
+    import os, sys
+    from pathlib import Path
+    from comfyui_controlnet_core.controlnet_core.errors import ValueRangeError
+    from comfyui_controlnet_core.workflows.destinations import check_file, check_folder
+
+    if os.getuid() == 0:
+        os.setuid(65534)  # root may write anywhere
+    for check, name in ((check_folder, "locked"), (check_folder, "locked/out/deeper"), (check_file, "locked/r.json")):
+        try:
+            check("--to", Path(name))
+        except ValueRangeError as error:
+            print(error)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions are POSIX's")
+def test_a_folder_that_may_not_be_written_to() -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to other users
+        place = Path(name)
+        place.chmod(0o755)
+        (place / "locked").mkdir(mode=0o555)
+        command = [sys.executable, "-c", textwrap.dedent(LOCKED)]
+        said = subprocess.run(command, cwd=place, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [line.split(":")[0] for line in said] == ["--to locked", "--to locked/out/deeper", "--to locked/r.json"]
+    assert all(line.endswith("locked may not be written to: choose another folder") for line in said)
 
 
 def test_names_of_strangers_do_not_steer_the_terminal(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
