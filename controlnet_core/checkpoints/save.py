@@ -60,13 +60,16 @@ def save_checkpoint(
         tensors = fuse(tensors)
     dtypes = _dtypes(tensors, dtype)
     if table is LDM:
-        tensors.update(markers(config))
+        tensors.update(markers(config, dtype or next(unet.parameters()).dtype))
     tensors.update({EXTRA_PREFIX + name: tensor for name, tensor in (extras or {}).items()})
     write_safetensors(path, tensors, _metadata(config_to_json(config), config.name, metadata), dtypes)
 
 
-def markers(config: ModelConfig) -> dict[str, Tensor]:
-    """The keys by which other tools tell what a single file was trained on (the host's); none for plain noise."""
+def markers(config: ModelConfig, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The keys by which other tools tell what a single file was trained on (the host's); none for plain noise.
+
+    dtype: of those that are empty, so that a file of one type stays that.
+    """
     noise, vae = config.noise, config.vae
     if config.parametrization == "edm":
         return {
@@ -79,7 +82,8 @@ def markers(config: ModelConfig) -> dict[str, Tensor]:
     if noise.kind == "edm":
         levels = {EDM_SIGMA_MAX: noise.sigma_max, EDM_SIGMA_MIN: noise.sigma_min}
         return {key: torch.tensor(level, dtype=torch.float64) for key, level in levels.items()}
-    return {key: torch.zeros(0) for key, said in ((V_PRED, True), (ZTSNR, noise.zero_terminal_snr)) if said}
+    said = (V_PRED, ZTSNR) if noise.zero_terminal_snr else (V_PRED,)
+    return {key: torch.zeros(0, dtype=dtype) for key in said}
 
 
 def save_controlnet(

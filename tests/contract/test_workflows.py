@@ -145,9 +145,10 @@ def test_workflow_is_laid_out_without_overlaps_and_from_left_to_right(name: str)
     for (a, *first), (b, *second) in itertools.combinations(boxes(name), 2):
         apart = first[2] <= second[0] or second[2] <= first[0] or first[3] <= second[1] or second[3] <= first[1]
         assert apart, f"{a} and {b} overlap"
-    left = {node["id"]: node["pos"][0] for node in drawn(name)["nodes"]}
+    nodes = {node["id"]: node for node in drawn(name)["nodes"]}
     for _, origin, _, target, *_ in drawn(name)["links"]:
-        assert left[origin] <= left[target]
+        (x, y), (_, height), (to_x, to_y) = nodes[origin]["pos"], nodes[origin]["size"], nodes[target]["pos"]
+        assert x <= to_x or y + height < to_y, "a link leads back to the left, and not to a row below"
 
 
 @pytest.mark.parametrize("name", NAMES)
