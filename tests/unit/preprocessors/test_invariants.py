@@ -23,6 +23,7 @@ SECONDS_AT_LARGE = frozenset(  # the others take a fraction of one
         "depth_map",
         "depth_stereo",
         "normal_depth",
+        "normal_convert",
         "segment_palette",
         "segment_regions",
     }

@@ -101,7 +101,7 @@ class PoseHost(HeadlessHost):
         return IdealOpenPose(person.body)
 
 
-@pytest.mark.parametrize("side", [0, 640])
+@pytest.mark.parametrize("side", [0, 400])
 def test_keypoints_of_the_pose_node_go_round_through_pose_render(side: int, tmp_path: Path) -> None:
     """In the form in which pose editors know them: a mapping per frame, flat lists of x, y, confidence in pixels."""
     nodes = build_nodes(PoseHost(output_dir=tmp_path))
