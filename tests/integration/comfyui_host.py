@@ -370,7 +370,8 @@ class Session:
         own = getattr(self, name, None)
         if own:
             return own()
-        modules = (importlib.import_module(module) for module in ("comfyui_accelerate", "comfyui_preprocess"))
+        names = ("comfyui_accelerate", "comfyui_preprocess", "comfyui_nets")
+        modules = (importlib.import_module(module) for module in names)
         return next(getattr(module, name) for module in modules if hasattr(module, name))(self)
 
     def socket_values(self) -> None:
@@ -682,6 +683,7 @@ SCENARIOS = (
     "accelerated_memory",
     "peaks",
     "preprocess_nodes",
+    "nets_of_nodes",
 )
 
 

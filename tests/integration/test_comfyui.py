@@ -31,15 +31,17 @@ import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.checkpoints import ldm
 from comfyui_controlnet_core.controlnet_core.checkpoints.adapters import ADAPTER_RULES
+from comfyui_controlnet_core.controlnet_core.checkpoints.fileconfig import CONFIG_KEY, config_to_json
 from comfyui_controlnet_core.controlnet_core.checkpoints.keymap import KeyMap
 from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_controlnet, load_unet
 from comfyui_controlnet_core.controlnet_core.checkpoints.save import save_checkpoint, save_controlnet
-from comfyui_controlnet_core.controlnet_core.config import DEMO, SD15, AdapterConfig
+from comfyui_controlnet_core.controlnet_core.config import DEMO, SD15, AdapterConfig, UnionConfig
 from comfyui_controlnet_core.controlnet_core.models.adapter import Adapter
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.text_encoder import ClipTextModel
 from comfyui_controlnet_core.controlnet_core.models.tokenizer import ClipTokenizer, VocabMap
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
+from comfyui_controlnet_core.controlnet_core.models.union import ControlNetUnion
 from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
 from comfyui_controlnet_core.controlnet_core.pipeline import SampleSettings
 from comfyui_controlnet_core.nodes import build_nodes, own_nodes
@@ -131,6 +133,13 @@ def files_of_other_kinds(assets: Path, folder: Path) -> None:
     names = KeyMap(ADAPTER_RULES["t2i-adapter", "diffusers"](())).to_theirs
     state = {f"adapter.{names(key)}": tensor for key, tensor in adapter.state_dict().items()}
     save_file(state, folder / "adapter.safetensors")
+    union = ControlNetUnion(replace(net.config, union=UnionConfig(6, net.config.unet.widths[0], 1, 16)))
+    for parameter in union.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    named = {str(to_cldm(key)): tensor for key, tensor in union.state_dict().items()}
+    # The number of heads stands in no weight, so this file of a shape of its own says it as ours do.
+    save_file(named, folder / "union.safetensors", {CONFIG_KEY: config_to_json(union.config)})
 
 
 def files_of_the_host(models: Path) -> None:
@@ -229,9 +238,9 @@ def tensors(found: tuple[dict[str, Any], dict[str, torch.Tensor]]) -> dict[str, 
 class Headless:
     """The third home: the same nodes on the same files, in this process."""
 
-    def __init__(self, pack: Path) -> None:
-        models = pack.parents[1] / "models"
-        self.host = HeadlessHost(models_dirs=[models], assets_dir=pack / "controlnet_core" / "assets")
+    def __init__(self, pack: Path, output: Path) -> None:
+        models, assets = pack.parents[1] / "models", pack / "controlnet_core" / "assets"
+        self.host = HeadlessHost(models_dirs=[models], output_dir=output, assets_dir=assets)
         self.classes = build_nodes(self.host)
         self.model, self.clip, self.vae = self.node("CNCore_LoadCheckpoint", checkpoint="demo (built in)")
         (self.net,) = self.node("CNCore_LoadControlNet", control_net="demo canny (built in)")
@@ -257,8 +266,8 @@ class Headless:
 
 
 @pytest.fixture(scope="module")
-def headless(pack: Path) -> Headless:
-    return Headless(pack)
+def headless(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Headless:
+    return Headless(pack, tmp_path_factory.mktemp("headless"))
 
 
 def difference(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -407,6 +416,43 @@ def test_other_kinds_of_control(
     assert found["again"]
     assert found["completed"] <= CLOSE
     assert (found["models"], found["kept"]) == (1, 0)
+
+
+# ---- nets that nodes make, and unions
+
+
+nets = load_program(PROGRAM.with_name("comfyui_nets.py"))
+
+
+def test_a_net_trained_in_the_host_is_the_one_trained_without_it(
+    headless: Headless, facts: dict[str, Any], tensors: dict[str, torch.Tensor]
+) -> None:
+    net, *_ = headless.node("CNCore_TrainControlNet", **nets.TRAINING, **nets.examples())
+    mine = headless.picture(headless.controlled(headless.prompts, control_net=net))
+    assert difference(mine, tensors["net.trained"]) <= MEAN
+    assert difference(mine, tensors["net.none"]) > 10 * CLOSE
+    trained, saved = (load_controlnet(Path(facts["nets"][name]))[0].state_dict() for name in ("trained", "saved"))
+    assert all(torch.equal(saved[key], tensor) for key, tensor in trained.items())
+
+
+def test_a_net_moved_to_its_own_base_is_itself(facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    assert Path(facts["nets"]["moved"]).is_file()
+    torch.testing.assert_close(tensors["net.moved"], tensors["net.canny"], atol=CLOSE, rtol=0)
+    assert difference(tensors["net.canny"], tensors["net.none"]) > 10 * CLOSE
+
+
+@pytest.mark.parametrize("name", ["silent", "told", "two hints"])
+def test_a_union_is_the_same_in_both_homes(name: str, headless: Headless, tensors: dict[str, torch.Tensor]) -> None:
+    unit = nets.union_units(headless.node)[name]
+    mine = headless.picture(headless.controlled(headless.prompts, **unit))
+    assert difference(mine, tensors[f"net.{name}"]) <= MEAN
+
+
+def test_the_hosts_own_node_tells_a_union_its_type(tensors: dict[str, torch.Tensor]) -> None:
+    assert torch.equal(tensors["net.told by the host"], tensors["net.told"])
+    pictures = [tensors[f"net.{name}"] for name in ("silent", "told", "two hints", "none")]
+    for i, one in enumerate(pictures):
+        assert not any(torch.equal(one, other) for other in pictures[i + 1 :])
 
 
 # ---- CONTROL_NET
