@@ -10,6 +10,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -23,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from comfyui_controlnet_core.nodes import PREFIX
+from comfyui_controlnet_core.nodes import PREFIX, own_nodes
 from comfyui_controlnet_core.workflows.bundled import FOLDER, bundled_names
 from PIL import Image
 
@@ -386,6 +387,19 @@ def test_a_node_says_in_words_what_it_found_and_does_not_save_that(editor: Edito
     wait(lambda: "F1" in editor.page.evaluate(SAID), "the words")
     saved = editor.page.evaluate("() => app.graph.serialize().nodes.at(-1).widgets_values")
     assert saved == ["canny", 2]
+
+
+def test_the_server_has_help_in_both_languages_for_every_node(server: str) -> None:
+    """The addresses that the editor asks for, with the pictures on these pages; the name of each node."""
+    docs = f"{server}/extensions/{PACK}/docs"
+    texts = json.loads(get(f"{server}/i18n"))
+    for name in own_nodes():
+        for page in (f"{name}.md", f"{name}/ko.md"):
+            (picture,) = re.findall(r"!\[.*\]\((images/.*)\)", get(f"{docs}/{page}").decode())
+            assert get(f"{docs}/{picture}").startswith(b"\xff\xd8")  # a JPEG
+        for language in ("en", "ko"):
+            assert texts[language]["nodeDefs"][name]["display_name"]
+    assert texts["ko"]["nodeCategories"]
 
 
 def test_a_node_and_its_help_speak_korean(editor: Editor) -> None:

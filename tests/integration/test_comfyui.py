@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -796,22 +795,6 @@ def test_the_server_lists_our_nodes(server: str) -> None:
         assert listed[name]["description"] == cls.DESCRIPTION
     models = listed["CNCore_LoadCheckpoint"]["input"]["required"]["checkpoint"][0]
     assert "demo (built in)" in models
-
-
-def test_the_server_has_help_in_both_languages_for_every_node(server: str, pack: Path) -> None:
-    """The addresses that the editor asks for, with the pictures on these pages; names and tooltips of each node."""
-    listed = json.loads(get(f"{server}/extensions"))
-    if not all(answers(f"{server}{script}") for script in listed if pack.name in urllib.parse.unquote(script)):
-        pytest.skip("this aiohttp (3.14) does not serve what it lists of a folder with a space in its name")
-    docs = f"{server}/extensions/{urllib.parse.quote(pack.name)}/docs"
-    texts = json.loads(get(f"{server}/i18n"))
-    for name in own_nodes():
-        for page in (f"{name}.md", f"{name}/ko.md"):
-            (picture,) = re.findall(r"!\[.*\]\((images/.*)\)", get(f"{docs}/{page}").decode())
-            assert get(f"{docs}/{picture}").startswith(b"\xff\xd8")  # a JPEG
-        for language in ("en", "ko"):
-            assert texts[language]["nodeDefs"][name]["display_name"]
-    assert texts["ko"]["nodeCategories"]
 
 
 def test_a_workflow_runs_in_the_server_and_headless(server: str, headless: Headless, tmp_path: Path) -> None:
