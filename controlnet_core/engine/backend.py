@@ -32,19 +32,6 @@ MadeT = TypeVar("MadeT")
 
 
 @dataclass(frozen=True, eq=False)
-class Same:
-    """A tensor as part of a key: equal to itself alone, and kept alive by the key."""
-
-    tensor: Tensor | None
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Same) and self.tensor is other.tensor
-
-    def __hash__(self) -> int:
-        return id(self.tensor)
-
-
-@dataclass(frozen=True, eq=False)
 class _Kept:
     """What was made for a run, and the watches over those for whom it was made."""
 

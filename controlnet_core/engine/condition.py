@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, fields
+from hashlib import blake2b
 from math import lcm
 
+import torch
 from torch import Tensor
 
 from ..control.unit import ControlStack
-from .backend import Same
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,19 @@ class Condition:
 
 
 def identity(condition: Condition) -> tuple[Hashable, ...]:
-    """Equal for conditions of the same tensors, units and numbers, as long as all of them live.
+    """Equal for conditions of the same numbers and units, as long as the units live.
 
-    It keeps the tensors alive, but not the units, since those hold nets: forget it when one of them goes.
+    Tensors count by what they hold: a label or a mask is often made anew for each run. Nothing is kept alive;
+    units are not either, since those hold nets: forget an identity when one of them goes.
     """
     values = (getattr(condition, f.name) for f in fields(condition) if f.name != "units")
     units = (id(unit) for unit in condition.units)
-    return (*(Same(v) if isinstance(v, Tensor) else v for v in values), *units)
+    return (*(_contents(v) if isinstance(v, Tensor) else v for v in values), *units)
+
+
+def _contents(tensor: Tensor) -> Hashable:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return tuple(tensor.shape), tensor.dtype, blake2b(flat.view(torch.uint8).numpy()).digest()
 
 
 def crop(x: Tensor, area: Area | None, factor: int = 1) -> Tensor:

@@ -41,8 +41,8 @@ class Job:
     def key(self) -> tuple[tuple[Hashable, ...], Iterable[object]]:
         """What is equal for jobs that are prepared alike, and the model and units that it means (see `Memo.once`).
 
-        The same tensors, units, sizes and weights are the same job: neither sigmas, which are prepared when they are
-        met, nor seed or latent are part of it.
+        The same texts, masks, units, sizes and weights are the same job: neither sigmas, which are prepared when they
+        are met, nor seed or latent are part of it.
         """
         halves = tuple(tuple(identity(c) for c in half) for half in (self.positive, self.negative))
         return (id(self.unet), self.config, self.schedule, halves, tuple(self.shape)), (self.unet, *self.units)

@@ -491,14 +491,15 @@ def test_nothing_is_prepared_again_when_only_the_seed_changes(
     monkeypatch.setattr(ControlNet, "embed_hint", lambda *args: embedded.append(1) or embed_hint(*args))
 
     def run(seed: int, side: int, units: tuple[ControlUnit, ...]) -> Tensor:
-        conditions = [Condition(prompt, units)], [Condition(empty, units)]
+        mask = torch.ones(1, 8 * side, 8 * side)  # made anew each time, as nodes do, and so are the texts
+        conditions = [Condition(prompt.clone(), units, mask=mask)], [Condition(empty.clone(), units)]
         latent = torch.zeros(1, 4, side, side)
         return generate(model, *conditions, latent, SampleSettings(seed=seed, steps=2), backend=backend)
 
     first = run(1, 16, units)
     run(2, 16, units)
     run(3, 8, units)
-    assert len(embedded) == 2  # once for each size: the objects around texts and units are new each time
+    assert len(embedded) == 2  # once for each size
     assert torch.equal(run(1, 16, units), first)
     assert len(embedded) == 2
     run(1, 16, (replace(units[0], strength=0.5),))
