@@ -116,7 +116,11 @@ def shortcuts(args: argparse.Namespace) -> Any:
 
     if not hasattr(args, "reuse"):
         return EXACT
-    return Shortcuts(args.reuse, args.reuse_tolerance, args.encoder_every, *args.guidance, args.deep_every)
+    first, last = args.guidance
+    return Shortcuts(
+        args.reuse, args.reuse_tolerance, args.encoder_every, guidance_start=first, guidance_end=last,
+        deep_every=args.deep_every,
+    )  # fmt: skip
 
 
 def open_session(args: argparse.Namespace, progress: Progress | None = None) -> Session:
