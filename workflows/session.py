@@ -14,6 +14,7 @@ from .model_paths import model_folders
 if TYPE_CHECKING:
     from ..nodes.headless import HeadlessHost
 
+MOST_THREADS = 1024
 DTYPES = ("auto", "fp32", "fp16", "bf16")
 Progress = Callable[..., None]
 
@@ -102,8 +103,8 @@ def tuned(args: argparse.Namespace, device: str, dtype: str) -> Any:
         raise ValueRangeError(f"--chunk {chunk}: give a number of pictures, or 0 for as many as fit")
     threads = getattr(args, "threads", None)
     if threads is not None:
-        if threads < 1:
-            raise ValueRangeError(f"--threads {threads}: give 1 or more")
+        if not 1 <= threads <= MOST_THREADS:
+            raise ValueRangeError(f"--threads {threads}: give 1 to {MOST_THREADS}")
         torch.set_num_threads(threads)
     names = ("memory", "graphs", "side_by_side", "wide", "compile")
     asked = {name: getattr(args, name) for name in names if hasattr(args, name)}

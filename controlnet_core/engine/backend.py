@@ -123,6 +123,8 @@ class Backend:
         narrow = not packs and is_narrow(module)
         if not (packs or narrow):
             module.to(device=device, dtype=dtype).eval()
+            if device.type == "cuda":  # as `layout` has x: a weight in another layout is laid out anew at every call
+                module.to(memory_format=torch.channels_last)
         if module not in self._twins:
             around = widen if self.runtime.wide else shell
             twin = pack(module, dtype) if packs else cast_at_use(module, device, dtype) if narrow else around(module)

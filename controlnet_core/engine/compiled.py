@@ -21,10 +21,12 @@ MODE = "max-autotune-no-cudagraphs"
 def compile_blocks(twin: ModuleT, backend: str = "inductor") -> ModuleT:
     """The twin, its transformer blocks compiled when they are first called. Its original is not touched.
 
+    Once for each shape, up to torch's limit (8, as of two picture sizes); further shapes run as they are.
+
     backend: of torch.compile.
     """
     options = {"mode": MODE} if backend == "inductor" else {}
     for module in twin.modules():
         if isinstance(module, TransformerBlock | WideTransformerBlock):
-            module.compile(backend=backend, dynamic=False, fullgraph=True, **options)
+            module.compile(backend=backend, dynamic=False, **options)
     return twin

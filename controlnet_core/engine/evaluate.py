@@ -37,6 +37,7 @@ def evaluate(prepared: Prepared, x: Tensor, sigma: Tensor, cfg: float, run: Run 
 
 def guided(prepared: Prepared, x: Tensor, sigma: Tensor, cfg: float, run: Run) -> Tensor:
     """`evaluate` for one part of a batch (see `engine.chunks`); the recorder does not count it."""
+    run.evaluations += 1
     return blended(prepared, prepared.at(float(sigma)), x, sigma, cfg, run)
 
 
@@ -91,13 +92,13 @@ def _decoded(
     assert stack.decoder is not None
     key = (group, group.active(sigma))
     deep = run.deep(key)
-    if deep is not None and not deep.is_due():
+    if deep is not None and not deep.is_due(run.evaluations):
         skips = _controlled(unet, group, rows, read, sigma, stack, run, count=unet.decoder.top_blocks)
-        return unet.decoder.top(deep.next(None)[0], skips, stack.decoder)
+        return unet.decoder.top(deep.next(run.evaluations, None)[0], skips, stack.decoder)
     *skips, middle = run.controlled(key, lambda: _controlled(unet, group, rows, read, sigma, stack, run))
     h = unet.decoder.lower(middle, skips, stack.decoder)
     if deep is not None:
-        deep.next(lambda: [h])
+        deep.next(run.evaluations, lambda: [h])
     return unet.decoder.top(h, skips, stack.decoder)
 
 

@@ -19,28 +19,30 @@ class Forecast:
     The line goes through the last two times the values were computed, with the number of the evaluation as its
     axis (first order of Liu et al. 2025, "TaylorSeer"). Holding the last values instead has about twice the error,
     and a second order more again: see benchmarks/NOTES.md.
+
+    `now` is the number of the evaluation in its run. Who was not asked for longer than `gap` evaluations (a net's
+    window, an interval without guidance) begins anew: what was before is no neighbour.
     """
 
     every: int
+    gap: int = 1
     past: list[tuple[int, Values]] = field(default_factory=list)
-    count: int = 0
+    met: int = 0
 
-    def is_due(self) -> bool:
-        """Whether the next values are to be computed."""
-        return len(self.past) < 2 or self.count - self.past[-1][0] >= self.every
+    def is_due(self, now: int) -> bool:
+        """Whether the values of this evaluation are to be computed."""
+        if now - self.met > self.gap:
+            self.past = []
+        return len(self.past) < 2 or now - self.past[-1][0] >= self.every
 
-    def next(self, compute: Callable[[], Values] | None) -> Values:
+    def next(self, now: int, compute: Callable[[], Values] | None) -> Values:
         """The values of this evaluation, in a list of its own: computed, or continued where `compute` is None."""
+        self.met = now
         if compute is not None:
-            self.past = [*self.past[-1:], (self.count, compute())]
-        values = self._continued()
-        self.count += 1
-        return values
-
-    def _continued(self) -> Values:
+            self.past = [*self.past[-1:], (now, compute())]
         last, values = self.past[-1]
-        if last == self.count or len(self.past) < 2:
+        if last == now or len(self.past) < 2:
             return list(values)
         first, before = self.past[0]
-        along = (self.count - first) / (last - first)
+        along = (now - first) / (last - first)
         return [None if a is None else torch.lerp(b, a, along) for a, b in zip(values, before, strict=True)]

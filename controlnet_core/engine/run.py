@@ -93,26 +93,32 @@ class Repeater:
     @classmethod
     def of(cls, actor: Actor, shortcuts: Shortcuts) -> Repeater:
         """Nothing computed yet."""
-        return cls(actor, shortcuts, Forecast(shortcuts.reuse_every))
+        return cls(actor, shortcuts, Forecast(shortcuts.reuse_every, gap=shortcuts.encoder_every))
 
-    def through(self, x: Tensor, sigma: float, targets: Iterable[Tensor], may_run: bool) -> Iterator[Tensor]:
-        """As `Actor.through`, for the first targets or all. may_run: whether this is an evaluation for nets to run."""
-        due = not self.forecast.past or (may_run and self._is_due(x))
-        residuals = self.forecast.next((lambda: self.actor.residuals(x, sigma)) if due else None)
+    def through(
+        self, x: Tensor, sigma: float, targets: Iterable[Tensor], now: int, may_run: bool
+    ) -> Iterator[Tensor]:
+        """As `Actor.through`, for the first targets or all.
+
+        now: number of the evaluation. may_run: whether it is one for nets to run.
+        """
+        counted = self.forecast.is_due(now)
+        due = not self.forecast.past or (may_run and self._is_due(x, counted))
+        residuals = self.forecast.next(now, (lambda: self.actor.residuals(x, sigma)) if due else None)
         if due:
             self.seen = x
         for index, (target, residual) in enumerate(zip(targets, residuals, strict=False)):
             self.actor.add(target, residual, DIRECT, index, sigma)
             yield target
 
-    def _is_due(self, x: Tensor) -> bool:
+    def _is_due(self, x: Tensor, counted: bool) -> bool:
         tolerance = self.shortcuts.reuse_tolerance
         if self.seen is None or len(self.forecast.past) < 2:
             return True
         if tolerance > 0.0 and float((x - self.seen).norm() / self.seen.norm()) > tolerance:
             return True
         by_tolerance_alone = tolerance > 0.0 and self.shortcuts.reuse_every == 1
-        return self.forecast.is_due() and not by_tolerance_alone
+        return counted and not by_tolerance_alone
 
 
 @dataclass(eq=False)
@@ -121,6 +127,7 @@ class Run:
 
     recorder: who wants to know what ran, see `control.report`. rescale: see `diffusion.guidance`. graphs: what
     replays evaluations, where that is wanted. side_by_side: whether nets run beside the encoder (`engine.streams`).
+    evaluations: how many there were.
     """
 
     shortcuts: Shortcuts = EXACT
@@ -128,6 +135,7 @@ class Run:
     recorder: Recorder | None = None
     rescale: float = 0.0
     finite: Tensor | None = None
+    evaluations: int = 0
     repeaters: dict[Actor, Repeater] = field(default_factory=dict)
     forecasts: dict[object, Forecast] = field(default_factory=dict)
     observed: dict[Actor, Actor] = field(default_factory=dict)
@@ -138,7 +146,7 @@ class Run:
     def part(self, index: int) -> Run:
         """State of its own for a part of the batch, since parts may be prepared as one (see `engine.chunks`)."""
         if index not in self.parts:
-            fresh = replace(self, finite=None, repeaters={}, forecasts={}, observed={}, parts={})
+            fresh = replace(self, finite=None, evaluations=0, repeaters={}, forecasts={}, observed={}, parts={})
             self.parts[index] = fresh
         return self.parts[index]
 
@@ -160,7 +168,7 @@ class Run:
             return actor.through(x, sigma, targets)
         if actor not in self.repeaters:
             self.repeaters[actor] = Repeater.of(actor, self.shortcuts)
-        return self.repeaters[actor].through(x, sigma, targets, may_run)
+        return self.repeaters[actor].through(x, sigma, targets, self.evaluations, may_run)
 
     def heard(self, actor: Actor) -> Actor:
         """The actor, telling the recorder what it does; that it acts is told now."""
@@ -181,7 +189,7 @@ class Run:
         if self.shortcuts.encoder_every == 1:
             return compute()
         forecast = self.forecasts.setdefault(key, Forecast(self.shortcuts.encoder_every))
-        return forecast.next(compute if forecast.is_due() else None)
+        return forecast.next(self.evaluations, compute if forecast.is_due(self.evaluations) else None)
 
     def deep(self, key: object) -> Forecast | None:
         """What the lower levels give to the top one, where it is not computed at every evaluation."""

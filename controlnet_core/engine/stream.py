@@ -95,7 +95,10 @@ class Streamed(nn.Module):
     def __init__(self, layer: nn.Linear | nn.Conv2d, conveyor: Conveyor) -> None:
         super().__init__()
         weight = layer.weight.detach()
-        self.host = weight.pin_memory() if conveyor.stream is not None else weight
+        if conveyor.stream is not None:
+            weight = weight.contiguous(memory_format=torch.channels_last) if weight.ndim == 4 else weight
+            weight = weight.pin_memory()
+        self.host = weight
         self.bias = layer.bias  # cast and moved with all other parameters of the tree
         self.conveyor = conveyor
 

@@ -30,3 +30,14 @@ def test_compiled_blocks_compute_the_same(backend: str, twin) -> None:  # type: 
     blocks = [module for module in compiled.modules() if isinstance(module, kind)]
     assert blocks and all(block._compiled_call_impl is not None for block in blocks)
     assert not any(module._compiled_call_impl for module in unet.modules())
+
+
+@torch.inference_mode()
+def test_more_shapes_than_are_compiled_still_run() -> None:
+    torch.manual_seed(1)
+    block = TransformerBlock(32, 32, 4).eval()
+    compiled = compile_blocks(shell(block), "eager")
+    keys, values = torch.randn(2, 1, 4, 5, 8)
+    for tokens in range(2, 13):
+        x = torch.randn(1, tokens, 32)
+        torch.testing.assert_close(compiled(x, (keys, values)), block(x, (keys, values)))

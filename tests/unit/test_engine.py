@@ -676,15 +676,33 @@ def test_what_is_not_computed_is_continued_along_a_line() -> None:
     forecast = Forecast(every=3)
     computed = []
 
-    def values() -> list[Tensor | None]:
-        computed.append(forecast.count)
-        return [torch.full((2,), 5.0 - 0.5 * forecast.count), None]
+    def at(now: int) -> list[Tensor | None]:
+        def values() -> list[Tensor | None]:
+            computed.append(now)
+            return [torch.full((2,), 5.0 - 0.5 * now), None]
 
-    for count in range(9):
-        got, nothing = forecast.next(values if forecast.is_due() else None)
-        torch.testing.assert_close(got, torch.full((2,), 5.0 - 0.5 * count))
+        return forecast.next(now, values if forecast.is_due(now) else None)
+
+    for now in (*range(1, 10), *range(20, 24)):  # nobody asked from 10 to 19: before is no neighbour
+        got, nothing = at(now)
+        torch.testing.assert_close(got, torch.full((2,), 5.0 - 0.5 * now))
         assert nothing is None
-    assert computed == [0, 1, 4, 7]
+    assert computed == [1, 2, 5, 8, 20, 21]
+
+
+@pytest.mark.parametrize("shortcuts", [Shortcuts(reuse_every=4), Shortcuts(deep_every=4)], ids=str)
+def test_a_net_that_was_away_begins_anew(
+    model: DiffusionModel, nets: tuple[ControlNet, ControlNet], monkeypatch: pytest.MonkeyPatch, shortcuts: Shortcuts
+) -> None:
+    whole, between = ControlUnit(nets[0], hint(1)), ControlUnit(nets[1], hint(2), start=0.3, end=0.6)
+    calls = []
+    features = ControlNet.features
+    monkeypatch.setattr(ControlNet, "features", lambda self, *a: calls.append(self) or features(self, *a))
+    exact = sample(model, (whole, between), steps=12)
+    calls.clear()
+    got = sample(model, (whole, between), shortcuts, steps=12)
+    assert 0.0 < float((got - exact).norm() / exact.norm()) < 0.2
+    assert len(calls) < 24
 
 
 def test_guidance_in_an_interval_computes_one_half_outside_it(model: DiffusionModel) -> None:
