@@ -110,9 +110,9 @@ def load_strict(net: nn.Module, state: Mapping[str, torch.Tensor], path: str | P
     shapes = [key for key in wanted if key in given and wanted[key] != given[key]]
     if missing or unexpected or shapes:
         raise WeightsError(
-            f"{path} does not fit {type(net).__name__}: {_some('keys missing', missing)}"
-            f"{_some('keys that it does not know', unexpected)}"
-            f"{_some('other shapes', [f'{key} {given[key]} for {wanted[key]}' for key in shapes])}"
+            f"{path} does not fit {type(net).__name__}: {some('keys missing', missing)}"
+            f"{some('keys that it does not know', unexpected)}"
+            f"{some('other shapes', [f'{key} {given[key]} for {wanted[key]}' for key in shapes])}"
             "it is damaged, or made for another network",
             path,
         )
@@ -121,7 +121,8 @@ def load_strict(net: nn.Module, state: Mapping[str, torch.Tensor], path: str | P
     return net.eval().requires_grad_(False)
 
 
-def _some(what: str, names: Sequence[str]) -> str:
+def some(what: str, names: Sequence[str]) -> str:
+    """How many names there are, what they are, and the first of them; nothing where there is none."""
     if not names:
         return ""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

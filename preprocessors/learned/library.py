@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..registry import Weights
 
     Loaded = tuple[nn.Module, Any]  # a model and its processor
+    Stamp = frozenset[tuple[str, int, int]]  # name, time of change and size of each file
 
 
 class Library:
@@ -29,7 +30,7 @@ class Library:
         self.device = device
         self.dtype = dtype
         self._nets: dict[tuple[Path, str], tuple[float, nn.Module]] = {}
-        self._opened: dict[Path, tuple[float, Loaded]] = {}
+        self._opened: dict[Path, tuple[Stamp, Loaded]] = {}
 
     @property
     def pixels(self) -> int:
@@ -51,9 +52,9 @@ class Library:
         return find_weights(weights, self.folders)
 
     def folder(self, weights: Weights, load: Callable[[Path], Loaded]) -> Loaded:
-        """What `load` makes of the folder of `weights`, kept as long as its config is the same."""
+        """What `load` makes of the folder of `weights`, kept as long as its files are the same."""
         path = find_folder(weights, self.folders)
-        changed = (path / "config.json").stat().st_mtime
+        changed = _stamp(path)
         kept = self._opened.get(path)
         if kept is None or kept[0] != changed:
             kept = (changed, load(path))
@@ -68,3 +69,8 @@ class Library:
         """Let go of all nets, so that their memory is free."""
         self._nets.clear()
         self._opened.clear()
+
+
+def _stamp(folder: Path) -> Stamp:
+    files = ((file.name, file.stat()) for file in folder.iterdir() if file.is_file())
+    return frozenset((name, stat.st_mtime_ns, stat.st_size) for name, stat in files)

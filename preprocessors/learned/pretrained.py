@@ -7,6 +7,7 @@ preprocessor_config.json.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from ..errors import WeightsError
 from ..palettes import labels_to_hint, palette, panoptic_to_labels
 from ..pose.people import Person, Pose, body_from_coco17
+from .files import some
 from .images import infer, to_input
 
 if TYPE_CHECKING:
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 _LAYOUT = "channels_last"  # said, since a picture of 1 or 3 rows would be taken for one of that many channels
 _NO_NAMES = "names.json"
+# Never made use of: the first layer of a fusion has nothing to add, and converted DPT folders have no weights for it.
+# The counters are those that batch normalisation keeps while training.
+_UNREAD = re.compile(r"neck\.fusion_stage\.layers\.0\.residual_layer1\..+|.+\.num_batches_tracked")
 _CLASSES_TO_PALETTE = {150: "ade20k", 133: "coco"}
 
 
@@ -59,20 +64,35 @@ def open_folder(weights: Weights, library: Library, kind: Kind) -> tuple[Any, An
     """(model on the library's device, processor) of the folder of `weights`, kept by the library.
 
     Raises WeightsError without the folder, without transformers or with too old a release of it, and where the
-    folder does not open.
+    folder does not open or lacks weights of the model.
     """
 
     def load(path: Any) -> tuple[nn.Module, Any]:
         model = _class(kind.model, kind)
         try:
-            net = model.from_pretrained(path, local_files_only=True)
+            net, info = model.from_pretrained(path, local_files_only=True, output_loading_info=True)
+            _check_whole(path, kind, info)
             return net.eval().requires_grad_(False), _open_processor(path, kind)
+        except WeightsError:
+            raise
         except Exception as error:  # whatever the package raises, the folder is at fault
             text = " ".join(str(error).split())[:200]
             raise WeightsError(f"{path} does not open as {kind.model}: {text}", path) from error
 
     net, processor = library.folder(weights, load)
     return library.place(net), processor
+
+
+def _check_whole(path: Path, kind: Kind, info: Mapping[str, Any]) -> None:
+    """Raise WeightsError where weights are missing or of another shape: the package would leave them random."""
+    missing = sorted(key for key in info["missing_keys"] if not _UNREAD.fullmatch(key))
+    shapes = sorted(key if isinstance(key, str) else f"{key[0]} {tuple(key[1])}" for key in info["mismatched_keys"])
+    if missing or shapes:
+        raise WeightsError(
+            f"{path} does not fit {kind.model}: {some('keys missing', missing)}{some('other shapes', shapes)}"
+            "its weights are incomplete, or of another model: get the whole folder again",
+            path,
+        )
 
 
 def _open_processor(path: Path, kind: Kind) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from comfyui_controlnet_core import preprocessors
 from comfyui_controlnet_core.preprocessors.learned import pretrained
 from comfyui_controlnet_core.preprocessors.learned.catalog_pretrained import PRETRAINED
 from comfyui_controlnet_core.preprocessors.learned.library import Library
+from comfyui_controlnet_core.preprocessors.learned.selftest import check
 from comfyui_controlnet_core.preprocessors.palettes import hint_to_labels, palette
 from comfyui_controlnet_core.preprocessors.registry import Entry, Weights
+from safetensors.torch import load_file, save_file
 
 from .conftest import make_pictures
 from .tiny_transformers import dpt, models, rtdetr, sam, segformer, transformers, vitpose
@@ -84,6 +87,64 @@ def test_a_damaged_folder_is_refused_by_name(tmp_path: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "dpt"}')
     with pytest.raises(preprocessors.WeightsError, match="does not open"):
         entry.process(FRAMES, library=Library([tmp_path]))
+
+
+def _rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
+    file = folder / "model.safetensors"
+    save_file(change(load_file(file)), file, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: {key: value for key, value in state.items() if not key.startswith("head.")},
+        lambda state: {key.replace("head.", "heads."): value for key, value in state.items()},
+    ],
+    ids=["missing", "renamed"],
+)
+def test_a_folder_without_all_weights_is_refused_by_its_keys(change: Any, tmp_path: Path) -> None:
+    """Not run on the random weights that the package puts in their place, nor called whole by the check of the nets."""
+    entry = preprocessors.get("depth_dpt")
+    library = models(tmp_path, entry, dpt)
+    folder = tmp_path / "transformers" / entry.weights[0].file
+    _rewrite(folder, change)
+    with pytest.raises(preprocessors.WeightsError, match=r"keys missing \(head\.head\.0\.bias, ") as caught:
+        entry.process(FRAMES, library=library)
+    assert str(folder) in str(caught.value) and caught.value.path == folder
+    finding = check(entry, FRAMES[0], library)
+    assert finding.state == "refused" and "keys missing" in finding.text
+
+
+def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
+    entry = preprocessors.get("depth_dpt")
+    library = models(tmp_path, entry, dpt)
+    key = "head.head.0.weight"
+    _rewrite(tmp_path / "transformers" / entry.weights[0].file, lambda state: {**state, key: state[key][:2].clone()})
+    with pytest.raises(preprocessors.WeightsError, match="AutoModelForDepthEstimation"):
+        entry.process(FRAMES, library=library)
+
+
+def test_a_converted_dpt_has_no_weights_that_nothing_reads(tmp_path: Path) -> None:
+    entry = preprocessors.get("depth_dpt")
+    library = models(tmp_path, entry, dpt)
+    expected = entry.process(FRAMES, library=library)
+    unread = "neck.fusion_stage.layers.0.residual_layer1."
+    _rewrite(
+        tmp_path / "transformers" / entry.weights[0].file,
+        lambda state: {key: value for key, value in state.items() if not key.startswith(unread)},
+    )
+    assert np.array_equal(entry.process(FRAMES, library=library), expected)
+
+
+def test_other_weights_beside_the_same_config_are_read_again(tmp_path: Path) -> None:
+    entry = preprocessors.get("depth_dpt")
+    library = models(tmp_path, entry, dpt)
+    before = entry.process(FRAMES, library=library)
+    _rewrite(
+        tmp_path / "transformers" / entry.weights[0].file,
+        lambda state: {key: value.flip(0).contiguous() for key, value in state.items()},
+    )
+    assert not np.array_equal(entry.process(FRAMES, library=library), before)
 
 
 def test_an_old_transformers_is_named() -> None:
