@@ -119,7 +119,8 @@ def free_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
-    return _available() if device.type == "cpu" else None
+    known = [room for room in (_available(), _allowed()) if room is not None]
+    return min(known) if known and device.type == "cpu" else None
 
 
 def _available(table: Path = Path("/proc/meminfo")) -> int | None:
@@ -129,3 +130,13 @@ def _available(table: Path = Path("/proc/meminfo")) -> int | None:
     lines = (line.split() for line in table.read_text(encoding="ascii").splitlines())
     kilobytes = next((int(words[1]) for words in lines if words[:1] == ["MemAvailable:"]), None)
     return None if kilobytes is None else 1024 * kilobytes
+
+
+def _allowed(group: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What a container's limit leaves (cgroup v2), files that the system may drop not counted as taken."""
+    try:
+        limit, taken = ((group / f"memory.{name}").read_text(encoding="ascii").strip() for name in ("max", "current"))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+    except (OSError, ValueError):
+        return None
+    return None if limit == "max" else max(0, int(limit) - int(taken) + int(stat.get("inactive_file", 0)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from comfyui_controlnet_core.controlnet_core.engine.evaluate import evaluate
 from comfyui_controlnet_core.controlnet_core.engine.footprint import decode_values, predict
 from comfyui_controlnet_core.controlnet_core.engine.job import Job
 from comfyui_controlnet_core.controlnet_core.engine.live import LiveTensors
+from comfyui_controlnet_core.controlnet_core.engine.memory import _allowed
 from comfyui_controlnet_core.controlnet_core.engine.prepare import prepare
 from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
 from comfyui_controlnet_core.controlnet_core.models.adapter import Adapter
@@ -102,3 +104,12 @@ def test_prediction_of_the_autoencoder() -> None:
     with torch.inference_mode(), LiveTensors() as live:
         vae.decode(latent)
     assert 4 * decode_values(DEMO.vae, rows, (height, width)) == pytest.approx(live.peak, rel=WITHIN)
+
+
+def test_a_container_s_limit_counts(tmp_path: Path) -> None:
+    assert _allowed(tmp_path) is None
+    for name, text in (("max", "1000\n"), ("current", "700\n"), ("stat", "anon 500\ninactive_file 150\n")):
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert _allowed(tmp_path) == 450
+    (tmp_path / "memory.max").write_text("max\n")
+    assert _allowed(tmp_path) is None
