@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import WeightsError
 from .files import find_folder, find_weights, load_strict, read_state
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ..registry import Weights
+    from ..registry import Entry, Weights
 
     Loaded = tuple[nn.Module, Any]  # a model and its processor
     Stamp = frozenset[tuple[str, int, int]]  # name, time of change and size of each file
@@ -60,6 +61,20 @@ class Library:
             kept = (changed, load(path))
             self._opened[path] = kept
         return kept[1]
+
+    def stamps(self, entry: Entry) -> list[list[Any]]:
+        """Names, times of change and sizes of the files of `entry` that are there: others mean other hints."""
+        found: list[list[Any]] = []
+        for weights in entry.weights:
+            try:
+                if entry.backend == "transformers":
+                    found += map(list, sorted(_stamp(find_folder(weights, self.folders))))
+                else:
+                    path = self.find(weights)
+                    found.append([path.name, path.stat().st_mtime_ns, path.stat().st_size])
+            except WeightsError:  # one that a run needs is named by it; others, such as hands, may lack
+                continue
+        return found
 
     def place(self, net: nn.Module) -> nn.Module:
         """Bring a net to the device and precision at which it runs."""

@@ -1,20 +1,22 @@
 """`controlnet preprocess KIND IN... --output DIR`: hints for pictures, folders of pictures, and frames.
 
 Each input becomes one PNG of the same name, in order, so that the count of frames is kept. A hint that is
-there already, made by the same settings from a file that is no newer, is not made again. A file that cannot be read
-does not keep the others from their hints: it is named at the end, and the exit code says so.
+there already, made by the same settings, mask and nets from a file that is no newer, is not made again; where one
+range counts over all frames, they are made again together. A file that cannot be read does not keep the others
+from their hints: it is named at the end, and the exit code says so.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import re
 import struct
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,10 +84,15 @@ class Settings:
     options: dict[str, Any]
     parameters: dict[str, Any]
     chunk: int
+    whole: bool = False
+    """Whether one range counts over all frames."""
+    sources: dict[str, Any] = field(default_factory=dict)
+    """What goes into every hint beside its picture: see `_sources`."""
 
     @property
     def note(self) -> str:
-        return json.dumps([self.kind, self.options, self.parameters], sort_keys=True, default=str)
+        extra = [self.sources] if self.sources else []
+        return json.dumps([self.kind, self.options, self.parameters, *extra], sort_keys=True, default=str)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -126,13 +133,46 @@ def run(args: argparse.Namespace) -> int:
         settings = _settings(args)
         check_folder("--output", Path(args.output))
         jobs = plan(args.inputs, Path(args.output), frozenset({".json"}) if args.kind == POSE else PICTURES)
-        waiting = [job for job in jobs if args.overwrite or not is_made(job, settings.note)]
-        outcome = _make_all(waiting, settings, args)
+        mask = None if args.mask is None else read_picture(Path(args.mask))[..., 0]
+        library = _library(args)
+        settings = replace(settings, sources=_sources(settings, jobs, mask, library))
+        waiting = _waiting(jobs, settings, args.overwrite)
+        outcome = _make_all(waiting, settings, mask, library)
     except PreprocessorError as error:
         raise _as_core_error(error) from error
     _report(args, jobs, len(jobs) - len(waiting), outcome)
     outcome.check(len(jobs))
     return 0
+
+
+def _library(args: argparse.Namespace) -> Library | None:
+    """The nets, for kinds that have any."""
+    from ...preprocessors import registry
+
+    return open_library(args) if args.kind != POSE and registry.get(args.kind).weights else None
+
+
+def _sources(
+    settings: Settings, jobs: Sequence[Job], mask: np.ndarray | None, library: Library | None
+) -> dict[str, Any]:
+    """What every hint is made of beside its own picture: the mask, the nets, all frames of a shared range."""
+    from ...preprocessors import registry
+
+    found: dict[str, Any] = {}
+    if mask is not None:
+        found["mask"] = hashlib.sha256(f"{mask.shape} {mask.dtype}".encode() + mask.tobytes()).hexdigest()
+    if library is not None:
+        found |= {"weights": library.stamps(registry.get(settings.kind)), "dtype": str(library.dtype)}
+    if settings.whole:
+        stamps = [(job.source.name, job.source.stat().st_mtime_ns, job.source.stat().st_size) for job in jobs]
+        found["frames"] = hashlib.sha256(repr(stamps).encode()).hexdigest()
+    return found
+
+
+def _waiting(jobs: Sequence[Job], settings: Settings, overwrite: bool) -> list[Job]:
+    """The jobs without a hint that may stay; all of them if any, where one range counts over all."""
+    waiting = [job for job in jobs if overwrite or not is_made(job, settings.note)]
+    return list(jobs) if waiting and settings.whole else waiting
 
 
 def _as_core_error(error: Any) -> CoreError:
@@ -142,6 +182,7 @@ def _as_core_error(error: Any) -> CoreError:
 def plan(inputs: Sequence[str], output: Path, suffixes: frozenset[str]) -> list[Job]:
     """One job per picture, in order; folders are read in the order of the numbers in the names.
 
+    Hints of an earlier run, in an `output` below a folder that is read, are no pictures to read.
     Raises MissingFileError where there is nothing to read, ValueRangeError where two inputs would write
     the same file.
     """
@@ -151,7 +192,7 @@ def plan(inputs: Sequence[str], output: Path, suffixes: frozenset[str]) -> list[
     for name in inputs:
         path = Path(name).expanduser()
         if path.is_dir():
-            found = sorted((f for f in path.rglob("*") if f.suffix.lower() in suffixes), key=_natural)
+            found = sorted((f for f in _files_of(path, output) if f.suffix.lower() in suffixes), key=_natural)
             if not found:
                 raise MissingFileError(f"{path} holds no file of type {', '.join(sorted(suffixes))}", path)
             jobs += [Job(file, output / file.relative_to(path).with_suffix(".png")) for file in found]
@@ -169,6 +210,15 @@ def plan(inputs: Sequence[str], output: Path, suffixes: frozenset[str]) -> list[
             raise ValueRangeError(f"{job.source} would be overwritten by its own hint: choose another --output")
         targets[job.target] = job.source
     return jobs
+
+
+def _files_of(folder: Path, output: Path) -> Iterator[Path]:
+    """All files in and below a folder, but for those below `output` where that lies inside of it."""
+    here, hints = folder.resolve(), output.resolve()
+    inside = here in hints.parents
+    for path in folder.rglob("*"):
+        if path.is_file() and not (inside and hints in (here / path.relative_to(folder)).parents):
+            yield path
 
 
 def is_made(job: Job, note: str) -> bool:
@@ -276,7 +326,7 @@ def write_hint(hint: np.ndarray, path: Path, note: str) -> None:
         part.unlink(missing_ok=True)
 
 
-def _make_all(jobs: Sequence[Job], settings: Settings, args: argparse.Namespace) -> Outcome:
+def _make_all(jobs: Sequence[Job], settings: Settings, mask: np.ndarray | None, library: Library | None) -> Outcome:
     """Make the hints in chunks of equal size and order."""
     from tqdm import tqdm
 
@@ -288,9 +338,7 @@ def _make_all(jobs: Sequence[Job], settings: Settings, args: argparse.Namespace)
     from ...preprocessors import registry
 
     entry = registry.get(settings.kind)
-    mask = None if args.mask is None else read_picture(Path(args.mask))[..., 0]
-    library = open_library(args) if entry.weights else None
-    whole = (entry.scope == "batch" or entry.ranged) and settings.options["normalize"] == "batch"
+    whole = settings.whole
     with tqdm(total=len(jobs), unit="picture", disable=None) as bar:
         for chunk, pictures in _chunks(jobs, len(jobs) if whole else settings.chunk, whole, outcome):
             for job, hint in zip(chunk, _hints(entry, chunk, pictures, mask, settings, library, outcome), strict=False):
@@ -388,7 +436,8 @@ def _settings(args: argparse.Namespace) -> Settings:
     """The parsed arguments, checked against what the kind declares."""
     if args.chunk < 1:
         raise ValueRangeError(f"--chunk {args.chunk}: choose 1 or more")
-    parameters = dict(_assignment(text) for text in args.set)
+    parameters: dict[str, Any] = dict(_assignment(text) for text in args.set)
+    whole = False
     if args.kind == POSE:
         if parameters:
             raise ValueRangeError(f"pose has no parameters, got {', '.join(parameters)}")
@@ -397,6 +446,7 @@ def _settings(args: argparse.Namespace) -> Settings:
 
         entry = registry.get(args.kind)
         parameters = entry.values(_typed(entry, parameters))
+        whole = (entry.scope == "batch" or entry.ranged) and args.normalize == "batch"
     options = {
         "resolution": args.resolution,
         "resize": "shortest" if args.resolution else "input",
@@ -405,7 +455,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         "normalize": args.normalize,
         "seed": args.seed,
     }
-    return Settings(args.kind, options, parameters, args.chunk)
+    return Settings(args.kind, options, parameters, args.chunk, whole)
 
 
 def _assignment(text: str) -> tuple[str, str]:

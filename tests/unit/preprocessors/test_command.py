@@ -164,6 +164,51 @@ def test_one_range_over_all_frames(tmp_path: Path) -> None:
     assert values == [round(255 * 10 / 19), 0]
 
 
+def test_one_range_over_all_frames_is_not_resumed_in_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frames, out = tmp_path / "in", tmp_path / "out"
+    frames.mkdir()
+    for index, far in enumerate((10, 20, 5)):
+        cv2.imwrite(str(frames / f"{index}.png"), np.array([[1000, far * 1000]] * 2, np.uint16))
+
+    def made() -> int:
+        assert preprocess("depth_map", frames, "--output", out, "--normalize", "batch", "--json") == 0
+        return json.loads(capsys.readouterr().out)["made"]
+
+    def hints() -> list[np.ndarray]:
+        return [np.asarray(Image.open(path)) for path in sorted(out.glob("*.png"))]
+
+    assert made() == 3 and made() == 0
+    whole = hints()
+    (out / "2.png").unlink()
+    assert made() == 3
+    assert all(np.array_equal(*pair) for pair in zip(whole, hints(), strict=True))
+    (frames / "1.png").unlink()
+    assert made() == 2, "the farthest frame is gone, the range is another"
+
+
+def test_another_mask_makes_other_hints(frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mask = tmp_path / "mask.png"
+
+    def made(white: int) -> int:
+        Image.fromarray(np.repeat(np.uint8([[0, 255]]), [32 - white, white], axis=1).repeat(24, 0)).save(mask)
+        assert preprocess("invert", frames, "--output", tmp_path / "out", "--mask", mask, "--json") == 0
+        return json.loads(capsys.readouterr().out)["made"]
+
+    assert [made(10), made(10), made(20)] == [12, 0, 12]
+    assert np.asarray(Image.open(tmp_path / "out" / "frame0.png"))[:, 12:].any(axis=-1).mean() > 0.9
+
+
+def test_hints_below_the_folder_of_pictures_are_not_read_as_pictures(
+    frames: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(frames)
+    (frames / "folder.png").mkdir()
+    for expected in (12, 0):
+        assert preprocess("invert", ".", "--output", "output", "--json") == 0
+        report = json.loads(capsys.readouterr().out)
+        assert (report["made"], len(report["outputs"])) == (expected, 12)
+
+
 def test_poses_from_json(tmp_path: Path) -> None:
     pose = poses.template_pose("waving", 96, 64)
     (tmp_path / "p.json").write_text(json.dumps(poses.write_poses([pose, pose])), "utf-8")
@@ -189,6 +234,10 @@ def test_learned_kinds_find_their_nets_in_the_models_folder(
     torch.save(TEED().state_dict(), models / "annotators" / "7_model.pth")
     assert preprocess(*words) == 0
     assert len(list(out.glob("*.png"))) == 12
+    before = (out / "frame0.png").stat().st_mtime_ns
+    assert preprocess(*words) == 0 and (out / "frame0.png").stat().st_mtime_ns == before
+    torch.save(TEED().state_dict(), models / "annotators" / "7_model.pth")
+    assert preprocess(*words) == 0 and (out / "frame0.png").stat().st_mtime_ns > before, "the net is another"
 
 
 def test_listing(capsys: pytest.CaptureFixture) -> None:
