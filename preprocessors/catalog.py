@@ -124,7 +124,13 @@ MAPS: tuple[Entry, ...] = (
                 "Values as given, or 1 / distance as the depth nets know it.",
                 choices=("linear", "disparity"),
             ),
-            Parameter("near", "float", 0.0, "The value that becomes white, if normalize is 'fixed'."),
+            Parameter(
+                "near",
+                "float",
+                0.0,
+                "The value that becomes white, if normalize is 'fixed'. 0 and 1 follow the map: 1 and 0 with invert, "
+                "0.1 and 1 for disparity.",
+            ),
             Parameter("far", "float", 1.0, "The value that becomes black, if normalize is 'fixed'."),
             Parameter(
                 "sky",

@@ -13,6 +13,9 @@ from .image_ops import like, to_numpy
 if TYPE_CHECKING:
     from .image_ops import Array
 
+_UNSET = (0.0, 1.0)
+_NEAREST = 0.1  # of a distance whose reciprocal is taken, where nobody says
+
 
 def depth_to_hint(
     depth: Array,
@@ -29,7 +32,7 @@ def depth_to_hint(
         depth ControlNets saw (distances at or below 0 count as missing); "linear" takes the values as given.
     invert: the values given are larger where nearer (a disparity map, or a picture with near = white).
     normalize: min-max over each "frame", over the "batch", or "fixed" between `near` and `far` (the values,
-        as given, that become 1 and 0).
+        as given, that become 1 and 0). Raises ParameterError where `near` is not nearer than `far`.
     Infinite and NaN values are black and do not count in the range; a constant map is all 0.
     """
     values = to_numpy(depth).astype(np.float32)
@@ -60,9 +63,9 @@ def _nearness(
 
     nearness = np.where(np.isfinite(batch), towards_viewer(batch), np.nan)
     if normalize == "fixed":
-        if near == far:
-            raise ParameterError(f"normalize='fixed' needs different values for near and far, got {near} twice")
         ends = towards_viewer(np.array([[[far]], [[near]]], np.float32))
+        if not (np.isfinite(ends).all() and ends[0] < ends[1]):
+            raise _wrong_ends(space, invert, near, far)
         return ends[:1], ends[1:], nearness
     if normalize not in ("frame", "batch"):
         raise ParameterError(f"normalize={normalize!r}: choose 'frame', 'batch' or 'fixed'")
@@ -72,6 +75,28 @@ def _nearness(
     high = np.max(np.where(known, nearness, -np.inf), axis=axes, keepdims=True)
     empty = ~known.any(axis=axes, keepdims=True)
     return np.where(empty, 0.0, low), np.where(empty, 0.0, high), nearness
+
+
+def _wrong_ends(space: str, invert: bool, near: float, far: float) -> ParameterError:
+    if invert:
+        expected = "near > far, since these values are larger where nearer"
+    elif space == "disparity":
+        expected = "0 < near < far, since these values are distances, of which 1 / distance is taken"
+    else:
+        expected = "near < far, since these values are distances"
+    return ParameterError(
+        f"normalize='fixed' came with near={near:g} and far={far:g}; expected {expected}: set near and far to the "
+        "values that shall become white and black"
+    )
+
+
+def _followed(near: float, far: float, space: str, invert: bool) -> tuple[float, float]:
+    """The ends 0 and 1, which is how they stand until somebody sets them, in the sense of the values."""
+    if (near, far) != _UNSET:
+        return near, far
+    if invert:
+        return far, near
+    return (_NEAREST if space == "disparity" else near), far
 
 
 def from_pictures(
@@ -88,7 +113,9 @@ def from_pictures(
 
     The first channel is read, in the units it came in; see `depth_to_hint`. Renderers write the sky as a very
     large distance (1e10, or 65504 in half precision): from `sky` on a distance counts as none.
+    near, far: 0 and 1 follow the sense of the values: they are 1 and 0 with `invert`, 0.1 and 1 for "disparity".
     """
+    near, far = _followed(near, far, space, invert)
     maps = np.stack([picture[..., 0] for picture in pictures])
     if not invert:
         maps = np.where(maps >= sky, np.float32(np.inf), maps)

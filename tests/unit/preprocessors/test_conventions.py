@@ -148,6 +148,35 @@ def test_depth_ranges() -> None:
         depth_to_hint(depth, normalize="fixed")
 
 
+@pytest.mark.parametrize(
+    ("options", "ends", "expected"),
+    [
+        ({"space": "linear"}, (8.0, 2.0), "near < far"),
+        ({"space": "linear"}, (0.0, np.inf), "near < far"),
+        ({"space": "linear", "invert": True}, (2.0, 8.0), "near > far"),
+        ({"space": "disparity", "invert": True}, (2.0, 8.0), "near > far"),
+        ({"space": "disparity"}, (0.0, 8.0), "0 < near < far"),
+        ({"space": "disparity"}, (8.0, 2.0), "0 < near < far"),
+        ({"space": "disparity"}, (2.0, 2.0), "0 < near < far"),
+    ],
+)
+def test_ends_of_the_wrong_sense_are_refused(options: dict, ends: tuple[float, float], expected: str) -> None:
+    """They gave a black picture."""
+    depth = np.linspace(1, 10, 16).reshape(1, 4, 4, 1)
+    near, far = ends
+    with pytest.raises(preprocessors.ParameterError, match=f"near={near:g} and far={far:g}; expected {expected}"):
+        preprocessors.process("depth_map", depth, normalize="fixed", near=near, far=far, **options)
+
+
+@pytest.mark.parametrize("space", ["linear", "disparity"])
+@pytest.mark.parametrize("invert", [False, True])
+def test_ends_that_nobody_set_follow_the_sense_of_the_values(space: str, invert: bool) -> None:
+    values = np.linspace(0.1, 1, 10, dtype=np.float32)[None, :, None]
+    hint = preprocessors.process("depth_map", values, normalize="fixed", space=space, invert=invert)[0, 0, :, 0]
+    assert (np.diff(hint) > 0 if invert else np.diff(hint) < 0).all()
+    assert hint.max() >= 0.9 and hint.min() <= 0.1 + 1e-6
+
+
 def test_depth_map_reads_a_z_pass_and_its_inverse() -> None:
     z = np.array([[[[1.0], [2.0], [np.inf]]]], np.float32)
     assert preprocessors.process("depth_map", z)[0, 0, :, 0].tolist() == [1.0, 0.0, 0.0]
