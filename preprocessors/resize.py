@@ -113,14 +113,19 @@ def resize_hint(hint: np.ndarray, height: int, width: int, interpolation: Interp
     if interpolation == "nearest":
         return cv2.resize(hint, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
     shrinks = height * width < hint.shape[0] * hint.shape[1]
-    return cv2.resize(hint, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    resized = cv2.resize(hint, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    if resized.dtype == np.uint8:
+        return resized
+    # A mean of ones may be rounded to a little more than one: the hint's own ends bound it, -1 of inpainting included.
+    return np.clip(resized, hint.min(), hint.max(), out=resized)
 
 
 def pad_reflect(picture: np.ndarray, size: Size) -> np.ndarray:
-    """Pad at the bottom and right to the size's multiples, by reflection."""
+    """(H,W) or (H,W,C) -> padded at the bottom and right to the size's multiples, by reflection."""
     import cv2
 
     bottom, right = size.padded_height - picture.shape[0], size.padded_width - picture.shape[1]
     if not (bottom or right):
         return picture
-    return cv2.copyMakeBorder(picture, 0, bottom, 0, right, cv2.BORDER_REFLECT)
+    padded = cv2.copyMakeBorder(picture, 0, bottom, 0, right, cv2.BORDER_REFLECT)
+    return padded.reshape(*padded.shape[:2], *picture.shape[2:])  # cv2 drops a last axis of 1

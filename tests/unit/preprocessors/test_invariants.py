@@ -43,7 +43,11 @@ def expected_width(entry: Entry, width: int) -> int:
 
 
 def check(entry: Entry, hint: np.ndarray, count: int, height: int, width: int) -> None:
-    assert hint.shape == (count, height, expected_width(entry, width), 3)
+    check_size(entry, hint, count, height, expected_width(entry, width))
+
+
+def check_size(entry: Entry, hint: np.ndarray, count: int, height: int, width: int) -> None:
+    assert hint.shape == (count, height, width, 3)
     assert hint.dtype == np.float32 and np.isfinite(hint).all()
     assert hint.min() >= (-1.0 if entry.name == "inpaint" else 0.0) and hint.max() <= 1.0
 
@@ -173,7 +177,21 @@ def test_sizes_on_request(entry: Entry) -> None:
             width = 22 if output == "input_size" else round(22 * 60 / 22)
             height = 30 if output == "input_size" else round(30 * 60 / 22)
         hint = run(entry, image, resolution=60, resize="shortest", multiple=64, output=output)
-        assert hint.shape == (2, height, width, 3) and np.isfinite(hint).all()
+        check_size(entry, hint, 2, height, width)
+
+
+@pytest.mark.parametrize("resolution", [33, 68, 77, 119])
+def test_white_stays_in_the_range_when_resized(entry: Entry, resolution: int) -> None:
+    """A mean of ones, rounded, was 1.0000001."""
+    image = np.ones((1, 48, 64, 3), np.float32)
+    hint = run(entry, image, resolution=resolution, resize="shortest")
+    check(entry, hint, 1, 48, 64)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_sides_are_padded_for_any_number_of_channels(entry: Entry, channels: int) -> None:
+    image = np.concatenate([make_pictures(1, 30, 44), np.ones((1, 30, 44, 1), np.float32)], axis=-1)[..., -channels:]
+    check(entry, run(entry, image, multiple=64), 1, 30, 44)
 
 
 def test_binary_hints_stay_binary_when_resized(entry: Entry) -> None:
