@@ -32,7 +32,10 @@ Fit = Callable[[Tensor, int, int], Tensor]
 
 
 def crop(hint: Tensor, height: int, width: int) -> Tensor:
-    """(B, C, H, W) -> (B, C, height, width) as the host does: centre crop to the aspect, nearest-exact."""
+    """(B, C, H, W) -> (B, C, height, width) as the host does: centre crop to the aspect, nearest-exact.
+
+    At least one row and one column stay, where the host fails.
+    """
     old_height, old_width = hint.shape[-2:]
     old_aspect, aspect = old_width / old_height, width / height
     x = y = 0
@@ -40,6 +43,7 @@ def crop(hint: Tensor, height: int, width: int) -> Tensor:
         x = round((old_width - old_width * (aspect / old_aspect)) / 2)
     elif old_aspect < aspect:
         y = round((old_height - old_height * (old_aspect / aspect)) / 2)
+    x, y = min(x, (old_width - 1) // 2), min(y, (old_height - 1) // 2)
     return stretch(hint[:, :, y : old_height - y, x : old_width - x], height, width)
 
 

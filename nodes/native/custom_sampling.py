@@ -186,6 +186,8 @@ def weighed(conditioning: Conditioning, weight: float) -> Conditioning:
         if any(name in options for _, options in conditioning):
             raise UnfitError(f"a prompt with {name} came to DualCFGGuider, which weighs whole pictures: leave that out")
     total = sum(options.get("strength", 1.0) for _, options in conditioning)
+    if total == 0.0:
+        raise UnfitError("the strengths of DualCFGGuider's prompts add up to 0: give one of them a strength")
     return [
         [text, {**options, "strength": options.get("strength", 1.0) / total * weight}] for text, options in conditioning
     ]

@@ -375,3 +375,8 @@ def test_numbers_of_a_unit_are_finite(unet: UNet, field: str, value: Any, said: 
         ControlUnit(ControlNet.from_unet(unet), HINT, **{field: value})
     with pytest.raises(ValueRangeError, match="a block weight is nan"):
         BlockWeights(middle=math.nan)
+
+
+@pytest.mark.parametrize("size", [(1, 1000), (1000, 1), (1, 1)])
+def test_the_narrowest_hints_are_cut_to_something(size: tuple[int, int]) -> None:
+    assert fit_hint(torch.rand(1, 3, *size), 64, 64).shape == (1, 3, 64, 64)
