@@ -67,6 +67,8 @@ CONFIG_OF_KIND: Mapping[str, type[Config]] = MappingProxyType(
         "text-encoder": TextConfig,
     }
 )
+_NO_SIZES = ("?", "?")
+"""What a detail shows of axes that a damaged weight lacks."""
 SD2_V_KEY = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 SD2_V_STD = 0.09
 """SD2 models that predict v are told by the spread of this bias (the host's heuristic)."""
@@ -219,7 +221,7 @@ def _details(index: KeyIndex, shapes: Shapes, kind: str, prefix: str, family: st
             continue
         shape = shapes.get(key, ())
         if _fits(detail, shape):
-            yield detail.text.format(*shape) if shape else detail.text
+            yield detail.text.format(*shape, *_NO_SIZES)
 
 
 def _fits(detail: Detail, shape: tuple[int, ...]) -> bool:

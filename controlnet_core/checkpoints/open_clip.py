@@ -48,7 +48,7 @@ def unfused(header: Header) -> Header:
 def _views(name: str, info: TensorInfo) -> Iterator[tuple[str, TensorInfo]]:
     stem, _, last = name.rpartition(".")
     kind = last.removeprefix("in_proj_")
-    if last.startswith("in_proj_") and kind in FUSED and ".resblocks." in f".{stem}" and not info.shape[0] % 3:
+    if last.startswith("in_proj_") and kind in FUSED and ".resblocks." in f".{stem}" and _in_three(info.shape):
         rows = info.shape[0] // 3
         for index, part in enumerate(PARTS):
             view = replace(info, shape=(rows, *info.shape[1:]), rows=(index * rows, (index + 1) * rows))
@@ -58,6 +58,10 @@ def _views(name: str, info: TensorInfo) -> Iterator[tuple[str, TensorInfo]]:
         yield f"{name}.weight", replace(info, shape=info.shape[::-1], transposed=True)
         return
     yield name, info
+
+
+def _in_three(shape: tuple[int, ...]) -> bool:
+    return len(shape) > 0 and shape[0] % 3 == 0
 
 
 def fuse(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -40,6 +40,16 @@ def _shape(shapes: Shapes, key: str) -> tuple[int, ...]:
     return shapes[key]
 
 
+def _size(shapes: Shapes, key: str, axis: int) -> int:
+    shape = _shape(shapes, key)
+    if len(shape) <= axis:
+        raise CheckpointError(
+            f"the weight {key} has the shape {list(shape)}, expected at least {axis + 1} axes: the file is damaged, "
+            "download it again"
+        )
+    return shape[axis]
+
+
 def _count(shapes: Shapes, pattern: str) -> int:
     """How many of pattern.format(0), pattern.format(1), ... there are."""
     n = 0
@@ -68,15 +78,15 @@ def unet_config(shapes: Shapes) -> UNetConfig:
     if not all(len(level) == len(levels[0]) > 0 for level in levels):
         counts = ", ".join(str(len(level)) for level in levels)
         raise CheckpointError(f"its levels have {counts} residual blocks, expected the same number in each")
-    label = shapes.get("label_embed.linear1.weight")
-    label_dim = None if label is None else label[1]
+    label = "label_embed.linear1.weight"
+    label_dim = _size(shapes, label, 1) if label in shapes else None
     context = _context_dim(shapes, label_dim)
     projection = next((shape for key, shape in shapes.items() if key.endswith("proj_in.weight")), None)
     stem = "encoder.blocks.{}.res.conv1.weight"
     return UNetConfig(
-        in_channels=_shape(shapes, "encoder.blocks.0.conv.weight")[1],
-        out_channels=shapes.get("conv_out.weight", (4,))[0],
-        widths=tuple(_shape(shapes, stem.format(level[0]))[0] for level in levels),
+        in_channels=_size(shapes, "encoder.blocks.0.conv.weight", 1),
+        out_channels=_size(shapes, "conv_out.weight", 0) if "conv_out.weight" in shapes else 4,
+        widths=tuple(_size(shapes, stem.format(level[0]), 0) for level in levels),
         res_blocks=len(levels[0]),
         transformer_depth=tuple(_depth(shapes, f"encoder.blocks.{level[0]}") for level in levels),
         middle_depth=_depth(shapes, "middle"),
@@ -94,7 +104,7 @@ def _depth(shapes: Shapes, block: str) -> int:
 
 
 def _context_dim(shapes: Shapes, label_dim: int | None) -> int:
-    seen = next((shape[1] for key, shape in shapes.items() if key.endswith("attn2.k.weight")), None)
+    seen = next((_size(shapes, key, 1) for key in shapes if key.endswith("attn2.k.weight")), None)
     return seen or CONTEXT_OF_LABEL.get(label_dim or 0, DEFAULT_CONTEXT)
 
 
@@ -102,7 +112,7 @@ def controlnet_config(shapes: Shapes) -> ControlNetConfig:
     """Config of a ControlNet, a Union included."""
     return ControlNetConfig(
         unet=unet_config(shapes),
-        hint_channels=_shape(shapes, "hint.convs.0.weight")[1],
+        hint_channels=_size(shapes, "hint.convs.0.weight", 1),
         hint_widths=hint_widths(shapes),
         union=_union_config(shapes) if "union.task_embedding" in shapes else None,
     )
@@ -111,39 +121,38 @@ def controlnet_config(shapes: Shapes) -> ControlNetConfig:
 def hint_widths(shapes: Shapes) -> tuple[int, ...]:
     """Widths of a hint encoder: every second of its convolutions, from the first, widens."""
     layers = _count(shapes, "hint.convs.{}.weight")
-    return tuple(shapes[f"hint.convs.{i}.weight"][0] for i in range(0, layers - 1, 2))
+    return tuple(_size(shapes, f"hint.convs.{i}.weight", 0) for i in range(0, layers - 1, 2))
 
 
 def _union_config(shapes: Shapes) -> UnionConfig:
-    types, width = _shape(shapes, "union.task_embedding")
+    types, width = (_size(shapes, "union.task_embedding", axis) for axis in (0, 1))
     return UnionConfig(
         types=types,
         width=width,
         layers=_count(shapes, "union.layers.{}.norm1.weight"),
-        type_dim=_shape(shapes, "union.type_embed.linear1.weight")[1] // types,
+        type_dim=_size(shapes, "union.type_embed.linear1.weight", 1) // types,
     )
 
 
 def derived_config(shapes: Shapes) -> DerivedConfig:
     """Config of a difference file or Control-LoRA, which may lack any weight that the base has."""
-    context = next(
-        (shape[1] for key, shape in shapes.items() if key.endswith(("attn2.k.weight", "attn2.k.down"))), 0
-    )
-    return DerivedConfig(context, _shape(shapes, "hint.convs.0.weight")[1], hint_widths(shapes))
+    ends = ("attn2.k.weight", "attn2.k.down")
+    context = next((_size(shapes, key, 1) for key in shapes if key.endswith(ends)), 0)
+    return DerivedConfig(context, _size(shapes, "hint.convs.0.weight", 1), hint_widths(shapes))
 
 
 def adapter_config(shapes: Shapes) -> AdapterConfig:
     """Config of a T2I-Adapter; one that reads 256 or 768 channels takes 16 x 16 pixels per cell, others 8 x 8."""
     light = "levels.0.out.weight" in shapes
-    channels = _shape(shapes, "levels.0.widen.weight" if light else "conv_in.weight")[1]
+    channels = _size(shapes, "levels.0.widen.weight" if light else "conv_in.weight", 1)
     unshuffle = 16 if channels in (256, 768) else 8
     out = "levels.{}.out.weight" if light else "levels.{}.res.0.conv1.weight"
     return AdapterConfig(
-        widths=tuple(shapes[out.format(i)][0] for i in range(_count(shapes, out))),
+        widths=tuple(_size(shapes, out.format(i), 0) for i in range(_count(shapes, out))),
         hint_channels=channels // unshuffle**2,
         unshuffle=unshuffle,
         res_blocks=_count(shapes, "levels.0.res.{}.conv1.weight"),
-        kernel=1 if light else _shape(shapes, "levels.0.res.0.conv2.weight")[-1],
+        kernel=1 if light else _size(shapes, "levels.0.res.0.conv2.weight", 3),
         light=light,
         conv_down=any(key.endswith(".down.conv.weight") for key in shapes),
     )
@@ -152,13 +161,13 @@ def adapter_config(shapes: Shapes) -> AdapterConfig:
 def vae_config(shapes: Shapes) -> VAEConfig:
     """Config of an autoencoder; a picture of 3 channels in patches of p x p has 3 p^2 channels."""
     levels = _count(shapes, "encoder.levels.{}.res.0.conv1.weight")
-    pixels = _shape(shapes, "decoder.conv_out.weight")[0]
+    pixels = _size(shapes, "decoder.conv_out.weight", 0)
     patch = isqrt(pixels // 3) if pixels % 3 == 0 else 1
     patched = patch > 1 and 3 * patch**2 == pixels
     return VAEConfig(
         image_channels=3 if patched else pixels,
-        latent_channels=_shape(shapes, "decoder.conv_in.weight")[1],
-        widths=tuple(shapes[f"encoder.levels.{i}.res.0.conv1.weight"][0] for i in range(levels)),
+        latent_channels=_size(shapes, "decoder.conv_in.weight", 1),
+        widths=tuple(_size(shapes, f"encoder.levels.{i}.res.0.conv1.weight", 0) for i in range(levels)),
         res_blocks=_count(shapes, "encoder.levels.0.res.{}.conv1.weight"),
         patch=patch if patched else 1,
     )
@@ -166,13 +175,13 @@ def vae_config(shapes: Shapes) -> VAEConfig:
 
 def text_config(shapes: Shapes) -> TextConfig:
     """Config of a CLIP text transformer; heads are 64 wide in every released one."""
-    vocab_size, width = _shape(shapes, "token_embedding.weight")
+    vocab_size, width = (_size(shapes, "token_embedding.weight", axis) for axis in (0, 1))
     return TextConfig(
         width=width,
         layers=_count(shapes, "layers.{}.norm1.weight"),
         heads=max(1, width // HEAD_DIM),
         vocab_size=vocab_size,
-        max_length=_shape(shapes, "position_embedding.weight")[0],
+        max_length=_size(shapes, "position_embedding.weight", 0),
         activation="gelu" if width in OPENCLIP_WIDTHS else "quick_gelu",
-        projection=shapes.get("projection.weight", (None,))[0],
+        projection=_size(shapes, "projection.weight", 0) if "projection.weight" in shapes else None,
     )

@@ -24,7 +24,7 @@ from comfyui_controlnet_core.controlnet_core.checkpoints.fileconfig import (
     refine_unet,
 )
 from comfyui_controlnet_core.controlnet_core.checkpoints.files import Header, TensorInfo
-from comfyui_controlnet_core.controlnet_core.checkpoints.inspect import inspect_file
+from comfyui_controlnet_core.controlnet_core.checkpoints.inspect import inspect_file, problem
 from comfyui_controlnet_core.controlnet_core.checkpoints.io import write_safetensors
 from comfyui_controlnet_core.controlnet_core.checkpoints.keymap import KeyMap, prefixed
 from comfyui_controlnet_core.controlnet_core.checkpoints.layouts import (
@@ -678,6 +678,19 @@ def test_an_incomplete_net_is_recognised_with_its_problem() -> None:
     identity = identify(header_of(shapes))
     assert (identity.kind, identity.supported) == ("controlnet", False)
     assert "missing" in identity.problem
+
+
+@pytest.mark.parametrize("axes", [0, 1])
+@pytest.mark.parametrize("name", SAMPLES)
+def test_weights_that_lost_their_axes_are_a_problem_and_no_crash(name: str, axes: int, tmp_path: Path) -> None:
+    sample = SAMPLES[name]
+    header = header_of({key: shape[:axes] for key, shape in sample.shapes.items()})
+    identity = identify(with_markers(header, tmp_path))
+    said = problem(header, identity)
+    if sample.supported and sample.kind not in WITHOUT_CONFIG:
+        assert identity.kind == sample.kind and not identity.supported
+        assert "expected at least" in said and "axes" in said
+        assert "{" not in identity.summary
 
 
 def test_unknown_files_show_what_their_keys_look_like() -> None:
