@@ -10,6 +10,8 @@ import numpy as np
 from .errors import ParameterError
 
 Interpolation = Literal["nearest", "smooth"]
+LARGEST = 16384
+"""Side to which a picture may be enlarged, as the editor's own nodes allow it; one that comes larger is looked at."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def detect_size(
 
     "input": its own size. "shortest": its shortest side becomes `resolution`. "pixel_perfect": the
     shortest side follows from `target` = (height, width) of the picture to be made, or from a square of
-    side `resolution`. Raises ParameterError where the three do not go together.
+    side `resolution`. Raises ParameterError where the three do not go together, or make a picture that no memory holds.
     """
     if resize == "input":
         if resolution:
@@ -66,6 +68,12 @@ def detect_size(
         raise ParameterError(f"multiple={multiple}: choose 1 or more")
     scale = side / min(height, width)
     new_height, new_width = max(1, round(height * scale)), max(1, round(width * scale))
+    if max(new_height, new_width) > max(LARGEST, height, width) or multiple > LARGEST:
+        raise ParameterError(
+            f"resolution={resolution} and multiple={multiple} make {new_width}x{new_height} pixels, padded to the "
+            f"multiple, of a picture of {width}x{height}; expected at most {LARGEST}: choose a smaller resolution "
+            "or multiple"
+        )
     return Size(new_height, new_width, -(-new_height // multiple) * multiple, -(-new_width // multiple) * multiple)
 
 

@@ -67,6 +67,8 @@ def process(
         raise ParameterError(f"output={output!r}: choose 'input_size' or 'detect_size'")
     if normalize not in ("batch", "frame", "fixed"):
         raise ParameterError(f"normalize={normalize!r}: choose 'batch', 'frame' or 'fixed'")
+    if seed < 0:
+        raise ParameterError(f"seed={seed}: choose 0 or more")
     values = entry.values(parameters)
     frames = as_batch(image)
     count, height, width = frames.shape[:3]

@@ -417,6 +417,7 @@ def _draw_poses(job: Job, settings: Settings, outcome: Outcome) -> None:
     """OpenPose JSON -> drawn poses; a file of several frames gives numbered pictures."""
     from ...preprocessors.errors import PictureError
     from ...preprocessors.pose import read_poses, render
+    from ...preprocessors.resize import detect_size
 
     try:
         frames = read_poses(job.source.read_text("utf-8"))
@@ -425,10 +426,9 @@ def _draw_poses(job: Job, settings: Settings, outcome: Outcome) -> None:
         return
     side = settings.options["resolution"]
     for index, pose in enumerate(frames):
-        scale = side / min(pose.height, pose.width) if side else 1.0
-        height, width = round(pose.height * scale), round(pose.width * scale)
+        size = detect_size(pose.height, pose.width, resolution=side, resize="shortest", multiple=1)
         name = job.target if len(frames) == 1 else job.target.with_stem(f"{job.target.stem}_{index:05d}")
-        write_hint(render([pose], height=height, width=width)[0], name, settings.note)
+        write_hint(render([pose], height=size.height, width=size.width)[0], name, settings.note)
         outcome.made += 1
 
 

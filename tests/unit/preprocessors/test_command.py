@@ -261,6 +261,10 @@ def test_listing(capsys: pytest.CaptureFixture) -> None:
         (["canny", "good.png", "--output", "."], 2, "overwritten"),
         (["canny", "good.png", "sub/good.png"], 2, "both be written"),
         (["pose", "broken.png"], 3, "JSON"),
+        (["shuffle", "good.png", "--seed", "-1"], 2, "seed=-1: choose 0 or more"),
+        (["canny", "good.png", "--resolution", "1000000"], 2, "at most 16384: choose a smaller resolution"),
+        (["pose", "pose.json", "--resolution", "1000000"], 2, "at most 16384: choose a smaller resolution"),
+        (["pose", "pose.json", "--resolution", "-5"], 2, "resolution=-5"),
     ],
 )
 def test_errors_are_one_line(
@@ -276,6 +280,8 @@ def test_errors_are_one_line(
     for name in ("good.png", "sub/good.png"):
         Image.fromarray(np.full((8, 8, 3), 200, np.uint8)).save(tmp_path / name)
     (tmp_path / "broken.png").write_text("not a picture")
+    pose = poses.write_poses([poses.template_pose("standing", 64, 64)])
+    (tmp_path / "pose.json").write_text(json.dumps(pose), "utf-8")
     assert preprocess(*words) == code
     text = capsys.readouterr().err.strip()
     assert message in text and len(text.splitlines()) == 1

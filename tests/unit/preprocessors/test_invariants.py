@@ -265,11 +265,20 @@ def test_what_is_no_picture_is_refused(image: np.ndarray, words: str) -> None:
         {"resize": "shortest", "resolution": -1},
         {"resize": "pixel_perfect", "resolution": 64, "fit": "squash"},
         {"strength": 1.0},
+        {"seed": -1},
+        {"resize": "shortest", "resolution": 1_000_000},
+        {"resize": "pixel_perfect", "target": (1_000_000, 64)},
+        {"multiple": 1_000_000},
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(preprocessors.ParameterError):
         preprocessors.process("canny", make_pictures(1), **options)
+
+
+def test_a_picture_that_comes_larger_than_any_may_be_made_is_looked_at() -> None:
+    image = np.zeros((1, 2, 20_000, 3), np.uint8)
+    assert preprocessors.process("invert", image, multiple=64).shape == (1, 2, 20_000, 3)
 
 
 def test_a_mask_of_another_size_is_refused() -> None:
