@@ -460,7 +460,7 @@ def test_models_from_a_tree_or_extra_model_paths(tmp_path: Path) -> None:
     ("option", "said"),
     [
         (["--chunk", "-1"], "--chunk -1: give a number of pictures"),
-        (["--threads", "0"], "--threads 0: give 1 or more"),
+        (["--threads", "0"], "--threads 0: give 1 to 1024"),
         (["--memory", "lots"], "invalid choice: 'lots'"),
     ],
 )
