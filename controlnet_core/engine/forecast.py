@@ -17,8 +17,8 @@ class Forecast:
     """Computes at the first two evaluations and at every k-th from there; continues along a line between them.
 
     The line goes through the last two times the values were computed, with the number of the evaluation as its
-    axis (first order of Liu et al. 2025, "TaylorSeer"). Holding the last values instead has about twice the error,
-    and a second order more again: see benchmarks/NOTES.md.
+    axis (first order of Liu et al. 2025, "TaylorSeer"). What was measured against holding the last values,
+    and against a second order: benchmarks/NOTES.md.
 
     `now` is the number of the evaluation in its run. Who was not asked for longer than `gap` evaluations (a net's
     window, an interval without guidance) begins anew: what was before is no neighbour.
