@@ -274,6 +274,7 @@ BETTER = {"prompt": PROMPT, "cfg": 5.0, "seed": 7, "width": PICTURE, "height": P
 FIELDS: Mapping[str, Mapping[str, Any]] = {
     "CNCore_ExampleImage": {"picture": SCENE, "size": 256},
     "CNCore_DepthConvert": {"space": "disparity"},
+    "CNCore_Shortcuts": {"deep_every": 2},
     "CNCore_BlockWeights": {"half": 0.0, "quarter": 0.0, "eighth": 0.0, "middle": 0.0},
 }
 

@@ -28,6 +28,7 @@ def own_nodes() -> dict[str, type]:
     from .prompt import EncodePrompt
     from .sample import ControlReport, Sample
     from .sensitivity import BlockSensitivity
+    from .shortcuts import ShortcutsNode
     from .train import TrainControlNet
 
     return {
@@ -49,6 +50,7 @@ def own_nodes() -> dict[str, type]:
         "CNCore_ControlPlan": ControlPlan,
         "CNCore_Sample": Sample,
         "CNCore_Accelerate": Accelerate,
+        "CNCore_Shortcuts": ShortcutsNode,
         "CNCore_ControlReport": ControlReport,
         "CNCore_ControlFidelity": ControlFidelity,
         "CNCore_BlockSensitivity": BlockSensitivity,

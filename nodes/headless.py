@@ -61,11 +61,11 @@ class HeadlessHost:
     input_dir, output_dir: where pictures are read and written. models_dirs: roots of models trees with a
     folder per kind; model_folders: further folders by kind. device, dtype: as `Runtime.choose`.
     progress(done, total, preview=None) and cancelled() are called while a node runs. shortcuts: what
-    sampling may leave out. on_measured(error, seconds, exact_seconds): when given, each sampling is done
-    exactly as well, and the relative error of the latent is told. on_report hears what ran in each sampling;
-    with `observe` also what each block added and how long each net took. on_note hears before each sampling
-    how much memory it will take, and when a picture is decoded in tiles since memory does not suffice. runtime: in
-    place of the one that device and dtype give.
+    sampling may leave out, whatever the model says; None for what the model says. on_measured(error, seconds,
+    exact_seconds): when given, each sampling is done exactly as well, and the relative error of the latent is told.
+    on_report hears what ran in each sampling; with `observe` also what each block added and how long each net took.
+    on_note hears before each sampling how much memory it will take, and when a picture is decoded in tiles since
+    memory does not suffice. runtime: in place of the one that device and dtype give.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class HeadlessHost:
         *,
         progress: Progress | None = None,
         cancelled: Callable[[], bool] | None = None,
-        shortcuts: Shortcuts = EXACT,
+        shortcuts: Shortcuts | None = None,
         on_measured: Callable[[float, float, float], None] | None = None,
         on_report: Callable[[RunReport], None] | None = None,
         observe: bool = False,
@@ -354,7 +354,7 @@ class HeadlessHost:
                 watch(step)
 
         heard = {"on_step": on_step, "recorder": recorder, "on_memory": self._on_memory}
-        watched = {**options, **heard, "shortcuts": self.shortcuts}
+        watched = {**options, **heard, "shortcuts": self._shortcuts_of(model)}
         began = perf_counter()
         result = generate(model.diffusion, *conditions, samples, settings, **watched)
         if recorder is not None and self.on_report is not None and told:
@@ -369,6 +369,19 @@ class HeadlessHost:
     def accelerate(self, model: Model, weights: str, node: str | None) -> tuple[Model, str]:
         """The MODEL as it is: here our engine is all there is, and packs weights where that helps."""
         return model, "fast path: this home has no other"
+
+    def shorten(self, model: Model, shortcuts: Shortcuts, node: str | None) -> tuple[Model, str]:
+        """The MODEL with these shortcuts, and what they are."""
+        return replace(model, shortcuts=shortcuts), shortcuts.words
+
+    def _shortcuts_of(self, model: Model) -> Shortcuts:
+        """What a sampling of this model may leave out; those of the run go before those of its nodes, and say so."""
+        if self.shortcuts is None:
+            return model.shortcuts
+        if model.shortcuts not in (EXACT, self.shortcuts):
+            asked, put_aside = self.shortcuts.words, model.shortcuts.words
+            self._note(f"shortcuts: {asked}, as this run was asked; the workflow's own are put aside ({put_aside})")
+        return self.shortcuts
 
     def _on_memory(self, plan: MemoryPlan) -> None:
         self._note(plan.words())

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 
 from ..controlnet_core.control.report import Recorder
+from ..controlnet_core.engine.run import Shortcuts
 from ..controlnet_core.models.controlnet import ControlNet
 from ..controlnet_core.pipeline import SampleSettings
 from ..preprocessors.learned.library import Library
@@ -105,6 +106,11 @@ class Host(Protocol):
 
         weights: "shared" or "packed".
         """
+        ...
+
+    def shorten(self, model: Any, shortcuts: Shortcuts, node: str | None) -> tuple[Any, str]:
+        """A MODEL whose sampling leaves out what the shortcuts say, in place of what it said before; and that in
+        words. `node` shows what a run did."""
         ...
 
     def progress(self, done: int, total: int, preview: Any = None) -> None:

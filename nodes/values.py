@@ -23,6 +23,7 @@ from ..controlnet_core.control.curve import StrengthCurve
 from ..controlnet_core.control.unit import ControlStack
 from ..controlnet_core.control.weights import BlockWeights
 from ..controlnet_core.diffusion.schedule import NoiseSchedule
+from ..controlnet_core.engine.run import EXACT, Shortcuts
 from ..controlnet_core.models.control import ControlModel
 from ..controlnet_core.models.text_encoder import DualTextEncoder, TextEncoder
 from ..controlnet_core.models.vae import AutoencoderKL
@@ -49,7 +50,8 @@ class AppliedLora:
 class Model:
     """A headless MODEL: the UNet as its file has it, with its schedule, and the LoRAs on it, in their order.
 
-    rescale: how much of the contrast that guidance adds is taken back, see `diffusion.guidance`.
+    rescale: how much of the contrast that guidance adds is taken back, see `diffusion.guidance`. shortcuts: what
+    sampling may leave out.
     """
 
     base: DiffusionModel
@@ -57,6 +59,7 @@ class Model:
     path: Path
     loras: tuple[AppliedLora, ...] = ()
     rescale: float = 0.0
+    shortcuts: Shortcuts = EXACT
 
     @cached_property
     def diffusion(self) -> DiffusionModel:

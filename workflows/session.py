@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 MOST_THREADS = 1024
 DTYPES = ("auto", "fp32", "fp16", "bf16")
+SHORTCUTS = {
+    "reuse": "reuse_every", "reuse_tolerance": "reuse_tolerance", "encoder_every": "encoder_every",
+    "deep_every": "deep_every",
+}  # fmt: skip
+"""What an option of the command line is called in `Shortcuts`."""
 Progress = Callable[..., None]
 
 
@@ -46,22 +51,29 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_shortcut_arguments(parser: argparse.ArgumentParser) -> None:
-    """--reuse, --reuse-tolerance, --encoder-every, --deep-every, --guidance, --measure."""
-    group = parser.add_argument_group("faster at a price", "off by default; --measure tells the error")
-    group.add_argument("--reuse", type=int, default=1, metavar="K", help="run the nets at every K-th evaluation only")
+    """--reuse, --reuse-tolerance, --encoder-every, --deep-every, --guidance, --measure.
+
+    None for what is not given: as the workflow says, which is to leave nothing out unless a node says otherwise.
+    """
+    group = parser.add_argument_group(
+        "faster at a price",
+        "off by default; --measure tells the error. One of them puts all that the workflow's node Shortcuts says aside "
+        "(--reuse 1: nothing is left out)",
+    )
+    group.add_argument("--reuse", type=int, metavar="K", help="run the nets at every K-th evaluation only")
     group.add_argument(
-        "--reuse-tolerance", type=float, default=0.0, metavar="E",
+        "--reuse-tolerance", type=float, metavar="E",
         help="run the nets only when the latent has moved by this share, such as 0.1",
     )  # fmt: skip
     group.add_argument(
-        "--encoder-every", type=int, default=1, metavar="K", help="run the UNet's encoder at every K-th evaluation only"
+        "--encoder-every", type=int, metavar="K", help="run the UNet's encoder at every K-th evaluation only"
     )
     group.add_argument(
-        "--deep-every", type=int, default=1, metavar="K",
+        "--deep-every", type=int, metavar="K",
         help="run the ControlNets and the UNet's lower levels at every K-th evaluation only, the top level at each",
     )  # fmt: skip
     group.add_argument(
-        "--guidance", type=float, nargs=2, default=(0.0, 1.0), metavar=("FROM", "TO"),
+        "--guidance", type=float, nargs=2, metavar=("FROM", "TO"),
         help="guide by the negative prompt only in this part of the run, such as 0.1 0.8",
     )  # fmt: skip
     group.add_argument("--measure", action="store_true", help="sample exactly as well, and print error and times")
@@ -112,16 +124,19 @@ def tuned(args: argparse.Namespace, device: str, dtype: str) -> Any:
 
 
 def shortcuts(args: argparse.Namespace) -> Any:
-    """The `Shortcuts` that were asked for; none by commands that do not offer them. Raises ValueRangeError."""
-    from ..controlnet_core.engine.run import EXACT, Shortcuts
+    """The `Shortcuts` that were asked for; None for none, and by commands that do not offer them.
 
-    if not hasattr(args, "reuse"):
-        return EXACT
-    first, last = args.guidance
-    return Shortcuts(
-        args.reuse, args.reuse_tolerance, args.encoder_every, guidance_start=first, guidance_end=last,
-        deep_every=args.deep_every,
-    )  # fmt: skip
+    Raises ValueRangeError.
+    """
+    found = {field: getattr(args, option, None) for option, field in SHORTCUTS.items()}
+    given = {field: value for field, value in found.items() if value is not None}
+    if getattr(args, "guidance", None) is not None:
+        given["guidance_start"], given["guidance_end"] = args.guidance
+    if not given:
+        return None
+    from ..controlnet_core.engine.run import Shortcuts
+
+    return Shortcuts(**given)
 
 
 def open_session(args: argparse.Namespace, progress: Progress | None = None) -> Session:

@@ -77,6 +77,17 @@ class Shortcuts:
         """Whether the negative half is left out anywhere."""
         return (self.guidance_start, self.guidance_end) != (0.0, 1.0)
 
+    @property
+    def words(self) -> str:
+        """What is left out, such as "nets once in 2 evaluations, guidance from 10 % to 80 %"."""
+        seldom = {"nets": self.reuse_every, "encoder": self.encoder_every, "lower levels": self.deep_every}
+        said = [f"{what} once in {every} evaluations" for what, every in seldom.items() if every > 1]
+        if self.reuse_tolerance > 0.0:
+            said.append(f"nets when the latent has moved by {self.reuse_tolerance:.2%}")
+        if self.limits_guidance:
+            said.append(f"guidance from {self.guidance_start:.0%} to {self.guidance_end:.0%}")
+        return ", ".join(said) or "nothing is left out"
+
 
 EXACT = Shortcuts()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from ... import controlnet_core
 from ...controlnet_core.checkpoints.control import CONTROL_KINDS
 from ...controlnet_core.checkpoints.detect import Identity, identify_file
 from ...controlnet_core.control.report import Recorder
+from ...controlnet_core.engine.run import EXACT, Shortcuts
 from ...controlnet_core.errors import CheckpointError, MissingFileError, UnfitError
 from ...controlnet_core.models.controlnet import ControlNet
 from ...controlnet_core.pipeline import SampleSettings
@@ -22,6 +24,7 @@ ASSETS = Path(controlnet_core.__file__).parent / "assets"
 HOST_FAMILIES = frozenset({"sd15", "sd2", "sdxl", "sdxl-refiner"})
 """Families whose checkpoints the editor loads better than we do: casting, fp8, textual inversion."""
 PREVIEW_SIDE = 512
+log = logging.getLogger(__name__)
 
 
 class ComfyHost:
@@ -175,6 +178,14 @@ class ComfyHost:
         from . import accelerate
 
         return accelerate.accelerated(model, weights, node)
+
+    def shorten(self, model: Any, shortcuts: Shortcuts, node: str | None) -> tuple[Any, str]:
+        """The MODEL as it is, and in the log that nothing is left out."""
+        if shortcuts == EXACT:
+            return model, shortcuts.words
+        text = f"shortcuts do nothing in the editor yet, `controlnet run` takes them: {shortcuts.words}"
+        log.warning(text)
+        return model, text
 
     # ---- progress
 

@@ -167,9 +167,15 @@ class DualCFGGuider(Node):
         cfg_cond2_negative: float,
         style: str = "regular",
     ) -> tuple[Guider]:
-        """-> GUIDER. Raises UnfitError for prompts with masks, areas or windows, and for a rescaled model."""
+        """-> GUIDER. Raises UnfitError for prompts with masks, areas or windows, and for a model that is rescaled or
+        guided in an interval only."""
         if model.rescale:
             raise UnfitError("RescaleCFG is defined for one scale: take it off the model, or use CFGGuider")
+        if model.shortcuts.limits_guidance:
+            raise UnfitError(
+                "guidance in an interval is defined for one scale: set guidance_start 0 and guidance_end 1 in the node "
+                "Shortcuts, or use CFGGuider"
+            )
         weights = Weights.of(cfg_conds, cfg_cond2_negative, nested=style == "nested")
         middle, rest = weights.within_negative()
         half = [*weighed(cond2, middle), *weighed(negative, rest)]

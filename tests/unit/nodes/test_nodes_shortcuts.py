@@ -1,0 +1,192 @@
+"""The node Shortcuts: a workflow that has it is sampled as with the options of the command, bit by bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from comfyui_controlnet_core.controlnet_core.control.report import RunReport
+from comfyui_controlnet_core.controlnet_core.engine.run import EXACT, Shortcuts
+from comfyui_controlnet_core.controlnet_core.errors import UnfitError, ValueRangeError
+from comfyui_controlnet_core.nodes import build_nodes
+from comfyui_controlnet_core.nodes.headless import HeadlessHost
+from comfyui_controlnet_core.nodes.shortcuts import ShortcutsNode
+from comfyui_controlnet_core.workflows import cli
+from comfyui_controlnet_core.workflows.formats import load_graph
+from PIL import Image
+
+ROOT = Path(__file__).parents[3]
+WORKFLOW = ROOT / "workflows" / "canny_to_image.json"
+STEPS = 6
+FIELDS: tuple[tuple[Mapping[str, Any], list[str]], ...] = (
+    ({"reuse_every": 2}, ["--reuse", "2"]),
+    ({"reuse_tolerance": 0.3}, ["--reuse-tolerance", "0.3"]),
+    ({"encoder_every": 2}, ["--encoder-every", "2"]),
+    ({"deep_every": 2, "reuse_every": 4}, ["--deep-every", "2", "--reuse", "4"]),
+    ({"guidance_start": 0.2, "guidance_end": 0.7}, ["--guidance", "0.2", "0.7"]),
+)
+
+
+@pytest.fixture
+def scene(run: Any) -> dict[str, Any]:
+    """Model, prompts with a net, and an empty latent of 8x8 cells."""
+    model, clip, _ = run("CNCore_LoadCheckpoint", checkpoint="demo (built in)")
+    halves = run("CNCore_EncodePrompt", clip=clip, prompt="a red sphere", negative_prompt="grey")
+    (net,) = run("CNCore_LoadControlNet", control_net="demo canny (built in)")
+    hint = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(3))
+    halves = run("CNCore_ApplyControlNet", positive=halves[0], negative=halves[1], control_net=net, image=hint)
+    (latent,) = run("EmptyLatentImage", width=64, height=64)
+    return {"model": model, "positive": halves[0], "negative": halves[1], "latent": latent}
+
+
+def shortened(run: Any, model: Any, **fields: Any) -> Any:
+    return run("CNCore_Shortcuts", model=model, **fields)["result"][0]
+
+
+def sample(run: Any, scene: dict[str, Any], **changes: Any) -> torch.Tensor:
+    return run("CNCore_Sample", **{**scene, "steps": STEPS, "cfg": 4.0, **changes})[0]["samples"]
+
+
+def test_as_it_is_placed_it_changes_nothing(run: Any, scene: dict[str, Any]) -> None:
+    shown = run("CNCore_Shortcuts", model=scene["model"])
+    model, text = shown["result"]
+    assert text == "nothing is left out" and shown["ui"] == {"text": [text]}
+    assert torch.equal(sample(run, scene, model=model), sample(run, scene))
+
+
+@pytest.mark.parametrize("fields", [fields for fields, _ in FIELDS], ids=str)
+def test_the_node_is_the_shortcut_of_the_run(
+    run: Any, scene: dict[str, Any], host: HeadlessHost, fields: Mapping[str, Any]
+) -> None:
+    model = shortened(run, scene["model"], **fields)
+    node, exact = sample(run, scene, model=model), sample(run, scene)
+    host.shortcuts = Shortcuts(**fields)
+    assert torch.equal(node, sample(run, scene))
+    assert not torch.equal(node, exact)
+
+
+def test_what_ran_is_reported(run: Any, scene: dict[str, Any], host: HeadlessHost) -> None:
+    reports: list[RunReport] = []
+    host.on_report = reports.append
+    sample(run, scene, model=shortened(run, scene["model"], reuse_every=2))
+    (report,) = reports
+    assert report.evaluations == STEPS
+    assert [(unit.acted, unit.ran) for unit in report.units] == [(STEPS, 4)]
+
+
+def test_shortcuts_of_the_run_go_before_the_nodes_and_say_so(
+    run: Any, scene: dict[str, Any], host: HeadlessHost
+) -> None:
+    model = shortened(run, scene["model"], deep_every=3)
+    notes: list[str] = []
+    host.on_note = notes.append
+    exact, by_node = sample(run, scene), sample(run, scene, model=model)
+    assert not any("shortcuts" in note for note in notes)
+    host.shortcuts = EXACT
+    assert torch.equal(sample(run, scene, model=model), exact)
+    assert "shortcuts: nothing is left out, as this run was asked" in notes[-2] + notes[-1]
+    assert "lower levels once in 3 evaluations" in notes[-2] + notes[-1]
+    host.shortcuts = Shortcuts(reuse_every=2)
+    assert not torch.equal(sample(run, scene, model=model), by_node)
+
+
+def test_a_later_node_replaces_an_earlier_one(run: Any, scene: dict[str, Any]) -> None:
+    first = shortened(run, scene["model"], deep_every=3, guidance_end=0.5)
+    assert shortened(run, first, reuse_every=2).shortcuts == Shortcuts(reuse_every=2)
+    assert torch.equal(sample(run, scene, model=shortened(run, first)), sample(run, scene))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"encoder_every": 2, "deep_every": 2}, "choose one of them"),
+        ({"guidance_start": 0.8, "guidance_end": 0.2}, "in this order"),
+        ({"deep_every": 0}, "1 is every evaluation"),
+    ],
+)
+def test_fields_that_contradict_each_other_are_told_before_the_run(
+    run: Any, fields: dict[str, Any], words: str
+) -> None:
+    said = ShortcutsNode.VALIDATE_INPUTS(**fields)
+    assert isinstance(said, str) and words in said and "\n" not in said
+    linked = dict.fromkeys(fields, None)
+    assert ShortcutsNode.VALIDATE_INPUTS(**linked) is True
+    with pytest.raises(ValueRangeError, match=words):
+        run("CNCore_Shortcuts", model=None, **fields)
+
+
+def test_two_scales_of_guidance_have_no_interval(run: Any, scene: dict[str, Any]) -> None:
+    halves = {"cond1": scene["positive"], "cond2": scene["positive"], "negative": scene["negative"]}
+    scales = {"cfg_conds": 4.0, "cfg_cond2_negative": 1.5}
+    with pytest.raises(UnfitError, match="one scale"):
+        run("DualCFGGuider", model=shortened(run, scene["model"], guidance_end=0.5), **halves, **scales)
+    run("DualCFGGuider", model=shortened(run, scene["model"], reuse_every=2), **halves, **scales)
+
+
+# ---- the command
+
+
+def workflow_with(folder: Path, **fields: Any) -> Path:
+    """canny_to_image in fewer steps, with the node before its sampler; fields: what it says beside its defaults."""
+    classes = build_nodes(HeadlessHost(folder, folder, device="cpu", dtype="fp32"))
+    graph = load_graph(WORKFLOW, classes)
+    (sampler,) = (node.id for node in graph.nodes.values() if node.class_type == "CNCore_Sample")
+    api = graph.with_value(sampler, "steps", STEPS).to_api()
+    declared = ShortcutsNode.INPUT_TYPES()["required"]
+    defaults = {name: entry[1]["default"] for name, entry in declared.items() if "default" in entry[1]}
+    given = {**defaults, **fields, "model": api[sampler]["inputs"]["model"]}
+    api["shortcuts"] = {"class_type": "CNCore_Shortcuts", "inputs": given}
+    api[sampler]["inputs"]["model"] = ["shortcuts", 0]
+    path = folder / "workflow.json"
+    path.write_text(json.dumps(api))
+    return path
+
+
+def picture(folder: Path, workflow: Path, *options: str) -> bytes:
+    """The pixels that `controlnet run` makes of a workflow."""
+    output = folder / "output"
+    before = set(output.glob("*.png"))
+    assert cli.main(["run", str(workflow), "--output", str(output), "--device", "cpu", *options]) == 0
+    (made,) = set(output.glob("*.png")) - before
+    return Image.open(made).tobytes()
+
+
+def test_the_command_takes_a_workflow_with_the_node_as_its_own_options(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields, options = FIELDS[3]
+    workflow = workflow_with(tmp_path, **fields)
+    by_node = picture(tmp_path, workflow, "--measure")
+    said = capsys.readouterr()
+    assert "latent error" in said.out and "latent error 0.00%" not in said.out
+    exact = picture(tmp_path, workflow, "--reuse", "1")
+    assert "as this run was asked" in capsys.readouterr().err
+    plain = workflow_with(tmp_path)
+    assert picture(tmp_path, plain) == exact != by_node
+    assert picture(tmp_path, plain, *options) == by_node
+
+
+def test_the_command_refuses_a_contradiction_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    workflow = workflow_with(tmp_path, encoder_every=2, deep_every=2)
+    assert cli.main(["run", str(workflow), "--output", str(tmp_path / "output")]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and "choose one of them" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("shortcuts", "words"),
+    [
+        (EXACT, "nothing is left out"),
+        (Shortcuts(reuse_every=2, reuse_tolerance=0.1),
+         "nets once in 2 evaluations, nets when the latent has moved by 10.00%"),
+        (Shortcuts(encoder_every=3, guidance_end=0.8), "encoder once in 3 evaluations, guidance from 0% to 80%"),
+        (replace(EXACT, deep_every=2), "lower levels once in 2 evaluations"),
+    ],
+)  # fmt: skip
+def test_shortcuts_in_words(shortcuts: Shortcuts, words: str) -> None:
+    assert shortcuts.words == words
