@@ -25,6 +25,7 @@ from .narrow import cast_at_use, is_narrow
 from .pack import can_pack, pack
 from .rebuild import shell
 from .runtime import Runtime
+from .scratch import Scratch
 from .stream import Conveyor, stream
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -80,6 +81,7 @@ class Backend:
         self.programs = Memo(self.KEPT_PROGRAMS)
         self._placed: WeakKeyDictionary[UNet, WeakKeyDictionary[ControlUnit, ControlUnit]] = WeakKeyDictionary()
         self._resolved: WeakKeyDictionary[UNet, WeakKeyDictionary[ControlModel, ControlModel]] = WeakKeyDictionary()
+        self._scratch = Scratch()
         self.conveyor: Conveyor | None = None
         self.resident: int | None = None
         self._left = 0
@@ -127,7 +129,10 @@ class Backend:
                 module.to(memory_format=torch.channels_last)
         if module not in self._twins:
             around = widen if self.runtime.wide else shell
-            twin = pack(module, dtype) if packs else cast_at_use(module, device, dtype) if narrow else around(module)
+            if packs:
+                twin = pack(module, dtype, self._scratch)
+            else:
+                twin = cast_at_use(module, device, dtype) if narrow else around(module)
             compiles = self.runtime.compile and not (packs or narrow)
             self._twins[module] = (compile_blocks(twin) if compiles else twin).eval()
         return self._twins[module]  # type: ignore[return-value]

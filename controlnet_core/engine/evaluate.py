@@ -13,6 +13,7 @@ from torch import Tensor
 from ..diffusion.denoiser import denoised, scale_input
 from ..diffusion.guidance import guide, rescale
 from ..errors import NonFiniteError
+from ..models.layers import repeat_rows
 from ..models.unet import Stack, UNet
 from .condition import crop
 from .prepare import Group, Moment, Prepared
@@ -108,10 +109,10 @@ def _controlled(
 ) -> list[Tensor]:  # fmt: skip
     """The skips and the middle's output, with all control added. count: the first of them alone, and no net runs."""
     actors = group.actors(sigma)
-    walk = _targets(unet, read, stack)
-    for actor in actors:
-        if actor.bound.entry == "encoder":
-            walk = run.through(actor, rows, sigma, walk, may_run=count is None)
+    early = [actor for actor in actors if actor.bound.entry == "encoder"]
+    walk = _targets(unet, read, stack, read.shape[0] if early else _distinct(group, read, stack))
+    for actor in early:
+        walk = run.through(actor, rows, sigma, walk, may_run=count is None)
     behind = [actor for actor in actors if actor.bound.entry == "skips"]
     if run.at_once and count is None:
         return _beside(walk, behind, rows, sigma, run)
@@ -132,12 +133,22 @@ def _beside(walk: Iterator[Tensor], actors: list[Actor], rows: Tensor, sigma: fl
     return targets
 
 
-def _targets(unet: UNet, rows: Tensor, stack: Stack) -> Iterator[Tensor]:
-    """Where control enters: the output of each block of the encoder as it is made, then the middle's."""
+def _distinct(group: Group, read: Tensor, stack: Stack) -> int:
+    """How many of the rows differ before they read their text: conditions have the latents in common."""
+    in_common = group.beside is None and stack.encoder.one_timestep
+    return read.shape[0] // len(group.members) if in_common else read.shape[0]
+
+
+def _targets(unet: UNet, rows: Tensor, stack: Stack, distinct: int) -> Iterator[Tensor]:
+    """Where control enters: the output of each block of the encoder as it is made, then the middle's.
+
+    distinct: rows that the encoder has to compute until the text is read; what it gives is for all. Where it is fewer
+    than all, what is added to an output does not reach the next block.
+    """
     h = rows
-    for h in unet.encoder.walk(rows, stack.encoder):
-        yield h
-    yield unet.middle(h, stack.middle)
+    for h in unet.encoder.walk(rows[:distinct], stack.encoder):
+        yield repeat_rows(h, rows.shape[0])
+    yield repeat_rows(unet.middle(h, stack.middle), rows.shape[0])
 
 
 def _check_finite(prepared: Prepared, group: Group, output: Tensor, rows: Tensor, sigma: float) -> None:

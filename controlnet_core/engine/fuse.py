@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..models.layers import KeyValue, ResBlock, TransformerBlock
+from ..models.layers import KeyValue, ResBlock, TransformerBlock, repeat_rows
 
 
 class FusedResBlock(nn.Module):
@@ -31,6 +31,20 @@ class FusedResBlock(nn.Module):
         h = block.conv1(F.silu(block.norm1(x), inplace=True)).add_(shift)
         h = F.silu(block.norm2(h), inplace=True)
         return block.conv2.plus(h, x if block.skip is None else block.skip(x))
+
+
+class FusedUpsample(nn.Module):
+    """An `Upsample` or `VAEUp` of packed layers: what is enlarged to twice its size is not made first."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """(B, width, h, w) -> (B, width, *size), twice the size where none is given."""
+        if size is None or size == (2 * x.shape[2], 2 * x.shape[3]):
+            return self.block.conv.doubled(x)
+        return self.block(x, size)
 
 
 class FusedFeedForward(nn.Module):
@@ -68,7 +82,7 @@ class FusedTransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, kv: KeyValue) -> Tensor:
         """As `TransformerBlock.forward`."""
-        x = self._attend_to_itself(x)
+        x = repeat_rows(self._attend_to_itself(x), kv[0].shape[0])
         x = self.attn2.out.plus(self.attn2.attended(self.norm2(x), kv), x)
         return self.ff.plus(self.norm3(x), x)
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..models.layers import Attention, KeyValue, ResBlock, TransformerBlock
+from ..models.layers import Attention, KeyValue, ResBlock, TransformerBlock, repeat_rows
 from .rebuild import copy_leaf, rebuild, rebuild_inside
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -81,7 +81,7 @@ class WideTransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, kv: KeyValue) -> Tensor:
         """As `TransformerBlock.forward`."""
-        x = x + self.attn1(self.norm1(x))
+        x = repeat_rows(x + self.attn1(self.norm1(x)), kv[0].shape[0])
         x = x + self.attn2(self.norm2(x), kv)
         return x + self.ff(self.norm3(x))
 

@@ -2,7 +2,8 @@
 
 A second tree of modules, with leaf modules replaced; nothing of the original is changed. On the CPU in
 float32 and bfloat16, convolutions and linear layers get oneDNN's blocked layout; plain torch reorders the
-weights at each call, which for the deep layers of a small picture takes longer than the arithmetic.
+weights at each call, which for the deep layers of a small picture takes longer than the arithmetic. Large 3x3
+convolutions are done with fewer products (`engine.winograd`).
 
 The originals stay as their file has them, in its dtype, and mapped from it: their pages are read
 while a layer is packed and are the system's to take back afterwards, so that a model is held once. Weights
@@ -14,61 +15,112 @@ from __future__ import annotations
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..models.layers import FeedForward, ResBlock, TransformerBlock
+from ..models.layers import FeedForward, ResBlock, TransformerBlock, Upsample
 from ..models.narrow import NARROW
-from .fuse import FusedFeedForward, FusedResBlock, FusedTransformerBlock
+from ..models.vae import VAEUp
+from .fuse import FusedFeedForward, FusedResBlock, FusedTransformerBlock, FusedUpsample
 from .rebuild import cast_parameters, copy_leaf, rebuild, rebuild_inside
+from .scratch import Scratch
+from .winograd import Doubled, Geometry, Winograd, suits
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-class PackedConv2d(nn.Module):
-    """A convolution whose weight is in oneDNN's blocked layout. Inference only.
+class Blocked:
+    """A convolution whose weight is in oneDNN's blocked layout, the best one for inputs of one size."""
 
-    The best layout depends on the size of the input, so the weight is packed when a size is first
-    met; a weight in another size's layout would be reordered at every call, which is what packing is
-    there to avoid. Few sizes are remembered, for a run has one per layer, two with areas.
+    def __init__(self, weight: Tensor, bias: Tensor | None, geometry: Geometry, size: torch.Size) -> None:
+        self.weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, list(size))
+        self.bias, self.geometry = bias, geometry
+
+    @property
+    def nbytes(self) -> int:
+        """Of the weight."""
+        return self.weight.nbytes
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """conv(x), plus the residual of the output's size, if there is one, inside the product."""
+        if residual is None:
+            return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self.geometry, "none", [], "")
+        return torch.ops.mkldnn._convolution_pointwise.binary(
+            x, residual, self.weight, self.bias, *self.geometry, "add", 1.0, None, [], None
+        )
+
+
+class PackedConv2d(nn.Module):
+    """A convolution with its weight in the form that is best for the size of the input. Inference only.
+
+    The weight is packed when a size is first met; a weight in another size's layout would be reordered at every
+    call, which is what packing is there to avoid. Few sizes are remembered, for a run has one per layer, two with
+    areas.
     """
 
     SIZES = 2
 
-    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
+    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype, scratch: Scratch) -> None:
         super().__init__()
         self.geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
-        self.dtype = dtype
+        self.dtype, self.scratch = dtype, scratch
         self.plain = conv.weight.detach()
         self.bias = None if conv.bias is None else conv.bias.detach().to(dtype)
-        self.packed: dict[torch.Size, Tensor] = {}
+        self.forms: dict[torch.Size, Blocked | Winograd] = {}
+        self.double: Doubled | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W')."""
-        return torch.ops.mkldnn._convolution_pointwise(x, self._weight(x), self.bias, *self.geometry, "none", [], "")
+        return self._form(x.shape)(x)
 
     def plus(self, x: Tensor, residual: Tensor) -> Tensor:
-        """residual + conv(x), the sum taken inside the product; residual (B, C', H', W')."""
-        return torch.ops.mkldnn._convolution_pointwise.binary(
-            x, residual, self._weight(x), self.bias, *self.geometry, "add", 1.0, None, [], None
-        )
+        """residual + conv(x); residual (B, C', H', W')."""
+        return self._form(x.shape)(x, residual)
 
-    def _weight(self, x: Tensor) -> Tensor:
-        weight = self.packed.get(x.shape)
-        if weight is None:
-            while len(self.packed) >= self.SIZES:
-                self.packed.pop(next(iter(self.packed)))
-            weight = self.packed[x.shape] = self._pack(x.shape)
-        return weight
+    def doubled(self, x: Tensor) -> Tensor:
+        """conv of x enlarged to twice its size by the nearest neighbour: (B, C, H, W) -> (B, C', 2H, 2W)."""
+        rows, width, height, across = x.shape
+        if not self._suits(torch.Size((rows, width, 2 * height, 2 * across))):
+            return self(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        if self.double is None:
+            self.double = Doubled(self.plain, self.bias, self.dtype, self.scratch)
+        return self.double(x)
 
-    def _pack(self, size: torch.Size) -> Tensor:
-        return torch.ops.mkldnn._reorder_convolution_weight(self.plain.to(self.dtype), *self.geometry, list(size))
+    @property
+    def nbytes(self) -> int:
+        """Of the weights that were made."""
+        return sum(form.nbytes for form in {*self.forms.values(), self.double} if form is not None)
+
+    def _form(self, size: torch.Size) -> Blocked | Winograd:
+        form = self.forms.get(size)
+        if form is None:
+            form = self._made(size)
+            while len(self.forms) >= self.SIZES:
+                self.forms.pop(next(iter(self.forms)))
+            self.forms[size] = form
+        return form
+
+    def _made(self, size: torch.Size) -> Blocked | Winograd:
+        if not self._suits(size):
+            return self._blocked(size)
+        known = (form for form in self.forms.values() if isinstance(form, Winograd))  # the same for every size
+        return next(known, None) or Winograd(self.plain, self.bias, self.dtype, self.scratch)
+
+    def _suits(self, size: torch.Size) -> bool:
+        return suits(self.plain.shape, self.geometry, size, self.dtype)
+
+    def _blocked(self, size: torch.Size) -> Blocked:
+        return Blocked(self.plain.to(self.dtype), self.bias, self.geometry, size)
 
 
 class NarrowConv2d(PackedConv2d):
     """The same with a weight in float8, packed anew at each use."""
 
-    def _weight(self, x: Tensor) -> Tensor:
-        return self._pack(x.shape)
+    def _form(self, size: torch.Size) -> Blocked:
+        return self._blocked(size)
+
+    def _suits(self, size: torch.Size) -> bool:
+        return False  # to transform a filter at each use costs more than it saves
 
 
 class PackedLinear(nn.Module):
@@ -133,18 +185,24 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def pack(module: ModuleT, dtype: torch.dtype) -> ModuleT:
-    """A twin with packed layers that computes in `dtype`; see `can_pack`."""
+def pack(module: ModuleT, dtype: torch.dtype, scratch: Scratch | None = None) -> ModuleT:
+    """A twin with packed layers that computes in `dtype`; see `can_pack`.
+
+    scratch: what its layers write their intermediate results into, shared with other twins that run in turn.
+    """
+    shared = scratch or Scratch()
 
     def replace(leaf: nn.Module) -> nn.Module | None:
         if type(leaf) is nn.Conv2d and leaf.padding_mode == "zeros" and isinstance(leaf.padding, tuple):
-            return (NarrowConv2d if leaf.weight.dtype in NARROW else PackedConv2d)(leaf, dtype)
+            return (NarrowConv2d if leaf.weight.dtype in NARROW else PackedConv2d)(leaf, dtype, shared)
         if type(leaf) is nn.Linear:
             return _pack_linear(leaf.weight, leaf.bias, dtype)
         if type(leaf) is FeedForward:
             return _pack_feed_forward(leaf, dtype)
         if type(leaf) is ResBlock:
             return FusedResBlock(rebuild_inside(leaf, replace))
+        if isinstance(leaf, Upsample | VAEUp):
+            return FusedUpsample(rebuild_inside(leaf, replace))
         if type(leaf) is TransformerBlock:
             return FusedTransformerBlock(rebuild_inside(leaf, replace))
         return copy_leaf(leaf)

@@ -76,6 +76,11 @@ class Seat(UnitSeat):
         return self.context.shape[0]
 
     @property
+    def distinct(self) -> int:
+        """Rows that differ: conditions read the same latents."""
+        return self.latent[0]
+
+    @property
     def size(self) -> tuple[int, int]:
         """(h, w) of x."""
         return self.latent[1:] if self.area is None else (self.area.height, self.area.width)

@@ -93,13 +93,17 @@ class Projections(Protocol):
 class Seat(Protocol):
     """Where a net is to act in one run, and what it may ask for while it is bound.
 
-    rows: number of rows of x that it will see, the whole batch for each condition. size: (h, w) of x.
+    rows: number of rows of x that it will see, the whole batch for each condition. distinct: how many of them
+    differ, the first; the others are copies of them in turn. size: (h, w) of x.
     kinds: what each hint of the unit shows, "" where the unit does not say. pool: whether the unit wants
     residuals averaged over the picture. base: the UNet that is controlled.
     """
 
     @property
     def rows(self) -> int: ...
+
+    @property
+    def distinct(self) -> int: ...
 
     @property
     def size(self) -> tuple[int, int]: ...

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..config import ControlNetConfig, UNetConfig
 from ..errors import ShapeError
 from .control import Bound, ControlModel, Outlet, Pooled, Projections, Seat
-from .layers import Mlp
+from .layers import Mlp, repeat_rows
 from .unet import (
     Projected,
     Residuals,
@@ -120,7 +120,7 @@ class ControlNet(ControlModel):
         """Embed the hint, project text and timesteps."""
         hint = self.embed_hint(seat.hint(self.config.hint_channels), seat.size)
         pool = seat.pool or self.config.global_pool
-        return BoundControlNet(self, seat.spread(hint), seat.project(self), seat.rows, pool)
+        return BoundControlNet(self, seat.spread(hint), seat.project(self), seat.rows, seat.distinct, pool)
 
     def join(self, bounds: Sequence[Bound]) -> BoundControlNet | None:
         """Several hints for this net as one batch; not where some are pooled and some are not."""
@@ -130,7 +130,7 @@ class ControlNet(ControlModel):
         hints = [bound.hint.expand(bound.rows, -1, -1, -1) for bound in mine]
         projections = mine[0].projections.joined([bound.projections for bound in mine[1:]])
         rows = sum(bound.rows for bound in mine)
-        return BoundControlNet(self, torch.cat(hints), projections, rows, mine[0].pool)
+        return BoundControlNet(self, torch.cat(hints), projections, rows, rows, mine[0].pool)
 
     def embed(self, t: Tensor, y: Tensor | None = None) -> Tensor:
         """As `UNet.embed`, with the copy's own weights."""
@@ -184,12 +184,17 @@ class ControlNet(ControlModel):
 
 @dataclass(frozen=True, eq=False)
 class BoundControlNet:
-    """A ControlNet in its seat. hint: embedded, (1 or rows, widths[0], h, w). pool: average the residuals."""
+    """A ControlNet in its seat.
+
+    hint: embedded, (1 or rows, widths[0], h, w). distinct: rows that differ; the others are copies of these, hint
+    and all, until they read their text. pool: average the residuals.
+    """
 
     net: ControlNet
     hint: Tensor
     projections: Projections
     rows: int
+    distinct: int
     pool: bool = False
     entry: Literal["skips", "encoder"] = "skips"
 
@@ -201,4 +206,7 @@ class BoundControlNet:
     def features(self, x: Tensor, sigma: float) -> Iterator[Tensor]:
         """What the zero convolutions read."""
         stack = self.projections.at(sigma)
-        return self.net.features(x, self.hint, stack.encoder, stack.middle)
+        own = self.distinct if stack.encoder.one_timestep else self.rows
+        hint = self.hint if self.hint.shape[0] == 1 else self.hint[:own]
+        for feature in self.net.features(x[:own], hint, stack.encoder, stack.middle):
+            yield repeat_rows(feature, self.rows)

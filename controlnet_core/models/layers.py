@@ -1,5 +1,9 @@
 """The building blocks that UNet and ControlNet share.
 
+Rows of x that are copies of each other (the halves of the guidance read the same latent) stay so until they first
+read their own text. So x may come with fewer rows than keys and values have: they are then repeated where the text
+is read, row by row of x for each text, and what is before that is computed once.
+
 Every block splits its work in two. `time_shift` and `text_kv` compute what does not depend on x
 (the timestep's projection; keys and values of the text), so that the engine can do it once before
 the first step; `forward` does the rest. Tensors are (B, C, H, W), tokens (B, N, C).
@@ -35,6 +39,11 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tens
     exponent = -math.log(max_period) * torch.arange(half, dtype=torch.float32, device=t.device) / half
     angles = t.float()[:, None] * torch.exp(exponent)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def repeat_rows(x: Tensor, rows: int) -> Tensor:
+    """(B, ...) -> (rows, ...): all rows of x, again and again. Itself where it has as many."""
+    return x if x.shape[0] == rows else x.repeat(rows // x.shape[0], *(1,) * (x.ndim - 1))
 
 
 class Mlp(nn.Module):
@@ -128,9 +137,9 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(width)
 
     def forward(self, x: Tensor, kv: KeyValue) -> Tensor:
-        """(B, N, width) -> (B, N, width)."""
+        """(B or fewer, N, width) -> (B, N, width)."""
         normed = self.norm1(x)
-        x = x + self.attn1(normed, self.attn1.kv(normed))
+        x = repeat_rows(x + self.attn1(normed, self.attn1.kv(normed)), kv[0].shape[0])
         x = x + self.attn2(self.norm2(x), kv)
         return x + self.ff(self.norm3(x))
 
@@ -154,12 +163,13 @@ class SpatialTransformer(nn.Module):
         return tuple(block.attn2.kv(context) for block in self.blocks)
 
     def forward(self, x: Tensor, kv: TextKV) -> Tensor:
-        """(B, width, H, W) -> (B, width, H, W)."""
+        """(B or fewer, width, H, W) -> (B, width, H, W)."""
         height = x.shape[2]
         h = self.norm(x)
         h = self.proj_in(self.tokens(h)) if self.linear_projection else self.tokens(self.proj_in(h))
         for block, block_kv in zip(self.blocks, kv, strict=True):
             h = block(h, block_kv)
+        x = repeat_rows(x, h.shape[0])
         if self.linear_projection:
             return self.pixels(self.proj_out(h), height) + x
         return self.proj_out(self.pixels(h, height)) + x

@@ -39,6 +39,11 @@ class Projected(NamedTuple):
     shifts: Shifts
     kv: tuple[TextKV, ...]
 
+    @property
+    def one_timestep(self) -> bool:
+        """Whether all rows have the timestep's projection in common."""
+        return all(shift is None or shift.shape[0] == 1 for shift in self.shifts)
+
 
 class Stack(NamedTuple):
     """The same for encoder, middle and decoder of one net at one sigma; a ControlNet has no decoder."""
@@ -105,7 +110,8 @@ class UNetEncoder(BlockStack):
         """Latent (B, 4, H, W) -> the output of each block, each a skip; the last feeds the middle.
 
         `hint` (B, widths[0], H, W), the embedded condition of a ControlNet, is added behind the
-        first block.
+        first block. With fewer rows of x than of text, the outputs before the first text is read have as many as x
+        (see `models.layers`); that wants one timestep for all.
         """
         return list(self.walk(x, projected, hint))
 

@@ -123,7 +123,7 @@ class ControlNetUnion(ControlNet):
         hint = self.embed_hints(seat.hints(self.config.hint_channels), types, seat.size)
         projections = seat.project(self, lambda t, y: self.embed(t, y, types))
         pool = seat.pool or self.config.global_pool
-        return BoundControlNet(self, seat.spread(hint), projections, seat.rows, pool)
+        return BoundControlNet(self, seat.spread(hint), projections, seat.rows, seat.distinct, pool)
 
     def check_types(self, types: Sequence[int]) -> None:
         """Raise ValueRangeError for types that this net does not have."""

@@ -161,5 +161,5 @@ def packed_bytes(tree: nn.Module) -> int:
         if isinstance(module, PackedLinear):
             total += module.weight.numel() * module.weight.element_size()
         elif isinstance(module, PackedConv2d):
-            total += sum(weight.numel() * weight.element_size() for weight in module.packed.values())
+            total += module.nbytes
     return total

@@ -59,6 +59,11 @@ class HostSeat(UnitSeat):
         return len(self.index)
 
     @property
+    def distinct(self) -> int:
+        """All of them: the editor may put different rectangles of the picture into one batch."""
+        return self.rows
+
+    @property
     def size(self) -> tuple[int, int]:
         """(h, w) of x."""
         return self.x.shape[-2], self.x.shape[-1]

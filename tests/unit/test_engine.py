@@ -17,6 +17,8 @@ from comfyui_controlnet_core.controlnet_core.control.modes import MODES, block_h
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.diffusion.denoiser import scale_input
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
+from comfyui_controlnet_core.controlnet_core.engine import evaluate as evaluation
+from comfyui_controlnet_core.controlnet_core.engine import seat
 from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
 from comfyui_controlnet_core.controlnet_core.engine.condition import Area, Condition
 from comfyui_controlnet_core.controlnet_core.engine.evaluate import evaluate, predict
@@ -34,7 +36,8 @@ from comfyui_controlnet_core.controlnet_core.errors import (
     ValueRangeError,
 )
 from comfyui_controlnet_core.controlnet_core.models.control import ControlModel, Direct, Seat
-from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
+from comfyui_controlnet_core.controlnet_core.models.controlnet import BoundControlNet, ControlNet
+from comfyui_controlnet_core.controlnet_core.models.layers import ConvIn
 from comfyui_controlnet_core.controlnet_core.models.unet import Projected, Residuals, UNet, UNetMiddle
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
 from torch import Tensor
@@ -516,9 +519,10 @@ def test_conditions_outside_their_window_take_no_rows(
     positive = [Condition(early, units, end=0.3), Condition(late, start=0.3), Condition(late, start=0.99)]
     x, sigma = noisy()
     rows: list[tuple[int, int]] = []
-    forward, features = UNetMiddle.forward, ControlNet.features
+    forward, features = UNetMiddle.forward, BoundControlNet.features
     monkeypatch.setattr(UNetMiddle, "forward", lambda self, h, *a: rows.append((0, len(h))) or forward(self, h, *a))
-    monkeypatch.setattr(ControlNet, "features", lambda self, h, *a: rows.append((1, len(h))) or features(self, h, *a))
+    heard = lambda self, x, *a: rows.append((1, len(x))) or features(self, x, *a)  # noqa: E731
+    monkeypatch.setattr(BoundControlNet, "features", heard)
     negative = [Condition(empty, units)]
     prepared = prepare(Job(model.unet, DEMO, SCHEDULE, positive, negative, SIZE, [float(sigma)]), backend)
     both, unet_alone = {(0, 4), (1, 4)}, {(0, 4), (1, 2)}
@@ -530,6 +534,33 @@ def test_conditions_outside_their_window_take_no_rows(
         halves = [replace(positive[acting], start=0.0, end=1.0)], negative
         single = prepare(Job(model.unet, DEMO, SCHEDULE, *halves, SIZE, [float(level)]), backend)
         assert torch.equal(got, evaluate(single, x, level, 5.0))
+
+
+@torch.inference_mode()
+def test_what_both_halves_have_in_common_is_computed_once(
+    model: DiffusionModel, nets: tuple[ControlNet, ControlNet], backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the text is read, the latents and their hints are the same in every condition of a batch."""
+    units = (ControlUnit(nets[0], hint(1, batch=2)), ControlUnit(nets[1], hint(2), negative=0.0))
+    prompt, empty = texts(2)
+    x, sigma = noisy()
+    rows: dict[str, list[int]] = {"first": [], "all": []}
+    conv_in, middle = ConvIn.forward, UNetMiddle.forward
+    monkeypatch.setattr(ConvIn, "forward", lambda self, h, *a: rows["first"].append(len(h)) or conv_in(self, h, *a))
+    monkeypatch.setattr(UNetMiddle, "forward", lambda self, h, *a: rows["all"].append(len(h)) or middle(self, h, *a))
+
+    def predicted(conditions: list[Condition]) -> Tensor:
+        job = Job(model.unet, DEMO, SCHEDULE, conditions[:1], conditions[1:], SIZE, [float(sigma)])
+        return evaluate(prepare(job, backend), x, sigma, 5.0)
+
+    got = predicted([Condition(prompt, units), Condition(empty, units)])
+    assert rows == {"first": [2, 2, 2], "all": [4, 4, 2]}
+    rows["first"].clear()
+    monkeypatch.setattr(seat.Seat, "distinct", seat.Seat.rows)
+    monkeypatch.setattr(evaluation, "_distinct", lambda group, read, stack: len(read))
+    apart = predicted([Condition(prompt, units), Condition(empty, units)])
+    assert rows["first"] == [4, 4, 2]
+    torch.testing.assert_close(got, apart, rtol=0.0, atol=2e-5 * float(apart.abs().max()))
 
 
 @torch.inference_mode()

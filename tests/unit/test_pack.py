@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
+from comfyui_controlnet_core.controlnet_core.engine import winograd
 from comfyui_controlnet_core.controlnet_core.engine.fuse import FusedFeedForward
 from comfyui_controlnet_core.controlnet_core.engine.pack import can_pack, pack
-from comfyui_controlnet_core.controlnet_core.models.layers import ResBlock, TransformerBlock
-from torch import nn
+from comfyui_controlnet_core.controlnet_core.engine.scratch import Scratch
+from comfyui_controlnet_core.controlnet_core.engine.winograd import Doubled, Winograd, suits
+from comfyui_controlnet_core.controlnet_core.models.layers import ResBlock, TransformerBlock, Upsample
+from comfyui_controlnet_core.controlnet_core.models.narrow import NARROW
+from torch import Tensor, nn
 
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 3e-2}
 """Of the largest value."""
@@ -48,3 +53,111 @@ def test_transformer_block_for_any_number_of_tokens(tokens: int, dtype: torch.dt
     block = TransformerBlock(64, 48, 4)
     keys, values = torch.randn(2, 2, 4, 11, 16)
     assert_same(block, dtype, torch.randn(2, tokens, 64), keys, values)
+
+
+PLAIN = ([1, 1], [1, 1], [1, 1], 1)
+"""Padding, stride, dilation and groups of the convolutions in a residual block."""
+
+
+@pytest.fixture
+def always_tiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small layers are computed by tiles too, a few rows of them at a time."""
+    monkeypatch.setattr(winograd, "LEAST_WORK", dict.fromkeys(winograd.LEAST_WORK, 0))
+    monkeypatch.setattr(winograd, "STRIP_BYTES", 200_000)
+
+
+def error(got: Tensor, exact: Tensor) -> float:
+    """Of the largest value."""
+    return float((got - exact).abs().max() / exact.abs().max())
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("size", [(2, 8, 8), (1, 26, 14), (3, 4, 10)], ids=str)
+def test_convolution_by_tiles(size: tuple[int, int, int], dtype: torch.dtype, always_tiled: None) -> None:
+    """In float32 no further from the exact result than oneDNN's own convolution."""
+    torch.manual_seed(2)
+    rows, height, width = size
+    x = torch.randn(rows, 64, height, width).to(dtype).contiguous(memory_format=torch.channels_last)
+    weight, bias = torch.randn(48, 64, 3, 3).to(dtype), torch.randn(48).to(dtype)
+    residual = torch.randn(rows, 48, height, width).to(dtype)
+    exact = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
+    conv = Winograd(weight, bias, dtype, Scratch())
+    got = conv(x)
+    assert got.dtype == dtype and got.is_contiguous(memory_format=torch.channels_last)
+    plain = error(F.conv2d(x, weight, bias, padding=1), exact)
+    assert error(got, exact) <= (1.2 if dtype == torch.float32 else 3.0) * plain
+    assert error(conv(x, residual), exact + residual) <= TOLERANCE[dtype]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("size", [(2, 8, 8), (1, 13, 7)], ids=str)
+def test_convolution_of_an_enlarged_picture_that_is_not_made(
+    size: tuple[int, int, int], dtype: torch.dtype, always_tiled: None
+) -> None:
+    torch.manual_seed(3)
+    x = torch.randn(size[0], 64, *size[1:]).to(dtype)
+    weight, bias = torch.randn(48, 64, 3, 3).to(dtype), torch.randn(48).to(dtype)
+    enlarged = F.interpolate(x.double(), scale_factor=2.0, mode="nearest")
+    exact = F.conv2d(enlarged, weight.double(), bias.double(), padding=1)
+    assert error(Doubled(weight, bias, dtype, Scratch())(x), exact) <= TOLERANCE[dtype]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("size", [(16, 12), (15, 12), (9, 7)], ids=str)
+def test_upsample_to_any_size(size: tuple[int, int], dtype: torch.dtype, always_tiled: None) -> None:
+    """Twice the size goes by tiles, what is not twice the size as ever."""
+    torch.manual_seed(4)
+    block, x = Upsample(64), torch.randn(2, 64, 8, 6)
+    plain, twin = block(x, size), pack(block, dtype)
+    assert error(twin(x.to(dtype), size), plain) <= TOLERANCE[dtype]
+    assert (twin.block.conv.double is not None) == (size == (16, 12))
+
+
+@torch.inference_mode()
+def test_which_convolutions_go_by_tiles(dtype: torch.dtype) -> None:
+    """Those whose gain was measured; others keep the layout of oneDNN. A weight in float8 is not transformed."""
+    large = torch.Size((2, 320, 32, 32))
+
+    def asked(weight: tuple[int, ...], geometry: winograd.Geometry = PLAIN, size: torch.Size = large) -> bool:
+        return suits(torch.Size(weight), geometry, size, dtype)
+
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert asked((320, 320, 3, 3))
+        assert not asked((320, 320, 1, 1), ([0, 0], [1, 1], [1, 1], 1))
+        assert not asked((320, 320, 3, 3), ([1, 1], [2, 2], [1, 1], 1))
+        assert not asked((4, 320, 3, 3))
+        assert not asked((320, 320, 3, 3), size=torch.Size((2, 320, 31, 32)))
+        assert not asked((1280, 1280, 3, 3), size=torch.Size((2, 1280, 4, 4)))
+        conv = nn.Conv2d(320, 320, 3, padding=1)
+        x = torch.randn(large).to(dtype).contiguous(memory_format=torch.channels_last)
+        twin = pack(conv, dtype)
+        twin(x)
+        assert isinstance(twin.forms[large], Winograd) and twin.nbytes == 16 * 320 * 320 * dtype.itemsize
+        narrow = pack(conv.to(next(iter(NARROW))), dtype)
+        narrow(x)
+        assert narrow.nbytes == 0
+    finally:
+        torch.set_num_threads(threads)
+
+
+@torch.inference_mode()
+def test_a_wide_residual_block_goes_by_tiles(dtype: torch.dtype, always_tiled: None) -> None:
+    torch.manual_seed(5)
+    x = torch.randn(2, 96, 12, 8).contiguous(memory_format=torch.channels_last)
+    assert_same(ResBlock(96, 64, 32), dtype, x, torch.randn(2, 64, 1, 1))
+
+
+def test_scratch_is_one_buffer_that_grows() -> None:
+    scratch = Scratch()
+    with torch.inference_mode():
+        small, half = scratch.take(((3, 5), torch.float32), ((7,), torch.bfloat16))
+        small.fill_(1.0), half.fill_(2.0)
+        assert float(small.sum()) == 15.0 and float(half.sum()) == 14.0
+    buffer = scratch.buffer
+    again, _ = scratch.take(((3, 5), torch.float32), ((7,), torch.bfloat16))
+    assert scratch.buffer is buffer and again.data_ptr() == small.data_ptr()
+    again.zero_()  # not a tensor of inference mode
+    (large,) = scratch.take(((1000,), torch.float64))
+    assert large.shape == (1000,) and scratch.buffer.numel() >= 8000

@@ -1,0 +1,34 @@
+"""Memory that is written anew at every use, and kept meanwhile.
+
+What an allocator hands out anew for each layer is, for sizes of megabytes, memory that the system has to clear
+first: for transforms that only pass over their data once, that takes longer than the transform.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+
+ALIGNMENT = 64
+
+
+class Scratch:
+    """One buffer on the CPU, grown to the largest use. Whoever shares it uses it in turn, never at the same time."""
+
+    def __init__(self) -> None:
+        self.buffer = torch.empty(0, dtype=torch.uint8)
+
+    def take(self, *wanted: tuple[Sequence[int], torch.dtype]) -> list[Tensor]:
+        """Tensors of these shapes and dtypes, contents undefined, until the next call."""
+        sizes = [-(-prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT for shape, dtype in wanted]
+        if sum(sizes) > self.buffer.numel():
+            with torch.inference_mode(False):  # it may be written to outside of that too
+                self.buffer = torch.empty(sum(sizes), dtype=torch.uint8)
+        parts = self.buffer[: sum(sizes)].split(sizes)
+        return [
+            part[: prod(shape) * dtype.itemsize].view(dtype).view(tuple(shape))
+            for part, (shape, dtype) in zip(parts, wanted, strict=True)
+        ]

@@ -1,0 +1,178 @@
+"""3x3 convolutions with 4 products for each output cell instead of 9 (Winograd 1980; Lavin and Gray 2016, F(2x2, 3x3)).
+
+Four neighbouring outputs are computed from a tile of 4 x 4 inputs:
+
+    Y = A^T [ (G g G^T) * (B^T d B) ] A      B^T = | 1  0 -1  0 |   G = | 1    0    0  |   A^T = | 1  1  1  0 |
+                                                   | 0  1  1  0 |       | 1/2  1/2  1/2|         | 0  1 -1 -1 |
+                                                   | 0 -1  1  0 |       | 1/2 -1/2  1/2|
+                                                   | 0  1  0 -1 |       | 0    0    1  |
+
+where * is, for each of the 16 places in a tile, one matrix product over the channels of all tiles. The transforms of
+d and Y are sums and differences; that of the filter g is made once. Fewer terms are added up than by the definition,
+so that in float32 the result is nearer to the exact one (`tests/unit/test_pack.py`). What it costs is memory: the
+transformed filter is 16/9 as large.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, TypeAlias
+
+import torch
+from torch import Tensor
+
+from .scratch import Scratch
+
+FILTER = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
+"""G."""
+SUMS = torch.float32
+"""Sums and differences are taken in this dtype, whatever the products'."""
+CENTRE = (1, 1)
+"""The place of a tile that reaches all four outputs with weight 1: the bias is added there."""
+STRIP_BYTES = 8_000_000
+"""Of transformed inputs or outputs that are alive at once: what a processor's cache holds."""
+LEAST_TILES = 16
+"""With fewer, reading the larger filter takes as long as the products that it saves."""
+LEAST_WORK = {torch.float32: 140e6, torch.bfloat16: 280e6}
+"""Multiplications of the plain convolution, per thread; with fewer, the transforms take as long as what they save."""
+
+
+Geometry: TypeAlias = tuple[list[int], list[int], list[int], int]
+"""Padding, stride and dilation of a convolution, and its groups."""
+
+
+def suits(weight: torch.Size, geometry: Geometry, size: torch.Size, dtype: torch.dtype) -> bool:
+    """Whether a convolution is computed this way for an input (B, C, H, W) of this size: 3x3 with zeros around,
+    of whole tiles, and large enough to gain. weight: (O, C, h, w)."""
+    if tuple(weight[2:]) != (3, 3) or geometry != ([1, 1], [1, 1], [1, 1], 1):
+        return False
+    rows, _, height, width = size
+    cells = rows * height * width
+    work = cells * weight.numel() / torch.get_num_threads()
+    return height % 2 == width % 2 == 0 and cells >= 4 * LEAST_TILES and work >= LEAST_WORK[dtype]
+
+
+class Winograd:
+    """A convolution that `suits`, with its transformed filter. Inference only, on the CPU."""
+
+    PLACES: ClassVar[tuple[int, ...]] = (0, 1, 2, 3)
+    """Along each direction of a tile, those that are not always zero."""
+    STEP: ClassVar[int] = 2
+    """Inputs from one tile to the next."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, scratch: Scratch) -> None:
+        """weight: (O, C, 3, 3), in any dtype; computed in `dtype`, with sums in float32. bias: (O,) in `dtype`."""
+        self.dtype, self.scratch, self.bias = dtype, scratch, bias
+        self.width, self.width_in = weight.shape[:2]
+        reorder = torch.ops.mkldnn._reorder_linear_weight
+        self.filters = [[reorder(place.to(dtype)) for place in row] for row in _filters(weight, self.PLACES)]
+
+    @property
+    def nbytes(self) -> int:
+        """Of the filter."""
+        return sum(place.nbytes for row in self.filters for place in row)
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, O, H, W), plus the residual of that size where there is one."""
+        cells = x.permute(0, 2, 3, 1)
+        rows, tall, wide = x.shape[0], x.shape[2] // self.STEP, x.shape[3] // self.STEP
+        made = x.new_empty(rows, tall, 2, wide, 2, self.width)
+        each = len(self.PLACES) ** 2 * rows * wide * max(self.width_in, self.width) * self.dtype.itemsize
+        count = max(1, STRIP_BYTES // each, -(-LEAST_TILES // (rows * wide)))
+        for first in range(0, tall, count):
+            self._strip(cells, made[:, first : first + count], self.STEP * first)
+        out = made.view(rows, 2 * tall, 2 * wide, self.width).permute(0, 3, 1, 2)
+        return out if residual is None else out.add_(residual)
+
+    def _strip(self, cells: Tensor, made: Tensor, top: int) -> None:
+        """Some rows of tiles, (B, n, 2, m, 2, O), from all of the input, (B, H, W, C), read from row `top` on."""
+        rows, count, _, across, _, width = made.shape
+        tiles, places, step = (rows, count, across), len(self.PLACES), self.STEP
+        tall, wide = step * count + 2, step * across + 2
+        padded, upright, spread, sums, half = self.scratch.take(
+            ((rows, tall, wide, self.width_in), SUMS),
+            ((places, rows, count, wide, self.width_in), SUMS),
+            ((places, places, *tiles, self.width_in), self.dtype),
+            ((2, places, *tiles, width), SUMS),
+            ((*tiles, width), SUMS),
+        )
+        _pad(cells, padded, top)
+        self._into_places([padded[:, k : k + step * count : step] for k in range(2 + step)], upright)
+        across_lines = [upright[:, :, :, k : k + step * across : step] for k in range(2 + step)]
+        self._into_places(across_lines, spread.transpose(0, 1))
+        for column in range(places):
+            products = [self._product(spread[row, column], row, column) for row in range(places)]
+            self._into_outputs(products, sums[0, column], sums[1, column], half)
+        for side, places_across in enumerate(sums):
+            self._into_outputs(list(places_across), made[:, :, side, :, 0], made[:, :, side, :, 1], half)
+
+    def _product(self, tiles: Tensor, row: int, column: int) -> Tensor:
+        """One place of all tiles: (B, n, m, C) -> (B, n, m, O), in the dtype of sums."""
+        bias = self.bias if (row, column) == CENTRE else None
+        made = torch.ops.mkldnn._linear_pointwise(tiles, self.filters[row][column], bias, "none", [], "")
+        return made.to(SUMS)
+
+    @staticmethod
+    def _into_places(lines: list[Tensor], out: Tensor) -> None:
+        """B^T along one direction: the four lines of each tile -> out (4, ...)."""
+        first, second, third, fourth = lines
+        torch.sub(first, third, out=out[0])
+        torch.add(second, third, out=out[1])
+        torch.sub(third, second, out=out[2])
+        torch.sub(second, fourth, out=out[3])
+
+    @staticmethod
+    def _into_outputs(places: list[Tensor], first: Tensor, second: Tensor, half: Tensor) -> None:
+        """A^T along one direction: the places of each tile -> its two outputs; `half` is overwritten."""
+        torch.add(torch.add(places[1], places[2], out=half), places[0], out=first)
+        torch.sub(torch.sub(places[1], places[2], out=half), places[3], out=second)
+
+
+class Doubled(Winograd):
+    """The same behind an enlargement to twice the size by the nearest neighbour, which is never made.
+
+    The two lines in the middle of each tile are then equal, the third place of B^T d is zero, and 9 products are left
+    where the definition has 36.
+    """
+
+    PLACES = (0, 1, 3)
+    STEP = 1
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, O, 2H, 2W), plus the residual of that size where there is one."""
+        return super().__call__(x, residual)
+
+    @staticmethod
+    def _into_places(lines: list[Tensor], out: Tensor) -> None:
+        """As before, of the line itself and its neighbours -> out (3, ...)."""
+        above, line, below = lines
+        torch.sub(above, line, out=out[0])
+        torch.add(line, line, out=out[1])
+        torch.sub(line, below, out=out[2])
+
+    @staticmethod
+    def _into_outputs(places: list[Tensor], first: Tensor, second: Tensor, half: Tensor) -> None:
+        """As before; `half` is left alone."""
+        torch.add(places[0], places[1], out=first)
+        torch.sub(places[1], places[2], out=second)
+
+
+def _pad(cells: Tensor, padded: Tensor, top: int) -> None:
+    """Write the rows from `top - 1` on, with zeros where there are none, into (B, n, W + 2, C)."""
+    first, last = max(top - 1, 0), min(top - 1 + padded.shape[1], cells.shape[1])
+    begin = first - (top - 1)
+    end = begin + last - first
+    padded[:, :begin] = 0.0
+    padded[:, end:] = 0.0
+    padded[:, begin:end, 0] = 0.0
+    padded[:, begin:end, -1] = 0.0
+    padded[:, begin:end, 1:-1].copy_(cells[:, first:last])
+
+
+def _filters(weight: Tensor, places: tuple[int, ...]) -> list[list[Tensor]]:
+    """G g G^T at some places: (O, C, 3, 3) -> rows of filters, each (O, C) float32."""
+    upright = [_mixed(weight.float().unbind(2), FILTER[place]) for place in places]
+    return [[_mixed(lines.unbind(2), FILTER[place]).contiguous() for place in places] for lines in upright]
+
+
+def _mixed(lines: tuple[Tensor, ...], factors: tuple[float, ...]) -> Tensor:
+    return sum(line * factor for line, factor in zip(lines, factors, strict=True) if factor)  # type: ignore[return-value]
