@@ -1,20 +1,22 @@
 """The engines that `step.py` compares: each gives one guided evaluation of a UNet with ControlNets.
 
 A step is called with nothing and returns the prediction of x0 (B, 4, h, w). Peers run as their own pipelines
-do, on the same weights, read from the same files.
+do, on the same weights. On a processor the peers share one set of them in memory (see `Pool`), since three sets of
+a full-size model with three nets do not fit 24 GB; ours holds its own, packed.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_controlnet, load_unet
+from comfyui_controlnet_core.controlnet_core.checkpoints.save import save_checkpoint, save_controlnet
 from comfyui_controlnet_core.controlnet_core.config import SD15
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.diffusion.denoiser import scale_input
@@ -24,7 +26,7 @@ from comfyui_controlnet_core.controlnet_core.engine.chunks import Part, evaluate
 from comfyui_controlnet_core.controlnet_core.engine.condition import Condition
 from comfyui_controlnet_core.controlnet_core.engine.graphs import Graphs
 from comfyui_controlnet_core.controlnet_core.engine.job import Job
-from comfyui_controlnet_core.controlnet_core.engine.prepare import prepare
+from comfyui_controlnet_core.controlnet_core.engine.prepare import Prepared, prepare, prepare_once
 from comfyui_controlnet_core.controlnet_core.engine.run import Run
 from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime, waits_for_results
 from torch import Tensor, nn
@@ -33,9 +35,12 @@ CFG = 7.0
 TIMESTEP = 500.0
 SHAPES: dict[str, dict[str, Any]] = {
     "sd15": {},
-    "small": {"block_out_channels": (320, 320, 320, 320), "layers_per_block": 1},  # to try the script out
+    "small": {"block_out_channels": (320, 320, 320, 320), "layers_per_block": 1},  # to try the scripts out
 }
+LDM = "ldm"
+"""Folder with the same weights as ComfyUI reads them: of diffusers' layout it knows released shapes only."""
 Step = Callable[[], Tensor]
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,17 +77,23 @@ def write_weights(folder: Path, count: int, shape: str) -> None:
         for conv in [*net.controlnet_down_blocks, net.controlnet_mid_block, net.controlnet_cond_embedding.conv_out]:
             nn.init.normal_(conv.weight, std=0.02)
         net.save_pretrained(folder / f"net{i}")
+    if SHAPES[shape]:
+        unet = load_unet(folder / "unet")
+        save_checkpoint(folder / LDM / "unet.safetensors", replace(SD15, unet=unet.config), unet)
+        for i in range(count):
+            save_controlnet(folder / LDM / f"net{i}.safetensors", load_controlnet(folder / f"net{i}")[0])
 
 
 class Ours:
     """This package: `prepare` once, then evaluate as a run does."""
 
     name = "ours"
+    counts_memory = True
 
     def __init__(self, folder: Path, count: int, runtime: Runtime) -> None:
         self.unet = load_unet(folder / "unet")
         self.nets = [load_controlnet(folder / f"net{i}")[0] for i in range(count)]
-        self.backend = Backend(runtime)
+        self.backend, self.schedule = Backend(runtime), scaled_linear()
 
     def run(self, case: Case, body: Callable[[Step], None]) -> None:
         """Call `body` with a step."""
@@ -94,33 +105,87 @@ class Ours:
         run = Run(check_every_step=watches, graphs=graphs, side_by_side=runtime.side_by_side)
         body(lambda: evaluate_parts(parts, x, sigma, CFG, run))
 
-    def prepare(self, case: Case) -> Any:
+    def prepare(self, case: Case) -> Prepared:
         """What `run` does before the first step."""
-        units = tuple(ControlUnit(net, case.hint) for net in self.nets[: case.nets])
+        return prepare(self._job(case, self._units(case)), self.backend)
+
+    def prepare_with_new_seeds(self, case: Case) -> Iterator[Prepared]:
+        """What a run is given before its first step: made for the first run, then for each with another seed.
+
+        Texts come anew each time, as they do from a text encoder; units are the workflow's.
+        """
+        units = self._units(case)
+        while True:
+            own = replace(case, text=case.text.clone())
+            yield prepare_once(self._job(own, units), self.backend)
+
+    def _units(self, case: Case) -> tuple[ControlUnit, ...]:
+        return tuple(ControlUnit(net, case.hint) for net in self.nets[: case.nets])
+
+    def _job(self, case: Case, units: tuple[ControlUnit, ...]) -> Job:
         halves = ([Condition(case.text[i : i + 1], units)] for i in range(2))
-        shape = tuple(case.x.shape)
         config = replace(SD15, unet=self.unet.config)
-        job = Job(self.unet, config, scaled_linear(), *halves, shape, [float(case.sigma)])
-        return prepare(job, self.backend)
+        return Job(self.unet, config, self.schedule, *halves, tuple(case.x.shape), [float(case.sigma)])
+
+
+class Pool:
+    """Weights that peers share: one tensor for all parameters of the same values, whatever each peer calls them.
+
+    Only where weights stay where they are: on a GPU a peer moves its own.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.shares = device.type == "cpu"
+        self.known: dict[tuple[Any, ...], Tensor] = {}
+
+    def share(self, module: ModuleT) -> ModuleT:
+        """The module itself, its parameters replaced by the pool's where they are equal, put into it where not."""
+        for parameter in module.parameters() if self.shares else ():
+            key = parameter.shape, parameter.dtype, tuple(parameter.detach().flatten()[:: _stride(parameter)].tolist())
+            known = self.known.get(key)
+            if known is None or not torch.equal(known, parameter):
+                self.known[key] = known = parameter.detach().clone()  # in memory, not mapped from its file
+            parameter.data = known
+        return module
+
+
+def _stride(parameter: Tensor) -> int:
+    """Such that a handful of numbers stand for a tensor."""
+    return max(1, parameter.numel() // 8)
+
+
+RECIPES: dict[str, str] = {"plain": "diffusers", "fast": "diffusers fast", "compiled": "diffusers compiled"}
+"""fast: channels_last and fused projections (diffusers' "Accelerate inference"). compiled: torch.compile on top."""
 
 
 class Diffusers:
-    """StableDiffusionControlNetPipeline's step: every ControlNet on both halves, then the UNet."""
+    """StableDiffusionControlNetPipeline's step: every ControlNet on both halves, then the UNet.
 
-    def __init__(self, folder: Path, count: int, runtime: Runtime, compiled: bool = False) -> None:
+    recipe: see `RECIPES`. Compiled with what is best on a device: max-autotune with CUDA graphs on a GPU; on a
+    processor frozen weights, which inductor reorders once for oneDNN as `engine.pack` does.
+    """
+
+    def __init__(self, folder: Path, count: int, runtime: Runtime, pool: Pool, recipe: str = "plain") -> None:
         from diffusers import ControlNetModel, UNet2DConditionModel
 
-        self.name = "diffusers compiled" if compiled else "diffusers"
+        self.name, self.recipe = RECIPES[recipe], recipe
         self.device, self.dtype = runtime.device, runtime.dtype
+        self.counts_memory = recipe != "compiled" or self.device.type == "cuda"
+        self.unet = self._placed(pool, UNet2DConditionModel.from_pretrained(folder / "unet"))
+        nets = (ControlNetModel.from_pretrained(folder / f"net{i}") for i in range(count))
+        self.nets = [self._placed(pool, net) for net in nets]
 
-        def place(model: nn.Module) -> Any:
-            model = model.to(self.device, self.dtype).eval()
-            if not compiled:
-                return model
-            return torch.compile(model.to(memory_format=torch.channels_last), mode="max-autotune", fullgraph=True)
-
-        self.unet = place(UNet2DConditionModel.from_pretrained(folder / "unet"))
-        self.nets = [place(ControlNetModel.from_pretrained(folder / f"net{i}")) for i in range(count)]
+    def _placed(self, pool: Pool, model: Any) -> Any:
+        model = pool.share(model.to(self.device, self.dtype).eval())
+        if self.recipe == "plain":
+            return model
+        model.fuse_qkv_projections()  # of a ControlNetModel diffusers 0.39 to 0.42 fuse nothing
+        model = model.to(memory_format=torch.channels_last)
+        if self.recipe == "fast":
+            return model
+        options = {"freezing": True} if self.device.type == "cpu" else None
+        mode = None if options else "max-autotune"
+        return torch.compile(model, mode=mode, options=options, fullgraph=True, dynamic=False)
 
     def run(self, case: Case, body: Callable[[Step], None]) -> None:
         """Call `body` with a step."""
@@ -153,7 +218,9 @@ class Comfy:
 
     name = "ComfyUI"
 
-    def __init__(self, folder: Path, count: int, runtime: Runtime, comfyui: Path) -> None:
+    counts_memory = True
+
+    def __init__(self, folder: Path, count: int, runtime: Runtime, pool: Pool, comfyui: Path) -> None:
         sys.path[:0] = [str(comfyui), str(Path(__file__).parents[1] / "tests" / "integration")]
         importlib.import_module("comfyui_host").without_torchvision()
         kept, sys.argv = sys.argv, ["ComfyUI", "--disable-smart-memory", *self._options(runtime)]
@@ -161,9 +228,13 @@ class Comfy:
         importlib.import_module("comfy.cli_args")
         sys.argv = kept
         self.samplers: Any = importlib.import_module("comfy.samplers")
-        self.unet: Any = importlib.import_module("comfy.sd").load_diffusion_model(_weights(folder / "unet"))
+        self.unet: Any = importlib.import_module("comfy.sd").load_diffusion_model(_weights(folder, "unet"))
+        pool.share(self.unet.model)
         load = importlib.import_module("comfy.controlnet").load_controlnet
-        self.nets = [load(_weights(folder / f"net{i}")) for i in range(count)]
+        self.nets = []
+        for i in range(count):
+            self.nets.append(load(_weights(folder, f"net{i}")))
+            pool.share(self.nets[-1].control_model)
 
     @staticmethod
     def _options(runtime: Runtime) -> list[str]:
@@ -204,8 +275,10 @@ class Accelerated(Comfy):
         self.name = f"Accelerate, {weights}"
         self.samplers = comfy.samplers
         self.unet, _ = accelerate.accelerated(comfy.unet, weights)
-        self.nets = [control.load(Path(_weights(folder / f"net{i}"))) for i in range(count)]
+        self.nets = [control.load(Path(_weights(folder, f"net{i}"))) for i in range(count)]
 
 
-def _weights(folder: Path) -> str:
-    return str(next(folder.glob("*.safetensors")))
+def _weights(folder: Path, name: str) -> str:
+    """The file of a model that ComfyUI reads."""
+    ldm = folder / LDM / f"{name}.safetensors"
+    return str(ldm if ldm.exists() else next((folder / name).glob("*.safetensors")))

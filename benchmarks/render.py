@@ -2,8 +2,9 @@
 
     python benchmarks/render.py FILE.json ... [--plot FILE.png]
 
-Prints a Markdown table per file (seconds, ratio to diffusers, memory, error). The plot shows time over the number
-of nets, over the picture's size and over the batch; an axis with a single value is left out.
+Prints a Markdown table per file (seconds, ratio to the peers, what a further net costs, memory, error, preparing) and
+what is asked of memory and preparing. The plot shows time over the number of nets, over the picture's size and over
+the batch; an axis with a single value is left out.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
 
 WIDTH, HEIGHT, MARGIN = 420, 320, 56
-COLOURS = ("#1b6ca8", "#d1495b", "#3c8d5a", "#8d6a9f")
+COLOURS = ("#1b6ca8", "#d1495b", "#3c8d5a", "#8d6a9f", "#c77f1a", "#555555")
 AXES = ("nets", "size", "batch")
+PEERS = ("diffusers", "ComfyUI")
+NET_OF_UNET = 283 / 803
+"""Operations of a ControlNet and of the UNet, SD1.5 at 512 pixels."""
 Row = dict[str, Any]
 
 
@@ -34,6 +37,7 @@ def main() -> int:
         print(", ".join(f"{key} {value}" for key, value in found[0]["machine"].items()))
         print()
         print(table(found))
+        print(claims(found))
         rows += found
     if args.plot:
         plot(rows).save(args.plot)
@@ -41,31 +45,70 @@ def main() -> int:
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown, one line per row; the ratio is to diffusers in the same case."""
+    """Markdown, one line per row; ratios are to a peer in the same case of the same run.
+
+    a further net: (time(n) - time(0)) / (n * 283 / 803 * time(0)) of the same engine: 1 is what its operations cost.
+    """
     lines = [
-        "| engine | dtype | size | batch | nets | s (spread) | of diffusers | peak MB | error | prepare s |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| engine | dtype | size | batch | nets | s (spread) | of diffusers | of ComfyUI | a further net | peak MB "
+        "| error | first s | prepare s | other seed s |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    peers = {_case(row): row["seconds"] for row in rows if row["engine"] == "diffusers"}
     for row in rows:
-        peer = peers.get(_case(row))
-        ratio = "" if peer is None else f"{row['seconds'] / peer:.2f}"
-        error = "" if row["error"] is None else f"{row['error']:.1e}"
-        prepare = "" if row["prepare"] is None else f"{row['prepare']:.2f}"
-        lines.append(
-            f"| {row['engine']} | {row['dtype']} | {row['size']} | {row['batch']} | {row['nets']} "
-            f"| {row['seconds']:.2f} ({row['spread']:.2f}) | {ratio} | {row['peak_bytes'] / 1e6:.0f} | {error} "
-            f"| {prepare} |"
-        )
+        cells = [
+            row["engine"], row["dtype"], row["size"], row["batch"], row["nets"],
+            f"{row['seconds']:.2f} ({row['spread']:.2f})",
+            *(_said(_ratio(rows, row, peer, "seconds"), ".2f") for peer in PEERS),
+            _said(further_net(rows, row), ".2f"), _said(row["peak_bytes"], ".0f", 1e-6), _said(row["error"], ".1e"),
+            *(_said(row.get(name), ".3f") for name in ("first", "prepare", "other_seed")),
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _case(row: Row) -> tuple[Any, ...]:
-    return row["dtype"], row["size"], row["batch"], row["nets"]
+def claims(rows: list[Row]) -> str:
+    """What is asked of memory and of preparing, in a line for each case of ours."""
+    lines = []
+    for row in rows:
+        if row["engine"] != "ours":
+            continue
+        case = f"{row['dtype']}, {row['size']} pixels, batch {row['batch']}, nets {row['nets']}"
+        memory = {peer: _ratio(rows, row, peer, "peak_bytes") for peer in PEERS}
+        said = [f"peak {ratio:.2f} of {peer}'s" for peer, ratio in memory.items() if ratio is not None]
+        if row["prepare"] is not None:
+            said.append(f"preparing takes {row['prepare'] / row['seconds']:.2f} of a step")
+        if row.get("other_seed") is not None:
+            said.append(f"with another seed {row['other_seed'] / row['seconds']:.4f}: nothing is prepared again")
+        lines.append(f"- {case}: {'; '.join(said)}")
+    return "\n".join(lines) + "\n"
+
+
+def further_net(rows: list[Row], row: Row) -> float | None:
+    """The cost of a net in `row` by its share of operations; None where the run has no row without nets."""
+    bare = _same(rows, {**row, "nets": 0})
+    if bare is None or not row["nets"]:
+        return None
+    return (row["seconds"] - bare["seconds"]) / (row["nets"] * NET_OF_UNET * bare["seconds"])
+
+
+def _ratio(rows: list[Row], row: Row, peer: str, measure: str) -> float | None:
+    other = _same(rows, {**row, "engine": peer})
+    return None if other is None or not other[measure] or not row[measure] else row[measure] / other[measure]
+
+
+def _same(rows: list[Row], wanted: Row) -> Row | None:
+    """The row of an engine in a case, of the same run."""
+    keys = ("engine", "dtype", *AXES)
+    found = (r for r in rows if r.get("run") == wanted.get("run") and all(r[key] == wanted[key] for key in keys))
+    return next(found, None)
+
+
+def _said(value: float | None, form: str, scale: float = 1.0) -> str:
+    return "" if value is None else format(value * scale, form)
 
 
 def plot(rows: list[Row]) -> Image.Image:
-    """A panel per axis that has several values, the other axes at their most measured value."""
+    """A panel per axis that has several values, the other axes where most of it was measured."""
     axes = [axis for axis in AXES if len({row[axis] for row in rows}) > 1]
     sheet = Image.new("RGB", (WIDTH * max(1, len(axes)), HEIGHT), "white")
     for index, axis in enumerate(axes):
@@ -73,10 +116,23 @@ def plot(rows: list[Row]) -> Image.Image:
     return sheet
 
 
+def longest(rows: list[Row], axis: str) -> tuple[dict[str, Any], list[Row]]:
+    """What is fixed, and the rows along an axis, where it has most values, then most engines, then the largest rest."""
+    lines: dict[tuple[Any, ...], list[Row]] = {}
+    others = [other for other in AXES if other != axis]
+    for row in rows:
+        lines.setdefault(tuple(row[other] for other in others), []).append(row)
+
+    def extent(at: tuple[Any, ...]) -> tuple[Any, ...]:
+        return len({row[axis] for row in lines[at]}), len({row["engine"] for row in lines[at]}), *at
+
+    best = max(lines, key=extent)
+    return dict(zip(others, best, strict=True)), lines[best]
+
+
 def panel(rows: list[Row], axis: str) -> Image.Image:
     """Seconds over one axis, a line per engine and dtype."""
-    fixed = {other: max((row[other] for row in rows), key=_counter(rows, other)) for other in AXES if other != axis}
-    chosen = [row for row in rows if all(row[key] == value for key, value in fixed.items())]
+    fixed, chosen = longest(rows, axis)
     names = list(dict.fromkeys(f"{row['engine']} {row['dtype']}" for row in chosen))
     right = max(row[axis] for row in chosen) or 1
     top = max(row["seconds"] for row in chosen)
@@ -102,11 +158,6 @@ def panel(rows: list[Row], axis: str) -> Image.Image:
             draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=colour)
         draw.text((MARGIN + 8, 26 + 14 * index), name, fill=colour)
     return image
-
-
-def _counter(rows: Iterable[Row], axis: str) -> Any:
-    values = [row[axis] for row in rows]
-    return lambda value: (values.count(value), value)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""What may be left out, and what it costs in exactness: error of the final latent beside the time, demo model.
+"""What may be left out, and what it costs in exactness: error of the final latent, and time beside it.
 
-    python benchmarks/shortcuts.py [--scenes 8] [--nets canny depth] [--steps 20] [--full-size 256] [--json FILE]
+    python benchmarks/shortcuts.py --json FILE [--scenes 12] [--cases "one net" "three nets"] [--pictures FILE]
+    python benchmarks/shortcuts.py --json FILE --full-size 128 [--repeats 3]
 
-The error is || latent - exact || / || exact ||, median and largest over the scenes (euler, 20 steps, cfg 4, fp32);
-the time is the median of a scene's, as a fraction of the exact run's, measured in turn in one process.
-`--full-size` takes the time of as many evaluations of a full-size SD1.5 with random weights and as many nets, once
-each: the small demo model cannot show what is gained.
+The first takes errors: || latent - exact || / || exact || of the demo model (euler, 20 steps, cfg 4, fp32), mean,
+median and largest over held-out scenes. The second takes times, on a quiet machine: as many evaluations of a full-size
+SD1.5 with random weights and as many nets, as a fraction of the exact ones', median of turns in one process; the small
+demo model cannot show what is gained. Either keeps what the other wrote into FILE, and both print the table of FILE.
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from comfyui_controlnet_core import controlnet_core
 from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_checkpoint, load_controlnet
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
-from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
+from comfyui_controlnet_core.controlnet_core.diffusion.schedule import make_sigmas, scaled_linear
 from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
 from comfyui_controlnet_core.controlnet_core.engine.condition import Condition
 from comfyui_controlnet_core.controlnet_core.engine.evaluate import evaluate
@@ -33,12 +35,15 @@ from comfyui_controlnet_core.controlnet_core.engine.run import EXACT, Run, Short
 from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
 from comfyui_controlnet_core.controlnet_core.training.demo_world import render_seed
-from fidelity import FIRST_SEED, hint
+from fidelity import FIRST_SEED, hint, pictures
 from measure import machine
 from peers import CFG, Ours, make_case, write_weights
+from PIL import Image
 from torch import Tensor
 
 ASSETS = Path(controlnet_core.__file__).parent / "assets"
+CPU = torch.device("cpu")
+CASES = {"one net": ("canny",), "three nets": ("canny", "depth", "openpose")}
 ROWS: dict[str, tuple[Shortcuts, torch.dtype]] = {
     "exact": (EXACT, torch.float32),
     "bf16": (EXACT, torch.bfloat16),
@@ -53,50 +58,57 @@ ROWS: dict[str, tuple[Shortcuts, torch.dtype]] = {
     "lower levels at every 2nd, nets at every 4th": (Shortcuts(deep_every=2, reuse_every=4), torch.float32),
     "guidance from 10 to 80 %": (Shortcuts(guidance_start=0.1, guidance_end=0.8), torch.float32),
 }
+SHOWN = "nets and lower levels at every 3rd step"
+"""What `--pictures` puts below the exact pictures."""
+Sample = Callable[[int, Shortcuts, torch.dtype], Tensor]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scenes", type=int, default=8)
-    parser.add_argument("--nets", nargs="+", default=["canny"])
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--scenes", type=int, default=12)
+    parser.add_argument("--first", type=int, default=0, help="number of the first scene")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--full-size", type=int, metavar="PIXELS", help="time a full-size SD1.5 at this size as well")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--sampler", default="euler")
+    parser.add_argument("--scheduler", default="normal")
+    parser.add_argument("--full-size", type=int, metavar="PIXELS", help="take times instead, at this size")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="where errors and times are kept")
+    parser.add_argument("--pictures", type=Path, help=f"exact pictures of the scenes above those with {SHOWN!r}")
     args = parser.parse_args()
-    sample = sampler(args.nets, args.steps)
-    latents: dict[str, list[Tensor]] = {name: [] for name in ROWS}
-    times: dict[str, list[float]] = {name: [] for name in ROWS}
-    cpu = torch.device("cpu")
-    for scene in range(-1, args.scenes):  # the first is a warm-up
-        for name, (shortcuts, dtype) in ROWS.items():
-            if not can_pack(cpu, dtype):
-                continue
-            began = perf_counter()
-            latent = sample(max(scene, 0), shortcuts, dtype)
-            if scene >= 0:
-                times[name].append(perf_counter() - began)
-                latents[name].append(latent)
-    rows = [row(name, latents, times) for name in ROWS if times[name]]
-    full = full_size_times(args.full_size, len(args.nets), args.steps) if args.full_size else {}
-    print(f"{'what':46}{'median error':>14}{'largest':>10}{'time':>8}{'SD1.5':>8}")
-    for r in rows:
-        r["full_size_time"] = full.get(r["what"])
-        last = "" if r["full_size_time"] is None else f"{r['full_size_time']:.2f}"
-        print(f"{r['what']:46}{r['median_error']:14.2%}{r['largest_error']:10.2%}{r['time']:8.2f}{last:>8}")
+    settings = SampleSettings(steps=args.steps, cfg=4.0, sampler=args.sampler, scheduler=args.scheduler)
+    report = json.loads(args.json.read_text(encoding="utf-8")) if args.json and args.json.exists() else {}
+    for case in args.cases:
+        entry = report.setdefault(case, {"nets": CASES[case], "errors": {}, "times": {}})
+        if args.full_size:
+            entry["times"] = times(args.full_size, len(CASES[case]), args.steps, args.repeats)
+            continue
+        scenes = range(args.first, args.first + args.scenes)
+        latents = sampled(CASES[case], settings, scenes)
+        entry["errors"] = {**vars(settings), "scenes": [*scenes], "rows": errors(latents)}
+        if args.pictures:
+            name = f"{args.pictures.stem}_{case.replace(' ', '_')}{args.pictures.suffix}"
+            sheet(latents["exact"], latents[SHOWN]).save(args.pictures.with_name(name))
+    print(table(report))
     if args.json:
-        report = {"machine": machine(cpu), "nets": args.nets, "steps": args.steps, "rows": rows}
         args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
-def sampler(nets: list[str], steps: int) -> Callable[[int, Shortcuts, torch.dtype], Tensor]:
+def sampled(nets: Sequence[str], settings: SampleSettings, scenes: Sequence[int]) -> dict[str, list[Tensor]]:
+    """Latents of each row, scene by scene."""
+    sample = sampler(nets, settings)
+    rows = {name: row for name, row in ROWS.items() if can_pack(CPU, row[1])}
+    return {name: [sample(scene, *row) for scene in scenes] for name, row in rows.items()}
+
+
+def sampler(nets: Sequence[str], settings: SampleSettings) -> Sample:
     """(scene, shortcuts, dtype) -> latent."""
     checkpoint = load_checkpoint(ASSETS / "demo_base.safetensors")
     model = DiffusionModel(checkpoint.unet, checkpoint.config, scaled_linear())
     text = load_checkpoint(ASSETS / "demo_base.safetensors", dtype=torch.float32).text_encoder()
     loaded = {name: load_controlnet(ASSETS / f"demo_{name}.safetensors")[0] for name in nets}
     backends = {dtype: Backend(Runtime(dtype=dtype)) for dtype in (torch.float32, torch.bfloat16)}
-    settings = SampleSettings(steps=steps, cfg=4.0)
 
     def sample(scene: int, shortcuts: Shortcuts, dtype: torch.dtype) -> Tensor:
         rendered = render_seed(FIRST_SEED + scene)
@@ -110,32 +122,66 @@ def sampler(nets: list[str], steps: int) -> Callable[[int, Shortcuts, torch.dtyp
     return sample
 
 
-def full_size_times(size: int, nets: int, steps: int) -> dict[str, float]:
+def errors(latents: dict[str, list[Tensor]]) -> dict[str, dict[str, Any]]:
+    """Of each row, against the exact latents."""
+    rows = {}
+    for name, made in latents.items():
+        each = [float((m - e).norm() / e.norm()) for m, e in zip(made, latents["exact"], strict=True)]
+        rows[name] = {"mean": statistics.fmean(each), "median": statistics.median(each), "largest": max(each)}
+    return rows
+
+
+def times(size: int, nets: int, steps: int, repeats: int) -> dict[str, Any]:
     """Time of `steps` evaluations of SD1.5 with each shortcut whose time does not hang on the picture; exact is 1."""
-    times = {}
+    rows = {
+        name: shortcuts
+        for name, (shortcuts, dtype) in ROWS.items()
+        if dtype == torch.float32 and shortcuts.reuse_tolerance == 0.0 and not shortcuts.limits_guidance
+    }
+    taken: dict[str, list[float]] = {name: [] for name in rows}
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         write_weights(Path(folder), nets, "sd15")
         engine = Ours(Path(folder), nets, Runtime())
         case = make_case(size, 1, nets)
         prepared = engine.prepare(case)
-        evaluate(prepared, case.x, case.sigma, CFG)  # packs the weights
-        for name, (shortcuts, dtype) in ROWS.items():
-            if dtype != torch.float32 or shortcuts.reuse_tolerance > 0.0 or shortcuts.limits_guidance:
-                continue
-            run = Run(shortcuts)
-            began = perf_counter()
-            for _ in range(steps):
-                evaluate(prepared, case.x, case.sigma, CFG, run)
-            times[name] = perf_counter() - began
-    return {name: seconds / times["exact"] for name, seconds in times.items()}
+        sigmas = make_sigmas(scaled_linear(), "normal", steps, sampler="euler")[:-1]
+        for sigma in sigmas:  # packs the weights, projects the timesteps
+            evaluate(prepared, case.x, sigma, CFG)
+        for repeat in range(repeats):
+            for name in list(rows) if repeat % 2 else list(rows)[::-1]:
+                run = Run(rows[name])
+                began = perf_counter()
+                for sigma in sigmas:
+                    evaluate(prepared, case.x, sigma, CFG, run)
+                taken[name].append(perf_counter() - began)
+    medians = {name: statistics.median(seconds) for name, seconds in taken.items()}
+    exact = medians["exact"]
+    spread = {name: (max(seconds) - min(seconds)) / exact for name, seconds in taken.items()}
+    about = {"pixels": size, "repeats": repeats, "seconds_exact": exact, "machine": machine(CPU)}
+    return {**about, "rows": {name: seconds / exact for name, seconds in medians.items()}, "spread": spread}
 
 
-def row(name: str, latents: dict[str, list[Tensor]], times: dict[str, list[float]]) -> dict[str, Any]:
-    """Error against the exact latents, and time as a fraction of the exact run's."""
-    pairs = zip(latents[name], latents["exact"], strict=True)
-    errors = [float((made - exact).norm() / exact.norm()) for made, exact in pairs]
-    time = statistics.median(times[name]) / statistics.median(times["exact"])
-    return {"what": name, "median_error": statistics.median(errors), "largest_error": max(errors), "time": time}
+def sheet(exact: Sequence[Tensor], made: Sequence[Tensor]) -> Image.Image:
+    """Pictures of the exact latents above those of the others."""
+    vae = load_checkpoint(ASSETS / "demo_base.safetensors", dtype=torch.float32).vae
+    with torch.inference_mode():
+        rows = [np.hstack(pictures(vae.decode(torch.cat(list(latents))))) for latents in (exact, made)]
+    return Image.fromarray(np.rint(np.vstack(rows) * 255).astype(np.uint8))
+
+
+def table(report: dict[str, Any]) -> str:
+    """Markdown: a line for each row, columns for each case."""
+    columns = [f"{case}: {name}" for case in report for name in ("mean", "median", "largest", "time")]
+    lines = ["| what | " + " | ".join(columns) + " |", "| --- |" + " --- |" * len(columns)]
+    for name in ROWS:
+        cells = []
+        for entry in report.values():
+            error = entry["errors"].get("rows", {}).get(name)
+            time = entry["times"].get("rows", {}).get(name)
+            cells += [f"{error[key]:.1%}" if error else "" for key in ("mean", "median", "largest")]
+            cells.append("" if time is None else f"{time:.2f}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

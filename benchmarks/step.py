@@ -3,12 +3,18 @@
     python benchmarks/step.py [--sizes 128 256] [--nets 0 1 2 3] [--batches 1] [--dtype fp32] [--json FILE]
     COMFYUI_DIR=... python benchmarks/step.py     with ComfyUI as well
     COMFYUI_DIR=... python benchmarks/step.py --accelerate    with ComfyUI behind our Accelerate node as well
-    python benchmarks/step.py --compiled          with diffusers under torch.compile as well
+    python benchmarks/step.py --fast --compiled   with diffusers' fast recipe, eager and under torch.compile, as well
 
 Full-size SD1.5 with random weights (speed does not depend on them), the same in all engines, so that the error
 beside each time means something: max |x0 - x0 of diffusers in this dtype| / max |x0|, for the guided prediction.
 Each engine is warmed up and then called in turn, forwards and backwards; median and spread (largest less
 smallest). Memory is the most bytes of tensors alive during a step that were not there before it.
+
+first         seconds of an engine's first call in a case: compiling, and packing for a new size
+prepare       seconds of what is done once per run, the weights packed before
+other seed    the same for a run of which only the seed is another: what was prepared is found again
+
+Rows that FILE has of the same case and options are replaced, the others kept: a table grows command by command.
 """
 
 from __future__ import annotations
@@ -21,15 +27,32 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from comfyui_controlnet_core.controlnet_core.engine.runtime import DTYPES, Runtime
 from measure import machine, peak_bytes, seconds
-from peers import SHAPES, Accelerated, Case, Comfy, Diffusers, Ours, Step, make_case, write_weights
+from peers import (
+    RECIPES,
+    SHAPES,
+    Accelerated,
+    Case,
+    Comfy,
+    Diffusers,
+    Ours,
+    Pool,
+    Step,
+    make_case,
+    write_weights,
+)
+from torch import Tensor
 
-COLUMNS = {"size": 6, "batch": 6, "nets": 6, "seconds": 10, "spread": 9, "peak MB": 9, "error": 10, "prepare": 9}
+COLUMNS = {
+    **{"size": 6, "batch": 6, "nets": 6, "seconds": 10, "spread": 9, "peak MB": 9, "error": 10},
+    **{"first": 9, "prepare": 9, "other seed": 12},
+}
 OURS = ("graphs", "side_by_side", "wide", "compile")
 """What our engine does by choice."""
 HEAD = f"{'engine':20}" + "".join(f"{name:>{width}}" for name, width in COLUMNS.items())
@@ -44,14 +67,16 @@ def main() -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--shape", choices=list(SHAPES), default="sd15")
-    parser.add_argument("--compiled", action="store_true", help="diffusers under torch.compile as well")
+    parser.add_argument("--fast", action="store_true", help="diffusers, channels_last and fused projections, as well")
+    parser.add_argument("--compiled", action="store_true", help="the same under torch.compile as well")
     parser.add_argument("--accelerate", action="store_true", help="ComfyUI behind our Accelerate node as well")
     parser.add_argument("--ours-only", action="store_true", help="no peers and no error, for a quick look")
     for name in OURS:
         parser.add_argument(f"--{name.replace('_', '-')}", action="store_true", help="as in `controlnet run`")
-    parser.add_argument("--json", type=Path, help="where the rows are written, a list; each with its machine")
+    parser.add_argument("--json", type=Path, help="where the rows are kept, a list; each with its machine")
     args = parser.parse_args()
     ours = {name: getattr(args, name) for name in OURS}
+    about = {"shape": args.shape, "run": datetime.now().isoformat(timespec="seconds")}
     runtime = replace(Runtime.choose(args.device, args.dtype), **ours)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         write_weights(Path(folder), max(args.nets), args.shape)
@@ -65,9 +90,20 @@ def main() -> int:
                         rows.append({**row, "size": size, "batch": batch, "nets": nets, "dtype": args.dtype, **ours})
                         print(line(rows[-1]), flush=True)
     if args.json:
-        about = {"shape": args.shape, "machine": machine(runtime.device)}
-        args.json.write_text(json.dumps([{**row, **about} for row in rows], indent=1) + "\n", encoding="utf-8")
+        keep(args.json, [{**row, **about, "machine": machine(runtime.device)} for row in rows])
     return 0
+
+
+def keep(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows into a file, in place of those of the same case and options, behind the others."""
+    kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    mine = {_case(row) for row in rows}
+    whole = [*(row for row in kept if _case(row) not in mine), *rows]
+    file.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+
+
+def _case(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("engine", "shape", "dtype", "size", "batch", "nets", *OURS))
 
 
 def make_engines(args: argparse.Namespace, folder: Path, runtime: Runtime) -> list[Any]:
@@ -76,11 +112,11 @@ def make_engines(args: argparse.Namespace, folder: Path, runtime: Runtime) -> li
     engines: list[Any] = [Ours(folder, count, runtime)]
     if args.ours_only:
         return engines
-    engines.append(Diffusers(folder, count, runtime))
-    if args.compiled:
-        engines.append(Diffusers(folder, count, runtime, compiled=True))
+    pool = Pool(runtime.device)
+    recipes = [name for name in RECIPES if name == "plain" or getattr(args, name)]
+    engines += [Diffusers(folder, count, runtime, pool, recipe) for recipe in recipes]
     if os.environ.get("COMFYUI_DIR"):
-        comfy = Comfy(folder, count, runtime, Path(os.environ["COMFYUI_DIR"]))
+        comfy = Comfy(folder, count, runtime, pool, Path(os.environ["COMFYUI_DIR"]))
         engines.append(comfy)
         if args.accelerate:
             engines += [Accelerated(comfy, folder, count, weights) for weights in ("shared", "packed")]
@@ -96,6 +132,8 @@ def compare(engines: Sequence[Any], case: Case, repeats: int, device: torch.devi
         """Go into each engine's run in turn; in the innermost, all have their step ready."""
         if not remaining:
             rows.extend(measure(steps, repeats, device))
+            for row, engine in zip(rows, engines, strict=True):
+                row["peak_bytes"] = peak_bytes(steps[engine.name], device) if engine.counts_memory else None
             return
 
         def ready(step: Step) -> None:
@@ -104,40 +142,58 @@ def compare(engines: Sequence[Any], case: Case, repeats: int, device: torch.devi
 
         remaining[0].run(case, ready)
 
-    engines[0].prepare(case)  # packs the weights, once per model
-    prepare_seconds = seconds(lambda: engines[0].prepare(case), device)
+    prepared = preparing(engines[0], case, device)
     inside(engines)
+    nothing = dict.fromkeys(prepared)
     for row in rows:
-        yield {**row, "prepare": prepare_seconds if row["engine"] == engines[0].name else None}
+        yield {**row, **(prepared if row["engine"] == engines[0].name else nothing)}
+
+
+def preparing(ours: Ours, case: Case, device: torch.device) -> dict[str, float]:
+    """Seconds that our engine prepares for a run, and for a further one of which only the seed is another."""
+    ours.prepare(case)  # packs the weights, once per model
+    runs = ours.prepare_with_new_seeds(case)
+    made: list[Any] = []
+    first, further = (seconds(lambda: made.append(next(runs)), device) for _ in range(2))
+    if made[0] is not made[1]:
+        raise RuntimeError("a run with another seed was prepared anew: what the last one prepared was not found")
+    return {"prepare": first, "other_seed": further}
 
 
 def measure(steps: dict[str, Step], repeats: int, device: torch.device) -> Iterator[dict[str, Any]]:
-    """Time, memory and error of each step."""
-    outputs = {name: step().float().cpu() for name, step in steps.items()}
+    """Time and error of each step."""
+    outputs: dict[str, Tensor] = {}
+    first: dict[str, float] = {}
+    for name, step in steps.items():
+        first[name] = seconds(lambda name=name, step=step: outputs.update({name: step()}), device)
+    outputs = {name: output.float().cpu() for name, output in outputs.items()}
     times: dict[str, list[float]] = {name: [] for name in steps}
     for repeat in range(repeats):
         for name in list(steps) if repeat % 2 else list(steps)[::-1]:
             times[name].append(seconds(steps[name], device))
     truth = outputs.get("diffusers")
-    for name, step in steps.items():
+    for name in steps:
         error = None if truth is None else float((outputs[name] - truth).abs().max() / truth.abs().max())
         yield {
             "engine": name,
             "seconds": statistics.median(times[name]),
             "spread": max(times[name]) - min(times[name]),
-            "peak_bytes": peak_bytes(step, device),
             "error": error,
+            "first": first[name],
         }
 
 
 def line(row: dict[str, Any]) -> str:
     """A row of the printed table."""
-    error, prepare = row["error"], row["prepare"]
-    return (
-        f"{row['engine']:20}{row['size']:6}{row['batch']:6}{row['nets']:6}{row['seconds']:10.3f}{row['spread']:9.3f}"
-        f"{row['peak_bytes'] / 1e6:9.1f}{'' if error is None else f'{error:.1e}':>10}"
-        f"{'' if prepare is None else f'{prepare:.3f}':>9}"
-    )
+    cells = {
+        "peak_bytes": (9, lambda peak: f"{peak / 1e6:.1f}"),
+        "error": (10, lambda error: f"{error:.1e}"),
+        "first": (9, lambda seconds: f"{seconds:.2f}"),
+        "prepare": (9, lambda seconds: f"{seconds:.3f}"),
+        "other_seed": (12, lambda seconds: f"{seconds:.4f}"),
+    }
+    case = f"{row['engine']:20}{row['size']:6}{row['batch']:6}{row['nets']:6}{row['seconds']:10.3f}{row['spread']:9.3f}"
+    return case + "".join(f"{'' if row[k] is None else words(row[k]):>{width}}" for k, (width, words) in cells.items())
 
 
 if __name__ == "__main__":
