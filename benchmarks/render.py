@@ -74,7 +74,7 @@ def claims(rows: list[Row]) -> str:
             continue
         case = f"{row['dtype']}, {row['size']} pixels, batch {row['batch']}, nets {row['nets']}"
         memory = {peer: _ratio(rows, row, peer, "peak_bytes") for peer in PEERS}
-        said = [f"peak {ratio:.2f} of {peer}'s" for peer, ratio in memory.items() if ratio is not None]
+        said = [f"peak memory {ratio:.2f} of that of {peer}" for peer, ratio in memory.items() if ratio is not None]
         if row["prepare"] is not None:
             said.append(f"preparing takes {row['prepare'] / row['seconds']:.2f} of a step")
         if row.get("other_seed") is not None:

@@ -28,6 +28,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -76,21 +77,20 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="where the rows are kept, a list; each with its machine")
     args = parser.parse_args()
     ours = {name: getattr(args, name) for name in OURS}
-    about = {"shape": args.shape, "run": datetime.now().isoformat(timespec="seconds")}
     runtime = replace(Runtime.choose(args.device, args.dtype), **ours)
+    began = datetime.now().isoformat(timespec="seconds")
+    of_run = {"shape": args.shape, "run": began, "machine": machine(runtime.device)}
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         write_weights(Path(folder), max(args.nets), args.shape)
         engines = make_engines(args, Path(folder), runtime)
         print(HEAD)
-        rows = []
-        for size in args.sizes:
-            for batch in args.batches:
-                for nets in args.nets:
-                    for row in compare(engines, make_case(size, batch, nets), args.repeats, runtime.device):
-                        rows.append({**row, "size": size, "batch": batch, "nets": nets, "dtype": args.dtype, **ours})
-                        print(line(rows[-1]), flush=True)
-    if args.json:
-        keep(args.json, [{**row, **about, "machine": machine(runtime.device)} for row in rows])
+        for size, batch, nets in product(args.sizes, args.batches, args.nets):
+            about = {"size": size, "batch": batch, "nets": nets, "dtype": args.dtype, **ours, **of_run}
+            made = compare(engines, make_case(size, batch, nets), args.repeats, runtime.device)
+            rows = [{**row, **about} for row in made]
+            print("\n".join(line(row) for row in rows), flush=True)
+            if args.json:  # case by case: what was measured is not lost when a later one is broken off
+                keep(args.json, rows)
     return 0
 
 
