@@ -21,12 +21,13 @@ from .control.hint import repeat_to
 from .control.report import Recorder
 from .diffusion.denoiser import add_noise, is_max_denoise
 from .diffusion.noise import AncestralSeed, initial_noise, mask_noise, noise_source
-from .diffusion.samplers import Step, get_sampler
+from .diffusion.samplers import Sampler, Step, get_sampler
 from .diffusion.schedule import NoiseSchedule, make_sigmas
 from .engine.backend import Backend
-from .engine.chunks import evaluate_parts, plan_run, prepare_parts
+from .engine.choices import left_aside
+from .engine.chunks import evaluate_parts, fit_run, prepare_parts
 from .engine.condition import Condition
-from .engine.graphs import Graphs, why_not
+from .engine.graphs import Graphs, why_never, why_not
 from .engine.job import Job
 from .engine.memory import MemoryPlan
 from .engine.record import note_casts
@@ -99,19 +100,18 @@ def generate(
     Returns (B, 4, h, w) float32 on the CPU.
     Raises ShapeError, UnfitError, NonFiniteError, Interrupted, OutOfMemory.
     """
-    told = (on_step, cancelled, on_memory)
-    args = (model, positive, negative, latent, settings, backend, noise_mask, batch_index, *told)
+    asked = _Asked(
+        model, positive, negative, latent, settings, backend, noise_mask, batch_index, on_step, cancelled, on_memory
+    )
+    runtime = backend.runtime
+    watched = waits_for_results(runtime.device)
+    run = Run(shortcuts, watched, recorder, settings.rescale, side_by_side=runtime.side_by_side)
     try:
         with torch.inference_mode():
-            runtime = backend.runtime
-            run = Run(
-                shortcuts, waits_for_results(runtime.device), recorder, settings.rescale,
-                side_by_side=runtime.side_by_side,
-            )  # fmt: skip
-            result = _generate(*args, run)
+            result = _generate(asked, run)
             if run.failed:
                 # the same again, looking at each step: names the culprit
-                return _generate(*args, Run(shortcuts, rescale=settings.rescale))
+                return _generate(asked, Run(shortcuts, rescale=settings.rescale))
             return result
     except torch.cuda.OutOfMemoryError as error:
         raise OutOfMemory(
@@ -119,22 +119,29 @@ def generate(
             f"{latent.shape[2]}: use a smaller picture, fewer pictures at a time (--chunk), fewer ControlNets, "
             "dtype fp16, or streamed weights (--memory streamed)"
         ) from error
+    finally:
+        backend.rest()
 
 
-def _generate(
-    model: DiffusionModel,
-    positive: Sequence[Condition],
-    negative: Sequence[Condition],
-    latent: Tensor,
-    settings: SampleSettings,
-    backend: Backend,
-    noise_mask: Tensor | None,
-    batch_index: Sequence[int] | None,
-    on_step: Callable[[Step], None] | None,
-    cancelled: Cancelled | None,
-    on_memory: Callable[[MemoryPlan], None] | None,
-    run: Run,
-) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """What `generate` was asked for."""
+
+    model: DiffusionModel
+    positive: Sequence[Condition]
+    negative: Sequence[Condition]
+    latent: Tensor
+    settings: SampleSettings
+    backend: Backend
+    noise_mask: Tensor | None
+    batch_index: Sequence[int] | None
+    on_step: Callable[[Step], None] | None
+    cancelled: Cancelled | None
+    on_memory: Callable[[MemoryPlan], None] | None
+
+
+def _generate(asked: _Asked, run: Run) -> Tensor:
+    model, settings, latent = asked.model, asked.settings, asked.latent
     if latent.ndim != 4 or latent.shape[1] != model.config.vae.latent_channels:
         raise ShapeError(
             f"the latent has shape {tuple(latent.shape)}, expected (B, {model.config.vae.latent_channels}, h, w)"
@@ -143,63 +150,86 @@ def _generate(
     sigmas = cut_sigmas(model.schedule, settings)
     if len(sigmas) < 2:
         return latent.float().cpu()
-    guided = negative if settings.cfg != 1.0 else ()
-    job = Job(model.unet, model.config, model.schedule, positive, guided, tuple(latent.shape), sigmas.tolist())
-    plan = plan_run(job, backend)
-    if on_memory is not None:
-        on_memory(plan)
-    if plan.resident is not None and backend.resident is None:
-        backend.stream_beyond(plan.resident)
-    run.graphs = _graphs(job, backend, run)
-    prepared = prepare_parts(job, backend, plan.chunk)
-    alone = prepared
-    if run.shortcuts.limits_guidance:
-        alone = prepare_parts(replace(job, negative=()), backend, plan.chunk)
-    guided_from, guided_to = run.shortcuts.guidance_start, run.shortcuts.guidance_end
-    device = backend.runtime.device
-    clean = latent.to(device, torch.float32)
-    noise = initial_noise(latent.shape, settings.seed, batch_index)
-    noise = noise.to(device) if settings.add_noise else torch.zeros_like(clean)
-    start = add_noise(clean, noise, sigmas[0], is_max_denoise(sigmas[0], model.schedule.sigma_max))
-    mask = None if noise_mask is None else fit_noise_mask(noise_mask.to(device), clean)
-    kept_noise = mask_noise(sampler, noise, settings.seed)
+    guided = asked.negative if settings.cfg != 1.0 else ()
+    shape, known = tuple(latent.shape), sigmas.tolist()
+    job = Job(model.unet, model.config, model.schedule, asked.positive, guided, shape, known)
+    predict = _prepared(asked, job, run)
+    canvas = _canvas(asked, sampler)
+    start = add_noise(canvas.clean, canvas.noise, sigmas[0], is_max_denoise(sigmas[0], model.schedule.sigma_max))
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        check_cancelled(cancelled)
-        halves = prepared if model.schedule.in_window(float(sigma), guided_from, guided_to) else alone
-        if mask is None:
-            return evaluate_parts(halves, x, sigma, settings.cfg, run)
-        x = x * mask + add_noise(clean, kept_noise, sigma) * (1.0 - mask)
-        return evaluate_parts(halves, x, sigma, settings.cfg, run) * mask + clean * (1.0 - mask)
+        check_cancelled(asked.cancelled)
+        return canvas.after(predict(canvas.before(x, sigma), sigma))
 
     def told(step: Step) -> None:
         if run.recorder is not None:
             run.recorder.step(float(step.sigma))
-        if on_step is not None:
-            on_step(step)
+        if asked.on_step is not None:
+            asked.on_step(step)
 
-    if run.recorder is not None:
-        run.recorder.memory = plan.data()
-        for own in dict.fromkeys(part.prepared for part in prepared):
-            note_casts(run.recorder, own)
     source = noise_source(sampler, start, sigmas, settings.seed, ancestral=settings.ancestral)
     result = sampler(denoise, start, sigmas, noise=source, on_step=told)
-    if mask is not None and float(sigmas[-1]) == 0.0:  # with noise left over, the next pass blends
-        result = result * mask + clean * (1.0 - mask)
+    if float(sigmas[-1]) == 0.0:  # with noise left over, the next pass blends
+        result = canvas.after(result)
     return result.float().cpu()
 
 
-def _graphs(job: Job, backend: Backend, run: Run) -> Graphs | None:
-    """What replays the evaluations of a run, where that is asked for and can be; else the report says why not."""
-    if not backend.runtime.graphs:
-        return None
-    reason = why_not(run, backend)
-    if reason:
-        if run.recorder is not None:
-            run.recorder.notes.append(f"no graphs: {reason}")
-        return None
-    nets = dict.fromkeys(unit.net for unit in job.units)
-    return Graphs(backend, (job.unet, *nets))
+def _prepared(asked: _Asked, job: Job, run: Run) -> Callable[[Tensor, Tensor], Tensor]:
+    """All that does not depend on x, made so that it fits. -> x, sigma -> the guided prediction of x0."""
+    backend, shortcuts, cfg = asked.backend, run.shortcuts, asked.settings.cfg
+    graphs = backend.runtime.graphs and not why_never(run, backend.runtime.device)
+    plan = fit_run(job, backend, shortcuts, graphs)
+    if asked.on_memory is not None:
+        asked.on_memory(plan)
+    if backend.runtime.graphs and not why_not(run, backend):
+        run.graphs = Graphs(backend, (job.unet, *dict.fromkeys(unit.net for unit in job.units)))
+    prepared = alone = prepare_parts(job, backend, plan.chunk)
+    if shortcuts.limits_guidance:
+        alone = prepare_parts(replace(job, negative=()), backend, plan.chunk)
+    if run.recorder is not None:
+        run.recorder.memory = plan.data()
+        run.recorder.notes += left_aside(job, backend, run)
+        for own in dict.fromkeys(part.prepared for part in prepared):
+            note_casts(run.recorder, own)
+
+    def predict(x: Tensor, sigma: Tensor) -> Tensor:
+        inside = job.schedule.in_window(float(sigma), shortcuts.guidance_start, shortcuts.guidance_end)
+        return evaluate_parts(prepared if inside else alone, x, sigma, cfg, run)
+
+    return predict
+
+
+def _canvas(asked: _Asked, sampler: Sampler) -> Canvas:
+    """The latent on the device, with the noise and the mask of this run."""
+    settings, device = asked.settings, asked.backend.runtime.device
+    clean = asked.latent.to(device, torch.float32)
+    noise = initial_noise(asked.latent.shape, settings.seed, asked.batch_index)
+    noise = noise.to(device) if settings.add_noise else torch.zeros_like(clean)
+    mask = None if asked.noise_mask is None else fit_noise_mask(asked.noise_mask.to(device), clean)
+    return Canvas(clean, noise, mask_noise(sampler, noise, settings.seed), mask)
+
+
+@dataclass(frozen=True, eq=False)
+class Canvas:
+    """Where is painted. clean: the latent that came in, noise: of the start, kept: of what stays, all (B, 4, h, w).
+
+    mask: (1 or B, 1, h, w), 1 where something new is made; None is everywhere.
+    """
+
+    clean: Tensor
+    noise: Tensor
+    kept: Tensor
+    mask: Tensor | None
+
+    def before(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """What a model gets to see: outside of the mask the latent that came in, as noisy as x."""
+        if self.mask is None:
+            return x
+        return x * self.mask + add_noise(self.clean, self.kept, sigma) * (1.0 - self.mask)
+
+    def after(self, x: Tensor) -> Tensor:
+        """What is painted, on the latent that came in."""
+        return x if self.mask is None else x * self.mask + self.clean * (1.0 - self.mask)
 
 
 def cut_sigmas(schedule: NoiseSchedule, settings: SampleSettings) -> Tensor:

@@ -24,13 +24,15 @@ from ..controlnet_core.control.report import Recorder, RunReport
 from ..controlnet_core.control.unit import ControlUnit, Hint
 from ..controlnet_core.diffusion.samplers import Step
 from ..controlnet_core.diffusion.schedule import make_schedule
+from ..controlnet_core.engine.activations import decode_values
 from ..controlnet_core.engine.backend import Backend
 from ..controlnet_core.engine.chunks import plan_run
-from ..controlnet_core.engine.footprint import MB, decode_values
+from ..controlnet_core.engine.footprint import MB
+from ..controlnet_core.engine.graphs import why_never
 from ..controlnet_core.engine.job import Job
 from ..controlnet_core.engine.memory import MemoryPlan, free_bytes, plan_decoding
-from ..controlnet_core.engine.run import EXACT, Shortcuts
-from ..controlnet_core.engine.runtime import Runtime, check_cancelled
+from ..controlnet_core.engine.run import EXACT, Run, Shortcuts
+from ..controlnet_core.engine.runtime import Runtime, check_cancelled, waits_for_results
 from ..controlnet_core.errors import CheckpointError, OutOfMemory, ShapeError, UnfitError, ValueRangeError
 from ..controlnet_core.models.control import ControlModel, check_base
 from ..controlnet_core.models.controlnet import ControlNet
@@ -62,7 +64,8 @@ class HeadlessHost:
     folder per kind; model_folders: further folders by kind. device, dtype: as `Runtime.choose`.
     progress(done, total, preview=None) and cancelled() are called while a node runs. shortcuts: what
     sampling may leave out, whatever the model says; None for what the model says. on_measured(error, seconds,
-    exact_seconds): when given, each sampling is done exactly as well, and the relative error of the latent is told.
+    exact_seconds): when given, each sampling is done exactly as well, and the relative error of the latent is told,
+    with times that neither packing nor preparing is part of.
     on_report hears what ran in each sampling; with `observe` also what each block added and how long each net took.
     on_note hears before each sampling how much memory it will take, and when a picture is decoded in tiles since
     memory does not suffice. runtime: in place of the one that device and dtype give.
@@ -303,7 +306,10 @@ class HeadlessHost:
         sigmas = cut_sigmas(diffusion.schedule, settings).tolist()
         shape = tuple(samples.shape)
         job = Job(diffusion.unet, diffusion.config, diffusion.schedule, *conditions, shape, sigmas)
-        return plan_run(job, self.backend).words()
+        shortcuts, runtime = self.shortcuts or model.shortcuts, self.backend.runtime
+        run = Run(shortcuts, waits_for_results(runtime.device))
+        graphs = runtime.graphs and not why_never(run, runtime.device)
+        return plan_run(job, self.backend, shortcuts, graphs).words()
 
     def reweigh(self, model: Model, conditioning: Conditioning, unit: int, factors: Sequence[float]) -> Conditioning:
         """The same conditioning with the block weights of one unit multiplied."""
@@ -354,16 +360,14 @@ class HeadlessHost:
                 watch(step)
 
         heard = {"on_step": on_step, "recorder": recorder, "on_memory": self._on_memory}
-        watched = {**options, **heard, "shortcuts": self._shortcuts_of(model)}
-        began = perf_counter()
+        shortcuts = self._shortcuts_of(model)
+        watched = {**options, **heard, "shortcuts": shortcuts}
         result = generate(model.diffusion, *conditions, samples, settings, **watched)
         if recorder is not None and self.on_report is not None and told:
             self.on_report(recorder.report())
         if self.on_measured is not None:
-            between = perf_counter()
-            exact = generate(model.diffusion, *conditions, samples, settings, **options)
-            error = float((result - exact).norm() / exact.norm())
-            self.on_measured(error, between - began, perf_counter() - between)
+            again = partial(generate, model.diffusion, *conditions, samples, settings, **options)
+            self.on_measured(*_measure(result, again, shortcuts))
         return {**latent, "samples": unscale_latent(result, config.vae)}
 
     def accelerate(self, model: Model, weights: str, node: str | None) -> tuple[Model, str]:
@@ -402,6 +406,22 @@ class HeadlessHost:
     def cancelled(self) -> bool:
         """Whether the user asked to stop."""
         return self._cancelled is not None and self._cancelled()
+
+
+def _measure(result: Tensor, again: Callable[..., Tensor], shortcuts: Shortcuts) -> tuple[float, float, float]:
+    """The error of a result that was made with shortcuts, and seconds with and without them.
+
+    Both are timed behind the run that made the result: it has packed weights and prepared, for which else the first of
+    them would pay. Where it left out guidance there is more to pack, so an exact run goes before.
+    """
+    if shortcuts.limits_guidance:
+        again()
+    began = perf_counter()
+    exact = again()
+    between = perf_counter()
+    again(shortcuts=shortcuts)
+    seconds = perf_counter() - between
+    return float((result - exact).norm() / exact.norm()), seconds, between - began
 
 
 class _NamedMemory:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from ..controlnet_core.errors import ValueRangeError
 
@@ -32,5 +33,8 @@ def _check(given: str, folder: Path) -> None:
         there = there.parent
     if not there.is_dir():
         raise ValueRangeError(f"{given}: {there} is a file, a folder was expected: choose another name")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ValueRangeError(f"{given}: {there} may not be written to: choose another folder")
+    try:
+        with TemporaryFile(dir=there):  # permissions alone do not tell: nobody makes files in /proc
+            pass
+    except OSError as error:
+        raise ValueRangeError(f"{given}: {there} may not be written to: choose another folder") from error

@@ -94,7 +94,7 @@ def parse_value(spec: InputSpec, text: str) -> Any:
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """Seeds from "7", "1..8" or "1,4,9". Raises WorkflowError for anything else."""
+    """Seeds from "7", "1..8" or "1,4,9", each once. Raises WorkflowError for anything else."""
     seeds: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,20})(?:\.\.(\d{1,20}))?\s*", part)
@@ -104,7 +104,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         if last < first or last - first >= 10_000:
             raise WorkflowError(f"--seeds {text}: {part.strip()} is no range from low to high of at most 10000")
         seeds.extend(range(first, last + 1))
-    return tuple(seeds)
+    return tuple(dict.fromkeys(seeds))
 
 
 def with_seed(graph: Graph, classes: Mapping[str, type], seed: int) -> Graph:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..controlnet_core.errors import CoreError, ValueRangeError
+from ..controlnet_core.errors import ValueRangeError
 from .reporting import Reporter
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def report_ending(name: str | None) -> str:
 def tell_reports(reports: Sequence[RunReport], name: str | None, reporter: Reporter) -> None:
     """One line for each sampling, unless quiet; all of them into the file, where one is named.
 
-    The file's folder is made if need be. Raises CoreError when it cannot be written.
+    The file's folder is made if need be. Raises ValueRangeError when it cannot be written.
     """
     from ..controlnet_core.control.report import summary
 
@@ -43,7 +43,8 @@ def tell_reports(reports: Sequence[RunReport], name: str | None, reporter: Repor
         else:
             path.write_text(json.dumps([report.data() for report in reports], indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise CoreError(f"--report {name} cannot be written ({error.strerror}): choose another folder") from error
+        why = f"--report {name} cannot be written ({error.strerror})"
+        raise ValueRangeError(f"{why}: choose another folder") from error
     reporter.line(f"report: {path}")
 
 

@@ -76,7 +76,9 @@ def add_shortcut_arguments(parser: argparse.ArgumentParser) -> None:
         "--guidance", type=float, nargs=2, metavar=("FROM", "TO"),
         help="guide by the negative prompt only in this part of the run, such as 0.1 0.8",
     )  # fmt: skip
-    group.add_argument("--measure", action="store_true", help="sample exactly as well, and print error and times")
+    group.add_argument(
+        "--measure", action="store_true", help="sample twice more, exactly and again, and print error and times"
+    )
 
 
 def add_memory_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ prepared runs when newer ones take their place, or when a model or a unit that t
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, ref
@@ -27,6 +27,7 @@ from .rebuild import shell
 from .runtime import Runtime
 from .scratch import Scratch
 from .stream import Conveyor, stream
+from .weights import weights_of
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 MadeT = TypeVar("MadeT")
@@ -94,21 +95,50 @@ class Backend:
         runtime = self.runtime
         return runtime.pack_weights and self.conveyor is None and can_pack(runtime.device, runtime.dtype)
 
+    @property
+    def may_stream(self) -> bool:
+        """Whether weights are streamed where they do not fit, and only then."""
+        return self.runtime.memory == "auto" and self.runtime.device.type == "cuda"
+
     def holds(self, module: nn.Module) -> bool:
         """Whether a module's weights are in the form that is run already."""
         like = next(module.parameters(), None)
         there = like is None or (like.device, like.dtype) == (self.runtime.device, self.runtime.dtype)
         return module in self._twins or (there and not self.packs)
 
-    def stream_beyond(self, resident: int) -> None:
+    def there(self, module: nn.Module) -> int:
+        """Bytes of a module's weights that are on the device already, as they are run."""
+        twin = self._twins.get(module)
+        if self.conveyor is not None:
+            return 0 if twin is None else sum(p.nbytes for p in twin.parameters())
+        return weights_of([module], self.runtime.dtype) if self.holds(module) else 0
+
+    def stream_beyond(self, resident: int | None) -> None:
         """From now on so many bytes of weights stay on the device, and the rest comes from the host at each use.
 
-        What was made before is dropped.
+        None: all stay. What was made for another share is dropped.
         """
-        self.conveyor, self.resident = Conveyor(self.runtime.device, self.runtime.dtype), resident
-        self._left = resident
-        for kept in (self._twins, self._placed, self._runs.made, self.programs.made):
-            kept.clear()
+        if resident == self.resident:
+            return
+        self.conveyor = None if resident is None else Conveyor(self.runtime.device, self.runtime.dtype)
+        self.resident, self._left = resident, resident or 0
+        self.release(())
+
+    def release(self, used: Collection[nn.Module]) -> bool:
+        """Take all modules but these to the host, and drop what was made of them. -> whether there were any."""
+        idle = [module for module in self._twins if module not in used]
+        for module in idle:
+            module.cpu()
+            del self._twins[module]
+        if idle:
+            for kept in (self._placed, self._runs.made, self.programs.made):
+                kept.clear()
+        return bool(idle)
+
+    def rest(self) -> None:
+        """A run is over: what was under way for its next evaluation does not stay on the device."""
+        if self.conveyor is not None:
+            self.conveyor.rest()
 
     def optimise(self, module: ModuleT) -> ModuleT:
         """A twin of the module in the runtime's device and dtype, packed where the backend can; made once.

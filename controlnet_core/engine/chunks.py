@@ -15,11 +15,13 @@ from torch import Tensor
 from .backend import Backend
 from .cut import differs
 from .evaluate import guided
-from .footprint import Footprint, models_of, predict, weights_of
+from .footprint import Footprint, completed_bytes, models_of, predict
 from .job import Job
-from .memory import MemoryPlan, free_bytes, plan_memory
+from .memory import MemoryPlan, Streaming, free_bytes, plan_memory
 from .prepare import Prepared, prepare, prepare_once
-from .run import Run
+from .run import EXACT, Run, Shortcuts
+from .stream import AHEAD
+from .weights import largest_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,22 +32,40 @@ class Part:
     prepared: Prepared
 
 
-def plan_run(job: Job, backend: Backend) -> MemoryPlan:
-    """Memory of a run, and how many pictures at a time the runtime asks for or fit."""
+def plan_run(job: Job, backend: Backend, shortcuts: Shortcuts = EXACT, graphs: bool = False) -> MemoryPlan:
+    """Memory of a run, and how many pictures at a time the runtime asks for or fit. graphs: see `predict`."""
     batch, runtime = job.shape[0], backend.runtime
 
+    def predicted(pictures: int) -> Footprint:
+        return predict(replace(job, shape=(pictures, *job.shape[1:])), backend, shortcuts, graphs)
+
     def footprint(pictures: int) -> Footprint:
-        def predicted(count: int) -> Footprint:
-            return predict(replace(job, shape=(count, *job.shape[1:])), backend)
-
         told = predicted(pictures)
-        return replace(told, prepared=predicted(batch).prepared) if differs(job.conditions) else told
+        if pictures == batch:
+            return told
+        whole = predicted(batch)
+        carried = told.carried if graphs else whole.carried  # a part's own shortcuts, but one part's buffers for all
+        return replace(told, carried=carried, prepared=whole.prepared if differs(job.conditions) else told.prepared)
 
-    loaded = [model for model in models_of(job, backend) if backend.holds(model)]
-    there = weights_of(loaded, runtime.dtype)
-    may_stream = runtime.memory == "auto" and runtime.device.type == "cuda"
-    free = free_bytes(runtime.device)
-    return plan_memory(footprint, batch, there, free, runtime.chunk, backend.resident, may_stream)
+    models = models_of(job, backend)
+    loaded = sum(backend.there(model) for model in models) + completed_bytes(job, backend)
+    streaming = Streaming(
+        None if backend.may_stream else backend.resident, backend.resident, backend.may_stream,
+        AHEAD + largest_of(models, runtime.dtype),
+    )  # fmt: skip
+    return plan_memory(footprint, batch, loaded, free_bytes(runtime.device), runtime.chunk, streaming)
+
+
+def fit_run(job: Job, backend: Backend, shortcuts: Shortcuts = EXACT, graphs: bool = False) -> MemoryPlan:
+    """As `plan_run`, and the backend does as planned for this run: streams weights, or has them resident again.
+
+    Before weights are streamed, what only other runs need leaves the device.
+    """
+    plan = plan_run(job, backend, shortcuts, graphs)
+    if plan.resident is not None and backend.may_stream and backend.release(models_of(job, backend)):
+        plan = plan_run(job, backend, shortcuts, graphs)
+    backend.stream_beyond(plan.resident)
+    return plan
 
 
 def prepare_parts(job: Job, backend: Backend, chunk: int) -> tuple[Part, ...]:

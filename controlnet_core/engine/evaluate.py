@@ -95,7 +95,7 @@ def _decoded(
     deep = run.deep(key)
     if deep is not None and not deep.is_due(run.evaluations):
         skips = _controlled(unet, group, rows, read, sigma, stack, run, count=unet.decoder.top_blocks)
-        return unet.decoder.top(deep.next(run.evaluations, None)[0], skips, stack.decoder)
+        return unet.decoder.top(next(deep.next(run.evaluations, None)), skips, stack.decoder)
     *skips, middle = run.controlled(key, lambda: _controlled(unet, group, rows, read, sigma, stack, run))
     h = unet.decoder.lower(middle, skips, stack.decoder)
     if deep is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -35,14 +35,24 @@ class Forecast:
             self.past = []
         return len(self.past) < 2 or now - self.past[-1][0] >= self.every
 
-    def next(self, now: int, compute: Callable[[], Values] | None) -> Values:
-        """The values of this evaluation, in a list of its own: computed, or continued where `compute` is None."""
+    def next(self, now: int, compute: Callable[[], Values] | None) -> Iterator[Any]:
+        """The values of this evaluation, one by one: computed, or continued where `compute` is None.
+
+        What is continued is made when it is asked for. The older of the last two times is let go before new values
+        are computed, so that there are never more than two.
+        """
         self.met = now
         if compute is not None:
-            self.past = [*self.past[-1:], (now, compute())]
+            self.past = self.past[-1:]
+            self.past = [*self.past, (now, compute())]
+        return self._values(now)
+
+    def _values(self, now: int) -> Iterator[Any]:
         last, values = self.past[-1]
         if last == now or len(self.past) < 2:
-            return list(values)
+            yield from values
+            return
         first, before = self.past[0]
         along = (now - first) / (last - first)
-        return [None if a is None else torch.lerp(b, a, along) for a, b in zip(values, before, strict=True)]
+        for a, b in zip(values, before, strict=True):
+            yield None if a is None else torch.lerp(b, a, along)

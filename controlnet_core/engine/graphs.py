@@ -85,11 +85,13 @@ def as_cuda_graph(evaluation: Call, device: torch.device, pool: Any) -> Captured
 
 def why_not(run: Run, backend: Backend) -> str:
     """Why a run is not replayed from graphs; empty where it can be."""
-    device = backend.runtime.device
+    return "weights are streamed" if backend.conveyor is not None else why_never(run, backend.runtime.device)
+
+
+def why_never(run: Run, device: torch.device) -> str:
+    """As `why_not`, wherever weights are."""
     if device.type != "cuda":
         return f"the device is {device.type}, graphs need CUDA"
-    if backend.conveyor is not None:
-        return "weights are streamed"
     if run.check_every_step:
         return "each step is looked at, to find out what is not finite"
     if run.shortcuts.continues_nets or run.shortcuts.encoder_every > 1:

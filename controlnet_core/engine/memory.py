@@ -14,6 +14,8 @@ from .stream import AHEAD
 
 ROOM = 0.9
 """Share of the free memory that a run may take; the rest is for what is not counted."""
+SPARE = 64 * 2**20
+"""Bytes that a share of resident weights leaves free beside that."""
 TILES = (128, 96, 64, 48, 32)
 """Sides of tiles in latent cells, the largest first: the larger, the less a picture differs from the whole's."""
 
@@ -22,7 +24,7 @@ TILES = (128, 96, 64, 48, 32)
 class MemoryPlan:
     """footprint: of the run, `chunk` pictures of its batch at a time. loaded: bytes of its weights that are on the
     device already. free: bytes that are free there, None where that cannot be known. resident: bytes of weights that
-    stay on the device, the rest being streamed; None for all."""
+    stay on the device, the rest being streamed; None for all. under_way: the most of the rest that is there too."""
 
     footprint: Footprint
     batch: int
@@ -30,12 +32,13 @@ class MemoryPlan:
     loaded: int
     free: int | None
     resident: int | None = None
+    under_way: int = AHEAD
 
     @property
     def weights(self) -> int:
         """Bytes of weights on the device at once."""
         whole = self.footprint.weights
-        return whole if self.resident is None else min(whole, self.resident + AHEAD)
+        return whole if self.resident is None else min(whole, self.resident + self.under_way)
 
     @property
     def peak(self) -> int:
@@ -59,6 +62,8 @@ class MemoryPlan:
             f"memory: {self.peak / MB:,.0f} MB: weights {self.weights / MB:,.0f}, text, timesteps and hints "
             f"{told.prepared / MB:,.0f}, a step {told.step / MB:,.0f}"
         ]
+        if told.carried:
+            parts[0] += f", kept between steps {told.carried / MB:,.0f}"
         if self.weights < told.weights:
             parts.append(f"{(told.weights - self.weights) / MB:,.0f} MB of weights stay on the host and are streamed")
         if self.chunk < self.batch:
@@ -75,28 +80,52 @@ class MemoryPlan:
         return {"peak": self.peak, "fits": self.fits, **asdict(self)}
 
 
+@dataclass(frozen=True)
+class Streaming:
+    """How weights may be streamed. fixed: this share is resident, whatever is free. now: the share that is resident
+    now; None for all. may: whether a share may be chosen. under_way: see `MemoryPlan`."""
+
+    fixed: int | None = None
+    now: int | None = None
+    may: bool = False
+    under_way: int = AHEAD
+
+    def share(self, room: int) -> int:
+        """Bytes of weights that are to be resident where there is room for so many.
+
+        To choose another share is to load weights anew. So the present one stays while it fits and is not much smaller
+        than could be, and a new one leaves some room: what a run prepared is still there when the next one is planned.
+        """
+        if self.now is not None and self.now <= room <= self.now + self.now // 4 + 2 * SPARE:
+            return self.now
+        return max(0, room - SPARE)
+
+
+RESIDENT = Streaming()
+
+
 def plan_memory(
     footprint: Callable[[int], Footprint],
     batch: int,
     loaded: int,
     free: int | None,
     chunk: int = 0,
-    resident: int | None = None,
-    may_stream: bool = False,
+    streaming: Streaming = RESIDENT,
 ) -> MemoryPlan:
     """How many pictures of a batch are evaluated at once: `chunk` of them, or, if that is 0, as many as fit.
 
-    footprint: of so many pictures. Halved until it fits: equal chunks cost the least. resident: as in the plan, where
-    weights are streamed already; where they are not and `may_stream`, that is what is done last.
+    footprint: of so many pictures. Halved until it fits: equal chunks cost the least. Weights are streamed last, and
+    only in a run that needs it: the next one is planned anew.
     """
     pictures = min(chunk, batch) or batch
-    plan = MemoryPlan(footprint(pictures), batch, pictures, loaded, free, resident)
+    plan = MemoryPlan(footprint(pictures), batch, pictures, loaded, free, streaming.fixed, streaming.under_way)
     while not chunk and not plan.fits and pictures > 1:
         pictures = -(-pictures // 2)
         plan = replace(plan, footprint=footprint(pictures), chunk=pictures)
-    if plan.fits or resident is not None or not may_stream:
+    if plan.fits or streaming.fixed is not None or not streaming.may:
         return plan
-    return replace(plan, resident=max(0, plan.footprint.weights - plan.missing - AHEAD))
+    room = plan.footprint.weights - plan.missing - plan.under_way
+    return replace(plan, resident=streaming.share(room))
 
 
 def plan_decoding(

@@ -10,52 +10,27 @@ from __future__ import annotations
 from typing import TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models.narrow import NARROW
+from .at_use import AtUse
 from .rebuild import cast_parameters, copy_leaf, rebuild
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-class CastLinear(nn.Module):
-    """A linear layer, its weight cast at each use."""
+class CastAtUse(AtUse):
+    """A layer whose weight is cast at each use."""
 
-    def __init__(self, linear: nn.Linear, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__()
+    def __init__(self, layer: nn.Linear | nn.Conv2d, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(layer)
         self.dtype = dtype
-        self.narrow = linear.weight.detach().to(device)
-        self.bias = linear.bias  # cast with all other parameters of the tree
+        self.narrow = layer.weight.detach().to(device)
 
     @property
     def weight(self) -> Tensor:
         """The weight as it is computed with."""
         return self.narrow.to(self.dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., C')."""
-        return F.linear(x, self.weight, self.bias)
-
-
-class CastConv2d(nn.Module):
-    """A convolution, its weight cast at each use."""
-
-    def __init__(self, conv: nn.Conv2d, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.dtype = dtype
-        self.geometry = (conv.stride, conv.padding, conv.dilation, conv.groups)
-        self.narrow = conv.weight.detach().to(device)
-        self.bias = conv.bias
-
-    @property
-    def weight(self) -> Tensor:
-        """The weight as it is computed with."""
-        return self.narrow.to(self.dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C', H', W')."""
-        return F.conv2d(x, self.weight, self.bias, *self.geometry)  # type: ignore[arg-type]
 
 
 def is_narrow(module: nn.Module) -> bool:
@@ -68,10 +43,8 @@ def cast_at_use(module: ModuleT, device: torch.device, dtype: torch.dtype) -> Mo
 
     def replace(leaf: nn.Module) -> nn.Module | None:
         narrow = getattr(leaf, "weight", None) is not None and leaf.weight.dtype in NARROW
-        if narrow and type(leaf) is nn.Linear:
-            return CastLinear(leaf, device, dtype)
-        if narrow and type(leaf) is nn.Conv2d:
-            return CastConv2d(leaf, device, dtype)
+        if narrow and type(leaf) in (nn.Linear, nn.Conv2d):
+            return CastAtUse(leaf, device, dtype)  # type: ignore[arg-type]
         return copy_leaf(leaf)
 
     twin = rebuild(module, replace)

@@ -109,16 +109,17 @@ class Repeater:
     def through(
         self, x: Tensor, sigma: float, targets: Iterable[Tensor], now: int, may_run: bool
     ) -> Iterator[Tensor]:
-        """As `Actor.through`, for the first targets or all.
+        """As `Actor.through`, for all targets, or for the first of them where the net may not run.
 
-        now: number of the evaluation. may_run: whether it is one for nets to run.
+        now: number of the evaluation. may_run: whether it is one for nets to run. Raises ValueError where all targets
+        are wanted and there are not as many residuals.
         """
         counted = self.forecast.is_due(now)
         due = not self.forecast.past or (may_run and self._is_due(x, counted))
         residuals = self.forecast.next(now, (lambda: self.actor.residuals(x, sigma)) if due else None)
         if due:
             self.seen = x
-        for index, (target, residual) in enumerate(zip(targets, residuals, strict=False)):
+        for index, (target, residual) in enumerate(zip(targets, residuals, strict=may_run)):
             self.actor.add(target, residual, DIRECT, index, sigma)
             yield target
 
@@ -200,7 +201,7 @@ class Run:
         if self.shortcuts.encoder_every == 1:
             return compute()
         forecast = self.forecasts.setdefault(key, Forecast(self.shortcuts.encoder_every))
-        return forecast.next(self.evaluations, compute if forecast.is_due(self.evaluations) else None)
+        return list(forecast.next(self.evaluations, compute if forecast.is_due(self.evaluations) else None))
 
     def deep(self, key: object) -> Forecast | None:
         """What the lower levels give to the top one, where it is not computed at every evaluation."""

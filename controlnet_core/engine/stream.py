@@ -12,14 +12,17 @@ from typing import NamedTuple, TypeVar
 from weakref import WeakKeyDictionary, ref
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..models.narrow import held
+from .at_use import AtUse
+from .narrow import CastAtUse
 from .rebuild import cast_parameters, copy_leaf, rebuild
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 AHEAD = 64 * 2**20
-"""Bytes that are brought before they are needed: a few of the largest layers of SDXL (13 to 52 MB in fp16)."""
+"""Bytes on the device that are brought before they are needed: a few of the largest layers of SDXL (13 to 52 MB in
+fp16)."""
 
 
 class Parcel(NamedTuple):
@@ -30,7 +33,7 @@ class Parcel(NamedTuple):
 
 
 class Conveyor:
-    """Brings weights of layers that are used one after the other. ahead: bytes that may be under way."""
+    """Brings weights of layers that are used one after the other. ahead: bytes on the device that may be under way."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype, ahead: int = AHEAD) -> None:
         self.device, self.dtype, self.ahead = device, dtype, ahead
@@ -57,11 +60,16 @@ class Conveyor:
             self.coming[following] = self._send(following)
         return self.at_hand
 
+    def rest(self) -> None:
+        """Let go of all that is on the device; the order of use stays known."""
+        self.coming.clear()
+        self.last = self.at_hand = None
+
     def _next(self, layer: Streamed) -> Iterator[Streamed]:
         """Layers to send for, in the order of use, as far as there is room."""
         room, following = self.ahead, self._after(layer)
         while following is not None and following is not layer:
-            room -= following.host.nbytes
+            room -= following.host.numel() * self.dtype.itemsize
             if room < 0:
                 return
             if following not in self.coming:
@@ -89,46 +97,22 @@ class Conveyor:
         return parcel.weight
 
 
-class Streamed(nn.Module):
+class Streamed(AtUse):
     """A layer whose weight is brought at each use."""
 
     def __init__(self, layer: nn.Linear | nn.Conv2d, conveyor: Conveyor) -> None:
-        super().__init__()
+        super().__init__(layer)
         weight = layer.weight.detach()
         if conveyor.stream is not None:
             weight = weight.contiguous(memory_format=torch.channels_last) if weight.ndim == 4 else weight
             weight = weight.pin_memory()
         self.host = weight
-        self.bias = layer.bias  # cast and moved with all other parameters of the tree
         self.conveyor = conveyor
 
     @property
     def weight(self) -> Tensor:
         """The weight on the device."""
         return self.conveyor.take(self)
-
-
-class StreamedLinear(Streamed):
-    """A linear layer."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., C')."""
-        return F.linear(x, self.weight, self.bias)
-
-
-class StreamedConv2d(Streamed):
-    """A convolution."""
-
-    def __init__(self, layer: nn.Conv2d, conveyor: Conveyor) -> None:
-        super().__init__(layer, conveyor)
-        self.geometry = (layer.stride, layer.padding, layer.dilation, layer.groups)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C', H', W')."""
-        return F.conv2d(x, self.weight, self.bias, *self.geometry)  # type: ignore[arg-type]
-
-
-FORMS: dict[type[nn.Module], type[Streamed]] = {nn.Linear: StreamedLinear, nn.Conv2d: StreamedConv2d}
 
 
 def stream(module: ModuleT, conveyor: Conveyor, resident: int) -> tuple[ModuleT, int]:
@@ -140,14 +124,14 @@ def stream(module: ModuleT, conveyor: Conveyor, resident: int) -> tuple[ModuleT,
 
     def replace(leaf: nn.Module) -> nn.Module | None:
         nonlocal left
-        form = FORMS.get(type(leaf))
-        if form is None or not isinstance(leaf, nn.Linear | nn.Conv2d):
+        if not isinstance(leaf, nn.Linear | nn.Conv2d) or type(leaf) not in (nn.Linear, nn.Conv2d):
             return copy_leaf(leaf)
-        size = leaf.weight.numel() * conveyor.dtype.itemsize
-        if size <= left:
-            left -= size
-            return copy_leaf(leaf)
-        return form(leaf, conveyor)  # type: ignore[arg-type]
+        kept_in = held(leaf.weight, conveyor.dtype)
+        size = leaf.weight.numel() * kept_in.itemsize
+        if size > left:
+            return Streamed(leaf, conveyor)
+        left -= size
+        return copy_leaf(leaf) if kept_in == conveyor.dtype else CastAtUse(leaf, conveyor.device, conveyor.dtype)
 
     twin = rebuild(module, replace)
     cast_parameters(twin, conveyor.device, conveyor.dtype)

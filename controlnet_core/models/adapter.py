@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..config import AdapterConfig, UNetConfig
 from ..errors import ShapeError, UnfitError
-from .control import ControlModel, Direct, Seat
+from .control import ControlModel, Direct, Load, Seat, Sitting
 from .unet import encoder_widths
 
 XL_HALVED = 2
@@ -105,6 +105,25 @@ class Adapter(ControlModel):
     def fits(self, config: UNetConfig) -> bool:
         """Whether the features are as wide as the base's blocks at their places."""
         return adapter_places(self.config, config) is not None
+
+    def load(self, sitting: Sitting) -> Load:
+        """The features are kept, and evaluations make nothing more."""
+        places = adapter_places(self.config, sitting.base)
+        if places is None:  # `bind` says so
+            return Load(0, 0)
+        cells = [sitting.cells[place] for place in places]
+        kept = sitting.laid * sum(n * width for n, width in zip(cells, self.config.widths, strict=True))
+        return Load(kept, self._binding(sitting, cells))
+
+    def _binding(self, sitting: Sitting, cells: list[int]) -> int:
+        """The hint and its cells; then the features so far, and of a residual block its input and two maps."""
+        pixels = sitting.pictures * sitting.pixels[0] * sitting.pixels[1] * self.hint_channels
+        made, most = 0, 2 * pixels
+        for n, width in zip(cells, self.config.widths, strict=True):
+            inner = width // 4 if self.config.light else width
+            most = max(most, pixels + made + sitting.pictures * n * 3 * inner)
+            made += sitting.pictures * n * width
+        return max(most, pixels + made)
 
     def bind(self, seat: Seat) -> BoundAdapter:
         """Compute the features, once. Raises UnfitError on a base without a place for them."""

@@ -6,6 +6,7 @@ Control enters a UNet at one target per block: the output of each block of its e
     net.resolve(unet)        files that are complete only with their base (differences, Control-LoRA)
                              become a net; all others return themselves
     net.fits(config)         whether the net was made for a base of this shape
+    net.load(sitting)        how much that will take and keep, told from shapes
     net.bind(seat) -> Bound  once per run and unit: all that does not depend on x is computed here
     bound.features(x, sigma) at each evaluation: one feature map per target, lazily, None for "nothing"
     bound.outlets            one per target: how a feature map becomes the residual (a zero convolution;
@@ -23,14 +24,15 @@ beyond its picture (further pictures, the kind of each) comes through `Seat.hint
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from torch import Tensor, nn
 
 from ..config import UNetConfig
 from ..errors import UnfitError
-from .unet import Stack, UNet
+from .unet import Stack, UNet, encoder_widths
 
 Embed = Callable[[Tensor, "Tensor | None"], Tensor]
 """Timesteps (B,) and the label vector, where there is one -> (B, embed_dim)."""
@@ -154,6 +156,47 @@ class Bound(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Sitting:
+    """What is known of a seat before a net is bound to it.
+
+    rows, base, pool: as in `Seat`. size: (h, w) of x. pixels: (H, W) of the pictures as the net reads them. hints: how
+    many the unit has, each of them `pictures` times: once, or for each picture of the batch. cells: h_i w_i of each
+    target.
+    """
+
+    rows: int
+    size: tuple[int, int]
+    pixels: tuple[int, int]
+    hints: int
+    pictures: int
+    cells: tuple[int, ...]
+    base: UNetConfig
+    pool: bool = False
+
+    @property
+    def laid(self) -> int:
+        """Rows of what is made once per picture, see `Seat.spread`."""
+        return 1 if self.pictures == 1 else self.rows
+
+
+@dataclass(frozen=True)
+class Load:
+    """How much a net takes in its seat, in numbers of values.
+
+    kept: by what `bind` gives, without what `Seat.project` does. binding: the most at once while it is bound.
+    residuals: what each evaluation makes for each target, all rows; empty where nothing is made. blocks: the shape
+    whose encoder and middle are run for that, with text and timesteps projected for them; None for no such blocks.
+    batch: equal for seats that run as one batch (see `ControlModel.join`); None where the net never joins any.
+    """
+
+    kept: int
+    binding: int
+    residuals: tuple[int, ...] = ()
+    blocks: UNetConfig | None = None
+    batch: Hashable = None
+
+
 class ControlModel(nn.Module):
     """Base of all nets that control a UNet."""
 
@@ -193,6 +236,16 @@ class ControlModel(nn.Module):
         which it is dropped. Base weights are to be copied: those of the UNet may be moved or packed.
         """
         return self
+
+    def load(self, sitting: Sitting) -> Load:
+        """How much the net will take, told before the run.
+
+        This one is for kinds that do not tell: a feature map as large as each target, made anew at each evaluation.
+        """
+        widths = (*encoder_widths(sitting.base), sitting.base.widths[-1])
+        made = tuple(sitting.rows * cells * width for cells, width in zip(sitting.cells, widths, strict=True))
+        height, width = sitting.pixels
+        return Load(0, sitting.hints * sitting.pictures * self.hint_channels * height * width, made)
 
     def bind(self, seat: Seat) -> Bound:
         """Compute what does not depend on x. Raises ShapeError for hints that do not fit."""

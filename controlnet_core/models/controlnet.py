@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..config import ControlNetConfig, UNetConfig
 from ..errors import ShapeError
-from .control import Bound, ControlModel, Outlet, Pooled, Projections, Seat
+from .control import Bound, ControlModel, Load, Outlet, Pooled, Projections, Seat, Sitting
 from .layers import Mlp, repeat_rows
 from .unet import (
     Projected,
@@ -116,6 +116,10 @@ class ControlNet(ControlModel):
         compared = ("widths", "res_blocks", "context_dim", "label_dim")
         return all(getattr(own, name) == getattr(config, name) for name in compared)
 
+    def load(self, sitting: Sitting) -> Load:
+        """As `load_of` its config."""
+        return load_of(self.config, sitting)
+
     def bind(self, seat: Seat) -> BoundControlNet:
         """Embed the hint, project text and timesteps."""
         hint = self.embed_hint(seat.hint(self.config.hint_channels), seat.size)
@@ -210,3 +214,32 @@ class BoundControlNet:
         hint = self.hint if self.hint.shape[0] == 1 else self.hint[:own]
         for feature in self.net.features(x[:own], hint, stack.encoder, stack.middle):
             yield repeat_rows(feature, self.rows)
+
+
+def load_of(config: ControlNetConfig, sitting: Sitting) -> Load:
+    """What a ControlNet takes: the embedded hint is kept; residuals are as large as the targets, or one cell each."""
+    pool = sitting.pool or config.global_pool
+    widths = (*encoder_widths(config.unet), config.unet.widths[-1])
+    cells = (1,) * len(widths) if pool else sitting.cells
+    residuals = tuple(sitting.rows * n * width for n, width in zip(cells, widths, strict=True))
+    embedded = sitting.laid * sitting.size[0] * sitting.size[1] * widths[0]
+    binding = hint_values(config, sitting.pictures, sitting.pixels, sitting.hints)
+    return Load(embedded, binding, residuals, config.unet, batch=(pool,))
+
+
+def hint_values(config: ControlNetConfig, pictures: int, pixels: tuple[int, int], hints: int = 1) -> int:
+    """Most values alive while hints, each for so many pictures, are embedded one after the other.
+
+    All of them are there, at (H, W) pixels; of the last, a convolution's input, its output and its activation.
+    """
+    cells = pictures * pixels[0] * pixels[1]
+    shown = hints * cells * config.hint_channels
+    values, largest = cells * config.hint_channels, 0
+    layers = [(config.hint_widths[0], 1)]
+    for width, next_width in pairwise(config.hint_widths):
+        layers += [(width, 1), (next_width, 4)]
+    for width, shrink in layers:
+        cells //= shrink
+        largest = max(largest, values + 2 * cells * width)
+        values = cells * width
+    return shown + largest + (hints - 1) * cells * config.unet.widths[0]

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from ...controlnet_core.config import ControlNetConfig
-from ...controlnet_core.engine.footprint import (
-    PlainForms,
-    encoder_places,
-    hint_values,
-    net_values,
-    text_values,
-    time_values,
-)
+from ...controlnet_core.engine.activations import PlainForms, net_values, target_cells, text_values, time_values
+from ...controlnet_core.models.control import Sitting
+from ...controlnet_core.models.controlnet import load_of
 
 TOKENS = 77
 EVALUATIONS = 30
@@ -24,9 +19,9 @@ def activations(config: ControlNetConfig, size: tuple[int, int], rows: int, pict
     per cell.
     """
     unet = config.unet
-    places = encoder_places(unet, rows, size)
-    residuals = sum(place.values for place in places) + places[-1].values
-    kept = (1 if pictures == 1 else rows) * size[0] * size[1] * unet.widths[0]
-    kept += text_values(unet, rows, TOKENS, decoder=False) + time_values(unet, rows * EVALUATIONS, decoder=False)
-    running = residuals + net_values(unet, rows, size, PlainForms())
-    return kept + max(running, hint_values(config, pictures, size, factor))
+    pixels = (size[0] * factor, size[1] * factor)
+    load = load_of(config, Sitting(rows, size, pixels, 1, pictures, target_cells(unet, size), unet))
+    kept = load.kept + text_values(unet, rows, TOKENS, decoder=False)
+    kept += time_values(unet, rows * EVALUATIONS, decoder=False)
+    running = sum(load.residuals) + net_values(load, rows, size, PlainForms())
+    return kept + max(running, load.binding)

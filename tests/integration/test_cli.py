@@ -25,6 +25,8 @@ from comfyui_controlnet_core.workflows.commands import validate as validate_comm
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+WITH_PROC = pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs Linux's /proc")
+
 
 class Host:
     """Folders only."""
@@ -219,6 +221,7 @@ def test_errors_are_one_line_and_an_exit_code(
         (["run", "w.json", "--report", "w.json/r.json"], "w.json is a file, a folder was expected"),
         (["run", "w.json", "--report", "there.json"], "this is a folder, a file was expected"),
         (["run", "w.json", "--report", "r.txt"], "ends in .json"),
+        pytest.param(["run", "w.json", "--report", "/proc/r.json"], "/proc may not be written to", marks=WITH_PROC),
         (["preprocess", "canny", "a.png", "--output", "w.json"], "w.json is a file, a folder was expected"),
         (["train", "--data", ".", "--base", "demo", "--output", "w.json/n.safetensors"], "w.json is a file"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Literal
 from weakref import ref
 
@@ -267,6 +268,26 @@ def test_a_new_kind_of_control_needs_no_branch_in_the_engine(
     middle = unet.middle(h, unet.middle.project(emb, text)) + level
     eps = unet.head(unet.decoder(middle, skips, Projected(*unet.decoder.project(emb, text))))
     close(got, x - eps * sigma)
+
+
+class Short(Shifter):
+    """A kind that has fewer features than there are targets."""
+
+    @property
+    def outlets(self) -> list[Direct]:
+        return super().outlets[:-1]
+
+    def features(self, x: Tensor, sigma: float) -> Iterator[Tensor | None]:
+        return islice(super().features(x, sigma), len(self.outlets))
+
+
+@pytest.mark.parametrize("entry", ["skips", "encoder"])
+@pytest.mark.parametrize("shortcuts", [EXACT, Shortcuts(reuse_every=2), Shortcuts(deep_every=2)], ids=str)
+def test_a_net_with_too_few_residuals_is_not_taken_for_a_whole_one(
+    model: DiffusionModel, entry: Literal["skips", "encoder"], shortcuts: Shortcuts
+) -> None:
+    with pytest.raises(ValueError, match="zip"):
+        sample(model, (ControlUnit(Short(entry), hint(1)),), shortcuts, steps=1)
 
 
 @torch.inference_mode()
@@ -712,7 +733,7 @@ def test_what_is_not_computed_is_continued_along_a_line() -> None:
             computed.append(now)
             return [torch.full((2,), 5.0 - 0.5 * now), None]
 
-        return forecast.next(now, values if forecast.is_due(now) else None)
+        return list(forecast.next(now, values if forecast.is_due(now) else None))
 
     for now in (*range(1, 10), *range(20, 24)):  # nobody asked from 10 to 19: before is no neighbour
         got, nothing = at(now)

@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
-from comfyui_controlnet_core.controlnet_core.config import DEMO, AdapterConfig, ControlNetConfig
-from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
+from comfyui_controlnet_core.controlnet_core.config import (
+    DEMO,
+    AdapterConfig,
+    ControlNetConfig,
+    DerivedConfig,
+    UNetConfig,
+    UnionConfig,
+)
+from comfyui_controlnet_core.controlnet_core.control.modes import block_heights
+from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit, Hint
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
+from comfyui_controlnet_core.controlnet_core.engine.activations import decode_values
 from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
+from comfyui_controlnet_core.controlnet_core.engine.chunks import evaluate_parts, prepare_parts
 from comfyui_controlnet_core.controlnet_core.engine.condition import Area, Condition
 from comfyui_controlnet_core.controlnet_core.engine.evaluate import evaluate
-from comfyui_controlnet_core.controlnet_core.engine.footprint import decode_values, predict
+from comfyui_controlnet_core.controlnet_core.engine.footprint import Footprint, predict
+from comfyui_controlnet_core.controlnet_core.engine.graphs import Graphs, as_calls
 from comfyui_controlnet_core.controlnet_core.engine.job import Job
 from comfyui_controlnet_core.controlnet_core.engine.live import LiveTensors
 from comfyui_controlnet_core.controlnet_core.engine.memory import _allowed
 from comfyui_controlnet_core.controlnet_core.engine.prepare import prepare
+from comfyui_controlnet_core.controlnet_core.engine.run import EXACT, Run, Shortcuts
 from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
 from comfyui_controlnet_core.controlnet_core.models.adapter import Adapter
+from comfyui_controlnet_core.controlnet_core.models.control import Bound, ControlModel, Direct, Seat
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
-from comfyui_controlnet_core.controlnet_core.models.unet import UNet
+from comfyui_controlnet_core.controlnet_core.models.derived import ControlLora
+from comfyui_controlnet_core.controlnet_core.models.unet import UNet, encoder_widths
+from comfyui_controlnet_core.controlnet_core.models.union import ControlNetUnion
 from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
 
 SCHEDULE = scaled_linear()
@@ -95,6 +113,177 @@ def test_areas_windows_adapters_and_hints_of_their_own() -> None:
             evaluate(prepared, x, torch.tensor(sigma), 5.0)
         steps.append(step.peak)
     assert [told.prepared, told.step] == pytest.approx([preparing.live, max(steps)], rel=WITHIN)
+
+
+WIDE = ControlNetConfig(SMALL.unet, hint_widths=(8, 16, 32, 64))
+EVALUATIONS = [8.0, 4.0, 2.5, 2.0, 1.0]
+
+
+@cache
+def base() -> UNet:
+    torch.manual_seed(0)
+    return UNet(SMALL.unet).eval()
+
+
+def made(kind: type[ControlNet] = ControlNet, config: ControlNetConfig = WIDE) -> ControlNet:
+    torch.manual_seed(1)
+    return kind(config).eval()
+
+
+def conditions(*units: ControlUnit, negative: tuple[ControlUnit, ...] | None = None) -> tuple[list[Condition], ...]:
+    """Both halves with these units."""
+    texts = torch.randn(2, 1, 77, SMALL.unet.context_dim, generator=torch.Generator().manual_seed(2))
+    return [Condition(texts[0], units)], [Condition(texts[1], units if negative is None else negative)]
+
+
+@torch.inference_mode()
+def told_and_found(
+    halves: tuple[list[Condition], ...],
+    backend: Backend,
+    batch: int = 1,
+    shortcuts: Shortcuts = EXACT,
+    graphs: bool = False,
+) -> tuple[Footprint, int, int]:
+    """What is told; and of a whole run the bytes that are alive at its end, and the most there were."""
+    unet, shape = base(), (batch, 4, 16, 16)
+    job = Job(unet, SMALL, SCHEDULE, *halves, shape, EVALUATIONS)
+    told, x = predict(job, backend, shortcuts, graphs), torch.randn(shape)
+    alone = replace(job, negative=())
+
+    def run() -> list[object]:
+        guided = prepare_parts(job, backend, batch)
+        unguided = prepare_parts(alone, backend, batch) if shortcuts.limits_guidance else guided
+        run = Run(shortcuts, check_every_step=not graphs, side_by_side=backend.runtime.side_by_side)
+        if graphs:
+            run.graphs = Graphs(backend, (unet,), as_calls)
+        window = (shortcuts.guidance_start, shortcuts.guidance_end)
+        for sigma in EVALUATIONS:
+            now = guided if SCHEDULE.in_window(sigma, *window) else unguided
+            evaluate_parts(now, x + sigma, torch.tensor(sigma), 5.0, run)
+        return [guided, unguided, run]
+
+    if backend.packs:
+        run()  # packs the weights
+        backend._runs.made.clear()
+    with LiveTensors() as live:
+        kept = run()
+        found = live.live, live.peak
+    del kept
+    return told, *found
+
+
+def check(told: Footprint, live: int, peak: int) -> None:
+    assert [told.prepared + told.carried, told.peak - told.weights] == pytest.approx([live, peak], rel=WITHIN)
+
+
+SHORTCUTS = [
+    (Shortcuts(reuse_every=2), False),
+    (Shortcuts(reuse_tolerance=0.5), True),
+    (Shortcuts(encoder_every=2), False),
+    (Shortcuts(encoder_every=2), True),
+    (Shortcuts(deep_every=2), False),
+    (Shortcuts(deep_every=2), True),
+    (Shortcuts(reuse_every=3, encoder_every=2), False),
+    (Shortcuts(guidance_start=0.2, guidance_end=0.7), False),
+    (Shortcuts(reuse_every=2, guidance_end=0.7), True),
+]
+"""What is left out, and whether weights are packed."""
+
+
+@pytest.mark.parametrize(("shortcuts", "packed"), SHORTCUTS, ids=str)
+def test_what_shortcuts_keep_is_told(shortcuts: Shortcuts, packed: bool) -> None:
+    hint = torch.rand(1, 3, 128, 128)
+    halves = conditions(ControlUnit(made(), hint, 0.7), ControlUnit(made(), hint, 0.4))
+    told, *found = told_and_found(halves, Backend(Runtime(pack_weights=packed)), 2, shortcuts)
+    check(told, *found)
+    assert (told.carried > 0) == (shortcuts != replace(EXACT, guidance_start=0.2, guidance_end=0.7))
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
+def test_nets_side_by_side_hold_all_residuals(packed: bool) -> None:
+    hint = torch.rand(1, 3, 128, 128)
+    units = (ControlUnit(made(), hint, 0.7), ControlUnit(made(), hint, 0.4))
+    backend = Backend(Runtime(pack_weights=packed, side_by_side=True))
+    beside = told_and_found(conditions(*units), backend)
+    check(*beside)
+    assert beside[0].step > told_and_found(conditions(*units), Backend(Runtime(pack_weights=packed)))[0].step
+
+
+def test_the_buffers_of_graphs_are_told() -> None:
+    hint = torch.rand(1, 3, 128, 128)
+    units = (ControlUnit(made(), hint, 0.7), ControlUnit(made(), hint, 0.4, end=0.6, mask=torch.rand(1, 16, 16)))
+    check(*told_and_found(conditions(*units), Backend(Runtime(pack_weights=False)), graphs=True))
+
+
+def union_with(hint: torch.Tensor) -> ControlUnit:
+    more = (Hint(1.0 - hint, "depth"), Hint(hint.flip(3), "canny"))
+    config = replace(WIDE, union=UnionConfig(width=32))
+    return ControlUnit(made(ControlNetUnion, config), hint, kind="openpose", more_hints=more)
+
+
+def lora_of(net: ControlNet) -> ControlLora:
+    """A file with products for some weights."""
+    own = {name: tensor for name, tensor in net.state_dict().items() if name.startswith(("hint.", "zero_conv"))}
+    name = "encoder.blocks.1.res.conv1"
+    width_out, width_in = net.state_dict()[f"{name}.weight"].shape[:2]
+    pair = {f"{name}.up": torch.randn(width_out, 4), f"{name}.down": torch.randn(4, width_in, 3, 3)}
+    return ControlLora(DerivedConfig(SMALL.unet.context_dim, hint_widths=WIDE.hint_widths), {**own, **pair})
+
+
+class Filled(ControlModel):
+    """A kind that does not tell what it takes: all targets get the same, made anew at each evaluation."""
+
+    hint_channels = 3
+    made_for = "any base"
+
+    def fits(self, config: UNetConfig) -> bool:
+        return True
+
+    def bind(self, seat: Seat) -> Bound:
+        sides = zip(*(block_heights(seat.base, side) for side in seat.size), strict=True)
+        widths = [*encoder_widths(seat.base), seat.base.widths[-1]]
+        return BoundFilled([(width, *side) for width, side in zip(widths, sides, strict=True)])
+
+
+@dataclass(frozen=True)
+class BoundFilled:
+    shapes: list[tuple[int, int, int]]
+    entry: Literal["skips", "encoder"] = "skips"
+
+    @property
+    def outlets(self) -> list[Direct]:
+        return [Direct()] * len(self.shapes)
+
+    def features(self, x: torch.Tensor, sigma: float) -> Iterator[torch.Tensor]:
+        return (torch.full((len(x), *shape), 0.1) for shape in self.shapes)
+
+
+Make = Callable[[torch.Tensor], tuple[ControlUnit, ...]]
+KINDS: dict[str, Make] = {
+    "one net on two hints": lambda hint: tuple(map(ControlUnit, [made()] * 2, (hint, hint.flip(2)))),
+    "union of three": lambda hint: (union_with(hint),),
+    "lora": lambda hint: (ControlUnit(lora_of(made()), hint),),
+    "adapter": lambda hint: (ControlUnit(Adapter(AdapterConfig(SMALL.unet.widths)).eval(), hint),),
+    "light adapter": lambda hint: (ControlUnit(Adapter(AdapterConfig(SMALL.unet.widths, light=True)).eval(), hint),),
+    "pooled": lambda hint: (ControlUnit(made(), hint, pool=True),),
+    "a kind of its own": lambda hint: (ControlUnit(Filled(), hint),),
+    "masked": lambda hint: (ControlUnit(made(), hint, mask=torch.rand(2, 16, 16), items=(0.5, 1.0)),),
+}
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_net_tells_what_it_takes(kind: str, packed: bool) -> None:
+    units = KINDS[kind](torch.rand(2, 3, 128, 128))
+    shortcuts = EXACT if packed else Shortcuts(reuse_every=2)
+    check(*told_and_found(conditions(*units), Backend(Runtime(pack_weights=packed)), 2, shortcuts))
+
+
+def test_a_net_that_is_completed_with_its_base_is_held_beside_its_packed_form() -> None:
+    halves = conditions(ControlUnit(lora_of(made()), torch.rand(1, 3, 128, 128)))
+    job = Job(base(), SMALL, SCHEDULE, *halves, (1, 4, 16, 16), EVALUATIONS)
+    packed, plain = (predict(job, Backend(Runtime(pack_weights=pack))).weights for pack in (True, False))
+    assert packed - plain == 4 * sum(p.numel() for p in made().parameters())
 
 
 def test_prediction_of_the_autoencoder() -> None:

@@ -505,6 +505,7 @@ def test_seeds() -> None:
     assert parse_seeds("1..3") == (1, 2, 3)
     assert parse_seeds("7") == (7,)
     assert parse_seeds("1, 4..5") == (1, 4, 5)
+    assert parse_seeds("5,1..3,1,5") == (5, 1, 2, 3)  # a seed twice is the same picture twice
     for wrong in ("", "a", "5..1", "-1", "1...3", "1..99999999"):
         with pytest.raises(WorkflowError, match="--seeds"):
             parse_seeds(wrong)

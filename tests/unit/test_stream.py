@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -9,10 +10,17 @@ import torch
 from comfyui_controlnet_core.controlnet_core.config import DEMO
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
+from comfyui_controlnet_core.controlnet_core.engine import chunks, memory
 from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
 from comfyui_controlnet_core.controlnet_core.engine.condition import Condition
 from comfyui_controlnet_core.controlnet_core.engine.footprint import Footprint
-from comfyui_controlnet_core.controlnet_core.engine.memory import AHEAD, plan_decoding, plan_memory
+from comfyui_controlnet_core.controlnet_core.engine.memory import (
+    AHEAD,
+    MemoryPlan,
+    Streaming,
+    plan_decoding,
+    plan_memory,
+)
 from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
 from comfyui_controlnet_core.controlnet_core.engine.stream import Conveyor, Streamed, stream
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
@@ -24,19 +32,33 @@ CPU = torch.device("cpu")
 CONFIG = replace(DEMO, unet=replace(DEMO.unet, widths=(32, 64), transformer_depth=(1, 1), context_dim=32))
 
 
-def sample(dtype: torch.dtype, backend: Backend) -> Tensor:
-    """Two steps with a net; weights in `dtype`."""
+def make_models(dtype: torch.dtype) -> list[nn.Module]:
+    """A UNet and a net of random weights, always the same."""
     torch.manual_seed(0)
     unet = UNet(CONFIG.unet).eval().to(dtype)
     net = ControlNet.from_unet(unet).eval()
     for zero in net.zeros:
         nn.init.normal_(zero.conv.weight, std=0.05)
+    return [unet, net]
+
+
+def sample_with(
+    models: list[nn.Module], backend: Backend, on_memory: Callable[[MemoryPlan], None] | None = None
+) -> Tensor:
+    """Two steps with a net."""
+    unet, net = models
+    assert isinstance(unet, UNet) and isinstance(net, ControlNet)
     hint = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     text = torch.randn(1, 77, 32, generator=torch.Generator().manual_seed(2))
     conditions = [Condition(text, (ControlUnit(net, hint),))], [Condition(text * 0.5)]
     model = DiffusionModel(unet, CONFIG, scaled_linear())
-    latent = torch.zeros(1, 4, 8, 8)
-    return generate(model, *conditions, latent, SampleSettings(steps=2, cfg=3.0), backend=backend)
+    settings = SampleSettings(steps=2, cfg=3.0)
+    return generate(model, *conditions, torch.zeros(1, 4, 8, 8), settings, backend=backend, on_memory=on_memory)
+
+
+def sample(dtype: torch.dtype, backend: Backend) -> Tensor:
+    """The same, weights in `dtype`."""
+    return sample_with(make_models(dtype), backend)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
@@ -74,7 +96,7 @@ class Watched(Conveyor):
 
 
 def test_the_next_layers_are_brought_while_one_computes_and_no_more_than_may_be_under_way() -> None:
-    size = 8 * 8 * 2
+    size = 8 * 8 * 4
     conveyor = Watched(ahead=2 * size)
     line = Line(5)
     twin, _ = stream(line, conveyor, resident=0)
@@ -88,7 +110,7 @@ def test_the_next_layers_are_brought_while_one_computes_and_no_more_than_may_be_
     # While the first layer computes, two more are under way, and so on: each is sent for once, and in order; behind the
     # last comes the first, as it did between the calls.
     assert conveyor.sent == [*layers, *layers[:2]]
-    assert conveyor.most <= 2 * 2 * size  # in float32 twice what it is on the host
+    assert conveyor.most <= 2 * size
 
 
 def test_another_order_than_last_time_only_costs_what_was_sent_for_in_vain() -> None:
@@ -121,22 +143,84 @@ def test_a_conveyor_keeps_no_layer_alive() -> None:
     assert not conveyor.following and not conveyor.coming
 
 
+def footprint(pictures: int) -> Footprint:
+    return Footprint(weights=10 * AHEAD, prepared=0, preparing=0, step=AHEAD * pictures)
+
+
+def plan(free: float, loaded: float = 0.0, **how: int | None) -> MemoryPlan:
+    """Where `free` times what may be under way is free."""
+    streaming = Streaming(may=True, **how)  # type: ignore[arg-type]
+    return plan_memory(footprint, 4, int(loaded * AHEAD), int(free * AHEAD / 0.9), streaming=streaming)
+
+
 def test_weights_are_streamed_only_when_fewer_pictures_do_not_help() -> None:
-    def footprint(pictures: int) -> Footprint:
-        return Footprint(weights=10 * AHEAD, prepared=0, preparing=0, step=AHEAD * pictures)
-
-    def plan(free: float, **more: object):  # type: ignore[no-untyped-def]
-        return plan_memory(footprint, 4, 0, int(free * AHEAD / 0.9), may_stream=True, **more)  # type: ignore[arg-type]
-
     assert (plan(14.1).chunk, plan(14.1).resident) == (4, None)
     assert (plan(11.1).chunk, plan(11.1).resident) == (1, None)
     streamed = plan(5)
     assert streamed.chunk == 1 and streamed.fits
-    assert streamed.resident == pytest.approx(3 * AHEAD, rel=1e-6)
-    assert streamed.peak == pytest.approx(5 * AHEAD, rel=1e-6)
+    assert streamed.resident == pytest.approx(2 * AHEAD, rel=1e-6)  # one is under way, one is spare
+    assert streamed.peak == pytest.approx(4 * AHEAD, rel=1e-6)
     assert "stay on the host" in streamed.words()
     assert not plan(1).fits and plan(1).resident == 0
-    assert plan(5, resident=0).resident == 0  # once streamed, it stays so
+    assert plan(100, fixed=0).resident == 0  # asked for, whatever is free
+
+
+def test_each_run_is_planned_anew_and_a_share_that_suits_stays() -> None:
+    now = plan(6).resident
+    assert now == pytest.approx(3 * AHEAD, rel=1e-6)
+    assert plan(3, loaded=3, now=now).resident == now  # the same again: what is loaded is not free
+    assert plan(2.2, loaded=3, now=now).resident == now  # a little less is what was left to spare
+    assert plan(1.5, loaded=3, now=now).resident == pytest.approx(1.5 * AHEAD, rel=1e-6)  # another program took some
+    assert plan(7, loaded=3, now=now).resident == pytest.approx(7 * AHEAD, rel=1e-6)
+    assert plan(9, loaded=3, now=now).resident is None
+
+
+def weights_on_the_device(backend: Backend) -> tuple[int, int]:
+    """Bytes of convolutions and linear layers, of both models: resident ones, streamed ones."""
+    layers = [leaf for twin in backend._twins.values() for leaf in twin.modules()]
+    plain = sum(leaf.weight.nbytes for leaf in layers if type(leaf) in (nn.Linear, nn.Conv2d))
+    return plain, sum(leaf.host.nbytes for leaf in layers if isinstance(leaf, Streamed))
+
+
+def test_streaming_ends_with_the_run_that_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU of changing size: what is free is what a card of so many bytes would have left."""
+    monkeypatch.setattr(Backend, "may_stream", True)
+    monkeypatch.setattr(chunks, "AHEAD", 10_000)
+    backend, models, shares = Backend(Runtime(pack_weights=False)), make_models(torch.float32), []
+    expected = sample_with(models, Backend(Runtime(pack_weights=False)))
+    whole = sum(p.nbytes for model in models for p in model.parameters())
+    monkeypatch.setattr(memory, "SPARE", whole // 20)
+
+    def card(size: int) -> None:
+        taken = sum(backend.there(model) for model in models)
+        monkeypatch.setattr(chunks, "free_bytes", lambda device: size - taken)
+
+    for room in (10.0, 1.0, 0.7, 0.7, 10.0):
+        card(int(room * whole))
+        plans: list[MemoryPlan] = []
+        assert torch.equal(sample_with(models, backend, plans.append), expected)
+        resident, streamed = weights_on_the_device(backend)
+        shares.append(plans[0].resident)
+        assert resident + streamed > 0.9 * whole
+        assert (streamed == 0) == (shares[-1] is None)
+        if shares[-1] is not None:
+            assert 0 < resident <= shares[-1]
+            assert backend.conveyor is not None and not backend.conveyor.coming
+            assert backend.conveyor.at_hand is None
+    first, large, small, again, last = shares
+    assert first is None and last is None
+    assert large is not None and small is not None and small < large
+    assert again == small
+
+
+def test_before_weights_are_streamed_what_only_other_runs_need_leaves_the_device() -> None:
+    backend = Backend(Runtime(pack_weights=False))
+    models, others = make_models(torch.float32), make_models(torch.float32)
+    for pair in (models, others):
+        sample_with(pair, backend)
+    assert backend.release(models)
+    assert set(backend._twins) == set(models)
+    assert not backend.release(models)
 
 
 @pytest.mark.parametrize(

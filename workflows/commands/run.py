@@ -126,8 +126,8 @@ def _tell(
             print(printable(text))
     for m in measured:
         print(
-            f"latent error {m['error']:.2%} against the exact run; sampling took {m['seconds']:.2f} s, exactly "
-            f"{m['exact_seconds']:.2f} s"
+            f"latent error {m['error']:.2%} against the exact run; sampling takes {m['seconds']:.2f} s, exactly "
+            f"{m['exact_seconds']:.2f} s, once weights are packed and all is prepared"
         )
     print(f"{_counted(images)} in {seconds:.1f} s{': ' if images else ''}{' '.join(images)}")
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from comfyui_controlnet_core.controlnet_core.engine.footprint import decode_values
+from comfyui_controlnet_core.controlnet_core.engine.activations import decode_values
 from comfyui_controlnet_core.controlnet_core.engine.memory import ROOM
+from comfyui_controlnet_core.controlnet_core.engine.run import EXACT, Shortcuts
+from comfyui_controlnet_core.controlnet_core.pipeline import generate
 from comfyui_controlnet_core.nodes import headless
 from comfyui_controlnet_core.nodes.headless import HeadlessHost
+
+DEMO = "demo (built in)"
 
 
 def test_decoding_fits_the_memory(host: HeadlessHost, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,3 +41,35 @@ def test_decoding_fits_the_memory(host: HeadlessHost, monkeypatch: pytest.Monkey
     assert float((tiled - whole).abs().mean()) < 0.05
     (note,) = notes
     assert note.startswith("memory: to decode 320x320 takes") and note.endswith("in tiles of 32 cells")
+
+
+@pytest.mark.parametrize(
+    ("shortcuts", "order"),
+    [
+        (Shortcuts(encoder_every=2), "shorter exact shorter"),
+        (Shortcuts(guidance_end=0.5), "shorter exact exact shorter"),
+    ],
+    ids=["encoder", "guidance"],
+)
+def test_what_is_timed_has_been_packed_and_prepared_before(
+    host: HeadlessHost, run: Any, monkeypatch: pytest.MonkeyPatch, shortcuts: Shortcuts, order: str
+) -> None:
+    done, told = [], []
+    began: list[int] = []
+
+    def noting(*args: Any, **options: Any) -> torch.Tensor:
+        done.append("exact" if options.get("shortcuts", EXACT) == EXACT else "shorter")
+        return generate(*args, **options)
+
+    monkeypatch.setattr(headless, "generate", noting)
+    monkeypatch.setattr(headless, "perf_counter", lambda: began.append(len(done)) or float(len(began)))
+    host.shortcuts, host.on_measured = shortcuts, lambda *measured: told.append(measured)
+    model, clip, _ = run("CNCore_LoadCheckpoint", checkpoint=DEMO)
+    positive, negative = run("CNCore_EncodePrompt", clip=clip, prompt="a red sphere", negative_prompt="")
+    (latent,) = run("EmptyLatentImage", width=64, height=64)
+    run("CNCore_Sample", model=model, positive=positive, negative=negative, latent=latent, steps=4)
+    assert " ".join(done) == order
+    assert began == [len(done) - 2, len(done) - 1, len(done)]
+    ((error, seconds, exact),) = told
+    assert (seconds, exact) == (1.0, 1.0)
+    assert 0.0 < error < 1.0
