@@ -32,7 +32,7 @@ from ..control.plan import words
 from ..control.report import Recorder
 from ..errors import ValueRangeError
 from ..models.control import Direct
-from .forecast import Forecast
+from .forecast import Forecast, Values
 from .record import RecordedActor
 from .unit import Actor
 
@@ -73,6 +73,11 @@ class Shortcuts:
         return self.reuse_every > 1 or self.reuse_tolerance > 0.0 or self.deep_every > 1
 
     @property
+    def shortens_unet(self) -> bool:
+        """Whether there are evaluations at which a part of the UNet does not run."""
+        return self.deep_every > 1 or self.encoder_every > 1
+
+    @property
     def limits_guidance(self) -> bool:
         """Whether the negative half is left out anywhere."""
         return (self.guidance_start, self.guidance_end) != (0.0, 1.0)
@@ -94,33 +99,39 @@ EXACT = Shortcuts()
 
 @dataclass(eq=False)
 class Repeater:
-    """An actor whose residuals, before their weights, are computed now and then and continued in between."""
+    """Residuals of one net, before their weights, that are computed now and then and continued in between."""
 
-    actor: Actor
     shortcuts: Shortcuts
     forecast: Forecast
     seen: Tensor | None = None
 
     @classmethod
-    def of(cls, actor: Actor, shortcuts: Shortcuts) -> Repeater:
+    def of(cls, shortcuts: Shortcuts) -> Repeater:
         """Nothing computed yet."""
-        return cls(actor, shortcuts, Forecast(shortcuts.reuse_every, gap=shortcuts.encoder_every))
+        return cls(shortcuts, Forecast(shortcuts.reuse_every, gap=shortcuts.encoder_every))
 
-    def through(
-        self, x: Tensor, sigma: float, targets: Iterable[Tensor], now: int, may_run: bool
-    ) -> Iterator[Tensor]:
-        """As `Actor.through`, for all targets, or for the first of them where the net may not run.
+    def residuals(self, x: Tensor, now: int, may_run: bool, compute: Callable[[], Values]) -> Values:
+        """Those of this evaluation, computed or continued.
 
-        now: number of the evaluation. may_run: whether it is one for nets to run. Raises ValueError where all targets
-        are wanted and there are not as many residuals.
+        x: what the net reads, scaled. now: number of the evaluation. may_run: whether it is one for nets to run.
         """
         counted = self.forecast.is_due(now)
         due = not self.forecast.past or (may_run and self._is_due(x, counted))
-        residuals = self.forecast.next(now, (lambda: self.actor.residuals(x, sigma)) if due else None)
+        found = self.forecast.next(now, compute if due else None)
         if due:
             self.seen = x
+        return found
+
+    def through(
+        self, actor: Actor, x: Tensor, sigma: float, targets: Iterable[Tensor], now: int, may_run: bool
+    ) -> Iterator[Tensor]:
+        """As `Actor.through`, for all targets, or for the first of them where the net may not run.
+
+        Raises ValueError where all targets are wanted and there are not as many residuals.
+        """
+        residuals = self.residuals(x, now, may_run, lambda: actor.residuals(x, sigma))
         for index, (target, residual) in enumerate(zip(targets, residuals, strict=may_run)):
-            self.actor.add(target, residual, DIRECT, index, sigma)
+            actor.add(target, residual, DIRECT, index, sigma)
             yield target
 
     def _is_due(self, x: Tensor, counted: bool) -> bool:
@@ -179,8 +190,8 @@ class Run:
         if not self.shortcuts.continues_nets:
             return actor.through(x, sigma, targets)
         if actor not in self.repeaters:
-            self.repeaters[actor] = Repeater.of(actor, self.shortcuts)
-        return self.repeaters[actor].through(x, sigma, targets, self.evaluations, may_run)
+            self.repeaters[actor] = Repeater.of(self.shortcuts)
+        return self.repeaters[actor].through(actor, x, sigma, targets, self.evaluations, may_run)
 
     def heard(self, actor: Actor) -> Actor:
         """The actor, telling the recorder what it does; that it acts is told now."""

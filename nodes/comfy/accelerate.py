@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from time import perf_counter
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -23,12 +24,14 @@ from torch import Tensor, nn
 from ...controlnet_core.config import UNetConfig
 from ...controlnet_core.control.modes import block_heights
 from ...controlnet_core.engine.projections import Projections
+from ...controlnet_core.engine.run import Run
 from ...controlnet_core.errors import UnfitError
 from ...controlnet_core.models.unet import UNet, encoder_widths
 from . import binding
 from .bases import base_config
+from .carried import identity, sampling_of
 from .layers import attention_is_slow, with_host_arithmetic
-from .residuals import STREAM_TAKER, WRAPPER, Residuals, Stream, by_target, ready
+from .residuals import STREAM_TAKER, WRAPPER, Residuals, Stream, acting, by_target, ready
 
 KEY = STREAM_TAKER
 CALLBACKS = comfy.patcher_extension.CallbacksMP
@@ -217,12 +220,18 @@ class Engine:
         reason = obstacle_of_call(Call(executor, self.patcher(), x, levels, options, others))
         unet = reason or misfit(control, self.frame.unet.config, x) or self._unet(executor.class_obj, x)
         if isinstance(unet, str) or context is None:
-            self.report.native[str(unet) if isinstance(unet, str) else "there is no text"] += 1
+            reason = unet if isinstance(unet, str) else "there is no text"
+            self.report.native[reason] += 1
+            leave_to_the_editor(options, reason)
             return executor(x, timesteps, context, y, control, options, **others)
         self.report.fast += 1
         self.report.streamed += isinstance(control, Stream)
         stack = self._projections(unet, x, context, y, options).at(levels[0])
-        return predict(unet, stack, x, control)
+        sampling, known = sampling_of(options), identity(options)
+        if sampling is None or not known:
+            return predict(unet, stack, x, control)
+        key = (known, tuple(x.shape), x.dtype, x.device, acting(control))
+        return predict(unet, stack, x, control, sampling.run if sampling.is_first(key) else Run(), key)
 
     def _unet(self, native: nn.Module, x: Tensor) -> UNet | str:
         """Our UNet on the editor's layers, bound once per run; or why it cannot be."""
@@ -254,7 +263,7 @@ class Engine:
     ) -> Projections:
         """Keys and values of these rows' texts. The editor lays rows out anew at each call, in any order."""
         uuids = options.get("uuids") or ()
-        key = (*(u.int for u in uuids), tuple(context.shape), x.shape[0], x.dtype, x.device)
+        key = (identity(options), tuple(context.shape), x.shape[0], x.dtype, x.device)
         known = self.projections.setdefault(uuids[0], {}) if uuids else {}
         if key not in known:
             schedule: Any = Timesteps()
@@ -279,17 +288,46 @@ def tell(node: str | None, text: str) -> None:
         instance.send_progress_text(text, node)
 
 
-def predict(unet: UNet, stack: Any, x: Tensor, control: Residuals | None) -> Tensor:
-    """The UNet's output with residuals where the editor adds them; each list is used from its end."""
+def leave_to_the_editor(options: Mapping[str, Any], reason: str) -> None:
+    """Tell shortcuts that wanted to leave out parts of the UNet why there are none."""
+    sampling = sampling_of(options)
+    if sampling is not None and sampling.run.shortcuts.shortens_unet:
+        sampling.whole[reason] += 1
+
+
+def predict(
+    unet: UNet, stack: Any, x: Tensor, control: Residuals | None, run: Run | None = None, key: object = None
+) -> Tensor:
+    """The UNet's output with residuals where the editor adds them; each list is used from its end.
+
+    run: what is carried from one evaluation of this `key` to the next, and so may be left out; None for nothing.
+    """
+    run = run or Run()
+    deep = run.deep(key)
+    if deep is not None and not deep.is_due(run.evaluations):
+        skips = controlled(unet, stack, x, control, count=unet.decoder.top_blocks)
+        h = deep.next(run.evaluations, None)[0]
+    else:
+        *skips, middle = run.controlled(key, lambda: controlled(unet, stack, x, control))
+        h = unet.decoder.lower(middle, skips, stack.decoder)
+        if deep is not None:
+            deep.next(run.evaluations, lambda: [h])
+    return unet.head(unet.decoder.top(h, skips, stack.decoder)).contiguous()
+
+
+def controlled(unet: UNet, stack: Any, x: Tensor, control: Residuals | None, count: int | None = None) -> list[Tensor]:
+    """The skips and the middle's output, with all control added. count: the first of them alone, and no net runs."""
     inputs = list(ready(control).get("input", ()))
-    skips = []
-    for skip in unet.encoder.walk(x, stack.encoder):
+    targets = []
+    for skip in islice(unet.encoder.walk(x, stack.encoder), count):
         add(skip, inputs.pop() if inputs else None)
-        skips.append(skip)
-    middle = unet.middle(skips[-1], stack.middle)
-    for target, residual in zip([*skips, middle], by_target(control, len(skips)), strict=True):
+        targets.append(skip)
+    if count is None:
+        targets.append(unet.middle(targets[-1], stack.middle))
+    residuals = by_target(control, len(unet.encoder.blocks), may_run=count is None)
+    for target, residual in zip(targets, residuals, strict=count is None):
         add(target, residual)
-    return unet.head(unet.decoder(middle, skips, stack.decoder)).contiguous()
+    return targets
 
 
 def add(target: Tensor, residual: Tensor | None) -> None:

@@ -27,11 +27,13 @@ from ...controlnet_core.control.hint import mask_at
 from ...controlnet_core.control.plan import words
 from ...controlnet_core.control.unit import ControlUnit
 from ...controlnet_core.control.weights import BlockWeights
+from ...controlnet_core.engine.run import DIRECT
 from ...controlnet_core.errors import UnfitError
-from ...controlnet_core.models.control import Bound, ControlModel, check_base
+from ...controlnet_core.models.control import Bound, ControlModel, Outlet, check_base
 from ..headless import unit_of
 from ..values import ControlSpec
 from .bases import base_config, base_weights
+from .carried import identity, sampling_of
 from .layers import with_host_layers
 from .memory import activations
 from .residuals import Residuals, Stream, add_residuals, streams_are_taken
@@ -230,14 +232,18 @@ class CoreControl(comfy.controlnet.ControlBase):
         bound = self._bound(unit, rows, pictures, x_noisy, cond, transformer_options)
         scale = torch.tensor([factors[row] for row in rows]).to(x_noisy)[:, None, None, None]
         scaled = None if set(factors) == {1.0} else scale
+        recorder, sampling = transformer_options.get(RECORDER), sampling_of(transformer_options)
+        if sampling is not None:
+            sampling.acted[self.name] += 1
 
-        def own() -> Iterator[Tensor | None]:
-            residuals = self._residuals(bound, unit, weights, scaled, rows, pictures, x_noisy, sigma)
-            return self._recorded(residuals, unit, rows, x_noisy, transformer_options.get(RECORDER))
+        def own(may_run: bool) -> Iterator[Tensor | None]:
+            raw = self._raw(bound, rows, x_noisy, sigma, transformer_options, may_run)
+            residuals = self._weighed(raw, unit, weights, scaled, rows, pictures, len(x_noisy))
+            return self._recorded(residuals, unit, rows, x_noisy, recorder)
 
         if bound.entry == "skips" and streams_are_taken(transformer_options):
-            return Stream(own, previous)
-        return add_residuals(placed_in_lists(bound, list(own())), previous)
+            return Stream(own, self, previous)
+        return add_residuals(placed_in_lists(bound, list(own(True))), previous)
 
     def _recorded(
         self, residuals: Iterator[Tensor | None], unit: ControlUnit, rows: list[int], x: Tensor, recorder: Any
@@ -247,9 +253,6 @@ class CoreControl(comfy.controlnet.ControlBase):
             yield from residuals
             return
         recorder.unit(self, self.name, words(unit))
-        recorder.net_ran(self)
-        assert self.placed is not None
-        recorder.cast("latent to the net", x.dtype, self.placed.dtype)
         for block in itertools.count():
             with recorder.timing([self], x.device):
                 residual: Any = next(residuals, END)
@@ -265,40 +268,59 @@ class CoreControl(comfy.controlnet.ControlBase):
         first, last = self.timestep_range
         return last <= sigma <= first
 
-    def _residuals(
+    def _raw(
+        self, bound: Bound, rows: list[int], x_noisy: Tensor, sigma: Tensor, options: dict[str, Any], may_run: bool
+    ) -> Iterator[tuple[Outlet, Tensor | None]]:
+        """What the net says of each skip and the middle, and how it becomes the residual.
+
+        With shortcuts it is the residual already, computed or continued; may_run: whether nets run in this evaluation.
+        """
+        assert self.placed is not None
+        x = self.sampling.calculate_input(sigma, x_noisy).to(self.placed.dtype)
+        recorder, sampling, known = options.get(RECORDER), sampling_of(options), identity(options)
+
+        def run() -> Iterator[tuple[Outlet, Tensor | None]]:
+            if sampling is not None:
+                sampling.ran[self.name] += 1
+            if recorder is not None:
+                recorder.net_ran(self)
+                recorder.cast("latent to the net", x_noisy.dtype, x.dtype)
+            seen = x if len(rows) == len(x) else x[torch.tensor(rows, device=x.device)]
+            return zip(bound.outlets, bound.features(seen, float(sigma)), strict=True)
+
+        if sampling is None or not sampling.run.shortcuts.continues_nets or not known:
+            yield from run()
+            return
+        key = (self, known, tuple(rows), tuple(x.shape), x.dtype, x.device)
+        found = sampling.residuals(key, x, may_run, lambda: [placed(*said, len(rows)) for said in run()])
+        yield from ((DIRECT, residual) for residual in found)
+
+    def _weighed(
         self,
-        bound: Bound,
+        raw: Iterator[tuple[Outlet, Tensor | None]],
         unit: ControlUnit,
         weights: Sequence[float],
         scale: Tensor | None,
         rows: list[int],
         pictures: int,
-        x_noisy: Tensor,
-        sigma: Tensor,
+        total: int,
     ) -> Iterator[Tensor | None]:
-        """One residual per skip and the middle's; None where nothing is added."""
-        assert self.placed is not None
-        total = x_noisy.shape[0]
-        everywhere = len(rows) == total
-        index = torch.tensor(rows, device=x_noisy.device)
-        x = self.sampling.calculate_input(sigma, x_noisy).to(self.placed.dtype)
-        features = bound.features(x if everywhere else x[index], float(sigma))
-        for outlet, feature, weight in zip(bound.outlets, features, weights, strict=True):
-            if feature is None or weight == 0.0:
+        """One residual per skip and the middle's; None where nothing is added. total: all rows of x."""
+        for (outlet, feature), weight in zip(raw, weights, strict=True):
+            residual = None if weight == 0.0 else placed(outlet, feature, len(rows))
+            if residual is None:
                 yield None
                 continue
-            size = (feature.shape[-2], feature.shape[-1])
-            residual = outlet(feature).expand(len(rows), -1, *size)
             if weight != 1.0:
                 residual = residual * weight
             if scale is not None:
                 residual = residual * scale.to(residual)
             if unit.mask is not None:
-                at = mask_at(unit.mask, size).to(residual)
+                at = mask_at(unit.mask, (residual.shape[-2], residual.shape[-1])).to(residual)
                 residual = residual * (at if len(at) == 1 else at[[row % pictures % len(at) for row in rows]])
-            if not everywhere:
+            if len(rows) != total:
                 full = residual.new_zeros(total, *residual.shape[1:])
-                residual = full.index_copy_(0, index, residual)
+                residual = full.index_copy_(0, torch.tensor(rows, device=residual.device), residual)
             yield residual
 
     def _bound(
@@ -318,7 +340,7 @@ class CoreControl(comfy.controlnet.ControlBase):
         uuids = options.get("uuids") or ()
         # A run's store; a fresh one where the editor does not say which conditioning this is.
         run = self.runs.setdefault(uuids[0], Run()) if uuids else Run()
-        key = (*(u.int for u in uuids), tuple(rows), tuple(x_noisy.shape), tuple(context.shape), dtype, device)
+        key = (identity(options), tuple(rows), tuple(x_noisy.shape), tuple(context.shape), dtype, device)
         found = run.bound.get(key)
         if found is None:
             check_width(self, context)
@@ -330,6 +352,11 @@ class CoreControl(comfy.controlnet.ControlBase):
             seat = HostSeat(unit, self.base, x_noisy, rows, pictures, context, label, schedule, dtype)
             found = run.bound[key] = self.placed.net.bind(seat)
         return found
+
+
+def placed(outlet: Outlet, feature: Tensor | None, rows: int) -> Tensor | None:
+    """The residual of a feature map, (rows, C, h, w) also where it is the same for all of them; None for nothing."""
+    return None if feature is None else outlet(feature).expand(rows, -1, *feature.shape[-2:])
 
 
 def placed_in_lists(bound: Bound, own: list[Any]) -> Residuals:

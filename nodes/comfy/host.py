@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from ... import controlnet_core
 from ...controlnet_core.checkpoints.control import CONTROL_KINDS
 from ...controlnet_core.checkpoints.detect import Identity, identify_file
 from ...controlnet_core.control.report import Recorder
-from ...controlnet_core.engine.run import EXACT, Shortcuts
+from ...controlnet_core.engine.run import Shortcuts
 from ...controlnet_core.errors import CheckpointError, MissingFileError, UnfitError
 from ...controlnet_core.models.controlnet import ControlNet
 from ...controlnet_core.pipeline import SampleSettings
@@ -24,7 +23,6 @@ ASSETS = Path(controlnet_core.__file__).parent / "assets"
 HOST_FAMILIES = frozenset({"sd15", "sd2", "sdxl", "sdxl-refiner"})
 """Families whose checkpoints the editor loads better than we do: casting, fp8, textual inversion."""
 PREVIEW_SIDE = 512
-log = logging.getLogger(__name__)
 
 
 class ComfyHost:
@@ -180,12 +178,10 @@ class ComfyHost:
         return accelerate.accelerated(model, weights, node)
 
     def shorten(self, model: Any, shortcuts: Shortcuts, node: str | None) -> tuple[Any, str]:
-        """The MODEL as it is, and in the log that nothing is left out."""
-        if shortcuts == EXACT:
-            return model, shortcuts.words
-        text = f"shortcuts do nothing in the editor yet, `controlnet run` takes them: {shortcuts.words}"
-        log.warning(text)
-        return model, text
+        """A clone of the MODEL that is sampled with these shortcuts."""
+        from . import shortcuts as parts
+
+        return parts.shortened(model, shortcuts, node)
 
     # ---- progress
 

@@ -21,16 +21,17 @@ class Stream(Mapping[str, list[Any]]):
 
     To all but the taker of streams it is a native object's dictionary, whose lists are made when somebody looks.
     make: begins anew to yield what is added to each skip, first to last, then to the middle's output, None for
-    nothing. previous: what the nets in front of it say.
+    nothing; it is told whether the net may run, see `engine.run`. unit: whose they are. previous: what the nets in
+    front of it say.
     """
 
-    def __init__(self, make: Callable[[], Iterator[Tensor | None]], previous: Residuals | None) -> None:
-        self.make, self.previous = make, previous
+    def __init__(self, make: Callable[[bool], Iterator[Tensor | None]], unit: Any, previous: Residuals | None) -> None:
+        self.make, self.unit, self.previous = make, unit, previous
 
     @cached_property
     def lists(self) -> Residuals:
         """All of them, as native objects hand them over."""
-        *skips, middle = self.make()
+        *skips, middle = self.make(True)
         return add_residuals({"input": [], "middle": [middle], "output": skips}, self.previous)
 
     @property
@@ -60,11 +61,18 @@ def ready(control: Residuals | None) -> Residuals:
     return {} if control is None else control
 
 
-def by_target(control: Residuals | None, skips: int) -> Iterator[Tensor | None]:
+def acting(control: Residuals | None) -> tuple[Any, ...]:
+    """What a chain hands over, as a key: which nets of ours act, and where something in lists is added."""
+    if isinstance(control, Stream):
+        return (*acting(control.previous), control.unit)
+    return tuple((name, *(one is not None for one in those)) for name, those in ready(control).items())
+
+
+def by_target(control: Residuals | None, skips: int, may_run: bool = True) -> Iterator[Tensor | None]:
     """What is added to each skip, first to last, then to the middle's output. Lists are used from their ends."""
     if isinstance(control, Stream):
-        own = control.make()
-        return own if control.previous is None else map(_sum, by_target(control.previous, skips), own)
+        own = control.make(may_run)
+        return own if control.previous is None else map(_sum, by_target(control.previous, skips, may_run), own)
     lists = ready(control)
     outputs, middles = ([*[None] * n, *lists.get(key, ())][-n:] for key, n in (("output", skips), ("middle", 1)))
     return iter([*outputs, *middles])

@@ -370,7 +370,7 @@ class Session:
         own = getattr(self, name, None)
         if own:
             return own()
-        names = ("comfyui_accelerate", "comfyui_preprocess", "comfyui_nets")
+        names = ("comfyui_accelerate", "comfyui_preprocess", "comfyui_nets", "comfyui_shortcuts")
         modules = (importlib.import_module(module) for module in names)
         return next(getattr(module, name) for module in modules if hasattr(module, name))(self)
 
@@ -684,6 +684,7 @@ SCENARIOS = (
     "peaks",
     "preprocess_nodes",
     "nets_of_nodes",
+    "shortcuts",
 )
 
 

@@ -35,6 +35,7 @@ from comfyui_controlnet_core.controlnet_core.checkpoints.keymap import KeyMap
 from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_controlnet, load_unet
 from comfyui_controlnet_core.controlnet_core.checkpoints.save import save_checkpoint, save_controlnet
 from comfyui_controlnet_core.controlnet_core.config import DEMO, SD15, AdapterConfig, UnionConfig
+from comfyui_controlnet_core.controlnet_core.control.report import Recorder
 from comfyui_controlnet_core.controlnet_core.models.adapter import Adapter
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.text_encoder import ClipTextModel
@@ -717,6 +718,76 @@ def test_a_net_holds_no_more_than_the_host_was_told(name: str, facts: dict[str, 
     found = facts["peaks"][name]
     print(f"{name}: {found['peak'] / 2**20:.1f} MiB at the peak, {found['counted'] / 2**20:.1f} counted")
     assert found["peak"] <= found["counted"] <= 5 * found["peak"]
+
+
+# ---- shortcuts
+
+short = load_program(PROGRAM.with_name("comfyui_shortcuts.py"))
+
+
+@pytest.mark.parametrize("name", short.RUNS)
+def test_shortcuts_are_those_of_the_other_home(
+    name: str, headless: Headless, facts: dict[str, Any], tensors: dict[str, torch.Tensor]
+) -> None:
+    """The same latent as without the editor, from as many runs of the nets."""
+    case = short.RUNS[name]
+    given = {key: value[1]["default"] for key, value in short_inputs().items() if "default" in value[1]}
+    model, words = headless.node("CNCore_Shortcuts", model=headless.model, **{**given, **case.fields})["result"]
+    settings = SampleSettings(program.SEED, short.STEPS, program.CFG, **case.settings)
+    recorder = Recorder()
+    conditioning, latent = case.conditioning(headless), case.latent(headless)
+    mine = headless.host.sample(model, *conditioning, latent, settings, recorder)["samples"]
+    found, exact = tensors[f"short.{name}"], tensors[f"short.{name}.exact"]
+    between, saved = (float((found - other).abs().max() / mine.abs().max()) for other in (mine, exact))
+    print(f"{name}: {between:.1e} from the other home, {saved:.1e} from exact")
+    assert between <= CLOSE
+    assert saved > 50 * CLOSE
+    if not any("file" in unit for unit in case.units):
+        assert facts["shortcuts"][name]["nets"] == sum(unit.ran for unit in recorder.report().units)
+    assert facts["shortcuts"][name]["words"] == words
+    assert facts["shortcuts"][name]["warnings"] == []
+
+
+def short_inputs() -> dict[str, Any]:
+    """The fields of the node."""
+    return own_nodes()["CNCore_Shortcuts"].INPUT_TYPES()["required"]
+
+
+def test_shortcuts_that_are_off_change_no_bit(facts: dict[str, Any]) -> None:
+    assert facts["shortcuts off"] == [True] * 6
+
+
+def test_shortcuts_where_halves_are_split_and_looked_at_twice(facts: dict[str, Any]) -> None:
+    assert len(facts["shortcuts split"]) == 10
+    assert max(facts["shortcuts split"].values()) <= 10 * CLOSE
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "acts"),
+    [
+        ("no engine", "deep_every 2 does nothing: put Accelerate", False),
+        ("native net", "ControlNet runs in every evaluation: load it with", False),
+        ("no net", "no ControlNet of this pack acted", False),
+        ("cfg 1", "there was no negative half (cfg 1)", False),
+        ("patched", "patches act on the UNet's blocks", False),
+    ],
+)
+def test_a_shortcut_that_cannot_act_says_so(
+    name: str, words: str, acts: bool, facts: dict[str, Any], tensors: dict[str, torch.Tensor]
+) -> None:
+    assert any(words in line for line in facts["shortcuts loud"][name]), facts["shortcuts loud"][name]
+    assert torch.equal(tensors[f"loud.{name}"], tensors[f"loud.{name}.exact"]) is not acts
+
+
+def test_nothing_of_a_sampling_with_shortcuts_outlives_it(facts: dict[str, Any]) -> None:
+    found = facts["shortcuts held"]
+    assert found["before"] == 0 < found["during"]
+    for end in ("a run", "a failure", "an interruption"):
+        assert found[end] == 0
+    assert found["error of a run"] == "" and found["error of a failure"] == "RuntimeError: on purpose"
+    assert found["error of an interruption"].startswith("InterruptProcessingException")
+    assert found["options"] == [False, False]
+    assert found["next run is equal"] is True
 
 
 # ---- hints

@@ -1,0 +1,134 @@
+"""Shortcuts on a native MODEL, under any native sampler.
+
+`shortened` hangs wrappers on a clone of it: one begins the state of a sampling (`carried`), one counts its
+evaluations, one leaves the negative half out. Nets of ours and Accelerate do the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import comfy.patcher_extension
+from torch import Tensor
+
+from ...controlnet_core.engine.run import EXACT, Run, Shortcuts
+from . import apply
+from .accelerate import tell
+from .carried import KEY, Sampling, report, sampling_of
+from .control import TAG
+from .residuals import streams_are_taken
+
+WRAPPERS = comfy.patcher_extension.WrappersMP
+PREDICT = getattr(WRAPPERS, "PREDICT_NOISE", None)
+"""Around an evaluation; older releases have no wrapper there, but one around its batch of conditionings."""
+KINDS = tuple(kind for kind in (WRAPPERS.OUTER_SAMPLE, PREDICT, WRAPPERS.CALC_COND_BATCH) if kind is not None)
+HALVES = 2
+log = logging.getLogger(__name__)
+
+
+def shortened(model: Any, shortcuts: Shortcuts, node: str | None) -> tuple[Any, str]:
+    """A clone of a MODEL that is sampled with these shortcuts in place of others, and what they are.
+
+    node: the ID of the node that shows what a run did.
+    """
+    clone = model.clone()
+    for kind in KINDS:
+        clone.remove_wrappers_with_key(kind, KEY)
+    if shortcuts != EXACT:
+        clone.add_wrapper_with_key(WRAPPERS.OUTER_SAMPLE, KEY, partial(whole_sampling, shortcuts=shortcuts, node=node))
+        if PREDICT is None:
+            clone.add_wrapper_with_key(WRAPPERS.CALC_COND_BATCH, KEY, counted_batch)
+        else:
+            clone.add_wrapper_with_key(PREDICT, KEY, counted)
+        clone.add_wrapper_with_key(WRAPPERS.CALC_COND_BATCH, KEY, halves)
+    return clone, shortcuts.words
+
+
+# ---- wrappers; the first argument is what the editor would call in their place
+
+
+def whole_sampling(execute: Any, *args: Any, shortcuts: Shortcuts, node: str | None, **kwargs: Any) -> Any:
+    """Around a sampling: a state of its own, what cannot be left out told before, what was left out after."""
+    guider = execute.class_obj
+    options = guider.model_options.setdefault("transformer_options", {})  # of this sampling alone
+    levels = guider.model_patcher.get_model_object("model_sampling")
+    window = (levels.percent_to_sigma(p) for p in (shortcuts.guidance_start, shortcuts.guidance_end))
+    first, last = (float(sigma) for sigma in window)
+    sampling = options[KEY] = Sampling(Run(shortcuts), (first, last))
+    for obstacle in obstacles(shortcuts, guider, options):
+        log.warning("Shortcuts: %s", obstacle)
+    try:
+        return execute(*args, **kwargs)
+    finally:
+        options.pop(KEY, None)
+        text = "\n".join([*report(sampling), *obstacles(shortcuts, guider, options), *too_late(sampling)])
+        for line in too_late(sampling):
+            log.warning("Shortcuts: %s", line)
+        log.info(text)
+        tell(node, text)
+
+
+def counted(execute: Any, x: Tensor, timestep: Tensor, model_options: Mapping[str, Any], seed: Any = None) -> Any:
+    """Around an evaluation."""
+    _count(model_options, timestep)
+    return execute(x, timestep, model_options, seed)
+
+
+def counted_batch(execute: Any, model: Any, conds: Any, x: Tensor, timestep: Tensor, model_options: Any) -> Any:
+    """Around the batch of an evaluation's conditionings, in releases that know nothing closer."""
+    _count(model_options, timestep)
+    return execute(model, conds, x, timestep, model_options)
+
+
+def _count(model_options: Mapping[str, Any], timestep: Tensor) -> None:
+    sampling = sampling_of(model_options.get("transformer_options"))
+    if sampling is not None:
+        sampling.evaluation(float(timestep.flatten()[0]))
+
+
+def halves(execute: Any, model: Any, conds: Any, x: Tensor, timestep: Tensor, model_options: Any) -> Any:
+    """Around the same batch: outside of the interval the negative half is the positive one, and nothing is guided."""
+    sampling = sampling_of(model_options.get("transformer_options"))
+    limits = sampling is not None and sampling.run.shortcuts.limits_guidance
+    if not limits or len(conds) != HALVES or not all(conds) or sampling.guides(float(timestep.flatten()[0])):
+        return execute(model, conds, x, timestep, model_options)
+    positive, _ = execute(model, [conds[0], None], x, timestep, model_options)
+    return [positive, positive.clone()]
+
+
+# ---- what is said
+
+
+def obstacles(shortcuts: Shortcuts, guider: Any, options: Mapping[str, Any]) -> Iterator[str]:
+    """What cannot be left out of a sampling, and what would help."""
+    levels = {"deep_every": shortcuts.deep_every, "encoder_every": shortcuts.encoder_every}
+    wanted = [f"{name} {every}" for name, every in levels.items() if every > 1]
+    if wanted and not streams_are_taken(options):
+        yield f"{wanted[0]} does nothing: put Accelerate (ControlNet Core) on the same model"
+    links = {link for link in linked(guider) if not getattr(link, TAG, False)}
+    if links and (shortcuts.continues_nets or wanted):
+        names = ", ".join(sorted({type(link).__name__ for link in links}))
+        yield f"{names} runs in every evaluation: load it with Load ControlNet (ControlNet Core) if it is one for SD"
+    if guider.model_options.get("context_handler") is not None:
+        yield "context windows are on, under which everything is computed"
+
+
+def too_late(sampling: Sampling) -> Iterator[str]:
+    """What turned out while it ran."""
+    shortcuts = sampling.run.shortcuts
+    if shortcuts.limits_guidance and not sampling.halves:
+        yield "guidance was not limited: there was no negative half (cfg 1), or this guider has more than two"
+    for reason, calls in sampling.whole.items():
+        yield f"the whole UNet ran in {calls} calls, since {reason}"
+    if (shortcuts.reuse_every > 1 or shortcuts.reuse_tolerance > 0.0) and not sampling.acted:
+        yield "no ControlNet of this pack acted, so none was left out"
+
+
+def linked(guider: Any) -> Iterator[Any]:
+    """All control objects on a sampling's conditionings."""
+    for conditioning in guider.conds.values():
+        for options in conditioning:
+            yield from apply.chain(options.get("control"))
