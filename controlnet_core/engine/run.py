@@ -34,7 +34,7 @@ from ..errors import ValueRangeError
 from ..models.control import Direct
 from .forecast import Forecast, Values
 from .record import RecordedActor
-from .unit import Actor
+from .unit import Actor, PreparedUnit
 
 if TYPE_CHECKING:
     from .graphs import Graphs
@@ -159,7 +159,7 @@ class Run:
     rescale: float = 0.0
     finite: Tensor | None = None
     evaluations: int = 0
-    repeaters: dict[Actor, Repeater] = field(default_factory=dict)
+    repeaters: dict[tuple[PreparedUnit, ...], Repeater] = field(default_factory=dict)
     forecasts: dict[object, Forecast] = field(default_factory=dict)
     observed: dict[Actor, Actor] = field(default_factory=dict)
     parts: dict[int, Run] = field(default_factory=dict)
@@ -189,9 +189,10 @@ class Run:
         actor = self.heard(actor)
         if not self.shortcuts.continues_nets:
             return actor.through(x, sigma, targets)
-        if actor not in self.repeaters:
-            self.repeaters[actor] = Repeater.of(self.shortcuts)
-        return self.repeaters[actor].through(actor, x, sigma, targets, self.evaluations, may_run)
+        key = actor.units  # the actor itself is another one whenever any net enters or leaves its window
+        if key not in self.repeaters:
+            self.repeaters[key] = Repeater.of(self.shortcuts)
+        return self.repeaters[key].through(actor, x, sigma, targets, self.evaluations, may_run)
 
     def heard(self, actor: Actor) -> Actor:
         """The actor, telling the recorder what it does; that it acts is told now."""

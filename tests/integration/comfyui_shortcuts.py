@@ -48,11 +48,13 @@ class Short:
 TWO = ({}, {"strength": 0.5, "upside_down": True})
 ADAPTER = ({"file": "adapter.safetensors"}, {"strength": 0.5})
 WINDOWS = ({"end_percent": 0.7}, {"start_percent": 0.3, "mode": "control", "upside_down": True})
+APART = ({**WINDOWS[0], "file": "difference.safetensors"}, WINDOWS[1])
+"""Two nets: without the editor two units of one net run as one, and begin anew together."""
 RUNS: dict[str, Short] = {
     "nets": Short({"reuse_every": 2}),
     "nets, every third": Short({"reuse_every": 3}, TWO, batch=2),
-    "nets, by tolerance": Short({"reuse_tolerance": 0.4}),
-    "nets, in windows": Short({"reuse_every": 2}, WINDOWS),
+    "nets, by tolerance": Short({"reuse_tolerance": 0.7}),
+    "nets, in windows": Short({"reuse_every": 2}, APART),
     "nets, heun": Short({"reuse_every": 2}, settings={"sampler": "heun"}),
     "nets, an adapter among them": Short({"reuse_every": 2}, ADAPTER),
     "nets, under the engine": Short({"reuse_every": 2}, TWO, weights="shared"),
