@@ -79,6 +79,22 @@ def test_what_ran_is_reported(run: Any, scene: dict[str, Any], host: HeadlessHos
     assert [(unit.acted, unit.ran) for unit in report.units] == [(STEPS, 4)]
 
 
+def test_a_net_goes_on_when_another_one_enters_or_leaves_its_window(
+    run: Any, scene: dict[str, Any], host: HeadlessHost
+) -> None:
+    (other,) = run("CNCore_LoadControlNet", control_net="demo depth (built in)")
+    window = {"control_net": other, "image": torch.ones(1, 64, 64, 3), "start_percent": 0.3, "end_percent": 0.6}
+    halves = {name: scene[name] for name in ("positive", "negative")}
+    positive, negative = run("CNCore_ApplyControlNet", **halves, **window)
+    reports: list[RunReport] = []
+    host.on_report = reports.append
+    model = shortened(run, scene["model"], reuse_every=4)
+    sample(run, scene, model=model, positive=positive, negative=negative, steps=12)
+    whole, between = reports[0].units
+    assert (whole.acted, whole.ran) == (12, 4)  # at the evaluations 0, 1, 5 and 9
+    assert 2 <= between.ran < between.acted < 12
+
+
 def test_shortcuts_of_the_run_go_before_the_nodes_and_say_so(
     run: Any, scene: dict[str, Any], host: HeadlessHost
 ) -> None:
