@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -110,8 +110,8 @@ class Repeater:
         """Nothing computed yet."""
         return cls(shortcuts, Forecast(shortcuts.reuse_every, gap=shortcuts.encoder_every))
 
-    def residuals(self, x: Tensor, now: int, may_run: bool, compute: Callable[[], Values]) -> Values:
-        """Those of this evaluation, computed or continued.
+    def residuals(self, x: Tensor, now: int, may_run: bool, compute: Callable[[], Values]) -> Iterator[Any]:
+        """Those of this evaluation, one by one, computed or continued.
 
         x: what the net reads, scaled. now: number of the evaluation. may_run: whether it is one for nets to run.
         """

@@ -306,7 +306,7 @@ def predict(
     deep = run.deep(key)
     if deep is not None and not deep.is_due(run.evaluations):
         skips = controlled(unet, stack, x, control, count=unet.decoder.top_blocks)
-        h = deep.next(run.evaluations, None)[0]
+        (h,) = deep.next(run.evaluations, None)
     else:
         *skips, middle = run.controlled(key, lambda: controlled(unet, stack, x, control))
         h = unet.decoder.lower(middle, skips, stack.decoder)

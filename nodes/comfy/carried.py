@@ -67,10 +67,10 @@ class Sampling:
         self.met[key] = self.run.evaluations
         return first
 
-    def residuals(self, key: Any, x: Tensor, may_run: bool, compute: Callable[[], Values]) -> Values:
+    def residuals(self, key: Any, x: Tensor, may_run: bool, compute: Callable[[], Values]) -> Iterator[Any]:
         """A net's residuals before their weights, computed or continued. x: what it reads, scaled."""
         if not self.is_first(key):
-            return compute()
+            return iter(compute())
         repeater = self.repeaters.setdefault(key, Repeater.of(self.run.shortcuts))
         return repeater.residuals(x, self.run.evaluations, may_run, compute)
 
