@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
 
+from torch import nn
+
 from ..config import UNetConfig
 from ..control.unit import ControlUnit
 from ..models.control import ControlModel, Load, Sitting
 from .activations import (
+    CastForms,
+    Forms,
     FusedForms,
     PlainForms,
+    Running,
     Turns,
     lower_values,
     skip_values,
@@ -24,6 +29,7 @@ from .activations import (
 from .backend import Backend
 from .condition import Condition
 from .job import Job
+from .narrow import is_narrow
 from .prepare import unit_runs
 from .run import Shortcuts
 
@@ -163,6 +169,7 @@ class GroupCount:
 class Acting:
     """A net that runs, for one unit or for several as one batch. kept: values of its hints and masks."""
 
+    net: ControlModel
     load: Load
     rows: int
     kept: int
@@ -187,8 +194,8 @@ class Scene:
             shortcuts.continues_nets, shortcuts.encoder_every > 1, beside,
             streams=beside and backend.runtime.device.type == "cuda",
         )  # fmt: skip
-        forms = FusedForms() if backend.packs else PlainForms()
-        nets = [(actor.load, actor.rows) for actor in self.actors]
+        nets = [Running(actor.load, actor.rows, forms_of(actor.net, backend)) for actor in self.actors]
+        forms = forms_of(group.job.unet, backend)
         return step_values(group.config, nets, group.rows, group.size, forms, turns)
 
     def carried(self, shortcuts: Shortcuts) -> int:
@@ -229,12 +236,18 @@ def _actors(seated: Sequence[Seated]) -> list[Acting]:
     """Units of one net share a batch where the net can do so, as in `engine.unit.make_actors`."""
     kinds = {own.load.batch for own in seated}
     if len(seated) == 1 or len(kinds) > 1 or None in kinds:
-        return [Acting(own.load, own.rows, own.load.kept + own.masks, False) for own in seated]
+        return [Acting(own.net, own.load, own.rows, own.load.kept + own.masks, False) for own in seated]
     residuals = tuple(map(sum, zip(*(own.load.residuals for own in seated), strict=True)))
     rows = sum(own.rows for own in seated)
     hints = sum(own.load.kept * own.rows // own.laid for own in seated)
     load = Load(hints, 0, residuals, seated[0].load.blocks)
-    return [Acting(load, rows, hints, True)]
+    return [Acting(seated[0].net, load, rows, hints, True)]
+
+
+def forms_of(module: nn.Module, backend: Backend) -> Forms:
+    """How much the blocks of a model hold, as the backend runs them."""
+    forms = FusedForms() if backend.packs else PlainForms()
+    return CastForms(forms, backend.packs) if is_narrow(module) else forms
 
 
 def known_sigmas(job: Job) -> list[float]:

@@ -26,9 +26,17 @@ class Forms(Protocol):
 
     def transformer(self, cells: int, width: int) -> int: ...
 
+    def weight(self, values: int) -> int:
+        """Of a layer's weight of so many values, what is made of it at each use."""
+        ...
+
 
 class PlainForms:
     """Blocks as `models.layers` has them."""
+
+    def weight(self, values: int) -> int:
+        """It is at hand."""
+        return 0
 
     def residual(self, cells: int, width_in: int, width: int) -> int:
         """The first activation with its input; the second with its input and the hidden state."""
@@ -42,6 +50,10 @@ class PlainForms:
 class FusedForms:
     """Blocks as `engine.fuse` has them."""
 
+    def weight(self, values: int) -> int:
+        """It is at hand."""
+        return 0
+
     def residual(self, cells: int, width_in: int, width: int) -> int:
         """Hidden state, activation and output, the latter on top of a widened input where there is one."""
         return cells * max(width_in + width, (3 if width_in != width else 2) * width)
@@ -50,6 +62,26 @@ class FusedForms:
         """Queries, keys and values of the self attention, or the feed-forward and one piece of its middle."""
         piece = min(FusedFeedForward.TOKENS, cells)
         return max(6 * cells, 4 * cells + 9 * piece) * width
+
+
+@dataclass(frozen=True)
+class CastForms:
+    """Blocks of layers in float8, whose weights are cast at each use, and, `packed`, reordered as well."""
+
+    forms: Forms
+    packed: bool
+
+    def weight(self, values: int) -> int:
+        """Cast; then in the other order too."""
+        return 2 * values if self.packed else values
+
+    def residual(self, cells: int, width_in: int, width: int) -> int:
+        """Beside the larger of the two 3x3 convolutions."""
+        return self.forms.residual(cells, width_in, width) + self.weight(9 * max(width_in, width) * width)
+
+    def transformer(self, cells: int, width: int) -> int:
+        """Beside the feed-forward's first layer, or, packed, both of its layers at once."""
+        return self.forms.transformer(cells, width) + self.weight(8 * width**2)
 
 
 @dataclass
@@ -86,7 +118,7 @@ class Place:
     def passing(self, forms: Forms) -> int:
         """Held at most while it runs, beside its input."""
         if self.depth is None:
-            return self.values
+            return self.values + forms.weight(9 * self.width_in * self.width)
         residual = forms.residual(self.cells, self.width_in, self.width)
         return max(residual, self.values + _transformer(forms, self.cells, self.width, self.depth))
 
@@ -135,6 +167,15 @@ def lower_values(config: UNetConfig, rows: int, size: tuple[int, int]) -> int:
 
 
 @dataclass(frozen=True)
+class Running:
+    """A net in an evaluation. rows: of x that it sees. forms: of its blocks."""
+
+    load: Load
+    rows: int
+    forms: Forms
+
+
+@dataclass(frozen=True)
 class Turns:
     """How the nets of an evaluation take turns.
 
@@ -154,13 +195,13 @@ ONE_BY_ONE = Turns()
 
 def step_values(
     config: UNetConfig,
-    nets: Sequence[tuple[Load, int]],
+    nets: Sequence[Running],
     rows: int,
     size: tuple[int, int],
     forms: Forms,
     turns: Turns = ONE_BY_ONE,
 ) -> int:
-    """Most values alive in an evaluation: the encoder, the nets (each with its rows), the decoder."""
+    """Most values alive in an evaluation: the encoder, the nets, the decoder. forms: of the UNet's blocks."""
     ledger = Ledger()
     places = encoder_places(config, rows, size)
     last = places[-1]
@@ -171,35 +212,35 @@ def step_values(
     ledger.passing(middle_passing(config, forms, last.cells))
     ledger.keep(last.values)
     if turns.streams:
-        ledger.most += sum(net_values(load, own, size, forms, keeps=True) for load, own in nets)
+        ledger.most += sum(net_values(net, size, keeps=True) for net in nets)
     else:
-        ledger.passing(_nets(nets, size, forms, turns))
+        ledger.passing(_nets(nets, size, turns))
     decoder = Ledger(ledger.held)
     _decode(decoder, config, places, forms)
     made_anew = skip_values(config, rows, size) if turns.skips else 0
     return max(ledger.most - made_anew, decoder.most)
 
 
-def _nets(nets: Sequence[tuple[Load, int]], size: tuple[int, int], forms: Forms, turns: Turns) -> int:
+def _nets(nets: Sequence[Running], size: tuple[int, int], turns: Turns) -> int:
     """Most values that the nets hold while they run one after the other."""
     ledger = Ledger()
-    for load, rows in nets:
-        values = net_values(load, rows, size, forms, keeps=turns.continued or turns.beside)
-        made = sum(load.residuals)
+    for net in nets:
+        values = net_values(net, size, keeps=turns.continued or turns.beside)
+        made = sum(net.load.residuals)
         ledger.passing(values - made if turns.continued else values)
         if turns.beside:
             ledger.keep(made)
     return ledger.most
 
 
-def net_values(load: Load, rows: int, size: tuple[int, int], forms: Forms, keeps: bool = False) -> int:
+def net_values(net: Running, size: tuple[int, int], keeps: bool = False) -> int:
     """Most values that a net holds: one feature map, and what the next block or its outlet takes.
 
     keeps: whether its residuals stay until the last one is there.
     """
     ledger = Ledger()
     before = 0
-    for (passing, place), residual in zip(_walk(load, rows, size, forms), load.residuals, strict=True):
+    for (passing, place), residual in zip(_walk(net, size), net.load.residuals, strict=True):
         ledger.passing(before + passing)
         before = residual if place is None else place.values
         ledger.passing(before + residual + (0 if place is None else place.width**2))
@@ -208,14 +249,15 @@ def net_values(load: Load, rows: int, size: tuple[int, int], forms: Forms, keeps
     return ledger.most
 
 
-def _walk(load: Load, rows: int, size: tuple[int, int], forms: Forms) -> Iterator[tuple[int, Place | None]]:
+def _walk(net: Running, size: tuple[int, int]) -> Iterator[tuple[int, Place | None]]:
     """What passes while each feature map of a net is made, and the block that makes it, where that is known."""
-    if load.blocks is None:
-        yield from [(0, None)] * len(load.residuals)
+    blocks, forms = net.load.blocks, net.forms
+    if blocks is None:
+        yield from [(0, None)] * len(net.load.residuals)
         return
-    places = encoder_places(load.blocks, rows, size)
+    places = encoder_places(blocks, net.rows, size)
     yield from ((place.passing(forms), place) for place in places)
-    yield middle_passing(load.blocks, forms, places[-1].cells), places[-1]
+    yield middle_passing(blocks, forms, places[-1].cells), places[-1]
 
 
 def _decode(ledger: Ledger, config: UNetConfig, skips: list[Place], forms: Forms) -> None:
@@ -234,7 +276,7 @@ def _decode(ledger: Ledger, config: UNetConfig, skips: list[Place], forms: Forms
             width = level_width
             if level > 0 and index == config.res_blocks:
                 larger = skips[-1].cells
-                ledger.passing(2 * larger * width)
+                ledger.passing(2 * larger * width + forms.weight(9 * width**2))
                 ledger.keep((larger - cells) * width)
                 cells = larger
     ledger.passing(2 * cells * width)

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from ...controlnet_core.config import ControlNetConfig
-from ...controlnet_core.engine.activations import PlainForms, net_values, target_cells, text_values, time_values
+from ...controlnet_core.engine.activations import (
+    PlainForms,
+    Running,
+    net_values,
+    target_cells,
+    text_values,
+    time_values,
+)
 from ...controlnet_core.models.control import Sitting
 from ...controlnet_core.models.controlnet import load_of
 
@@ -23,5 +30,5 @@ def activations(config: ControlNetConfig, size: tuple[int, int], rows: int, pict
     load = load_of(config, Sitting(rows, size, pixels, 1, pictures, target_cells(unet, size), unet))
     kept = load.kept + text_values(unet, rows, TOKENS, decoder=False)
     kept += time_values(unet, rows * EVALUATIONS, decoder=False)
-    running = sum(load.residuals) + net_values(load, rows, size, PlainForms())
+    running = sum(load.residuals) + net_values(Running(load, rows, PlainForms()), size)
     return kept + max(running, load.binding)
