@@ -145,7 +145,7 @@ def told_and_found(
     graphs: bool = False,
     unet: UNet | None = None,
 ) -> tuple[Footprint, list[int]]:
-    """What is told; and of a whole run the most bytes alive while it is prepared, at its end, and the most after that."""
+    """What is told; and the most bytes alive while a run is prepared, those at its end, and the most in between."""
     unet, shape = unet or base(), (batch, 4, 16, 16)
     job = Job(unet, SMALL, SCHEDULE, *halves, shape, EVALUATIONS)
     told, x = predict(job, backend, shortcuts, graphs), torch.randn(shape)
@@ -278,8 +278,10 @@ KINDS: dict[str, Make] = {
 }
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
-@pytest.mark.parametrize("kind", KINDS)
+PACKED = ("one net on two hints", "lora", "light adapter")
+
+
+@pytest.mark.parametrize(("kind", "packed"), [*((k, False) for k in KINDS), *((k, True) for k in PACKED)])
 def test_every_kind_of_net_tells_what_it_takes(kind: str, packed: bool) -> None:
     units = KINDS[kind](torch.rand(2, 3, 128, 128))
     shortcuts = EXACT if packed else Shortcuts(reuse_every=2)
