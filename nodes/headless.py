@@ -97,8 +97,9 @@ class HeadlessHost:
         self.assets_dir = Path(assets_dir)
         self.runtime = runtime or Runtime.choose(device, dtype)
         self.backend = Backend(self.runtime)
+        asked, dtype_of_vae = self.runtime, self.runtime.vae_dtype
         self.vae_backend = Backend(
-            Runtime(self.runtime.device, self.runtime.vae_dtype, self.runtime.vae_dtype, self.runtime.pack_weights)
+            Runtime(asked.device, dtype_of_vae, dtype_of_vae, pack_weights=asked.pack_weights, winograd=asked.winograd)
         )
         self._progress, self._cancelled = progress, cancelled
         self.shortcuts, self.on_measured = shortcuts, on_measured

@@ -82,7 +82,7 @@ def add_shortcut_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
-    """--memory, --chunk, --graphs, --side-by-side, --wide, --compile, --threads."""
+    """--memory, --chunk, --graphs, --side-by-side, --wide, --compile, --no-winograd, --threads."""
     group = parser.add_argument_group("memory and speed, the picture stays the same within rounding")
     group.add_argument(
         "--memory", choices=("auto", "resident", "streamed"), default="auto",
@@ -103,6 +103,10 @@ def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--compile", action="store_true", help="compile transformer blocks with torch.compile, at the first step"
     )
+    group.add_argument(
+        "--no-winograd", dest="winograd", action="store_false",
+        help="compute large convolutions by their definition: on the CPU less memory for weights, more time",
+    )  # fmt: skip
     group.add_argument("--threads", type=int, metavar="N", help="threads of torch on the CPU (default: one per core)")
 
 
@@ -120,7 +124,7 @@ def tuned(args: argparse.Namespace, device: str, dtype: str) -> Any:
         if not 1 <= threads <= MOST_THREADS:
             raise ValueRangeError(f"--threads {threads}: give 1 to {MOST_THREADS}")
         torch.set_num_threads(threads)
-    names = ("memory", "graphs", "side_by_side", "wide", "compile")
+    names = ("memory", "graphs", "side_by_side", "wide", "compile", "winograd")
     asked = {name: getattr(args, name) for name in names if hasattr(args, name)}
     return replace(Runtime.choose(device, dtype), chunk=chunk, **asked)
 

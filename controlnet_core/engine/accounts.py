@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -28,6 +28,7 @@ from .activations import (
 )
 from .backend import Backend
 from .condition import Condition
+from .filters import Use
 from .job import Job
 from .narrow import is_narrow
 from .prepare import unit_runs
@@ -63,6 +64,15 @@ class Account:
     def scenes(self) -> list[Scene]:
         """All that is evaluated in this run, each once."""
         return list(dict.fromkeys(scene for moment in self.moments.values() for scene in moment))
+
+    @property
+    def uses(self) -> Iterator[tuple[nn.Module, Use]]:
+        """The models with what they are run on."""
+        for group in self.groups.values():
+            yield self.job.unet, Use(group.config, group.rows, group.size, decoder=True)
+            for seated in group.seated:
+                if seated.load.blocks is not None:
+                    yield seated.net, Use(seated.load.blocks, seated.rows, group.size, decoder=False)
 
     @property
     def prepared(self) -> int:

@@ -22,7 +22,7 @@ from ..models.unet import UNet
 from .compiled import compile_blocks
 from .fuse_gpu import widen
 from .narrow import cast_at_use, is_narrow
-from .pack import can_pack, pack
+from .pack import can_pack, pack, packed_bytes
 from .rebuild import shell
 from .runtime import Runtime
 from .scratch import Scratch
@@ -82,7 +82,7 @@ class Backend:
         self.programs = Memo(self.KEPT_PROGRAMS)
         self._placed: WeakKeyDictionary[UNet, WeakKeyDictionary[ControlUnit, ControlUnit]] = WeakKeyDictionary()
         self._resolved: WeakKeyDictionary[UNet, WeakKeyDictionary[ControlModel, ControlModel]] = WeakKeyDictionary()
-        self._scratch = Scratch()
+        self.scratch: Scratch | None = Scratch() if runtime.winograd else None
         self.conveyor: Conveyor | None = None
         self.resident: int | None = None
         self._left = 0
@@ -94,6 +94,17 @@ class Backend:
         """Whether modules are run as packed twins."""
         runtime = self.runtime
         return runtime.pack_weights and self.conveyor is None and can_pack(runtime.device, runtime.dtype)
+
+    @property
+    def tiles(self) -> bool:
+        """Whether packed twins compute large convolutions by tiles."""
+        return self.packs and self.scratch is not None
+
+    def use_tiles(self, wanted: bool) -> None:
+        """Whether packed twins do so from now on; what was made otherwise is dropped."""
+        if self.packs and wanted != self.tiles:
+            self.scratch = Scratch() if wanted else None
+            self.release(())
 
     @property
     def may_stream(self) -> bool:
@@ -111,6 +122,8 @@ class Backend:
         twin = self._twins.get(module)
         if self.conveyor is not None:
             return 0 if twin is None else sum(p.nbytes for p in twin.parameters())
+        if self.packs:
+            return 0 if twin is None else packed_bytes(twin)
         return weights_of([module], self.runtime.dtype) if self.holds(module) else 0
 
     def stream_beyond(self, resident: int | None) -> None:
@@ -160,7 +173,7 @@ class Backend:
         if module not in self._twins:
             around = widen if self.runtime.wide else shell
             if packs:
-                twin = pack(module, dtype, self._scratch)
+                twin = pack(module, dtype, self.scratch)
             else:
                 twin = cast_at_use(module, device, dtype) if narrow else around(module)
             compiles = self.runtime.compile and not (packs or narrow)

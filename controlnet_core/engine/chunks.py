@@ -33,11 +33,21 @@ class Part:
 
 
 def plan_run(job: Job, backend: Backend, shortcuts: Shortcuts = EXACT, graphs: bool = False) -> MemoryPlan:
-    """Memory of a run, and how many pictures at a time the runtime asks for or fit. graphs: see `predict`."""
+    """Memory of a run, and how many pictures at a time the runtime asks for or fit. graphs: see `predict`.
+
+    Large convolutions of packed weights go by tiles unless the runtime or the memory is against it.
+    """
+    if not (backend.packs and backend.runtime.winograd):
+        return _plan(job, backend, shortcuts, graphs)
+    plan = replace(_plan(job, backend, shortcuts, graphs, tiles=True), tiles=True)
+    return plan if plan.fits else replace(_plan(job, backend, shortcuts, graphs), tiles=False)
+
+
+def _plan(job: Job, backend: Backend, shortcuts: Shortcuts, graphs: bool, tiles: bool = False) -> MemoryPlan:
     batch, runtime = job.shape[0], backend.runtime
 
     def predicted(pictures: int) -> Footprint:
-        return predict(replace(job, shape=(pictures, *job.shape[1:])), backend, shortcuts, graphs)
+        return predict(replace(job, shape=(pictures, *job.shape[1:])), backend, shortcuts, graphs, tiles)
 
     def footprint(pictures: int) -> Footprint:
         told = predicted(pictures)
@@ -65,6 +75,7 @@ def fit_run(job: Job, backend: Backend, shortcuts: Shortcuts = EXACT, graphs: bo
     if plan.resident is not None and backend.may_stream and backend.release(models_of(job, backend)):
         plan = plan_run(job, backend, shortcuts, graphs)
     backend.stream_beyond(plan.resident)
+    backend.use_tiles(bool(plan.tiles))
     return plan
 
 

@@ -8,14 +8,17 @@ allocator keeps for later.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 
 from .accounts import Account, known_sigmas
 from .backend import Backend
+from .filters import Use, tile_bytes
 from .job import Job
+from .narrow import is_narrow
 from .run import EXACT, Shortcuts
 from .weights import weights_of
 
@@ -40,8 +43,11 @@ class Footprint:
         return self.weights + max(self.preparing, self.prepared + self.carried + self.step)
 
 
-def predict(job: Job, backend: Backend, shortcuts: Shortcuts = EXACT, graphs: bool = False) -> Footprint:
-    """The footprint of a run over the sigmas that are known. graphs: whether evaluations are replayed."""
+def predict(
+    job: Job, backend: Backend, shortcuts: Shortcuts = EXACT, graphs: bool = False, tiles: bool = False
+) -> Footprint:
+    """The footprint of a run over the sigmas that are known. graphs: whether evaluations are replayed. tiles: whether
+    large convolutions of packed weights go by tiles."""
     accounts = [Account(part, backend, sigmas) for part, sigmas in _halves(job, shortcuts)]
     prepared = preparing = 0
     for account in accounts:
@@ -54,8 +60,21 @@ def predict(job: Job, backend: Backend, shortcuts: Shortcuts = EXACT, graphs: bo
     if graphs:
         carried += sum(account.buffers for account in accounts)
     dtype = backend.runtime.dtype
-    values = (prepared + joined, max(preparing, prepared), step, carried)
-    return Footprint(model_bytes(job, backend), *(dtype.itemsize * n for n in values))
+    prepared, preparing, step, carried = (
+        dtype.itemsize * n for n in (prepared + joined, max(preparing, prepared), step, carried)
+    )
+    more, buffer = _tiled(accounts, dtype) if tiles else (0, 0)
+    return Footprint(model_bytes(job, backend) + more, prepared, preparing, step + buffer, carried)
+
+
+def _tiled(accounts: Iterable[Account], dtype: torch.dtype) -> tuple[int, int]:
+    """How much larger the weights of all models are by tiles, and the buffer that they share."""
+    uses: dict[nn.Module, list[Use]] = {}
+    for account in accounts:
+        for model, use in account.uses:
+            uses.setdefault(model, []).append(use)
+    wide = [tile_bytes(own, dtype) for model, own in uses.items() if not is_narrow(model)]
+    return sum(more for more, _ in wide), max((buffer for _, buffer in wide), default=0)
 
 
 def _halves(job: Job, shortcuts: Shortcuts) -> Iterator[tuple[Job, list[float]]]:

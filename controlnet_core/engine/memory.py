@@ -24,7 +24,8 @@ TILES = (128, 96, 64, 48, 32)
 class MemoryPlan:
     """footprint: of the run, `chunk` pictures of its batch at a time. loaded: bytes of its weights that are on the
     device already. free: bytes that are free there, None where that cannot be known. resident: bytes of weights that
-    stay on the device, the rest being streamed; None for all. under_way: the most of the rest that is there too."""
+    stay on the device, the rest being streamed; None for all. under_way: the most of the rest that is there too. tiles:
+    whether large convolutions go by tiles, with larger filters (see `engine.winograd`); None where nobody asks."""
 
     footprint: Footprint
     batch: int
@@ -33,6 +34,7 @@ class MemoryPlan:
     free: int | None
     resident: int | None = None
     under_way: int = AHEAD
+    tiles: bool | None = None
 
     @property
     def weights(self) -> int:
@@ -66,6 +68,8 @@ class MemoryPlan:
             parts[0] += f", kept between steps {told.carried / MB:,.0f}"
         if self.weights < told.weights:
             parts.append(f"{(told.weights - self.weights) / MB:,.0f} MB of weights stay on the host and are streamed")
+        if self.tiles is False:
+            parts.append("convolutions by their definition, since the larger filters of Winograd's do not fit")
         if self.chunk < self.batch:
             parts.append(f"{self.chunk} of {self.batch} pictures at a time")
         if self.free is not None:

@@ -60,7 +60,7 @@ class PackedConv2d(nn.Module):
 
     SIZES = 2
 
-    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype, scratch: Scratch) -> None:
+    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype, scratch: Scratch | None) -> None:
         super().__init__()
         self.geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
         self.dtype, self.scratch = dtype, scratch
@@ -80,10 +80,11 @@ class PackedConv2d(nn.Module):
     def doubled(self, x: Tensor) -> Tensor:
         """conv of x enlarged to twice its size by the nearest neighbour: (B, C, H, W) -> (B, C', 2H, 2W)."""
         rows, width, height, across = x.shape
-        if not self._suits(torch.Size((rows, width, 2 * height, 2 * across))):
+        scratch = self._scratch_for(torch.Size((rows, width, 2 * height, 2 * across)))
+        if scratch is None:
             return self(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         if self.double is None:
-            self.double = Doubled(self.plain, self.bias, self.dtype, self.scratch)
+            self.double = Doubled(self.plain, self.bias, self.dtype, scratch)
         return self.double(x)
 
     @property
@@ -101,13 +102,15 @@ class PackedConv2d(nn.Module):
         return form
 
     def _made(self, size: torch.Size) -> Blocked | Winograd:
-        if not self._suits(size):
+        scratch = self._scratch_for(size)
+        if scratch is None:
             return self._blocked(size)
         known = (form for form in self.forms.values() if isinstance(form, Winograd))  # the same for every size
-        return next(known, None) or Winograd(self.plain, self.bias, self.dtype, self.scratch)
+        return next(known, None) or Winograd(self.plain, self.bias, self.dtype, scratch)
 
-    def _suits(self, size: torch.Size) -> bool:
-        return suits(self.plain.shape, self.geometry, size, self.dtype)
+    def _scratch_for(self, size: torch.Size) -> Scratch | None:
+        """Where tiles are written, if the convolution goes by tiles at this size."""
+        return self.scratch if suits(self.plain.shape, self.geometry, size, self.dtype) else None
 
     def _blocked(self, size: torch.Size) -> Blocked:
         return Blocked(self.plain.to(self.dtype), self.bias, self.geometry, size)
@@ -116,11 +119,16 @@ class PackedConv2d(nn.Module):
 class NarrowConv2d(PackedConv2d):
     """The same with a weight in float8, packed anew at each use."""
 
+    @property
+    def nbytes(self) -> int:
+        """Of the weight."""
+        return self.plain.nbytes
+
     def _form(self, size: torch.Size) -> Blocked:
         return self._blocked(size)
 
-    def _suits(self, size: torch.Size) -> bool:
-        return False  # to transform a filter at each use costs more than it saves
+    def _scratch_for(self, size: torch.Size) -> None:
+        """Nowhere: to transform a filter at each use costs more than it saves."""
 
 
 class PackedLinear(nn.Module):
@@ -130,6 +138,11 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype))
         self.bias = None if bias is None else bias.detach().to(dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Of the weight."""
+        return self.weight.nbytes
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C')."""
@@ -161,6 +174,11 @@ class NarrowLinear(nn.Module):
         self.bias = None if bias is None else bias.detach().to(dtype)
 
     @property
+    def nbytes(self) -> int:
+        """Of the weight."""
+        return self.narrow.nbytes
+
+    @property
     def weight(self) -> Tensor:
         """The weight as it is computed with."""
         return self.narrow.to(self.dtype)
@@ -188,13 +206,12 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
 def pack(module: ModuleT, dtype: torch.dtype, scratch: Scratch | None = None) -> ModuleT:
     """A twin with packed layers that computes in `dtype`; see `can_pack`.
 
-    scratch: what its layers write their intermediate results into, shared with other twins that run in turn.
+    scratch: what convolutions by tiles write to, shared with other twins that run in turn; without it there are none.
     """
-    shared = scratch or Scratch()
 
     def replace(leaf: nn.Module) -> nn.Module | None:
         if type(leaf) is nn.Conv2d and leaf.padding_mode == "zeros" and isinstance(leaf.padding, tuple):
-            return (NarrowConv2d if leaf.weight.dtype in NARROW else PackedConv2d)(leaf, dtype, shared)
+            return (NarrowConv2d if leaf.weight.dtype in NARROW else PackedConv2d)(leaf, dtype, scratch)
         if type(leaf) is nn.Linear:
             return _pack_linear(leaf.weight, leaf.bias, dtype)
         if type(leaf) is FeedForward:
@@ -221,3 +238,16 @@ def _pack_feed_forward(ff: FeedForward, dtype: torch.dtype) -> FusedFeedForward:
     value_bias, gate_bias = ff.proj.bias.chunk(2)
     out = _pack_linear(ff.out.weight, ff.out.bias, dtype)
     return FusedFeedForward(_pack_linear(value, value_bias, dtype), _pack_linear(gate, gate_bias, dtype), out)
+
+
+def packed_bytes(twin: nn.Module) -> int:
+    """Of the weights that a packed twin has made so far; a convolution makes its own when it meets a size."""
+    kinds = (PackedLinear, NarrowLinear, PackedConv2d)
+    layers = sum(module.nbytes for module in twin.modules() if isinstance(module, kinds))
+    return layers + sum(p.nbytes for p in twin.parameters())
+
+
+def most_packed_bytes(module: nn.Module, dtype: torch.dtype) -> int:
+    """Of a twin in which every 3x3 convolution goes by tiles; a filter is then 16/9 as large."""
+    tiled = (m.weight.numel() for m in module.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3))
+    return dtype.itemsize * (sum(p.numel() for p in module.parameters()) + sum(-(-7 * n // 9) for n in tiled))

@@ -20,6 +20,8 @@ Memory = Literal["auto", "resident", "streamed"]
 class Runtime:
     """Policy of a run. `pack_weights` reorders weights once for the backend (a copy of them).
 
+    winograd: of packed weights, large 3x3 convolutions are computed with fewer products (see `engine.winograd`), where
+    the memory is there for their larger filters.
     chunk: pictures of a batch that are evaluated at a time; 0 for as many as fit. graphs: replay evaluations from
     CUDA graphs, where the run allows it. memory: whether weights are resident on the device, or brought to it from
     the host layer by layer; auto: resident while they fit, on a GPU. wide: blocks in fewer, larger kernels, where
@@ -31,6 +33,7 @@ class Runtime:
     dtype: torch.dtype = torch.float32
     vae_dtype: torch.dtype = torch.float32
     pack_weights: bool = True
+    winograd: bool = True
     chunk: int = 0
     graphs: bool = False
     memory: Memory = "auto"

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 ALIGNMENT = 64
+
+
+Wanted: TypeAlias = tuple[Sequence[int], torch.dtype]
+"""A shape and a dtype."""
 
 
 class Scratch:
@@ -21,9 +26,9 @@ class Scratch:
     def __init__(self) -> None:
         self.buffer = torch.empty(0, dtype=torch.uint8)
 
-    def take(self, *wanted: tuple[Sequence[int], torch.dtype]) -> list[Tensor]:
+    def take(self, *wanted: Wanted) -> list[Tensor]:
         """Tensors of these shapes and dtypes, contents undefined, until the next call."""
-        sizes = [-(-prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT for shape, dtype in wanted]
+        sizes = [_padded(each) for each in wanted]
         if sum(sizes) > self.buffer.numel():
             with torch.inference_mode(False):  # it may be written to outside of that too
                 self.buffer = torch.empty(sum(sizes), dtype=torch.uint8)
@@ -32,3 +37,13 @@ class Scratch:
             part[: prod(shape) * dtype.itemsize].view(dtype).view(tuple(shape))
             for part, (shape, dtype) in zip(parts, wanted, strict=True)
         ]
+
+    @staticmethod
+    def size(*wanted: Wanted) -> int:
+        """Bytes that these take."""
+        return sum(_padded(each) for each in wanted)
+
+
+def _padded(wanted: Wanted) -> int:
+    shape, dtype = wanted
+    return -(-prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT

@@ -32,23 +32,52 @@ STRIP_BYTES = 8_000_000
 """Of transformed inputs or outputs that are alive at once: what a processor's cache holds."""
 LEAST_TILES = 16
 """With fewer, reading the larger filter takes as long as the products that it saves."""
+LEAST_WIDTH = 128
+"""With fewer channels, of which the transforms are as many as the products are of their square, they take longer."""
 LEAST_WORK = {torch.float32: 140e6, torch.bfloat16: 280e6}
 """Multiplications of the plain convolution, per thread; with fewer, the transforms take as long as what they save."""
 
 
 Geometry: TypeAlias = tuple[list[int], list[int], list[int], int]
 """Padding, stride and dilation of a convolution, and its groups."""
+IN_BLOCKS: Geometry = ([1, 1], [1, 1], [1, 1], 1)
+"""Of the 3x3 convolutions in residual blocks, and of those that go by tiles."""
 
 
 def suits(weight: torch.Size, geometry: Geometry, size: torch.Size, dtype: torch.dtype) -> bool:
     """Whether a convolution is computed this way for an input (B, C, H, W) of this size: 3x3 with zeros around,
     of whole tiles, and large enough to gain. weight: (O, C, h, w)."""
-    if tuple(weight[2:]) != (3, 3) or geometry != ([1, 1], [1, 1], [1, 1], 1):
+    if tuple(weight[2:]) != (3, 3) or geometry != IN_BLOCKS or min(weight[:2]) < LEAST_WIDTH:
         return False
     rows, _, height, width = size
     cells = rows * height * width
     work = cells * weight.numel() / torch.get_num_threads()
     return height % 2 == width % 2 == 0 and cells >= 4 * LEAST_TILES and work >= LEAST_WORK[dtype]
+
+
+def strip(places: int, width: int, dtype: torch.dtype, tiles: tuple[int, int, int]) -> tuple[int, int]:
+    """Of tiles (B, n, m), how many pictures and how many rows are computed at a time."""
+    rows, tall, wide = tiles
+    line = places**2 * wide * width * dtype.itemsize
+    some = min(rows, max(1, STRIP_BYTES // line))
+    return some, min(tall, max(1, STRIP_BYTES // (some * line), -(-LEAST_TILES // (some * wide))))
+
+
+def buffers(
+    places: int, step: int, widths: tuple[int, int], dtype: torch.dtype, tiles: tuple[int, int, int]
+) -> list[tuple[tuple[int, ...], torch.dtype]]:
+    """What is held for a strip of tiles (B, n, m): the padded input, its transform along one direction and along
+    both, the products' sums along one direction and a part of those along the other."""
+    rows, count, across = tiles
+    width_in, width = widths
+    tall, wide = step * count + 2, step * across + 2
+    return [
+        ((rows, tall, wide, width_in), SUMS),
+        ((places, rows, count, wide, width_in), SUMS),
+        ((places, places, *tiles, width_in), dtype),
+        ((2, places, *tiles, width), SUMS),
+        ((*tiles, width), SUMS),
+    ]
 
 
 class Winograd:
@@ -76,25 +105,20 @@ class Winograd:
         cells = x.permute(0, 2, 3, 1)
         rows, tall, wide = x.shape[0], x.shape[2] // self.STEP, x.shape[3] // self.STEP
         made = x.new_empty(rows, tall, 2, wide, 2, self.width)
-        each = len(self.PLACES) ** 2 * rows * wide * max(self.width_in, self.width) * self.dtype.itemsize
-        count = max(1, STRIP_BYTES // each, -(-LEAST_TILES // (rows * wide)))
-        for first in range(0, tall, count):
-            self._strip(cells, made[:, first : first + count], self.STEP * first)
+        some, count = strip(len(self.PLACES), max(self.width_in, self.width), self.dtype, (rows, tall, wide))
+        for one in range(0, rows, some):
+            for first in range(0, tall, count):
+                part = made[one : one + some, first : first + count]
+                self._strip(cells[one : one + some], part, self.STEP * first)
         out = made.view(rows, 2 * tall, 2 * wide, self.width).permute(0, 3, 1, 2)
         return out if residual is None else out.add_(residual)
 
     def _strip(self, cells: Tensor, made: Tensor, top: int) -> None:
         """Some rows of tiles, (B, n, 2, m, 2, O), from all of the input, (B, H, W, C), read from row `top` on."""
-        rows, count, _, across, _, width = made.shape
-        tiles, places, step = (rows, count, across), len(self.PLACES), self.STEP
-        tall, wide = step * count + 2, step * across + 2
-        padded, upright, spread, sums, half = self.scratch.take(
-            ((rows, tall, wide, self.width_in), SUMS),
-            ((places, rows, count, wide, self.width_in), SUMS),
-            ((places, places, *tiles, self.width_in), self.dtype),
-            ((2, places, *tiles, width), SUMS),
-            ((*tiles, width), SUMS),
-        )
+        rows, count, _, across, _, _ = made.shape
+        places, step = len(self.PLACES), self.STEP
+        wanted = buffers(places, step, (self.width_in, self.width), self.dtype, (rows, count, across))
+        padded, upright, spread, sums, half = self.scratch.take(*wanted)
         _pad(cells, padded, top)
         self._into_places([padded[:, k : k + step * count : step] for k in range(2 + step)], upright)
         across_lines = [upright[:, :, :, k : k + step * across : step] for k in range(2 + step)]
@@ -176,3 +200,12 @@ def _filters(weight: Tensor, places: tuple[int, ...]) -> list[list[Tensor]]:
 
 def _mixed(lines: tuple[Tensor, ...], factors: tuple[float, ...]) -> Tensor:
     return sum(line * factor for line, factor in zip(lines, factors, strict=True) if factor)  # type: ignore[return-value]
+
+
+def buffer_bytes(
+    kind: type[Winograd], widths: tuple[int, int], dtype: torch.dtype, size: tuple[int, int, int]
+) -> int:
+    """Bytes that a layer writes to. widths: its channels, in and out; size: (B, H, W) of its output."""
+    places, rows, tall, wide = len(kind.PLACES), size[0], size[1] // 2, size[2] // 2
+    some, count = strip(places, max(widths), dtype, (rows, tall, wide))
+    return Scratch.size(*buffers(places, kind.STEP, widths, dtype, (some, count, wide)))

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ...controlnet_core.config import UNetConfig
 from ...controlnet_core.control.modes import block_heights
+from ...controlnet_core.engine.pack import most_packed_bytes, packed_bytes
 from ...controlnet_core.engine.projections import Projections
 from ...controlnet_core.engine.run import Run
 from ...controlnet_core.errors import UnfitError
@@ -187,7 +188,7 @@ class Engine:
     def end(self, patcher: Any) -> None:
         """A run has ended, well or not: nothing is bound, and the node tells how it went."""
         if self.copy is not None:
-            self.report.copied_bytes = binding.packed_bytes(self.copy[1])
+            self.report.copied_bytes = packed_bytes(self.copy[1])
         self._drop()
         self.patcher = lambda: None
         tell(self.node, self.report.text())
@@ -274,7 +275,7 @@ class Engine:
 
     def counted(self, patcher: Any) -> Any:
         """The packed copy as the editor's memory manager sees it: a model of that size, which it may drop."""
-        size = sum(p.numel() for p in self.frame.unet.parameters()) * torch.float32.itemsize
+        size = most_packed_bytes(self.frame.unet, torch.float32)
         holder = comfy.model_patcher.ModelPatcher(nn.Module(), patcher.load_device, patcher.offload_device, size=size)
         holder.add_callback_with_key(CALLBACKS.ON_DETACH, KEY, self.forget)
         return holder

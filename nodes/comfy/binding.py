@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from ...controlnet_core.checkpoints.keymap import KeyMap
 from ...controlnet_core.checkpoints.ldm import unet_rules
 from ...controlnet_core.config import UNetConfig
-from ...controlnet_core.engine.pack import PackedConv2d, PackedLinear, pack
+from ...controlnet_core.engine.pack import pack
 from ...controlnet_core.engine.rebuild import rebuild
+from ...controlnet_core.engine.scratch import Scratch
 from ...controlnet_core.errors import UnfitError
 from ...controlnet_core.models.layers import Attention, Mlp, timestep_embedding
 from ...controlnet_core.models.unet import UNet
@@ -141,7 +142,7 @@ def not_packable(bound: nn.Module) -> str:
 
 def packed(bound: BorrowedUNet) -> BorrowedUNet:
     """The tree with a copy of its weights in the backend's layout."""
-    return pack(rebuild(bound, _plain_layer), torch.float32)
+    return pack(rebuild(bound, _plain_layer), torch.float32, Scratch())
 
 
 def _plain_layer(module: nn.Module) -> nn.Module | None:
@@ -152,14 +153,3 @@ def _plain_layer(module: nn.Module) -> nn.Module | None:
             twin.__class__ = kind
             return twin
     return None
-
-
-def packed_bytes(tree: nn.Module) -> int:
-    """Size of the copies in a packed tree; a convolution has one for each size of its input that it met."""
-    total = 0
-    for module in tree.modules():
-        if isinstance(module, PackedLinear):
-            total += module.weight.numel() * module.weight.element_size()
-        elif isinstance(module, PackedConv2d):
-            total += module.nbytes
-    return total

@@ -22,16 +22,17 @@ from comfyui_controlnet_core.controlnet_core.config import (
 from comfyui_controlnet_core.controlnet_core.control.modes import block_heights
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit, Hint
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
+from comfyui_controlnet_core.controlnet_core.engine import chunks, winograd
 from comfyui_controlnet_core.controlnet_core.engine.activations import decode_values
 from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
 from comfyui_controlnet_core.controlnet_core.engine.chunks import evaluate_parts, prepare_parts
 from comfyui_controlnet_core.controlnet_core.engine.condition import Area, Condition
 from comfyui_controlnet_core.controlnet_core.engine.evaluate import evaluate
-from comfyui_controlnet_core.controlnet_core.engine.footprint import Footprint, predict
+from comfyui_controlnet_core.controlnet_core.engine.footprint import Footprint, models_of, predict
 from comfyui_controlnet_core.controlnet_core.engine.graphs import Graphs, as_calls
 from comfyui_controlnet_core.controlnet_core.engine.job import Job
 from comfyui_controlnet_core.controlnet_core.engine.live import LiveTensors
-from comfyui_controlnet_core.controlnet_core.engine.memory import _allowed
+from comfyui_controlnet_core.controlnet_core.engine.memory import ROOM, _allowed
 from comfyui_controlnet_core.controlnet_core.engine.prepare import prepare
 from comfyui_controlnet_core.controlnet_core.engine.run import EXACT, Run, Shortcuts
 from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
@@ -323,3 +324,50 @@ def test_a_container_s_limit_counts(tmp_path: Path) -> None:
     assert _allowed(tmp_path) == 450
     (tmp_path / "memory.max").write_text("max\n")
     assert _allowed(tmp_path) is None
+
+
+@pytest.fixture
+def always_tiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small layers go by tiles too."""
+    monkeypatch.setattr(winograd, "LEAST_WIDTH", 32)
+    monkeypatch.setattr(winograd, "LEAST_WORK", dict.fromkeys(winograd.LEAST_WORK, 0))
+
+
+def guided_job(cells: int) -> Job:
+    """A net on both halves."""
+    torch.manual_seed(0)
+    unet = UNet(SMALL.unet).eval()
+    net = ControlNet.from_unet(unet, ControlNetConfig(SMALL.unet, hint_widths=(8, 16, 16, 16))).eval()
+    units = (ControlUnit(net, torch.rand(1, 3, 8 * cells, 8 * cells), 0.7),)
+    halves = ([Condition(torch.randn(1, 77, SMALL.unet.context_dim), units)] for _ in range(2))
+    return Job(unet, SMALL, SCHEDULE, *halves, (1, 4, cells, cells), [4.0])
+
+
+@pytest.mark.parametrize("cells", [16, 20, 10])
+@torch.inference_mode()
+def test_filters_of_tiles_are_told(cells: int, always_tiled: None) -> None:
+    """What is packed after an evaluation, and the buffer that it wrote to; odd sides at the lower levels do not go."""
+    job = guided_job(cells)
+    backend, plain = Backend(Runtime()), Backend(Runtime(winograd=False))
+    told, without = predict(job, backend, tiles=True), predict(job, backend)
+    for one in (backend, plain):
+        evaluate(prepare(job, one), torch.randn(job.shape), torch.tensor(4.0), 5.0)
+    packed, by_definition = (sum(one.there(m) for m in models_of(job, one)) for one in (backend, plain))
+    assert told.weights - without.weights == packed - by_definition > 0
+    assert without.weights == pytest.approx(by_definition, rel=0.01)  # biases are not in `there`
+    assert told.step - without.step == backend.scratch.buffer.numel() > 0
+
+
+def test_without_memory_for_their_filters_convolutions_go_by_their_definition(
+    always_tiled: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = guided_job(16)
+    backend = Backend(Runtime())
+    wide, plain = predict(job, backend, tiles=True), predict(job, backend)
+    for free, tiles in ((2 * wide.peak, True), ((wide.peak + plain.peak) // 2, False), (2 * wide.peak, True)):
+        monkeypatch.setattr(chunks, "free_bytes", lambda device, free=free: int(free / ROOM))
+        plan = chunks.fit_run(job, backend)
+        assert plan.fits and plan.tiles is tiles and backend.tiles is tiles
+        assert ("definition" in plan.words()) is not tiles
+    unasked = chunks.fit_run(job, Backend(Runtime(winograd=False)))
+    assert unasked.fits and unasked.tiles is None and "definition" not in unasked.words()

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from comfyui_controlnet_core.controlnet_core.engine import winograd
 from comfyui_controlnet_core.controlnet_core.engine.fuse import FusedFeedForward
-from comfyui_controlnet_core.controlnet_core.engine.pack import can_pack, pack
+from comfyui_controlnet_core.controlnet_core.engine.pack import Blocked, can_pack, pack
 from comfyui_controlnet_core.controlnet_core.engine.scratch import Scratch
 from comfyui_controlnet_core.controlnet_core.engine.winograd import Doubled, Winograd, suits
 from comfyui_controlnet_core.controlnet_core.models.layers import ResBlock, TransformerBlock, Upsample
@@ -34,7 +34,7 @@ def assert_same(block: nn.Module, dtype: torch.dtype, *inputs: torch.Tensor) -> 
         plain = block(inputs[0], kv)
         cast = [x.to(dtype) for x in inputs]
         cast_kv = cast[1] if len(cast) == 2 else tuple(cast[1:])
-        packed = pack(block, dtype)(cast[0], cast_kv)
+        packed = pack(block, dtype, Scratch())(cast[0], cast_kv)
     assert packed.dtype == dtype and packed.shape == plain.shape
     assert float((packed.float() - plain).abs().max()) <= TOLERANCE[dtype] * float(plain.abs().max())
     assert all(torch.equal(x, b) for x, b in zip(inputs, before, strict=True))
@@ -62,6 +62,7 @@ PLAIN = ([1, 1], [1, 1], [1, 1], 1)
 @pytest.fixture
 def always_tiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small layers are computed by tiles too, a few rows of them at a time."""
+    monkeypatch.setattr(winograd, "LEAST_WIDTH", 1)
     monkeypatch.setattr(winograd, "LEAST_WORK", dict.fromkeys(winograd.LEAST_WORK, 0))
     monkeypatch.setattr(winograd, "STRIP_BYTES", 200_000)
 
@@ -108,7 +109,7 @@ def test_upsample_to_any_size(size: tuple[int, int], dtype: torch.dtype, always_
     """Twice the size goes by tiles, what is not twice the size as ever."""
     torch.manual_seed(4)
     block, x = Upsample(64), torch.randn(2, 64, 8, 6)
-    plain, twin = block(x, size), pack(block, dtype)
+    plain, twin = block(x, size), pack(block, dtype, Scratch())
     assert error(twin(x.to(dtype), size), plain) <= TOLERANCE[dtype]
     assert (twin.block.conv.double is not None) == (size == (16, 12))
 
@@ -128,16 +129,20 @@ def test_which_convolutions_go_by_tiles(dtype: torch.dtype) -> None:
         assert not asked((320, 320, 1, 1), ([0, 0], [1, 1], [1, 1], 1))
         assert not asked((320, 320, 3, 3), ([1, 1], [2, 2], [1, 1], 1))
         assert not asked((4, 320, 3, 3))
+        assert not asked((64, 64, 3, 3), size=torch.Size((2, 64, 256, 256)))
         assert not asked((320, 320, 3, 3), size=torch.Size((2, 320, 31, 32)))
         assert not asked((1280, 1280, 3, 3), size=torch.Size((2, 1280, 4, 4)))
         conv = nn.Conv2d(320, 320, 3, padding=1)
         x = torch.randn(large).to(dtype).contiguous(memory_format=torch.channels_last)
-        twin = pack(conv, dtype)
+        twin = pack(conv, dtype, Scratch())
         twin(x)
         assert isinstance(twin.forms[large], Winograd) and twin.nbytes == 16 * 320 * 320 * dtype.itemsize
-        narrow = pack(conv.to(next(iter(NARROW))), dtype)
+        plain = pack(conv, dtype)
+        plain(x)
+        assert isinstance(plain.forms[large], Blocked) and plain.nbytes == 9 * 320 * 320 * dtype.itemsize
+        narrow = pack(conv.to(NARROW[0]), dtype, Scratch())
         narrow(x)
-        assert narrow.nbytes == 0
+        assert not narrow.forms and narrow.nbytes == 9 * 320 * 320
     finally:
         torch.set_num_threads(threads)
 
