@@ -102,7 +102,7 @@ class Ours:
         x, sigma = case.x.to(runtime.device), case.sigma
         graphs = Graphs(self.backend, (self.unet, *self.nets)) if runtime.graphs else None
         watches = waits_for_results(runtime.device)
-        run = Run(check_every_step=watches, graphs=graphs, side_by_side=runtime.side_by_side)
+        run = Run(check_every_step=watches, graphs=graphs, side_by_side=self.backend.beside)
         body(lambda: evaluate_parts(parts, x, sigma, CFG, run))
 
     def prepare(self, case: Case) -> Prepared:

@@ -105,7 +105,7 @@ def generate(
     )
     runtime = backend.runtime
     watched = waits_for_results(runtime.device)
-    run = Run(shortcuts, watched, recorder, settings.rescale, side_by_side=runtime.side_by_side)
+    run = Run(shortcuts, watched, recorder, settings.rescale, side_by_side=backend.beside)
     try:
         with torch.inference_mode():
             result = _generate(asked, run)

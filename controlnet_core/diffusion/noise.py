@@ -13,6 +13,7 @@ from typing import Literal, cast
 import torch
 
 from ..errors import ValueRangeError
+from ..models.transfer import sent
 from .samplers import Sampler
 from .steps import NoiseSource
 
@@ -91,7 +92,8 @@ def ancestral_noise(x: torch.Tensor, seed: int, convention: AncestralSeed = "shi
     generator = _generator(seed + shift, device)
 
     def draw(sigma: torch.Tensor, sigma_next: torch.Tensor) -> torch.Tensor:
-        return torch.randn(x.shape, dtype=x.dtype, device=device, generator=generator).to(x.device)
+        noise = torch.randn(x.shape, dtype=x.dtype, device=device, generator=generator)
+        return noise if device == x.device else sent(noise, x.device)
 
     return draw
 
@@ -112,7 +114,7 @@ def brownian_noise(x: torch.Tensor, sigmas: torch.Tensor, seed: int) -> NoiseSou
             path = _brownian_path(x, table[table > 0], seed)
         low, high = sorted((float(sigma), float(sigma_next)))
         sign = 1.0 if sigma < sigma_next else -1.0
-        return (sign * path(low, high) / (sigma_next - sigma).abs().sqrt()).to(x)
+        return sent(sign * path(low, high) / (sigma_next - sigma).abs().sqrt(), x.device, x.dtype)
 
     return increment
 

@@ -27,6 +27,7 @@ from .rebuild import shell
 from .runtime import Runtime
 from .scratch import Scratch
 from .stream import Conveyor, stream
+from .streams import Streams
 from .weights import weights_of
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -80,6 +81,7 @@ class Backend:
         self._twins: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
         self._runs = Memo(self.KEPT_RUNS)
         self.programs = Memo(self.KEPT_PROGRAMS)
+        self._streams = Streams(runtime.device)
         self._placed: WeakKeyDictionary[UNet, WeakKeyDictionary[ControlUnit, ControlUnit]] = WeakKeyDictionary()
         self._resolved: WeakKeyDictionary[UNet, WeakKeyDictionary[ControlModel, ControlModel]] = WeakKeyDictionary()
         self.scratch: Scratch | None = Scratch() if runtime.winograd else None
@@ -110,6 +112,11 @@ class Backend:
     def may_stream(self) -> bool:
         """Whether weights are streamed where they do not fit, and only then."""
         return self.runtime.memory == "auto" and self.runtime.device.type == "cuda"
+
+    @property
+    def beside(self) -> Streams | None:
+        """Where nets run beside the encoder; None where they are to run behind it."""
+        return self._streams if self.runtime.side_by_side else None
 
     def holds(self, module: nn.Module) -> bool:
         """Whether a module's weights are in the form that is run already."""

@@ -18,7 +18,6 @@ from ..models.unet import Stack, UNet
 from .condition import crop
 from .prepare import Group, Moment, Prepared
 from .run import DIRECT, Run
-from .streams import side_by_side
 from .unit import Actor
 
 
@@ -126,7 +125,8 @@ def _beside(walk: Iterator[Tensor], actors: list[Actor], rows: Tensor, sigma: fl
     """As `_controlled`, the nets beside the encoder; residuals are added when all are there."""
     heard = [run.heard(actor) for actor in actors]
     residuals = [partial(actor.residuals, rows, sigma) for actor in heard]
-    targets, added = side_by_side(lambda: list(walk), residuals, rows.device)
+    assert run.side_by_side is not None
+    targets, added = run.side_by_side(lambda: list(walk), residuals)
     for actor, own in zip(heard, added, strict=True):
         for index, (target, residual) in enumerate(zip(targets, own, strict=True)):
             actor.add(target, residual, DIRECT, index, sigma)

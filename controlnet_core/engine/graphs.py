@@ -23,10 +23,11 @@ from torch import Tensor
 from ..control.plan import words
 from ..errors import CoreError
 from ..models.control import Outlet
+from ..models.transfer import sent
 from ..models.unet import Projected, Stack
 from .backend import Backend
 from .blend import Blend
-from .evaluate import blended
+from .evaluate import blended, guided
 from .prepare import Group, Moment, Prepared
 from .run import Run
 from .unit import Actor, PreparedUnit
@@ -36,51 +37,59 @@ Call = Callable[[], tuple[Tensor, Tensor]]
 
 
 class Captured(NamedTuple):
-    """An evaluation that can be repeated. pool: where its temporaries are, for others to use as well."""
+    """An evaluation that can be repeated. pool: where its temporaries are, and the stream that they were taken on, for
+    others to use as well."""
 
     replay: Call
     pool: Any = None
+    stream: Any = None
 
 
-Capture = Callable[[Call, torch.device, Any], Captured]
-"""Makes an evaluation on a device repeatable; with the pool of an earlier one, None for the first."""
+Capture = Callable[[Call, torch.device, "Captured | None"], Captured]
+"""Makes an evaluation on a device repeatable; with an earlier one, whose memory it uses too, None for the first."""
 Hold = Callable[[Tensor], Tensor]
 """What takes the place of a tensor."""
 WARM_UPS = 2
 
 
-def as_calls(evaluation: Call, device: torch.device, pool: Any) -> Captured:
+class CaptureError(CoreError):
+    """An evaluation cannot be captured."""
+
+
+def as_calls(evaluation: Call, device: torch.device, earlier: Captured | None) -> Captured:
     """No capture: it is called each time."""
     return Captured(evaluation)
 
 
-def as_cuda_graph(evaluation: Call, device: torch.device, pool: Any) -> Captured:
+def as_cuda_graph(evaluation: Call, device: torch.device, earlier: Captured | None) -> Captured:
     """Captured once and replayed; called a few times before, so that libraries have chosen their algorithms.
 
     Graphs share their memory: they are replayed one after the other, and what one gives is copied before the next.
-    Raises CoreError where it cannot be captured.
+    That needs one stream for all of them (`torch.cuda.graph`). Other threads may use the GPU meanwhile.
+    Raises CaptureError where it cannot be captured.
     """
-    graph, aside = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
+    graph, pool = torch.cuda.CUDAGraph(), None if earlier is None else earlier.pool
+    aside = torch.cuda.Stream(device) if earlier is None else earlier.stream
+    using = torch.cuda.current_stream(device)
     try:
-        with torch.cuda.device(device):
-            aside.wait_stream(torch.cuda.current_stream())
+        # The outer context comes back to the stream in use where torch does not: after a capture that failed.
+        with torch.cuda.device(device), torch.cuda.stream(using):
+            aside.wait_stream(using)
             with torch.cuda.stream(aside):
                 for _ in range(WARM_UPS):
                     evaluation()
-            torch.cuda.current_stream().wait_stream(aside)
-            with torch.cuda.graph(graph, pool=pool):
+            using.wait_stream(aside)
+            with torch.cuda.graph(graph, pool=pool, stream=aside, capture_error_mode="thread_local"):
                 made = evaluation()
-    except torch.cuda.OutOfMemoryError:
-        raise
     except RuntimeError as error:
-        raise CoreError(f"an evaluation cannot be captured as a CUDA graph ({error}): run without graphs") from error
+        raise CaptureError(f"an evaluation could not be captured ({str(error).splitlines()[0]})") from error
 
     def replay() -> tuple[Tensor, Tensor]:
         with torch.cuda.device(device):
             graph.replay()
         return made
 
-    return Captured(replay, graph.pool())
+    return Captured(replay, graph.pool(), aside)
 
 
 def why_not(run: Run, backend: Backend) -> str:
@@ -166,7 +175,7 @@ def still_group(group: Group, sigma: float, constant: Hold, varying: Hold) -> St
         weights = of.weights(sigma)
         like = group.projections.context
         own = {f.name: getattr(of, f.name) for f in fields(of) if f.name not in ("bound", "scales")}
-        factors = varying(torch.tensor(weights).to(like))
+        factors = varying(sent(torch.tensor(weights), like.device, like.dtype))
         heard = tuple(weight != 0.0 for weight in weights)
         return StillUnit(**own, bound=bound, scales=_map(of.scales, constant), factors=factors, heard=heard)
 
@@ -230,7 +239,7 @@ class Program:
             buffer.copy_(tensor)
         self.bound = tuple(ref(holder) for holder in holders)
 
-    def __call__(self, x: Tensor, cfg: float, ready: Ready, pool: Any) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, cfg: float, ready: Ready, earlier: Captured | None) -> tuple[Tensor, Tensor]:
         """-> the prediction, and whether all was finite. Nothing here makes the host wait for the GPU."""
         self.bind(ready.met)
         self.x.copy_(x)
@@ -238,13 +247,12 @@ class Program:
         for number, value in zip(self.numbers, (ready.met.sigma, cfg), strict=True):
             number.fill_(value)
         if self.captured is None:
-            self.captured = self.capture(self._evaluate, self.x.device, pool)
+            self.captured = self.capture(self._evaluate, self.x.device, earlier)
         prediction, finite = self.captured.replay()
         return prediction.clone(), finite.clone()
 
     def _evaluate(self) -> tuple[Tensor, Tensor]:
-        beside = self.prepared.backend.runtime.side_by_side
-        run = Run(check_every_step=False, rescale=self.rescale, side_by_side=beside)
+        run = Run(check_every_step=False, rescale=self.rescale, side_by_side=self.prepared.backend.beside)
         sigma, cfg = self.numbers
         prediction = blended(self.prepared, self.still, self.x, sigma, cfg, run, level=0.0)
         assert run.finite is not None
@@ -291,18 +299,26 @@ class Ready:
 class Graphs:
     """The evaluations of one run, from programs that the backend keeps for later ones.
 
-    owners: the models that programs are made for, and go with.
+    owners: the models that programs are made for, and go with. Where one cannot be captured, the run goes on without,
+    and its report says why.
     """
 
     backend: Backend
     owners: tuple[object, ...]
     capture: Capture = as_cuda_graph
     ready: dict[Hashable, Ready] = field(default_factory=dict)
+    gave_up: bool = False
 
     def evaluate(self, prepared: Prepared, x: Tensor, sigma: Tensor, cfg: float, run: Run) -> Tensor:
         """As `evaluate.guided`; whether all was finite is remembered in the run."""
+        if self.gave_up:
+            return guided(prepared, x, sigma, cfg, run)
         ready = self._ready(prepared, x, float(sigma), run.rescale)
-        prediction, finite = ready.program(x, cfg, ready, self._pool())
+        try:
+            prediction, finite = ready.program(x, cfg, ready, self._earlier())
+        except CaptureError as error:
+            self._give_up(run, error)
+            return guided(prepared, x, sigma, cfg, run)
         run.finite = finite if run.finite is None else run.finite & finite
         if run.recorder is not None:
             for unit in (unit for actor in ready.met.actors for unit in actor.units):
@@ -310,10 +326,18 @@ class Graphs:
                 run.recorder.net_ran(unit.key)
         return prediction
 
-    def _pool(self) -> Any:
-        """The memory of what was captured before."""
+    def _give_up(self, run: Run, error: CaptureError) -> None:
+        """Let go of all programs: what was missing may have been the memory that they hold."""
+        self.gave_up = True
+        self.ready.clear()
+        self.backend.programs.made.clear()
+        if run.recorder is not None:
+            run.recorder.notes.append(f"no graphs: {error}")
+
+    def _earlier(self) -> Captured | None:
+        """What was captured before, if anything."""
         captured = (program.captured for program in self.backend.programs)
-        return next((c.pool for c in captured if c is not None and c.pool is not None), None)
+        return next((c for c in captured if c is not None and c.pool is not None), None)
 
     def _ready(self, prepared: Prepared, x: Tensor, sigma: float, rescale: float) -> Ready:
         """With it, all sigmas that are known before the run: factors are sent to the device before the first step."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..models.narrow import NARROW
 from .at_use import AtUse
-from .rebuild import cast_parameters, copy_leaf, rebuild
+from .rebuild import cast_parameters, copy_leaf, placed, rebuild
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -25,7 +25,7 @@ class CastAtUse(AtUse):
     def __init__(self, layer: nn.Linear | nn.Conv2d, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(layer)
         self.dtype = dtype
-        self.narrow = layer.weight.detach().to(device)
+        self.narrow = placed(layer.weight.detach(), device, layer.weight.dtype)
 
     @property
     def weight(self) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..diffusion.schedule import NoiseSchedule
 from ..models import control
 from ..models.control import Embed
+from ..models.transfer import sent
 from ..models.unet import Projected, Shifts, Stack
 
 
@@ -43,7 +44,7 @@ class Projections:
         if not new:
             return
         embed = self.embed or self.net.embed
-        t = self.schedule.timestep(torch.tensor(new)).to(self.context.device)
+        t = sent(self.schedule.timestep(torch.tensor(new)), self.context.device)
         if self.label is not None or self.per_row:
             for sigma, step in zip(new, t, strict=True):
                 emb = embed(step.expand(self.context.shape[0]), self.label)

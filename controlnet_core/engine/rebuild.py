@@ -7,7 +7,7 @@ from copy import copy
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -43,6 +43,12 @@ def cast_parameters(twin: nn.Module, device: torch.device, dtype: torch.dtype) -
     """Give a rebuilt tree, whose modules are all copies, parameters of its own in this type, on this device."""
     for part in twin.modules():
         part._parameters = {
-            name: None if p is None else nn.Parameter(p.detach().to(device, dtype), requires_grad=False)
+            name: None if p is None else nn.Parameter(placed(p.detach(), device, dtype), requires_grad=False)
             for name, p in part._parameters.items()
         }
+
+
+def placed(weight: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A weight on a device, in a type; on a GPU a kernel lies as x does, or it would be laid out anew at each call."""
+    kernel = device.type == "cuda" and weight.ndim == 4
+    return weight.to(device, dtype, memory_format=torch.channels_last if kernel else torch.preserve_format)

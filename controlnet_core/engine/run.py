@@ -34,6 +34,7 @@ from ..errors import ValueRangeError
 from ..models.control import Direct
 from .forecast import Forecast, Values
 from .record import RecordedActor
+from .streams import Streams
 from .unit import Actor, PreparedUnit
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ class Run:
     """State of one run. `finite`: on a GPU, where looking at every step would stall it, whether all was.
 
     recorder: who wants to know what ran, see `control.report`. rescale: see `diffusion.guidance`. graphs: what
-    replays evaluations, where that is wanted. side_by_side: whether nets run beside the encoder (`engine.streams`).
+    replays evaluations, where that is wanted. side_by_side: the streams on which nets run beside the encoder, if any.
     evaluations: how many there were.
     """
 
@@ -164,7 +165,7 @@ class Run:
     observed: dict[Actor, Actor] = field(default_factory=dict)
     parts: dict[int, Run] = field(default_factory=dict)
     graphs: Graphs | None = None
-    side_by_side: bool = False
+    side_by_side: Streams | None = None
 
     def part(self, index: int) -> Run:
         """State of its own for a part of the batch, since parts may be prepared as one (see `engine.chunks`)."""
@@ -206,7 +207,7 @@ class Run:
     def at_once(self) -> bool:
         """Whether the nets run beside the encoder: not while they are timed, nor where some of them are left out."""
         watched = self.recorder is not None and self.recorder.observe
-        return self.side_by_side and not watched and not self.shortcuts.continues_nets
+        return self.side_by_side is not None and not watched and not self.shortcuts.continues_nets
 
     def controlled(self, key: object, compute: Callable[[], list[Tensor]]) -> list[Tensor]:
         """Skips and middle with all control, computed or continued."""

@@ -60,11 +60,13 @@ class Runtime:
 def choose_device(name: str) -> torch.device:
     """cpu, cuda, cuda:1 or mps by name; auto is CUDA where there is one, else mps, else the CPU.
 
+    CUDA devices come with their number, as tensors on them say it.
+
     Raises ValueRangeError for an unknown name, and for a device that this machine does not have.
     """
     if name == "auto":
         found = next((kind for kind in ("cuda", "mps") if _count(kind)), "cpu")
-        return torch.device(found)
+        return _numbered(torch.device(found))
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -73,7 +75,7 @@ def choose_device(name: str) -> torch.device:
         raise ValueRangeError(f"device {name!r} is unknown: use auto, cpu, cuda, cuda:1 or mps")
     count = _count(device.type)
     if (device.index or 0) < count:
-        return device
+        return _numbered(device)
     words = {"cuda": "CUDA", "mps": "Apple GPU"}.get(device.type, device.type)
     if count:
         raise ValueRangeError(f"device {name} is not there: {device.type}:{count - 1} is the last of this machine")
@@ -81,6 +83,10 @@ def choose_device(name: str) -> torch.device:
         f"device {name} is not there: torch {torch.__version__} sees no {words} device; use --device cpu, or "
         "install a torch that is built for it"
     )
+
+
+def _numbered(device: torch.device) -> torch.device:
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
 def _count(kind: str) -> int:

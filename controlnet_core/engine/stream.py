@@ -3,6 +3,10 @@
 A `Conveyor` learns in which order layers are used (it is the same at every evaluation) and brings the next ones
 while the present one computes, on a stream of its own and from pinned memory. Only layers beyond what may be
 resident are brought so; norms and biases always are. Nothing is computed differently: the result is bit-equal.
+
+The host is far ahead of a GPU, so what it lets go of is still in use there. Its memory is taken by a later weight all
+the same, whose copy waits, on the GPU, for the layer before: so no more is held than is under way, and nobody waits
+for anybody else.
 """
 
 from __future__ import annotations
@@ -42,28 +46,38 @@ class Conveyor:
         self.following: WeakKeyDictionary[Streamed, ref[Streamed]] = WeakKeyDictionary()
         self.coming: WeakKeyDictionary[Streamed, Parcel] = WeakKeyDictionary()
         self.last: ref[Streamed] | None = None
-        self.at_hand: Tensor | None = None
+        self.at_hand: Parcel | None = None
+        self.users: set[torch.cuda.Stream] = set()
 
     def take(self, layer: Streamed) -> Tensor:
         """The layer's weight on the device; those that are likely next are sent for."""
         last = None if self.last is None else self.last()
         if layer is last and self.at_hand is not None:
-            return self.at_hand
+            return self._received(self.at_hand)
+        self._let_go()
         if last is not None:
             self.following[last] = ref(layer)
         if layer not in self.coming:  # another order than last time: what is under way may never be asked for
             self.coming.clear()
             self.coming[layer] = self._send(layer)
-        parcel = self.coming.pop(layer)
-        self.last, self.at_hand = ref(layer), self._received(parcel)
+        self.last, self.at_hand = ref(layer), self.coming.pop(layer)
         for following in self._next(layer):
             self.coming[following] = self._send(following)
-        return self.at_hand
+        return self._received(self.at_hand)
+
+    def _let_go(self) -> None:
+        """Copies from now on wait for what the weight at hand is used for, and may come in its place."""
+        for user in self.users:
+            assert self.stream is not None
+            self.stream.wait_stream(user)
+        self.users.clear()
+        self.at_hand = None
 
     def rest(self) -> None:
         """Let go of all that is on the device; the order of use stays known."""
+        self._let_go()
         self.coming.clear()
-        self.last = self.at_hand = None
+        self.last = None
 
     def _next(self, layer: Streamed) -> Iterator[Streamed]:
         """Layers to send for, in the order of use, as far as there is room."""
@@ -93,7 +107,7 @@ class Conveyor:
         if parcel.arrived is not None:
             using = torch.cuda.current_stream(self.device)
             using.wait_event(parcel.arrived)
-            parcel.weight.record_stream(using)  # its memory is not given away before it has been used
+            self.users.add(using)
         return parcel.weight
 
 
@@ -104,8 +118,8 @@ class Streamed(AtUse):
         super().__init__(layer)
         weight = layer.weight.detach()
         if conveyor.stream is not None:
-            weight = weight.contiguous(memory_format=torch.channels_last) if weight.ndim == 4 else weight
-            weight = weight.pin_memory()
+            weight = weight.to(held(weight, conveyor.dtype))  # not wider than it is used: quicker to bring
+            weight = _pinned(weight.contiguous(memory_format=torch.channels_last) if weight.ndim == 4 else weight)
         self.host = weight
         self.conveyor = conveyor
 
@@ -113,6 +127,14 @@ class Streamed(AtUse):
     def weight(self) -> Tensor:
         """The weight on the device."""
         return self.conveyor.take(self)
+
+
+def _pinned(weight: Tensor) -> Tensor:
+    """Where the GPU can fetch it by itself; as it is, and slower, where the system has no more of such memory."""
+    try:
+        return weight.pin_memory()
+    except RuntimeError:
+        return weight
 
 
 def stream(module: ModuleT, conveyor: Conveyor, resident: int) -> tuple[ModuleT, int]:

@@ -18,23 +18,35 @@ FirstT = TypeVar("FirstT")
 MadeT = TypeVar("MadeT")
 
 
-def side_by_side(
-    first: Callable[[], FirstT], others: Sequence[Callable[[], MadeT]], device: torch.device
-) -> tuple[FirstT, list[MadeT]]:
-    """What each job gives. On return the current stream may use it all."""
-    if device.type != "cuda" or not others:
-        return first(), [job() for job in others]
-    using = torch.cuda.current_stream(device)
-    streams = [torch.cuda.Stream(device) for _ in others]
-    made = []
-    for stream, job in zip(streams, others, strict=True):
-        stream.wait_stream(using)  # what the job reads has been made
-        with torch.cuda.stream(stream):
-            made.append(job())
-    own = first()
-    for stream, result in zip(streams, made, strict=True):
-        using.wait_stream(stream)
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                leaf.record_stream(using)  # its memory is not given away before it has been used
-    return own, made
+class Streams:
+    """The streams of a device, made when they are first needed and kept.
+
+    Memory that was taken on a stream is used again on that stream alone: new ones at each evaluation would come to
+    hold memory for each of the 32 that torch deals out.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.made: list[torch.cuda.Stream] = []
+
+    def __call__(
+        self, first: Callable[[], FirstT], others: Sequence[Callable[[], MadeT]]
+    ) -> tuple[FirstT, list[MadeT]]:
+        """What each job gives. On return the current stream may use it all."""
+        if self.device.type != "cuda" or not others:
+            return first(), [job() for job in others]
+        self.made += [torch.cuda.Stream(self.device) for _ in others[len(self.made) :]]
+        streams = self.made[: len(others)]
+        using = torch.cuda.current_stream(self.device)
+        made = []
+        for stream, job in zip(streams, others, strict=True):
+            stream.wait_stream(using)  # what the job reads has been made
+            with torch.cuda.stream(stream):
+                made.append(job())
+        own = first()
+        for stream, result in zip(streams, made, strict=True):
+            using.wait_stream(stream)
+            for leaf in tree_leaves(result):
+                if isinstance(leaf, Tensor):
+                    leaf.record_stream(using)  # its memory is not given away before it has been used
+        return own, made

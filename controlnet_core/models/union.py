@@ -23,6 +23,7 @@ from ..errors import ShapeError, ValueRangeError
 from .control import Seat
 from .controlnet import BoundControlNet, ControlNet
 from .layers import Mlp, timestep_embedding
+from .transfer import sent
 from .unet import Residuals, check_context
 
 UNION_TYPES: tuple[tuple[str, ...], ...] = (
@@ -96,9 +97,9 @@ class UnionHead(nn.Module):
 
     def embed_types(self, types: Sequence[int]) -> Tensor:
         """-> (1, embed_dim), added to the timestep's embedding."""
-        present = torch.zeros(self.config.types, device=self.task_embedding.device)
+        present = torch.zeros(self.config.types)
         present[list(types)] = 1.0
-        sinusoid = timestep_embedding(present, self.config.type_dim).flatten()[None]
+        sinusoid = timestep_embedding(sent(present, self.task_embedding.device), self.config.type_dim).flatten()[None]
         return self.type_embed(sinusoid.to(self.task_embedding.dtype))
 
 

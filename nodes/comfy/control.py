@@ -30,6 +30,7 @@ from ...controlnet_core.control.weights import BlockWeights
 from ...controlnet_core.engine.run import DIRECT
 from ...controlnet_core.errors import UnfitError
 from ...controlnet_core.models.control import Bound, ControlModel, Outlet, check_base
+from ...controlnet_core.models.transfer import sent
 from ..headless import unit_of
 from ..values import ControlSpec
 from .bases import base_config, base_weights
@@ -46,6 +47,8 @@ TAG = "controlnet_core_unit"
 """The attribute by which our objects know each other: a second copy of this pack may be loaded as well."""
 UNION_ARGUMENT = "control_type"
 """Where the native node for ControlNet Union leaves the number of the type, in a list."""
+LEVEL = "controlnet_core_level"
+"""Where the options of a call of the model keep its noise level as a number, with the tensor that it was read from."""
 SDXL_BLOCKS = 9
 
 
@@ -219,26 +222,28 @@ class CoreControl(comfy.controlnet.ControlBase):
                 x_noisy, t, cond, batched_number, transformer_options
             )
         sigma = t[:1]
-        if not self._in_window(float(sigma)):
+        level = level_of(t, transformer_options)
+        if not self._in_window(level):
             return previous
         assert self.base is not None
         unit, pictures = self.unit(), x_noisy.shape[0] // batched_number
-        factor = 1.0 if unit.curve is None else unit.curve(HostSchedule(self.sampling).position(sigma))
+        factor = 1.0 if unit.curve is None else unit.curve(HostSchedule(self.sampling, t.device).position(sigma))
         weights = [factor * weight for weight in unit.weights(self.base, x_noisy.shape[-2])]
         factors = row_factors(unit, pictures, batched_number, transformer_options)
         rows = [row for row, value in enumerate(factors) if value != 0.0]
         if not rows or not any(weights):
             return previous
         bound = self._bound(unit, rows, pictures, x_noisy, cond, transformer_options)
-        scale = torch.tensor([factors[row] for row in rows]).to(x_noisy)[:, None, None, None]
-        scaled = None if set(factors) == {1.0} else scale
+        scale = None
+        if set(factors) != {1.0}:
+            scale = sent(torch.tensor([factors[row] for row in rows]), x_noisy.device, x_noisy.dtype)
         recorder, sampling = transformer_options.get(RECORDER), sampling_of(transformer_options)
         if sampling is not None:
             sampling.acted[self.name] += 1
 
         def own(may_run: bool) -> Iterator[Tensor | None]:
-            raw = self._raw(bound, rows, x_noisy, sigma, transformer_options, may_run)
-            residuals = self._weighed(raw, unit, weights, scaled, rows, pictures, len(x_noisy))
+            raw = self._raw(bound, rows, x_noisy, sigma, level, transformer_options, may_run)
+            residuals = self._weighed(raw, unit, weights, scale, rows, pictures, len(x_noisy))
             return self._recorded(residuals, unit, rows, x_noisy, recorder)
 
         if bound.entry == "skips" and streams_are_taken(transformer_options):
@@ -269,7 +274,14 @@ class CoreControl(comfy.controlnet.ControlBase):
         return last <= sigma <= first
 
     def _raw(
-        self, bound: Bound, rows: list[int], x_noisy: Tensor, sigma: Tensor, options: dict[str, Any], may_run: bool
+        self,
+        bound: Bound,
+        rows: list[int],
+        x_noisy: Tensor,
+        sigma: Tensor,
+        level: float,
+        options: dict[str, Any],
+        may_run: bool,
     ) -> Iterator[tuple[Outlet, Tensor | None]]:
         """What the net says of each skip and the middle, and how it becomes the residual.
 
@@ -285,8 +297,8 @@ class CoreControl(comfy.controlnet.ControlBase):
             if recorder is not None:
                 recorder.net_ran(self)
                 recorder.cast("latent to the net", x_noisy.dtype, x.dtype)
-            seen = x if len(rows) == len(x) else x[torch.tensor(rows, device=x.device)]
-            return zip(bound.outlets, bound.features(seen, float(sigma)), strict=True)
+            seen = x if len(rows) == len(x) else x[sent(torch.tensor(rows), x.device)]
+            return zip(bound.outlets, bound.features(seen, level), strict=True)
 
         if sampling is None or not sampling.run.shortcuts.continues_nets or not known:
             yield from run()
@@ -314,13 +326,14 @@ class CoreControl(comfy.controlnet.ControlBase):
             if weight != 1.0:
                 residual = residual * weight
             if scale is not None:
-                residual = residual * scale.to(residual)
+                residual = residual * scale[:, None, None, None].to(residual)
             if unit.mask is not None:
-                at = mask_at(unit.mask, (residual.shape[-2], residual.shape[-1])).to(residual)
-                residual = residual * (at if len(at) == 1 else at[[row % pictures % len(at) for row in rows]])
+                at = mask_at(unit.mask, (residual.shape[-2], residual.shape[-1]))
+                at = at if len(at) == 1 else at[[row % pictures % len(at) for row in rows]]
+                residual = residual * sent(at, residual.device, residual.dtype)
             if len(rows) != total:
                 full = residual.new_zeros(total, *residual.shape[1:])
-                residual = full.index_copy_(0, torch.tensor(rows, device=residual.device), residual)
+                residual = full.index_copy_(0, sent(torch.tensor(rows), residual.device), residual)
             yield residual
 
     def _bound(
@@ -348,7 +361,7 @@ class CoreControl(comfy.controlnet.ControlBase):
             if len(rows) != x_noisy.shape[0]:
                 context, label = (None if v is None else v[rows] for v in (context, label))
             assert context is not None
-            schedule = HostSchedule(self.sampling)
+            schedule = HostSchedule(self.sampling, device)
             seat = HostSeat(unit, self.base, x_noisy, rows, pictures, context, label, schedule, dtype)
             found = run.bound[key] = self.placed.net.bind(seat)
         return found
@@ -368,6 +381,14 @@ def placed_in_lists(bound: Bound, own: list[Any]) -> Residuals:
     # Lists of a chain are added from their starts, and the editor's own adapters for SDXL list a place more.
     more = [None] if len(skips) == SDXL_BLOCKS else []
     return {"input": [*more, *reversed(skips)], "middle": middle, "output": []}
+
+
+def level_of(t: Tensor, options: dict[str, Any]) -> float:
+    """The noise level of sigmas (rows,) as a number, read once for a call of the model: a GPU is waited for."""
+    known = options.get(LEVEL)
+    if known is None or known[0] is not t:
+        known = options[LEVEL] = (t, float(t[0]))
+    return known[1]
 
 
 def row_factors(unit: ControlUnit, pictures: int, conditionings: int, options: dict[str, Any]) -> list[float]:

@@ -125,7 +125,7 @@ class CoreSampler(comfy.samplers.Sampler):
             comfy.model_management.throw_exception_if_processing_interrupted()
             if self.recorder is not None:
                 self.recorder.evaluation()
-            rows = sigma.to(x.device).expand(x.shape[0])
+            rows = torch.full((x.shape[0],), float(sigma), device=x.device)  # a copy would wait for the GPU
             return guided(x, rows, denoise_mask=denoise_mask, **extra_args)
 
         def report(step: Step) -> None:

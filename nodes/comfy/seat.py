@@ -14,20 +14,21 @@ from ...controlnet_core.control.unit import ControlUnit
 from ...controlnet_core.engine.projections import Projections
 from ...controlnet_core.engine.seat import UnitSeat
 from ...controlnet_core.models.control import Embed
+from ...controlnet_core.models.transfer import sent
 
 FACTOR = 8
 """Pixels per latent cell."""
 
 
 class HostSchedule:
-    """The model's timesteps in float32, whatever kind of noise levels it has."""
+    """The model's timesteps in float32, whatever kind of noise levels it has. device: where they are needed."""
 
-    def __init__(self, sampling: Any) -> None:
-        self.sampling = sampling
+    def __init__(self, sampling: Any, device: torch.device) -> None:
+        self.sampling, self.device = sampling, device
 
     def timestep(self, sigma: Tensor) -> Tensor:
-        """Sigmas -> timesteps, float32, of the same shape."""
-        return self.sampling.timestep(sigma).float()
+        """Sigmas -> timesteps, float32, of the same shape, on the device: from there nothing is to be brought back."""
+        return self.sampling.timestep(sent(sigma, self.device)).float()
 
     def position(self, sigma: Tensor) -> float:
         """Where a sigma lies on the timestep axis, from 0 (pure noise) to 1."""

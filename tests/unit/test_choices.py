@@ -16,6 +16,7 @@ from comfyui_controlnet_core.controlnet_core.engine.condition import Condition
 from comfyui_controlnet_core.controlnet_core.engine.job import Job
 from comfyui_controlnet_core.controlnet_core.engine.run import Run, Shortcuts
 from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
+from comfyui_controlnet_core.controlnet_core.engine.streams import Streams
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
@@ -37,7 +38,7 @@ def job(nets: int = 1, narrow: bool = False) -> Job:
 
 
 def told(runtime: Runtime, run: Run | None = None, **more: int) -> dict[str, str]:
-    run = run or Run(check_every_step=False, side_by_side=True)
+    run = run or Run(check_every_step=False, side_by_side=Streams(CUDA))
     return dict(line.split(": ", 1) for line in left_aside(job(**more), Backend(runtime), run))
 
 
@@ -76,5 +77,5 @@ def test_why_nets_take_turns() -> None:
     what, cuda = "nets not side by side", replace(ALL, device=CUDA)
     assert what not in told(cuda)
     assert told(cuda, nets=0)[what] == "there is no net"
-    shortcuts = Run(Shortcuts(reuse_every=2), side_by_side=True)
+    shortcuts = Run(Shortcuts(reuse_every=2), side_by_side=Streams(CUDA))
     assert told(cuda, shortcuts)[what] == "they are timed, or left out now and then"

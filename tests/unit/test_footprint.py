@@ -156,7 +156,7 @@ def told_and_found(
         if shortcuts.limits_guidance:
             unguided = prepare_parts(replace(job, negative=()), backend, batch)
         preparing, live.peak = live.peak, live.live
-        run = Run(shortcuts, check_every_step=not graphs, side_by_side=backend.runtime.side_by_side)
+        run = Run(shortcuts, check_every_step=not graphs, side_by_side=backend.beside)
         if graphs:
             run.graphs = Graphs(backend, (unet,), as_calls)
         window = (shortcuts.guidance_start, shortcuts.guidance_end)

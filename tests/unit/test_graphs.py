@@ -61,10 +61,10 @@ class Bench:
         torch.nn.init.normal_(net.hint.convs[-1].weight, std=0.5)
         return net
 
-    def counted(self, evaluation: Call, device: torch.device, pool: Any) -> Captured:
+    def counted(self, evaluation: Call, device: torch.device, earlier: Captured | None) -> Captured:
         self.captures += 1
-        self.pools.append(pool)
-        return Captured(as_calls(evaluation, device, pool).replay, pool=f"pool {len(self.pools)}")
+        self.pools.append(earlier and earlier.pool)
+        return Captured(as_calls(evaluation, device, earlier).replay, pool=f"pool {len(self.pools)}")
 
     @torch.inference_mode()
     def __call__(

@@ -11,11 +11,10 @@ from comfyui_controlnet_core.controlnet_core.config import DEMO, AdapterConfig
 from comfyui_controlnet_core.controlnet_core.control.report import Recorder
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
-from comfyui_controlnet_core.controlnet_core.engine import evaluate
 from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
 from comfyui_controlnet_core.controlnet_core.engine.condition import Condition
 from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
-from comfyui_controlnet_core.controlnet_core.engine.streams import side_by_side
+from comfyui_controlnet_core.controlnet_core.engine.streams import Streams
 from comfyui_controlnet_core.controlnet_core.models.adapter import Adapter
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
@@ -26,18 +25,18 @@ CONFIG = replace(DEMO, unet=replace(DEMO.unet, widths=(32, 64), transformer_dept
 
 
 def test_results_come_in_the_order_of_the_jobs() -> None:
-    assert side_by_side(lambda: 1, [lambda: 2, lambda: 3], torch.device("cpu")) == (1, [2, 3])
+    assert Streams(torch.device("cpu"))(lambda: 1, [lambda: 2, lambda: 3]) == (1, [2, 3])
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
-def test_nets_beside_the_encoder_are_nets_behind_it(packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nets_beside_the_encoder_are_nets_behind_it(packed: bool) -> None:
     jobs: list[int] = []
 
-    def counted(first: Any, others: Any, device: torch.device) -> Any:
-        jobs.append(1 + len(others))
-        return side_by_side(first, others, device)
+    class Counted(Streams):
+        def __call__(self, first: Any, others: Any) -> Any:
+            jobs.append(1 + len(others))
+            return super().__call__(first, others)
 
-    monkeypatch.setattr(evaluate, "side_by_side", counted)
     torch.manual_seed(0)
     unet = UNet(CONFIG.unet).eval()
     nets = [ControlNet.from_unet(unet).eval() for _ in range(2)]
@@ -57,6 +56,7 @@ def test_nets_beside_the_encoder_are_nets_behind_it(packed: bool, monkeypatch: p
     def sample(beside: bool) -> tuple[Tensor, list[tuple[int, int]]]:
         recorder = Recorder()
         backend = Backend(Runtime(pack_weights=packed, side_by_side=beside))
+        backend._streams = Counted(backend.runtime.device)
         conditions = [Condition(text, units)], [Condition(-text, units)]
         settings = SampleSettings(steps=3, cfg=4.0)
         made = generate(model, *conditions, torch.zeros(1, 4, 8, 8), settings, backend=backend, recorder=recorder)

@@ -1,0 +1,65 @@
+"""Learned preprocessors on a graphics card that is pretended: no tensor is left behind, the hint is the processor's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from comfyui_controlnet_core.preprocessors.learned.catalog import LEARNED
+from comfyui_controlnet_core.preprocessors.learned.library import Library
+from comfyui_controlnet_core.preprocessors.registry import Entry, Weights
+from pretended_card import Card
+from torch import nn
+
+from .conftest import Random, make_pictures
+
+IMAGE = make_pictures(1, 33, 47)
+QUICK: dict[str, dict[str, Any]] = {
+    "segment_sam": {"points": 2}, "pose_vitpose": {"person_score": 0.0, "point_score": 0.0}
+}  # fmt: skip
+
+
+class OnCard(Random):
+    """Nets with random weights, brought to the card as a library does it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.device = str(Card.device)
+
+    def net(self, weights: Weights, build: Callable[[], nn.Module]) -> nn.Module:
+        return self.place(super().net(weights, build))
+
+
+def assert_alike(made: np.ndarray, expected: np.ndarray) -> None:
+    """But for pixels whose decision lies within the rounding of a sum."""
+    assert made.shape == expected.shape
+    assert (np.abs(made - expected).max(-1) > 1e-3).mean() < 0.01
+
+
+@pytest.mark.parametrize("entry", LEARNED, ids=lambda entry: entry.name)
+def test_of_our_own(entry: Entry, nets: Random, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = entry.process(IMAGE, library=nets)
+    with Card().install(monkeypatch) as card:
+        assert_alike(entry.process(IMAGE, library=OnCard()), expected)
+    assert card.launched and not card.races
+
+
+def test_of_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers")
+    from comfyui_controlnet_core.preprocessors.learned.catalog_pretrained import PRETRAINED
+
+    from .tiny_transformers import MAKERS, models
+
+    entries = {entry.name: entry for entry in PRETRAINED}
+    for name in ("depth_dpt", "segment_upernet", "segment_sam"):
+        entry = entries.get(name)
+        assert entry is not None, sorted(entries)
+        library = models(tmp_path / name, entry, *MAKERS[name])
+        expected = entry.process(IMAGE, library=library, **QUICK.get(name, {}))
+        with Card().install(monkeypatch) as card:
+            there = Library(library.folders, device=str(Card.device))
+            assert_alike(entry.process(IMAGE, library=there, **QUICK.get(name, {})), expected)
+        assert card.launched

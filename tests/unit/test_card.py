@@ -1,0 +1,280 @@
+"""Runs on a graphics card that is pretended: where tensors lie, what the host waits for, in which order streams work.
+
+The picture is the processor's, so each run is also held to the one that was made without a card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from card_cases import CASES, OPTIONS, Case, World, assert_alike, everything, on_card, on_host, rand, several
+from comfyui_controlnet_core.controlnet_core.control.report import Recorder
+from comfyui_controlnet_core.controlnet_core.diffusion.samplers import SAMPLERS, Step
+from comfyui_controlnet_core.controlnet_core.engine import fuse_gpu
+from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
+from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
+from comfyui_controlnet_core.controlnet_core.engine.stream import Conveyor, Streamed, stream
+from comfyui_controlnet_core.controlnet_core.pipeline import SampleSettings
+from comfyui_controlnet_core.nodes.headless import HeadlessHost
+from comfyui_controlnet_core.nodes.values import ControlSpec
+from pretended_card import Card
+from torch import Tensor
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[Card]:
+    """A card that computes what is asked for on it; no kernels of Triton's."""
+    monkeypatch.setattr(fuse_gpu, "_kernels", lambda device: None)
+    with Card().install(monkeypatch) as card:
+        yield card
+
+
+class Watch:
+    """What the host waited for while a run was in its loop: between the first step and the last."""
+
+    def __init__(self, card: Card) -> None:
+        self.card = card
+        self.before: list[str] | None = None
+        self.inside: list[str] = []
+
+    def __call__(self, step: Step) -> None:
+        if self.before is None:
+            self.before = list(self.card.waits)
+        self.inside = self.card.waits[len(self.before) :]
+
+
+def run_on(card: Card, case: Case, runtime: Runtime) -> tuple[Tensor, list[str]]:
+    """A latent that was made on the card, and what the host waited for in the loop."""
+    world, watch = World(), Watch(card)
+    return world.sample(runtime, **case(world), on_step=watch), watch.inside
+
+
+@cache
+def run_off(case: Case, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The same on the processor, as it is without any option. No card is in the way."""
+    with torch._C.DisableTorchFunction():
+        world = World()
+        return world.sample(Runtime(dtype=dtype, pack_weights=False), **case(world))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_nothing_waits_in_the_loop_and_the_picture_is_the_same(card: Card, name: str) -> None:
+    made, waits = run_on(card, CASES[name], on_card())
+    assert_alike(made, run_off(CASES[name]))
+    assert not waits and not card.races
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_by_choice_nothing_waits_either_and_streams_keep_their_order(card: Card, options: str) -> None:
+    made, waits = run_on(card, everything, on_card(**OPTIONS[options]))
+    assert_alike(made, run_off(everything))
+    assert not card.races
+    assert not [wait for wait in waits if "capture begins" not in wait]
+    assert bool(card.captures) is ("graphs" in options)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_no_sampler_waits(card: Card, sampler: str) -> None:
+    settings = SampleSettings(steps=3, cfg=4.0, sampler=sampler, ancestral="cpu")
+
+    def case(world: World) -> dict[str, Any]:
+        return {"units": [world.unit()], "batch": 1, "settings": settings}
+
+    made, waits = run_on(card, case, on_card())
+    assert_alike(made, run_off(case), 1e-4)
+    assert not waits
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options"), [(torch.float16, "graphs, side by side, wide"), (torch.bfloat16, "plain")], ids=str
+)
+def test_half_precision(card: Card, dtype: torch.dtype, options: str) -> None:
+    made, waits = run_on(card, CASES["several nets"], on_card(dtype, **OPTIONS[options]))
+    assert_alike(made, run_off(CASES["several nets"], dtype), 0.1)
+    assert not card.races
+    assert not [wait for wait in waits if "capture begins" not in wait]
+
+
+def test_a_run_on_a_warm_backend_waits_for_its_latent_and_its_noise_alone(card: Card) -> None:
+    """Nothing is prepared again for another seed: two copies in, one out, and one look whether all was finite."""
+    world, backend = World(), Backend(on_card())
+    units = several(world)["units"]
+
+    def run(seed: int, steps: int) -> list[str]:
+        before = len(card.waits)
+        world.sample(backend.runtime, units, backend=backend, settings=SampleSettings(seed, steps, cfg=4.0))
+        return card.waits[before:]
+
+    run(0, 6)
+    assert len(run(1, 6)) == len(run(2, 3)) == 4, run(3, 6)
+
+
+@pytest.mark.parametrize("options", ["streamed, side by side", "graphs, side by side, wide"])
+def test_memory_does_not_grow_with_steps_or_runs(card: Card, options: str) -> None:
+    world, backend = World(), Backend(on_card(**OPTIONS[options]))
+    units = [world.unit(), world.unit(world.second)]
+
+    def reserved(steps: int) -> int:
+        settings = SampleSettings(steps=steps, cfg=4.0, sampler="ddim", scheduler="simple")
+        world.sample(backend.runtime, units, backend=backend, settings=settings)
+        return card.reserved
+
+    first = reserved(2)
+    assert reserved(2) <= 1.01 * first
+    assert reserved(5) <= 1.1 * first  # three more projected timesteps
+
+
+def test_streamed_weights_take_no_more_than_what_may_be_under_way(card: Card) -> None:
+    world = World()
+    conveyor = Conveyor(card.device, torch.float32, ahead=200_000)
+    twin, _ = stream(world.unet, conveyor, resident=0)
+    layers = [module for module in twin.modules() if isinstance(module, Streamed)]
+    largest = max(layer.host.nbytes for layer in layers)
+    x, t, text, y = rand(1, 1, 4, 8, 8), torch.tensor([500.0]), rand(2, 1, 77, 32), rand(3, 1, 16)
+    with torch.inference_mode():
+        expected = world.unet(x, t, text, y)
+        for _ in range(3):
+            made = twin(*(part.to(card.device) for part in (x, t, text, y)))
+        assert_alike(made.cpu(), expected)
+    assert conveyor.stream.most <= conveyor.ahead + 2 * largest
+    assert sum(layer.host.nbytes for layer in layers) > 3 * conveyor.ahead
+    assert not card.races
+
+
+def test_what_a_graph_replays_is_what_a_run_says_now(card: Card) -> None:
+    """Another seed, strength, hint, prompt and scale of guidance: captured once, and each picture the processor's."""
+    world, backend = World(), Backend(on_card(graphs=True, side_by_side=True))
+    calm = World()
+
+    def alike(**changes: Any) -> None:
+        def sample(own: World, runtime: Runtime, **more: Any) -> Tensor:
+            units = [own.unit(**changes.get("unit", {})), own.unit(own.second)]
+            settings = SampleSettings(steps=3, **{"cfg": 4.0, **changes.get("settings", {})})
+            return own.sample(runtime, units, settings=settings, **more)
+
+        made = sample(world, backend.runtime, backend=backend)
+        assert_alike(made, sample(calm, on_host()), 5e-5)
+
+    for changes in (
+        {}, {"settings": {"seed": 5}}, {"unit": {"strength": 0.3}}, {"unit": {"seed": 12}}, {"settings": {"cfg": 2.0}},
+        {"settings": {"sampler": "heun"}},
+    ):  # fmt: skip
+        alike(**changes)
+        assert card.captures == 1
+    alike(unit={"end": 0.5})
+    assert card.captures == 2
+    assert not card.races
+
+
+def test_a_run_that_cannot_be_captured_goes_on_without(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    def looks(x: Tensor) -> Tensor:
+        return x.clamp(max=max(1e9, float(x.max())))
+
+    world, recorder = World(), Recorder()
+    expected = world.sample(on_host(), [world.unit()])
+    world.unet.conv_out.register_forward_pre_hook(lambda module, args: looks(args[0]))
+    made = world.sample(on_card(graphs=True), [world.unit()], recorder=recorder)
+    assert_alike(made, expected)
+    (note,) = recorder.report().notes
+    assert "could not be captured" in note and "not permitted when stream is capturing" in note
+    assert torch.cuda.current_stream() is card.default
+
+
+@pytest.mark.parametrize("options", ["plain", "graphs, side by side, wide"])
+def test_from_files_to_a_picture_as_the_command_does_it(card: Card, tmp_path: Path, options: str) -> None:
+    """The demo model, a net in float16 and one in float8, text encoder and autoencoder."""
+
+    def picture(runtime: Runtime) -> Tensor:
+        host = HeadlessHost(tmp_path, tmp_path, runtime=runtime, observe=False, on_report=lambda report: None)
+        model, clip, vae = host.load_checkpoint(host.assets_dir / "demo_base.safetensors")
+        vae = vae or host.load_vae(host.assets_dir / "demo_vae.safetensors")
+        positive, negative = (host.encode_prompt(clip, text) for text in ("a (red:1.2) sphere", ""))
+        nets = [host.load_controlnet(host.assets_dir / f"demo_{kind}.safetensors") for kind in ("canny", "scribble")]
+        hint = rand(3, 1, 64, 64, 3).clamp(0, 1)
+        specs = [ControlSpec(net, hint, strength=0.7) for net in nets]
+        positive, negative = host.apply_control(positive, negative, specs)
+        latent = {"samples": torch.zeros(1, 4, 8, 8)}
+        made = host.sample(model, positive, negative, latent, SampleSettings(steps=2))
+        back = host.encode(vae, host.decode(vae, made["samples"]))
+        return torch.cat([host.decode(vae, made["samples"]), host.decode(vae, back, tile=6, overlap=2)])
+
+    made = picture(on_card(**OPTIONS[options]))
+    assert not card.races
+    assert_alike(made, picture(on_host()), 1e-4)
+
+
+# ---- the card itself: what it is there to find, it finds
+
+
+def test_the_card_finds_mixed_devices_and_every_way_to_wait(card: Card) -> None:
+    x = torch.ones(4, 4).to(card.device)
+    with pytest.raises(RuntimeError, match=r"same device: add meets host tensors \[\(4,\)\]"):
+        x + torch.ones(4)
+    assert (x * torch.tensor(2.0)).device == card.device  # a number may come from the host
+    with pytest.raises(TypeError, match="numpy"):
+        x.numpy()
+    looks: list[Callable[[], Any]] = [
+        lambda: x.sum().item(), lambda: float(x.sum()), lambda: bool(x.all()), lambda: x.tolist(), lambda: x.cpu(),
+        lambda: x.to("cpu"), lambda: x[x > 0], lambda: x[[0, 1]], lambda: x.nonzero(), lambda: torch.equal(x, x),
+        lambda: f"{x.sum():.2f}", lambda: torch.tensor([1.0], device=card.device), lambda: x.new_tensor([1.0]),
+        lambda: torch.ones(3).to(card.device), lambda: x.copy_(torch.ones(4, 4)), lambda: torch.cuda.synchronize(),
+    ]  # fmt: skip
+    for look in looks:
+        before = len(card.waits)
+        look()
+        assert len(card.waits) == before + 1
+    quiet: list[Callable[[], Any]] = [
+        lambda: x + 1.0, lambda: x[:2, 1], lambda: torch.zeros(3, device=card.device), lambda: torch.zeros_like(x),
+        lambda: x.shape[0] + x.numel(), lambda: torch.ones(3).pin_memory().to(card.device, non_blocking=True),
+    ]  # fmt: skip
+    before = len(card.waits)
+    for call in quiet:
+        call()
+    assert len(card.waits) == before
+
+
+def test_the_card_finds_streams_out_of_order(card: Card) -> None:
+    x, aside = torch.zeros(8, device=card.device), torch.cuda.Stream(card.device)
+    with torch.cuda.stream(aside):
+        made = x + 1.0
+    assert len(card.races) == 1  # x may not be there yet
+    card.races.clear()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        made = x + 1.0
+    x.add_(1.0)
+    assert len(card.races) == 1  # it is still read
+    card.races.clear()
+    torch.cuda.current_stream().wait_stream(aside)
+    assert float(made.sum()) == 8.0
+    made.mul_(2.0)
+    del made
+    assert len(card.races) == 1  # its memory goes back to a stream that does not wait for this one
+    card.races.clear()
+    x.add_(1.0)
+    assert not card.races
+
+
+def test_the_card_replays_what_it_recorded_and_nothing_else(card: Card) -> None:
+    x, factor = torch.ones(2, device=card.device), 3.0
+    graph, host_side = torch.cuda.CUDAGraph(), []
+    with torch.cuda.graph(graph):
+        host_side.append(factor)
+        made = (x * factor).add_(1.0)
+    assert made.isnan().all()  # nothing has run yet
+    factor = 5.0
+    x.fill_(2.0)
+    graph.replay()
+    assert made.tolist() == [7.0, 7.0] and len(host_side) == 1
+    with pytest.raises(RuntimeError, match="not permitted when stream is capturing"), torch.cuda.graph(graph):
+        x.sum().item()
+    other = torch.cuda.Stream()
+    with pytest.raises(RuntimeError, match="have not been joined"), torch.cuda.graph(graph):
+        other.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(other):
+            x.mul(2.0)
