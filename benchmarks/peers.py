@@ -95,6 +95,11 @@ class Ours:
         self.nets = [load_controlnet(folder / f"net{i}")[0] for i in range(count)]
         self.backend, self.schedule = Backend(runtime), scaled_linear()
 
+    @property
+    def buffer_bytes(self) -> int:
+        """Of the buffer that steps write to and that stays between them."""
+        return 0 if self.backend.scratch is None else self.backend.scratch.buffer.nbytes
+
     def run(self, case: Case, body: Callable[[Step], None]) -> None:
         """Call `body` with a step."""
         runtime = self.backend.runtime
@@ -171,6 +176,7 @@ class Diffusers:
         self.name, self.recipe = RECIPES[recipe], recipe
         self.device, self.dtype = runtime.device, runtime.dtype
         self.counts_memory = recipe != "compiled" or self.device.type == "cuda"
+        self.buffer_bytes = 0
         self.unet = self._placed(pool, UNet2DConditionModel.from_pretrained(folder / "unet"))
         nets = (ControlNetModel.from_pretrained(folder / f"net{i}") for i in range(count))
         self.nets = [self._placed(pool, net) for net in nets]
@@ -219,6 +225,7 @@ class Comfy:
     name = "ComfyUI"
 
     counts_memory = True
+    buffer_bytes = 0
 
     def __init__(self, folder: Path, count: int, runtime: Runtime, pool: Pool, comfyui: Path) -> None:
         sys.path[:0] = [str(comfyui), str(Path(__file__).parents[1] / "tests" / "integration")]

@@ -133,7 +133,8 @@ def compare(engines: Sequence[Any], case: Case, repeats: int, device: torch.devi
         if not remaining:
             rows.extend(measure(steps, repeats, device))
             for row, engine in zip(rows, engines, strict=True):
-                row["peak_bytes"] = peak_bytes(steps[engine.name], device) if engine.counts_memory else None
+                counted = engine.counts_memory
+                row["peak_bytes"] = peak_bytes(steps[engine.name], device) + engine.buffer_bytes if counted else None
             return
 
         def ready(step: Step) -> None:
