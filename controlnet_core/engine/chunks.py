@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -50,12 +51,17 @@ def _plan(job: Job, backend: Backend, shortcuts: Shortcuts, graphs: bool, tiles:
         return predict(replace(job, shape=(pictures, *job.shape[1:])), backend, shortcuts, graphs, tiles)
 
     def footprint(pictures: int) -> Footprint:
+        full, rest = divmod(batch, pictures)
         told = predicted(pictures)
-        if pictures == batch:
+        if full == 1 and not rest:
             return told
-        whole = predicted(batch)
-        carried = told.carried if graphs else whole.carried  # a part's own shortcuts, but one part's buffers for all
-        return replace(told, carried=carried, prepared=whole.prepared if differs(job.conditions) else told.prepared)
+        sizes = [told, *([predicted(rest)] if rest else [])]
+        each = [*[told] * (full - 1), *sizes] if differs(job.conditions) else sizes
+        before = list(accumulate((part.prepared for part in each), initial=0))
+        preparing = max(kept + part.preparing for kept, part in zip(before[:-1], each, strict=True))
+        # Each part has its own shortcuts, parts of one size the same buffers.
+        carried = sum(size.carried for size in sizes) if graphs else predicted(batch).carried
+        return replace(told, prepared=before[-1], preparing=preparing, carried=carried)
 
     models = models_of(job, backend)
     loaded = sum(backend.there(model) for model in models) + completed_bytes(job, backend)

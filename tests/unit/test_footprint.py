@@ -7,7 +7,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_li
 from comfyui_controlnet_core.controlnet_core.engine import chunks, winograd
 from comfyui_controlnet_core.controlnet_core.engine.activations import decode_values
 from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
-from comfyui_controlnet_core.controlnet_core.engine.chunks import evaluate_parts, prepare_parts
+from comfyui_controlnet_core.controlnet_core.engine.chunks import evaluate_parts, plan_run, prepare_parts
 from comfyui_controlnet_core.controlnet_core.engine.condition import Area, Condition
 from comfyui_controlnet_core.controlnet_core.engine.evaluate import evaluate
 from comfyui_controlnet_core.controlnet_core.engine.footprint import Footprint, models_of, predict
@@ -145,16 +145,20 @@ def told_and_found(
     shortcuts: Shortcuts = EXACT,
     graphs: bool = False,
     unet: UNet | None = None,
+    chunk: int = 0,
 ) -> tuple[Footprint, list[int]]:
     """What is told; and the most bytes alive while a run is prepared, those at its end, and the most in between."""
     unet, shape = unet or base(), (batch, 4, 16, 16)
     job = Job(unet, SMALL, SCHEDULE, *halves, shape, EVALUATIONS)
-    told, x = predict(job, backend, shortcuts, graphs), torch.randn(shape)
+    chunk = chunk or batch
+    how = (job, backend, shortcuts, graphs)
+    told = plan_run(*how).footprint if chunk < batch else predict(*how)
+    x = torch.randn(shape)
 
     def run(live: LiveTensors) -> tuple[list[int], object]:
-        guided = unguided = prepare_parts(job, backend, batch)
+        guided = unguided = prepare_parts(job, backend, chunk)
         if shortcuts.limits_guidance:
-            unguided = prepare_parts(replace(job, negative=()), backend, batch)
+            unguided = prepare_parts(replace(job, negative=()), backend, chunk)
         preparing, live.peak = live.peak, live.live
         run = Run(shortcuts, check_every_step=not graphs, side_by_side=backend.beside)
         if graphs:
@@ -219,6 +223,21 @@ def test_the_buffers_of_graphs_are_told() -> None:
     hint = torch.rand(1, 3, 128, 128)
     units = (ControlUnit(made(), hint, 0.7), ControlUnit(made(), hint, 0.4, end=0.6, mask=torch.rand(1, 16, 16)))
     check(*told_and_found(conditions(*units), Backend(Runtime(pack_weights=False)), graphs=True))
+
+
+@pytest.mark.parametrize("pictures", [1, 5], ids=["one hint", "five hints"])
+@pytest.mark.parametrize("more", [{"shortcuts": Shortcuts(reuse_every=2)}, {"graphs": True}], ids=["reuse", "graphs"])
+def test_a_batch_in_parts_keeps_what_its_parts_keep(pictures: int, more: dict[str, Any]) -> None:
+    halves = conditions(ControlUnit(made(), torch.rand(pictures, 3, 128, 128)))
+    check(*told_and_found(halves, Backend(Runtime(pack_weights=False, chunk=2)), 5, chunk=2, **more))
+
+
+def test_wide_blocks_hold_what_plain_ones_hold() -> None:
+    unet, halves = UNet(SMALL.unet).eval(), conditions(ControlUnit(made(), torch.rand(1, 3, 128, 128)))
+    backend = Backend(Runtime(pack_weights=False, wide=True))
+    told_and_found(halves, backend, unet=unet)  # widens
+    backend._runs.made.clear()
+    check(*told_and_found(halves, backend, unet=unet))
 
 
 def union_with(hint: torch.Tensor) -> ControlUnit:

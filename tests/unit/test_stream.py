@@ -213,14 +213,22 @@ def test_streaming_ends_with_the_run_that_needs_it(monkeypatch: pytest.MonkeyPat
     assert again == small
 
 
-def test_before_weights_are_streamed_what_only_other_runs_need_leaves_the_device() -> None:
+def test_before_weights_are_streamed_what_only_other_runs_need_leaves_the_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Backend, "may_stream", True)
     backend = Backend(Runtime(pack_weights=False))
     models, others = make_models(torch.float32), make_models(torch.float32)
-    for pair in (models, others):
-        sample_with(pair, backend)
-    assert backend.release(models)
-    assert set(backend._twins) == set(models)
-    assert not backend.release(models)
+    room = 3 * sum(backend.there(model) for model in models)
+    monkeypatch.setattr(chunks, "free_bytes", lambda device: room - sum(map(backend.there, backend._twins)))
+    sample_with(others, backend)
+    assert set(backend._twins) == set(others)
+    plans: list[MemoryPlan] = []
+    sample_with(models, backend, plans.append)
+    assert set(backend._twins) == {*models, *others} and plans[0].resident is None
+    room //= 2
+    sample_with(models, backend, plans.append)
+    assert set(backend._twins) == set(models) and plans[1].resident is None
 
 
 @pytest.mark.parametrize(
