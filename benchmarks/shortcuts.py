@@ -31,7 +31,7 @@ from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
 from comfyui_controlnet_core.controlnet_core.engine.condition import Condition
 from comfyui_controlnet_core.controlnet_core.engine.evaluate import evaluate
 from comfyui_controlnet_core.controlnet_core.engine.pack import can_pack
-from comfyui_controlnet_core.controlnet_core.engine.run import EXACT, Run, Shortcuts
+from comfyui_controlnet_core.controlnet_core.engine.run import EXACT, Run, Shortcuts, stage_ends
 from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
 from comfyui_controlnet_core.controlnet_core.training.demo_world import render_seed
@@ -149,7 +149,7 @@ def times(size: int, nets: int, steps: int, repeats: int) -> dict[str, Any]:
             evaluate(prepared, case.x, sigma, CFG)
         for repeat in range(repeats):
             for name in list(rows) if repeat % 2 else list(rows)[::-1]:
-                run = Run(rows[name])
+                run = Run(rows[name], ends=stage_ends(engine.schedule.percent_to_sigma))
                 began = perf_counter()
                 for sigma in sigmas:
                     evaluate(prepared, case.x, sigma, CFG, run)

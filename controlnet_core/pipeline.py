@@ -31,7 +31,7 @@ from .engine.graphs import Graphs, why_never, why_not
 from .engine.job import Job
 from .engine.memory import MemoryPlan
 from .engine.record import note_casts
-from .engine.run import EXACT, Run, Shortcuts
+from .engine.run import EXACT, Run, Shortcuts, stage_ends
 from .engine.runtime import Cancelled, check_cancelled, waits_for_results
 from .errors import OutOfMemory, ShapeError
 from .models.unet import UNet
@@ -105,13 +105,14 @@ def generate(
     )
     runtime = backend.runtime
     watched = waits_for_results(runtime.device)
-    run = Run(shortcuts, watched, recorder, settings.rescale, side_by_side=backend.beside)
+    ends = stage_ends(model.schedule.percent_to_sigma)
+    run = Run(shortcuts, watched, recorder, settings.rescale, ends=ends, side_by_side=backend.beside)
     try:
         with torch.inference_mode():
             result = _generate(asked, run)
             if run.failed:
                 # the same again, looking at each step: names the culprit
-                return _generate(asked, Run(shortcuts, rescale=settings.rescale))
+                return _generate(asked, Run(shortcuts, rescale=settings.rescale, ends=ends))
             return result
     except torch.cuda.OutOfMemoryError as error:
         raise OutOfMemory(

@@ -18,7 +18,7 @@ MOST_THREADS = 1024
 DTYPES = ("auto", "fp32", "fp16", "bf16")
 SHORTCUTS = {
     "reuse": "reuse_every", "reuse_tolerance": "reuse_tolerance", "encoder_every": "encoder_every",
-    "deep_every": "deep_every",
+    "deep_every": "deep_every", "careful": "careful",
 }  # fmt: skip
 """What an option of the command line is called in `Shortcuts`."""
 Progress = Callable[..., None]
@@ -51,7 +51,7 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_shortcut_arguments(parser: argparse.ArgumentParser) -> None:
-    """--reuse, --reuse-tolerance, --encoder-every, --deep-every, --guidance, --measure.
+    """--reuse, --reuse-tolerance, --encoder-every, --deep-every, --careful, --guidance, --measure.
 
     None for what is not given: as the workflow says, which is to leave nothing out unless a node says otherwise.
     """
@@ -71,6 +71,10 @@ def add_shortcut_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--deep-every", type=int, metavar="K",
         help="run the ControlNets and the UNet's lower levels at every K-th evaluation only, the top level at each",
+    )  # fmt: skip
+    group.add_argument(
+        "--careful", action="store_const", const=True,
+        help="with one of these K: leave nothing out in the first 30 %% of the way, where the layout is made",
     )  # fmt: skip
     group.add_argument(
         "--guidance", type=float, nargs=2, metavar=("FROM", "TO"),

@@ -37,8 +37,9 @@ def evaluate(prepared: Prepared, x: Tensor, sigma: Tensor, cfg: float, run: Run 
 
 def guided(prepared: Prepared, x: Tensor, sigma: Tensor, cfg: float, run: Run) -> Tensor:
     """`evaluate` for one part of a batch (see `engine.chunks`); the recorder does not count it."""
-    run.evaluations += 1
-    return blended(prepared, prepared.at(float(sigma)), x, sigma, cfg, run)
+    level = float(sigma)
+    run.begin(level)
+    return blended(prepared, prepared.at(level), x, sigma, cfg, run)
 
 
 def blended(
@@ -92,7 +93,7 @@ def _decoded(
     assert stack.decoder is not None
     key = (group, group.active(sigma))
     deep = run.deep(key)
-    if deep is not None and not deep.is_due(run.evaluations):
+    if deep is not None and not deep.is_due(run.evaluations, run.limit):
         skips = _controlled(unet, group, rows, read, sigma, stack, run, count=unet.decoder.top_blocks)
         return unet.decoder.top(next(deep.next(run.evaluations, None)), skips, stack.decoder)
     *skips, middle = run.controlled(key, lambda: _controlled(unet, group, rows, read, sigma, stack, run))

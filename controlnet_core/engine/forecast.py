@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -10,6 +11,10 @@ import torch
 
 Values: TypeAlias = "list[Any]"
 """Tensors, or None for what is nothing."""
+DAMPING = 0.85
+"""How much of the way along the line is taken: what settles is overshot by a straight line.
+
+Found on other scenes than those of the published errors: benchmarks/NOTES.md."""
 
 
 @dataclass(eq=False)
@@ -17,7 +22,7 @@ class Forecast:
     """Computes at the first two evaluations and at every k-th from there; continues along a line between them.
 
     The line goes through the last two times the values were computed, with the number of the evaluation as its
-    axis (first order of Liu et al. 2025, "TaylorSeer"). What was measured against holding the last values,
+    axis (first order of Liu et al. 2025, "TaylorSeer"), damped. What was measured against holding the last values,
     and against a second order: benchmarks/NOTES.md.
 
     `now` is the number of the evaluation in its run. Who was not asked for longer than `gap` evaluations (a net's
@@ -29,11 +34,11 @@ class Forecast:
     past: list[tuple[int, Values]] = field(default_factory=list)
     met: int = 0
 
-    def is_due(self, now: int) -> bool:
-        """Whether the values of this evaluation are to be computed."""
+    def is_due(self, now: int, limit: float = math.inf) -> bool:
+        """Whether the values of this evaluation are to be computed. limit: not more seldom than so."""
         if now - self.met > self.gap:
             self.past = []
-        return len(self.past) < 2 or now - self.past[-1][0] >= self.every
+        return len(self.past) < 2 or now - self.past[-1][0] >= min(self.every, limit)
 
     def next(self, now: int, compute: Callable[[], Values] | None) -> Iterator[Any]:
         """The values of this evaluation, one by one: computed, or continued where `compute` is None.
@@ -53,6 +58,6 @@ class Forecast:
             yield from values
             return
         first, before = self.past[0]
-        along = (now - first) / (last - first)
+        along = 1.0 + DAMPING * (now - last) / (last - first)
         for a, b in zip(values, before, strict=True):
             yield None if a is None else torch.lerp(b, a, along)

@@ -14,13 +14,15 @@ guidance_start, _end   outside this window of the timestep axis the negative hal
                        (Kynkaanniemi et al. 2024, "Applying guidance in a limited interval")
 
 What is left out is not held still but continued along a line, see `engine.forecast`; residuals are added at
-the strength of the moment. The first two evaluations, which make the line, are always computed.
+the strength of the moment. The first two evaluations, which make the line, are always computed, and a k is grown
+into (`STAGES`): what goes astray while the layout is made becomes another picture, later it is a detail.
 
 The error is the user's to judge: `controlnet run --measure` and `benchmarks/shortcuts.py` print it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from .graphs import Graphs
 
 DIRECT = Direct()
+STAGES = ((0.3, 2), (0.5, 3))
+"""Up to these positions on the timestep axis, not more seldom than at every so many evaluations; then at every k-th."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ class Shortcuts:
     guidance_start: float = 0.0
     guidance_end: float = 1.0
     deep_every: int = 1
+    careful: bool = False
+    """While the layout is made nothing is left out: each of `STAGES` has one less."""
 
     def __post_init__(self) -> None:
         for name in ("reuse_every", "encoder_every", "deep_every"):
@@ -87,7 +93,8 @@ class Shortcuts:
     def words(self) -> str:
         """What is left out, such as "nets once in 2 evaluations, guidance from 10 % to 80 %"."""
         seldom = {"nets": self.reuse_every, "encoder": self.encoder_every, "lower levels": self.deep_every}
-        said = [f"{what} once in {every} evaluations" for what, every in seldom.items() if every > 1]
+        growing = ", carefully" if self.careful else ""
+        said = [f"{what} once in {every} evaluations{growing}" for what, every in seldom.items() if every > 1]
         if self.reuse_tolerance > 0.0:
             said.append(f"nets when the latent has moved by {self.reuse_tolerance:.2%}")
         if self.limits_guidance:
@@ -111,12 +118,13 @@ class Repeater:
         """Nothing computed yet."""
         return cls(shortcuts, Forecast(shortcuts.reuse_every, gap=shortcuts.encoder_every))
 
-    def residuals(self, x: Tensor, now: int, may_run: bool, compute: Callable[[], Values]) -> Iterator[Any]:
-        """Those of this evaluation, one by one, computed or continued.
+    def residuals(self, x: Tensor, run: Run, may_run: bool, compute: Callable[[], Values]) -> Iterator[Any]:
+        """Those of the evaluation that a run is in, one by one, computed or continued.
 
-        x: what the net reads, scaled. now: number of the evaluation. may_run: whether it is one for nets to run.
+        x: what the net reads, scaled. may_run: whether it is one for nets to run.
         """
-        counted = self.forecast.is_due(now)
+        now = run.evaluations
+        counted = self.forecast.is_due(now, run.limit)
         due = not self.forecast.past or (may_run and self._is_due(x, counted))
         found = self.forecast.next(now, compute if due else None)
         if due:
@@ -124,13 +132,13 @@ class Repeater:
         return found
 
     def through(
-        self, actor: Actor, x: Tensor, sigma: float, targets: Iterable[Tensor], now: int, may_run: bool
+        self, actor: Actor, x: Tensor, sigma: float, targets: Iterable[Tensor], run: Run, may_run: bool
     ) -> Iterator[Tensor]:
         """As `Actor.through`, for all targets, or for the first of them where the net may not run.
 
         Raises ValueError where all targets are wanted and there are not as many residuals.
         """
-        residuals = self.residuals(x, now, may_run, lambda: actor.residuals(x, sigma))
+        residuals = self.residuals(x, run, may_run, lambda: actor.residuals(x, sigma))
         for index, (target, residual) in enumerate(zip(targets, residuals, strict=may_run)):
             actor.add(target, residual, DIRECT, index, sigma)
             yield target
@@ -151,7 +159,8 @@ class Run:
 
     recorder: who wants to know what ran, see `control.report`. rescale: see `diffusion.guidance`. graphs: what
     replays evaluations, where that is wanted. side_by_side: the streams on which nets run beside the encoder, if any.
-    evaluations: how many there were.
+    evaluations: how many there were. ends: sigmas at which the stages end, see `stage_ends`; none for no stages.
+    limit: at this evaluation, see `Forecast.is_due`.
     """
 
     shortcuts: Shortcuts = EXACT
@@ -160,6 +169,8 @@ class Run:
     rescale: float = 0.0
     finite: Tensor | None = None
     evaluations: int = 0
+    ends: tuple[float, ...] = ()
+    limit: float = math.inf
     repeaters: dict[tuple[PreparedUnit, ...], Repeater] = field(default_factory=dict)
     forecasts: dict[object, Forecast] = field(default_factory=dict)
     observed: dict[Actor, Actor] = field(default_factory=dict)
@@ -173,6 +184,12 @@ class Run:
             fresh = replace(self, finite=None, evaluations=0, repeaters={}, forecasts={}, observed={}, parts={})
             self.parts[index] = fresh
         return self.parts[index]
+
+    def begin(self, sigma: float) -> None:
+        """An evaluation begins."""
+        self.evaluations += 1
+        ahead = (gap for end, (_, gap) in zip(self.ends, STAGES, strict=False) if sigma > end)
+        self.limit = next(ahead, math.inf) - self.shortcuts.careful
 
     @property
     def failed(self) -> bool:
@@ -193,7 +210,7 @@ class Run:
         key = actor.units  # the actor itself is another one whenever any net enters or leaves its window
         if key not in self.repeaters:
             self.repeaters[key] = Repeater.of(self.shortcuts)
-        return self.repeaters[key].through(actor, x, sigma, targets, self.evaluations, may_run)
+        return self.repeaters[key].through(actor, x, sigma, targets, self, may_run)
 
     def heard(self, actor: Actor) -> Actor:
         """The actor, telling the recorder what it does; that it acts is told now."""
@@ -214,7 +231,8 @@ class Run:
         if self.shortcuts.encoder_every == 1:
             return compute()
         forecast = self.forecasts.setdefault(key, Forecast(self.shortcuts.encoder_every))
-        return list(forecast.next(self.evaluations, compute if forecast.is_due(self.evaluations) else None))
+        due = forecast.is_due(self.evaluations, self.limit)
+        return list(forecast.next(self.evaluations, compute if due else None))
 
     def deep(self, key: object) -> Forecast | None:
         """What the lower levels give to the top one, where it is not computed at every evaluation."""
@@ -226,3 +244,8 @@ class Run:
         """Remember whether a prediction was finite, without waiting for it."""
         finite = torch.isfinite(output).all()
         self.finite = finite if self.finite is None else self.finite & finite
+
+
+def stage_ends(percent_to_sigma: Callable[[float], Any]) -> tuple[float, ...]:
+    """The sigmas at which `STAGES` end, by what tells the sigma of a position on the timestep axis."""
+    return tuple(float(percent_to_sigma(end)) for end, _ in STAGES)

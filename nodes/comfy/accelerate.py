@@ -305,7 +305,7 @@ def predict(
     """
     run = run or Run()
     deep = run.deep(key)
-    if deep is not None and not deep.is_due(run.evaluations):
+    if deep is not None and not deep.is_due(run.evaluations, run.limit):
         skips = controlled(unet, stack, x, control, count=unet.decoder.top_blocks)
         (h,) = deep.next(run.evaluations, None)
     else:

@@ -50,7 +50,7 @@ class Sampling:
             self.repeaters.clear()
             self.run.forecasts.clear()
         self.levels.append(sigma)
-        self.run.evaluations += 1
+        self.run.begin(sigma)
 
     def guides(self, sigma: float) -> bool:
         """Whether the negative half counts at this noise level; called where there is one."""
@@ -72,7 +72,7 @@ class Sampling:
         if not self.is_first(key):
             return iter(compute())
         repeater = self.repeaters.setdefault(key, Repeater.of(self.run.shortcuts))
-        return repeater.residuals(x, self.run.evaluations, may_run, compute)
+        return repeater.residuals(x, self.run, may_run, compute)
 
 
 def sampling_of(options: Mapping[str, Any] | None) -> Sampling | None:

@@ -14,7 +14,7 @@ from typing import Any
 import comfy.patcher_extension
 from torch import Tensor
 
-from ...controlnet_core.engine.run import EXACT, Run, Shortcuts
+from ...controlnet_core.engine.run import EXACT, Run, Shortcuts, stage_ends
 from . import apply
 from .accelerate import tell
 from .carried import KEY, Sampling, report, sampling_of
@@ -57,7 +57,8 @@ def whole_sampling(execute: Any, *args: Any, shortcuts: Shortcuts, node: str | N
     levels = guider.model_patcher.get_model_object("model_sampling")
     window = (levels.percent_to_sigma(p) for p in (shortcuts.guidance_start, shortcuts.guidance_end))
     first, last = (float(sigma) for sigma in window)
-    sampling = options[KEY] = Sampling(Run(shortcuts), (first, last))
+    run = Run(shortcuts, ends=stage_ends(levels.percent_to_sigma))
+    sampling = options[KEY] = Sampling(run, (first, last))
     for obstacle in obstacles(shortcuts, guider, options):
         log.warning("Shortcuts: %s", obstacle)
     try:

@@ -23,7 +23,7 @@ from comfyui_controlnet_core.controlnet_core.engine import seat
 from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
 from comfyui_controlnet_core.controlnet_core.engine.condition import Area, Condition
 from comfyui_controlnet_core.controlnet_core.engine.evaluate import evaluate, predict
-from comfyui_controlnet_core.controlnet_core.engine.forecast import Forecast
+from comfyui_controlnet_core.controlnet_core.engine.forecast import DAMPING, Forecast
 from comfyui_controlnet_core.controlnet_core.engine.job import Job
 from comfyui_controlnet_core.controlnet_core.engine.pack import can_pack, pack
 from comfyui_controlnet_core.controlnet_core.engine.prepare import prepare
@@ -724,7 +724,7 @@ def test_lower_blocks_and_nets_are_run_at_every_kth_evaluation(
     assert 0.0 < float((got - exact).norm() / exact.norm()) < 0.2
 
 
-def test_what_is_not_computed_is_continued_along_a_line() -> None:
+def test_what_is_not_computed_is_continued_along_a_damped_line() -> None:
     forecast = Forecast(every=3)
     computed = []
 
@@ -737,9 +737,38 @@ def test_what_is_not_computed_is_continued_along_a_line() -> None:
 
     for now in (*range(1, 10), *range(20, 24)):  # nobody asked from 10 to 19: before is no neighbour
         got, nothing = at(now)
-        torch.testing.assert_close(got, torch.full((2,), 5.0 - 0.5 * now))
+        last = computed[-1]
+        torch.testing.assert_close(got, torch.full((2,), 5.0 - 0.5 * (last + DAMPING * (now - last))))
         assert nothing is None
     assert computed == [1, 2, 5, 8, 20, 21]
+
+
+@pytest.mark.parametrize(
+    ("shortcuts", "computed"),
+    [
+        (Shortcuts(deep_every=2), [1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20]),
+        (Shortcuts(deep_every=5), [1, 2, 4, 6, 9, 14, 19]),
+        (Shortcuts(deep_every=2, careful=True), [1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 18, 20]),
+        (Shortcuts(reuse_every=3, careful=True), [1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 19]),
+        (Shortcuts(encoder_every=3), [1, 2, 4, 6, 9, 12, 15, 18]),
+    ],
+    ids=str,
+)
+def test_what_is_left_out_grows_with_the_way_that_is_gone(
+    model: DiffusionModel,
+    nets: tuple[ControlNet, ControlNet],
+    monkeypatch: pytest.MonkeyPatch,
+    shortcuts: Shortcuts,
+    computed: list[int],
+) -> None:
+    """Of 20 evaluations the first six lie in the first 30 % of the timestep axis, ten in the first half."""
+    runs: list[Run] = []
+    ran: list[int] = []
+    features, begin = ControlNet.features, Run.begin
+    monkeypatch.setattr(Run, "begin", lambda run, sigma: runs.append(run) or begin(run, sigma))
+    monkeypatch.setattr(ControlNet, "features", lambda *args: ran.append(runs[-1].evaluations) or features(*args))
+    sample(model, (ControlUnit(nets[0], hint(1)),), shortcuts, steps=20)
+    assert ran == computed
 
 
 @pytest.mark.parametrize("shortcuts", [Shortcuts(reuse_every=4), Shortcuts(deep_every=4)], ids=str)
