@@ -23,8 +23,8 @@ from .residuals import streams_are_taken
 
 WRAPPERS = comfy.patcher_extension.WrappersMP
 PREDICT = getattr(WRAPPERS, "PREDICT_NOISE", None)
-"""Around an evaluation; older releases have no wrapper there, but one around its batch of conditionings."""
-KINDS = tuple(kind for kind in (WRAPPERS.OUTER_SAMPLE, PREDICT, WRAPPERS.CALC_COND_BATCH) if kind is not None)
+"""Around an evaluation; older releases have no wrapper there, but one around the walk of the sampler."""
+KINDS = (WRAPPERS.OUTER_SAMPLE, PREDICT or WRAPPERS.SAMPLER_SAMPLE, WRAPPERS.CALC_COND_BATCH)
 HALVES = 2
 log = logging.getLogger(__name__)
 
@@ -39,10 +39,7 @@ def shortened(model: Any, shortcuts: Shortcuts, node: str | None) -> tuple[Any, 
         clone.remove_wrappers_with_key(kind, KEY)
     if shortcuts != EXACT:
         clone.add_wrapper_with_key(WRAPPERS.OUTER_SAMPLE, KEY, partial(whole_sampling, shortcuts=shortcuts, node=node))
-        if PREDICT is None:
-            clone.add_wrapper_with_key(WRAPPERS.CALC_COND_BATCH, KEY, counted_batch)
-        else:
-            clone.add_wrapper_with_key(PREDICT, KEY, counted)
+        clone.add_wrapper_with_key(KINDS[1], KEY, counted if PREDICT else counted_walk)
         clone.add_wrapper_with_key(WRAPPERS.CALC_COND_BATCH, KEY, halves)
     return clone, shortcuts.words
 
@@ -74,20 +71,29 @@ def whole_sampling(execute: Any, *args: Any, shortcuts: Shortcuts, node: str | N
 
 def counted(execute: Any, x: Tensor, timestep: Tensor, model_options: Mapping[str, Any], seed: Any = None) -> Any:
     """Around an evaluation."""
-    _count(model_options, timestep)
-    return execute(x, timestep, model_options, seed)
-
-
-def counted_batch(execute: Any, model: Any, conds: Any, x: Tensor, timestep: Tensor, model_options: Any) -> Any:
-    """Around the batch of an evaluation's conditionings, in releases that know nothing closer."""
-    _count(model_options, timestep)
-    return execute(model, conds, x, timestep, model_options)
-
-
-def _count(model_options: Mapping[str, Any], timestep: Tensor) -> None:
     sampling = sampling_of(model_options.get("transformer_options"))
     if sampling is not None:
         sampling.evaluation(float(timestep.flatten()[0]))
+    return execute(x, timestep, model_options, seed)
+
+
+def counted_walk(execute: Any, guider: Any, *args: Any, **kwargs: Any) -> Any:
+    """Around the walk of a sampler from noise to latent, which is given a guider that counts."""
+    return execute(CountedGuider(guider), *args, **kwargs)
+
+
+class CountedGuider:
+    """A guider to whom asks it."""
+
+    def __init__(self, guider: Any) -> None:
+        self.guider = guider
+
+    def __call__(self, x: Tensor, timestep: Tensor, model_options: Mapping[str, Any], seed: Any = None) -> Any:
+        """The guided prediction."""
+        return counted(self.guider, x, timestep, model_options, seed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.guider, name)
 
 
 def halves(execute: Any, model: Any, conds: Any, x: Tensor, timestep: Tensor, model_options: Any) -> Any:
