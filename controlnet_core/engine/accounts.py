@@ -40,10 +40,14 @@ TIMES = 2
 
 
 class Account:
-    """What one job keeps and holds. sigmas: those at which it is evaluated, of all that it is prepared for."""
+    """What one job keeps and holds.
 
-    def __init__(self, job: Job, backend: Backend, sigmas: Iterable[float]) -> None:
-        self.job, self.backend = job, backend
+    sigmas: those at which it is evaluated, of all that it is prepared for. parts: how many like it a batch has, each
+    evaluated for itself. made: how many of them are prepared; the others are alike.
+    """
+
+    def __init__(self, job: Job, backend: Backend, sigmas: Iterable[float], parts: int = 1, made: int = 1) -> None:
+        self.job, self.backend, self.parts, self.made = job, backend, parts, made
         self.groups: dict[Members, GroupCount] = {}
         moments = {sigma: self._moment(sigma) for sigma in known_sigmas(job)}
         self.moments = {sigma: tuple(group.at(sigma) for group in moments[sigma]) for sigma in dict.fromkeys(sigmas)}
@@ -68,31 +72,45 @@ class Account:
     @property
     def uses(self) -> Iterator[tuple[nn.Module, Use]]:
         """The models with what they are run on."""
-        for group in self.groups.values():
+        for scene in self.scenes:
+            group = scene.group
             yield self.job.unet, Use(group.config, group.rows, group.size, decoder=True)
-            for seated in group.seated:
-                if seated.load.blocks is not None:
-                    yield seated.net, Use(seated.load.blocks, seated.rows, group.size, decoder=False)
+            for actor in scene.actors:
+                if actor.load.blocks is not None:
+                    yield actor.net, Use(actor.load.blocks, actor.rows, group.size, decoder=False)
 
     @property
     def prepared(self) -> int:
         """Values that are kept over the run."""
-        return sum(group.kept for group in self.groups.values())
+        return self.made * self._kept
 
     @property
     def preparing(self) -> int:
         """Most values alive while those are made, group by group."""
-        before = most = 0
+        before = most = (self.made - 1) * self._kept
         for group in self.groups.values():
             most = max(most, before + group.making)
             before += group.kept
         return most
 
     @property
+    def _kept(self) -> int:
+        return sum(group.kept for group in self.groups.values())
+
+    @property
+    def joined(self) -> int:
+        """Values of the batches that nets with several hints are run on, made when they first act together."""
+        return self.made * sum(scene.joined for scene in self.scenes)
+
+    def carried(self, shortcuts: Shortcuts) -> int:
+        """Values that shortcuts keep from one evaluation to the next."""
+        return self.parts * sum(scene.carried(shortcuts) for scene in self.scenes)
+
+    @property
     def buffers(self) -> int:
         """Values that graphs keep: a set of buffers for each capture, and all that changes for each sigma."""
         captured = sum(scene.constants + scene.varying for moment in set(self.moments.values()) for scene in moment)
-        return captured + sum(scene.varying for moment in self.moments.values() for scene in moment)
+        return captured + self.made * sum(scene.varying for moment in self.moments.values() for scene in moment)
 
 
 @dataclass(frozen=True, eq=False)

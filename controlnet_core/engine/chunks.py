@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -47,21 +46,8 @@ def plan_run(job: Job, backend: Backend, shortcuts: Shortcuts = EXACT, graphs: b
 def _plan(job: Job, backend: Backend, shortcuts: Shortcuts, graphs: bool, tiles: bool = False) -> MemoryPlan:
     batch, runtime = job.shape[0], backend.runtime
 
-    def predicted(pictures: int) -> Footprint:
-        return predict(replace(job, shape=(pictures, *job.shape[1:])), backend, shortcuts, graphs, tiles)
-
     def footprint(pictures: int) -> Footprint:
-        full, rest = divmod(batch, pictures)
-        told = predicted(pictures)
-        if full == 1 and not rest:
-            return told
-        sizes = [told, *([predicted(rest)] if rest else [])]
-        each = [*[told] * (full - 1), *sizes] if differs(job.conditions) else sizes
-        before = list(accumulate((part.prepared for part in each), initial=0))
-        preparing = max(kept + part.preparing for kept, part in zip(before[:-1], each, strict=True))
-        # Each part has its own shortcuts, parts of one size the same buffers.
-        carried = sum(size.carried for size in sizes) if graphs else predicted(batch).carried
-        return replace(told, prepared=before[-1], preparing=preparing, carried=carried)
+        return predict(job, backend, shortcuts, graphs, tiles, pictures)
 
     models = models_of(job, backend)
     loaded = sum(backend.there(model) for model in models) + completed_bytes(job, backend)

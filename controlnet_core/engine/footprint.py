@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import nn
 
 from .accounts import Account, known_sigmas
 from .backend import Backend
-from .filters import Use, tile_bytes
+from .cut import differs
+from .filters import Use, layers_of, tile_bytes
 from .job import Job
 from .narrow import is_narrow
+from .pack import PackedConv2d
 from .run import EXACT, Shortcuts
 from .weights import weights_of
 
@@ -44,37 +47,62 @@ class Footprint:
 
 
 def predict(
-    job: Job, backend: Backend, shortcuts: Shortcuts = EXACT, graphs: bool = False, tiles: bool = False
+    job: Job,
+    backend: Backend,
+    shortcuts: Shortcuts = EXACT,
+    graphs: bool = False,
+    tiles: bool = False,
+    chunk: int = 0,
 ) -> Footprint:
-    """The footprint of a run over the sigmas that are known. graphs: whether evaluations are replayed. tiles: whether
-    large convolutions of packed weights go by tiles."""
-    accounts = [Account(part, backend, sigmas) for part, sigmas in _halves(job, shortcuts)]
-    prepared = preparing = 0
-    for account in accounts:
-        preparing = max(preparing, prepared + account.preparing)
-        prepared += account.prepared
-    scenes = list(dict.fromkeys(scene for account in accounts for scene in account.scenes))
-    joined = sum(scene.joined for scene in scenes)
-    step = max((scene.step(shortcuts) for scene in scenes), default=0)
-    carried = sum(scene.carried(shortcuts) for scene in scenes)
-    if graphs:
-        carried += sum(account.buffers for account in accounts)
+    """The footprint of a run over the sigmas that are known.
+
+    graphs: whether evaluations are replayed. tiles: whether large convolutions of packed weights go by tiles. chunk:
+    pictures of the batch that are evaluated at a time; 0 for all.
+    """
+    accounts = list(_accounts(job, backend, shortcuts, chunk))
+    before = list(accumulate((account.prepared for account in accounts), initial=0))
+    making = [kept + account.preparing for kept, account in zip(before[:-1], accounts, strict=True)]
+    prepared = before[-1] + sum(account.joined for account in accounts)
+    step = max((scene.step(shortcuts) for account in accounts for scene in account.scenes), default=0)
+    carried = sum(account.carried(shortcuts) + (account.buffers if graphs else 0) for account in accounts)
     dtype = backend.runtime.dtype
-    prepared, preparing, step, carried = (
-        dtype.itemsize * n for n in (prepared + joined, max(preparing, prepared), step, carried)
-    )
-    more, buffer = _tiled(accounts, dtype) if tiles else (0, 0)
+    prepared, preparing, step, carried = (dtype.itemsize * n for n in (prepared, max(making), step, carried))
+    more, buffer = _packed(accounts, dtype, tiles) if backend.packs else (0, 0)
     return Footprint(model_bytes(job, backend) + more, prepared, preparing, step + buffer, carried)
 
 
-def _tiled(accounts: Iterable[Account], dtype: torch.dtype) -> tuple[int, int]:
-    """How much larger the weights of all models are by tiles, and the buffer that they share."""
+def _packed(accounts: Iterable[Account], dtype: torch.dtype, tiles: bool) -> tuple[int, int]:
+    """How much more the packed weights of all models are, for further sizes and by tiles, and the buffer for those."""
     uses: dict[nn.Module, list[Use]] = {}
     for account in accounts:
         for model, use in account.uses:
             uses.setdefault(model, []).append(use)
-    wide = [tile_bytes(own, dtype) for model, own in uses.items() if not is_narrow(model)]
-    return sum(more for more, _ in wide), max((buffer for _, buffer in wide), default=0)
+    wide = {model: own for model, own in uses.items() if not is_narrow(model)}
+    more = sum(_of_further_sizes(model, own, dtype, tiles) for model, own in wide.items())
+    tiled = [tile_bytes(own, dtype) for own in wide.values()] if tiles else []
+    return more + sum(larger for larger, _ in tiled), max((buffer for _, buffer in tiled), default=0)
+
+
+def _of_further_sizes(model: nn.Module, uses: Iterable[Use], dtype: torch.dtype, tiles: bool) -> int:
+    """Bytes of convolutions that are packed once more, for inputs of another size; filters of tiles fit all sizes."""
+    _, *further = list({(use.rows, use.size): use for use in uses}.values())[: PackedConv2d.SIZES]
+    parts = [(name, part) for name, part in model.named_modules() if isinstance(part, nn.Conv2d)]
+    own = sum(part.weight.numel() for name, part in parts if not name.startswith("hint."))  # hints have one size
+    tiled = [layer for use in further for layer in layers_of(use) if tiles and layer.goes_by_tiles(dtype)]
+    return dtype.itemsize * (len(further) * own - sum(9 * layer.width_in * layer.width for layer in tiled))
+
+
+def _accounts(job: Job, backend: Backend, shortcuts: Shortcuts, chunk: int) -> Iterator[Account]:
+    """What is prepared: with guidance, and without where that is cut; each for all sizes of parts of the batch."""
+    batch = job.shape[0]
+    size = min(chunk, batch) or batch
+    full, rest = divmod(batch, size)
+    apart = differs(job.conditions)
+    for half, sigmas in _halves(job, shortcuts):
+        for pictures, parts in ((size, full), (rest, 1)):
+            if pictures:
+                part = replace(half, shape=(pictures, *job.shape[1:]))
+                yield Account(part, backend, sigmas, parts, parts if apart else 1)
 
 
 def _halves(job: Job, shortcuts: Shortcuts) -> Iterator[tuple[Job, list[float]]]:

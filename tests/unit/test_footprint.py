@@ -345,6 +345,23 @@ def test_a_container_s_limit_counts(tmp_path: Path) -> None:
     assert _allowed(tmp_path) is None
 
 
+@pytest.mark.parametrize(
+    ("shortcuts", "batch", "chunk"),
+    [(Shortcuts(guidance_end=0.5), 1, 0), (EXACT, 3, 2), (EXACT, 2, 0)],
+    ids=["guidance", "parts", "whole"],
+)
+@pytest.mark.parametrize("tiles", [False, True], ids=["definition", "tiles"])
+def test_convolutions_are_packed_for_each_size(
+    shortcuts: Shortcuts, batch: int, chunk: int, tiles: bool, always_tiled: None
+) -> None:
+    halves = conditions(ControlUnit(made(), torch.rand(1, 3, 128, 128)))
+    backend = Backend(Runtime(winograd=tiles))
+    told_and_found(halves, backend, batch, shortcuts, chunk=chunk)
+    job = Job(base(), SMALL, SCHEDULE, *halves, (batch, 4, 16, 16), EVALUATIONS)
+    told = predict(job, backend, shortcuts, tiles=tiles, chunk=chunk)
+    assert told.weights == pytest.approx(sum(backend.there(m) for m in models_of(job, backend)), rel=0.02)
+
+
 @pytest.fixture
 def always_tiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small layers go by tiles too."""
