@@ -1,8 +1,9 @@
 """Blocks in fewer, larger kernels, for a GPU: there launches and passes over memory decide, not arithmetic.
 
 Queries, keys and values of a self attention come out of one product; a group normalisation, the SiLU behind it and
-the timestep added before it are one pass (`engine.triton_norm`), where Triton is there and the memory is channels_last;
-elsewhere the same formula in torch. Same results within rounding.
+the timestep added before it are one pass (`engine.triton_norm`), where Triton is there and the memory is channels_last:
+torch's own, on a GPU, lays such a picture out anew before it and behind it (pytorch#111824). Elsewhere the same formula
+in torch. Same results within rounding.
 """
 
 from __future__ import annotations
@@ -16,26 +17,29 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..models.layers import Attention, KeyValue, ResBlock, TransformerBlock, repeat_rows
+from ..models.layers import Attention, KeyValue, ResBlock, SpatialTransformer, TransformerBlock, repeat_rows
 from .rebuild import copy_leaf, rebuild, rebuild_inside
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-class NormSilu(nn.Module):
-    """A group normalisation, with a shift before it and SiLU behind it."""
+class WideNorm(nn.Module):
+    """A group normalisation, with a shift before it and SiLU behind it, or without."""
 
-    def __init__(self, norm: nn.GroupNorm) -> None:
+    def __init__(self, norm: nn.GroupNorm, silu: bool = True) -> None:
         super().__init__()
-        self.norm, self.kernels = norm, _kernels(norm.weight.device)
+        self.norm, self.silu, self.kernels = norm, silu, _kernels(norm.weight.device)
 
     def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
         """silu(norm(x + shift)). x: (B, C, H, W); shift: (1 or B, C, 1, 1)."""
         norm = self.norm
         if self.kernels is not None and x.is_contiguous(memory_format=torch.channels_last):
             with torch.cuda.device(x.device):  # Triton starts kernels on the current one
-                return self.kernels.group_norm_silu(x, norm.num_groups, norm.weight, norm.bias, norm.eps, shift)
-        return F.silu(norm(x if shift is None else x + shift))
+                return self.kernels.group_norm(
+                    x, norm.num_groups, norm.weight, norm.bias, norm.eps, shift, silu=self.silu
+                )
+        normed = norm(x if shift is None else x + shift)
+        return F.silu(normed) if self.silu else normed
 
 
 class WideResBlock(nn.Module):
@@ -43,7 +47,7 @@ class WideResBlock(nn.Module):
 
     def __init__(self, block: ResBlock) -> None:
         super().__init__()
-        self.norm1, self.norm2 = NormSilu(block.norm1), NormSilu(block.norm2)
+        self.norm1, self.norm2 = WideNorm(block.norm1), WideNorm(block.norm2)
         self.conv1, self.conv2, self.emb, self.skip = block.conv1, block.conv2, block.emb, block.skip
 
     def time_shift(self, emb: Tensor) -> Tensor:
@@ -98,6 +102,10 @@ def widen(module: ModuleT) -> ModuleT:
             return WideResBlock(rebuild_inside(leaf, replace))
         if type(leaf) is TransformerBlock:
             return WideTransformerBlock(rebuild_inside(leaf, replace))
+        if type(leaf) is SpatialTransformer:
+            twin = rebuild_inside(leaf, replace)
+            twin.norm = WideNorm(leaf.norm, silu=False)
+            return twin
         return copy_leaf(leaf)
 
     return rebuild(module, replace)

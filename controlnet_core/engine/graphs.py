@@ -311,20 +311,27 @@ class Graphs:
 
     def evaluate(self, prepared: Prepared, x: Tensor, sigma: Tensor, cfg: float, run: Run) -> Tensor:
         """As `evaluate.guided`; whether all was finite is remembered in the run."""
-        if self.gave_up:
+        made = None if self.gave_up else self._replayed(prepared, x, sigma, cfg, run)
+        if made is None:  # outside of the handler of the error, which holds on to what was computed before it
             return guided(prepared, x, sigma, cfg, run)
-        ready = self._ready(prepared, x, float(sigma), run.rescale)
-        try:
-            prediction, finite = ready.program(x, cfg, ready, self._earlier())
-        except CaptureError as error:
-            self._give_up(run, error)
-            return guided(prepared, x, sigma, cfg, run)
+        ready, prediction, finite = made
         run.finite = finite if run.finite is None else run.finite & finite
         if run.recorder is not None:
             for unit in (unit for actor in ready.met.actors for unit in actor.units):
                 run.recorder.unit(unit.key, unit.name, words(unit.key))
                 run.recorder.net_ran(unit.key)
         return prediction
+
+    def _replayed(
+        self, prepared: Prepared, x: Tensor, sigma: Tensor, cfg: float, run: Run
+    ) -> tuple[Ready, Tensor, Tensor] | None:
+        """What was replayed, the prediction, and whether all was finite; None where it cannot be captured."""
+        ready = self._ready(prepared, x, float(sigma), run.rescale)
+        try:
+            return ready, *ready.program(x, cfg, ready, self._earlier())
+        except CaptureError as error:
+            self._give_up(run, error)
+        return None
 
     def _give_up(self, run: Run, error: CaptureError) -> None:
         """Let go of all programs: what was missing may have been the memory that they hold."""

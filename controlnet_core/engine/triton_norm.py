@@ -1,4 +1,4 @@
-"""Group normalisation with SiLU behind it in Triton: the picture is read twice and written once.
+"""Group normalisation, with SiLU behind it, in Triton: the picture is read twice and written once.
 
 For channels_last tensors, whose memory is (batch, cells, channels). Three small kernels: mean and spread of each
 channel over parts of the picture; those of each group, merged without cancellation (Chan, Golub, LeVeque 1979);
@@ -75,7 +75,7 @@ def group_moments(
 @triton.jit
 def normalise(
     x, shift, weight, bias, group_means, group_scales, out, cells, channels, per_group, groups, shift_stride,
-    HAS_SHIFT: tl.constexpr, CELLS: tl.constexpr, CHANNELS: tl.constexpr,
+    HAS_SHIFT: tl.constexpr, SILU: tl.constexpr, CELLS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """silu((x + shift - mean) * scale * weight + bias) of one tile."""
     batch = tl.program_id(0)
@@ -91,11 +91,13 @@ def normalise(
     inside = (cell < cells)[:, None] & known[None, :]
     where = batch.to(tl.int64) * cells * channels + cell[:, None] * channels + channel[None, :]
     value = (tl.load(x + where, inside, 0.0).to(tl.float32) - centre[None, :]) * scale[None, :] + offset[None, :]
-    tl.store(out + where, (value / (1.0 + tl.exp(-value))).to(out.dtype.element_ty), inside)
+    if SILU:
+        value = value / (1.0 + tl.exp(-value))
+    tl.store(out + where, value.to(out.dtype.element_ty), inside)
 
 
-def group_norm_silu(
-    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, shift: Tensor | None = None
+def group_norm(
+    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, shift: Tensor | None = None, silu: bool = True
 ) -> Tensor:
     """silu(group_norm(x + shift)). x: (B, C, H, W), channels_last; shift: (1 or B, C, 1, 1)."""
     batch, channels, height, width = x.shape
@@ -115,6 +117,7 @@ def group_norm_silu(
         PARTS=PARTS, WIDTH=triton.next_power_of_2(per_group),  # type: ignore[arg-type]
     )  # fmt: skip
     normalise[(batch, triton.cdiv(cells, CELLS), blocks)](
-        x, added, weight, bias, group_means, group_scales, out, cells, channels, per_group, groups, stride, **tile
-    )
+        x, added, weight, bias, group_means, group_scales, out, cells, channels, per_group, groups, stride,
+        SILU=silu, **tile,
+    )  # fmt: skip
     return out

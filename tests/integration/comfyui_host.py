@@ -229,7 +229,8 @@ class Session:
     def __init__(self, folder: Path, pack: Path) -> None:
         sys.path.insert(0, str(folder))
         more = os.environ.get("HOST_ARGS", "").split()
-        sys.argv = ["host", "--cpu", "--base-directory", str(pack.parents[1]), *more]
+        device = [] if os.environ.get("PRETENDED_CARD") else ["--cpu"]
+        sys.argv = ["host", *device, "--base-directory", str(pack.parents[1]), *more]
         without_torchvision()
         importlib.import_module("comfy.options").enable_args_parsing()
         self.nodes = importlib.import_module("nodes")
@@ -361,7 +362,8 @@ class Session:
         module = cldm.ControlNet(**described, hint_channels=3, operations=ops.disable_weight_init, dtype=torch.float32)
         rename = keymap.KeyMap(ldm.controlnet_rules(net.config.unet)).to_theirs
         module.load_state_dict({rename(k): v for k, v in net.state_dict().items()})
-        return controlnet.ControlNet(module, load_device=torch.device("cpu"))
+        device = importlib.import_module("comfy.model_management").get_torch_device()
+        return controlnet.ControlNet(module, load_device=device)
 
     # ---- scenarios
 
@@ -370,7 +372,7 @@ class Session:
         own = getattr(self, name, None)
         if own:
             return own()
-        names = ("comfyui_accelerate", "comfyui_preprocess", "comfyui_nets", "comfyui_shortcuts")
+        names = ("comfyui_accelerate", "comfyui_preprocess", "comfyui_nets", "comfyui_shortcuts", "comfyui_card")
         modules = (importlib.import_module(module) for module in names)
         return next(getattr(module, name) for module in modules if hasattr(module, name))(self)
 
@@ -693,12 +695,14 @@ def main(folder: str, pack: str, out: str) -> None:
 
     torch.set_num_threads(1)
     sys.modules["comfyui_host"] = sys.modules[__name__]
-    session = Session(Path(folder), Path(pack))
-    session.load_pack()
-    with torch.inference_mode():  # as the host runs nodes
-        session.prepare()
-        for name in os.environ.get("SCENARIOS", " ".join(SCENARIOS)).split():
-            session.run(name)
+    without_torchvision()
+    with importlib.import_module("comfyui_card").card():
+        session = Session(Path(folder), Path(pack))
+        session.load_pack()
+        with torch.inference_mode():  # as the host runs nodes
+            session.prepare()
+            for name in os.environ.get("SCENARIOS", " ".join(SCENARIOS)).split():
+                session.run(name)
     tensors = {name: tensor.float().contiguous().clone() for name, tensor in session.tensors.items()}
     save_file(tensors, str(Path(out) / "tensors.safetensors"))
     (Path(out) / "facts.json").write_text(json.dumps(session.facts, indent=1))

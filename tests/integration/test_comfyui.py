@@ -226,6 +226,15 @@ def exact(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tor
 
 
 @pytest.fixture(scope="module")
+def on_card_and_off(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """Facts and tensors of the host on a pretended card, and of the same on the processor."""
+    wide = "--force-fp32 --fp32-vae --fp32-text-enc --use-pytorch-cross-attention"
+    given = {"SCENARIOS": "on_a_card", "HOST_ARGS": wide}
+    pretended = ({"PRETENDED_CARD": "1"}, {})
+    return [run_scenarios(pack, tmp_path_factory.mktemp("card"), **given, **more) for more in pretended]
+
+
+@pytest.fixture(scope="module")
 def facts(found: tuple[dict[str, Any], dict[str, torch.Tensor]]) -> dict[str, Any]:
     return found[0]
 
@@ -930,3 +939,16 @@ def test_accelerate_on_a_model_of_full_size(pack: Path, tmp_path: Path) -> None:
         assert max(found[weights]["calls"]) <= CLOSE / 2
         for step in ("none", "added", "changed", "removed"):
             assert relative(tensors, f"full.sd15.{weights}.{step}") <= most
+
+
+def test_on_a_card_our_nets_wait_once_per_call_and_give_the_processors_latents(on_card_and_off: list[Any]) -> None:
+    """However many nets: the noise level is read once. Accelerate reads the timestep as well."""
+    (facts, tensors), (off, expected) = on_card_and_off
+    told = facts["card"]
+    assert (told.pop("device"), off["card"]["device"]) == ("cuda:0", "cpu")
+    assert told.pop("races") == []
+    for name, waits in told.items():
+        nets, accelerated = not name.startswith("no net"), name.endswith("accelerated")
+        assert waits == nets + accelerated, name
+    for name, tensor in tensors.items():
+        assert float((tensor - expected[name]).abs().max()) <= 1e-4 * float(expected[name].abs().max()), name

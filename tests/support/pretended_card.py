@@ -557,6 +557,6 @@ def caller() -> str:
         path = frame.f_code.co_filename
         ours = "torch" not in path.split("/") and not path.endswith("pretended_card.py") and "site-packages" not in path
         if ours and "contextlib" not in path:
-            found.append(f"{'/'.join(path.split('/')[-2:])}:{frame.f_lineno}")
+            found.append(f"{'/'.join(path.split('/')[-3:])}:{frame.f_lineno}")
         frame = frame.f_back
     return " < ".join(found)

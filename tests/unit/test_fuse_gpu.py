@@ -50,7 +50,7 @@ def test_a_wide_controlnet_gives_the_same_residuals() -> None:
 CHECK = """
 import torch
 import torch.nn.functional as F
-from comfyui_controlnet_core.controlnet_core.engine.triton_norm import group_norm_silu
+from comfyui_controlnet_core.controlnet_core.engine.triton_norm import group_norm
 
 for batch, channels, groups, height, width, shifts, dtype, offset in [
     (2, 64, 32, 9, 7, 2, torch.float32, 0.0),
@@ -64,7 +64,7 @@ for batch, channels, groups, height, width, shifts, dtype, offset in [
     shift = torch.randn(shifts, channels, 1, 1).to(dtype) if shifts else None
     wide = x.double() if shift is None else x.double() + shift.double()
     truth = F.silu(F.group_norm(wide, groups, weight.double(), bias.double(), 1e-5))
-    made = group_norm_silu(x, groups, weight, bias, 1e-5, shift)
+    made = group_norm(x, groups, weight, bias, 1e-5, shift)
     assert made.dtype == dtype and made.is_contiguous(memory_format=torch.channels_last)
     error = float((made.double() - truth).abs().max() / truth.abs().max())
     assert error < (1e-3 if dtype == torch.float16 else 2e-5), (channels, height, error)
