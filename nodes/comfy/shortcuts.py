@@ -99,8 +99,9 @@ class CountedGuider:
 def halves(execute: Any, model: Any, conds: Any, x: Tensor, timestep: Tensor, model_options: Any) -> Any:
     """Around the same batch: outside of the interval the negative half is the positive one, and nothing is guided."""
     sampling = sampling_of(model_options.get("transformer_options"))
-    limits = sampling is not None and sampling.run.shortcuts.limits_guidance
-    if not limits or len(conds) != HALVES or not all(conds) or sampling.guides(float(timestep.flatten()[0])):
+    if sampling is None or not sampling.run.shortcuts.limits_guidance or len(conds) != HALVES or not all(conds):
+        return execute(model, conds, x, timestep, model_options)
+    if sampling.guides(float(timestep.flatten()[0])):
         return execute(model, conds, x, timestep, model_options)
     positive, _ = execute(model, [conds[0], None], x, timestep, model_options)
     return [positive, positive.clone()]
