@@ -83,7 +83,7 @@ def counted_walk(execute: Any, guider: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 class CountedGuider:
-    """A guider to whom asks it."""
+    """What a sampler asks in place of the guider: the same answers, counted."""
 
     def __init__(self, guider: Any) -> None:
         self.guider = guider
