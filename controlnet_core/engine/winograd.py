@@ -192,14 +192,12 @@ def _pad(cells: Tensor, padded: Tensor, top: int) -> None:
     padded[:, begin:end, 1:-1].copy_(cells[:, first:last])
 
 
-def _filters(weight: Tensor, places: tuple[int, ...]) -> list[list[Tensor]]:
-    """G g G^T at some places: (O, C, 3, 3) -> rows of filters, each (O, C) float32."""
-    upright = [_mixed(weight.float().unbind(2), FILTER[place]) for place in places]
-    return [[_mixed(lines.unbind(2), FILTER[place]).contiguous() for place in places] for lines in upright]
-
-
-def _mixed(lines: tuple[Tensor, ...], factors: tuple[float, ...]) -> Tensor:
-    return sum(line * factor for line, factor in zip(lines, factors, strict=True) if factor)  # type: ignore[return-value]
+def _filters(weight: Tensor, places: tuple[int, ...]) -> Tensor:
+    """G g G^T at some places: (O, C, 3, 3) -> (n, n, O, C) float32, as one product for all filters."""
+    width, width_in = weight.shape[:2]
+    rows = torch.tensor([FILTER[place] for place in places])
+    both = torch.einsum("ai,bj->abij", rows, rows).reshape(-1, 9)
+    return torch.mm(both, weight.float().reshape(-1, 9).t()).view(len(places), len(places), width, width_in)
 
 
 def buffer_bytes(
