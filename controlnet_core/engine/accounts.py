@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import lcm
 from typing import TypeAlias
 
 from torch import nn
@@ -133,7 +134,7 @@ class GroupCount:
         self.config = job.config.unet
         self.size = (job.shape[-2], job.shape[-1]) if area is None else (area.height, area.width)
         self.rows = len(members) * job.shape[0]
-        self.tokens = max(c.text.shape[1] for _, c in members)
+        self.tokens = lcm(*(c.text.shape[1] for _, c in members))  # see `equal_length`
         windows = dict.fromkeys((c.start, c.end) for _, c in members)
         inside = (all(job.schedule.in_window(s, *window) for window in windows) for s in known_sigmas(job))
         self.timesteps = sum(inside)

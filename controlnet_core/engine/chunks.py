@@ -18,7 +18,7 @@ from .evaluate import guided
 from .footprint import Footprint, completed_bytes, models_of, predict
 from .job import Job
 from .memory import MemoryPlan, Streaming, free_bytes, plan_memory
-from .prepare import Prepared, prepare, prepare_once
+from .prepare import Prepared, check_job, prepare, prepare_once
 from .run import EXACT, Run, Shortcuts
 from .stream import AHEAD
 from .weights import largest_of
@@ -35,8 +35,10 @@ class Part:
 def plan_run(job: Job, backend: Backend, shortcuts: Shortcuts = EXACT, graphs: bool = False) -> MemoryPlan:
     """Memory of a run, and how many pictures at a time the runtime asks for or fit. graphs: see `predict`.
 
-    Large convolutions of packed weights go by tiles unless the runtime or the memory is against it.
+    Large convolutions of packed weights go by tiles unless the runtime or the memory is against it. Raises as
+    `check_job` does.
     """
+    check_job(job)
     if not (backend.packs and backend.runtime.winograd):
         return _plan(job, backend, shortcuts, graphs)
     plan = replace(_plan(job, backend, shortcuts, graphs, tiles=True), tiles=True)

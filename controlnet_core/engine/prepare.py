@@ -117,12 +117,8 @@ def prepare(job: Job, backend: Backend, pictures: range | None = None) -> Prepar
     Raises UnfitError for a ControlNet of another base, and ShapeError for texts, hints or masks that do not fit; hints
     and masks are looked at for the sigmas that are known.
     """
+    check_job(job)
     config, batch = job.config, job.shape[0]
-    for condition in job.conditions:
-        check_channels(config.name, config.unet.in_channels, job.shape[1], condition.beside)
-        check_context(condition.text, config.unet)
-    for unit in job.units:
-        check_base(unit.net, unit.name or "the ControlNet", config.unet, f"the model {config.name}")
     placed = [replace(c, units=tuple(backend.place(unit, job.unet) for unit in c.units)) for c in job.conditions]
     if pictures is not None:
         cut = Cut(pictures, batch)
@@ -135,6 +131,16 @@ def prepare(job: Job, backend: Backend, pictures: range | None = None) -> Prepar
     for sigma in prepared.announced:
         prepared.at(sigma)
     return prepared
+
+
+def check_job(job: Job) -> None:
+    """Raise UnfitError for a ControlNet of another base, and ShapeError for texts and pictures that do not fit."""
+    config = job.config
+    for condition in job.conditions:
+        check_channels(config.name, config.unet.in_channels, job.shape[1], condition.beside)
+        check_context(condition.text, config.unet)
+    for unit in job.units:
+        check_base(unit.net, unit.name or "the ControlNet", config.unet, f"the model {config.name}")
 
 
 def _moment(prepared: Prepared, acting: tuple[int, ...]) -> Moment:

@@ -36,6 +36,7 @@ from comfyui_controlnet_core.controlnet_core.engine.memory import ROOM, _allowed
 from comfyui_controlnet_core.controlnet_core.engine.prepare import prepare
 from comfyui_controlnet_core.controlnet_core.engine.run import EXACT, Run, Shortcuts
 from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
+from comfyui_controlnet_core.controlnet_core.errors import UnfitError
 from comfyui_controlnet_core.controlnet_core.models.adapter import Adapter
 from comfyui_controlnet_core.controlnet_core.models.control import Bound, ControlModel, Direct, Seat
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
@@ -230,6 +231,20 @@ def test_the_buffers_of_graphs_are_told() -> None:
 def test_a_batch_in_parts_keeps_what_its_parts_keep(pictures: int, more: dict[str, Any]) -> None:
     halves = conditions(ControlUnit(made(), torch.rand(pictures, 3, 128, 128)))
     check(*told_and_found(halves, Backend(Runtime(pack_weights=False, chunk=2)), 5, chunk=2, **more))
+
+
+def test_texts_of_different_lengths_are_as_long_as_both_fit_into() -> None:
+    positive, negative = conditions(ControlUnit(made(), torch.rand(1, 3, 128, 128)))
+    longer = [replace(condition, text=torch.cat([condition.text] * 2, dim=1)) for condition in positive]
+    longest = [replace(condition, text=torch.cat([condition.text] * 3, dim=1)) for condition in negative]
+    check(*told_and_found((longer, longest), Backend(Runtime(pack_weights=False))))
+
+
+def test_a_net_for_another_base_is_refused_before_it_is_counted() -> None:
+    other = made(config=replace(WIDE, unet=replace(SMALL.unet, widths=(32, 64), transformer_depth=(1, 1))))
+    halves = conditions(ControlUnit(other, torch.rand(1, 3, 128, 128)))
+    with pytest.raises(UnfitError, match="was made for"):
+        plan_run(Job(base(), SMALL, SCHEDULE, *halves, (1, 4, 16, 16), EVALUATIONS), Backend(Runtime()))
 
 
 def test_wide_blocks_hold_what_plain_ones_hold() -> None:
