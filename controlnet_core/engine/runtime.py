@@ -12,6 +12,8 @@ from ..errors import Interrupted, ValueRangeError
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 DEVICES = ("cpu", "cuda", "mps")
+BF16_SINCE = (8, 0)
+"""Compute capability from which a GPU computes in bfloat16 itself; torch calls older ones able, which emulate it."""
 Cancelled: TypeAlias = Callable[[], bool]
 Memory = Literal["auto", "resident", "streamed"]
 
@@ -53,7 +55,7 @@ class Runtime:
             dtype = "fp16" if where.type == "cuda" else "fp32"
         if dtype not in DTYPES:
             raise ValueRangeError(f"dtype {dtype!r} is unknown: choose one of auto, {', '.join(DTYPES)}")
-        half = where.type == "cuda" and torch.cuda.is_bf16_supported()
+        half = where.type == "cuda" and torch.cuda.get_device_capability(where) >= BF16_SINCE
         return cls(where, DTYPES[dtype], torch.bfloat16 if half else torch.float32)
 
 

@@ -18,6 +18,7 @@ from ..config import TextConfig
 from ..errors import ShapeError, ValueRangeError
 from .prompt import Chunk, empty_chunk, tokenize_prompt
 from .tokenizer import END_TOKEN, VOCAB_SIZE, ClipTokenizer, VocabMap, map_ids
+from .transfer import sent
 
 Embeddings: TypeAlias = Callable[[int, str], Tensor]
 """Width of a text encoder and name of a textual inversion -> its vectors (n, width)."""
@@ -273,7 +274,7 @@ class TextEncoder(nn.Module):
 
     def states(self, ids: Tensor, vectors: Sequence[Vector] = ()) -> tuple[Tensor, Tensor]:
         """CLIP ids (B,77), learned vectors in place of some -> hidden states (B,77,width) and pooled (B,width)."""
-        ids = ids.to(self.device)
+        ids = sent(ids, self.device)
         rows = ids if self.vocab_map is None else map_ids(self.vocab_map.to(self.device), ids)
         skip = self.skip_last
         return self.model(

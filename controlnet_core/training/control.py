@@ -26,6 +26,7 @@ from ..models.control import check_base
 from ..models.controlnet import ControlNet
 from ..models.label import PictureSize, label_vector, size_kind
 from ..models.text_encoder import DualTextEncoder, TextEncoder
+from ..models.transfer import sent
 from ..models.unet import UNet
 from ..models.vae import AutoencoderKL
 from ..pipeline import DiffusionModel, SampleSettings, generate
@@ -222,11 +223,11 @@ def control_training(
         rows = train_rows[draw_rows(len(train_rows), recipe.batch, generator)].tolist()
         keep = torch.rand(len(rows), generator=generator) >= options.empty_captions
         captions = [words if kept else "" for words, kept in zip(data.captions(rows), keep, strict=True)]
-        known = latents(rows).to(device)
-        t, noise = draw(len(rows), generator), torch.randn(known.shape, generator=generator).to(device)
+        known = sent(latents(rows), device)
+        t, noise = draw(len(rows), generator), sent(torch.randn(known.shape, generator=generator), device)
         with torch.no_grad():
             context, label = condition(captions)
-        hints = data.hints(rows).to(device)
+        hints = sent(data.hints(rows), device)
         predict = control_predictor(unet, net, context, hints, options.only_mid_control, label)
         return noise_loss(predict, known, t, noise, schedule, checkpoint.config.parametrization)
 

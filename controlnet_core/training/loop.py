@@ -137,11 +137,11 @@ class Loop:
     def _step(self) -> Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.lr_at(self.step)
-        total = torch.zeros(())
+        losses = []
         for _ in range(self.recipe.accumulate):
             loss = self._loss() / self.recipe.accumulate
             loss.backward()
-            total = total + loss.detach().cpu()
+            losses.append(loss.detach())  # not looked at before it is reported: a GPU would be waited for
         parameters = self.parameters()
         nn.utils.clip_grad_norm_(parameters.values(), self.recipe.clip)
         self.optimizer.step()
@@ -151,7 +151,7 @@ class Loop:
         with torch.no_grad():
             averages = [self.average[name] for name in parameters]
             torch._foreach_lerp_(averages, [p.detach() for p in parameters.values()], 1.0 - decay)
-        return total
+        return torch.stack(losses).sum()
 
     def _loss(self) -> Tensor:
         device = next(iter(self.parameters().values())).device.type

@@ -13,6 +13,7 @@ from ..config import Parametrization
 from ..diffusion.denoiser import add_noise, scale_input, training_target
 from ..diffusion.schedule import NoiseSchedule
 from ..models.controlnet import ControlNet
+from ..models.transfer import sent
 from ..models.unet import Residuals, UNet
 from ..models.union import ControlNetUnion
 from ..models.vae import AutoencoderKL
@@ -59,10 +60,10 @@ def noise_losses(
     parametrization: Parametrization,
 ) -> Tensor:
     """As `noise_loss`, for each picture of the batch: (B,)."""
-    sigma = schedule.sigma(t).to(latents.device)
+    sigma = sent(schedule.sigma(t), latents.device)
     noisy = add_noise(latents, noise, sigma)
     target = training_target(parametrization, latents, noise, sigma)
-    predicted = predict(scale_input(noisy, sigma), t.to(latents.device))
+    predicted = predict(scale_input(noisy, sigma), sent(t, latents.device))
     return F.mse_loss(predicted, target, reduction="none").flatten(1).mean(1)
 
 

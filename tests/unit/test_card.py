@@ -5,7 +5,7 @@ The picture is the processor's, so each run is also held to the one that was mad
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from card_cases import CASES, OPTIONS, Case, World, assert_alike, everything, on_card, on_host, rand, several
+from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_checkpoint
 from comfyui_controlnet_core.controlnet_core.control.report import Recorder
 from comfyui_controlnet_core.controlnet_core.diffusion.samplers import SAMPLERS, Step
 from comfyui_controlnet_core.controlnet_core.engine import fuse_gpu
@@ -20,7 +21,9 @@ from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
 from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
 from comfyui_controlnet_core.controlnet_core.engine.stream import Conveyor, Streamed, stream
 from comfyui_controlnet_core.controlnet_core.pipeline import SampleSettings
-from comfyui_controlnet_core.nodes.headless import HeadlessHost
+from comfyui_controlnet_core.controlnet_core.training.control import control_training
+from comfyui_controlnet_core.controlnet_core.training.loop import Recipe
+from comfyui_controlnet_core.nodes.headless import ASSETS, HeadlessHost
 from comfyui_controlnet_core.nodes.values import ControlSpec
 from pretended_card import Card
 from torch import Tensor
@@ -206,6 +209,54 @@ def test_from_files_to_a_picture_as_the_command_does_it(card: Card, tmp_path: Pa
     made = picture(on_card(**OPTIONS[options]))
     assert not card.races
     assert_alike(made, picture(on_host()), 1e-4)
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), torch.float32), ((8, 0), torch.bfloat16)])
+def test_what_a_card_computes_in(
+    card: Card, capability: tuple[int, int], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    for name in ("auto", "cuda"):
+        assert Runtime.choose(name) == Runtime(card.device, torch.float16, expected)
+
+
+class Pairs:
+    """Pictures and hints of random numbers."""
+
+    size = 64
+
+    def __len__(self) -> int:
+        return 4
+
+    def captions(self, rows: Sequence[int]) -> list[str]:
+        return ["a red sphere"] * len(rows)
+
+    def pictures(self, rows: Sequence[int]) -> Tensor:
+        return torch.cat([rand(row, 1, 3, 64, 64).clamp(-1, 1) for row in rows])
+
+    def hints(self, rows: Sequence[int]) -> Tensor:
+        return torch.cat([rand(10 + row, 1, 3, 64, 64).clamp(0, 1) for row in rows])
+
+
+def test_training_on_a_card_learns_the_same_and_waits_for_no_step(card: Card) -> None:
+    def trained(device: str) -> tuple[list[float], Tensor, list[int]]:
+        checkpoint = load_checkpoint(ASSETS / "demo_base.safetensors")
+        torch.manual_seed(0)
+        training = control_training(checkpoint, Pairs(), Recipe(steps=3, batch=2, accumulate=2), device=device)
+        losses: list[float] = []
+        waits: list[int] = []
+
+        def count(step: int) -> None:
+            waits.append(len(card.waits))
+
+        training.loop.run(lambda report: losses.append(report.loss), every=3, save_every=9, on_step=count)
+        return losses, torch.cat([p.detach().flatten() for p in training.loop.parameters().values()]).cpu(), waits
+
+    losses, weights, waits = trained(str(card.device))
+    expected = trained("cpu")
+    assert losses == pytest.approx(expected[0], rel=1e-5)
+    assert_alike(weights, expected[1])
+    assert waits[1] - waits[0] <= 1  # what clips gradients asks C++ where they are, which knows no card
 
 
 # ---- the card itself: what it is there to find, it finds
