@@ -307,7 +307,7 @@ class HeadlessHost:
         sigmas = cut_sigmas(diffusion.schedule, settings).tolist()
         shape = tuple(samples.shape)
         job = Job(diffusion.unet, diffusion.config, diffusion.schedule, *conditions, shape, sigmas)
-        shortcuts, runtime = self.shortcuts or model.shortcuts, self.backend.runtime
+        shortcuts, runtime = self.shortcuts_of(model), self.backend.runtime
         run = Run(shortcuts, waits_for_results(runtime.device))
         graphs = runtime.graphs and not why_never(run, runtime.device)
         return plan_run(job, self.backend, shortcuts, graphs).words()
@@ -361,7 +361,8 @@ class HeadlessHost:
                 watch(step)
 
         heard = {"on_step": on_step, "recorder": recorder, "on_memory": self._on_memory}
-        shortcuts = self._shortcuts_of(model)
+        self._note_shortcuts(model)
+        shortcuts = self.shortcuts_of(model)
         watched = {**options, **heard, "shortcuts": shortcuts}
         result = generate(model.diffusion, *conditions, samples, settings, **watched)
         if recorder is not None and self.on_report is not None and told:
@@ -379,14 +380,17 @@ class HeadlessHost:
         """The MODEL with these shortcuts, and what they are."""
         return replace(model, shortcuts=shortcuts), shortcuts.words
 
-    def _shortcuts_of(self, model: Model) -> Shortcuts:
-        """What a sampling of this model may leave out; those of the run go before those of its nodes, and say so."""
-        if self.shortcuts is None:
-            return model.shortcuts
-        if model.shortcuts not in (EXACT, self.shortcuts):
-            asked, put_aside = self.shortcuts.words, model.shortcuts.words
-            self._note(f"shortcuts: {asked}, as this run was asked; the workflow's own are put aside ({put_aside})")
-        return self.shortcuts
+    def shortcuts_of(self, model: Model) -> Shortcuts:
+        """What sampling of a MODEL may leave out; what the run was asked goes before what its nodes say."""
+        return model.shortcuts if self.shortcuts is None else self.shortcuts
+
+    def _note_shortcuts(self, model: Model) -> None:
+        asked = self.shortcuts_of(model)
+        if model.shortcuts not in (EXACT, asked):
+            put_aside = model.shortcuts.words
+            self._note(
+                f"shortcuts: {asked.words}, as this run was asked; the workflow's own are put aside ({put_aside})"
+            )
 
     def _on_memory(self, plan: MemoryPlan) -> None:
         self._note(plan.words())

@@ -113,6 +113,10 @@ class Host(Protocol):
         words. `node` shows what a run did."""
         ...
 
+    def shortcuts_of(self, model: Any) -> Shortcuts:
+        """What sampling of a MODEL may leave out."""
+        ...
+
     def progress(self, done: int, total: int, preview: Any = None) -> None:
         """Tell the user how far the running node is; `preview` is a PIL picture or None."""
         ...

@@ -13,6 +13,7 @@ from ..controlnet_core.control.plan import Plan, describe, make_plan
 from ..controlnet_core.control.unit import ControlUnit
 from ..controlnet_core.diffusion.samplers import SAMPLERS
 from ..controlnet_core.diffusion.schedule import SCHEDULERS
+from ..controlnet_core.engine.run import EXACT
 from ..controlnet_core.pipeline import SampleSettings, cut_sigmas
 from .host import Node
 from .pictures import shown, to_image
@@ -62,10 +63,17 @@ class ControlPlan(Node):
         wanted = SampleSettings(**settings)
         plan = plan_of(controlled, wanted, height)
         memory = self.host.memory(model, positive, latent, wanted)
-        text = "\n\n".join(part for part in (describe(plan), memory) if part)
+        text = "\n\n".join(part for part in (describe(plan), self._left_out(model), memory) if part)
         hints = hints_as_seen(controlled, height, width)
         picture = to_image(draw_plan(plan, seen(controlled, height, width)))
         return {"ui": {"text": [text], **shown(self.host, picture)}, "result": (text, hints, picture)}
+
+    def _left_out(self, model: Any) -> str:
+        """What shortcuts make of the plan, in words; empty without them."""
+        shortcuts = self.host.shortcuts_of(model)
+        if shortcuts == EXACT:
+            return ""
+        return f"shortcuts on this model: {shortcuts.words}. The plan shows what is added; not all of it is computed"
 
 
 def plan_of(controlled: Controlled, settings: SampleSettings, latent_height: int) -> Plan:

@@ -183,6 +183,12 @@ class ComfyHost:
 
         return parts.shortened(model, shortcuts, node)
 
+    def shortcuts_of(self, model: Any) -> Shortcuts:
+        """What sampling of a MODEL may leave out."""
+        from . import shortcuts as parts
+
+        return parts.shortcuts_of(model)
+
     # ---- progress
 
     def progress(self, done: int, total: int, preview: Any = None) -> None:

@@ -44,6 +44,12 @@ def shortened(model: Any, shortcuts: Shortcuts, node: str | None) -> tuple[Any, 
     return clone, shortcuts.words
 
 
+def shortcuts_of(model: Any) -> Shortcuts:
+    """What sampling of a MODEL may leave out."""
+    around = (wrapper.keywords["shortcuts"] for wrapper in model.get_wrappers(WRAPPERS.OUTER_SAMPLE, KEY))
+    return next(around, EXACT)
+
+
 # ---- wrappers; the first argument is what the editor would call in their place
 
 

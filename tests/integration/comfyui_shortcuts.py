@@ -236,7 +236,32 @@ def loud(session: Any) -> dict[str, list[str]]:
         found[name] = warnings
         session.tensors[f"loud.{name}"] = short
         session.tensors[f"loud.{name}.exact"] = run.sample(conditioning, model=run.exact, **settings)
-    return found
+    return {**found, "three prompts": three_prompts(session), "plan": plan(session)}
+
+
+def three_prompts(session: Any) -> list[str]:
+    """The guider for InstructPix2Pix, which has no negative half to leave out; what is logged, and its class."""
+    extra, samplers = (importlib.import_module(n) for n in ("comfy_extras.nodes_custom_sampler", "comfy.samplers"))
+    run, (positive, negative) = Shortened(session, guidance_end=0.5), session.prompts
+    sigmas = samplers.calculate_sigmas(session.model.get_model_object("model_sampling"), "normal", 4)
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    made = []
+    with said() as warnings:
+        for model in (run.model, run.exact):
+            guider = extra.Guider_DualCFG(model)
+            guider.set_conds(positive, negative, negative)
+            guider.set_cfg(4.0, 1.5)
+            euler = samplers.sampler_object("euler")
+            made.append(guider.sample(noise, torch.zeros_like(noise), euler, sigmas, disable_pbar=True, seed=0))
+    return [*warnings, f"equal: {torch.equal(*made)}"]
+
+
+def plan(session: Any) -> list[str]:
+    """What the plan says of a model with shortcuts."""
+    given = {"steps": 4, "sampler": "euler", "scheduler": "normal", "denoise": 1.0, "latent": session.empty()}
+    run, positive = Shortened(session, reuse_every=2), session.controlled()[0]
+    shown = session.node("CNCore_ControlPlan", model=run.model, positive=positive, **given)
+    return shown["result"][0].splitlines()
 
 
 def patched(session: Any) -> Shortened:

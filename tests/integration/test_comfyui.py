@@ -788,6 +788,15 @@ def test_a_shortcut_that_cannot_act_says_so(
     assert torch.equal(tensors[f"loud.{name}"], tensors[f"loud.{name}.exact"]) is not acts
 
 
+def test_shortcuts_do_not_limit_a_guider_of_three_prompts_and_say_so(facts: dict[str, Any]) -> None:
+    said = facts["shortcuts loud"]["three prompts"]
+    assert any("this guider has more than two" in line for line in said) and said[-1] == "equal: True"
+
+
+def test_the_plan_speaks_of_shortcuts(facts: dict[str, Any]) -> None:
+    assert any("shortcuts on this model: nets once in 2" in line for line in facts["shortcuts loud"]["plan"])
+
+
 def test_nothing_of_a_sampling_with_shortcuts_outlives_it(facts: dict[str, Any]) -> None:
     found = facts["shortcuts held"]
     assert found["before"] == 0 < found["during"]

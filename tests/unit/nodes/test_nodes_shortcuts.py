@@ -136,6 +136,15 @@ def test_fields_that_contradict_each_other_are_told_before_the_run(
         run("CNCore_Shortcuts", model=None, **fields)
 
 
+def test_the_plan_says_that_not_all_is_computed(run: Any, scene: dict[str, Any], host: HeadlessHost) -> None:
+    model = shortened(run, scene["model"], reuse_every=3)
+    given = {"positive": scene["positive"], "latent": scene["latent"], "steps": STEPS}
+    assert "shortcuts on this model: nets once in 3" in run("CNCore_ControlPlan", model=model, **given)["result"][0]
+    assert "shortcuts" not in run("CNCore_ControlPlan", model=scene["model"], **given)["result"][0]
+    host.shortcuts = EXACT
+    assert "shortcuts" not in run("CNCore_ControlPlan", model=model, **given)["result"][0]
+
+
 def test_two_scales_of_guidance_have_no_interval(run: Any, scene: dict[str, Any]) -> None:
     halves = {"cond1": scene["positive"], "cond2": scene["positive"], "negative": scene["negative"]}
     scales = {"cfg_conds": 4.0, "cfg_cond2_negative": 1.5}
