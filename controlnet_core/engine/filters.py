@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -40,20 +40,33 @@ class Layer:
         return suits(filters, IN_BLOCKS, cells, dtype)
 
     @property
-    def more(self) -> int:
-        """Values of its filter beyond those of the definition."""
-        return (len(self.kind.PLACES) ** 2 - 9) * self.width_in * self.width
+    def values(self) -> int:
+        """Of its filter by the definition."""
+        return 9 * self.width_in * self.width
+
+    @property
+    def tiled_values(self) -> int:
+        """Of its filter for tiles."""
+        return len(self.kind.PLACES) ** 2 * self.width_in * self.width
 
 
-def tile_bytes(uses: Iterable[Use], dtype: torch.dtype) -> tuple[int, int]:
-    """Of one model, for all its uses: how much larger its weights are, and the buffer that its layers write to."""
-    more = buffer = 0
-    for use in uses:
-        tiled = [layer for layer in layers_of(use) if layer.goes_by_tiles(dtype)]
-        more = max(more, dtype.itemsize * sum(layer.more for layer in tiled))
-        sizes = (buffer_bytes(layer.kind, (layer.width_in, layer.width), dtype, layer.size) for layer in tiled)
-        buffer = max(buffer, max(sizes, default=0))
-    return more, buffer
+def filter_values(uses: Sequence[Use], dtype: torch.dtype, sizes: int) -> int:
+    """Of one model: values of its filters in all forms that its uses take, at most `sizes` by the definition."""
+    return sum(_form_values(layers, dtype, sizes) for layers in zip(*map(layers_of, uses), strict=True))
+
+
+def _form_values(layers: Sequence[Layer], dtype: torch.dtype, sizes: int) -> int:
+    """The same of one layer at all its sizes: filters of tiles fit all of them."""
+    tiled = {layer.kind: layer.tiled_values for layer in layers if layer.goes_by_tiles(dtype)}
+    blocked = {layer.size: layer.values for layer in layers if not layer.goes_by_tiles(dtype)}
+    return sum(tiled.values()) + sum(list(blocked.values())[:sizes])
+
+
+def tile_buffer(uses: Iterable[Use], dtype: torch.dtype) -> int:
+    """Bytes of the buffer that the layers of one model write to."""
+    tiled = (layer for use in uses for layer in layers_of(use) if layer.goes_by_tiles(dtype))
+    sizes = (buffer_bytes(layer.kind, (layer.width_in, layer.width), dtype, layer.size) for layer in tiled)
+    return max(sizes, default=0)
 
 
 def layers_of(use: Use) -> Iterator[Layer]:

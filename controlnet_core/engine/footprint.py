@@ -8,7 +8,7 @@ allocator keeps for later.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -18,7 +18,7 @@ from torch import nn
 from .accounts import Account, known_sigmas
 from .backend import Backend
 from .cut import differs
-from .filters import Use, layers_of, tile_bytes
+from .filters import Use, filter_values, layers_of, tile_buffer
 from .job import Job
 from .narrow import is_narrow
 from .pack import PackedConv2d
@@ -77,19 +77,20 @@ def _packed(accounts: Iterable[Account], dtype: torch.dtype, tiles: bool) -> tup
     for account in accounts:
         for model, use in account.uses:
             uses.setdefault(model, []).append(use)
-    wide = {model: own for model, own in uses.items() if not is_narrow(model)}
-    more = sum(_of_further_sizes(model, own, dtype, tiles) for model, own in wide.items())
-    tiled = [tile_bytes(own, dtype) for own in wide.values()] if tiles else []
-    return more + sum(larger for larger, _ in tiled), max((buffer for _, buffer in tiled), default=0)
+    wide = {model: list(dict.fromkeys(own)) for model, own in uses.items() if not is_narrow(model)}
+    more = sum(_further_forms(model, own, dtype, tiles) for model, own in wide.items())
+    return more, max((tile_buffer(own, dtype) for own in wide.values()), default=0) if tiles else 0
 
 
-def _of_further_sizes(model: nn.Module, uses: Iterable[Use], dtype: torch.dtype, tiles: bool) -> int:
-    """Bytes of convolutions that are packed once more, for inputs of another size; filters of tiles fit all sizes."""
-    _, *further = list({(use.rows, use.size): use for use in uses}.values())[: PackedConv2d.SIZES]
+def _further_forms(model: nn.Module, uses: Sequence[Use], dtype: torch.dtype, tiles: bool) -> int:
+    """Bytes of convolutions beyond one form each: packed once more for inputs of another size, and by tiles."""
+    sizes = min(len(uses), PackedConv2d.SIZES)
     parts = [(name, part) for name, part in model.named_modules() if isinstance(part, nn.Conv2d)]
     own = sum(part.weight.numel() for name, part in parts if not name.startswith("hint."))  # hints have one size
-    tiled = [layer for use in further for layer in layers_of(use) if tiles and layer.goes_by_tiles(dtype)]
-    return dtype.itemsize * (len(further) * own - sum(9 * layer.width_in * layer.width for layer in tiled))
+    more = (sizes - 1) * own
+    if tiles:
+        more += filter_values(uses, dtype, sizes) - sizes * sum(layer.values for layer in layers_of(uses[0]))
+    return dtype.itemsize * more
 
 
 def _accounts(job: Job, backend: Backend, shortcuts: Shortcuts, chunk: int) -> Iterator[Account]:

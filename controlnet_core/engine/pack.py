@@ -55,7 +55,7 @@ class PackedConv2d(nn.Module):
 
     The weight is packed when a size is first met; a weight in another size's layout would be reordered at every
     call, which is what packing is there to avoid. Few sizes are remembered, for a run has one per layer, two with
-    areas.
+    areas. A filter of tiles fits all sizes, and stays.
     """
 
     SIZES = 2
@@ -66,8 +66,8 @@ class PackedConv2d(nn.Module):
         self.dtype, self.scratch = dtype, scratch
         self.plain = conv.weight.detach()
         self.bias = None if conv.bias is None else conv.bias.detach().to(dtype)
-        self.forms: dict[torch.Size, Blocked | Winograd] = {}
-        self.double: Doubled | None = None
+        self.blocked: dict[torch.Size, Blocked] = {}
+        self.tiled: dict[type[Winograd], Winograd] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W')."""
@@ -83,30 +83,28 @@ class PackedConv2d(nn.Module):
         scratch = self._scratch_for(torch.Size((rows, width, 2 * height, 2 * across)))
         if scratch is None:
             return self(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        if self.double is None:
-            self.double = Doubled(self.plain, self.bias, self.dtype, scratch)
-        return self.double(x)
+        return self._by_tiles(Doubled, scratch)(x)
 
     @property
     def nbytes(self) -> int:
         """Of the weights that were made."""
-        return sum(form.nbytes for form in {*self.forms.values(), self.double} if form is not None)
+        return sum(form.nbytes for form in (*self.blocked.values(), *self.tiled.values()))
 
     def _form(self, size: torch.Size) -> Blocked | Winograd:
-        form = self.forms.get(size)
-        if form is None:
-            form = self._made(size)
-            while len(self.forms) >= self.SIZES:
-                self.forms.pop(next(iter(self.forms)))
-            self.forms[size] = form
-        return form
-
-    def _made(self, size: torch.Size) -> Blocked | Winograd:
         scratch = self._scratch_for(size)
-        if scratch is None:
-            return self._blocked(size)
-        known = (form for form in self.forms.values() if isinstance(form, Winograd))  # the same for every size
-        return next(known, None) or Winograd(self.plain, self.bias, self.dtype, scratch)
+        if scratch is not None:
+            return self._by_tiles(Winograd, scratch)
+        if size not in self.blocked:
+            made = self._blocked(size)
+            while len(self.blocked) >= self.SIZES:
+                self.blocked.pop(next(iter(self.blocked)))
+            self.blocked[size] = made
+        return self.blocked[size]
+
+    def _by_tiles(self, kind: type[Winograd], scratch: Scratch) -> Winograd:
+        if kind not in self.tiled:
+            self.tiled[kind] = kind(self.plain, self.bias, self.dtype, scratch)
+        return self.tiled[kind]
 
     def _scratch_for(self, size: torch.Size) -> Scratch | None:
         """Where tiles are written, if the convolution goes by tiles at this size."""

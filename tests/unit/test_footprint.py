@@ -412,6 +412,24 @@ def test_filters_of_tiles_are_told(cells: int, always_tiled: None) -> None:
     assert told.step - without.step == backend.scratch.buffer.numel() > 0
 
 
+@pytest.mark.parametrize("area", [Area(0, 0, 10, 6), Area(0, 0, 16, 8)], ids=["odd", "even"])
+@torch.inference_mode()
+def test_filters_of_tiles_are_told_for_areas(area: Area, always_tiled: None) -> None:
+    """The area comes first: some of its layers go by their definition, where those of the whole go by tiles."""
+    torch.manual_seed(0)
+    unet = UNet(SMALL.unet).eval()
+    texts = torch.randn(3, 1, 77, SMALL.unet.context_dim)
+    positive = [Condition(texts[0], area=area), Condition(texts[1])]
+    job = Job(unet, SMALL, SCHEDULE, positive, [Condition(texts[2])], (1, 4, 16, 16), [4.0])
+    backend, plain = Backend(Runtime()), Backend(Runtime(winograd=False))
+    told, without = predict(job, backend, tiles=True), predict(job, backend)
+    for one in (backend, plain):
+        evaluate(prepare(job, one), torch.randn(job.shape), torch.tensor(4.0), 5.0)
+    assert told.weights - without.weights == backend.there(unet) - plain.there(unet)
+    assert without.weights == pytest.approx(plain.there(unet), rel=0.01)
+    assert told.step - without.step == backend.scratch.buffer.numel() > 0
+
+
 def test_without_memory_for_their_filters_convolutions_go_by_their_definition(
     always_tiled: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,7 +111,7 @@ def test_upsample_to_any_size(size: tuple[int, int], dtype: torch.dtype, always_
     block, x = Upsample(64), torch.randn(2, 64, 8, 6)
     plain, twin = block(x, size), pack(block, dtype, Scratch())
     assert error(twin(x.to(dtype), size), plain) <= TOLERANCE[dtype]
-    assert (twin.block.conv.double is not None) == (size == (16, 12))
+    assert (Doubled in twin.block.conv.tiled) == (size == (16, 12))
 
 
 @torch.inference_mode()
@@ -136,15 +136,32 @@ def test_which_convolutions_go_by_tiles(dtype: torch.dtype) -> None:
         x = torch.randn(large).to(dtype).contiguous(memory_format=torch.channels_last)
         twin = pack(conv, dtype, Scratch())
         twin(x)
-        assert isinstance(twin.forms[large], Winograd) and twin.nbytes == 16 * 320 * 320 * dtype.itemsize
+        assert Winograd in twin.tiled and not twin.blocked and twin.nbytes == 16 * 320 * 320 * dtype.itemsize
         plain = pack(conv, dtype)
         plain(x)
-        assert isinstance(plain.forms[large], Blocked) and plain.nbytes == 9 * 320 * 320 * dtype.itemsize
+        assert isinstance(plain.blocked[large], Blocked) and plain.nbytes == 9 * 320 * 320 * dtype.itemsize
         narrow = pack(conv.to(NARROW[0]), dtype, Scratch())
         narrow(x)
-        assert not narrow.forms and narrow.nbytes == 9 * 320 * 320
+        assert not narrow.blocked and not narrow.tiled and narrow.nbytes == 9 * 320 * 320
     finally:
         torch.set_num_threads(threads)
+
+
+@torch.inference_mode()
+def test_a_filter_of_tiles_stays_when_many_sizes_come(dtype: torch.dtype, always_tiled: None) -> None:
+    """As with areas: the whole picture by tiles, two of odd sizes by the definition, again and again."""
+    torch.manual_seed(6)
+    conv = nn.Conv2d(64, 64, 3, padding=1)
+    twin = pack(conv, dtype, Scratch())
+    inputs = [torch.randn(1, 64, *size).to(dtype) for size in ((16, 16), (15, 16), (13, 16), (16, 12))]
+    for x in inputs:
+        twin(x)
+    filter_of_tiles = twin.tiled[Winograd]
+    for x in inputs:
+        exact = F.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=1)
+        assert error(twin(x), exact) <= TOLERANCE[dtype]
+    assert twin.tiled[Winograd] is filter_of_tiles and len(twin.blocked) == twin.SIZES
+    assert twin.nbytes == (16 + 2 * 9) * 64 * 64 * dtype.itemsize
 
 
 @torch.inference_mode()
