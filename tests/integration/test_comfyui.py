@@ -595,7 +595,7 @@ def test_shared_weights_copy_nothing_and_packed_ones_are_counted(facts: dict[str
     found = facts["accelerate"]
     assert (found["shared copied"], found["shared counted"]) == (0, [])
     (counted,) = found["packed counted"]
-    assert 0.9 * counted < found["packed copied"] <= counted
+    assert 0.6 * counted < found["packed copied"] <= counted  # told is the most, with tiles' filters for every size
     assert [found[f"{weights} expected"] for weights in COPIES] == [f"fast path with {w} weights" for w in COPIES]
 
 

@@ -48,7 +48,7 @@ def test_each_part_runs_and_gives_what_its_claims_read(
     benchmark: ModuleType, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fuse_gpu, "_kernels", lambda device: None)
-    setup = benchmark.Setup(Card.device, "fp32", "tiny", 64, 2, 2, 1, sides=(32,), compiled=False)
+    setup = benchmark.Setup(Card.device, "fp32", "tiny", 64, 2, 1, 1, sides=(32,), compiled=False)
     with Card().install(monkeypatch) as card, torch.inference_mode():
         rows = list(benchmark.PARTS[part](setup))
     assert not card.races

@@ -86,7 +86,7 @@ def test_no_sampler_waits(card: Card, sampler: str) -> None:
     settings = SampleSettings(steps=3, cfg=4.0, sampler=sampler, ancestral="cpu")
 
     def case(world: World) -> dict[str, Any]:
-        return {"units": [world.unit()], "batch": 1, "settings": settings}
+        return {"units": [], "batch": 1, "settings": settings}
 
     made, waits = run_on(card, case, on_card())
     assert_alike(made, run_off(case), 1e-4)
@@ -113,8 +113,8 @@ def test_a_run_on_a_warm_backend_waits_for_its_latent_and_its_noise_alone(card: 
         world.sample(backend.runtime, units, backend=backend, settings=SampleSettings(seed, steps, cfg=4.0))
         return card.waits[before:]
 
-    run(0, 6)
-    assert len(run(1, 6)) == len(run(2, 3)) == 4, run(3, 6)
+    run(0, 4)
+    assert len(run(1, 4)) == len(run(2, 2)) == 4, run(3, 2)
 
 
 @pytest.mark.parametrize("options", ["streamed, side by side", "graphs, side by side, wide"])
@@ -129,7 +129,7 @@ def test_memory_does_not_grow_with_steps_or_runs(card: Card, options: str) -> No
 
     first = reserved(2)
     assert reserved(2) <= 1.01 * first
-    assert reserved(5) <= 1.1 * first  # three more projected timesteps
+    assert reserved(4) <= 1.1 * first  # two more projected timesteps
 
 
 def test_streamed_weights_take_no_more_than_what_may_be_under_way(card: Card) -> None:
@@ -157,16 +157,14 @@ def test_what_a_graph_replays_is_what_a_run_says_now(card: Card) -> None:
     def alike(**changes: Any) -> None:
         def sample(own: World, runtime: Runtime, **more: Any) -> Tensor:
             units = [own.unit(**changes.get("unit", {})), own.unit(own.second)]
-            settings = SampleSettings(steps=3, **{"cfg": 4.0, **changes.get("settings", {})})
+            settings = SampleSettings(steps=2, **{"cfg": 4.0, **changes.get("settings", {})})
             return own.sample(runtime, units, settings=settings, **more)
 
         made = sample(world, backend.runtime, backend=backend)
         assert_alike(made, sample(calm, on_host()), 5e-5)
 
-    for changes in (
-        {}, {"settings": {"seed": 5}}, {"unit": {"strength": 0.3}}, {"unit": {"seed": 12}}, {"settings": {"cfg": 2.0}},
-        {"settings": {"sampler": "heun"}},
-    ):  # fmt: skip
+    other = {"unit": {"strength": 0.3, "seed": 12}, "settings": {"seed": 5, "cfg": 2.0, "sampler": "heun"}}
+    for changes in ({}, other):
         alike(**changes)
         assert card.captures == 1
     alike(unit={"end": 0.5})
@@ -188,8 +186,7 @@ def test_a_run_that_cannot_be_captured_goes_on_without(card: Card, monkeypatch: 
     assert torch.cuda.current_stream() is card.default
 
 
-@pytest.mark.parametrize("options", ["plain", "graphs, side by side, wide"])
-def test_from_files_to_a_picture_as_the_command_does_it(card: Card, tmp_path: Path, options: str) -> None:
+def test_from_files_to_a_picture_as_the_command_does_it(card: Card, tmp_path: Path) -> None:
     """The demo model, a net in float16 and one in float8, text encoder and autoencoder."""
 
     def picture(runtime: Runtime) -> Tensor:
@@ -206,8 +203,8 @@ def test_from_files_to_a_picture_as_the_command_does_it(card: Card, tmp_path: Pa
         back = host.encode(vae, host.decode(vae, made["samples"]))
         return torch.cat([host.decode(vae, made["samples"]), host.decode(vae, back, tile=6, overlap=2)])
 
-    made = picture(on_card(**OPTIONS[options]))
-    assert not card.races
+    made = picture(on_card(**OPTIONS["graphs, side by side, wide"]))
+    assert not card.races and card.captures == 1
     assert_alike(made, picture(on_host()), 1e-4)
 
 
@@ -242,7 +239,8 @@ def test_training_on_a_card_learns_the_same_and_waits_for_no_step(card: Card) ->
     def trained(device: str) -> tuple[list[float], Tensor, list[int]]:
         checkpoint = load_checkpoint(ASSETS / "demo_base.safetensors")
         torch.manual_seed(0)
-        training = control_training(checkpoint, Pairs(), Recipe(steps=3, batch=2, accumulate=2), device=device)
+        training = control_training(checkpoint, Pairs(), Recipe(steps=3, batch=1, accumulate=2), device=device)
+        training.latents(range(len(Pairs())))  # made once, whenever an example is first drawn
         losses: list[float] = []
         waits: list[int] = []
 
