@@ -6,6 +6,7 @@ first: for transforms that only pass over their data once, that takes longer tha
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from math import prod
 from typing import TypeAlias
@@ -20,8 +21,8 @@ Wanted: TypeAlias = tuple[Sequence[int], torch.dtype]
 """A shape and a dtype."""
 
 
-class Scratch:
-    """One buffer on the CPU, grown to the largest use. Whoever shares it uses it in turn, never at the same time."""
+class Scratch(threading.local):
+    """One buffer on the CPU, grown to the largest use. Its users take turns; each thread has its own."""
 
     def __init__(self) -> None:
         self.buffer = torch.empty(0, dtype=torch.uint8)

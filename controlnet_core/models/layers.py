@@ -42,8 +42,9 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tens
 
 
 def repeat_rows(x: Tensor, rows: int) -> Tensor:
-    """(B, ...) -> (rows, ...): all rows of x, again and again. Itself where it has as many."""
-    return x if x.shape[0] == rows else x.repeat(rows // x.shape[0], *(1,) * (x.ndim - 1))
+    """(B, ...) -> (rows, ...): all rows of x, again and again. Itself where it has as many, or where one text is for
+    all of them."""
+    return x if x.shape[0] >= rows else x.repeat(rows // x.shape[0], *(1,) * (x.ndim - 1))
 
 
 class Mlp(nn.Module):

@@ -585,6 +585,15 @@ def test_what_both_halves_have_in_common_is_computed_once(
 
 
 @torch.inference_mode()
+def test_one_text_may_be_for_all_rows(model: DiffusionModel, nets: tuple[ControlNet, ControlNet]) -> None:
+    (text,), (x, _), (net, _) = texts(1), noisy(), nets
+    t, each = torch.full((len(x),), 600.0), text.expand(len(x), -1, -1)
+    close(model.unet(x, t[:1], text), model.unet(x, t, each))
+    for shared, own in zip(net(x, t[:1], text, hint())[0], net(x, t, each, hint())[0], strict=True):
+        close(shared, own)
+
+
+@torch.inference_mode()
 def test_what_is_prepared_is_shared_where_the_same_conditions_act(model: DiffusionModel) -> None:
     a, b = texts(2)
     area = Area(0, 0, 16, 8)

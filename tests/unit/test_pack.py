@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -183,3 +185,12 @@ def test_scratch_is_one_buffer_that_grows() -> None:
     again.zero_()  # not a tensor of inference mode
     (large,) = scratch.take(((1000,), torch.float64))
     assert large.shape == (1000,) and scratch.buffer.numel() >= 8000
+
+
+def test_each_thread_writes_to_a_buffer_of_its_own() -> None:
+    """Runs in two threads may share a backend, and so the layers that write to it."""
+    scratch = Scratch()
+    (own,) = scratch.take(((4,), torch.float32))
+    with ThreadPoolExecutor(1) as other:
+        (theirs,) = other.submit(scratch.take, ((4,), torch.float32)).result()
+    assert own.data_ptr() != theirs.data_ptr()
