@@ -257,11 +257,13 @@ def three_prompts(session: Any) -> list[str]:
 
 
 def plan(session: Any) -> list[str]:
-    """What the plan says of a model with shortcuts."""
+    """What the plan and the report say of a model with shortcuts."""
     given = {"steps": 4, "sampler": "euler", "scheduler": "normal", "denoise": 1.0, "latent": session.empty()}
-    run, positive = Shortened(session, reuse_every=2), session.controlled()[0]
+    run, (positive, negative) = Shortened(session, reuse_every=2), session.controlled()
     shown = session.node("CNCore_ControlPlan", model=run.model, positive=positive, **given)
-    return shown["result"][0].splitlines()
+    halves = {"positive": positive, "negative": negative, "seed": 0, "cfg": 4.0}
+    report = session.node("CNCore_ControlReport", model=run.model, **halves, **{**given, "steps": 6})
+    return [*shown["result"][0].splitlines(), *report["result"][1].splitlines()]
 
 
 def patched(session: Any) -> Shortened:

@@ -793,8 +793,10 @@ def test_shortcuts_do_not_limit_a_guider_of_three_prompts_and_say_so(facts: dict
     assert any("this guider has more than two" in line for line in said) and said[-1] == "equal: True"
 
 
-def test_the_plan_speaks_of_shortcuts(facts: dict[str, Any]) -> None:
-    assert any("shortcuts on this model: nets once in 2" in line for line in facts["shortcuts loud"]["plan"])
+def test_plan_and_report_speak_of_shortcuts(facts: dict[str, Any]) -> None:
+    said = "\n".join(facts["shortcuts loud"]["plan"])
+    assert "shortcuts on this model: nets once in 2" in said
+    assert "demo_canny.safetensors ran in 4 of 6, acted in 6" in said
 
 
 def test_nothing_of_a_sampling_with_shortcuts_outlives_it(facts: dict[str, Any]) -> None:
