@@ -103,7 +103,8 @@ class CountedGuider:
 
 
 def halves(execute: Any, model: Any, conds: Any, x: Tensor, timestep: Tensor, model_options: Any) -> Any:
-    """Around the same batch: outside of the interval the negative half is the positive one, and nothing is guided."""
+    """Around the conditionings of an evaluation: outside of the interval the negative half is the positive one, so
+    that nothing is guided."""
     sampling = sampling_of(model_options.get("transformer_options"))
     if sampling is None or not sampling.run.shortcuts.limits_guidance or len(conds) != HALVES or not all(conds):
         return execute(model, conds, x, timestep, model_options)
