@@ -8,7 +8,8 @@ Each part has a process of its own, so that none finds another's memory or compi
 
 ceiling   the most TFLOP/s of a matrix product in this precision
 peers     20 evaluations in a row, synchronised once, SD1.5 at 512 pixels, batch 1, with 0, 1 and 3 nets: ours with each
-          set of options beside diffusers (plain, compiled) and ComfyUI; error and peak memory beside the time
+          set of options beside diffusers (plain, compiled) and ComfyUI; error and peak memory beside the time (not of
+          graphs, whose memory is taken before they are replayed)
 batch     ours, batch 8: the operations that ran, counted, over the time
 sdxl      the same for SDXL at 1024 pixels, batch 1
 first     seconds to load a full-size SD1.5 and a net, and to the first picture of 20 steps behind that
@@ -131,7 +132,6 @@ class InARow:
 
         def several(step: Step) -> Tensor:
             for _ in range(self.count - 1):
-                torch.compiler.cudagraph_mark_step_begin()
                 step()
             return step()
 

@@ -13,7 +13,9 @@ from comfyui_controlnet_core.controlnet_core.engine.live import LiveTensors
 
 
 def seconds(call: Callable[[], Any], device: torch.device) -> float:
-    """Wall time of one synchronised call."""
+    """Wall time of one call, from an idle device to an idle device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
     started = time.perf_counter()
     call()
     if device.type == "cuda":
@@ -41,5 +43,5 @@ def machine(device: torch.device) -> dict[str, Any]:
     if info.exists():
         names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
         name = f"{names[0]}, {len(names)} cores" if names else name
-    card = {"card": torch.cuda.get_device_name()} if device.type == "cuda" else {}
+    card = {"card": torch.cuda.get_device_name(), "cuda": torch.version.cuda} if device.type == "cuda" else {}
     return {"processor": name, "threads": torch.get_num_threads(), "torch": torch.__version__, **card}

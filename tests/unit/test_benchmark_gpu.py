@@ -60,6 +60,7 @@ def test_each_part_runs_and_gives_what_its_claims_read(
         errors = [row["error"] for row in rows]
         assert max(errors) < 1e-4
         assert benchmark.of_memory("diffusers")({part: rows}) > 0
+        assert {row["engine"] for row in rows if row["peak_bytes"] is None} == {"ours, graphs, wide, side by side"}
     parts = {"ceiling": [{"tflops": 1.0}], part: rows}
     read = [claim.words for claim in benchmark.CLAIMS if claim.value(parts) is not None]
     for begin in READ[part]:
