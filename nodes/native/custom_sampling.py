@@ -171,10 +171,10 @@ class DualCFGGuider(Node):
         guided in an interval only."""
         if model.rescale:
             raise UnfitError("RescaleCFG is defined for one scale: take it off the model, or use CFGGuider")
-        if model.shortcuts.limits_guidance:
+        if self.host.shortcuts_of(model).limits_guidance:
             raise UnfitError(
                 "guidance in an interval is defined for one scale: set guidance_start 0 and guidance_end 1 in the node "
-                "Shortcuts, or use CFGGuider"
+                "Shortcuts (or leave out --guidance), or use CFGGuider"
             )
         weights = Weights.of(cfg_conds, cfg_cond2_negative, nested=style == "nested")
         middle, rest = weights.within_negative()

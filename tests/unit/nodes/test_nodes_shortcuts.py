@@ -145,12 +145,18 @@ def test_the_plan_says_that_not_all_is_computed(run: Any, scene: dict[str, Any],
     assert "shortcuts" not in run("CNCore_ControlPlan", model=model, **given)["result"][0]
 
 
-def test_two_scales_of_guidance_have_no_interval(run: Any, scene: dict[str, Any]) -> None:
+def test_two_scales_of_guidance_have_no_interval(run: Any, scene: dict[str, Any], host: HeadlessHost) -> None:
+    """Whoever asked for it, the node or the run."""
     halves = {"cond1": scene["positive"], "cond2": scene["positive"], "negative": scene["negative"]}
     scales = {"cfg_conds": 4.0, "cfg_cond2_negative": 1.5}
     with pytest.raises(UnfitError, match="one scale"):
         run("DualCFGGuider", model=shortened(run, scene["model"], guidance_end=0.5), **halves, **scales)
     run("DualCFGGuider", model=shortened(run, scene["model"], reuse_every=2), **halves, **scales)
+    host.shortcuts = Shortcuts(guidance_end=0.5)
+    with pytest.raises(UnfitError, match="one scale"):
+        run("DualCFGGuider", model=scene["model"], **halves, **scales)
+    host.shortcuts = EXACT
+    run("DualCFGGuider", model=shortened(run, scene["model"], guidance_end=0.5), **halves, **scales)
 
 
 # ---- the command
