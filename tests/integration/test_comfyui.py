@@ -225,13 +225,18 @@ def exact(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tor
     return run_scenarios(pack, tmp_path_factory.mktemp("exact"), **given)[1]
 
 
+def run_wide(
+    pack: Path, out: Path, more: str = "", **environment: str
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Facts and tensors of `comfyui_card.py`, in float32 with torch's attention."""
+    wide = f"--force-fp32 --fp32-vae --fp32-text-enc --use-pytorch-cross-attention {more}"
+    return run_scenarios(pack, out, SCENARIOS="on_a_card", HOST_ARGS=wide, **environment)
+
+
 @pytest.fixture(scope="module")
-def on_card_and_off(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    """Facts and tensors of the host on a pretended card, and of the same on the processor."""
-    wide = "--force-fp32 --fp32-vae --fp32-text-enc --use-pytorch-cross-attention"
-    given = {"SCENARIOS": "on_a_card", "HOST_ARGS": wide}
-    pretended = ({"PRETENDED_CARD": "1"}, {})
-    return [run_scenarios(pack, tmp_path_factory.mktemp("card"), **given, **more) for more in pretended]
+def off_card(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The same as on a pretended card, on the processor."""
+    return run_wide(pack, tmp_path_factory.mktemp("off"))
 
 
 @pytest.fixture(scope="module")
@@ -952,10 +957,13 @@ def test_accelerate_on_a_model_of_full_size(pack: Path, tmp_path: Path) -> None:
             assert relative(tensors, f"full.sd15.{weights}.{step}") <= most
 
 
-def test_on_a_card_our_nets_wait_once_per_call_and_give_the_processors_latents(on_card_and_off: list[Any]) -> None:
+@pytest.mark.parametrize("memory", ["", "--novram"], ids=["resident", "layer by layer"])
+def test_on_a_card_our_nets_wait_once_per_call_and_give_the_processors_latents(
+    memory: str, pack: Path, off_card: tuple[dict[str, Any], dict[str, torch.Tensor]], tmp_path: Path
+) -> None:
     """However many nets: the noise level is read once. Accelerate reads the timestep as well."""
-    (facts, tensors), (off, expected) = on_card_and_off
-    told = facts["card"]
+    facts, tensors = run_wide(pack, tmp_path, memory, PRETENDED_CARD="1")
+    told, (off, expected) = facts["card"], off_card
     assert (told.pop("device"), off["card"]["device"]) == ("cuda:0", "cpu")
     assert told.pop("races") == []
     for name, waits in told.items():

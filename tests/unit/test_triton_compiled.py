@@ -50,7 +50,12 @@ def assembled(compiled, number, target):
 tile = {"CELLS": kernels.CELLS, "CHANNELS": kernels.CHANNELS}
 forms = [(kernels.group_moments, {"PARTS": kernels.PARTS, "WIDTH": width}) for width in (1, 64)]
 for shifted in (False, True):
-    forms += [(kernel, {"HAS_SHIFT": shifted, **tile}) for kernel in (kernels.channel_moments, kernels.normalise)]
+    forms.append((kernels.channel_moments, {"HAS_SHIFT": shifted, **tile}))
+    forms.append((kernels.normalise, {"HAS_SHIFT": shifted, "SILU": shifted, **tile}))
+# A number that is 1 is a constant to Triton: a single cell, a picture in one part, groups of one channel.
+forms.append((kernels.group_moments, {"PARTS": kernels.PARTS, "WIDTH": 1, "cells": 1, "parts": 1, "per_group": 1}))
+forms.append((kernels.channel_moments, {"HAS_SHIFT": True, "cells": 1, **tile}))
+forms.append((kernels.normalise, {"HAS_SHIFT": True, "SILU": False, "cells": 1, "per_group": 1, **tile}))
 for number, target in ((80, "sm_80"), (89, "sm_89"), (90, "sm_90a")):
     for kernel, constants in forms:
         mixes = "x" in kernel.arg_names
