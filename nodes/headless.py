@@ -31,6 +31,7 @@ from ..controlnet_core.engine.footprint import MB
 from ..controlnet_core.engine.graphs import why_never
 from ..controlnet_core.engine.job import Job
 from ..controlnet_core.engine.memory import MemoryPlan, free_bytes, plan_decoding
+from ..controlnet_core.engine.pack import bytes_to_come
 from ..controlnet_core.engine.run import EXACT, Run, Shortcuts
 from ..controlnet_core.engine.runtime import Runtime, check_cancelled, waits_for_results
 from ..controlnet_core.errors import CheckpointError, OutOfMemory, ShapeError, UnfitError, ValueRangeError
@@ -247,6 +248,8 @@ class HeadlessHost:
         """How many latents are decoded at a time, and in what tiles."""
         runtime = self.vae_backend.runtime
         rows, size, free = len(samples), (samples.shape[-2], samples.shape[-1]), free_bytes(runtime.device)
+        if free is not None:
+            free -= bytes_to_come(model.decoder)
         values = partial(decode_values, model.config)
         rows, tile = plan_decoding(values, rows, size, runtime.dtype.itemsize, free)
         if tile is not None:

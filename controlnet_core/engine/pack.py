@@ -24,7 +24,7 @@ from ..models.vae import VAEUp
 from .fuse import FusedFeedForward, FusedResBlock, FusedTransformerBlock, FusedUpsample
 from .rebuild import cast_parameters, copy_leaf, rebuild, rebuild_inside
 from .scratch import Scratch
-from .winograd import Doubled, Geometry, Winograd, suits
+from .winograd import Doubled, Geometry, Winograd, may_suit, suits
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -90,6 +90,14 @@ class PackedConv2d(nn.Module):
         """Of the weights that were made."""
         return sum(form.nbytes for form in (*self.blocked.values(), *self.tiled.values()))
 
+    @property
+    def to_come(self) -> int:
+        """Most bytes of the weight where none was made yet: as large as for tiles, if they are possible."""
+        if self.nbytes:
+            return 0
+        large = self.scratch is not None and may_suit(self.plain.shape, self.geometry)
+        return self.dtype.itemsize * self.plain.numel() * (16 if large else 9) // 9
+
     def _form(self, size: torch.Size) -> Blocked | Winograd:
         scratch = self._scratch_for(size)
         if scratch is not None:
@@ -121,6 +129,11 @@ class NarrowConv2d(PackedConv2d):
     def nbytes(self) -> int:
         """Of the weight."""
         return self.plain.nbytes
+
+    @property
+    def to_come(self) -> int:
+        """Nothing that stays."""
+        return 0
 
     def _form(self, size: torch.Size) -> Blocked:
         return self._blocked(size)
@@ -243,6 +256,11 @@ def packed_bytes(twin: nn.Module) -> int:
     kinds = (PackedLinear, NarrowLinear, PackedConv2d)
     layers = sum(module.nbytes for module in twin.modules() if isinstance(module, kinds))
     return layers + sum(p.nbytes for p in twin.parameters())
+
+
+def bytes_to_come(twin: nn.Module) -> int:
+    """Of the weights that a packed twin, or a part of one, makes when it is first run; 0 for other modules."""
+    return sum(module.to_come for module in twin.modules() if isinstance(module, PackedConv2d))
 
 
 def most_packed_bytes(module: nn.Module, dtype: torch.dtype) -> int:

@@ -44,10 +44,15 @@ IN_BLOCKS: Geometry = ([1, 1], [1, 1], [1, 1], 1)
 """Of the 3x3 convolutions in residual blocks, and of those that go by tiles."""
 
 
+def may_suit(weight: torch.Size, geometry: Geometry) -> bool:
+    """Whether a convolution is computed this way for inputs of some size."""
+    return tuple(weight[2:]) == (3, 3) and geometry == IN_BLOCKS and min(weight[:2]) >= LEAST_WIDTH
+
+
 def suits(weight: torch.Size, geometry: Geometry, size: torch.Size, dtype: torch.dtype) -> bool:
     """Whether a convolution is computed this way for an input (B, C, H, W) of this size: 3x3 with zeros around,
     of whole tiles, and large enough to gain. weight: (O, C, h, w)."""
-    if tuple(weight[2:]) != (3, 3) or geometry != IN_BLOCKS or min(weight[:2]) < LEAST_WIDTH:
+    if not may_suit(weight, geometry):
         return False
     rows, _, height, width = size
     cells = rows * height * width

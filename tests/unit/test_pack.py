@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from comfyui_controlnet_core.controlnet_core.engine import winograd
 from comfyui_controlnet_core.controlnet_core.engine.fuse import FusedFeedForward
-from comfyui_controlnet_core.controlnet_core.engine.pack import Blocked, can_pack, pack
+from comfyui_controlnet_core.controlnet_core.engine.pack import Blocked, bytes_to_come, can_pack, pack
 from comfyui_controlnet_core.controlnet_core.engine.scratch import Scratch
 from comfyui_controlnet_core.controlnet_core.engine.winograd import Doubled, Winograd, suits
 from comfyui_controlnet_core.controlnet_core.models.layers import ResBlock, TransformerBlock, Upsample
@@ -137,9 +137,12 @@ def test_which_convolutions_go_by_tiles(dtype: torch.dtype) -> None:
         conv = nn.Conv2d(320, 320, 3, padding=1)
         x = torch.randn(large).to(dtype).contiguous(memory_format=torch.channels_last)
         twin = pack(conv, dtype, Scratch())
+        assert bytes_to_come(twin) == 16 * 320 * 320 * dtype.itemsize
         twin(x)
+        assert bytes_to_come(twin) == 0
         assert Winograd in twin.tiled and not twin.blocked and twin.nbytes == 16 * 320 * 320 * dtype.itemsize
         plain = pack(conv, dtype)
+        assert bytes_to_come(plain) == 9 * 320 * 320 * dtype.itemsize
         plain(x)
         assert isinstance(plain.blocked[large], Blocked) and plain.nbytes == 9 * 320 * 320 * dtype.itemsize
         narrow = pack(conv.to(NARROW[0]), dtype, Scratch())

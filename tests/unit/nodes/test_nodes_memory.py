@@ -16,6 +16,20 @@ from comfyui_controlnet_core.nodes.headless import HeadlessHost
 DEMO = "demo (built in)"
 
 
+def test_weights_that_are_still_to_be_packed_count(host: HeadlessHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, vae = host.load_checkpoint(host.assets_dir / "demo_base.safetensors")
+    assert vae is not None
+    notes: list[str] = []
+    monkeypatch.setattr(host, "on_note", notes.append)
+    enough = int(4 * decode_values(vae.model.config, 1, (40, 40)) / ROOM) + 1
+    monkeypatch.setattr(headless, "free_bytes", lambda device: enough)
+    latent = torch.zeros(1, 4, 40, 40)
+    for words in (["in tiles of 32 cells"], []):  # the second time they are there
+        host.decode(vae, latent)
+        assert [note.partition("once: ")[2] for note in notes] == words
+        notes.clear()
+
+
 def test_decoding_fits_the_memory(host: HeadlessHost, monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, vae = host.load_checkpoint(host.assets_dir / "demo_base.safetensors")
     assert vae is not None
