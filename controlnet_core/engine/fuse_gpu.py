@@ -104,7 +104,7 @@ def widen(module: ModuleT) -> ModuleT:
             return WideTransformerBlock(rebuild_inside(leaf, replace))
         if type(leaf) is SpatialTransformer:
             twin = rebuild_inside(leaf, replace)
-            twin.norm = WideNorm(leaf.norm, silu=False)
+            twin.register_module("norm", WideNorm(leaf.norm, silu=False))
             return twin
         return copy_leaf(leaf)
 

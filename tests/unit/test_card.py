@@ -6,6 +6,7 @@ The picture is the processor's, so each run is also held to the one that was mad
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,26 @@ def test_what_a_graph_replays_is_what_a_run_says_now(card: Card) -> None:
     alike(unit={"end": 0.5})
     assert card.captures == 2
     assert not card.races
+
+
+def test_a_capture_for_which_there_is_no_memory(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def full(*_: Any, **__: Any) -> Iterator[None]:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nMore words.")
+        yield
+
+    world, recorder, backend = World(), Recorder(), Backend(on_card(graphs=True))
+    world.sample(backend.runtime, [world.unit()], backend=backend)
+    assert len(backend.programs.made) == 1
+    monkeypatch.setattr(torch.cuda, "graph", full)
+    units = [world.unit(), world.unit(world.second)]
+    made = world.sample(backend.runtime, units, backend=backend, recorder=recorder)
+    calm = World()
+    assert_alike(made, calm.sample(on_host(), [calm.unit(), calm.unit(calm.second)]))
+    assert recorder.report().notes == (
+        "no graphs: an evaluation could not be captured (CUDA out of memory. Tried to allocate 20.00 MiB.)",
+    )
+    assert not backend.programs.made  # their memory is free for the run
 
 
 def test_a_run_that_cannot_be_captured_goes_on_without(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
