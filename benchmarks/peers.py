@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -185,13 +186,12 @@ class Diffusers:
         model = pool.share(model.to(self.device, self.dtype).eval())
         if self.recipe == "plain":
             return model
-        model.fuse_qkv_projections()  # of a ControlNetModel diffusers 0.39 to 0.42 fuse nothing
+        model.fuse_qkv_projections()  # of a ControlNetModel diffusers 0.42 fuses nothing
         model = model.to(memory_format=torch.channels_last)
         if self.recipe == "fast":
             return model
-        options = {"freezing": True} if self.device.type == "cpu" else None
-        mode = None if options else "max-autotune"
-        return torch.compile(model, mode=mode, options=options, fullgraph=True, dynamic=False)
+        mode = None if self.device.type == "cpu" else "max-autotune"
+        return torch.compile(model, mode=mode, fullgraph=True, dynamic=False)
 
     def run(self, case: Case, body: Callable[[Step], None]) -> None:
         """Call `body` with a step."""
@@ -201,7 +201,14 @@ class Diffusers:
         text = case.text.to(self.device, self.dtype).repeat_interleave(batch, dim=0)
         hints = case.hint.to(self.device, self.dtype).repeat(2 * batch, 1, 1, 1)
         t = torch.tensor(TIMESTEP, device=self.device)
-        body(lambda: self._step(x, rows, t, text, hints, self.nets[: case.nets], case.sigma))
+        with self._frozen():
+            body(lambda: self._step(x, rows, t, text, hints, self.nets[: case.nets], case.sigma))
+
+    def _frozen(self) -> AbstractContextManager[Any]:
+        """Weights are constants of what is compiled. Not an option of torch.compile: dynamo has to know it before."""
+        if self.recipe != "compiled" or self.device.type != "cpu":
+            return nullcontext()
+        return importlib.import_module("torch._inductor.config").patch(freezing=True)
 
     def _step(
         self, x: Tensor, rows: Tensor, t: Tensor, text: Tensor, hints: Tensor, nets: Sequence[Any], sigma: Tensor

@@ -89,6 +89,16 @@ class ShortcutsNode(Node):
                     {"default": 1.0, **SHARE, "tooltip": "Where the negative prompt ceases to count."},
                 ),
             },
+            "optional": {
+                "careful": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "With the fields called every: nothing is left out in the first 30 % of the way, "
+                        "where the layout is made, and less up to the half. CAREFUL_FIGURES",
+                    },
+                ),
+            },
             "hidden": {"unique_id": "UNIQUE_ID"},
         }
 
