@@ -1,0 +1,77 @@
+"""What the step benchmark keeps and says, and the weights that its peers share. Nothing is timed."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+NAMES = ("measure", "peers", "render", "step")
+CASE = {"dtype": "fp32", "shape": "sd15", "size": 256, "batch": 1, "error": None, "first": 1.0, "other_seed": 0.001}
+OPTIONS = dict.fromkeys(("graphs", "side_by_side", "wide", "compile"), False)
+
+
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    before = {name: sys.modules.pop(name, None) for name in NAMES}
+    yield {name: importlib.import_module(name) for name in NAMES}
+    for name in NAMES:
+        sys.modules.pop(name, None)
+        if before[name] is not None:
+            sys.modules[name] = before[name]
+
+
+def row(engine: str, nets: int, seconds: float, run: str = "now") -> dict[str, Any]:
+    prepare = 0.1 if engine == "ours" else None
+    return {
+        **CASE, **OPTIONS, "engine": engine, "nets": nets, "seconds": seconds, "spread": 0.0,
+        "peak_bytes": 4e6 * seconds, "prepare": prepare, "run": run, "machine": {},
+    }  # fmt: skip
+
+
+def test_a_further_net_is_told_by_its_operations(scripts: dict[str, ModuleType]) -> None:
+    render = scripts["render"]
+    share = render.NET_OF_UNET
+    rows = [row("ours", 0, 2.0), row("ours", 3, 2.0 + 3 * 2.0 * share), row("diffusers", 3, 8.0)]
+    assert render.further_net(rows, rows[1]) == pytest.approx(1.0)
+    assert render.further_net(rows, rows[0]) is None
+    assert render.further_net(rows, row("ours", 3, 4.0, run="another process")) is None
+    printed = render.table(rows).splitlines()
+    assert [cell.strip() for cell in printed[3].split("|")][7:10] == [f"{rows[1]['seconds'] / 8.0:.2f}", "", "1.00"]
+    said = render.claims(rows).splitlines()[1]
+    ratio = rows[1]["seconds"] / 8.0
+    assert f"peak memory {ratio:.2f} of that of diffusers" in said and "nothing is prepared again" in said
+    assert render.plot(rows).size[0] == render.WIDTH  # over nets; size and batch have one value each
+
+
+def test_rows_take_the_place_of_those_of_the_same_case(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
+    keep, file = scripts["step"].keep, tmp_path / "rows.json"
+    keep(file, [row("ours", 0, 1.0, "first"), row("ours", 1, 2.0, "first")])
+    keep(file, [row("ours", 1, 3.0, "second"), {**row("ours", 1, 4.0, "second"), "graphs": True}])
+    found = json.loads(file.read_text())
+    assert [(r["nets"], r["seconds"], r["graphs"]) for r in found] == [(0, 1.0, False), (1, 3.0, False), (1, 4.0, True)]
+
+
+def test_peers_share_weights_that_are_equal(scripts: dict[str, ModuleType]) -> None:
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(8, 8, 3), nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3))
+    second[0].load_state_dict(first.state_dict())
+    expected = {name: value.clone() for name, value in second.state_dict().items()}
+    pool = scripts["peers"].Pool(torch.device("cpu"))
+    pool.share(first)
+    pool.share(second)
+    assert second[0].weight.data_ptr() == first.weight.data_ptr() != second[1].weight.data_ptr()
+    assert all(torch.equal(value, expected[name]) for name, value in second.state_dict().items())
+    apart = scripts["peers"].Pool(torch.device("cuda"))  # there each peer moves its own
+    before = second[1].weight.data_ptr()
+    assert apart.share(second)[1].weight.data_ptr() == before
