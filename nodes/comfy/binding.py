@@ -25,6 +25,8 @@ from ...controlnet_core.models.unet import UNet
 
 PLAIN_LAYERS = (nn.Conv2d, nn.Linear)
 """Kinds of layers that can be packed, most of them the editor's subclasses of these."""
+REPLACED = {"forward", "_conv_forward"}
+"""What others put on a layer in place of its class's, such as a convolution over the picture's edges."""
 
 
 class BorrowedUNet(UNet):
@@ -134,6 +136,9 @@ def not_packable(bound: nn.Module) -> str:
             continue
         if any(getattr(module, name, False) for name in ("comfy_cast_weights", "weight_function", "bias_function")):
             return "the weights are cast or patched as they run"
+        changed = REPLACED & module.__dict__.keys() or module._forward_hooks or module._forward_pre_hooks
+        if changed or getattr(module, "padding_mode", "zeros") != "zeros":
+            return "another pack changed how a layer computes"
         weights = (p for p in module._parameters.values() if p is not None)
         if any(p.device.type != "cpu" or p.dtype != torch.float32 for p in weights):
             return "only float32 weights on the CPU have a layout of their own"

@@ -367,7 +367,18 @@ def refusals(session: Any) -> dict[str, Any]:
         "heads": session.error(lambda: binding.bind(fewer, unet, torch.float32)),
         "shape": session.error(lambda: binding.bind(binding.frame(module.UNetConfig()), unet, torch.float32)),
         "flux": module.accelerated(flux, "shared")[1],
+        "edges": [binding.not_packable(layer) for layer in over_the_edges()],
     }
+
+
+def over_the_edges() -> Iterator[torch.nn.Module]:
+    """A convolution as it is, and ones that other packs have made to wrap around the picture."""
+    yield torch.nn.Conv2d(4, 4, 3, padding=1)
+    yield torch.nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular")
+    replaced, hooked = torch.nn.Conv2d(4, 4, 3), torch.nn.Conv2d(4, 4, 3)
+    replaced._conv_forward = lambda x, weight, bias: x  # type: ignore[method-assign]
+    hooked.register_forward_pre_hook(lambda module, given: None)
+    yield from (replaced, hooked)
 
 
 # ---- what is held

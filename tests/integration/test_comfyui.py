@@ -710,6 +710,8 @@ def test_refusals_that_need_another_machine_or_model(facts: dict[str, Any]) -> N
     ):
         assert words in found[name]
     assert found["compiling"] == [False, True]
+    as_it_is, *changed = found["edges"]
+    assert as_it_is == "" and all("another pack changed" in said for said in changed) and len(changed) == 3
     said, equal = found["outside"]
     assert "outside of a sampler" in said
     assert equal is True
