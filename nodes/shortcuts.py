@@ -20,10 +20,10 @@ class ShortcutsNode(Node):
     DESCRIPTION = (
         "Leaves work out while the model is sampled, at a price: the picture comes out a little different. What is "
         "left out is continued from the steps before. As it is placed, everything is off. It replaces what a Shortcuts "
-        "node in front of it says. Errors in the fields are of the latent of the demo model, mean (largest) of six "
-        "scenes in 20 steps; times are of Stable Diffusion 1.5 as a part of the exact ones. In the editor it acts on "
-        "ControlNets loaded with this pack, and on the UNet where Accelerate is on the same model; where it cannot "
-        "act, the log and the text on the node say so."
+        "node in front of it says. Errors in the fields are of the latent of the demo model, mean (largest) of twelve "
+        "scenes in 20 steps; times are in benchmarks/README.md. In the editor it acts on ControlNets loaded with this "
+        "pack, and on the UNet where Accelerate is on the same model; where it cannot act, the log and the text on the "
+        "node say so."
     )
     SEARCH_ALIASES = ["speed", "fast", "cache", "deepcache", "teacache", "easycache", "guidance interval", "reuse"]
     RETURN_TYPES = ("MODEL", "STRING")
@@ -39,9 +39,9 @@ class ShortcutsNode(Node):
                     "INT",
                     {
                         **SELDOM,
-                        "tooltip": "ControlNets run once in so many steps; 1: at each. 2: error 0.6 % (1.5 %) with one "
-                        "net, 0.5 % (0.6 %) with three, in 0.90 and 0.79 of the time. 3: 4.1 % (17 %) and 1.6 % "
-                        "(2.1 %), in 0.87 and 0.69.",
+                        "tooltip": "ControlNets run once in so many steps; 1: at each. 2: in 11 of 20 steps, error "
+                        "0.5 % (1.8 %) with one net, 0.6 % (1.2 %) with three. 3: in 8 of 20, 0.9 % (1.8 %) and 0.9 % "
+                        "(1.4 %).",
                     },
                 ),
                 "reuse_tolerance": (
@@ -52,8 +52,8 @@ class ShortcutsNode(Node):
                         "max": 10.0,
                         "step": 0.01,
                         "tooltip": "ControlNets run when the latent has changed by this share since they ran; 0: at "
-                        "each step. Often at the start, seldom for details. 0.1: error 2.4 % (8.9 %) with one net, "
-                        "0.6 % (1.1 %) with three. With reuse_every above 1 they run when either says so.",
+                        "each step. Often at the start, seldom for details. 0.1: error 1.2 % (5.8 %) with one net, "
+                        "1.1 % (4.8 %) with three. With reuse_every above 1 they run when either says so.",
                     },
                 ),
                 "deep_every": (
@@ -61,8 +61,8 @@ class ShortcutsNode(Node):
                     {
                         **SELDOM,
                         "tooltip": "ControlNets and all of the UNet but its top level run once in so many steps; 1: at "
-                        "each. 2: error 1.1 % (2.6 %) with one net, 0.8 % (1.3 %) with three, in 0.69 and 0.61 of the "
-                        "time. 3: 5.1 % (22 %) and 2.3 % (3.3 %), in 0.52 and 0.47. In the editor it needs Accelerate.",
+                        "each. 2: in 11 of 20 steps, error 1.1 % (2.8 %) with one net, 1.3 % (3.6 %) with three. 3: in "
+                        "8 of 20, 1.8 % (3.5 %) and 1.9 % (4.3 %). In the editor it needs Accelerate.",
                     },
                 ),
                 "encoder_every": (
@@ -70,8 +70,8 @@ class ShortcutsNode(Node):
                     {
                         **SELDOM,
                         "tooltip": "ControlNets and the UNet's encoder run once in so many steps; 1: at each. Not with "
-                        "deep_every. 2: error 2.7 % (10 %) with one net, 0.8 % (1.1 %) with three, in 0.76 and 0.69 of "
-                        "the time. In the editor it needs Accelerate.",
+                        "deep_every. 2: in 11 of 20 steps, error 1.7 % (7.9 %) with one net, 1.0 % (3.4 %) with three. "
+                        "In the editor it needs Accelerate.",
                     },
                 ),
                 "guidance_start": (
@@ -80,7 +80,7 @@ class ShortcutsNode(Node):
                         "default": 0.0,
                         **SHARE,
                         "tooltip": "Where the negative prompt begins to count: 0 is pure noise, 1 the finished "
-                        "picture. Outside, a step takes half the time. 0.1 to 0.8: error 14 % (52 %) with one net, "
+                        "picture. Outside, a step takes half the time. 0.1 to 0.8: error 12 % (52 %) with one net, "
                         "8.5 % (20 %) with three.",
                     },
                 ),
@@ -95,8 +95,8 @@ class ShortcutsNode(Node):
                     {
                         "default": False,
                         "tooltip": "With the fields called every: nothing is left out in the first 30 % of the way, "
-                        "where the layout is made, and less up to the half. Errors "
-                        "with deep_every 3 are then 1.1 % (4.6 %) with one net and 0.8 % (1.0 %) with three.",
+                        "where the layout is made, and less up to the half. With deep_every 3: in 11 of 20 steps, "
+                        "error 1.1 % (4.6 %) with one net, 0.8 % (1.0 %) with three.",
                     },
                 ),
             },

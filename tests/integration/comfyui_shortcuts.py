@@ -59,6 +59,7 @@ RUNS: dict[str, Short] = {
     "nets, an adapter among them": Short({"reuse_every": 2}, ADAPTER),
     "nets, under the engine": Short({"reuse_every": 2}, TWO, weights="shared"),
     "lower levels": Short({"deep_every": 2}, weights="shared"),
+    "lower levels, carefully": Short({"deep_every": 3, "careful": True}, weights="shared"),
     "lower levels, packed": Short({"deep_every": 2}, weights="packed"),
     "lower levels, no net": Short({"deep_every": 3}, (), weights="shared"),
     "lower levels, nets seldom": Short({"deep_every": 2, "reuse_every": 4}, TWO, batch=2, weights="shared"),
@@ -81,7 +82,7 @@ class Shortened:
             engine = {"weights": weights, "unique_id": None}
             self.exact, _ = session.node("CNCore_Accelerate", model=session.model, **engine)["result"]
         cls = session.nodes.NODE_CLASS_MAPPINGS["CNCore_Shortcuts"]
-        declared = cls.INPUT_TYPES()["required"]
+        declared = {**cls.INPUT_TYPES()["required"], **cls.INPUT_TYPES()["optional"]}
         defaults = {name: entry[1]["default"] for name, entry in declared.items() if "default" in entry[1]}
         given = {"model": self.exact, "unique_id": None, **defaults, **fields}
         self.model, self.words = session.node("CNCore_Shortcuts", **given)["result"]

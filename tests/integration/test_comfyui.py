@@ -766,7 +766,8 @@ def test_shortcuts_are_those_of_the_other_home(
 
 def short_inputs() -> dict[str, Any]:
     """The fields of the node."""
-    return own_nodes()["CNCore_Shortcuts"].INPUT_TYPES()["required"]
+    declared = own_nodes()["CNCore_Shortcuts"].INPUT_TYPES()
+    return {**declared["required"], **declared["optional"]}
 
 
 def test_shortcuts_that_are_off_change_no_bit(facts: dict[str, Any]) -> None:

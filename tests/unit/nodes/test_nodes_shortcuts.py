@@ -28,6 +28,7 @@ FIELDS: tuple[tuple[Mapping[str, Any], list[str]], ...] = (
     ({"reuse_tolerance": 0.3}, ["--reuse-tolerance", "0.3"]),
     ({"encoder_every": 2}, ["--encoder-every", "2"]),
     ({"deep_every": 2, "reuse_every": 4}, ["--deep-every", "2", "--reuse", "4"]),
+    ({"deep_every": 3, "careful": True}, ["--deep-every", "3", "--careful"]),
     ({"guidance_start": 0.2, "guidance_end": 0.7}, ["--guidance", "0.2", "0.7"]),
 )
 
