@@ -39,23 +39,30 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[Card]:
 
 
 class Watch:
-    """What the host waited for while a run was in its loop: between the first step and the last."""
+    """What the host waited for, and what it sent, while a run was in its loop: between the first step and the last."""
 
     def __init__(self, card: Card) -> None:
         self.card = card
-        self.before: list[str] | None = None
+        self.before: tuple[int, int] | None = None
         self.inside: list[str] = []
+        self.sent: list[str] = []
 
     def __call__(self, step: Step) -> None:
         if self.before is None:
-            self.before = list(self.card.waits)
-        self.inside = self.card.waits[len(self.before) :]
+            self.before = len(self.card.waits), len(self.card.sent)
+        self.inside, self.sent = self.card.waits[self.before[0] :], self.card.sent[self.before[1] :]
+
+
+def watched(card: Card, case: Case, runtime: Runtime) -> tuple[Tensor, Watch]:
+    """A latent that was made on the card, and who watched the loop."""
+    world, watch = World(), Watch(card)
+    return world.sample(runtime, **case(world), on_step=watch), watch
 
 
 def run_on(card: Card, case: Case, runtime: Runtime) -> tuple[Tensor, list[str]]:
     """A latent that was made on the card, and what the host waited for in the loop."""
-    world, watch = World(), Watch(card)
-    return world.sample(runtime, **case(world), on_step=watch), watch.inside
+    made, watch = watched(card, case, runtime)
+    return made, watch.inside
 
 
 @cache
@@ -68,9 +75,9 @@ def run_off(case: Case, dtype: torch.dtype = torch.float32) -> Tensor:
 
 @pytest.mark.parametrize("name", CASES)
 def test_nothing_waits_in_the_loop_and_the_picture_is_the_same(card: Card, name: str) -> None:
-    made, waits = run_on(card, CASES[name], on_card())
+    made, watch = watched(card, CASES[name], on_card())
     assert_alike(made, run_off(CASES[name]))
-    assert not waits and not card.races
+    assert not watch.inside and not watch.sent and not card.races
 
 
 @pytest.mark.parametrize("options", OPTIONS)
