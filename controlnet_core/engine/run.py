@@ -64,6 +64,8 @@ class Shortcuts:
         for name in ("reuse_every", "encoder_every", "deep_every"):
             if getattr(self, name) < 1:
                 raise ValueRangeError(f"{name} is {getattr(self, name)}: 1 is every evaluation, 2 every second one")
+        if self.careful and max(self.reuse_every, self.encoder_every, self.deep_every) == 1:
+            raise ValueRangeError("careful says when less is left out: say what, such as reuse_every 2 (--reuse 2)")
         if self.encoder_every > 1 and self.deep_every > 1:
             raise ValueRangeError("encoder_every and deep_every leave out the same blocks: choose one of them")
         if not 0.0 <= self.reuse_tolerance < float("inf"):  # nan is neither

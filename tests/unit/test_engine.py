@@ -817,6 +817,7 @@ def test_guidance_in_an_interval_computes_one_half_outside_it(model: DiffusionMo
     "values",
     [
         {"reuse_every": 0},
+        {"careful": True, "reuse_tolerance": 0.1},
         {"deep_every": 0},
         {"deep_every": 2, "encoder_every": 2},
         {"reuse_tolerance": -1.0},
