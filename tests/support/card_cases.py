@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from comfyui_controlnet_core.controlnet_core.config import DEMO, AdapterConfig, DerivedConfig, UnionConfig
+from comfyui_controlnet_core.controlnet_core.config import DEMO, AdapterConfig, DerivedConfig, ModelConfig, UnionConfig
 from comfyui_controlnet_core.controlnet_core.control.report import Recorder
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit, Hint
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
@@ -32,6 +32,8 @@ from torch import Tensor, nn
 CONFIG = replace(
     DEMO, unet=replace(DEMO.unet, widths=(32, 64), transformer_depth=(1, 1), context_dim=32, label_dim=16)
 )
+UNLABELLED = replace(CONFIG, unet=replace(CONFIG.unet, label_dim=None))
+"""Without a label vector, as SD1.5: what the halves of the guidance have in common is computed once."""
 NET = replace(DEMO.controlnet, unet=CONFIG.unet)
 TOLERANCE = 2e-5
 """Of the largest value: on the card kernels lie otherwise, and are summed in another order."""
@@ -55,9 +57,13 @@ class World:
     """Models with random weights, made anew for each run: a run on a card moves them."""
 
     def __init__(self) -> None:
-        torch.manual_seed(0)
         self.schedule = scaled_linear()
-        self.unet = shaken(UNet(CONFIG.unet), 0)
+        self.build(CONFIG)
+
+    def build(self, config: ModelConfig) -> None:
+        """Models of this shape."""
+        torch.manual_seed(0)
+        self.config, self.unet = config, shaken(UNet(config.unet), 0)
         self.first, self.second = (shaken(ControlNet.from_unet(self.unet), seed) for seed in (1, 2))
 
     def unit(self, net: ControlModel | None = None, seed: int = 3, **more: Any) -> ControlUnit:
@@ -80,7 +86,7 @@ class World:
         positive = [Condition(rand(1, 1, 77, 32), tuple(units), rand(1, 1, 16)), *more]
         behind = units if negative_units is None else negative_units
         negative = [Condition(rand(2, 1, 77, 32), tuple(behind), rand(2, 1, 16))]
-        model = DiffusionModel(self.unet, CONFIG, self.schedule)
+        model = DiffusionModel(self.unet, self.config, self.schedule)
         settings = settings or SampleSettings(steps=3, cfg=4.0)
         latent = rand(7, batch, 4, 8, 8)
         backend = backend or Backend(runtime)
@@ -136,7 +142,14 @@ def several(world: World) -> dict[str, Any]:
     return {"units": [first, world.unit(seed=9, negative=0.5), second]}
 
 
+def unlabelled(world: World) -> dict[str, Any]:
+    """A net in both halves, one in one of them."""
+    world.build(UNLABELLED)
+    return {"units": [world.unit(), world.unit(world.second, seed=4, negative=0.0)]}
+
+
 CASES: dict[str, Case] = {
+    "no label": unlabelled,
     "no net": lambda world: {"units": []},
     "one net": lambda world: {"units": [world.unit()]},
     "several nets": several,

@@ -89,6 +89,13 @@ def test_by_choice_nothing_waits_either_and_streams_keep_their_order(card: Card,
     assert bool(card.captures) is ("graphs" in options)
 
 
+def test_what_the_halves_have_in_common_is_replayed_too(card: Card) -> None:
+    made, waits = run_on(card, CASES["no label"], on_card(graphs=True, side_by_side=True, wide=True))
+    assert_alike(made, run_off(CASES["no label"]))
+    assert card.captures and not card.races
+    assert not [wait for wait in waits if "capture begins" not in wait]
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_no_sampler_waits(card: Card, sampler: str) -> None:
     settings = SampleSettings(steps=3, cfg=4.0, sampler=sampler, ancestral="cpu")
