@@ -22,8 +22,8 @@ class Forecast:
     """Computes at the first two evaluations and at every k-th from there; continues along a line between them.
 
     The line goes through the last two times the values were computed, with the number of the evaluation as its
-    axis (first order of Liu et al. 2025, "TaylorSeer"), damped. What was measured against holding the last values,
-    and against a second order: benchmarks/NOTES.md.
+    axis (first order of Liu et al. 2025, "TaylorSeer"), damped, and is followed no further than those two are apart.
+    What was measured against holding the last values, and against a second order: benchmarks/NOTES.md.
 
     `now` is the number of the evaluation in its run. Who was not asked for longer than `gap` evaluations (a net's
     window, an interval without guidance) begins anew: what was before is no neighbour.
@@ -58,6 +58,6 @@ class Forecast:
             yield from values
             return
         first, before = self.past[0]
-        along = 1.0 + DAMPING * (now - last) / (last - first)
+        along = 1.0 + DAMPING * min(1.0, (now - last) / (last - first))
         for a, b in zip(values, before, strict=True):
             yield None if a is None else torch.lerp(b, a, along)
