@@ -952,7 +952,7 @@ def test_accelerate_on_a_model_of_full_size(pack: Path, tmp_path: Path) -> None:
     assert shared["copied"] == 0 and all(shared["shared"])
     assert shared["grown"] < 0.02 * found["weights"]
     assert max(shared["bind"], packed["bind"]) < 0.1
-    assert packed["copied"] <= found["weights"]
+    assert packed["copied"] <= 16 / 9 * found["weights"]  # if all of them were filters of tiles
     # The difference of one call; two steps at cfg 7 make more of it, and packed products are rounded otherwise.
     for weights, most in (("shared", CLOSE), ("packed", 4 * CLOSE)):
         assert max(found[weights]["calls"]) <= CLOSE / 2
