@@ -89,7 +89,7 @@ def _block(width_in: int, width: int, size: tuple[int, int, int]) -> Iterator[La
 
 
 def _decoder(use: Use, sides: list[tuple[int, int]]) -> Iterator[Layer]:
-    config, skips = use.config, list(zip(encoder_widths(use.config), sides, strict=False))
+    config, skips = use.config, list(zip(encoder_widths(use.config), sides[:-1], strict=True))
     width = config.widths[-1]
     for level in reversed(range(len(config.widths))):
         for _ in range(config.res_blocks + 1):

@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 
 ALIGNMENT = 64
-
-
 Wanted: TypeAlias = tuple[Sequence[int], torch.dtype]
 """A shape and a dtype."""
 

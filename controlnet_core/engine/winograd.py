@@ -36,8 +36,6 @@ LEAST_WIDTH = 128
 """With fewer channels, of which the transforms are as many as the products are of their square, they take longer."""
 LEAST_WORK = {torch.float32: 140e6, torch.bfloat16: 280e6}
 """Multiplications of the plain convolution, per thread; with fewer, the transforms take as long as what they save."""
-
-
 Geometry: TypeAlias = tuple[list[int], list[int], list[int], int]
 """Padding, stride and dilation of a convolution, and its groups."""
 IN_BLOCKS: Geometry = ([1, 1], [1, 1], [1, 1], 1)
@@ -157,7 +155,8 @@ class Winograd:
 
 
 class Doubled(Winograd):
-    """The same behind an enlargement to twice the size by the nearest neighbour, which is never made.
+    """The same behind an enlargement to twice the size by the nearest neighbour, which is never made: (B, C, H, W) ->
+    (B, O, 2H, 2W).
 
     The two lines in the middle of each tile are then equal, the third place of B^T d is zero, and 9 products are left
     where the definition has 36.
@@ -165,10 +164,6 @@ class Doubled(Winograd):
 
     PLACES = (0, 1, 3)
     STEP = 1
-
-    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) -> (B, O, 2H, 2W), plus the residual of that size where there is one."""
-        return super().__call__(x, residual)
 
     @staticmethod
     def _into_places(lines: list[Tensor], out: Tensor) -> None:
