@@ -7,7 +7,7 @@ import it as a bare module, where relative imports cannot work: hence the guard.
 import sys
 
 if __package__ and "folder_paths" in sys.modules:  # the editor is running, and asks for nodes
-    from .nodes.comfy import editor_nodes
+    from .nodes.comfyui import editor_nodes
 
     NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS = editor_nodes()
     WEB_DIRECTORY = "./web"

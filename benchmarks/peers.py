@@ -286,7 +286,7 @@ class Accelerated(Comfy):
     """The same ComfyUI with this package inside: its MODEL behind the Accelerate node, our nets as CONTROL_NET."""
 
     def __init__(self, comfy: Comfy, folder: Path, count: int, weights: str) -> None:
-        nodes = (f"comfyui_controlnet_core.nodes.comfy.{name}" for name in ("accelerate", "control"))
+        nodes = (f"comfyui_controlnet_core.nodes.comfyui.{name}" for name in ("accelerate", "control"))
         accelerate, control = (importlib.import_module(name) for name in nodes)
         self.name = f"Accelerate, {weights}"
         self.samplers = comfy.samplers

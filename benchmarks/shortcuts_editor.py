@@ -78,7 +78,7 @@ def make_engines(folder: Path, nets: int, runtime: Runtime, weights: str) -> dic
     """The editor as it is, and behind Accelerate and Shortcuts, all on one set of nets and weights."""
     comfy = Comfy(folder, nets, runtime, Pool(runtime.device), Path(os.environ["COMFYUI_DIR"]))
     ours = Accelerated(comfy, folder, nets, weights)
-    shortened = importlib.import_module("comfyui_controlnet_core.nodes.comfy.shortcuts").shortened
+    shortened = importlib.import_module("comfyui_controlnet_core.nodes.comfyui.shortcuts").shortened
     engines: dict[str, Any] = {NATIVE: comfy}
     for name, shortcuts in ROWS.items():
         engines[name] = copy(ours)

@@ -72,6 +72,6 @@ def bind(classes: Mapping[str, type], host: Host) -> dict[str, type]:
 
 def build_nodes(host: HeadlessHost) -> dict[str, type]:
     """All nodes that run without the editor: ours, and the native ones that everyday workflows need."""
-    from .native import native_nodes
+    from .standalone import native_nodes
 
     return bind({**own_nodes(), **native_nodes()}, host)

@@ -18,7 +18,7 @@ import torch
 
 SUPPORT = Path(__file__).parents[1] / "support"
 STEPS = (3, 6)
-OURS = "nodes/comfy/"
+OURS = "nodes/comfyui/"
 """The folder of the pack in which a wait is ours."""
 
 

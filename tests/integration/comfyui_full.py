@@ -35,7 +35,7 @@ def native_model(session: Session, family: str, device: str = "cpu", **changed: 
     """
     config = replace(getattr(session.part("controlnet_core.config"), family.upper()).unet, **changed)
     known = importlib.import_module("comfy.supported_models")
-    described = session.part("nodes.comfy.models").native_unet_config(config)
+    described = session.part("nodes.comfyui.models").native_unet_config(config)
     made = getattr(known, FAMILIES[family])(described)
     made.unet_config.update({k: described[k] for k in ("num_heads", "num_head_channels")})
     made.set_inference_dtype(torch.float32, None)

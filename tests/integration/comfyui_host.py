@@ -357,7 +357,7 @@ class Session:
         controlnet = importlib.import_module("comfy.controlnet")
         ldm, keymap = self.part("controlnet_core.checkpoints.ldm"), self.part("controlnet_core.checkpoints.keymap")
         net = self.net.shared.net
-        described = self.part("nodes.comfy.models").native_unet_config(net.config.unet)
+        described = self.part("nodes.comfyui.models").native_unet_config(net.config.unet)
         described.pop("out_channels")
         module = cldm.ControlNet(**described, hint_channels=3, operations=ops.disable_weight_init, dtype=torch.float32)
         rename = keymap.KeyMap(ldm.controlnet_rules(net.config.unet)).to_theirs
@@ -598,7 +598,7 @@ class Session:
 
     def second_copy(self) -> None:
         """A net from a second copy of this package, installed beside the clone, under the clone's nodes."""
-        other = importlib.import_module("comfyui_controlnet_core.nodes.comfy.control")
+        other = importlib.import_module("comfyui_controlnet_core.nodes.comfyui.control")
         net = other.load(self.pack / "controlnet_core" / "assets" / "demo_canny.safetensors")
         weights = self.part("nodes.values").BlockWeights((0.5, 1.5, 1.0, 1.0), 0.5)
         runs = [self.ksampler(self.controlled(control_net=n, block_weights=weights)) for n in (net, self.net)]

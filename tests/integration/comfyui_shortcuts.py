@@ -282,7 +282,7 @@ def held(session: Any) -> dict[str, Any]:
     kinds = tuple(
         getattr(session.part(module), name)
         for module, name in (
-            ("nodes.comfy.carried", "Sampling"),
+            ("nodes.comfyui.carried", "Sampling"),
             ("controlnet_core.engine.run", "Repeater"),
             ("controlnet_core.engine.forecast", "Forecast"),
         )

@@ -218,7 +218,7 @@ def run_scenarios(pack: Path, out: Path, **environment: str) -> tuple[dict[str, 
 def exact(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """The same of a host that was started with torch's attention, as it is by itself on a GPU.
 
-    What it takes by itself on a CPU is slower, and not followed (see `nodes/comfy/layers.py`); with this one
+    What it takes by itself on a CPU is slower, and not followed (see `nodes/comfyui/layers.py`); with this one
     there is nothing that both sides compute in different ways.
     """
     given = {"SCENARIOS": " ".join(EXACT_SCENARIOS), "HOST_ARGS": "--use-pytorch-cross-attention"}

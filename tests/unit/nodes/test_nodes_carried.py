@@ -8,7 +8,7 @@ import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.engine.forecast import DAMPING
 from comfyui_controlnet_core.controlnet_core.engine.run import Run, Shortcuts
-from comfyui_controlnet_core.nodes.comfy.carried import KEY, Sampling, identity, report, sampling_of
+from comfyui_controlnet_core.nodes.comfyui.carried import KEY, Sampling, identity, report, sampling_of
 from torch import Tensor
 
 EULER = [14.0, 9.0, 6.0, 4.0, 2.5, 1.5, 0.9, 0.5]

@@ -8,8 +8,8 @@ import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.errors import ShapeError, ValueRangeError
 from comfyui_controlnet_core.nodes.conditions import share_control, to_conditions
-from comfyui_controlnet_core.nodes.native.canny import canny
-from comfyui_controlnet_core.nodes.native.resize import bislerp, crop_to_aspect, resize
+from comfyui_controlnet_core.nodes.standalone.canny import canny
+from comfyui_controlnet_core.nodes.standalone.resize import bislerp, crop_to_aspect, resize
 
 
 def entry(value: float = 0.0, **options: Any) -> list[Any]:

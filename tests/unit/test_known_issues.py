@@ -79,7 +79,7 @@ def test_each_such_test_is_of_a_known_pain() -> None:
 def test_pain_breaks_when_the_host_is_updated_few_of_its_modules_are_touched() -> None:
     """What they do is tested in the host itself: `pytest -m comfyui`."""
     touched = set()
-    for path in (ROOT / "nodes" / "comfy").rglob("*.py"):
+    for path in (ROOT / "nodes" / "comfyui").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.level == 0:

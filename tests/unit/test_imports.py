@@ -69,7 +69,7 @@ def test_imports_point_one_way(path: Path) -> None:
         top = name.split(".")[0]
         if level == 0:
             assert top not in (*SOURCES, PACKAGE), f"{name}: imports inside the package are relative"
-            inside_host_side = here[:2] == ("nodes", "comfy")
+            inside_host_side = here[:2] == ("nodes", "comfyui")
             assert top not in ("comfy", "folder_paths", "nodes", "execution", "server") or inside_host_side
             continue
         assert top in ALLOWED_ABOVE[here[0]], f"{'.'.join(here)} must not import {name}"
