@@ -84,7 +84,8 @@ def _preprocessors(args: argparse.Namespace) -> Iterator[Finding]:
     """One line for each learned preprocessor, and one that counts them; an absent file is no fault."""
     from ...preprocessors.learned.files import SUBFOLDERS
     from ...preprocessors.learned.selftest import check_all
-    from .preprocess import open_library, read_picture
+    from ..picture_reader import read_picture
+    from .preprocess import open_library
 
     folder = Path(__file__).parents[2] / "controlnet_core" / "assets" / "examples"
     remedies = {

@@ -11,17 +11,16 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
-import re
-import struct
-import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...controlnet_core.errors import CoreError, DamagedFileError, MissingFileError, ValueRangeError
+from ...controlnet_core.errors import CoreError, ValueRangeError
 from ..destinations import check_folder
+from ..hint_files import Job, is_made, plan
+from ..hint_making import POSE, HintError, Outcome, Settings, make_all
+from ..picture_reader import read_picture
 from ..session import add_device_arguments, host_arguments
 
 if TYPE_CHECKING:
@@ -31,68 +30,6 @@ if TYPE_CHECKING:
     from ...preprocessors.registry import Entry
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".npy"})
-POSE = "pose"
-_FLOAT_COLOURS = frozenset({".tif", ".tiff"})  # may hold floats in three channels, which Pillow does not know
-_PNG_DEPTH = 24  # the byte of the file that says how many bits a channel has
-_TIFF_DEPTHS = 258  # the tag that does
-_TIFF_DATA = ((273, 279), (324, 325))  # the tags of places and sizes, of strips or of tiles
-_NOTE = "controlnet-preprocess"
-_NAMED = 3  # of the files that failed, in the error
-
-
-class _PreprocessError(CoreError):
-    """An error of the preprocessors, with its exit code."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
-
-@dataclass(frozen=True)
-class Job:
-    """One hint to make: where from, where to."""
-
-    source: Path
-    target: Path
-
-
-@dataclass
-class Outcome:
-    """What became of the jobs: hints made, and inputs without one, each with the reason."""
-
-    made: int = 0
-    failed: dict[Path, CoreError] = field(default_factory=dict)
-
-    def check(self, total: int) -> None:
-        """Raise where an input has no hint: its own error if it was the only one, else one that names the first."""
-        if not self.failed:
-            return
-        errors = list(self.failed.values())
-        if total == 1:
-            raise errors[0]
-        more = f", and {len(errors) - _NAMED} more" if len(errors) > _NAMED else ""
-        named = "; ".join(str(error) for error in errors[:_NAMED])
-        message = f"{len(errors)} of {total} inputs have no hint, all others have theirs: {named}{more}"
-        raise _PreprocessError(message, max(error.exit_code for error in errors))
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is done to every picture; `note` is written into the hints, so that a later run recognises them."""
-
-    kind: str
-    options: dict[str, Any]
-    parameters: dict[str, Any]
-    chunk: int
-    whole: bool = False
-    """Whether one range counts over all frames."""
-    sources: dict[str, Any] = field(default_factory=dict)
-    """What goes into every hint beside its picture: see `_sources`."""
-
-    @property
-    def note(self) -> str:
-        extra = [self.sources] if self.sources else []
-        return json.dumps([self.kind, self.options, self.parameters, *extra], sort_keys=True, default=str)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -137,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         library = _library(args)
         settings = replace(settings, sources=_sources(settings, jobs, mask, library))
         waiting = _waiting(jobs, settings, args.overwrite)
-        outcome = _make_all(waiting, settings, mask, library)
+        outcome = make_all(waiting, settings, mask, library)
     except PreprocessorError as error:
         raise _as_core_error(error) from error
     _report(args, jobs, len(jobs) - len(waiting), outcome)
@@ -176,176 +113,7 @@ def _waiting(jobs: Sequence[Job], settings: Settings, overwrite: bool) -> list[J
 
 
 def _as_core_error(error: Any) -> CoreError:
-    return _PreprocessError(str(error), error.exit_code)
-
-
-def plan(inputs: Sequence[str], output: Path, suffixes: frozenset[str]) -> list[Job]:
-    """One job per picture, in order; folders are read in the order of the numbers in the names.
-
-    Hints of an earlier run, in an `output` below a folder that is read, are no pictures to read.
-    Raises MissingFileError where there is nothing to read, ValueRangeError where two inputs would write
-    the same file.
-    """
-    if not inputs:
-        raise ValueRangeError("no input was given: name pictures, or folders of them")
-    jobs: list[Job] = []
-    for name in inputs:
-        path = Path(name).expanduser()
-        if path.is_dir():
-            found = sorted((f for f in _files_of(path, output) if f.suffix.lower() in suffixes), key=_natural)
-            if not found:
-                raise MissingFileError(f"{path} holds no file of type {', '.join(sorted(suffixes))}", path)
-            jobs += [Job(file, output / file.relative_to(path).with_suffix(".png")) for file in found]
-        elif path.is_file():
-            jobs.append(Job(path, output / f"{path.stem}.png"))
-        else:
-            raise MissingFileError(f"there is no file or folder {path}: check the path", path)
-    targets: dict[Path, Path] = {}
-    for job in jobs:
-        if job.target in targets:
-            raise ValueRangeError(
-                f"{targets[job.target]} and {job.source} would both be written to {job.target}: rename one"
-            )
-        if job.target.exists() and job.target.samefile(job.source):
-            raise ValueRangeError(f"{job.source} would be overwritten by its own hint: choose another --output")
-        targets[job.target] = job.source
-    return jobs
-
-
-def _files_of(folder: Path, output: Path) -> Iterator[Path]:
-    """All files in and below a folder, but for those below `output` where that lies inside of it."""
-    here, hints = folder.resolve(), output.resolve()
-    inside = here in hints.parents
-    for path in folder.rglob("*"):
-        if path.is_file() and not (inside and hints in (here / path.relative_to(folder)).parents):
-            yield path
-
-
-def is_made(job: Job, note: str) -> bool:
-    """True if the hint is there, no older than its source, and made with the settings of `note`."""
-    from PIL import Image, UnidentifiedImageError
-
-    if not job.target.is_file() or job.target.stat().st_mtime < job.source.stat().st_mtime:
-        return False
-    try:
-        with Image.open(job.target) as picture:
-            return picture.info.get(_NOTE) == note
-    except (OSError, UnidentifiedImageError):
-        return False
-
-
-def read_picture(path: Path) -> np.ndarray:
-    """A file -> (H,W,C): bytes, 16-bit words or floats as stored; photos are turned as their camera says.
-
-    Raises DamagedFileError if it is no readable picture.
-    """
-    import numpy as np
-    from PIL import Image
-
-    try:
-        picture = np.load(path, allow_pickle=False) if path.suffix.lower() == ".npy" else _read_file(path)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DamagedFileError(f"{path} cannot be read as a picture: {error}") from error
-    return picture[..., None] if picture.ndim == 2 else picture
-
-
-def _read_file(path: Path) -> np.ndarray:
-    """By Pillow, which says what is wrong with a file; by cv2 where Pillow would cut the values down to bytes."""
-    import numpy as np
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of odd tags; what keeps a file from being read is an error
-            with Image.open(path) as opened:
-                opened.load()  # the whole file is looked at before cv2 sees it, which prints warnings of its own
-                if not _is_deep(opened, path):
-                    turned = ImageOps.exif_transpose(opened)
-                    return np.asarray(turned.convert("RGBA" if turned.has_transparency_data else "RGB"))
-    except UnidentifiedImageError:
-        if path.suffix.lower() not in _FLOAT_COLOURS or not _is_whole_tiff(path):
-            raise
-    return _read_deep(path)
-
-
-def _is_deep(opened: Any, path: Path) -> bool:
-    """Whether a channel has more than 8 bits."""
-    if opened.format == "PNG":
-        with path.open("rb") as file:
-            return file.read(_PNG_DEPTH + 1)[_PNG_DEPTH] > 8
-    if opened.format == "TIFF":
-        return max(opened.tag_v2.get(_TIFF_DEPTHS, (1,))) > 8
-    return False
-
-
-def _is_whole_tiff(path: Path) -> bool:
-    """Whether a file has the tags of a TIFF and all the bytes that they speak of."""
-    from PIL.TiffImagePlugin import ImageFileDirectory_v2
-
-    try:
-        with warnings.catch_warnings(), path.open("rb") as file:
-            warnings.simplefilter("ignore", UserWarning)
-            tags = ImageFileDirectory_v2(file.read(8))
-            file.seek(tags.next)
-            tags.load(file)
-            places, counts = next((tags[a], tags[b]) for a, b in _TIFF_DATA if a in tags and b in tags)
-    except (OSError, SyntaxError, ValueError, StopIteration, struct.error):
-        return False
-    return max(start + count for start, count in zip(places, counts, strict=False)) <= path.stat().st_size
-
-
-def _read_deep(path: Path) -> np.ndarray:
-    import cv2
-    import numpy as np
-
-    try:
-        picture = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:  # an empty file, or more pixels than OpenCV reads
-        raise ValueError("it is empty or too large") from error
-    if picture is None:
-        raise ValueError("it is damaged, or of a type that is not known")
-    if picture.ndim == 2:
-        return picture
-    return cv2.cvtColor(picture, cv2.COLOR_BGRA2RGBA if picture.shape[-1] == 4 else cv2.COLOR_BGR2RGB)
-
-
-def write_hint(hint: np.ndarray, path: Path, note: str) -> None:
-    """(H,W,3) 0..1 -> PNG, first under another name, so that no half-written file is left behind."""
-    import numpy as np
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
-    info = PngInfo()
-    info.add_text(_NOTE, note)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{os.getpid()}.part")
-    try:
-        Image.fromarray(np.rint(hint * 255).astype(np.uint8)).save(part, format="PNG", pnginfo=info)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _make_all(jobs: Sequence[Job], settings: Settings, mask: np.ndarray | None, library: Library | None) -> Outcome:
-    """Make the hints in chunks of equal size and order."""
-    from tqdm import tqdm
-
-    outcome = Outcome()
-    if settings.kind == POSE:
-        for job in jobs:
-            _draw_poses(job, settings, outcome)
-        return outcome
-    from ...preprocessors import registry
-
-    entry = registry.get(settings.kind)
-    whole = settings.whole
-    with tqdm(total=len(jobs), unit="picture", disable=None) as bar:
-        for chunk, pictures in _chunks(jobs, len(jobs) if whole else settings.chunk, whole, outcome):
-            for job, hint in zip(chunk, _hints(entry, chunk, pictures, mask, settings, library, outcome), strict=False):
-                write_hint(hint, job.target, settings.note)
-                outcome.made += 1
-                bar.update()
-    return outcome
+    return HintError(str(error), error.exit_code)
 
 
 def open_library(args: argparse.Namespace) -> Library:
@@ -359,77 +127,6 @@ def open_library(args: argparse.Namespace) -> Library:
     auto = torch.float16 if options["device"].startswith("cuda") else torch.float32
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}.get(args.dtype, auto)
     return Library([*named, *options["models_dirs"]], device=options["device"], dtype=dtype)
-
-
-def _hints(
-    entry: Entry,
-    jobs: Sequence[Job],
-    pictures: np.ndarray,
-    mask: np.ndarray | None,
-    settings: Settings,
-    library: Library | None,
-    outcome: Outcome,
-) -> Sequence[np.ndarray]:
-    """The hints of pictures of one shape; none where that shape cannot be read, which is noted for each of them."""
-    from ...preprocessors.errors import PictureError
-
-    try:
-        hints = entry.process(pictures, mask=mask, library=library, **settings.options, **settings.parameters)
-    except PictureError as error:
-        outcome.failed |= {job.source: DamagedFileError(f"{job.source}: {error}") for job in jobs}
-        return ()
-    if hints.min() < 0:
-        raise ValueRangeError(
-            f"{entry.name} marks pixels by values below 0, which a PNG cannot hold: use the node, or "
-            "--set masked_value=0"
-        )
-    return hints
-
-
-def _chunks(jobs: Sequence[Job], size: int, whole: bool, outcome: Outcome) -> Iterator[tuple[list[Job], np.ndarray]]:
-    """Up to `size` pictures of one shape and type at a time, in order; unreadable ones are noted and left out."""
-    import numpy as np
-
-    group: list[Job] = []
-    pictures: list[np.ndarray] = []
-    for job in jobs:
-        try:
-            picture = read_picture(job.source)
-        except DamagedFileError as error:
-            outcome.failed[job.source] = error
-            continue
-        same = not pictures or (picture.shape, picture.dtype) == (pictures[0].shape, pictures[0].dtype)
-        if whole and not same:
-            raise ValueRangeError(
-                f"{job.source} is {picture.shape} and the frames before it are {pictures[0].shape}: one range "
-                "over all frames needs frames of one size; choose --normalize frame"
-            )
-        if pictures and (not same or len(pictures) == size):
-            yield group, np.stack(pictures)
-            group, pictures = [], []
-        group.append(job)
-        pictures.append(picture)
-    if pictures:
-        yield group, np.stack(pictures)
-
-
-def _draw_poses(job: Job, settings: Settings, outcome: Outcome) -> None:
-    """OpenPose JSON -> drawn poses; a file of several frames gives numbered pictures."""
-    from ...preprocessors.errors import PictureError
-    from ...preprocessors.pose import read_poses, render
-    from ...preprocessors.resize import detect_size
-
-    try:
-        frames = read_poses(job.source.read_text("utf-8"))
-    except (PictureError, OSError, UnicodeError) as error:
-        outcome.failed[job.source] = DamagedFileError(f"{job.source}: {error}")
-        return
-    side = settings.options["resolution"]
-    for index, pose in enumerate(frames):
-        size = detect_size(pose.height, pose.width, resolution=side, resize="shortest", multiple=1)
-        name = job.target if len(frames) == 1 else job.target.with_stem(f"{job.target.stem}_{index:05d}")
-        write_hint(render([pose], height=size.height, width=size.width)[0], name, settings.note)
-        outcome.made += 1
 
 
 def _settings(args: argparse.Namespace) -> Settings:
@@ -498,9 +195,3 @@ def _report(args: argparse.Namespace, jobs: Sequence[Job], kept: int, outcome: O
     else:
         failed = f", {len(outcome.failed)} failed" if outcome.failed else ""
         print(f"{outcome.made} made, {kept} there already{failed}, in {args.output}")
-
-
-def _natural(path: Path) -> list[tuple[int, int, str]]:
-    """Sort key by which frame 10 comes after frame 9."""
-    words = re.split(r"(\d+)", str(path).lower())
-    return [(1, int(word), "") if word.isdigit() else (0, 0, word) for word in words]

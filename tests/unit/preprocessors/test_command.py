@@ -14,7 +14,7 @@ from comfyui_controlnet_core import preprocessors
 from comfyui_controlnet_core.controlnet_core.errors import DamagedFileError
 from comfyui_controlnet_core.preprocessors import pose as poses
 from comfyui_controlnet_core.workflows.cli import main
-from comfyui_controlnet_core.workflows.commands.preprocess import read_picture
+from comfyui_controlnet_core.workflows.picture_reader import read_picture
 from PIL import Image
 
 from .conftest import make_pictures

@@ -1,0 +1,162 @@
+"""Makes the hints of `controlnet preprocess`, in chunks of pictures of one size."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..controlnet_core.errors import CoreError, DamagedFileError, ValueRangeError
+from .hint_files import Job, write_hint
+from .picture_reader import read_picture
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..preprocessors.learned.library import Library
+    from ..preprocessors.registry import Entry
+
+POSE = "pose"
+_NAMED = 3  # of the files that failed, in the error
+
+
+class HintError(CoreError):
+    """An error of the preprocessors, with its exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@dataclass
+class Outcome:
+    """What became of the jobs: hints made, and inputs without one, each with the reason."""
+
+    made: int = 0
+    failed: dict[Path, CoreError] = field(default_factory=dict)
+
+    def check(self, total: int) -> None:
+        """Raise where an input has no hint: its own error if it was the only one, else one that names the first."""
+        if not self.failed:
+            return
+        errors = list(self.failed.values())
+        if total == 1:
+            raise errors[0]
+        more = f", and {len(errors) - _NAMED} more" if len(errors) > _NAMED else ""
+        named = "; ".join(str(error) for error in errors[:_NAMED])
+        message = f"{len(errors)} of {total} inputs have no hint, all others have theirs: {named}{more}"
+        raise HintError(message, max(error.exit_code for error in errors))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is done to every picture; `note` is written into the hints, so that a later run recognises them."""
+
+    kind: str
+    options: dict[str, Any]
+    parameters: dict[str, Any]
+    chunk: int
+    whole: bool = False
+    """Whether one range counts over all frames."""
+    sources: dict[str, Any] = field(default_factory=dict)
+    """What goes into every hint beside its picture: see `_sources`."""
+
+    @property
+    def note(self) -> str:
+        extra = [self.sources] if self.sources else []
+        return json.dumps([self.kind, self.options, self.parameters, *extra], sort_keys=True, default=str)
+
+
+def make_all(jobs: Sequence[Job], settings: Settings, mask: np.ndarray | None, library: Library | None) -> Outcome:
+    """Make the hints in chunks of equal size and order."""
+    from tqdm import tqdm
+
+    outcome = Outcome()
+    if settings.kind == POSE:
+        for job in jobs:
+            _draw_poses(job, settings, outcome)
+        return outcome
+    from ..preprocessors import registry
+
+    entry = registry.get(settings.kind)
+    whole = settings.whole
+    with tqdm(total=len(jobs), unit="picture", disable=None) as bar:
+        for chunk, pictures in _chunks(jobs, len(jobs) if whole else settings.chunk, whole, outcome):
+            for job, hint in zip(chunk, _hints(entry, chunk, pictures, mask, settings, library, outcome), strict=False):
+                write_hint(hint, job.target, settings.note)
+                outcome.made += 1
+                bar.update()
+    return outcome
+
+
+def _hints(
+    entry: Entry,
+    jobs: Sequence[Job],
+    pictures: np.ndarray,
+    mask: np.ndarray | None,
+    settings: Settings,
+    library: Library | None,
+    outcome: Outcome,
+) -> Sequence[np.ndarray]:
+    """The hints of pictures of one shape; none where that shape cannot be read, which is noted for each of them."""
+    from ..preprocessors.errors import PictureError
+
+    try:
+        hints = entry.process(pictures, mask=mask, library=library, **settings.options, **settings.parameters)
+    except PictureError as error:
+        outcome.failed |= {job.source: DamagedFileError(f"{job.source}: {error}") for job in jobs}
+        return ()
+    if hints.min() < 0:
+        raise ValueRangeError(
+            f"{entry.name} marks pixels by values below 0, which a PNG cannot hold: use the node, or "
+            "--set masked_value=0"
+        )
+    return hints
+
+
+def _chunks(jobs: Sequence[Job], size: int, whole: bool, outcome: Outcome) -> Iterator[tuple[list[Job], np.ndarray]]:
+    """Up to `size` pictures of one shape and type at a time, in order; unreadable ones are noted and left out."""
+    import numpy as np
+
+    group: list[Job] = []
+    pictures: list[np.ndarray] = []
+    for job in jobs:
+        try:
+            picture = read_picture(job.source)
+        except DamagedFileError as error:
+            outcome.failed[job.source] = error
+            continue
+        same = not pictures or (picture.shape, picture.dtype) == (pictures[0].shape, pictures[0].dtype)
+        if whole and not same:
+            raise ValueRangeError(
+                f"{job.source} is {picture.shape} and the frames before it are {pictures[0].shape}: one range "
+                "over all frames needs frames of one size; choose --normalize frame"
+            )
+        if pictures and (not same or len(pictures) == size):
+            yield group, np.stack(pictures)
+            group, pictures = [], []
+        group.append(job)
+        pictures.append(picture)
+    if pictures:
+        yield group, np.stack(pictures)
+
+
+def _draw_poses(job: Job, settings: Settings, outcome: Outcome) -> None:
+    """OpenPose JSON -> drawn poses; a file of several frames gives numbered pictures."""
+    from ..preprocessors.errors import PictureError
+    from ..preprocessors.pose import read_poses, render
+    from ..preprocessors.resize import detect_size
+
+    try:
+        frames = read_poses(job.source.read_text("utf-8"))
+    except (PictureError, OSError, UnicodeError) as error:
+        outcome.failed[job.source] = DamagedFileError(f"{job.source}: {error}")
+        return
+    side = settings.options["resolution"]
+    for index, pose in enumerate(frames):
+        size = detect_size(pose.height, pose.width, resolution=side, resize="shortest", multiple=1)
+        name = job.target if len(frames) == 1 else job.target.with_stem(f"{job.target.stem}_{index:05d}")
+        write_hint(render([pose], height=size.height, width=size.width)[0], name, settings.note)
+        outcome.made += 1
