@@ -14,13 +14,14 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = "comfyui_controlnet_core"
 SOURCES = ("controlnet_core", "preprocessors", "nodes", "workflows")
 
-PIPELINE = {"errors", "config", "models", "diffusion", "control", "engine"}
+PIPELINE = {"errors", "limits", "config", "models", "diffusion", "control", "engine"}
 # Each room may import from the rooms named behind it, and from itself.
 ALLOWED: dict[str, set[str]] = {
     "controlnet_core.errors": set(),
+    "controlnet_core.limits": {"errors"},
     "controlnet_core.config": {"errors"},
     "controlnet_core.models": {"errors", "config"},
-    "controlnet_core.checkpoints": {"errors", "config", "models"},
+    "controlnet_core.checkpoints": {"errors", "limits", "config", "models"},
     "controlnet_core.diffusion": {"errors", "config", "models"},
     "controlnet_core.control": {"errors", "config", "models", "diffusion"},
     "controlnet_core.engine": {"errors", "config", "models", "diffusion", "control"},

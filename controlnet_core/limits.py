@@ -1,0 +1,54 @@
+"""Limits on input from files, in one table: how much of what, and why.
+
+A file of a few bytes can ask for hours of work or for terabytes of memory: a config with a billion blocks, an
+archive that unpacks to a thousand times its size. Each limit is far above what real files have, and is checked
+before the work begins, so that an excessive file ends in an error message within a second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .errors import DamagedFileError
+
+
+class LimitError(DamagedFileError):
+    """A file asks for more than a limit allows; the message names the amount and the limit."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The largest amount that is accepted.
+
+    number: the largest accepted value. unit: what is counted, in the plural. reason: why this number.
+    """
+
+    number: int
+    unit: str
+    reason: str
+
+    def check(self, amount: float, subject: str) -> None:
+        """Raise LimitError when `amount` is above the limit. subject: what has this amount, such as "its header"."""
+        if amount > self.number:
+            raise LimitError(f"{subject} has {amount:,} {self.unit}, expected at most {self.number:,}")
+
+
+# Model files.
+HEADER_BYTES = Limit(
+    32_000_000, "bytes", "SDXL's header has 0.3 MB, a LoRA's with all its training captions a few MB; JSON takes 20x"
+)
+JSON_BYTES = Limit(8_000_000, "bytes", "the index of a sharded model has 0.2 MB; a parsed JSON file takes 20x as much")
+TENSORS = Limit(200_000, "values", "SDXL with its training state has about 10,000")
+KEY_LENGTH = Limit(
+    1_000, "characters", "names of weights have about 100; long names times many tensors fill the memory"
+)
+PICKLE_BYTES = Limit(32_000_000, "bytes", "the pickle beside SDXL's weights has 0.6 MB")
+PICKLE_STEPS = Limit(1_000_000, "instructions", "SDXL's pickle has 120,000, with its training state 400,000")
+TUPLE_VALUES = Limit(
+    1_000, "values", "a tensor's entry has 20; a nested tuple as a key takes time for each value that it repeats"
+)
+UNPACKED_RATIO = Limit(4, "times its size on disk when unpacked", "PyTorch stores weights unpacked; they pack to 90 %")
+SHARED_RATIO = Limit(4, "times its size on disk as tensors", "tied weights are shared once; views can repeat endlessly")
+MODEL_BLOCKS = Limit(512, "blocks", "SDXL's UNet has 102; building one takes about a millisecond")
+CONFIG_NUMBER = Limit(10_000_000, "as a number", "the largest one in use is a vocabulary of 250,000 words")
+HEADS = Limit(1_024, "attention heads", "SDXL's widest layer has 20")
