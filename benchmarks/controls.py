@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from comfyui_controlnet_core.controlnet_core.analysis.plots import FAINT, MARGIN, Canvas
+from comfyui_controlnet_core.controlnet_core.analysis.plots import FAINT, INK, MARGIN, new_page
 from comfyui_controlnet_core.controlnet_core.analysis.sensitivity import Sensitivity
 from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_controlnet
 from comfyui_controlnet_core.controlnet_core.control.modes import MODES, SOFT
@@ -207,14 +207,16 @@ def sheet(lab: Lab, column: str, variants: Sequence[Variant], path: Path) -> Non
              ("hint", [hint(kind, lab.demo.scenes[row])[0].permute(1, 2, 0).numpy() for row in rows])]  # fmt: skip
     lines += [(variant.name, list(lab.paint(column, variant.changes)[: len(rows)])) for variant in variants]
     cell = 112
-    canvas = Canvas(240 + MARGIN + (cell + 4) * len(rows), 2 * MARGIN + (cell + 4) * len(lines))
-    for line, (name, pictures) in enumerate(lines):
-        y = MARGIN + line * (cell + 4)
-        canvas.text(232, y + cell / 2, name, 14, FAINT if line < 2 else (33, 37, 41), "rm")
-        for index, picture in enumerate(pictures):
-            canvas.picture(240 + index * (cell + 4), y, np.asarray(picture), cell, cell)
+    with new_page(240 + MARGIN + (cell + 4) * len(rows), 2 * MARGIN + (cell + 4) * len(lines)) as page:
+        for line, (name, pictures) in enumerate(lines):
+            y = MARGIN + line * (cell + 4)
+            color = FAINT if line < 2 else INK
+            page.text(232, y + cell / 2, name, 14, color, ha="right", va="center_baseline")
+            for index, picture in enumerate(pictures):
+                page.picture(240 + index * (cell + 4), y, np.asarray(picture), cell)
+        pixels = page.pixels()
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray((canvas.array() * 255.0 + 0.5).astype(np.uint8))
+    image = Image.fromarray((pixels * 255.0 + 0.5).astype(np.uint8))
     image.quantize(256, method=Image.Quantize.MEDIANCUT).save(path, optimize=True)
 
 

@@ -21,7 +21,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from comfyui_controlnet_core.controlnet_core.analysis.plots import BAR, FAINT, MARGIN, SECOND, Bars, Canvas
+from comfyui_controlnet_core.controlnet_core.analysis.plots import (
+    BAR,
+    BAR_HEIGHT,
+    FAINT,
+    MARGIN,
+    SECOND,
+    draw_bars,
+    new_page,
+)
 from comfyui_controlnet_core.controlnet_core.analysis.sensitivity import Sensitivity, measure, sampled_steps, spearman
 from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_controlnet
 from comfyui_controlnet_core.controlnet_core.control.plan import block_names
@@ -34,7 +42,7 @@ from torch import Tensor
 BLOCKS = 7
 STEPS, SAMPLES = 12, 4
 PROBE = SampleSettings(7, STEPS, cfg=1.0, sampler="euler", scheduler="normal", leftover_noise=False)
-ERROR: tuple[int, int, int] = (213, 94, 0)
+ERROR = "#d55e00"
 
 
 def without(block: int) -> tuple[float, ...]:
@@ -83,20 +91,21 @@ def draw(results: dict[str, dict], path: Path) -> None:
     """One row for each net: information, ablation and loss of fidelity by block."""
     from PIL import Image
 
-    row = 26 + 24 * BLOCKS + 60
-    canvas = Canvas(1180, 20 + row * len(results))
+    row = 26 + BAR_HEIGHT * BLOCKS + 60
     parts = (("information", BAR), ("moved", SECOND), ("fidelity lost", ERROR))
     words = {"moved": "change of the latent without it", "information": "Fisher information"}
-    for line, (kind, result) in enumerate(results.items()):
-        top = 20 + line * row
-        canvas.text(MARGIN, top, f"{kind}", 16)
-        canvas.text(MARGIN + 110, top + 2, f"rank correlation {result['rank']:.2f}", 13, FAINT)
-        for column, (name, colour) in enumerate(parts):
-            values = [max(0.0, v) for v in result[name]]
-            bars = Bars(block_names(BLOCKS), values, words.get(name, "fidelity lost without it"), colour)
-            bars.draw(canvas, 60 + column * 380, top + 28, 320)
+    with new_page(1180, 20 + row * len(results)) as page:
+        for line, (kind, result) in enumerate(results.items()):
+            top = 20 + line * row
+            page.text(MARGIN, top, kind, 16)
+            page.text(MARGIN + 110, top + 2, f"rank correlation {result['rank']:.2f}", color=FAINT)
+            for column, (name, color) in enumerate(parts):
+                values = [max(0.0, v) for v in result[name]]
+                heading = words.get(name, "fidelity lost without it")
+                draw_bars(page, 60 + column * 380, top + 28, 320, block_names(BLOCKS), values, heading, color)
+        pixels = page.pixels()
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((canvas.array() * 255.0 + 0.5).astype(np.uint8)).save(path, optimize=True)
+    Image.fromarray((pixels * 255.0 + 0.5).astype(np.uint8)).save(path, optimize=True)
 
 
 def main() -> int:

@@ -43,10 +43,10 @@ def compare_edges(expected: np.ndarray, found: np.ndarray, tolerance: float = 2.
     marks[expected], marks[found] = MISSED, EXTRA
     if not expected.any() or not found.any():
         score = float(expected.any() == found.any())
-        there = {(True, False): "only in the hint", (False, True): "only in the picture"}
-        return Agreement(score, f"edges {there.get((expected.any(), found.any()), 'in neither')}", marks)
-    right = found & (distance_transform_edt(~expected) <= tolerance)
-    caught = expected & (distance_transform_edt(~found) <= tolerance)
+        where = "only in the hint" if expected.any() else "only in the picture" if found.any() else "in neither"
+        return Agreement(score, f"edges {where}", marks)
+    right = found & (np.asarray(distance_transform_edt(~expected)) <= tolerance)
+    caught = expected & (np.asarray(distance_transform_edt(~found)) <= tolerance)
     marks[caught | right] = HIT
     precision, recall = float(right.sum() / found.sum()), float(caught.sum() / expected.sum())
     score = 0.0 if precision + recall == 0.0 else 2.0 * precision * recall / (precision + recall)

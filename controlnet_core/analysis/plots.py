@@ -1,196 +1,155 @@
-"""Drawing numbers: heat maps and bars, with Pillow alone. All sizes are in pixels, colours are (r, g, b)."""
+"""A page to draw on, and what our pictures consist of: text, pictures, heat maps and bars.
+
+matplotlib draws. It is imported with the first page, because it takes half a second and most runs draw nothing.
+Positions and sizes are in pixels from the top left corner of the page. Colours are written "#rrggbb".
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-Colour: TypeAlias = tuple[int, int, int]
-INK: Colour = (33, 37, 41)
-FAINT: Colour = (110, 117, 125)
-LINE: Colour = (206, 212, 218)
-PAPER: Colour = (255, 255, 255)
-NOTHING: Colour = (233, 236, 239)
-BAR: Colour = (49, 104, 142)
-SECOND: Colour = (53, 183, 121)
-MARGIN = 24
-SCALE: tuple[Colour, ...] = (
-    (68, 1, 84), (71, 44, 122), (59, 81, 139), (44, 113, 142), (33, 144, 141),
-    (39, 173, 129), (92, 200, 99), (170, 220, 50), (253, 231, 37),
-)  # fmt: skip
-"""Viridis (Smith and van der Walt 2015) at nine places: dark is low; equal steps look equal, in gray as well."""
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, FAINT, LINE, NOTHING = "#212529", "#6e757d", "#ced4da", "#e9ecef"
+BAR, SECOND = "#31688e", "#35b779"
+COLOURS = "viridis"
+"""Smith and van der Walt 2015: dark is low, and equal steps look equal, in gray as well."""
+MARGIN, LABELS, CELL_HEIGHT, BAR_HEIGHT = 24, 76, 22, 24
+GRID = 800
+"""Widest heat map. Its cells are at most 40 pixels wide."""
 
 
-@dataclass
-class Canvas:
-    """A white sheet to draw on. `array()` gives (H, W, 3) float32 in [0, 1]."""
+class Page:
+    """A white page. Use `new_page` to make one."""
 
-    width: int
-    height: int
-    image: Any = field(init=False)
-    draw: Any = field(init=False)
+    def __init__(self, figure: Figure, width: int, height: int) -> None:
+        self.figure, self.width, self.height = figure, width, height
 
-    def __post_init__(self) -> None:
-        from PIL import Image, ImageDraw
+    def text(self, x: float, y: float, words: str, size: int = 12, color: str = INK, **options: Any) -> None:
+        """Write text with its top left corner at (x, y). Options are those of matplotlib's `Text`."""
+        options = {"ha": "left", "va": "top", **options}
+        self.figure.text(x / self.width, 1 - y / self.height, words, size=size, color=color, **options)
 
-        self.image = Image.new("RGB", (self.width, self.height), PAPER)
-        self.draw = ImageDraw.Draw(self.image)
+    def axes(self, x: float, y: float, width: float, height: float) -> Axes:
+        """Add axes without a frame or tick marks; (x, y) is their top left corner."""
+        w, h = self.width, self.height
+        axes = self.figure.add_axes((x / w, 1 - (y + height) / h, width / w, height / h), frameon=False)
+        axes.tick_params(length=0, pad=6, labelsize=11, labelcolor=FAINT)
+        return axes
 
-    def text(self, x: float, y: float, words: str, size: int = 13, colour: Colour = INK, anchor: str = "la") -> None:
-        """Words at a point; `anchor` as Pillow's: l m r for the side, a m s for ascender, middle, baseline."""
-        self.draw.text((x, y), words, fill=colour, font=_font(size), anchor=anchor)
+    def picture(self, x: float, y: float, pixels: np.ndarray, side: float) -> float:
+        """Draw (h, w, 3) in [0, 1], its longer side `side` pixels long. Returns the height on the page."""
+        height, width = pixels.shape[:2]
+        scale = side / max(height, width)
+        width, height = max(1, round(width * scale)), max(1, round(height * scale))
+        axes = self.axes(x, y, width, height)
+        axes.set(xticks=[], yticks=[], frame_on=True)
+        axes.spines[:].set_color(LINE)
+        # A photo is averaged when it shrinks. The pixels of a small hint must stay sharp when it grows.
+        smooth = "hanning" if scale < 1 else "nearest"
+        axes.imshow(np.clip(pixels, 0, 1), interpolation=smooth, aspect="auto")
+        return height
 
-    def rectangle(self, x: float, y: float, width: float, height: float, fill: Colour) -> None:
-        """A filled rectangle of at least one pixel."""
-        right, bottom = max(x, x + width - 1), max(y, y + height - 1)
-        self.draw.rectangle((round(x), round(y), round(right), round(bottom)), fill=fill)
+    def pixels(self) -> np.ndarray:
+        """The page as (H, W, 3) float32 in [0, 1]."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    def frame(self, x: float, y: float, width: float, height: float, colour: Colour = LINE) -> None:
-        """A thin frame."""
-        self.draw.rectangle((round(x), round(y), round(x + width - 1), round(y + height - 1)), outline=colour)
-
-    def picture(self, x: int, y: int, pixels: np.ndarray, width: int, height: int) -> None:
-        """(h, w, 3) in [0, 1], brought to this size; enlarged pixels stay sharp."""
-        from PIL import Image
-
-        image = Image.fromarray((np.clip(pixels, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8))
-        larger = width > image.width
-        method = Image.Resampling.NEAREST if larger else Image.Resampling.LANCZOS
-        self.image.paste(image.resize((width, height), method), (x, y))
-        self.frame(x, y, width, height)
-
-    def array(self) -> np.ndarray:
-        """(H, W, 3) float32 in [0, 1]."""
-        return np.asarray(self.image, np.float32) / 255.0
+        canvas = FigureCanvasAgg(self.figure)
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3].astype(np.float32) / 255
 
 
-def text_width(words: str, size: int = 13) -> int:
-    """Pixels that words take."""
-    return int(_font(size).getlength(words) + 0.999)
+@contextmanager
+def new_page(width: int, height: int) -> Iterator[Page]:
+    """Open a page of this size; draw on it, and read its `pixels()`, inside the `with` block."""
+    from matplotlib import style
+    from matplotlib.figure import Figure
+
+    # ComfyUI runs many packs in one process, and some change matplotlib's defaults: use the original ones here. Names
+    # of files are not TeX: one with a "$" would be typeset as a formula, or fail.
+    with style.context(["default", {"text.parse_math": False}]):
+        # At 72 dpi a point is a pixel.
+        yield Page(Figure((width / 72, height / 72), dpi=72), width, height)
 
 
-def _font(size: int) -> Any:
-    from PIL import ImageFont
-
-    return ImageFont.load_default(size)
-
-
-def colour_of(share: float) -> Colour:
-    """0..1 -> a colour of `SCALE`; values outside are clamped."""
-    place = min(max(share, 0.0), 1.0) * (len(SCALE) - 1)
-    low = min(int(place), len(SCALE) - 2)
-    weight = place - low
-    mixed = [round(a + (b - a) * weight) for a, b in zip(SCALE[low], SCALE[low + 1], strict=True)]
-    return mixed[0], mixed[1], mixed[2]
+def cell_width(columns: int) -> int:
+    """Width of a cell in a heat map with this number of columns."""
+    return max(2, min(40, GRID // max(1, columns)))
 
 
-@dataclass(frozen=True)
-class HeatMap:
-    """A table of numbers as colours. values: rows x columns, None where there is nothing to show.
+def draw_heat_map(
+    page: Page,
+    x: float,
+    y: float,
+    values: Sequence[Sequence[float | None]],
+    names: tuple[Sequence[str], Sequence[str]],
+    top: float,
+    axis_names: tuple[str, str, str],
+) -> None:
+    """Draw a table of numbers as colours, with a scale from 0 to `top` beside it. (x, y): corner of the first cell.
 
-    top: the value of the brightest colour (0 is the darkest). across, down: what the axes are.
+    values: rows x columns, None for a gray cell. names: of the rows and of the columns. axis_names: what the
+    rows, the columns and the values are.
     """
-
-    values: Sequence[Sequence[float | None]]
-    rows: Sequence[str]
-    columns: Sequence[str]
-    top: float
-    across: str = "step"
-    down: str = "block"
-
-    def cell(self, width: int) -> tuple[int, int]:
-        """Width and height of a cell when the map may take `width` pixels."""
-        return max(2, min(40, width // max(1, len(self.columns)))), 22
-
-    def height(self) -> int:
-        """Pixels the map takes, with its axis."""
-        return 22 * len(self.rows) + 40
-
-    def draw(self, canvas: Canvas, x: int, y: int, width: int) -> int:
-        """Draw with the cells' left edge at x and top at y; returns the cells' right edge."""
-        w, h = self.cell(width)
-        for row, (name, line) in enumerate(zip(self.rows, self.values, strict=True)):
-            top = y + row * h
-            canvas.text(x - 8, top + h / 2, name, 12, FAINT, "rm")
-            for column, value in enumerate(line):
-                self._draw_cell(canvas, x + column * w, top, w, h, value)
-        bottom = y + len(self.rows) * h
-        every = max(1, -(-30 // w))
-        for column, name in enumerate(self.columns):
-            if column % every == 0:
-                canvas.text(x + (column + 0.5) * w, bottom + 5, name, 12, FAINT, "ma")
-        right = x + len(self.columns) * w
-        canvas.text(x + (right - x) / 2, bottom + 22, self.across, 12, INK, "ma")
-        canvas.text(x - 8, y - 16, self.down, 12, INK, "ra")
-        return right
-
-    def _draw_cell(self, canvas: Canvas, x: float, y: float, w: int, h: int, value: float | None) -> None:
-        gap = 1 if w > 4 else 0
-        if value is None:
-            canvas.rectangle(x, y, w - gap, h - gap, NOTHING)
-            return
-        share = value / self.top if self.top > 0.0 else 0.0
-        canvas.rectangle(x, y, w - gap, h - gap, colour_of(share))
-        words = short(value)
-        if w > text_width(words, 11) + 4:
-            canvas.text(x + w / 2, y + h / 2, words, 11, INK if share > 0.6 else PAPER, "mm")
+    table = np.array(values, float)
+    rows, columns = table.shape
+    width, top = cell_width(columns), top or 1.0
+    axes = page.axes(x, y, width * columns, CELL_HEIGHT * rows)
+    axes.set_facecolor(NOTHING)
+    axes.set_frame_on(True)
+    axes.spines[:].set_visible(False)
+    gap = 1 if width > 4 else 0
+    mesh = axes.pcolormesh(table, cmap=COLOURS, vmin=0, vmax=top, edgecolors="white", linewidth=gap)
+    axes.invert_yaxis()
+    if width >= 28:  # a number fits into a cell
+        centred: dict[str, Any] = {"size": 10, "ha": "center", "va": "center_baseline"}
+        for (row, column), value in np.ndenumerate(table):
+            if not np.isnan(value):
+                color = INK if value > 0.6 * top else "white"
+                axes.text(column + 0.5, row + 0.5, short(value), color=color, **centred)
+    every = max(1, -(-30 // width))
+    axes.set_xticks(np.arange(0, columns, every) + 0.5, names[1][::every])
+    axes.set_yticks(np.arange(rows) + 0.5, names[0])
+    axes.set_xlabel(axis_names[1], size=12, color=INK)
+    page.text(x - 6, y - 4, axis_names[0], ha="right", va="bottom")
+    scale = page.axes(x + width * columns + 24, y, 14, CELL_HEIGHT * rows)
+    colorbar = page.figure.colorbar(mesh, cax=scale, ticks=[0, top])
+    for label, edge in zip(colorbar.ax.set_yticklabels(["0", short(top)]), ("bottom", "top"), strict=True):
+        label.set_verticalalignment(edge)
+    colorbar.outline.set_visible(False)
+    colorbar.ax.tick_params(length=0, pad=6)
+    page.text(x + width * columns + 24, y - 4, axis_names[2], va="bottom")
 
 
-def scale_bar(canvas: Canvas, x: int, y: int, height: int, top: float, words: str) -> None:
-    """The legend of a heat map: its colours from 0 to `top`."""
-    for line in range(height):
-        canvas.rectangle(x, y + line, 14, 1, colour_of(1.0 - line / max(1, height - 1)))
-    canvas.text(x + 20, y, short(top), 12, FAINT)
-    canvas.text(x + 20, y + height, "0", 12, FAINT, "ls")
-    canvas.text(x, y - 20, words, 12, INK)
+def draw_bars(
+    page: Page,
+    x: float,
+    y: float,
+    width: float,
+    names: Sequence[str],
+    values: Sequence[float],
+    words: str,
+    color: str = BAR,
+) -> None:
+    """Draw non-negative values as horizontal bars, one row each, with their numbers; `words` is the heading."""
+    page.text(x, y, words, 13)
+    axes = page.axes(x, y + 22, width, BAR_HEIGHT * len(values))
+    bars = axes.barh(names, values, height=0.75, color=color)
+    axes.bar_label(bars, [short(value) for value in values], padding=6, size=11, color=INK)
+    # Room on the right for the number of the longest bar.
+    axes.set(xlim=(0, width / (width - 60) * (max(values) or 1.0)), ylim=(len(values) - 0.5, -0.5), xticks=[])
 
 
 def short(value: float) -> str:
-    """A number in few characters."""
-    if value == 0.0:
+    """Write a number with at most about five characters."""
+    if value == 0:
         return "0"
-    if 0.0095 <= abs(value) < 9.995:
-        return f"{value:.2f}"
-    if 9.995 <= abs(value) < 9999.5:
-        return f"{value:.0f}"
+    if 0.0095 <= abs(value) < 9999.5:
+        return f"{value:.2f}" if abs(value) < 9.995 else f"{value:.0f}"
     return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
-
-
-@dataclass(frozen=True)
-class Bars:
-    """Values as horizontal bars, one row each, with the numbers behind them; words describe the axis."""
-
-    names: Sequence[str]
-    values: Sequence[float]
-    words: str
-    colour: Colour = BAR
-
-    def height(self) -> int:
-        """Pixels the bars take, with their heading."""
-        return 26 + 24 * len(self.values)
-
-    def draw(self, canvas: Canvas, x: int, y: int, width: int) -> None:
-        """Draw with the bars' left edge at x; the longest takes `width` less room for its number."""
-        canvas.text(x, y, self.words, 13, INK)
-        top, room = max([*self.values, 0.0]), width - 60
-        for row, (name, value) in enumerate(zip(self.names, self.values, strict=True)):
-            line = y + 26 + row * 24
-            length = room * value / top if top > 0.0 else 0.0
-            canvas.text(x - 8, line + 9, name, 12, FAINT, "rm")
-            canvas.rectangle(x, line, max(1.0, length), 18, self.colour)
-            canvas.text(x + length + 6, line + 9, short(value), 12, INK, "lm")
-
-
-def wrap(words: str, width: int, size: int = 13) -> list[str]:
-    """Words broken into lines of at most `width` pixels."""
-    lines: list[str] = []
-    for word in words.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and text_width(longer, size) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines

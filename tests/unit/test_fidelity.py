@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from colours import colours_of, to_bytes
 from comfyui_controlnet_core.controlnet_core.analysis import fidelity
-from comfyui_controlnet_core.controlnet_core.analysis.charts import MARKS, draw_comparison, marked
+from comfyui_controlnet_core.controlnet_core.analysis.charts import MARKS, draw_comparison, mark_picture
 from comfyui_controlnet_core.controlnet_core.analysis.fidelity import EXTRA, HIT, MISSED
 from comfyui_controlnet_core.controlnet_core.errors import ValueRangeError
+from matplotlib.colors import to_rgb
 
 
 def line(column: int, height: int = 20, width: int = 30) -> np.ndarray:
@@ -92,9 +94,8 @@ def test_normals_are_compared_by_their_angle() -> None:
 
 def test_the_picture_shows_hits_and_misses() -> None:
     result = fidelity.compare_edges(line(5) | line(20), line(5) | line(28), 1.0)
-    shown = marked(np.zeros((20, 30, 3)), result.marks)
+    shown = mark_picture(np.zeros((20, 30, 3)), result.marks)
     for column, mark in ((5, HIT), (20, MISSED), (28, EXTRA)):
-        assert np.allclose(shown[:, column], np.array(MARKS[mark][0]) / 255.0)
+        assert np.allclose(shown[:, column], to_rgb(MARKS[mark][0]))
     drawn = draw_comparison(line(5)[..., None].astype(float), np.zeros((20, 30, 3)), result)
-    colours = {tuple(c) for c in (drawn.reshape(-1, 3) * 255).round().astype(int)}
-    assert {colour for colour, _ in MARKS.values()} <= colours
+    assert {to_bytes(colour) for colour, _ in MARKS.values()} <= colours_of(drawn)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import matplotlib.style
 import numpy as np
 import pytest
 import torch
+from colours import colours_of, viridis
 from comfyui_controlnet_core.controlnet_core.analysis.charts import SeenHint, draw_plan, spans
-from comfyui_controlnet_core.controlnet_core.analysis.plots import SCALE, colour_of
 from comfyui_controlnet_core.controlnet_core.config import DEMO
 from comfyui_controlnet_core.controlnet_core.control.plan import Plan, describe, evaluations, make_plan, words
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
@@ -96,15 +97,18 @@ def test_the_text_puts_equal_steps_on_one_line() -> None:
 def test_the_picture_shows_weights_as_colours_and_what_is_skipped_as_gray() -> None:
     found = plan(ControlUnit(NET, HINT, end=0.5))
     drawn = draw_plan(found, [SeenHint(np.zeros((8, 8, 3)), "8x8", np.ones((8, 8)))])
-    colours = {tuple(c) for c in (drawn.reshape(-1, 3) * 255).round().astype(int)}
-    assert drawn.dtype == np.float32 and colour_of(1.0) in colours and (233, 236, 239) in colours
-    empty = draw_plan(plan(), [])
-    assert colour_of(1.0) not in {tuple(c) for c in (empty.reshape(-1, 3) * 255).round().astype(int)}
+    colours = colours_of(drawn)
+    assert drawn.dtype == np.float32 and viridis(1.0) in colours and (233, 236, 239) in colours
+    assert viridis(1.0) not in colours_of(draw_plan(plan(), []))
 
 
-def test_colours_run_from_dark_to_bright() -> None:
-    brightness = [sum(colour_of(i / 50)) for i in range(51)]
-    assert brightness == sorted(brightness) and colour_of(-1) == SCALE[0] and colour_of(2) == SCALE[-1]
+def test_a_picture_depends_on_its_input_alone() -> None:
+    hint = SeenHint(np.linspace(0, 1, 300 * 200 * 3).reshape(300, 200, 3), "200x300, $x_1$ \\frac{")
+    planned = plan(ControlUnit(NET, HINT, name="net $5 and \\frac{1"))
+    before = draw_plan(planned, [hint])
+    with matplotlib.style.context("dark_background"):
+        assert np.array_equal(draw_plan(planned, [hint]), before)
+        assert matplotlib.rcParams["figure.facecolor"] == "black"
 
 
 def test_spans() -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from colours import colours_of, to_bytes
 from comfyui_controlnet_core.controlnet_core.analysis.charts import draw_sensitivity
 from comfyui_controlnet_core.controlnet_core.analysis.plots import BAR, SECOND
 from comfyui_controlnet_core.controlnet_core.analysis.sensitivity import (
@@ -154,5 +155,4 @@ def test_the_figures_in_words_and_as_a_picture() -> None:
     assert text.splitlines()[2].split() == ["1", "4", "80.0%", "1.00"]
     assert text.splitlines()[-1] == "weights: 0.50, 1.00, 0.00"
     drawn = draw_sensitivity(result, ("0", "1", "mid"), "net")
-    colours = {tuple(c) for c in (drawn.reshape(-1, 3) * 255).round().astype(int)}
-    assert {BAR, SECOND} <= colours
+    assert {to_bytes(BAR), to_bytes(SECOND)} <= colours_of(drawn)

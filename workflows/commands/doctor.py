@@ -26,6 +26,7 @@ _PACKAGES = (
     ("opencv-python", True),
     ("einops", True),
     ("scipy", True),
+    ("matplotlib", True),
     ("torchsde", True),
     ("tqdm", True),
     ("transformers", False),
