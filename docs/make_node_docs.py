@@ -7,8 +7,7 @@
 - `locales/ko/nodeDefs.json` is written by hand; this program reads it, and says what is missing in it.
 - `web/docs/ID.md` and `web/docs/ID/ko.md`: the help page of each node. A paragraph of one's own goes into
   `docs/node_notes/ID.md` or `docs/node_notes/ID.ko.md`.
-- `docs/templates.md`: the workflows that come with the package, by their own notes, with their screenshots; and the
-  table of these screenshots in the README.
+- `docs/templates.md`: the workflows that come with the package, by their own notes, with their screenshots.
 - `web/docs/images/ID.jpg`: a picture of the node, and of what it makes (`draw_node_pictures.py`).
 """
 
@@ -31,7 +30,7 @@ from comfyui_controlnet_core.workflows.contract import InputSpec, NodeSpec, read
 ROOT = Path(__file__).resolve().parent.parent
 NOTES, PAGES = ROOT / "docs" / "node_notes", ROOT / "web" / "docs"
 LOCALES, WORKFLOWS = ROOT / "locales", ROOT / "workflows"
-README, SCREENSHOTS = ROOT / "README.md", ROOT / "docs" / "images" / "templates"
+SCREENSHOTS = ROOT / "docs" / "images" / "templates"
 LANGUAGES = ("en", "ko")
 SHOWN_CHOICES = 8
 SPECIAL = re.compile(r"[{}@|$]")
@@ -135,7 +134,6 @@ def files(nodes: Mapping[str, Any]) -> dict[Path, str]:
     """Path -> text of everything that is written from texts alone."""
     text = json.dumps(english(nodes), indent=1, ensure_ascii=False) + "\n"
     found = {LOCALES / "en" / "nodeDefs.json": text, ROOT / "docs" / "templates.md": templates()}
-    found[README] = readme(README.read_text("utf-8"))
     for language in LANGUAGES:
         texts = {name: plain(entry) for name, entry in json.loads(text).items()}
         translated = texts if language == "en" else {k: plain(v) for k, v in read_locale(language).items()}
@@ -317,14 +315,11 @@ def takes(spec: NodeSpec, kind: Any) -> bool:
 
 # ---- templates
 
-COLUMNS = 3
-MARKS = ("<!-- screenshots -->", "<!-- end of screenshots -->")
 TEMPLATES = """# Templates
 
-What the template browser of the editor lists under this pack; `controlnet run NAME` runs them without it. All of them
-run on the demo model as they are, and say in a note what to change for a model of your own.
-(`SCREENSHOTS=docs/images/templates python -m pytest -m comfyui tests/integration/test_browser.py` takes the
-pictures, from the editor itself.)
+ComfyUI lists these workflows in its template browser, under ControlNet Core. `controlnet run NAME` runs them without
+ComfyUI. All of them use the demo model, so they run without a download. A note in each says what to change for a model
+of your own. The screenshots are of ComfyUI itself.
 """
 
 
@@ -337,17 +332,6 @@ def templates() -> str:
         if (SCREENSHOTS / f"{name}.jpg").exists():
             parts.append(f"![{title}, in the editor](images/templates/{name}.jpg)")
     return "\n\n".join(parts) + "\n"
-
-
-def readme(text: str) -> str:
-    """The README with all screenshots between its two marks."""
-    shown = [name for name in bundled_names() if (SCREENSHOTS / f"{name}.jpg").exists()]
-    cells = [f"[![{name}](docs/images/templates/{name}.jpg)](docs/templates.md)" for name in shown]
-    cells += [""] * (-len(cells) % COLUMNS)
-    rows = [f"| {' | '.join(cells[i : i + COLUMNS])} |" for i in range(0, len(cells), COLUMNS)]
-    table = "\n".join([rows[0], "| --- " * COLUMNS + "|", *rows[1:]]) if rows else ""
-    before, mark, rest = text.partition(MARKS[0])
-    return before + mark + f"\n{table}\n" + MARKS[1] + rest.partition(MARKS[1])[2] if mark else text
 
 
 def note_of(workflow: str) -> tuple[str, str]:
