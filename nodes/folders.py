@@ -13,7 +13,6 @@ from typing import Any
 from ..controlnet_core.errors import MissingFileError, PathError
 
 MODEL_ENDINGS = frozenset({".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".pkl"})
-PICTURE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 ALIASES = {"diffusion_models": ("unet",), "text_encoders": ("clip",)}
 """Older folder names that hold the same kind of file."""
 

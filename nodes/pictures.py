@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import io
 import itertools
@@ -11,7 +10,7 @@ import os
 import posixpath
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,13 +19,14 @@ import torch
 from torch import Tensor
 
 from ..controlnet_core.errors import CoreError, DamagedFileError, MissingFileError, ShapeError, ValueRangeError
-from .folders import PICTURE_ENDINGS, brief, find_file, inside, publish
+from ..controlnet_core.picture_files import PICTURE_ENDINGS, Picture, read_frames
+from ..controlnet_core.picture_files import read_picture as read_first_frame
+from ..limits import MAX_PICTURE_PIXELS
+from .folders import brief, find_file, inside, publish
 
 NO_MASK = (64, 64)
 """Size of the mask of a picture without transparency, as in the host."""
-GRAY_RANGES = {"I": 65535.0, "F": 1.0}
-"""What is white in gray pictures of more than 8 bits, by the first letter of Pillow's name for them."""
-CHANNELS = {"alpha": "A", "red": "R", "green": "G", "blue": "B"}
+CHANNELS = ("red", "green", "blue")
 COMPRESSION = 4
 DEFAULT_PREFIX = "ComfyUI"
 FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
@@ -61,74 +61,55 @@ def annotated_file(name: str, host: Folders) -> Path:
     return path
 
 
-def read_picture(path: Path) -> tuple[Tensor, Tensor]:
-    """IMAGE (frames, H, W, 3) and MASK (frames, H, W), 1 where the picture is transparent.
+def read_picture(path: Path, on_note: Callable[[str], None] | None = None) -> tuple[Tensor, Tensor]:
+    """IMAGE (frames, H, W, 3) in [0, 1] and MASK (frames, H, W), 1 where the picture is transparent.
 
-    16-bit pictures are read at their full range, those of floats as they are. Raises DamagedFileError for a file
-    that is no picture, and for numbers outside these ranges.
+    All frames of an animation and all pages of a TIFF that have the size of the first are taken. The colours are as
+    stored, not multiplied by alpha, as in ComfyUI: inpainting needs those that a mask covers. on_note(text) is called
+    when there are several frames or an alpha channel. Raises DamagedFileError for a file that is damaged, too large, no
+    picture, or that holds floats outside [0, 1].
     """
-    from PIL import Image, ImageSequence
-
-    pictures, masks = [], []
-    with _readable(path), Image.open(path) as image:
-        for frame in ImageSequence.Iterator(image):
-            rgb, transparent = _frame(frame)
-            if pictures and rgb.shape != pictures[0].shape:
-                continue
-            pictures.append(rgb)
-            masks.append(transparent)
-            if image.format == "MPO":
-                break
-    return torch.stack(pictures), torch.stack(masks)
+    frames = list(read_frames(path, MAX_PICTURE_PIXELS))
+    height, width = frames[0].pixels.shape[:2]
+    taken = [frame for frame in frames if frame.pixels.shape[:2] == (height, width)]
+    images = np.empty((len(taken), height, width, 3), np.float32)
+    for image, frame in zip(images, taken, strict=True):
+        image[...] = _colours(frame, path)
+    transparent = any(frame.has_alpha for frame in taken)
+    masks = np.zeros((len(taken), *((height, width) if transparent else NO_MASK)), np.float32)
+    for mask, frame in zip(masks, taken, strict=True):
+        if frame.has_alpha:
+            mask[...] = 1.0 - frame.alpha()
+    if on_note is not None and len(frames) > 1:
+        left_out = len(frames) - len(taken)
+        others = f"; left out {left_out} of another size" if left_out else ""
+        on_note(f"{path.name}: took {len(taken)} of {len(frames)} frames, {width}x{height}{others}")
+    if on_note is not None and transparent:
+        on_note(f"{path.name}: the alpha channel became the mask, the colours under it are as stored")
+    return torch.from_numpy(images), torch.from_numpy(masks)
 
 
 def read_mask(path: Path, channel: str) -> Tensor:
     """MASK (1, H, W) from a channel of a picture; "alpha" is 1 where the picture is transparent."""
-    from PIL import Image
-
-    with _readable(path), Image.open(path) as image:
-        rgb, transparent = _frame(image)
-        height, width = rgb.shape[:2]
-        if channel == "alpha":
-            solid = tuple(transparent.shape) == NO_MASK != (height, width)
-            return (torch.zeros(height, width) if solid else transparent)[None]
-        return rgb[..., "RGB".index(CHANNELS[channel])][None]
+    frame = read_first_frame(path)
+    if channel in CHANNELS:
+        values = _colours(frame, path)[..., CHANNELS.index(channel)]
+    else:
+        values = np.float32(1.0) - frame.alpha()
+    return torch.from_numpy(np.ascontiguousarray(values))[None]
 
 
-def _frame(frame: Any) -> tuple[Tensor, Tensor]:
-    """One frame upright: (H, W, 3) in [0, 1], and (H, W) transparency."""
-    from PIL import ImageOps
-
-    frame = ImageOps.exif_transpose(frame)
-    if frame.mode[0] in GRAY_RANGES:  # Pillow's own conversion to RGB clips instead of scaling
-        gray = torch.from_numpy(np.asarray(frame).astype(np.float32) / GRAY_RANGES[frame.mode[0]])
-        if not bool(((gray >= 0.0) & (gray <= 1.0)).all()):
-            raise ValueError(f"its numbers are not between 0 and {GRAY_RANGES[frame.mode[0]]:g}")
-        return gray[..., None].expand(-1, -1, 3).contiguous(), torch.zeros(NO_MASK)
-    if frame.mode == "P" and "transparency" in frame.info:
-        frame = frame.convert("RGBA")
-    transparent = torch.zeros(NO_MASK)
-    if frame.mode != "LAB" and "A" in frame.getbands():
-        transparent = 1.0 - _unit(frame.getchannel("A"))
-    return _unit(frame.convert("RGB")), transparent
-
-
-def _unit(image: Any) -> Tensor:
-    return torch.from_numpy(np.asarray(image).astype(np.float32) / 255.0)
-
-
-@contextlib.contextmanager
-def _readable(path: Path) -> Any:
-    """Says in one line what Pillow finds wrong with a file."""
-    from PIL import Image
-
-    try:
-        yield
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+def _colours(frame: Picture, path: Path) -> np.ndarray:
+    """(H, W, 3) in [0, 1]. Raises DamagedFileError for floats outside of it, such as the depths of a Z-pass."""
+    colours = frame.colours()
+    if frame.pixels.dtype.kind == "f" and not bool(((colours >= 0.0) & (colours <= 1.0)).all()):
         raise DamagedFileError(
-            f"{path} cannot be read as a picture ({str(error).splitlines()[0] if str(error) else 'damaged'}): "
-            "save it again as PNG or JPEG"
-        ) from error
+            f"{path} cannot be read as a picture: its numbers are not between 0 and 1 ({colours.min():g} to "
+            f"{colours.max():g}), as in a depth map of a renderer. Make a hint of it with `controlnet preprocess "
+            "depth_map`, or load it with a node that keeps floats and link Depth Convert (CNCore_DepthConvert) or "
+            "Normals from Depth (CNCore_NormalFromDepth)"
+        )
+    return colours
 
 
 # ------------------------------------------------------------------------------------------- writing

@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..controlnet_core.errors import CoreError, MissingFileError, PathError, WorkflowError
+from ..controlnet_core.picture_files import PICTURE_ENDINGS
 from ..nodes.folders import brief, leaves_folder, name_fault
 from .contract import WIDGET_TYPES, InputSpec, NodeSpec, read_specs, types_fit
 from .equivalents import VIRTUAL, WITHOUT, equivalent
 from .graph import Graph, Link, Node
 
 _MODEL_ENDINGS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".onnx", ".gguf", ".yaml")
-_PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _SHOWN_CHOICES = 12
 NUMBERED = len("_00001.safetensors")
 """Bytes that a node puts behind a prefix."""
@@ -327,7 +327,7 @@ def _as_path(value: Any) -> Any:
 def _is_file(spec: InputSpec, value: Any) -> bool:
     if not isinstance(value, str):
         return False
-    return bool(spec.options.get("image_upload")) or value.lower().endswith(_MODEL_ENDINGS + _PICTURE_ENDINGS)
+    return bool(spec.options.get("image_upload")) or value.lower().endswith((*_MODEL_ENDINGS, *PICTURE_ENDINGS))
 
 
 def _not_a_choice(value: Any, choices: tuple[Any, ...]) -> str:

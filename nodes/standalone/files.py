@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..folders import PICTURE_ENDINGS, list_files
+from ...controlnet_core.picture_files import PICTURE_ENDINGS
+from ..folders import list_files
 from ..host import Node
 from ..pictures import annotated_file, read_mask, read_picture, save_pictures
 
@@ -51,8 +52,8 @@ class LoadImage(_InputPicture):
         return {"required": {"image": (cls.names(), {"image_upload": True})}}
 
     def run(self, image: str) -> tuple[Tensor, Tensor]:
-        """-> IMAGE (frames, H, W, 3), MASK (frames, H, W) or (1, 64, 64) where nothing is transparent."""
-        return read_picture(self.path(image))
+        """-> IMAGE (frames, H, W, 3), MASK (frames, H, W) or (frames, 64, 64) where nothing is transparent."""
+        return read_picture(self.path(image), self.host.on_note)
 
 
 class LoadImageMask(_InputPicture):

@@ -1,0 +1,285 @@
+"""The one reader of picture files: LoadImage, `controlnet preprocess` and training all read pictures here.
+
+Pictures come out upright (the camera's EXIF orientation is applied) and at full depth: 16-bit files keep 16 bits,
+float files keep their floats. Every fault of a file is one DamagedFileError that names the file.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ..limits import MAX_ANIMATION_PIXELS, MAX_PICTURE_PIXELS
+from .errors import DamagedFileError
+
+PICTURE_ENDINGS = frozenset(
+    {".png", ".apng", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"}
+)
+"""Endings, in lower case, of the files that count as pictures in a folder."""
+
+_ANIMATED = frozenset({"GIF", "PNG", "WEBP", "AVIF", "TIFF"})
+"""Formats whose frames are pictures of their own. MPO is not one: its further frames are previews and depth maps."""
+_PROGRAMS = frozenset({"EPS", "WMF"})
+"""Formats that Pillow gives to another program to draw; a picture file must not start a program."""
+_SUBFILE_TYPE, _WIDTH, _HEIGHT, _BITS, _ORIENTATION = 254, 256, 257, 258, 274  # TIFF tags
+_HELPER_PAGE = 1 | 4  # bits of the subfile type: a smaller copy of another page, the transparency mask of a page
+_TIFF_DATA = ((273, 279), (324, 325))  # TIFF tags of the offsets and byte counts of strips, and of tiles
+_PNG_BIT_DEPTH = 24  # offset in the file of the number of bits per channel
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture, or one frame of a file.
+
+    pixels (H, W, C): uint8 with C = 3 or 4, or, from deeper files, uint16 (white is 65535) or float32 (any range) with
+    C = 1 to 4. C = 2 and C = 4 end with alpha; the colours are stored as they are, not multiplied by alpha.
+    """
+
+    pixels: np.ndarray
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether the last channel is opacity."""
+        return self.pixels.shape[-1] in (2, 4)
+
+    def unit(self) -> np.ndarray:
+        """(H, W, C) float32 with white at 1; floats stay as stored."""
+        kind = self.pixels.dtype
+        values = self.pixels.astype(np.float32)
+        return np.divide(values, np.float32(np.iinfo(kind).max), out=values) if kind.kind == "u" else values
+
+    def colours(self) -> np.ndarray:
+        """(H, W, 3) float32: gray is repeated, alpha is left out."""
+        values = self.unit()
+        values = values[..., :-1] if self.has_alpha else values
+        return np.repeat(values, 3, axis=-1) if values.shape[-1] == 1 else values
+
+    def alpha(self) -> np.ndarray:
+        """(H, W) float32, 1 where the picture is opaque."""
+        return self.unit()[..., -1] if self.has_alpha else np.ones(self.pixels.shape[:2], np.float32)
+
+    def over_white(self) -> np.ndarray:
+        """(H, W, 3) float32: the picture laid over white, as the official ControlNet annotators do.
+
+        This hides colours that an editor left behind full transparency.
+        """
+        if not self.has_alpha:
+            return self.colours()
+        alpha = self.alpha()[..., None]
+        return self.colours() * alpha + (np.float32(1.0) - alpha)
+
+
+def read_picture(path: Path) -> Picture:
+    """The picture in a file; the first frame of an animation. Raises DamagedFileError."""
+    return next(read_frames(path, max_pixels=None))
+
+
+def read_frames(path: Path, max_pixels: int | None = MAX_ANIMATION_PIXELS) -> Iterator[Picture]:
+    """All frames of a GIF, APNG, animated WebP or AVIF, all pages of a TIFF; one picture of every other file.
+
+    max_pixels: limit for all frames together, None for no such limit. Each frame has at most MAX_PICTURE_PIXELS.
+    `.npy` files are read as arrays. Raises DamagedFileError for a file that is damaged, over a limit, or no picture.
+    """
+    with _named_faults(path):
+        if path.suffix.lower() == ".npy":
+            yield Picture(_read_array(path))
+            return
+        with path.open("rb") as file:
+            yield from map(Picture, _decode(file, path, max_pixels))
+
+
+def count_frames(path: Path) -> int:
+    """The number of pictures that `read_frames` gives, from the headers alone. Raises DamagedFileError."""
+    with _named_faults(path), path.open("rb") as file:
+        image = None if path.suffix.lower() == ".npy" else _open(file, path)
+        return 1 if image is None else len(_frame_numbers(image)[0])
+
+
+@contextmanager
+def _named_faults(path: Path) -> Iterator[None]:
+    """Turn every error into a DamagedFileError that names the file.
+
+    Decoders of damaged files raise almost anything: OSError, ValueError, struct.error, KeyError, AssertionError.
+    """
+    try:
+        yield
+    except (DamagedFileError, MemoryError):
+        raise
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        message = f"{path} cannot be read as a picture ({reason}): save it again as PNG or JPEG"
+        raise DamagedFileError(message) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings of Pillow about odd tags: what keeps a file from being read is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _decode(file: BinaryIO, path: Path, max_pixels: int | None) -> Iterator[np.ndarray]:
+    """The frames of an open file, upright, as `Picture.pixels`."""
+    image = _open(file, path)
+    if image is None:
+        yield from _read_deep(path)
+        return
+    numbers, pixels = _frame_numbers(image)
+    if max_pixels is not None and pixels > max_pixels:
+        raise _over_limit(path, f"{len(numbers)} frames of {image.width}x{image.height}", pixels, max_pixels)
+    is_deep = _is_deep(image, path)
+    turn = image.getexif().get(_ORIENTATION, 1) if is_deep and image.format == "PNG" else 1
+    for number in numbers:  # of deep files too: Pillow says what is damaged, cv2 would only print a warning
+        frame = _frame(image, number, path)
+        if not is_deep:
+            yield frame
+    if is_deep:
+        pages = list(_read_deep(path))
+        yield from (_upright(pages[number], turn) for number in numbers)
+
+
+def _open(file: BinaryIO, path: Path) -> Any:
+    """The picture in an open file; None for a TIFF that Pillow does not know, such as one with float colours.
+
+    Pillow gets an open file, never a name: with a name it maps uncompressed gray TIFF into memory, and then garbles
+    those with the orientations 6 and 8, since it exchanges width and height before it maps the rows.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with _quiet():
+            image = Image.open(file)
+    except UnidentifiedImageError:
+        if path.suffix.lower() not in (".tif", ".tiff"):
+            raise ValueError("it is empty, damaged, or of a type that is not known") from None
+        _check_tiff(file, path)
+        return None
+    except Image.DecompressionBombError as error:  # raised before the picture's sides can be asked for
+        raise DamagedFileError(
+            f"{path} is too large ({error}): at most {MAX_PICTURE_PIXELS:,} pixels are read, make it smaller"
+        ) from error
+    if image.format in _PROGRAMS:
+        raise ValueError(f"{image.format} is a program that draws, not pixels")
+    _check_size(image.width, image.height, path)
+    return image
+
+
+def _frame_numbers(image: Any) -> tuple[Sequence[int], int]:
+    """The numbers of the frames that are pictures of their own, and their pixels together."""
+    count = getattr(image, "n_frames", 1) if image.format in _ANIMATED else 1
+    if image.format != "TIFF":
+        # The default image of an APNG may be a stand-in for programs without animation, and is then no frame of it.
+        numbers = range(1 if count > 1 and image.info.get("default_image") else 0, count)
+        return numbers, len(numbers) * image.width * image.height
+    sizes = {}
+    for number in range(count):
+        image.seek(number)
+        if not image.tag_v2.get(_SUBFILE_TYPE, 0) & _HELPER_PAGE:
+            sizes[number] = image.width * image.height
+    return list(sizes) or [0], sum(sizes.values())
+
+
+def _frame(image: Any, number: int, path: Path) -> np.ndarray:
+    """One frame, upright: (H, W, 3 or 4) uint8, or (H, W, 1 or 2) uint16 or float32 where a gray is deep."""
+    from PIL import ImageOps
+
+    with _quiet():
+        image.seek(number)
+        _check_size(image.width, image.height, path)
+        frame = ImageOps.exif_transpose(image)
+        if frame.mode[0] not in "IF":
+            return np.asarray(frame.convert("RGBA" if frame.has_transparency_data else "RGB"))
+        gray = np.asarray(frame)
+    # Pillow holds 16-bit gray as 16 or as 32 bits, by the file; what fits into 16 bits is a picture of 16 bits.
+    fits = gray.dtype.kind in "iu" and gray.size > 0 and gray.min() >= 0 and gray.max() <= 65535
+    gray = gray.astype(np.uint16 if fits else np.float32)
+    clear = frame.info.get("transparency")
+    if not isinstance(clear, int):
+        return gray[..., None]
+    white = 65535 if gray.dtype == np.uint16 else 1
+    return np.stack([gray, np.where(gray == clear, 0, white).astype(gray.dtype)], axis=-1)
+
+
+def _is_deep(image: Any, path: Path) -> bool:
+    """Whether a picture has colours of more than 8 bits, which Pillow would cut to 8."""
+    if image.mode[0] in "IF":
+        return False
+    if image.format == "PNG" and not getattr(image, "is_animated", False):
+        with path.open("rb") as file:
+            return file.read(_PNG_BIT_DEPTH + 1)[_PNG_BIT_DEPTH] > 8
+    return image.format == "TIFF" and max(image.tag_v2.get(_BITS, (1,))) > 8
+
+
+def _read_deep(path: Path) -> Iterator[np.ndarray]:
+    """Pages with deep colours, read by cv2: (H, W, C) uint16 or float32. cv2 turns TIFF by its tag, PNG not."""
+    import cv2
+
+    data = np.frombuffer(path.read_bytes(), np.uint8)
+    if data[:4].tobytes() == b"\x89PNG":
+        pages = [cv2.imdecode(data, cv2.IMREAD_UNCHANGED)]
+    else:
+        pages = cv2.imdecodemulti(data, cv2.IMREAD_UNCHANGED)[1]
+    for page in pages or [None]:
+        if page is None:
+            raise ValueError("it is damaged, or of a type that is not known")
+        page = np.asarray(page, np.uint16 if page.dtype == np.uint16 else np.float32)
+        if page.ndim == 3:
+            page = cv2.cvtColor(page, cv2.COLOR_BGRA2RGBA if page.shape[-1] == 4 else cv2.COLOR_BGR2RGB)
+        yield page if page.ndim == 3 else page[..., None]
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """(H, W, C) turned as EXIF orientation 1 to 8 says."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels[:, ::-1] if orientation in (2, 3, 6, 7) else pixels
+
+
+def _check_tiff(file: BinaryIO, path: Path) -> None:
+    """Check the pages of a TIFF that only cv2 can read: sizes under the limits, and all bytes of the data there."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    with _quiet():
+        file.seek(0)
+        tags, seen, total = ImageFileDirectory_v2(file.read(8)), set(), 0
+        while tags.next and tags.next not in seen:
+            seen.add(tags.next)
+            file.seek(tags.next)
+            tags.load(file)
+            _check_size(tags[_WIDTH], tags[_HEIGHT], path)
+            total += tags[_WIDTH] * tags[_HEIGHT]
+            places, counts = next(((tags[a], tags[b]) for a, b in _TIFF_DATA if a in tags), ((), ()))
+            ends = [start + count for start, count in zip(places, counts, strict=True)]
+            if not ends or max(ends) > path.stat().st_size:
+                raise ValueError("it is cut short")
+    if total > MAX_PICTURE_PIXELS:
+        raise _over_limit(path, f"{len(seen)} pages", total, MAX_PICTURE_PIXELS)
+
+
+def _check_size(width: int, height: int, path: Path) -> None:
+    if width * height > MAX_PICTURE_PIXELS:
+        raise _over_limit(path, f"{width}x{height}", width * height, MAX_PICTURE_PIXELS)
+
+
+def _over_limit(path: Path, what: str, pixels: int, limit: int) -> DamagedFileError:
+    return DamagedFileError(
+        f"{path} is too large: {what} is {pixels:,} pixels, at most {limit:,} are read. Make it smaller"
+    )
+
+
+def _read_array(path: Path) -> np.ndarray:
+    """A .npy file: (H, W) or (H, W, C), any number type. It is mapped first, so that a false header takes no memory."""
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if array.size > 4 * MAX_PICTURE_PIXELS:
+        raise _over_limit(path, f"an array of shape {array.shape}", array.size, 4 * MAX_PICTURE_PIXELS)
+    array = np.array(array)
+    return array[..., None] if array.ndim == 2 else array
