@@ -6,6 +6,7 @@ float files keep their floats. Every fault of a file is one DamagedFileError tha
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -161,10 +162,9 @@ def _open(file: BinaryIO, path: Path) -> Any:
             raise ValueError("it is empty, damaged, or of a type that is not known") from None
         _check_tiff(file, path)
         return None
-    except Image.DecompressionBombError as error:  # raised before the picture's sides can be asked for
-        raise DamagedFileError(
-            f"{path} is too large ({error}): at most {MAX_PICTURE_PIXELS:,} pixels are read, make it smaller"
-        ) from error
+    except Image.DecompressionBombError as error:  # raised before the sides can be asked for; its text has the pixels
+        found = re.search(r"\d+", str(error))
+        raise _over_limit(path, "its picture", int(found[0]) if found else 0, MAX_PICTURE_PIXELS) from error
     if image.format in _PROGRAMS:
         raise ValueError(f"{image.format} is a program that draws, not pixels")
     _check_size(image.width, image.height, path)
@@ -272,7 +272,7 @@ def _check_size(width: int, height: int, path: Path) -> None:
 
 def _over_limit(path: Path, what: str, pixels: int, limit: int) -> DamagedFileError:
     return DamagedFileError(
-        f"{path} is too large: {what} is {pixels:,} pixels, at most {limit:,} are read. Make it smaller"
+        f"{path} is too large: {what} has {pixels:,} pixels, at most {limit:,} are read. Make it smaller"
     )
 
 
