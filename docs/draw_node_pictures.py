@@ -20,8 +20,8 @@ import torch
 from comfyui_controlnet_core.controlnet_core.errors import CoreError
 from comfyui_controlnet_core.controlnet_core.training.demo_world import render_seed
 from comfyui_controlnet_core.nodes import build_nodes, own_nodes
-from comfyui_controlnet_core.nodes.headless import HeadlessHost
 from comfyui_controlnet_core.nodes.scenes import SCENES, VIEWS
+from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.preprocessors.normals import encode
 from comfyui_controlnet_core.workflows.contract import NodeSpec, read_spec
 from PIL import Image, ImageDraw, ImageFont
@@ -64,7 +64,7 @@ def main(folder: Path, names: list[str] | None = None) -> None:
     """Draw all nodes, or those named."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        studio = Studio(HeadlessHost(scratch, scratch, device="cpu", dtype="fp32"))
+        studio = Studio(StandaloneHost(scratch, scratch, device="cpu", dtype="fp32"))
         for name in names or own_nodes():
             target = folder / f"{name}.jpg"
             studio.picture(name).save(target, quality=QUALITY, optimize=True)
@@ -74,7 +74,7 @@ def main(folder: Path, names: list[str] | None = None) -> None:
 class Studio:
     """The nodes, and what they are tried on."""
 
-    def __init__(self, host: HeadlessHost) -> None:
+    def __init__(self, host: StandaloneHost) -> None:
         self.classes = build_nodes(host)
 
     def picture(self, name: str) -> Image.Image:

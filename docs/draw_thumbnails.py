@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from comfyui_controlnet_core.nodes import build_nodes
-from comfyui_controlnet_core.nodes.headless import HeadlessHost
+from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.workflows.bundled import bundled_names
 from comfyui_controlnet_core.workflows.execution import RunResult, execute
 from comfyui_controlnet_core.workflows.formats import load_graph
@@ -28,7 +28,7 @@ def main(names: Sequence[str]) -> None:
     """Run the workflows and write their thumbnails."""
     for name in names or bundled_names():
         with tempfile.TemporaryDirectory() as folder:
-            host = HeadlessHost(output_dir=folder, device="cpu")
+            host = StandaloneHost(output_dir=folder, device="cpu")
             classes = build_nodes(host)
             result = execute(validate(load_graph(FOLDER / f"{name}.json", classes), classes), classes)
             shown, saved = pictures(result, host, "temp"), pictures(result, host, "output")
@@ -40,7 +40,7 @@ def main(names: Sequence[str]) -> None:
         print(f"workflows/{target.name}: {target.stat().st_size / 1000:.0f} kB")
 
 
-def pictures(result: RunResult, host: HeadlessHost, kind: str) -> list[Image.Image]:
+def pictures(result: RunResult, host: StandaloneHost, kind: str) -> list[Image.Image]:
     """The pictures of a run that were written as `kind`: "temp" for previews, "output" for results."""
     root = {"temp": host.temp_dir, "output": host.output_dir}[kind]
     files = [root / entry["subfolder"] / entry["filename"] for entry in result.ui("images") if entry["type"] == kind]

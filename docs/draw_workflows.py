@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from comfyui_controlnet_core.controlnet_core.training.demo_world import render_seed
 from comfyui_controlnet_core.nodes import build_nodes
-from comfyui_controlnet_core.nodes.headless import HeadlessHost
 from comfyui_controlnet_core.nodes.scenes import SCENES
+from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.preprocessors.catalog import ENTRIES
 from comfyui_controlnet_core.preprocessors.pose import Person, Pose, write_poses
 from comfyui_controlnet_core.workflows.to_editor import Box, Placed, Sheet
@@ -638,7 +638,7 @@ DRAWINGS: Mapping[str, Callable[[Sheet], None]] = {
 
 def main() -> None:
     """Write all drawings."""
-    classes = build_nodes(HeadlessHost(device="cpu"))
+    classes = build_nodes(StandaloneHost(device="cpu"))
     for name, draw in DRAWINGS.items():
         sheet = Sheet(classes)
         draw(sheet)

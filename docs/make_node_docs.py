@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from comfyui_controlnet_core.nodes import build_nodes, own_nodes
-from comfyui_controlnet_core.nodes.headless import HeadlessHost
+from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.workflows.bundled import bundled_names
 from comfyui_controlnet_core.workflows.contract import InputSpec, NodeSpec, read_spec
 
@@ -126,7 +126,7 @@ def main(arguments: list[str]) -> None:
 def node_classes() -> dict[str, Any]:
     """Our nodes by ID, over a host that has nothing but what comes with the package."""
     with tempfile.TemporaryDirectory() as folder:
-        classes = build_nodes(HeadlessHost(folder, folder, device="cpu", dtype="fp32"))
+        classes = build_nodes(StandaloneHost(folder, folder, device="cpu", dtype="fp32"))
         return {name: classes[name] for name in own_nodes()}
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .headless import HeadlessHost
     from .host import Host
+    from .standalone.host import StandaloneHost
 
 PREFIX = "CNCore_"
 """What the IDs of our nodes begin with; saved workflows depend on the IDs, so none is ever renamed."""
@@ -70,7 +70,7 @@ def bind(classes: Mapping[str, type], host: Host) -> dict[str, type]:
     }
 
 
-def build_nodes(host: HeadlessHost) -> dict[str, type]:
+def build_nodes(host: StandaloneHost) -> dict[str, type]:
     """All nodes that run without the editor: ours, and the native ones that everyday workflows need."""
     from .standalone import native_nodes
 

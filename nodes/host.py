@@ -1,6 +1,6 @@
 """The port: all that nodes ask of the home they run in.
 
-`headless.HeadlessHost` answers with the engine's own models; the editor's side answers with the editor's
+`standalone.host.StandaloneHost` answers with the engine's own models; the editor's side answers with the editor's
 own folders, models and memory. A node class finds its host as the class attribute `host`.
 """
 

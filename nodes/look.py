@@ -15,10 +15,10 @@ from ..controlnet_core.analysis import fidelity
 from ..controlnet_core.analysis.charts import draw_comparison
 from ..controlnet_core.analysis.fidelity import Agreement
 from ..controlnet_core.control.hint import fit_hint
-from .headless import hint_of
 from .host import Node
 from .pictures import shown, to_image
 from .preprocess import as_core_error
+from .units import hint_of
 
 EDGE_KINDS = ("canny", "lines", "scribble", "lineart", "soft_edge")
 FINDERS: Mapping[str, str] = MappingProxyType(

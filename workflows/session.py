@@ -12,7 +12,7 @@ from ..controlnet_core.errors import MissingFileError, ValueRangeError
 from .model_paths import model_folders
 
 if TYPE_CHECKING:
-    from ..nodes.headless import HeadlessHost
+    from ..nodes.standalone.host import StandaloneHost
 
 MOST_THREADS = 1024
 DTYPES = ("auto", "fp32", "fp16", "bf16")
@@ -26,9 +26,9 @@ Progress = Callable[..., None]
 
 @dataclass(frozen=True)
 class Session:
-    """The headless host and the node classes that are bound to it."""
+    """The standalone host and the node classes that are bound to it."""
 
-    host: HeadlessHost
+    host: StandaloneHost
     classes: Mapping[str, type]
 
 
@@ -152,16 +152,16 @@ def shortcuts(args: argparse.Namespace) -> Any:
 def open_session(args: argparse.Namespace, progress: Progress | None = None) -> Session:
     """Host and classes for parsed arguments. Imports torch."""
     from ..nodes import build_nodes
-    from ..nodes.headless import HeadlessHost
+    from ..nodes.standalone.host import StandaloneHost
 
     options = host_arguments(args)
     runtime = tuned(args, options["device"], options["dtype"])
-    host = HeadlessHost(**options, progress=progress, shortcuts=shortcuts(args), runtime=runtime)
+    host = StandaloneHost(**options, progress=progress, shortcuts=shortcuts(args), runtime=runtime)
     return Session(host, build_nodes(host))
 
 
 def host_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """Keyword arguments of `HeadlessHost`.
+    """Keyword arguments of `StandaloneHost`.
 
     Raises MissingFileError when a named folder is missing, ValueRangeError when this machine has no such device.
     """

@@ -12,7 +12,7 @@ from ...controlnet_core.config import SD15
 from ...controlnet_core.control.unit import ControlUnit
 from ...controlnet_core.diffusion.schedule import NoiseSchedule
 from ...controlnet_core.errors import ValueRangeError
-from ..headless import hint_of
+from ..units import hint_of
 from ..values import Conditioning, Controlled, ControlSpec
 from . import control, foreign
 from .bases import base_config

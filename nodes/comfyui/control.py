@@ -31,7 +31,7 @@ from ...controlnet_core.engine.run import DIRECT
 from ...controlnet_core.errors import UnfitError
 from ...controlnet_core.models.control import Bound, ControlModel, Outlet, check_base
 from ...controlnet_core.models.transfer import sent
-from ..headless import unit_of
+from ..units import unit_of
 from ..values import ControlSpec
 from .bases import base_config, base_weights
 from .carried import identity, sampling_of

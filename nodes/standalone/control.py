@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from ...controlnet_core.models.union import UNION_CHOICES
-from ..headless import add_units
 from ..host import Node
+from ..units import add_units
 from ..values import Conditioning, ControlNetHandle, ControlSpec, Vae
 
 STRENGTH = ("FLOAT", {"default": 1.0, "min": 0.0, "max": 10.0, "step": 0.01})

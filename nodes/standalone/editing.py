@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..headless import crop_to_multiple
 from ..host import Node
 from ..values import Conditioning, Latent, Vae
+from .autoencoder import crop_to_multiple
 from .conditioning import with_options
 
 RESULT = (("CONDITIONING", "CONDITIONING", "LATENT"), ("positive", "negative", "latent"))

@@ -7,9 +7,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..headless import crop_to_multiple
 from ..host import Node
 from ..values import Latent, Vae
+from .autoencoder import crop_to_multiple
 
 
 class VAEDecode(Node):

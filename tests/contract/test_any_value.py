@@ -10,7 +10,7 @@ import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.errors import CoreError
 from comfyui_controlnet_core.nodes import build_nodes
-from comfyui_controlnet_core.nodes.headless import HeadlessHost
+from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.workflows.contract import InputSpec, read_spec
 from comfyui_controlnet_core.workflows.execution import execute
 from comfyui_controlnet_core.workflows.graph import Graph, Link, Node
@@ -59,7 +59,7 @@ class Pixels:
 @pytest.fixture(scope="module")
 def classes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, type]:
     folder = tmp_path_factory.mktemp("home")
-    host = HeadlessHost(folder / "input", folder / "output", device="cpu")
+    host = StandaloneHost(folder / "input", folder / "output", device="cpu")
     Path(host.input_dir).mkdir()
     return {**build_nodes(host), "Sink": Sink, "Pixels": Pixels}
 

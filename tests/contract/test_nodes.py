@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from comfyui_controlnet_core.nodes import PREFIX, build_nodes, own_nodes
-from comfyui_controlnet_core.nodes.headless import HeadlessHost
+from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.workflows.contract import read_spec
 
 RECORD = Path(__file__).with_name("object_info.json")
@@ -53,7 +53,7 @@ NATIVE = {
 
 def classes(folder: Path) -> dict[str, type]:
     """All nodes over a host that has no files."""
-    return build_nodes(HeadlessHost(folder, folder, device="cpu", dtype="fp32", assets_dir=folder))
+    return build_nodes(StandaloneHost(folder, folder, device="cpu", dtype="fp32", assets_dir=folder))
 
 
 def info(cls: Any) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def test_our_nodes_have_a_face(name: str, tmp_path: Path) -> None:
         assert str(entry.options.get("tooltip", "")).endswith("."), f"{name}.{entry.name} has no tooltip"
 
 
-@pytest.mark.parametrize("name", sorted(build_nodes(HeadlessHost(device="cpu", dtype="fp32"))))
+@pytest.mark.parametrize("name", sorted(build_nodes(StandaloneHost(device="cpu", dtype="fp32"))))
 def test_every_node_keeps_the_contract(name: str, tmp_path: Path) -> None:
     cls: Any = classes(tmp_path)[name]
     spec = read_spec(name, cls)

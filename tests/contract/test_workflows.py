@@ -26,7 +26,7 @@ from comfyui_controlnet_core.controlnet_core.models.union import ControlNetUnion
 from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
 from comfyui_controlnet_core.controlnet_core.training.step import initialise_union
 from comfyui_controlnet_core.nodes import build_nodes
-from comfyui_controlnet_core.nodes.headless import ASSETS, HeadlessHost
+from comfyui_controlnet_core.nodes.standalone.host import ASSETS, StandaloneHost
 from comfyui_controlnet_core.workflows.bundled import FOLDER, bundled_names
 from comfyui_controlnet_core.workflows.execution import execute
 from comfyui_controlnet_core.workflows.formats import load_graph, read_document
@@ -78,12 +78,12 @@ def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def host(assets: Path, tmp_path: Path) -> HeadlessHost:
-    return HeadlessHost(tmp_path / "input", tmp_path / "output", device="cpu", assets_dir=assets)
+def host(assets: Path, tmp_path: Path) -> StandaloneHost:
+    return StandaloneHost(tmp_path / "input", tmp_path / "output", device="cpu", assets_dir=assets)
 
 
 @pytest.fixture
-def classes(host: HeadlessHost) -> dict[str, type]:
+def classes(host: StandaloneHost) -> dict[str, type]:
     return build_nodes(host)
 
 
@@ -99,7 +99,7 @@ def test_all_planned_workflows_are_there() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_workflow_runs_as_shipped_and_its_picture_runs_again(
-    name: str, host: HeadlessHost, classes: dict[str, type]
+    name: str, host: StandaloneHost, classes: dict[str, type]
 ) -> None:
     graph = validate(load_graph(FOLDER / f"{name}.json", classes), classes)
     result = execute(shortened(graph, classes), classes)

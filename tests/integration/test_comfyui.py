@@ -45,7 +45,7 @@ from comfyui_controlnet_core.controlnet_core.models.union import ControlNetUnion
 from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
 from comfyui_controlnet_core.controlnet_core.pipeline import SampleSettings
 from comfyui_controlnet_core.nodes import build_nodes, own_nodes
-from comfyui_controlnet_core.nodes.headless import HeadlessHost
+from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.nodes.values import BlockWeights
 from comfyui_controlnet_core.preprocessors.learned.pidinet import PiDiNet
 from comfyui_controlnet_core.preprocessors.learned.teed import TEED
@@ -254,7 +254,7 @@ class Headless:
 
     def __init__(self, pack: Path, output: Path) -> None:
         models, assets = pack.parents[1] / "models", pack / "controlnet_core" / "assets"
-        self.host = HeadlessHost(models_dirs=[models], output_dir=output, assets_dir=assets)
+        self.host = StandaloneHost(models_dirs=[models], output_dir=output, assets_dir=assets)
         self.classes = build_nodes(self.host)
         self.model, self.clip, self.vae = self.node("CNCore_LoadCheckpoint", checkpoint="demo (built in)")
         (self.net,) = self.node("CNCore_LoadControlNet", control_net="demo canny (built in)")
@@ -825,7 +825,7 @@ def test_hint_nodes_give_the_same_in_both_homes(
     pack: Path, facts: dict[str, Any], tensors: dict[str, torch.Tensor]
 ) -> None:
     scenario = load_program(PROGRAM.with_name("comfyui_preprocess.py"))
-    host = HeadlessHost(models_dirs=[pack.parents[1] / "models", pack.parent / AUX], device="cpu", dtype="fp32")
+    host = StandaloneHost(models_dirs=[pack.parents[1] / "models", pack.parent / AUX], device="cpu", dtype="fp32")
     classes = build_nodes(host)
     calls = scenario.calls({name: classes[name] for name in own_nodes()})
     assert {f"hint.{key}" for key in calls} == {key for key in tensors if key.startswith("hint.")}
@@ -918,7 +918,7 @@ def test_a_workflow_runs_in_the_server_and_headless(server: str, headless: Headl
     query = urllib.parse.urlencode({key: shown[key] for key in ("filename", "subfolder", "type")})
     theirs = Image.open(io.BytesIO(get(f"{server}/view?{query}"))).convert("RGB")
 
-    host = HeadlessHost(output_dir=tmp_path, assets_dir=headless.host.assets_dir)
+    host = StandaloneHost(output_dir=tmp_path, assets_dir=headless.host.assets_dir)
     classes = build_nodes(host)
     execute(validate(graph, classes), classes)
     ours = Image.open(next(tmp_path.glob("*.png"))).convert("RGB")

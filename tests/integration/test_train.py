@@ -32,8 +32,8 @@ from comfyui_controlnet_core.controlnet_core.training.control import (
 from comfyui_controlnet_core.controlnet_core.training.demo_world import render_many
 from comfyui_controlnet_core.controlnet_core.training.examples import ExampleBatch, LatentCache, open_examples
 from comfyui_controlnet_core.controlnet_core.training.loop import Recipe
-from comfyui_controlnet_core.nodes.headless import ASSETS
 from comfyui_controlnet_core.nodes.scenes import VIEWS
+from comfyui_controlnet_core.nodes.standalone.host import ASSETS
 from comfyui_controlnet_core.workflows import cli
 from PIL import Image
 

@@ -24,7 +24,7 @@ from comfyui_controlnet_core.controlnet_core.engine.stream import Conveyor, Stre
 from comfyui_controlnet_core.controlnet_core.pipeline import SampleSettings
 from comfyui_controlnet_core.controlnet_core.training.control import control_training
 from comfyui_controlnet_core.controlnet_core.training.loop import Recipe
-from comfyui_controlnet_core.nodes.headless import ASSETS, HeadlessHost
+from comfyui_controlnet_core.nodes.standalone.host import ASSETS, StandaloneHost
 from comfyui_controlnet_core.nodes.values import ControlSpec
 from pretended_card import Card
 from torch import Tensor
@@ -225,7 +225,7 @@ def test_from_files_to_a_picture_as_the_command_does_it(card: Card, tmp_path: Pa
     """The demo model, a net in float16 and one in float8, text encoder and autoencoder."""
 
     def picture(runtime: Runtime) -> Tensor:
-        host = HeadlessHost(tmp_path, tmp_path, runtime=runtime, observe=False, on_report=lambda report: None)
+        host = StandaloneHost(tmp_path, tmp_path, runtime=runtime, observe=False, on_report=lambda report: None)
         model, clip, vae = host.load_checkpoint(host.assets_dir / "demo_base.safetensors")
         vae = vae or host.load_vae(host.assets_dir / "demo_vae.safetensors")
         positive, negative = (host.encode_prompt(clip, text) for text in ("a (red:1.2) sphere", ""))

@@ -21,7 +21,7 @@ from comfyui_controlnet_core.controlnet_core.errors import (
 from comfyui_controlnet_core.controlnet_core.models.prompt import PLACEHOLDER, tokenize_prompt
 from comfyui_controlnet_core.controlnet_core.models.text_encoder import ClipTextModel, TextEncoder
 from comfyui_controlnet_core.controlnet_core.models.tokenizer import END_TOKEN, START_TOKEN, ClipTokenizer, VocabMap
-from comfyui_controlnet_core.nodes.headless import HeadlessHost
+from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from torch import Tensor
 
 WIDTH = 32
@@ -162,7 +162,7 @@ def test_names_are_found_with_or_without_ending_and_folder(tmp_path: Path) -> No
     folder = tmp_path / "embeddings"
     write_safetensors(folder / "good.safetensors", {"emb_params": vectors(1)})
     write_safetensors(folder / "sub" / "deep.safetensors", {"emb_params": vectors(2)})
-    host = HeadlessHost(models_dirs=[tmp_path], device="cpu", dtype="fp32")
+    host = StandaloneHost(models_dirs=[tmp_path], device="cpu", dtype="fp32")
     for name in ("good", "good.safetensors"):
         assert torch.equal(host.embedding(WIDTH, name), vectors(1))
     for name in ("deep", "sub/deep", "sub/deep.safetensors"):

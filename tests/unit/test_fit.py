@@ -26,7 +26,7 @@ from comfyui_controlnet_core.controlnet_core.models.adapter import Adapter
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.union import ControlNetUnion
-from comfyui_controlnet_core.nodes.headless import HeadlessHost
+from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.nodes.values import ControlNetHandle, ControlSpec
 from comfyui_controlnet_core.workflows import cli
 from PIL import Image
@@ -155,7 +155,7 @@ def apply(path: Path, width: int) -> list[Any]:
     net, identity = outline(path)
     text = [[torch.zeros(1, 77, width), {}]]
     spec = ControlSpec(ControlNetHandle(net, identity, path), torch.zeros(1, 64, 64, 3))
-    return list(HeadlessHost(device="cpu").apply_control(text, text, [spec]))
+    return list(StandaloneHost(device="cpu").apply_control(text, text, [spec]))
 
 
 @pytest.mark.parametrize(("kind", "family", "base"), MISFITS)
@@ -183,7 +183,7 @@ def test_apply_lets_an_adapter_of_no_known_model_pass(tmp_path: Path) -> None:
     _, identity = outline(_own(path, net))
     spec = ControlSpec(ControlNetHandle(net, identity, path), torch.zeros(1, 64, 64, 3))
     text = [[torch.zeros(1, 77, 768), {}]]
-    assert HeadlessHost(device="cpu").apply_control(text, text, [spec])[0][0][1]["control"]
+    assert StandaloneHost(device="cpu").apply_control(text, text, [spec])[0][0][1]["control"]
 
 
 def _own(path: Path, net: Adapter) -> Path:

@@ -16,7 +16,7 @@ from comfyui_controlnet_core.controlnet_core.errors import (
     WorkflowError,
 )
 from comfyui_controlnet_core.nodes import build_nodes
-from comfyui_controlnet_core.nodes.headless import HeadlessHost
+from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.preprocessors.catalog import ENTRIES
 from comfyui_controlnet_core.workflows.contract import types_fit
 from comfyui_controlnet_core.workflows.equivalents import PREPROCESSORS, WITHOUT, equivalent
@@ -294,7 +294,7 @@ UpperBodyTrackingFromPoseKps Zoe-DepthMapPreprocessor Zoe_DepthAnythingPreproces
 
 
 def test_every_node_of_the_usual_preprocessor_pack_is_answered_truly(tmp_path: Path) -> None:
-    classes = build_nodes(HeadlessHost(tmp_path, tmp_path, device="cpu"))
+    classes = build_nodes(StandaloneHost(tmp_path, tmp_path, device="cpu"))
     made = {entry.condition for entry in ENTRIES}
     assert set(PREPROCESSORS.values()) <= made | {""}
     for name in CONTROLNET_AUX.split():

@@ -22,7 +22,7 @@ from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.narrow import NARROW
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.nodes import build_nodes
-from comfyui_controlnet_core.nodes.headless import HeadlessHost
+from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -140,7 +140,7 @@ def test_what_a_lora_touches_is_held_wide_so_that_small_changes_count(file: Path
 
 @pytest.fixture(scope="module")
 def run(file: Path) -> Callable[..., Any]:
-    host = HeadlessHost(file.parent, file.parent, [file.parents[1]], device="cpu", dtype="fp32")
+    host = StandaloneHost(file.parent, file.parent, [file.parents[1]], device="cpu", dtype="fp32")
     classes = build_nodes(host)
     return lambda name, **inputs: getattr(classes[name](), classes[name].FUNCTION)(**inputs)
 

@@ -135,7 +135,7 @@ def choose(args: argparse.Namespace) -> tuple[Recipe, Options]:
 
 def _base(name: str) -> Path:
     from ...nodes.builtin import checkpoints
-    from ...nodes.headless import ASSETS
+    from ...nodes.standalone.host import ASSETS
 
     if name == DEMO:
         return next(iter(checkpoints(ASSETS).values()))

@@ -17,7 +17,7 @@ from comfyui_controlnet_core.controlnet_core.models.tokenizer import ClipTokeniz
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
 from comfyui_controlnet_core.nodes import build_nodes
-from comfyui_controlnet_core.nodes.headless import ASSETS, HeadlessHost
+from comfyui_controlnet_core.nodes.standalone.host import ASSETS, StandaloneHost
 
 WORDS = ("a", "red", "sphere", "on", "grey", "ground")
 Run = Callable[..., Any]
@@ -74,16 +74,16 @@ def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def host(assets: Path, tmp_path: Path) -> HeadlessHost:
+def host(assets: Path, tmp_path: Path) -> StandaloneHost:
     """A host with the tiny models, and folders of its own."""
     (tmp_path / "input").mkdir()
-    return HeadlessHost(
+    return StandaloneHost(
         tmp_path / "input", tmp_path / "output", [assets / "models"], device="cpu", dtype="fp32", assets_dir=assets
     )
 
 
 @pytest.fixture
-def run(host: HeadlessHost) -> Run:
+def run(host: StandaloneHost) -> Run:
     """run(node id, **inputs) -> what the node returns, defaults filled in."""
     classes = build_nodes(host)
 

@@ -20,7 +20,7 @@ from comfyui_controlnet_core.controlnet_core.errors import CoreError, ShapeError
 from comfyui_controlnet_core.controlnet_core.models.adapter import Adapter
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.union import UNION_CHOICES, ControlNetUnion
-from comfyui_controlnet_core.nodes.headless import HeadlessHost
+from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from safetensors.torch import save_file
 
 DEMO, CANNY = "demo (built in)", "demo canny (built in)"
@@ -137,7 +137,7 @@ def _options(run: Any, **options: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def kinds(assets: Path, tmp_path: Path, host: HeadlessHost) -> Path:
+def kinds(assets: Path, tmp_path: Path, host: StandaloneHost) -> Path:
     """A models tree with a difference file and a ControlNet Union for the tiny model, found by the host too."""
     folder = tmp_path / "models" / "controlnet"
     folder.mkdir(parents=True)
@@ -176,7 +176,7 @@ def test_a_difference_file_is_the_net_that_it_was_made_from(
 
 
 def test_a_difference_file_for_another_base_is_told_when_it_is_loaded(
-    run: Any, scene: dict[str, Any], kinds: Path, host: HeadlessHost
+    run: Any, scene: dict[str, Any], kinds: Path, host: StandaloneHost
 ) -> None:
     config = scene["model"].base.config
     wide = UNet(replace(config.unet, widths=(32, 32, 64)))

@@ -30,7 +30,7 @@ from comfyui_controlnet_core.controlnet_core.models.text_encoder import ClipText
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
 from comfyui_controlnet_core.nodes import build_nodes
-from comfyui_controlnet_core.nodes.headless import HeadlessHost
+from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -109,7 +109,7 @@ class Home:
 
 @pytest.fixture(scope="module")
 def home(models: Path) -> Home:
-    host = HeadlessHost(models, models, [models], device="cpu", dtype="fp32")
+    host = StandaloneHost(models, models, [models], device="cpu", dtype="fp32")
     classes = build_nodes(host)
 
     def call(name: str, **inputs: Any) -> Any:

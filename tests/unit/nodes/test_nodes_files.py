@@ -20,7 +20,7 @@ from comfyui_controlnet_core.controlnet_core.errors import (
     ShapeError,
 )
 from comfyui_controlnet_core.nodes import folders, pictures
-from comfyui_controlnet_core.nodes.headless import HeadlessHost
+from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from PIL import Image
 
 IMAGE = torch.linspace(0, 1, 48).reshape(1, 4, 4, 3)
@@ -35,7 +35,7 @@ def read(path: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["../x.png", "/etc/x.png", "a/../../x.png", "C:\\x.png", "~/x.png", "..\\x.png"])
-def test_names_that_leave_the_folder(run: Any, host: HeadlessHost, name: str) -> None:
+def test_names_that_leave_the_folder(run: Any, host: StandaloneHost, name: str) -> None:
     (host.input_dir.parent / "x.png").write_bytes(pictures.encode_png(IMAGE[0], {}))
     for wanted in (name, f"{name} [output]", f"{name} [temp]"):
         with pytest.raises(PathError):
@@ -49,7 +49,7 @@ def test_inside_allows_subfolders(tmp_path: Path) -> None:
     assert folders.inside(tmp_path, "a\\b.png") == tmp_path / "a" / "b.png"
 
 
-def test_missing_pictures_name_the_nearest(run: Any, host: HeadlessHost) -> None:
+def test_missing_pictures_name_the_nearest(run: Any, host: StandaloneHost) -> None:
     (host.input_dir / "photo.png").write_bytes(pictures.encode_png(IMAGE[0], {}))
     with pytest.raises(MissingFileError, match=r"did you mean 'photo.png'\? Searched .*input"):
         run("LoadImage", image="foto.png")
@@ -65,14 +65,14 @@ def test_missing_pictures_name_the_nearest(run: Any, host: HeadlessHost) -> None
         ("I;16", 13107, (0.2, 0.2, 0.2)),
     ],
 )
-def test_every_kind_of_picture(run: Any, host: HeadlessHost, mode: str, value: Any, expected: Any) -> None:
+def test_every_kind_of_picture(run: Any, host: StandaloneHost, mode: str, value: Any, expected: Any) -> None:
     Image.new(mode, (5, 3), value).save(host.input_dir / "x.png")
     image, _ = run("LoadImage", image="x.png")
     assert image.shape == (1, 3, 5, 3) and image.dtype == torch.float32
     assert torch.allclose(image[0, 0, 0], torch.tensor(expected), atol=1e-3)
 
 
-def test_transparency_becomes_the_mask(run: Any, host: HeadlessHost) -> None:
+def test_transparency_becomes_the_mask(run: Any, host: StandaloneHost) -> None:
     Image.new("RGBA", (5, 3), (1, 2, 3, 51)).save(host.input_dir / "x.png")
     assert torch.allclose(run("LoadImage", image="x.png")[1], torch.full((1, 3, 5), 0.8))
     assert torch.allclose(run("LoadImageMask", image="x.png", channel="alpha")[0], torch.full((1, 3, 5), 0.8))
@@ -82,7 +82,7 @@ def test_transparency_becomes_the_mask(run: Any, host: HeadlessHost) -> None:
     assert torch.equal(run("LoadImageMask", image="y.png", channel="alpha")[0], torch.zeros(1, 3, 5))
 
 
-def test_frames_and_rotation(run: Any, host: HeadlessHost) -> None:
+def test_frames_and_rotation(run: Any, host: StandaloneHost) -> None:
     frames = [Image.new("RGB", (4, 4), (shade, 0, 0)) for shade in (10, 90, 200)]
     frames[0].save(host.input_dir / "x.gif", save_all=True, append_images=frames[1:])
     assert run("LoadImage", image="x.gif")[0].shape == (3, 4, 4, 3)
@@ -93,13 +93,13 @@ def test_frames_and_rotation(run: Any, host: HeadlessHost) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"no picture", pictures.encode_png(IMAGE[0], {})[:60]])
-def test_damaged_pictures(run: Any, host: HeadlessHost, data: bytes) -> None:
+def test_damaged_pictures(run: Any, host: StandaloneHost, data: bytes) -> None:
     (host.input_dir / "x.png").write_bytes(data)
     with pytest.raises(DamagedFileError, match=r"x.png cannot be read as a picture"):
         run("LoadImage", image="x.png")
 
 
-def test_a_changed_file_is_read_again(host: HeadlessHost) -> None:
+def test_a_changed_file_is_read_again(host: StandaloneHost) -> None:
     from comfyui_controlnet_core.nodes import build_nodes
 
     node = build_nodes(host)["LoadImage"]
@@ -113,7 +113,7 @@ def test_a_changed_file_is_read_again(host: HeadlessHost) -> None:
 # ---- writing
 
 
-def test_numbers_go_on_and_nothing_is_overwritten(run: Any, host: HeadlessHost) -> None:
+def test_numbers_go_on_and_nothing_is_overwritten(run: Any, host: StandaloneHost) -> None:
     host.output_dir.mkdir()
     (host.output_dir / "a_00007_.png").write_bytes(b"mine")
     (host.output_dir / "a_b_00009_.png").write_bytes(b"another prefix")
@@ -123,7 +123,7 @@ def test_numbers_go_on_and_nothing_is_overwritten(run: Any, host: HeadlessHost) 
     assert np.array_equal(read(host.output_dir / "a_00008_.png"), (255 * IMAGE[0].numpy()).astype(np.uint8))
 
 
-def test_the_workflow_is_inside(run: Any, host: HeadlessHost) -> None:
+def test_the_workflow_is_inside(run: Any, host: StandaloneHost) -> None:
     prompt = {"1": {"class_type": "KSampler", "inputs": {"seed": 3}, "_meta": {"title": "größer"}}}
     run("SaveImage", images=IMAGE, filename_prefix="sub/x", prompt=prompt, extra_pnginfo={"workflow": {"nodes": []}})
     with Image.open(host.output_dir / "sub" / "x_00001_.png") as image:
@@ -149,12 +149,12 @@ def test_words_in_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", ".", "./"])
-def test_empty_prefixes_stay_inside(run: Any, host: HeadlessHost, prefix: str) -> None:
+def test_empty_prefixes_stay_inside(run: Any, host: StandaloneHost, prefix: str) -> None:
     run("SaveImage", images=IMAGE, filename_prefix=prefix)
     assert (host.output_dir / "ComfyUI_00001_.png").is_file()
 
 
-def test_a_full_disk_leaves_nothing(run: Any, host: HeadlessHost, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_nothing(run: Any, host: StandaloneHost, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: Path, data: bytes) -> None:
         self.touch()
         raise OSError(28, "No space left on device")
@@ -165,7 +165,7 @@ def test_a_full_disk_leaves_nothing(run: Any, host: HeadlessHost, monkeypatch: p
     assert list(host.output_dir.iterdir()) == []
 
 
-def test_previews_lie_apart(run: Any, host: HeadlessHost) -> None:
+def test_previews_lie_apart(run: Any, host: StandaloneHost) -> None:
     entry = run("PreviewImage", images=IMAGE)["ui"]["images"][0]
     assert entry["type"] == "temp" and (host.temp_dir / entry["filename"]).is_file()
     assert run("LoadImage", image=f"{entry['filename']} [temp]")[0].shape == IMAGE.shape
@@ -218,7 +218,7 @@ def test_names_that_no_file_can_have(run: Any, name: str, said: str) -> None:
         run("LoadImage", image=name)
 
 
-def test_the_longest_name_can_be_saved(run: Any, host: HeadlessHost) -> None:
+def test_the_longest_name_can_be_saved(run: Any, host: StandaloneHost) -> None:
     prefix = "x" * (folders.LONGEST - len("_00001_.png"))
     run("SaveImage", images=IMAGE, filename_prefix=prefix)
     assert [path.name for path in host.output_dir.iterdir()] == [f"{prefix}_00001_.png"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.checkpoints.io import write_safetensors
 from comfyui_controlnet_core.controlnet_core.errors import UnfitError
-from comfyui_controlnet_core.nodes.headless import HeadlessHost
+from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from torch import Tensor
 
 UNET = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -18,7 +18,7 @@ TEXT = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
 OURS = "middle.transformer.blocks.0.attn1.q.weight"
 
 
-def lora(host: HeadlessHost, tmp_path: Path, name: str, *modules: str, seed: int = 0) -> dict[str, Tensor]:
+def lora(host: StandaloneHost, tmp_path: Path, name: str, *modules: str, seed: int = 0) -> dict[str, Tensor]:
     """Write models/loras/NAME with rank 2 updates of modules of width 32; returns up @ down by module."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {
@@ -41,7 +41,7 @@ def weights(model: Any, clip: Any) -> tuple[Tensor, Tensor]:
     return model.diffusion.unet.state_dict()[OURS], clip.model.state_dict()["layers.0.attn.q.weight"]
 
 
-def test_each_part_has_its_strength(host: HeadlessHost, run: Any, loaded: Any, tmp_path: Path) -> None:
+def test_each_part_has_its_strength(host: StandaloneHost, run: Any, loaded: Any, tmp_path: Path) -> None:
     deltas = lora(host, tmp_path, "a.safetensors", UNET, TEXT)
     before = [weight.clone() for weight in weights(*loaded)]
     changed = run(
@@ -55,7 +55,7 @@ def test_each_part_has_its_strength(host: HeadlessHost, run: Any, loaded: Any, t
 
 
 def test_a_chain_adds_up_and_is_merged_once_at_its_end(
-    host: HeadlessHost, run: Any, loaded: Any, tmp_path: Path
+    host: StandaloneHost, run: Any, loaded: Any, tmp_path: Path
 ) -> None:
     first = lora(host, tmp_path, "a.safetensors", UNET, seed=1)
     second = lora(host, tmp_path, "b.safetensors", UNET, seed=2)
@@ -70,7 +70,7 @@ def test_a_chain_adds_up_and_is_merged_once_at_its_end(
 
 
 def test_a_lora_changes_the_picture_and_strength_0_does_not(
-    host: HeadlessHost, run: Any, loaded: Any, tmp_path: Path
+    host: StandaloneHost, run: Any, loaded: Any, tmp_path: Path
 ) -> None:
     lora(host, tmp_path, "a.safetensors", UNET, TEXT)
 
@@ -89,14 +89,14 @@ def test_a_lora_changes_the_picture_and_strength_0_does_not(
     assert (plain - sampled(5.0)).abs().max() > 1e-4
 
 
-def test_a_file_of_which_nothing_fits_is_an_error(host: HeadlessHost, run: Any, loaded: Any, tmp_path: Path) -> None:
+def test_a_file_of_which_nothing_fits_is_an_error(host: StandaloneHost, run: Any, loaded: Any, tmp_path: Path) -> None:
     lora(host, tmp_path, "a.safetensors", "lora_unet_double_blocks_0_img_attn_qkv")
     with pytest.raises(UnfitError, match=r"a\.safetensors is LoRA .*none of its updates has a place .*double_blocks"):
         run("LoraLoaderModelOnly", model=loaded[0], lora_name="a.safetensors")
 
 
 def test_what_has_no_place_is_logged(
-    host: HeadlessHost, run: Any, loaded: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    host: StandaloneHost, run: Any, loaded: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     lora(host, tmp_path, "a.safetensors", UNET, "lora_unet_down_blocks_7_resnets_0_conv1")
     with caplog.at_level(logging.WARNING):
@@ -105,7 +105,7 @@ def test_what_has_no_place_is_logged(
 
 
 def test_a_text_encoder_lora_on_the_model_alone_says_that_it_does_nothing(
-    host: HeadlessHost, run: Any, loaded: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    host: StandaloneHost, run: Any, loaded: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     lora(host, tmp_path, "a.safetensors", TEXT)
     with caplog.at_level(logging.WARNING):

@@ -10,19 +10,19 @@ from comfyui_controlnet_core.controlnet_core.engine.activations import decode_va
 from comfyui_controlnet_core.controlnet_core.engine.memory import ROOM
 from comfyui_controlnet_core.controlnet_core.engine.run import EXACT, Shortcuts
 from comfyui_controlnet_core.controlnet_core.pipeline import generate
-from comfyui_controlnet_core.nodes import headless
-from comfyui_controlnet_core.nodes.headless import HeadlessHost
+from comfyui_controlnet_core.nodes.standalone import autoencoder, sampling_job
+from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 
 DEMO = "demo (built in)"
 
 
-def test_weights_that_are_still_to_be_packed_count(host: HeadlessHost, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_are_still_to_be_packed_count(host: StandaloneHost, monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, vae = host.load_checkpoint(host.assets_dir / "demo_base.safetensors")
     assert vae is not None
     notes: list[str] = []
     monkeypatch.setattr(host, "on_note", notes.append)
     enough = int(4 * decode_values(vae.model.config, 1, (40, 40)) / ROOM) + 1
-    monkeypatch.setattr(headless, "free_bytes", lambda device: enough)
+    monkeypatch.setattr(autoencoder, "free_bytes", lambda device: enough)
     latent = torch.zeros(1, 4, 40, 40)
     for words in (["in tiles of 32 cells"], []):  # the second time they are there
         host.decode(vae, latent)
@@ -30,7 +30,7 @@ def test_weights_that_are_still_to_be_packed_count(host: HeadlessHost, monkeypat
         notes.clear()
 
 
-def test_decoding_fits_the_memory(host: HeadlessHost, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoding_fits_the_memory(host: StandaloneHost, monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, vae = host.load_checkpoint(host.assets_dir / "demo_base.safetensors")
     assert vae is not None
     notes: list[str] = []
@@ -38,7 +38,7 @@ def test_decoding_fits_the_memory(host: HeadlessHost, monkeypatch: pytest.Monkey
 
     def free(pictures: float, side: int) -> None:
         enough = 4 * decode_values(vae.model.config, 1, (side, side)) / ROOM
-        monkeypatch.setattr(headless, "free_bytes", lambda device: int(pictures * enough) + 1)
+        monkeypatch.setattr(autoencoder, "free_bytes", lambda device: int(pictures * enough) + 1)
 
     samples = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     whole = host.decode(vae, samples)
@@ -66,7 +66,7 @@ def test_decoding_fits_the_memory(host: HeadlessHost, monkeypatch: pytest.Monkey
     ids=["encoder", "guidance"],
 )
 def test_what_is_timed_has_been_packed_and_prepared_before(
-    host: HeadlessHost, run: Any, monkeypatch: pytest.MonkeyPatch, shortcuts: Shortcuts, order: str
+    host: StandaloneHost, run: Any, monkeypatch: pytest.MonkeyPatch, shortcuts: Shortcuts, order: str
 ) -> None:
     done, told = [], []
     began: list[int] = []
@@ -75,8 +75,8 @@ def test_what_is_timed_has_been_packed_and_prepared_before(
         done.append("exact" if options.get("shortcuts", EXACT) == EXACT else "shorter")
         return generate(*args, **options)
 
-    monkeypatch.setattr(headless, "generate", noting)
-    monkeypatch.setattr(headless, "perf_counter", lambda: began.append(len(done)) or float(len(began)))
+    monkeypatch.setattr(sampling_job, "generate", noting)
+    monkeypatch.setattr(sampling_job, "perf_counter", lambda: began.append(len(done)) or float(len(began)))
     host.shortcuts, host.on_measured = shortcuts, lambda *measured: told.append(measured)
     model, clip, _ = run("CNCore_LoadCheckpoint", checkpoint=DEMO)
     positive, negative = run("CNCore_EncodePrompt", clip=clip, prompt="a red sphere", negative_prompt="")

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.errors import ShapeError, ValueRangeError
-from comfyui_controlnet_core.nodes.conditions import share_control, to_conditions
 from comfyui_controlnet_core.nodes.standalone.canny import canny
+from comfyui_controlnet_core.nodes.standalone.conditions import share_control, to_conditions
 from comfyui_controlnet_core.nodes.standalone.resize import bislerp, crop_to_aspect, resize
 
 

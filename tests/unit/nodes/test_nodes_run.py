@@ -17,7 +17,7 @@ from comfyui_controlnet_core.controlnet_core.errors import (
     UnfitError,
     ValueRangeError,
 )
-from comfyui_controlnet_core.nodes.headless import HeadlessHost
+from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 
 DEMO, CANNY, DEPTH = "demo (built in)", "demo canny (built in)", "demo depth (built in)"
 
@@ -43,7 +43,7 @@ def sample(run: Any, scene: dict[str, Any], **changes: Any) -> torch.Tensor:
     return latent["samples"]
 
 
-def test_from_file_to_picture(run: Any, scene: dict[str, Any], host: HeadlessHost) -> None:
+def test_from_file_to_picture(run: Any, scene: dict[str, Any], host: StandaloneHost) -> None:
     (image, caption) = run("CNCore_ExampleImage", picture="coffee", size=64)
     assert image.shape == (1, 64, 64, 3) and "coffee" in caption
     hint, _ = run("CNCore_Preprocess", image=image)["result"]
@@ -166,7 +166,7 @@ def test_block_weights(run: Any, scene: dict[str, Any]) -> None:
         run("CNCore_BlockWeights", custom="1, x")
 
 
-def test_plan(run: Any, scene: dict[str, Any], host: HeadlessHost) -> None:
+def test_plan(run: Any, scene: dict[str, Any], host: StandaloneHost) -> None:
     unit = {"control_net": scene["net"], "image": scene["hint"], "end_percent": 0.5, "mask": torch.ones(1, 8, 8)}
     halves = run("CNCore_ApplyControlNet", **_halves(scene), **unit)
     shown = run("CNCore_ControlPlan", model=scene["model"], positive=halves[0], latent=scene["latent"], steps=4)
@@ -219,7 +219,7 @@ def test_two_advanced_samplers_make_one_run(run: Any, scene: dict[str, Any]) -> 
     assert torch.allclose(whole["samples"], rest["samples"], atol=1e-5)
 
 
-def test_progress_and_cancelling(run: Any, scene: dict[str, Any], host: HeadlessHost) -> None:
+def test_progress_and_cancelling(run: Any, scene: dict[str, Any], host: StandaloneHost) -> None:
     heard: list[tuple[int, int]] = []
     host._progress = lambda done, total, preview=None: heard.append((done, total))
     sample(run, scene, steps=3)
@@ -229,7 +229,7 @@ def test_progress_and_cancelling(run: Any, scene: dict[str, Any], host: Headless
         sample(run, scene, steps=5)
 
 
-def test_files_are_loaded_once_until_they_change(run: Any, host: HeadlessHost, assets: Path) -> None:
+def test_files_are_loaded_once_until_they_change(run: Any, host: StandaloneHost, assets: Path) -> None:
     first = run("CNCore_LoadControlNet", control_net=CANNY)[0]
     assert run("CNCore_LoadControlNet", control_net=CANNY)[0] is first
     path = assets / "demo_canny.safetensors"
@@ -237,7 +237,7 @@ def test_files_are_loaded_once_until_they_change(run: Any, host: HeadlessHost, a
     assert run("CNCore_LoadControlNet", control_net=CANNY)[0] is not first
 
 
-def test_files_that_are_not_there(run: Any, host: HeadlessHost, assets: Path) -> None:
+def test_files_that_are_not_there(run: Any, host: StandaloneHost, assets: Path) -> None:
     with pytest.raises(MissingFileError, match=r"did you mean 'tiny\.safetensors'"):
         run("ControlNetLoader", control_net_name="tinny.safetensors")
     with pytest.raises(PathError):
@@ -276,7 +276,7 @@ def test_clip_skip_and_missing_parts(run: Any, scene: dict[str, Any]) -> None:
         run("VAEDecode", samples=scene["latent"], vae=None)
 
 
-def test_fidelity(run: Any, host: HeadlessHost) -> None:
+def test_fidelity(run: Any, host: StandaloneHost) -> None:
     picture = torch.zeros(1, 40, 40, 3)
     picture[:, 10:30, 10:30] = 1.0
     hint, _ = run("CNCore_Preprocess", image=picture, kind="canny")["result"]
@@ -311,7 +311,7 @@ def test_accelerate_changes_nothing_where_our_engine_runs_anyway(run: Any, scene
     assert report.startswith("fast path")
 
 
-def test_block_sensitivity(run: Any, scene: dict[str, Any], host: HeadlessHost) -> None:
+def test_block_sensitivity(run: Any, scene: dict[str, Any], host: StandaloneHost) -> None:
     halves = run("CNCore_ApplyControlNet", **_halves(scene), control_net=scene["net"], image=scene["hint"])
     two = run("CNCore_ApplyControlNet", positive=halves[0], negative=halves[1], control_net=scene["other"],
               image=scene["hint"], block_weights=run("CNCore_BlockWeights", full=0.0)[0])  # fmt: skip
@@ -330,7 +330,7 @@ def test_block_sensitivity(run: Any, scene: dict[str, Any], host: HeadlessHost) 
         run("CNCore_BlockSensitivity", **{**given, "latent": scene["latent"]})
 
 
-def test_watching_a_run_does_not_change_it(run: Any, scene: dict[str, Any], host: HeadlessHost) -> None:
+def test_watching_a_run_does_not_change_it(run: Any, scene: dict[str, Any], host: StandaloneHost) -> None:
     given = {"image": scene["hint"], "mask": torch.ones(1, 8, 8) * 0.5}
     halves = run("CNCore_ApplyControlNet", **_halves(scene), control_net=scene["net"], end_percent=0.5, **given)
     two = run("CNCore_ApplyControlNet", positive=halves[0], negative=halves[1], control_net=scene["other"],
@@ -354,7 +354,7 @@ def test_watching_a_run_does_not_change_it(run: Any, scene: dict[str, Any], host
     assert f"runs in {first.ran} of 7 evaluations" in plan and "runs in 7 of 7 evaluations" in plan
 
 
-def test_the_norms_are_those_of_the_residuals(run: Any, scene: dict[str, Any], host: HeadlessHost) -> None:
+def test_the_norms_are_those_of_the_residuals(run: Any, scene: dict[str, Any], host: StandaloneHost) -> None:
     norms = []
     for strength in (1.0, 0.5):
         halves = run("CNCore_ApplyControlNet", **_halves(scene), control_net=scene["net"], image=scene["hint"],

@@ -14,8 +14,8 @@ from comfyui_controlnet_core.controlnet_core.control.report import RunReport
 from comfyui_controlnet_core.controlnet_core.engine.run import EXACT, Shortcuts
 from comfyui_controlnet_core.controlnet_core.errors import UnfitError, ValueRangeError
 from comfyui_controlnet_core.nodes import build_nodes
-from comfyui_controlnet_core.nodes.headless import HeadlessHost
 from comfyui_controlnet_core.nodes.shortcuts import ShortcutsNode
+from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.workflows import cli
 from comfyui_controlnet_core.workflows.formats import load_graph
 from PIL import Image
@@ -62,7 +62,7 @@ def test_as_it_is_placed_it_changes_nothing(run: Any, scene: dict[str, Any]) -> 
 
 @pytest.mark.parametrize("fields", [fields for fields, _ in FIELDS], ids=str)
 def test_the_node_is_the_shortcut_of_the_run(
-    run: Any, scene: dict[str, Any], host: HeadlessHost, fields: Mapping[str, Any]
+    run: Any, scene: dict[str, Any], host: StandaloneHost, fields: Mapping[str, Any]
 ) -> None:
     model = shortened(run, scene["model"], **fields)
     node, exact = sample(run, scene, model=model), sample(run, scene)
@@ -71,7 +71,7 @@ def test_the_node_is_the_shortcut_of_the_run(
     assert not torch.equal(node, exact)
 
 
-def test_what_ran_is_reported(run: Any, scene: dict[str, Any], host: HeadlessHost) -> None:
+def test_what_ran_is_reported(run: Any, scene: dict[str, Any], host: StandaloneHost) -> None:
     reports: list[RunReport] = []
     host.on_report = reports.append
     sample(run, scene, model=shortened(run, scene["model"], reuse_every=2))
@@ -81,7 +81,7 @@ def test_what_ran_is_reported(run: Any, scene: dict[str, Any], host: HeadlessHos
 
 
 def test_a_net_goes_on_when_another_one_enters_or_leaves_its_window(
-    run: Any, scene: dict[str, Any], host: HeadlessHost
+    run: Any, scene: dict[str, Any], host: StandaloneHost
 ) -> None:
     (other,) = run("CNCore_LoadControlNet", control_net="demo depth (built in)")
     window = {"control_net": other, "image": torch.ones(1, 64, 64, 3), "start_percent": 0.3, "end_percent": 0.6}
@@ -97,7 +97,7 @@ def test_a_net_goes_on_when_another_one_enters_or_leaves_its_window(
 
 
 def test_shortcuts_of_the_run_go_before_the_nodes_and_say_so(
-    run: Any, scene: dict[str, Any], host: HeadlessHost
+    run: Any, scene: dict[str, Any], host: StandaloneHost
 ) -> None:
     model = shortened(run, scene["model"], deep_every=3)
     notes: list[str] = []
@@ -106,7 +106,7 @@ def test_shortcuts_of_the_run_go_before_the_nodes_and_say_so(
     assert not any("shortcuts" in note for note in notes)
     host.shortcuts = EXACT
     assert torch.equal(sample(run, scene, model=model), exact)
-    assert "shortcuts: nothing is left out, as this run was asked" in notes[-2] + notes[-1]
+    assert "shortcuts: nothing is left out, from the options of this run" in notes[-2] + notes[-1]
     assert "lower levels once in 3 evaluations" in notes[-2] + notes[-1]
     host.shortcuts = Shortcuts(reuse_every=2)
     assert not torch.equal(sample(run, scene, model=model), by_node)
@@ -137,7 +137,7 @@ def test_fields_that_contradict_each_other_are_told_before_the_run(
         run("CNCore_Shortcuts", model=None, **fields)
 
 
-def test_the_plan_says_that_not_all_is_computed(run: Any, scene: dict[str, Any], host: HeadlessHost) -> None:
+def test_the_plan_says_that_not_all_is_computed(run: Any, scene: dict[str, Any], host: StandaloneHost) -> None:
     model = shortened(run, scene["model"], reuse_every=3)
     given = {"positive": scene["positive"], "latent": scene["latent"], "steps": STEPS}
     assert "shortcuts on this model: nets once in 3" in run("CNCore_ControlPlan", model=model, **given)["result"][0]
@@ -146,7 +146,7 @@ def test_the_plan_says_that_not_all_is_computed(run: Any, scene: dict[str, Any],
     assert "shortcuts" not in run("CNCore_ControlPlan", model=model, **given)["result"][0]
 
 
-def test_two_scales_of_guidance_have_no_interval(run: Any, scene: dict[str, Any], host: HeadlessHost) -> None:
+def test_two_scales_of_guidance_have_no_interval(run: Any, scene: dict[str, Any], host: StandaloneHost) -> None:
     """Whoever asked for it, the node or the run."""
     halves = {"cond1": scene["positive"], "cond2": scene["positive"], "negative": scene["negative"]}
     scales = {"cfg_conds": 4.0, "cfg_cond2_negative": 1.5}
@@ -165,7 +165,7 @@ def test_two_scales_of_guidance_have_no_interval(run: Any, scene: dict[str, Any]
 
 def workflow_with(folder: Path, **fields: Any) -> Path:
     """canny_to_image in fewer steps, with the node before its sampler; fields: what it says beside its defaults."""
-    classes = build_nodes(HeadlessHost(folder, folder, device="cpu", dtype="fp32"))
+    classes = build_nodes(StandaloneHost(folder, folder, device="cpu", dtype="fp32"))
     graph = load_graph(WORKFLOW, classes)
     (sampler,) = (node.id for node in graph.nodes.values() if node.class_type == "CNCore_Sample")
     api = graph.with_value(sampler, "steps", STEPS).to_api()

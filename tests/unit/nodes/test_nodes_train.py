@@ -21,7 +21,7 @@ from comfyui_controlnet_core.controlnet_core.errors import (
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.training.transfer import transfer
-from comfyui_controlnet_core.nodes.headless import HeadlessHost
+from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 
 CANNY, BASE = "demo canny (built in)", "demo (built in)"
 
@@ -58,7 +58,9 @@ def test_other_kinds_of_control_are_not_saved(run: Any) -> None:
         run("CNCore_SaveControlNet", control_net="no net")
 
 
-def test_transfer_adds_the_difference_of_the_bases(run: Any, host: HeadlessHost, assets: Path, tmp_path: Path) -> None:
+def test_transfer_adds_the_difference_of_the_bases(
+    run: Any, host: StandaloneHost, assets: Path, tmp_path: Path
+) -> None:
     base = load_checkpoint(assets / "demo_base.safetensors", dtype=torch.float32)
     torch.manual_seed(5)
     target = UNet(base.config.unet)
@@ -87,7 +89,7 @@ def examples(count: int = 3, size: int = 32) -> dict[str, Any]:
     return {"pictures": pictures, "hints": hints, "captions": "a red sphere", "checkpoint": BASE}
 
 
-def test_pain_no_trainer_in_the_editor_train_makes_a_net_that_can_be_used_at_once(run: Any, host: HeadlessHost) -> None:
+def test_the_training_node_makes_a_net_that_can_be_used_immediately(run: Any, host: StandaloneHost) -> None:
     with torch.inference_mode():  # as the editor runs its nodes
         net, report, samples = run("CNCore_TrainControlNet", **examples(), steps=2, batch=2)
     assert samples.shape == (9, 32, 32, 3)
@@ -103,7 +105,7 @@ def test_train_says_what_does_not_pair(run: Any) -> None:
         run("CNCore_TrainControlNet", **{**examples(), "captions": "a\nb"})
 
 
-def test_a_training_can_be_stopped(run: Any, host: HeadlessHost, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_can_be_stopped(run: Any, host: StandaloneHost, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "_cancelled", lambda: True)
     with pytest.raises(Interrupted, match="stopped at step 1"):
         run("CNCore_TrainControlNet", **examples(), steps=5)

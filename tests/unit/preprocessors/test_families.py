@@ -11,8 +11,8 @@ import torch
 from comfyui_controlnet_core import preprocessors
 from comfyui_controlnet_core.controlnet_core.errors import ValueRangeError
 from comfyui_controlnet_core.nodes import build_nodes, own_nodes
-from comfyui_controlnet_core.nodes.headless import HeadlessHost
 from comfyui_controlnet_core.nodes.preprocess import read_settings
+from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.preprocessors import pose
 from comfyui_controlnet_core.preprocessors.catalog import ENTRIES
 from comfyui_controlnet_core.preprocessors.examples import SAMPLES, example
@@ -21,7 +21,7 @@ from comfyui_controlnet_core.preprocessors.registry import Entry
 
 from .conftest import WEIGHT_FREE, make_pictures
 
-CLASSES = build_nodes(HeadlessHost(device="cpu", dtype="fp32"))
+CLASSES = build_nodes(StandaloneHost(device="cpu", dtype="fp32"))
 IMAGE = torch.from_numpy(make_pictures(1, 64, 64))
 
 

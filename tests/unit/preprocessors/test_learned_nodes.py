@@ -13,7 +13,7 @@ import torch
 from comfyui_controlnet_core import preprocessors
 from comfyui_controlnet_core.controlnet_core.errors import Interrupted, MissingFileError
 from comfyui_controlnet_core.nodes import build_nodes
-from comfyui_controlnet_core.nodes.headless import HeadlessHost
+from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.preprocessors import pose
 from comfyui_controlnet_core.preprocessors.families import family_of
 from comfyui_controlnet_core.preprocessors.learned.catalog import LEARNED
@@ -48,7 +48,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(host: HeadlessHost, entry: Entry, **given: Any) -> tuple[torch.Tensor, str]:
+def run(host: StandaloneHost, entry: Entry, **given: Any) -> tuple[torch.Tensor, str]:
     """The node of the entry's family, its other fields at their defaults."""
     cls: Any = build_nodes(host)[f"CNCore_{family_of(entry.name).name}"]
     declared = cls.INPUT_TYPES()
@@ -59,7 +59,7 @@ def run(host: HeadlessHost, entry: Entry, **given: Any) -> tuple[torch.Tensor, s
 
 @pytest.mark.parametrize("entry", SMALL, ids=lambda entry: entry.name)
 def test_a_batch_goes_through_the_node_and_the_net_is_kept(entry: Entry, models: Path) -> None:
-    host = HeadlessHost(models_dirs=[models], device="cpu", dtype="fp32")
+    host = StandaloneHost(models_dirs=[models], device="cpu", dtype="fp32")
     hint, text = run(host, entry)
     assert hint.shape == FRAMES.shape and bool(torch.isfinite(hint).all()) and "3 pictures" in text
     assert text.startswith(f"{entry.name} (torch, learned)")
@@ -73,7 +73,7 @@ def test_a_batch_goes_through_the_node_and_the_net_is_kept(entry: Entry, models:
 
 @pytest.mark.parametrize("entry", (*LEARNED, *PRETRAINED), ids=lambda entry: entry.name)
 def test_a_missing_file_is_an_instant_error_of_the_node(entry: Entry, tmp_path: Path) -> None:
-    host = HeadlessHost(models_dirs=[tmp_path], device="cpu", dtype="fp32")
+    host = StandaloneHost(models_dirs=[tmp_path], device="cpu", dtype="fp32")
     start = time.process_time()
     with pytest.raises(MissingFileError) as caught:
         run(host, entry)
@@ -85,7 +85,7 @@ def test_a_missing_file_is_an_instant_error_of_the_node(entry: Entry, tmp_path: 
 
 def test_a_run_is_stopped_between_chunks(models: Path) -> None:
     calls: list[int] = []
-    host = HeadlessHost(models_dirs=[models], device="cpu", dtype="fp32", cancelled=lambda: bool(calls))
+    host = StandaloneHost(models_dirs=[models], device="cpu", dtype="fp32", cancelled=lambda: bool(calls))
     entry = preprocessors.get("soft_edge_teed")
     run(host, entry)
     calls.append(1)
@@ -93,7 +93,7 @@ def test_a_run_is_stopped_between_chunks(models: Path) -> None:
         run(host, entry)
 
 
-class PoseHost(HeadlessHost):
+class PoseHost(StandaloneHost):
     """A host whose nets see one person, whatever the picture."""
 
     def library(self) -> Any:
@@ -120,7 +120,7 @@ def test_keypoints_of_the_pose_node_go_round_through_pose_render(side: int, tmp_
 
 
 def test_nobody_in_the_picture_is_an_empty_list_of_people(tmp_path: Path) -> None:
-    class Empty(HeadlessHost):
+    class Empty(StandaloneHost):
         def library(self) -> Any:
             return IdealOpenPose(np.zeros((18, 3)))
 

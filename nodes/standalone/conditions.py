@@ -16,14 +16,14 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..controlnet_core.config import ModelConfig
-from ..controlnet_core.control.unit import ControlStack
-from ..controlnet_core.engine.concat import EDIT, INPAINT, edit_channels, inpaint_channels
-from ..controlnet_core.engine.condition import Area, Condition
-from ..controlnet_core.errors import ShapeError
-from ..controlnet_core.models.label import PictureSize, ScoredSize, label_vector, size_kind
-from ..controlnet_core.models.vae import scale_latent
-from .values import Conditioning, Latent
+from ...controlnet_core.config import ModelConfig
+from ...controlnet_core.control.unit import ControlStack
+from ...controlnet_core.engine.concat import EDIT, INPAINT, edit_channels, inpaint_channels
+from ...controlnet_core.engine.condition import Area, Condition
+from ...controlnet_core.errors import ShapeError
+from ...controlnet_core.models.label import PictureSize, ScoredSize, label_vector, size_kind
+from ...controlnet_core.models.vae import scale_latent
+from ..values import Conditioning, Latent
 
 MIN_CELLS = 8
 SCORES = {"positive": 6.0, "negative": 2.5}

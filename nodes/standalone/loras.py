@@ -6,16 +6,16 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..controlnet_core.checkpoints.lora import LoraFile
-from ..controlnet_core.checkpoints.lora_places import Placed, merge, place_text, place_unet
-from ..controlnet_core.errors import UnfitError
-from .values import AppliedLora, Clip, Model
+from ...controlnet_core.checkpoints.lora import LoraFile
+from ...controlnet_core.checkpoints.lora_places import Placed, merge, place_text, place_unet
+from ...controlnet_core.errors import UnfitError
+from ..values import AppliedLora, Clip, Model
 
 SHOWN = 5
 log = logging.getLogger(__name__)
 
 
-def apply(
+def apply_lora(
     lora: LoraFile, model: Model, clip: Clip | None, strength_model: float, strength_clip: float
 ) -> tuple[Model, Clip | None]:
     """MODEL and CLIP with the LoRA. A strength of 0, or no CLIP, leaves that part out.

@@ -1,0 +1,331 @@
+"""The host without ComfyUI: files in folders, the engine's own models, and callbacks for whoever started the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ... import controlnet_core
+from ...controlnet_core.checkpoints.control import load_control
+from ...controlnet_core.checkpoints.embeddings import ENDINGS, read_embedding
+from ...controlnet_core.checkpoints.load import Narrow, load_text_encoder, load_vae
+from ...controlnet_core.checkpoints.lora import read_lora
+from ...controlnet_core.control.report import Recorder, RunReport
+from ...controlnet_core.control.unit import ControlUnit
+from ...controlnet_core.diffusion.samplers import Step
+from ...controlnet_core.engine.backend import Backend
+from ...controlnet_core.engine.memory import MemoryPlan
+from ...controlnet_core.engine.run import EXACT, Shortcuts
+from ...controlnet_core.engine.runtime import Runtime, check_cancelled
+from ...controlnet_core.errors import CheckpointError, UnfitError, ValueRangeError
+from ...controlnet_core.models.control import check_base
+from ...controlnet_core.models.controlnet import ControlNet
+from ...controlnet_core.models.text_encoder import DualTextEncoder
+from ...controlnet_core.pipeline import SampleSettings
+from ...preprocessors.learned.library import Library
+from ..folders import ALIASES, MODEL_ENDINGS, find_file, list_files
+from ..units import add_units, hint_of, unit_of
+from ..values import Clip, Conditioning, Controlled, ControlNetHandle, ControlSpec, Latent, Model, Vae
+from . import loras
+from .autoencoder import decode_latents, encode_pictures
+from .file_cache import FileCache, open_checkpoint, open_unet
+from .sampling_job import describe_memory, sampling_job
+
+ASSETS = Path(controlnet_core.__file__).parent / "assets"
+WEIGHT_DTYPES: Mapping[str, Narrow] = {
+    "default": "stored",
+    "fp8_e4m3fn": torch.float8_e4m3fn,
+    "fp8_e4m3fn_fast": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+}
+"""How weights are kept in memory, by the options of ComfyUI's UNETLoader."""
+Progress = Callable[..., None]
+
+
+class StandaloneHost:
+    """Serves nodes from folders, and keeps loaded files for the next run.
+
+    input_dir, output_dir: where pictures are read and written.
+    models_dirs: folders that are laid out as ComfyUI's `models`, with a subfolder for each kind of file.
+    model_folders: further folders by kind ("checkpoints", "loras", ...).
+    device, dtype: see `Runtime.choose`; runtime: used instead of the two where it is given.
+    progress(done, total, preview=None), cancelled(): called while a node runs.
+    shortcuts: replaces the shortcuts that the workflow's nodes set; None leaves them.
+    on_measured(error, seconds, exact_seconds): where given, every sampling is repeated exactly, and this is called
+    with the relative error of the latent and both times.
+    on_report: called with the report of each sampling. observe: also record what each block added and the time of
+    each net.
+    on_note: called with one line before each sampling (the memory that it needs) and where a picture is decoded in
+    tiles.
+    """
+
+    def __init__(
+        self,
+        input_dir: str | Path = "input",
+        output_dir: str | Path = "output",
+        models_dirs: Sequence[str | Path] = (),
+        model_folders: Mapping[str, Sequence[str | Path]] | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        *,
+        progress: Progress | None = None,
+        cancelled: Callable[[], bool] | None = None,
+        shortcuts: Shortcuts | None = None,
+        on_measured: Callable[[float, float, float], None] | None = None,
+        on_report: Callable[[RunReport], None] | None = None,
+        observe: bool = False,
+        on_note: Callable[[str], None] | None = None,
+        runtime: Runtime | None = None,
+        assets_dir: str | Path = ASSETS,
+    ) -> None:
+        self.input_dir, self.output_dir = Path(input_dir), Path(output_dir)
+        self.temp_dir = self.output_dir / "temp"
+        self.models_dirs = tuple(Path(root) for root in models_dirs)
+        self.model_folders = {k: tuple(Path(f) for f in v) for k, v in (model_folders or {}).items()}
+        self.assets_dir = Path(assets_dir)
+        self.runtime = asked = runtime or Runtime.choose(device, dtype)
+        self.backend = Backend(asked)
+        # The autoencoder has a precision of its own: SD1.5's overflows in fp16.
+        self.vae_backend = Backend(
+            Runtime(
+                asked.device, asked.vae_dtype, asked.vae_dtype, pack_weights=asked.pack_weights, winograd=asked.winograd
+            )
+        )
+        self._progress, self._cancelled = progress, cancelled
+        self.shortcuts, self.on_measured = shortcuts, on_measured
+        self.on_report, self.observe, self.on_note = on_report, observe, on_note
+        self._library: Library | None = None
+        self._cache = FileCache()
+
+    # ---- files
+
+    def folders(self, kind: str) -> tuple[Path, ...]:
+        """Folders in which files of a kind are looked for."""
+        names = (kind, *ALIASES.get(kind, ()))
+        own = [folder for name in names for folder in self.model_folders.get(name, ())]
+        return (*own, *(root / name for root in self.models_dirs for name in names))
+
+    def files(self, kind: str) -> tuple[str, ...]:
+        """Names of the files of a kind."""
+        return list_files(self.folders(kind), MODEL_ENDINGS)
+
+    def find(self, kind: str, name: str) -> Path:
+        """The file of a kind by name. Raises PathError or MissingFileError."""
+        return find_file(self.folders(kind), name, kind, MODEL_ENDINGS)
+
+    # ---- models
+
+    def load_checkpoint(self, path: Path) -> tuple[Model, Clip | None, Vae | None]:
+        """MODEL, CLIP and VAE of a file; None for a part that the file does not have."""
+        return self._cache.get("checkpoint", path, open_checkpoint)
+
+    def load_controlnet(self, path: Path, model: Model | None = None) -> ControlNetHandle:
+        """CONTROL_NET of a file.
+
+        A file that holds only differences to a base model is completed with `model`, or at the start of the sampling
+        where none is given. Raises UnfitError for a model of another base.
+        """
+        handle = self._cache.get("controlnet", path, lambda p: ControlNetHandle(*load_control(p, narrow="stored"), p))
+        if model is None:
+            return handle
+        check_base(handle.net, handle.name, model.base.config.unet, f"the model {model.path.name}")
+        return replace(handle, net=self.backend.resolve(handle.net, model.diffusion.unet))
+
+    def load_vae(self, path: Path) -> Vae:
+        """VAE of a file that holds one alone, or of a checkpoint."""
+        return self._cache.get("vae", path, lambda p: Vae(load_vae(p), p))
+
+    def load_unet(self, path: Path, weights: str = "default") -> Model:
+        """MODEL of a file that holds a UNet alone. weights: a key of `WEIGHT_DTYPES`."""
+        narrow = WEIGHT_DTYPES[weights]
+        return self._cache.get(f"unet {narrow}", path, lambda p: open_unet(p, narrow))
+
+    def load_clip(self, paths: Sequence[Path]) -> Clip:
+        """CLIP of one file, or of SDXL's two."""
+        others = [str(path) for path in paths[1:]]
+        return self._cache.get(" ".join(["clip", *others]), paths[0], lambda p: load_text_encoder([p, *paths[1:]]))
+
+    def plain_net(self, control_net: Any) -> tuple[ControlNet, str]:
+        """The ControlNet in a CONTROL_NET, and its family. Raises UnfitError for other kinds of control."""
+        net = getattr(control_net, "net", None)
+        if not isinstance(net, ControlNet) or net.config.union is not None:
+            handle = isinstance(control_net, ControlNetHandle)
+            what = control_net.identity.title if handle else type(control_net).__name__
+            raise UnfitError(f"only a plain ControlNet can be saved, this is {what}: link one")
+        return net, control_net.identity.family
+
+    def training_device(self) -> torch.device:
+        """The device of all runs."""
+        return self.runtime.device
+
+    def apply_lora(
+        self, model: Model, clip: Clip | None, path: Path, strength_model: float, strength_clip: float
+    ) -> tuple[Model, Clip | None]:
+        """New MODEL and CLIP with a LoRA.
+
+        Logs updates for which the models have no weight. Raises CheckpointError for a file that is no LoRA,
+        UnfitError for a LoRA of another base.
+        """
+        return loras.apply_lora(self._cache.get("lora", path, read_lora), model, clip, strength_model, strength_clip)
+
+    def embedding(self, width: int, name: str) -> Tensor:
+        """Vectors (n, width) of a textual inversion. name: its file's name, with or without ending and folder."""
+        names = {name, *(name + ending for ending in ENDINGS)}
+        listed = [file for file in self.files("embeddings") if file in names or PurePosixPath(file).name in names]
+        path = self.find("embeddings", min(listed, key=len, default=name))
+        return self._cache.get("embedding", path, read_embedding).of_width(width)
+
+    def library(self) -> Library:
+        """Where learned preprocessors find their networks: folders for annotators first, then the models folders."""
+        if self._library is None:
+            named = (f for kind, found in self.model_folders.items() if "annotator" in kind for f in found)
+            runtime = self.runtime
+            self._library = Library([*named, *self.models_dirs], device=str(runtime.device), dtype=runtime.dtype)
+        return self._library
+
+    # ---- text and pictures
+
+    def encode_prompt(self, clip: Clip | None, prompt: str, first: str | None = None) -> Conditioning:
+        """CONDITIONING of a prompt. first: another prompt for the first of SDXL's two text encoders.
+
+        Raises MissingFileError or UnfitError for an `embedding:name` in it.
+        """
+        if clip is None:
+            raise CheckpointError("the checkpoint has no text encoder: load one that has")
+        encoder = clip.to(device=self.runtime.device, dtype=self.runtime.dtype)
+        with torch.inference_mode():
+            if first is None:
+                text, pooled = encoder.encode_pooled(prompt, self.embedding)
+            elif isinstance(encoder, DualTextEncoder):
+                text, pooled = encoder.encode_pair(first, prompt, self.embedding)
+            else:
+                raise UnfitError("two prompts for a model with one text encoder: use CLIPTextEncode")
+        return [[text.cpu(), {"pooled_output": pooled.cpu()}]]
+
+    def decode(self, vae: Vae | None, samples: Tensor, tile: int | None = None, overlap: int = 8) -> Tensor:
+        """Latents (B, 4, h, w) -> IMAGE (B, 8h, 8w, 3); see `decode_latents`."""
+        return decode_latents(vae, samples, self.vae_backend, tile, overlap, self._note)
+
+    def encode(self, vae: Vae | None, pixels: Tensor) -> Tensor:
+        """IMAGE (B, H, W, C) -> latents (B, 4, H/8, W/8); see `encode_pictures`."""
+        return encode_pictures(vae, pixels, self.vae_backend)
+
+    # ---- control and sampling
+
+    def apply_control(
+        self, positive: Conditioning, negative: Conditioning, specs: Sequence[ControlSpec]
+    ) -> tuple[Conditioning, Conditioning]:
+        """Both halves of the guidance with these units. Raises UnfitError for a net of another base."""
+        units = tuple(self.unit(spec) for spec in specs if spec.strength != 0.0)
+        if not units:
+            return positive, negative
+        halves = [add_units(half, units, to_uncond=False) for half in (positive, negative)]
+        return halves[0], halves[1]
+
+    def unit(self, spec: ControlSpec) -> ControlUnit:
+        """The engine's unit for a description."""
+        net = spec.net
+        if not isinstance(net, ControlNetHandle):
+            raise ValueRangeError(f"the control net is a {type(net).__name__}: link a ControlNet loader")
+        return unit_of(spec, net.net, hint_of(spec.image), spec.name or net.name, net.kind)
+
+    def controlled(self, model: Model, conditioning: Conditioning) -> Controlled:
+        """The units on a conditioning, each once, with the model's noise levels and shapes."""
+        units = dict.fromkeys(unit for _, options in conditioning for unit in options.get("control") or ())
+        return Controlled(tuple(units), model.diffusion.schedule, model.diffusion.config)
+
+    def memory(self, model: Model, positive: Conditioning, latent: Latent, settings: SampleSettings) -> str:
+        """The memory that sampling with guidance will take, in words."""
+        return describe_memory(model, positive, latent, settings, self.shortcuts_of(model), self.backend)
+
+    def reweigh(self, model: Model, conditioning: Conditioning, unit: int, factors: Sequence[float]) -> Conditioning:
+        """The same conditioning with the block weights of one unit multiplied."""
+        controlled = self.controlled(model, conditioning)
+        old = controlled.units[unit]
+        own = old.own_weights(controlled.config.unet) or (1.0,) * len(factors)
+        new = replace(old, block_weights=tuple(w * f for w, f in zip(own, factors, strict=True)))
+        return [
+            [text, {**options, "control": tuple(new if u is old else u for u in options.get("control") or ())}]
+            for text, options in conditioning
+        ]
+
+    def sample(
+        self,
+        model: Model,
+        positive: Conditioning,
+        negative: Conditioning,
+        latent: Latent,
+        settings: SampleSettings,
+        recorder: Recorder | None = None,
+        watch: Callable[[Step], None] | None = None,
+    ) -> Latent:
+        """The sampled LATENT.
+
+        recorder: filled with what ran; `on_report` is not called for a recorder that does not observe.
+        watch: called after every step, but not by the repetitions that measure shortcuts.
+        """
+        is_reported = self.on_report is not None and (recorder is None or recorder.observe)
+        if recorder is None and is_reported:
+            recorder = Recorder(settings.title, self.observe)
+
+        def on_step(step: Step) -> None:
+            self._on_step(step)
+            if watch is not None:
+                watch(step)
+
+        shortcuts = self.shortcuts_of(model)
+        self._note_replaced_shortcuts(model, shortcuts)
+        shared = {"backend": self.backend, "on_step": self._on_step, "cancelled": self._cancelled}
+        job = sampling_job(model, positive, negative, latent, settings, **shared)
+        result = job.run(on_step=on_step, recorder=recorder, on_memory=self._on_memory, shortcuts=shortcuts)
+        if recorder is not None and self.on_report is not None and is_reported:
+            self.on_report(recorder.report())
+        if self.on_measured is not None:
+            self.on_measured(*job.measure(result, shortcuts))
+        return job.to_latent(result)
+
+    def accelerate(self, model: Model, weights: str, node: str | None) -> tuple[Model, str]:
+        """The same MODEL: without ComfyUI our engine always runs, and packs weights where that helps."""
+        return model, "fast path: without ComfyUI every model runs on this engine"
+
+    def shorten(self, model: Model, shortcuts: Shortcuts, node: str | None) -> tuple[Model, str]:
+        """The MODEL with these shortcuts, and their description."""
+        return replace(model, shortcuts=shortcuts), shortcuts.words
+
+    def shortcuts_of(self, model: Model) -> Shortcuts:
+        """Shortcuts of this run where it was started with some, else those of the MODEL."""
+        return model.shortcuts if self.shortcuts is None else self.shortcuts
+
+    # ---- what is reported while a node runs
+
+    def progress(self, done: int, total: int, preview: Any = None) -> None:
+        """Report progress. Raises Interrupted where the user has cancelled."""
+        check_cancelled(self._cancelled)
+        if self._progress is not None:
+            self._progress(done, total, preview)
+
+    def cancelled(self) -> bool:
+        """Whether the user has cancelled."""
+        return self._cancelled is not None and self._cancelled()
+
+    def _note_replaced_shortcuts(self, model: Model, used: Shortcuts) -> None:
+        if model.shortcuts not in (EXACT, used):
+            self._note(
+                f"shortcuts: {used.words}, from the options of this run; those of the workflow are ignored "
+                f"({model.shortcuts.words})"
+            )
+
+    def _on_memory(self, plan: MemoryPlan) -> None:
+        self._note(plan.words())
+
+    def _note(self, text: str) -> None:
+        if self.on_note is not None:
+            self.on_note(text)
+
+    def _on_step(self, step: Step) -> None:
+        self.progress(step.index + 1, step.total)

@@ -1,0 +1,100 @@
+"""Samples a LATENT with the engine, and measures what shortcuts cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any
+
+from torch import Tensor
+
+from ...controlnet_core.engine.backend import Backend
+from ...controlnet_core.engine.chunks import plan_run
+from ...controlnet_core.engine.condition import Condition
+from ...controlnet_core.engine.graphs import why_never
+from ...controlnet_core.engine.job import Job
+from ...controlnet_core.engine.run import Run, Shortcuts
+from ...controlnet_core.engine.runtime import waits_for_results
+from ...controlnet_core.models.vae import scale_latent, unscale_latent
+from ...controlnet_core.pipeline import SampleSettings, cut_sigmas, generate
+from ..values import Conditioning, Latent, Model
+from .conditions import to_conditions
+
+
+@dataclass(frozen=True)
+class SamplingJob:
+    """One sampling: the model, the conditions of both halves of the guidance, the scaled latent and the settings.
+
+    options: keyword arguments of `generate` that every run of this job gets.
+    """
+
+    model: Model
+    conditions: tuple[tuple[Condition, ...], tuple[Condition, ...]]
+    latent: Latent
+    samples: Tensor
+    settings: SampleSettings
+    options: Mapping[str, Any]
+
+    def run(self, **options: Any) -> Tensor:
+        """Sample, and return the scaled latent (B, 4, h, w). options: further keyword arguments of `generate`."""
+        given = {**self.options, **options}
+        return generate(self.model.diffusion, *self.conditions, self.samples, self.settings, **given)
+
+    def to_latent(self, result: Tensor) -> Latent:
+        """The LATENT that a result of `run` makes, with mask and batch index of the one that came in."""
+        return {**self.latent, "samples": unscale_latent(result, self.model.diffusion.config.vae)}
+
+    def measure(self, result: Tensor, shortcuts: Shortcuts) -> tuple[float, float, float]:
+        """Relative error of a result that was made with shortcuts, and seconds with and without them.
+
+        The run that made the result has already packed the weights, so neither of the two timed runs pays for it.
+        """
+        if shortcuts.limits_guidance:
+            # Without the negative half fewer weights were packed: one exact run packs the rest.
+            self.run()
+        began = perf_counter()
+        exact = self.run()
+        between = perf_counter()
+        self.run(shortcuts=shortcuts)
+        seconds = perf_counter() - between
+        return float((result - exact).norm() / exact.norm()), seconds, between - began
+
+
+def sampling_job(
+    model: Model,
+    positive: Conditioning,
+    negative: Conditioning,
+    latent: Latent,
+    settings: SampleSettings,
+    **options: Any,
+) -> SamplingJob:
+    """The job for these inputs of a sampler node. options: keyword arguments of `generate`."""
+    config = model.diffusion.config
+    samples = latent["samples"]
+    size = (samples.shape[-2], samples.shape[-1])
+    # An empty latent stays zero. Models whose latents have a mean would shift it otherwise.
+    if samples.any():
+        samples = scale_latent(samples, config.vae)
+    conditions = to_conditions(positive, negative, size, config, {**latent, "samples": samples})
+    given = {"noise_mask": latent.get("noise_mask"), "batch_index": latent.get("batch_index"), **options}
+    return SamplingJob(model, conditions, latent, samples, replace(settings, rescale=model.rescale), given)
+
+
+def describe_memory(
+    model: Model,
+    positive: Conditioning,
+    latent: Latent,
+    settings: SampleSettings,
+    shortcuts: Shortcuts,
+    backend: Backend,
+) -> str:
+    """The memory that sampling will take, in words. The negative half is assumed to equal the positive one."""
+    diffusion, samples, runtime = model.diffusion, latent["samples"], backend.runtime
+    size = (samples.shape[-2], samples.shape[-1])
+    conditions = to_conditions(positive, positive, size, diffusion.config, latent)
+    sigmas = cut_sigmas(diffusion.schedule, settings).tolist()
+    job = Job(diffusion.unet, diffusion.config, diffusion.schedule, *conditions, tuple(samples.shape), sigmas)
+    run = Run(shortcuts, waits_for_results(runtime.device))
+    graphs = runtime.graphs and not why_never(run, runtime.device)
+    return plan_run(job, backend, shortcuts, graphs).words()
