@@ -28,8 +28,8 @@ from ..controlnet_core.pipeline import SampleSettings
 from ..controlnet_core.training.control import NATIVE_SIZES
 from ..nodes import builtin
 from ..nodes.control import make_spec
-from ..nodes.headless import HeadlessHost
 from ..nodes.pictures import read_picture
+from ..nodes.standalone.host import StandaloneHost
 from ..nodes.values import Clip, ControlSpec, Model, UnitOptions, Vae
 from ..preprocessors.image_ops import as_batch, rgb_frame, to_numpy, unit_range
 from .model_paths import model_folders
@@ -120,7 +120,7 @@ def control(
 class Pipe:
     """A loaded model. Call it with a prompt; see `__call__`."""
 
-    host: HeadlessHost
+    host: StandaloneHost
     model: Model
     clip: Clip | None
     vae: Vae | None
@@ -173,13 +173,13 @@ class Pipe:
         return make_spec(net, image, one.strength, one.start, one.end, one.mode, mask, options=options)
 
 
-def _host(models: str | Path | Sequence[str | Path], device: str = "auto", dtype: str = "auto") -> HeadlessHost:
+def _host(models: str | Path | Sequence[str | Path], device: str = "auto", dtype: str = "auto") -> StandaloneHost:
     """The host that the command line uses, on these models folders."""
     roots, by_kind = model_folders([models] if isinstance(models, (str, Path)) else models)
-    return HeadlessHost(models_dirs=roots, model_folders=by_kind, device=device, dtype=dtype)
+    return StandaloneHost(models_dirs=roots, model_folders=by_kind, device=device, dtype=dtype)
 
 
-def _model_file(host: HeadlessHost, kind: str, name: str | Path, demo: Mapping[str, Path]) -> Path:
+def _model_file(host: StandaloneHost, kind: str, name: str | Path, demo: Mapping[str, Path]) -> Path:
     """The file of a built-in name, of a path, or of a name in the models folders, in this order."""
     path = demo.get(str(name), Path(name).expanduser())
     if path.exists():

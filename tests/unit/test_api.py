@@ -21,7 +21,7 @@ from comfyui_controlnet_core.controlnet_core.errors import (
     ValueRangeError,
 )
 from comfyui_controlnet_core.nodes import build_nodes
-from comfyui_controlnet_core.nodes.headless import ASSETS, HeadlessHost
+from comfyui_controlnet_core.nodes.standalone.host import ASSETS, StandaloneHost
 from comfyui_controlnet_core.preprocessors import ParameterError, PictureError, WeightsError
 from PIL import Image
 
@@ -70,7 +70,7 @@ def test_a_call_gives_the_picture_of_the_nodes(pipe: cn.Pipe, hint: np.ndarray) 
     one = cn.control("canny", hint, strength=0.8, start=0.1, end=0.9, mode="cfg-rw", mask=mask)
     image = pipe(PROMPT, negative="dark", controls=[one], seed=5, steps=4, cfg=5.0)
 
-    nodes = build_nodes(HeadlessHost(device="cpu"))
+    nodes = build_nodes(StandaloneHost(device="cpu"))
 
     def node(name: str, **inputs: object) -> tuple:
         return getattr(nodes[name](), nodes[name].FUNCTION)(**inputs)

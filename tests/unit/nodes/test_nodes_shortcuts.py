@@ -197,7 +197,7 @@ def test_the_command_takes_a_workflow_with_the_node_as_its_own_options(
     said = capsys.readouterr()
     assert "latent error" in said.out and "latent error 0.00%" not in said.out
     exact = picture(tmp_path, workflow, "--reuse", "1")
-    assert "as this run was asked" in capsys.readouterr().err
+    assert "from the options of this run" in capsys.readouterr().err
     plain = workflow_with(tmp_path)
     assert picture(tmp_path, plain) == exact != by_node
     assert picture(tmp_path, plain, *options) == by_node
