@@ -1,13 +1,13 @@
-"""What do mode, window, mask and block weights do to fidelity? On held-out scenes of the demo world.
+"""Measure how mode, window, mask and block weights change fidelity, on held-out scenes of the demo world.
 
     python benchmarks/controls.py [--scenes 16] [--json FILE] [--markdown FILE] [--pictures FOLDER]
 
-Every variant paints the same scenes from the same seed; only the control differs.
+Every variant samples the same scenes from the same seed; only the control differs. The columns:
 
-canny       F1 at 2 px between the edges of the picture and those of the true one
-depth       mean IoU over objects; pixels are classified by the nearest scene albedo in Lab
-pose        IoU of the mannequin, over the scenes that have one
-no prompt   canny again, with an empty prompt in place of the caption
+canny       F1 between the edges of the picture and those of the true picture, with a tolerance of 2 pixels
+depth       mean IoU over objects; each pixel belongs to the object of the nearest colour (scene albedo, in Lab)
+openpose    IoU of the mannequin, over the scenes that have one
+no prompt   the same as canny, with an empty prompt in place of the caption
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from torch import Tensor
 NETS = ("canny", "depth", "openpose")
 COLUMNS = (*NETS, "no prompt")
 SHOWN = 6
-"""Scenes on each sheet of pictures."""
+"""Number of scenes on each sheet of pictures."""
 SIZE = 128
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A row of a table: its name, and what it changes of a plain unit."""
+    """A row of a table: its name, and the fields of a plain unit that it changes."""
 
     name: str
     changes: Mapping[str, Any] = field(default_factory=dict)
@@ -82,19 +82,19 @@ TABLES: dict[str, tuple[Variant, ...]] = {
 
 @dataclass
 class Lab:
-    """The demo model, its nets, and what was painted already: equal variants are painted once."""
+    """The demo model, its nets, and the pictures so far. Variants that are equal are sampled once."""
 
     demo: Demo
     nets: Mapping[str, torch.nn.Module]
     painted: dict[tuple, np.ndarray] = field(default_factory=dict)
 
     def rows(self, column: str) -> list[int]:
-        """The scenes that count for a column."""
+        """Return the numbers of the scenes that count for a column."""
         score = SCORES[net_of(column)][1]
         return [i for i, scene in enumerate(self.demo.scenes) if score(scene, scene.image)]
 
     def paint(self, column: str, changes: Mapping[str, Any]) -> np.ndarray:
-        """(scenes, H, W, 3) in 0..1 under this control."""
+        """Sample the scenes of a column with changed control. Returns (scenes, H, W, 3) in [0, 1]."""
         kind = net_of(column)
         key = (kind, column == "no prompt", key_of(changes))
         if key not in self.painted:
@@ -110,36 +110,36 @@ class Lab:
         return self.painted[key]
 
     def scores(self, column: str, changes: Mapping[str, Any]) -> list[float]:
-        """The mean score of each scene."""
+        """Return the mean score of each scene."""
         score = SCORES[net_of(column)][1]
         pairs = zip(self.rows(column), self.paint(column, changes), strict=True)
         return [float(np.mean(score(self.demo.scenes[row], picture))) for row, picture in pairs]
 
 
 def key_of(changes: Mapping[str, Any]) -> str:
-    """Equal for changes that paint the same picture."""
+    """Return a key that is equal for changes that give the same picture."""
     values = {name: v.tolist() if isinstance(v, Tensor) else v for name, v in changes.items()}
     values = {name: v for name, v in values.items() if v != "balanced"}
     return repr(sorted(values.items()))
 
 
 def net_of(column: str) -> str:
-    """The net that is asked for a column."""
+    """Return the name of the net that a column uses."""
     return "canny" if column == "no prompt" else column
 
 
 def proposed(lab: Lab, kind: str, scenes: int = 3) -> tuple[float, ...]:
-    """Block weights as BlockSensitivity proposes them, from its information on the first scenes."""
-    told = []
+    """Return the block weights that BlockSensitivity proposes, from its measurements on the first scenes."""
+    measured = []
     for row in lab.rows(kind)[:scenes]:
         unit = ControlUnit(lab.nets[kind], hint(kind, lab.demo.scenes[row]), name=kind)
         x0 = lab.demo.latent(row, (unit,), torch.zeros(1, 4, SIZE // 8, SIZE // 8))
-        told.append(information(lab.demo, row, unit, x0).information)
-    return Sensitivity(tuple(np.mean(told, axis=0).tolist()), (), (), ()).weights
+        measured.append(information(lab.demo, row, unit, x0).information)
+    return Sensitivity(tuple(np.mean(measured, axis=0).tolist()), (), (), ()).weights
 
 
 def table(lab: Lab, variants: Sequence[Variant], columns: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Name -> column -> mean score."""
+    """Score the variants. Returns name -> column -> mean score, and prints each row."""
     result = {}
     for variant in variants:
         result[variant.name] = {column: float(np.mean(lab.scores(column, variant.changes))) for column in columns}
@@ -148,7 +148,7 @@ def table(lab: Lab, variants: Sequence[Variant], columns: Sequence[str]) -> dict
 
 
 def proposal_row(lab: Lab) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Fidelity under the proposed weights of each net, and these weights."""
+    """Return the fidelity of each net with its proposed weights, and these weights."""
     found = {kind: proposed(lab, kind) for kind in NETS}
     row = {kind: float(np.mean(lab.scores(kind, {"block_weights": w}))) for kind, w in found.items()}
     print(f"  {'proposed by Block Sensitivity':40}" + "".join(f"{value:10.3f}" for value in row.values()), flush=True)
@@ -159,7 +159,7 @@ def proposal_row(lab: Lab) -> tuple[dict[str, float], dict[str, list[float]]]:
 
 
 def half_mask(left: bool) -> Tensor:
-    """(1, H, W): 1 on one half of the picture."""
+    """Return a mask (1, H, W) that is 1 on one half of the picture."""
     mask = torch.zeros(1, SIZE, SIZE)
     mask[..., : SIZE // 2] = 1.0
     return mask if left else 1.0 - mask
@@ -174,7 +174,7 @@ MASKS = (
 
 
 def masks(lab: Lab) -> dict[str, dict[str, float]]:
-    """Edge F1 of the left and the right half of the picture, for the canny net under masks."""
+    """Return the edge F1 of the left and the right half of the picture, for the canny net with masks."""
     result = {}
     for variant in MASKS:
         halves = [[], []]
@@ -187,7 +187,7 @@ def masks(lab: Lab) -> dict[str, dict[str, float]]:
 
 
 def half_scores(scene: Rendered, picture: np.ndarray) -> tuple[list[float], list[float]]:
-    """Edge F1 inside each half; nothing for a half in which the scene has no edges."""
+    """Return the edge F1 inside each half; an empty list for a half in which the scene has no edges."""
     true, found = (np.asarray(process("canny", p[None]))[0, ..., 0] for p in (scene.image, picture))
     sides = (np.s_[:, : SIZE // 2], np.s_[:, SIZE // 2 :])
     scores = [[edge_f1(true[side], found[side])] if true[side].any() else [] for side in sides]
@@ -198,7 +198,7 @@ def half_scores(scene: Rendered, picture: np.ndarray) -> tuple[list[float], list
 
 
 def sheet(lab: Lab, column: str, variants: Sequence[Variant], path: Path) -> None:
-    """Scenes from left to right, variants from top to bottom, truth and hint above them."""
+    """Draw scenes from left to right and variants from top to bottom, with the true picture and the hint above."""
     from PIL import Image
 
     rows = lab.rows(column)[:SHOWN]
@@ -232,28 +232,35 @@ SHEETS: dict[str, tuple[str, Sequence[Variant]]] = {
 
 
 def markdown(report: Mapping[str, Any], folder: Path, page: Path) -> str:
-    """The page that is published."""
+    """Return the text of docs/controls_fidelity.md."""
     settings = f"{SETTINGS.sampler} with {SETTINGS.scheduler}, {SETTINGS.steps} steps, cfg {SETTINGS.cfg:g}, one seed"
     parts = [
-        "# What the controls do to fidelity\n",
-        f"{report['scenes']} held-out scenes of the demo world ({report['with a mannequin']} with a mannequin), "
-        f"{settings}; only the control differs. Written by `python benchmarks/controls.py`.\n",
-        "`canny`: edge F1 at 2 px. `depth`: object IoU. `openpose`: mannequin IoU. `no prompt`: canny again with an "
-        "empty prompt. Without control and at the autoencoder's ceiling:\n",
+        "# Effect of the controls on fidelity\n",
+        "How well does the picture follow the hint, and how do the controls change that? `python "
+        "benchmarks/controls.py` writes this page.\n",
+        f"Setup: {report['scenes']} held-out scenes of the demo world ({report['with a mannequin']} with a mannequin), "
+        f"{settings}. Only the control differs between the rows.\n",
+        "| column | measure |",
+        "| --- | --- |",
+        "| canny | F1 of the edges, with a tolerance of 2 pixels |",
+        "| depth | IoU of the objects |",
+        "| openpose | IoU of the mannequin |",
+        "| no prompt | the same as canny, with an empty prompt |\n",
+        "Two rows to compare with: no control, and the ceiling, which is the true picture after the autoencoder:\n",
         grid({name: report[name] for name in ("no control", "ceiling")}, COLUMNS),
     ]
     for name, title in (("mode", "By mode"), ("window", "By window"), ("block weights", "By block weights")):
         parts += [f"## {title}\n", grid(report[name], COLUMNS), picture_link(folder, page, name, title)]
     mask = grid(report["mask"], ("left", "right"))
-    about = "Edge F1 of each half of the picture, canny under a mask of one half.\n"
+    about = "Edge F1 in each half of the picture, for the canny net with a mask of one half.\n"
     parts += ["## By mask\n", about, mask, picture_link(folder, page, "mask", "By mask")]
     listed = "; ".join(f"{kind}: {', '.join(f'{w:.2f}' for w in ws)}" for kind, ws in report["proposed"].items())
-    parts.append(f"The weights that Block Sensitivity proposes, blocks 0 to 5 and the middle: {listed}.\n")
+    parts.append(f"Weights that Block Sensitivity proposes, for blocks 0 to 5 and the middle: {listed}.\n")
     return "\n".join(parts)
 
 
 def grid(rows: Mapping[str, Mapping[str, float]], columns: Sequence[str]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     lines = [f"| | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}"]
     for name, row in rows.items():
         cells = (f"{row[column]:.3f}" if column in row else "-" for column in columns)
@@ -262,7 +269,7 @@ def grid(rows: Mapping[str, Mapping[str, float]], columns: Sequence[str]) -> str
 
 
 def picture_link(folder: Path, page: Path, name: str, title: str) -> str:
-    """The sheet, as seen from the page."""
+    """Return the Markdown link to a sheet, relative to the page."""
     path = os.path.relpath(folder / f"controls_{name.replace(' ', '_')}.png", page.parent)
     return f"![{title}]({Path(path).as_posix()})\n"
 
@@ -272,8 +279,8 @@ def main() -> int:
     parser.add_argument("--scenes", type=int, default=16)
     parser.add_argument("--assets", type=Path, default=ASSETS)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", type=Path, help="the page, with links to the pictures")
-    parser.add_argument("--pictures", type=Path, help="folder for a sheet of each table")
+    parser.add_argument("--markdown", type=Path, help="the page docs/controls_fidelity.md, with links to the pictures")
+    parser.add_argument("--pictures", type=Path, help="folder for one sheet of pictures per table")
     args = parser.parse_args()
     started = time.monotonic()
     scenes = [render_seed(FIRST_SEED + i) for i in range(args.scenes)]
@@ -302,7 +309,7 @@ def main() -> int:
 
 
 def ceiling_score(lab: Lab, column: str, pictures: np.ndarray) -> float:
-    """The score of the true pictures through the autoencoder."""
+    """Return the score of the true pictures after the autoencoder."""
     score: Callable[..., list[float]] = SCORES[net_of(column)][1]
     return float(np.mean([np.mean(score(lab.demo.scenes[row], pictures[row])) for row in lab.rows(column)]))
 
