@@ -52,3 +52,17 @@ SHARED_RATIO = Limit(4, "times its size on disk as tensors", "tied weights are s
 MODEL_BLOCKS = Limit(512, "blocks", "SDXL's UNet has 102; building one takes about a millisecond")
 CONFIG_NUMBER = Limit(10_000_000, "as a number", "the largest one in use is a vocabulary of 250,000 words")
 HEADS = Limit(1_024, "attention heads", "SDXL's widest layer has 20")
+
+# Pictures. The limits of pose files are in preprocessors/limits.py, since that package does not import this one.
+PICTURE_PIXELS = Limit(
+    2**26,
+    "pixels",
+    "8192 x 8192, also of all frames in memory together: as float32 RGB they take 0.8 GB, while a PNG of "
+    "20 kB can hold 13000 x 13000 equal pixels",
+)
+ANIMATION_PIXELS = Limit(
+    2**28,
+    "pixels",
+    "of all frames of a file that are read one after the other: 1024 frames of 512 x 512 take a few seconds",
+)
+ARRAY_VALUES = Limit(2**28, "values", "four channels of the largest picture in a .npy file")

@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..limits import MAX_ANIMATION_PIXELS, MAX_PICTURE_PIXELS
 from .errors import DamagedFileError
+from .limits import ANIMATION_PIXELS, ARRAY_VALUES, PICTURE_PIXELS, Limit
 
 PICTURE_ENDINGS = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"}
@@ -78,21 +78,21 @@ class Picture:
 
 def read_picture(path: Path) -> Picture:
     """The picture in a file; the first frame of an animation. Raises DamagedFileError."""
-    return next(read_frames(path, max_pixels=None))
+    return next(read_frames(path, limit=None))
 
 
-def read_frames(path: Path, max_pixels: int | None = MAX_ANIMATION_PIXELS) -> Iterator[Picture]:
+def read_frames(path: Path, limit: Limit | None = ANIMATION_PIXELS) -> Iterator[Picture]:
     """All frames of a GIF, APNG, animated WebP or AVIF, all pages of a TIFF; one picture of every other file.
 
-    max_pixels: limit for all frames together, None for no such limit. Each frame has at most MAX_PICTURE_PIXELS.
-    `.npy` files are read as arrays. Raises DamagedFileError for a file that is damaged, over a limit, or no picture.
+    limit: for the pixels of all frames together, None for no such limit; each single frame is within PICTURE_PIXELS.
+    `.npy` files are read as arrays. Raises DamagedFileError for a file that is damaged or no picture, LimitError.
     """
     with _named_faults(path):
         if path.suffix.lower() == ".npy":
             yield Picture(_read_array(path))
             return
         with path.open("rb") as file:
-            yield from map(Picture, _decode(file, path, max_pixels))
+            yield from map(Picture, _decode(file, path, limit))
 
 
 def count_frames(path: Path) -> int:
@@ -115,7 +115,7 @@ def _named_faults(path: Path) -> Iterator[None]:
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         message = f"{path} cannot be read as a picture ({reason}): save it again as PNG or JPEG"
-        raise DamagedFileError(message) from error
+        raise DamagedFileError(message, path) from error
 
 
 @contextmanager
@@ -126,15 +126,15 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _decode(file: BinaryIO, path: Path, max_pixels: int | None) -> Iterator[np.ndarray]:
+def _decode(file: BinaryIO, path: Path, limit: Limit | None) -> Iterator[np.ndarray]:
     """The frames of an open file, upright, as `Picture.pixels`."""
     image = _open(file, path)
     if image is None:
         yield from _read_deep(path)
         return
     numbers, pixels = _frame_numbers(image)
-    if max_pixels is not None and pixels > max_pixels:
-        raise _over_limit(path, f"{len(numbers)} frames of {image.width}x{image.height}", pixels, max_pixels)
+    if limit is not None:
+        limit.check(pixels, f"{path} is too large: {len(numbers)} frames of {image.width}x{image.height}")
     is_deep = _is_deep(image, path)
     turn = image.getexif().get(_ORIENTATION, 1) if is_deep and image.format == "PNG" else 1
     for number in numbers:  # of deep files too: Pillow says what is damaged, cv2 would only print a warning
@@ -163,11 +163,11 @@ def _open(file: BinaryIO, path: Path) -> Any:
         _check_tiff(file, path)
         return None
     except Image.DecompressionBombError as error:  # raised before the sides can be asked for; its text has the pixels
-        found = re.search(r"\d+", str(error))
-        raise _over_limit(path, "its picture", int(found[0]) if found else 0, MAX_PICTURE_PIXELS) from error
+        PICTURE_PIXELS.check(max(map(int, re.findall(r"\d+", str(error)))), f"{path} is too large: it")
+        raise
     if image.format in _PROGRAMS:
         raise ValueError(f"{image.format} is a program that draws, not pixels")
-    _check_size(image.width, image.height, path)
+    _check_size(image.size, path)
     return image
 
 
@@ -192,7 +192,7 @@ def _frame(image: Any, number: int, path: Path) -> np.ndarray:
 
     with _quiet():
         image.seek(number)
-        _check_size(image.width, image.height, path)
+        _check_size(image.size, path)
         frame = ImageOps.exif_transpose(image)
         if frame.mode[0] not in "IF":
             return np.asarray(frame.convert("RGBA" if frame.has_transparency_data else "RGB"))
@@ -255,31 +255,23 @@ def _check_tiff(file: BinaryIO, path: Path) -> None:
             seen.add(tags.next)
             file.seek(tags.next)
             tags.load(file)
-            _check_size(tags[_WIDTH], tags[_HEIGHT], path)
+            _check_size((tags[_WIDTH], tags[_HEIGHT]), path)
             total += tags[_WIDTH] * tags[_HEIGHT]
             places, counts = next(((tags[a], tags[b]) for a, b in _TIFF_DATA if a in tags), ((), ()))
             ends = [start + count for start, count in zip(places, counts, strict=True)]
             if not ends or max(ends) > path.stat().st_size:
                 raise ValueError("it is cut short")
-    if total > MAX_PICTURE_PIXELS:
-        raise _over_limit(path, f"{len(seen)} pages", total, MAX_PICTURE_PIXELS)
+    PICTURE_PIXELS.check(total, f"{path} is too large: {len(seen)} pages")  # cv2 decodes all pages at once
 
 
-def _check_size(width: int, height: int, path: Path) -> None:
-    if width * height > MAX_PICTURE_PIXELS:
-        raise _over_limit(path, f"{width}x{height}", width * height, MAX_PICTURE_PIXELS)
-
-
-def _over_limit(path: Path, what: str, pixels: int, limit: int) -> DamagedFileError:
-    return DamagedFileError(
-        f"{path} is too large: {what} has {pixels:,} pixels, at most {limit:,} are read. Make it smaller"
-    )
+def _check_size(size: tuple[int, int], path: Path) -> None:
+    """Raise LimitError for a (width, height) with too many pixels."""
+    PICTURE_PIXELS.check(size[0] * size[1], f"{path} is too large: {size[0]}x{size[1]}")
 
 
 def _read_array(path: Path) -> np.ndarray:
     """A .npy file: (H, W) or (H, W, C), any number type. It is mapped first, so that a false header takes no memory."""
     array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if array.size > 4 * MAX_PICTURE_PIXELS:
-        raise _over_limit(path, f"an array of shape {array.shape}", array.size, 4 * MAX_PICTURE_PIXELS)
+    ARRAY_VALUES.check(array.size, f"{path} is too large: an array of shape {array.shape}")
     array = np.array(array)
     return array[..., None] if array.ndim == 2 else array

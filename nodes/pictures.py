@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from ..controlnet_core.errors import CoreError, DamagedFileError, MissingFileError, ShapeError, ValueRangeError
+from ..controlnet_core.limits import PICTURE_PIXELS
 from ..controlnet_core.picture_files import PICTURE_ENDINGS, Picture, read_frames
 from ..controlnet_core.picture_files import read_picture as read_first_frame
-from ..limits import MAX_PICTURE_PIXELS
 from .folders import brief, find_file, inside, publish
 
 NO_MASK = (64, 64)
@@ -69,7 +69,7 @@ def read_picture(path: Path, on_note: Callable[[str], None] | None = None) -> tu
     when there are several frames or an alpha channel. Raises DamagedFileError for a file that is damaged, too large, no
     picture, or that holds floats outside [0, 1].
     """
-    frames = list(read_frames(path, MAX_PICTURE_PIXELS))
+    frames = list(read_frames(path, PICTURE_PIXELS))
     height, width = frames[0].pixels.shape[:2]
     taken = [frame for frame in frames if frame.pixels.shape[:2] == (height, width)]
     images = np.empty((len(taken), height, width, 3), np.float32)

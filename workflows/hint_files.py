@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..controlnet_core.errors import MissingFileError, ValueRangeError
+from ..controlnet_core.errors import CoreError, MissingFileError, ValueRangeError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,16 +19,20 @@ _NOTE = "controlnet-preprocess"
 
 @dataclass(frozen=True)
 class Job:
-    """One hint to make: where from, where to."""
+    """One hint to make: from which frame of which file, and into which file."""
 
     source: Path
     target: Path
+    frame: int = 0
 
 
-def plan(inputs: Sequence[str], output: Path, suffixes: frozenset[str]) -> list[Job]:
-    """One job per picture, in order; folders are read in the order of the numbers in the names.
+def plan(
+    inputs: Sequence[str], output: Path, suffixes: frozenset[str], count_frames: Callable[[Path], int]
+) -> list[Job]:
+    """One job per frame, in order; folders are read in the order of the numbers in the names.
 
-    Hints of an earlier run, in an `output` below a folder that is read, are no pictures to read.
+    A file of several frames, such as a GIF, gets numbered hints: a_00000.png, a_00001.png and so on.
+    Hints of an earlier run, in an `output` below a folder that is read, are no pictures to read, nor are hidden files.
     Raises MissingFileError where there is nothing to read, ValueRangeError where two inputs would write
     the same file.
     """
@@ -41,9 +45,9 @@ def plan(inputs: Sequence[str], output: Path, suffixes: frozenset[str]) -> list[
             found = sorted((f for f in _files_of(path, output) if f.suffix.lower() in suffixes), key=_natural)
             if not found:
                 raise MissingFileError(f"{path} holds no file of type {', '.join(sorted(suffixes))}", path)
-            jobs += [Job(file, output / file.relative_to(path).with_suffix(".png")) for file in found]
+            jobs += [job for file in found for job in _jobs_of(file, output / file.relative_to(path), count_frames)]
         elif path.is_file():
-            jobs.append(Job(path, output / f"{path.stem}.png"))
+            jobs += _jobs_of(path, output / path.name, count_frames)
         else:
             raise MissingFileError(f"there is no file or folder {path}: check the path", path)
     targets: dict[Path, Path] = {}
@@ -58,12 +62,26 @@ def plan(inputs: Sequence[str], output: Path, suffixes: frozenset[str]) -> list[
     return jobs
 
 
+def _jobs_of(source: Path, target: Path, count_frames: Callable[[Path], int]) -> Iterator[Job]:
+    """A job for each frame of a file; one for a file that cannot be read, so that the error is reported later."""
+    try:
+        count = count_frames(source)
+    except CoreError:
+        count = 1
+    for frame in range(count):
+        yield Job(
+            source, target.with_name(f"{target.stem}_{frame:05d}.png" if count > 1 else f"{target.stem}.png"), frame
+        )
+
+
 def _files_of(folder: Path, output: Path) -> Iterator[Path]:
-    """All files in and below a folder, but for those below `output` where that lies inside of it."""
+    """All files in and below a folder, without hidden ones and those below `output` where that lies inside of it."""
     here, hints = folder.resolve(), output.resolve()
     inside = here in hints.parents
     for path in folder.rglob("*"):
-        if path.is_file() and not (inside and hints in (here / path.relative_to(folder)).parents):
+        below = path.relative_to(folder)  # macOS puts a hidden "._a.png" beside "a.png", which is no picture
+        hidden = any(part.startswith(".") for part in below.parts)
+        if path.is_file() and not hidden and not (inside and hints in (here / below).parents):
             yield path
 
 

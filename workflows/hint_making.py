@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..controlnet_core.errors import CoreError, DamagedFileError, ValueRangeError
+from ..controlnet_core.picture_files import read_frames
 from .hint_files import Job, write_hint
-from .picture_reader import read_picture
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..preprocessors.learned.library import Library
+    from ..preprocessors.pose import Pose
     from ..preprocessors.registry import Entry
 
 POSE = "pose"
@@ -32,9 +34,13 @@ class HintError(CoreError):
 
 @dataclass
 class Outcome:
-    """What became of the jobs: hints made, and inputs without one, each with the reason."""
+    """What became of the jobs: hints made, and inputs without one, each with the reason.
+
+    over_white: how many pictures had an alpha channel, and were laid over white.
+    """
 
     made: int = 0
+    over_white: int = 0
     failed: dict[Path, CoreError] = field(default_factory=dict)
 
     def check(self, total: int) -> None:
@@ -75,8 +81,8 @@ def make_all(jobs: Sequence[Job], settings: Settings, mask: np.ndarray | None, l
 
     outcome = Outcome()
     if settings.kind == POSE:
-        for job in jobs:
-            _draw_poses(job, settings, outcome)
+        for source, group in groupby(jobs, key=lambda job: job.source):
+            _draw_poses(source, group, settings, outcome)
         return outcome
     from ..preprocessors import registry
 
@@ -122,12 +128,7 @@ def _chunks(jobs: Sequence[Job], size: int, whole: bool, outcome: Outcome) -> It
 
     group: list[Job] = []
     pictures: list[np.ndarray] = []
-    for job in jobs:
-        try:
-            picture = read_picture(job.source)
-        except DamagedFileError as error:
-            outcome.failed[job.source] = error
-            continue
+    for job, picture in _pictures(jobs, outcome):
         same = not pictures or (picture.shape, picture.dtype) == (pictures[0].shape, pictures[0].dtype)
         if whole and not same:
             raise ValueRangeError(
@@ -143,20 +144,43 @@ def _chunks(jobs: Sequence[Job], size: int, whole: bool, outcome: Outcome) -> It
         yield group, np.stack(pictures)
 
 
-def _draw_poses(job: Job, settings: Settings, outcome: Outcome) -> None:
-    """OpenPose JSON -> drawn poses; a file of several frames gives numbered pictures."""
+def _pictures(jobs: Sequence[Job], outcome: Outcome) -> Iterator[tuple[Job, np.ndarray]]:
+    """The picture of each job, as stored; the frames of a file are read one after the other."""
+    for source, group in groupby(jobs, key=lambda job: job.source):
+        wanted = {job.frame: job for job in group}
+        try:
+            for index, picture in enumerate(read_frames(source)):
+                if index in wanted:
+                    outcome.over_white += picture.has_alpha
+                    yield wanted[index], picture.pixels
+        except DamagedFileError as error:
+            outcome.failed[source] = error
+
+
+def read_pose_file(path: Path) -> tuple[Pose, ...]:
+    """The frames of an OpenPose JSON file. Raises DamagedFileError."""
     from ..preprocessors.errors import PictureError
-    from ..preprocessors.pose import read_poses, render
+    from ..preprocessors.pose import read_poses
+
+    try:
+        return read_poses(path.read_text("utf-8-sig"))
+    except (PictureError, OSError, UnicodeError) as error:
+        raise DamagedFileError(f"{path}: {error}", path) from error
+
+
+def _draw_poses(source: Path, jobs: Iterable[Job], settings: Settings, outcome: Outcome) -> None:
+    """The frames of one OpenPose JSON file, drawn into the files of their jobs."""
+    from ..preprocessors.pose import render
     from ..preprocessors.resize import detect_size
 
     try:
-        frames = read_poses(job.source.read_text("utf-8"))
-    except (PictureError, OSError, UnicodeError) as error:
-        outcome.failed[job.source] = DamagedFileError(f"{job.source}: {error}")
+        frames = read_pose_file(source)
+    except DamagedFileError as error:
+        outcome.failed[source] = error
         return
-    side = settings.options["resolution"]
-    for index, pose in enumerate(frames):
+    for job in jobs:
+        pose = frames[job.frame]
+        side = settings.options["resolution"]
         size = detect_size(pose.height, pose.width, resolution=side, resize="shortest", multiple=1)
-        name = job.target if len(frames) == 1 else job.target.with_stem(f"{job.target.stem}_{index:05d}")
-        write_hint(render([pose], height=size.height, width=size.width)[0], name, settings.note)
+        write_hint(render([pose], height=size.height, width=size.width)[0], job.target, settings.note)
         outcome.made += 1

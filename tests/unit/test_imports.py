@@ -26,15 +26,15 @@ ALLOWED: dict[str, set[str]] = {
     "controlnet_core.control": {"errors", "config", "models", "diffusion"},
     "controlnet_core.engine": {"errors", "config", "models", "diffusion", "control"},
     "controlnet_core.pipeline": PIPELINE,
-    "controlnet_core.picture_files": {"errors"},
+    "controlnet_core.picture_files": {"errors", "limits"},
     "controlnet_core.training": {*PIPELINE, "pipeline", "checkpoints", "picture_files"},
     "controlnet_core.analysis": {*PIPELINE, "pipeline", "training"},
 }
 ALLOWED_ABOVE = {
-    "controlnet_core": {"controlnet_core", "limits"},
-    "preprocessors": {"preprocessors", "limits"},
-    "nodes": {"nodes", "controlnet_core", "preprocessors", "limits"},
-    "workflows": {"workflows", "nodes", "controlnet_core", "preprocessors", "limits"},
+    "controlnet_core": {"controlnet_core"},
+    "preprocessors": {"preprocessors"},
+    "nodes": {"nodes", "controlnet_core", "preprocessors"},
+    "workflows": {"workflows", "nodes", "controlnet_core", "preprocessors"},
 }
 
 

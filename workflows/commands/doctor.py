@@ -83,9 +83,9 @@ def _findings(args: argparse.Namespace) -> Iterator[Finding]:
 
 def _preprocessors(args: argparse.Namespace) -> Iterator[Finding]:
     """One line for each learned preprocessor, and one that counts them; an absent file is no fault."""
+    from ...controlnet_core.picture_files import read_picture
     from ...preprocessors.learned.files import SUBFOLDERS
     from ...preprocessors.learned.selftest import check_all
-    from ..picture_reader import read_picture
     from .preprocess import open_library
 
     folder = Path(__file__).parents[2] / "controlnet_core" / "assets" / "examples"
@@ -95,7 +95,7 @@ def _preprocessors(args: argparse.Namespace) -> Iterator[Finding]:
     }
     library = open_library(args)
     states: Counter[str] = Counter()
-    for found in check_all(read_picture(folder / "astronaut.jpg"), library):
+    for found in check_all(read_picture(folder / "astronaut.jpg").pixels, library):
         states[found.state] += 1
         yield Finding(found.name, f"{found.state}, {found.text}", remedies.get(found.state, ""))
     counts = ", ".join(f"{count} {state}" for state, count in states.most_common())

@@ -1,6 +1,7 @@
 """`controlnet preprocess KIND IN... --output DIR`: hints for pictures, folders of pictures, and frames.
 
-Each input becomes one PNG of the same name, in order, so that the count of frames is kept. A hint that is
+Each input becomes one PNG of the same name, in order, so that the count of frames is kept; a GIF or another file of
+several frames becomes numbered PNGs. A hint that is
 there already, made by the same settings, mask and nets from a file that is no newer, is not made again; where one
 range counts over all frames, they are made again together. A file that cannot be read does not keep the others
 from their hints: it is named at the end, and the exit code says so.
@@ -17,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...controlnet_core.errors import CoreError, ValueRangeError
+from ...controlnet_core.picture_files import PICTURE_ENDINGS, count_frames, read_picture
 from ..destinations import check_folder
 from ..hint_files import Job, is_made, plan
-from ..hint_making import POSE, HintError, Outcome, Settings, make_all
-from ..picture_reader import read_picture
+from ..hint_making import POSE, HintError, Outcome, Settings, make_all, read_pose_file
 from ..session import add_device_arguments, host_arguments
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
     from ...preprocessors.learned.library import Library
     from ...preprocessors.registry import Entry
-
-PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".npy"})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,8 +68,11 @@ def run(args: argparse.Namespace) -> int:
             return 0 if args.list else 2
         settings = _settings(args)
         check_folder("--output", Path(args.output))
-        jobs = plan(args.inputs, Path(args.output), frozenset({".json"}) if args.kind == POSE else PICTURES)
-        mask = None if args.mask is None else read_picture(Path(args.mask))[..., 0]
+        if args.kind == POSE:
+            jobs = plan(args.inputs, Path(args.output), frozenset({".json"}), lambda path: len(read_pose_file(path)))
+        else:
+            jobs = plan(args.inputs, Path(args.output), PICTURE_ENDINGS | {".npy"}, count_frames)
+        mask = None if args.mask is None else read_picture(Path(args.mask)).pixels[..., 0]
         library = _library(args)
         settings = replace(settings, sources=_sources(settings, jobs, mask, library))
         waiting = _waiting(jobs, settings, args.overwrite)
@@ -194,4 +196,5 @@ def _report(args: argparse.Namespace, jobs: Sequence[Job], kept: int, outcome: O
         print(json.dumps({"ok": True, "made": outcome.made, "kept": kept, "outputs": outputs}))
     else:
         failed = f", {len(outcome.failed)} failed" if outcome.failed else ""
-        print(f"{outcome.made} made, {kept} there already{failed}, in {args.output}")
+        white = f", {outcome.over_white} laid over white for their alpha channel" if outcome.over_white else ""
+        print(f"{outcome.made} made, {kept} there already{failed}{white}, in {args.output}")

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from comfyui_controlnet_core import preprocessors
 from comfyui_controlnet_core.controlnet_core.errors import DamagedFileError
+from comfyui_controlnet_core.controlnet_core.picture_files import read_picture
 from comfyui_controlnet_core.preprocessors import pose as poses
 from comfyui_controlnet_core.workflows.cli import main
-from comfyui_controlnet_core.workflows.picture_reader import read_picture
 from PIL import Image
 
 from .conftest import make_pictures
@@ -116,7 +116,7 @@ def test_words_and_floats_are_read_as_they_are_stored(tmp_path: Path) -> None:
         plain = [cv2.IMWRITE_TIFF_COMPRESSION, 1] if "tif" in name else []
         cv2.imwrite(str(tmp_path / name), picture[..., ::-1] if picture.ndim == 3 else picture, plain)
         expected = picture if picture.ndim == 3 else picture[..., None]
-        read = read_picture(tmp_path / name)
+        read = read_picture(tmp_path / name).pixels
         assert read.dtype == expected.dtype and np.array_equal(read, expected), name
 
 
@@ -317,3 +317,54 @@ def test_one_picture_that_is_none_does_not_keep_the_others_from_their_hints(
     assert main(["preprocess", "invert", str(photos), "--output", str(tmp_path / "out")]) == 3
     assert name in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.png"]
+
+
+@pytest.mark.parametrize("ending", ["gif", "png", "webp", "tif"])
+def test_every_frame_of_an_animation_gets_a_numbered_hint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
+) -> None:
+    frames = [Image.new("RGB", (12, 8), (50 * index,) * 3) for index in range(5)]
+    options = {"lossless": True} if ending == "webp" else {}
+    source, out = tmp_path / f"a.{ending}", tmp_path / "out"
+    frames[0].save(source, save_all=True, append_images=frames[1:], **options)
+
+    def made() -> int:
+        assert preprocess("invert", source, "--output", out, "--json", "--chunk", 2) == 0
+        return json.loads(capsys.readouterr().out)["made"]
+
+    assert made() == 5 and made() == 0
+    hints = [Image.open(path).getpixel((0, 0))[0] for path in sorted(out.iterdir())]
+    assert [path.name for path in sorted(out.iterdir())] == [f"a_{index:05d}.png" for index in range(5)]
+    assert np.allclose(hints, [255 - 50 * index for index in range(5)], atol=1)
+    (out / "a_00003.png").unlink()
+    assert made() == 1 and Image.open(out / "a_00003.png").getpixel((0, 0))[0] == hints[3]
+
+
+def test_endings_count_in_a_folder_as_they_do_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    names = {"a.jfif": "JPEG", "b.JPG": "JPEG", "c.avif": "AVIF", "d.TIFF": "TIFF", "e.Png": "PNG"}
+    for name, form in names.items():
+        Image.new("RGB", (12, 8)).save(folder / name, form)
+    (folder / "._a.png").write_bytes(b"what macOS puts beside a picture")
+    assert preprocess("invert", folder, "--output", tmp_path / "out") == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png", "c.png", "d.png", "e.png"]
+
+
+def test_alpha_is_laid_over_white_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGBA", (12, 8), (255, 0, 0, 0)).save(tmp_path / "a.png")
+    assert preprocess("invert", tmp_path / "a.png", "--output", tmp_path / "out") == 0
+    assert "1 laid over white" in capsys.readouterr().out
+    assert Image.open(tmp_path / "out" / "a.png").getpixel((0, 0)) == (0, 0, 0)
+
+
+def test_two_pose_files_never_write_one_hint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pose = poses.template_pose("waving", 96, 64)
+    for name, count in (("a", 2), ("a_00000", 1)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(poses.write_poses([pose] * count)), "utf-8")
+    assert preprocess("pose", tmp_path, "--output", tmp_path / "out") == 2
+    assert "a_00000.png: rename one" in capsys.readouterr().err
+    assert preprocess("pose", tmp_path / "a.json", "--output", tmp_path / "out") == 0
+    capsys.readouterr()
+    assert preprocess("pose", tmp_path / "a.json", "--output", tmp_path / "out", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["made"] == 0
