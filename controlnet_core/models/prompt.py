@@ -199,14 +199,13 @@ def _fill(groups: Sequence[tuple[Sequence[Token], float]], room: int) -> list[li
     """Distribute groups of tokens over rows of at most `room` tokens."""
     rows: list[list[tuple[Token, float]]] = [[]]
     for members, weight in groups:
-        tokens = [(token, weight) for token in members]
-        torn = len(tokens) >= TORN_FROM
-        while len(tokens) > room - len(rows[-1]):
-            taken = room - len(rows[-1]) if torn else 0
-            rows[-1].extend(tokens[:taken])
-            tokens = tokens[taken:]
+        tokens, taken = [(token, weight) for token in members], 0
+        while len(tokens) - taken > (free := room - len(rows[-1])):
+            if len(tokens) >= TORN_FROM:
+                rows[-1] += tokens[taken : taken + free]
+                taken += free
             rows.append([])
-        rows[-1].extend(tokens)
+        rows[-1] += tokens[taken:]
     return rows
 
 

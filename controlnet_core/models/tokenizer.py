@@ -5,24 +5,23 @@ section 2.4 (lower-cased byte pair encoding, 49152 entries and two marks); Sennr
 Machine Translation of Rare Words with Subword Units", algorithm 1. The merge table is data of the CLIP
 release (assets/NOTICE.md).
 
-The ids are those of transformers' `CLIPTokenizer` as of version 5 (its "fast" tokenizer before that): NFC,
-white space to one space, lower case, nothing else. What others do differently, and when it shows:
-- the "slow" `CLIPTokenizer` of transformers 4, which a ComfyUI beside an older transformers uses, also drops
+The `tokenizers` library does the work, in linear time. It is set up as in transformers' `CLIPTokenizer` as of
+version 5 (its "fast" tokenizer before that), so the ids are the same. Other tokenizers differ in rare texts:
+- The "slow" `CLIPTokenizer` of transformers 4, which ComfyUI uses beside an older transformers, also drops
   control and invisible characters (the joiners inside family and flag emoji too), puts spaces around each CJK
-  ideograph and knows the final sigma;
+  ideograph, and has a special lower case for a final sigma.
 - OpenAI's own tokenizer first repairs broken unicode (ftfy) and resolves html entities.
-English prompts and single emoji give the same ids in all of them.
+English prompts and single emoji have the same ids in all of them.
 """
 
 from __future__ import annotations
 
 import gzip
-import unicodedata
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -33,70 +32,19 @@ from ..errors import MissingFileError, ShapeError, ValueRangeError
 START_TOKEN = 49406
 END_TOKEN = 49407
 VOCAB_SIZE = 49408
-START_TEXT = "<|startoftext|>"
-END_TEXT = "<|endoftext|>"
 VOCAB_FILE = Path(__file__).parent.parent / "assets" / "bpe_simple_vocab_16e6.txt.gz"
 
-_MERGES = VOCAB_SIZE - 2 - 2 * 256
+_MARKS = ("<|startoftext|>", "<|endoftext|>")
+_MERGES = VOCAB_SIZE - len(_MARKS) - 2 * 256
 _WORD_END = "</w>"
-_SPECIAL = {START_TEXT: START_TOKEN, END_TEXT: END_TOKEN}
-_SUFFIXES = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
-# Unicode's White_Space. Python's str.isspace() also counts the separators U+001C to U+001F.
-_SPACES = frozenset(
-    "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
-    "\u2028\u2029\u202f\u205f\u3000"
-)
-
-
-def byte_symbols() -> tuple[str, ...]:
-    """One printable character for each byte value 0 to 255, as byte-level BPE writes them.
-
-    Bytes that are printable in Latin-1 stand for themselves, the others get the characters from U+0100 on.
-    """
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = [byte for byte in range(256) if byte not in printable]
-    return tuple(chr(b) if b in printable else chr(256 + others.index(b)) for b in range(256))
-
-
-def split_words(text: str) -> Iterator[str]:
-    """Split normalised text into runs of letters, single digits, English suffixes and runs of the rest.
-
-    Same as the pattern `'s|'t|'re|'ve|'m|'ll|'d|[\\p{L}]+|[\\p{N}]|[^\\s\\p{L}\\p{N}]+`, which Python's
-    `re` cannot express. White space only separates.
-    """
-    kinds = [_kind(char) for char in text]
-    position = 0
-    while position < len(text):
-        suffix = next((s for s in _SUFFIXES if text.startswith(s, position)), None)
-        end = position + 1
-        if suffix is not None:
-            end = position + len(suffix)
-        elif kinds[position] in "LO":
-            while end < len(text) and kinds[end] == kinds[position]:
-                end += 1
-        if kinds[position] != "S":
-            yield text[position:end]
-        position = end
-
-
-def _kind(char: str) -> str:
-    """S white space, L letter, N number, O other."""
-    if char in _SPACES:
-        return "S"
-    category = unicodedata.category(char)[0]
-    return category if category in "LN" else "O"
-
-
-def _normalise(text: str) -> str:
-    """NFC and lower case. Character by character: a final sigma has no special form here."""
-    return "".join(char.lower() for char in unicodedata.normalize("NFC", text))
+_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+"""English suffixes, runs of letters, single digits, and runs of anything else. White space only separates."""
 
 
 class ClipTokenizer:
     """Text to CLIP ids and back.
 
-    `merges` are the 48894 pairs of the merge table, most frequent first. The instance remembers the ids of
-    the words it has seen.
+    merges: the 48894 pairs of the merge table, most frequent first. Raises ValueRangeError for another number.
     """
 
     start = START_TOKEN
@@ -105,17 +53,26 @@ class ClipTokenizer:
     def __init__(self, merges: Sequence[tuple[str, str]]) -> None:
         if len(merges) != _MERGES:
             raise ValueRangeError(
-                f"the merge table has {len(merges)} pairs, CLIP's has {_MERGES}: "
-                "use the table of the CLIP release"
+                f"the merge table has {len(merges)} pairs, CLIP's has {_MERGES}: use the table of the CLIP release"
             )
-        self._bytes = byte_symbols()
-        # The vocabulary lists the bytes in another order than their values: printable ones first.
-        alphabet = sorted(self._bytes)
-        pieces = alphabet + [symbol + _WORD_END for symbol in alphabet] + [a + b for a, b in merges]
-        self._ids = {piece: i for i, piece in enumerate(pieces)} | _SPECIAL
-        self._pieces = [*pieces, *_SPECIAL]
-        self._ranks = {pair: rank for rank, pair in enumerate(merges)}
-        self._seen: dict[str, tuple[int, ...]] = {}
+        # Imported here, because most nodes and commands never read a prompt.
+        from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+        # An id is a place in this list. It begins with a printable character for each byte, not in the order of the
+        # bytes: those that stand for themselves come first.
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        pieces = [*alphabet, *(char + _WORD_END for char in alphabet), *(a + b for a, b in merges), *_MARKS]
+        ids = {piece: i for i, piece in enumerate(pieces)}
+        self._tokenizer = Tokenizer(models.BPE(vocab=ids, merges=list(merges), end_of_word_suffix=_WORD_END))
+        self._tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+        self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(_WORDS), "removed", invert=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        self._tokenizer.decoder = decoders.ByteLevel()
+        self._tokenizer.add_special_tokens(list(_MARKS))
 
     @classmethod
     def load(cls, path: str | Path = VOCAB_FILE) -> ClipTokenizer:
@@ -124,99 +81,44 @@ class ClipTokenizer:
         That one is read once: it takes a tenth of a second, and every text encoder has the same.
         Raises MissingFileError when there is no such file, ValueRangeError when it is not the CLIP table.
         """
-        return _shipped() if path == VOCAB_FILE else cls._read(Path(path))
+        return _load_shipped() if path == VOCAB_FILE else cls._read(Path(path))
 
     @classmethod
     def _read(cls, path: Path) -> ClipTokenizer:
         if not path.is_file():
-            raise MissingFileError(
-                f"no CLIP vocabulary at {path}: reinstall the package, or give its path", path
-            )
+            raise MissingFileError(f"no CLIP vocabulary at {path}: reinstall the package, or give its path", path)
         try:
             with gzip.open(path, "rt", encoding="utf-8") as file:
                 # The first line names the version; behind the pairs that CLIP uses there are more.
-                lines = list(islice(file, 1, _MERGES + 1))
+                pairs = [tuple(line.split()) for line in islice(file, 1, _MERGES + 1)]
         except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-            raise ValueRangeError(
-                f"{path} is not the CLIP vocabulary ({error}): reinstall the package"
-            ) from error
-        pairs = [tuple(line.split()) for line in lines]
+            raise ValueRangeError(f"{path} is not the CLIP vocabulary ({error}): reinstall the package") from error
         return cls([(pair[0], pair[1]) for pair in pairs if len(pair) == 2])
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text of any length, without start and end marks. The marks written out count as marks."""
-        ids: list[int] = []
-        for piece in _split_marks(text):
-            if piece in _SPECIAL:
-                ids.append(_SPECIAL[piece])
-            else:
-                for word in split_words(_normalise(piece)):
-                    ids.extend(self._word(word))
-        return ids
+        # Half a surrogate pair, which the library cannot take, becomes a question mark.
+        return self._tokenizer.encode(text.encode("utf-8", errors="replace").decode()).ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """Readable text of ids: lower case, one space behind each word. Marks are shown as they are written.
 
         Raises ValueRangeError for an id outside 0 to 49407.
         """
-        values = {symbol: byte for byte, symbol in enumerate(self._bytes)}
-        text = bytearray()
+        ids = list(ids)
         for token in ids:
             if not 0 <= token < VOCAB_SIZE:
                 raise ValueRangeError(f"token id {token} is not a CLIP id: expected 0 to {VOCAB_SIZE - 1}")
-            piece = self._pieces[token]
-            ends = token in _SPECIAL.values() or piece.endswith(_WORD_END)
-            stem = piece if token in _SPECIAL.values() else piece.removesuffix(_WORD_END)
-            text += bytes(values[symbol] for symbol in stem) + (b" " if ends else b"")
-        return text.decode("utf-8", errors="replace").strip()
-
-    def _word(self, word: str) -> tuple[int, ...]:
-        if word not in self._seen:
-            symbols = [self._bytes[byte] for byte in word.encode("utf-8", errors="replace")]
-            symbols[-1] += _WORD_END
-            self._seen[word] = tuple(self._ids[piece] for piece in self._merge(symbols))
-        return self._seen[word]
-
-    def _merge(self, symbols: list[str]) -> list[str]:
-        """Join neighbours, the pair of the lowest rank first, until no pair is in the table."""
-        while len(symbols) > 1:
-            pairs = list(pairwise(symbols))
-            best = min(pairs, key=lambda pair: self._ranks.get(pair, _MERGES))
-            if best not in self._ranks:
-                break
-            symbols = _join(symbols, best)
-        return symbols
+        text = self._tokenizer.decode(ids, skip_special_tokens=False)
+        for piece in _MARKS:
+            text = text.replace(piece, piece + _WORD_END)
+        return text.replace(_WORD_END, " ").strip()
 
 
 @cache
-def _shipped() -> ClipTokenizer:
+def _load_shipped() -> ClipTokenizer:
     """The tokenizer of the table that comes with the package."""
     return ClipTokenizer._read(VOCAB_FILE)
-
-
-def _join(symbols: list[str], pair: tuple[str, str]) -> list[str]:
-    """Replace each occurrence of the pair, from the left, by one symbol."""
-    joined: list[str] = []
-    position = 0
-    while position < len(symbols):
-        width = 2 if tuple(symbols[position : position + 2]) == pair else 1
-        joined.append("".join(symbols[position : position + width]))
-        position += width
-    return joined
-
-
-def _split_marks(text: str) -> Iterator[str]:
-    """Cut the start and end marks out of a text."""
-    while text:
-        found = [(text.find(mark), mark) for mark in _SPECIAL if mark in text]
-        if not found:
-            yield text
-            return
-        position, mark = min(found)
-        if position:
-            yield text[:position]
-        yield mark
-        text = text[position + len(mark) :]
 
 
 @dataclass(frozen=True)
@@ -243,9 +145,7 @@ class VocabMap:
             )
 
     @classmethod
-    def from_words(
-        cls, tokenizer: ClipTokenizer, words: Iterable[str], *, padding: int = END_TOKEN
-    ) -> VocabMap:
+    def from_words(cls, tokenizer: ClipTokenizer, words: Iterable[str], *, padding: int = END_TOKEN) -> VocabMap:
         """Keep the ids that the words (or whole captions) need, the marks and the padding."""
         ids = {START_TOKEN, END_TOKEN, padding}
         for word in words:

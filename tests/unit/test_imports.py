@@ -92,7 +92,7 @@ def test_imports_are_inert_and_light() -> None:
     """Importing nodes and preprocessors loads neither cv2 nor transformers nor scipy, and writes nothing."""
     code = (
         f"import sys, {PACKAGE}, {PACKAGE}.preprocessors, {PACKAGE}.nodes;"
-        "heavy = ('cv2', 'transformers', 'scipy', 'torchsde', 'diffusers', 'matplotlib');"
+        "heavy = ('cv2', 'transformers', 'scipy', 'torchsde', 'diffusers', 'matplotlib', 'tokenizers');"
         "print([m for m in heavy if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.errors import MissingFileError, ShapeError, ValueRangeError
+from comfyui_controlnet_core.controlnet_core.models.prompt import tokenize_prompt
 from comfyui_controlnet_core.controlnet_core.models.tokenizer import (
     END_TOKEN,
     START_TOKEN,
     ClipTokenizer,
     VocabMap,
-    byte_symbols,
-    split_words,
 )
 
 GOLDENS = json.loads((Path(__file__).parent / "data" / "tokenizer_goldens.json").read_text(encoding="utf-8"))
@@ -37,14 +37,6 @@ def test_known_ids(tokenizer: ClipTokenizer) -> None:
     assert (tokenizer.start, tokenizer.end) == (49406, 49407)
 
 
-def test_byte_symbols_are_256_different_characters() -> None:
-    symbols = byte_symbols()
-    assert len(set(symbols)) == 256
-    assert symbols[ord("A")] == "A"
-    assert symbols[0] == "Ā"
-    assert symbols[ord(" ")] == "Ġ"
-
-
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -56,8 +48,23 @@ def test_byte_symbols_are_256_different_characters() -> None:
         ("", []),
     ],
 )
-def test_split_words(text: str, words: list[str]) -> None:
-    assert list(split_words(text)) == words
+def test_words_are_encoded_one_by_one(tokenizer: ClipTokenizer, text: str, words: list[str]) -> None:
+    assert tokenizer.encode(text) == [token for word in words for token in tokenizer.encode(word)]
+    assert tokenizer.decode(tokenizer.encode(text)) == " ".join(words)
+
+
+@pytest.mark.parametrize("unit", ["a", "xq", "cat ", "(cat:1.2), ", "<|endoftext|>"])
+def test_time_grows_with_length_not_with_its_square(tokenizer: ClipTokenizer, unit: str) -> None:
+    def seconds(letters: int) -> float:
+        text, times = unit * (letters // len(unit)), []
+        for _ in range(3):
+            started = time.process_time()
+            tokenize_prompt(tokenizer, text)
+            times.append(time.process_time() - started)
+        return min(times)
+
+    # 16 times the text: about 16 times as long. With a quadratic step it would be 256 times.
+    assert seconds(80_000) < 64 * max(seconds(5_000), 1e-3)
 
 
 def test_decode_gives_the_text_back(tokenizer: ClipTokenizer) -> None:

@@ -27,6 +27,7 @@ _PACKAGES = (
     ("einops", True),
     ("scipy", True),
     ("matplotlib", True),
+    ("tokenizers", True),
     ("torchsde", True),
     ("tqdm", True),
     ("transformers", False),
