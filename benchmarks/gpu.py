@@ -345,14 +345,14 @@ CLAIMS = (
     Claim("20 steps, one net: times as fast as ComfyUI", 2.5, times_as_fast("ComfyUI")),
     Claim("20 steps, one net: times as fast as diffusers", 3.0, times_as_fast("diffusers")),
     Claim("20 steps, one net: times as fast as diffusers compiled", 1.2, times_as_fast("diffusers compiled")),
-    Claim("time of three nets over that of one", 1.35, of_three_nets, most=True),
-    Claim("batch 8: percent of the ceiling of products", 55.0, of_ceiling("batch")),
-    Claim("SDXL at 1024 pixels: percent of the ceiling of products", 55.0, of_ceiling("sdxl")),
-    Claim("three nets: peak memory less weights, over ComfyUI's", 0.8, of_memory("ComfyUI"), most=True),
-    Claim("three nets: peak memory less weights, over diffusers'", 0.8, of_memory("diffusers"), most=True),
-    Claim("seconds to the first picture behind loading", 5.0, of_first, most=True),
-    Claim("preparing over a step's time", 1.0, of_preparing("prepare"), most=True),
-    Claim("preparing for another seed over a step's time", 0.1, of_preparing("other_seed"), most=True),
+    Claim("time of three nets / time of one net", 1.35, of_three_nets, most=True),
+    Claim("batch 8: percent of the peak of matrix products", 55.0, of_ceiling("batch")),
+    Claim("SDXL at 1024 pixels: percent of the peak of matrix products", 55.0, of_ceiling("sdxl")),
+    Claim("three nets: peak memory without weights / ComfyUI's", 0.8, of_memory("ComfyUI"), most=True),
+    Claim("three nets: peak memory without weights / diffusers'", 0.8, of_memory("diffusers"), most=True),
+    Claim("seconds to the first picture after loading", 5.0, of_first, most=True),
+    Claim("preparing a run / time of a step", 1.0, of_preparing("prepare"), most=True),
+    Claim("preparing a run with another seed / time of a step", 0.1, of_preparing("other_seed"), most=True),
 )
 
 
@@ -360,7 +360,7 @@ def table(found: dict[str, Any]) -> str:
     """All claims in Markdown, with the machine that they were measured on."""
     about = ", ".join(f"{key} {value}" for key, value in found.get("machine", {}).items()) or "no GPU was measured yet"
     lines = [f"{about}, {found['dtype']}" if "dtype" in found else about, ""]
-    lines += ["| on a GPU | asked | found | met |", "| --- | --- | --- | --- |"]
+    lines += ["| on a GPU | goal | result | met |", "| --- | --- | --- | --- |"]
     return "\n".join([*lines, *(claim.line(found.get("parts", {})) for claim in CLAIMS)])
 
 

@@ -55,8 +55,8 @@ ROWS: dict[str, tuple[Shortcuts, torch.dtype]] = {
     "encoder at every 2nd step": (Shortcuts(encoder_every=2), torch.float32),
     "nets and lower levels at every 2nd step": (Shortcuts(deep_every=2), torch.float32),
     "nets and lower levels at every 3rd step": (Shortcuts(deep_every=3), torch.float32),
-    "the same at every 2nd step, carefully": (Shortcuts(deep_every=2, careful=True), torch.float32),
-    "the same at every 3rd step, carefully": (Shortcuts(deep_every=3, careful=True), torch.float32),
+    "the same at every 2nd step, careful": (Shortcuts(deep_every=2, careful=True), torch.float32),
+    "the same at every 3rd step, careful": (Shortcuts(deep_every=3, careful=True), torch.float32),
     "lower levels at every 2nd, nets at every 4th": (Shortcuts(deep_every=2, reuse_every=4), torch.float32),
     "guidance from 10 to 80 %": (Shortcuts(guidance_start=0.1, guidance_end=0.8), torch.float32),
 }

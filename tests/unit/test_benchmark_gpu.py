@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 TINY = {"block_out_channels": (32, 32, 64, 64), "layers_per_block": 1}
 READ = {
     "ceiling": (), "batch": ("batch 8",), "sdxl": ("SDXL",), "first": ("seconds to the first picture",),
-    "peers": ("20 steps, one net", "time of three nets", "three nets: peak memory", "preparing over"),
+    "peers": ("20 steps, one net", "time of three nets", "three nets: peak memory", "preparing a run"),
 }  # fmt: skip
 """How the claims begin that a part has the figures for."""
 NAMES = ("gpu", "measure", "peers", "step")
