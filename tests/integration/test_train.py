@@ -170,7 +170,7 @@ def test_a_fresh_net_does_not_control_and_probing_leaves_the_training_alone(fold
     assert training.probe() == fresh
 
 
-def test_pain_training_that_does_not_converge_the_probe_tells_a_net_for_edges_from_one_for_poses() -> None:
+def test_training_that_does_not_converge_the_probe_tells_a_net_for_edges_from_one_for_poses() -> None:
     """On edges as hints: a net that was trained on them lowers the loss, one that was not does less."""
     scenes = list(render_many(range(4), 128, 1))
     pictures, hints = (

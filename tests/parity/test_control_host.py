@@ -158,7 +158,7 @@ def ours(path: Path, base: UNet) -> list[Tensor]:
 
 @pytest.mark.parametrize("name", CASES)
 @torch.inference_mode()
-def test_pain_results_differ_between_tools_the_residuals_are_the_hosts(
+def test_results_differ_between_tools_the_residuals_are_the_hosts(
     tmp_path: Path, name: str, base: UNet, host: dict[str, Tensor]
 ) -> None:
     save_file(CASES[name], tmp_path / "control.safetensors")

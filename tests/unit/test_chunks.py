@@ -131,7 +131,7 @@ def footprint(pictures: int) -> Footprint:
         (100, 3, 3, False),
     ],
 )
-def test_pain_out_of_memory_as_many_pictures_as_fit(free: int | None, chunk: int, expected: int, fits: bool) -> None:
+def test_out_of_memory_as_many_pictures_as_fit(free: int | None, chunk: int, expected: int, fits: bool) -> None:
     plan = plan_memory(footprint, 8, 0, free, chunk)
     assert (plan.chunk, plan.fits) == (expected, fits)
     assert ("more than there is" in plan.words()) != fits

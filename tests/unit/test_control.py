@@ -123,7 +123,7 @@ CURVES = {
 
 @torch.inference_mode()
 @pytest.mark.parametrize("mode", MODES)
-def test_pain_modes_undefined_each_multiplies_each_block_by_its_formula(unet: UNet, net: ControlNet, mode: str) -> None:
+def test_modes_undefined_each_multiplies_each_block_by_its_formula(unet: UNet, net: ControlNet, mode: str) -> None:
     got = residuals(unet, ControlUnit(net, HINT, 0.6, mode=mode))
     assert_blocks(got, plain_residuals(net, HINT), [0.6 * w for w in MODE_FORMULAS[mode]])
     only_conditional = mode in ("control", "cfg-rw", "cfg-rw-literal")
@@ -166,7 +166,7 @@ def test_masks_of_any_size_and_batches_of_masks(
 
 
 @torch.inference_mode()
-def test_pain_regional_masks_of_two_nets_add_up(unet: UNet, net: ControlNet) -> None:
+def test_regional_masks_of_two_nets_add_up(unet: UNet, net: ControlNet) -> None:
     """Where a mask and its opposite are used, the two halves sum to the whole."""
     left = torch.zeros(1, 8, 12)
     left[..., :6] = 1.0
@@ -282,7 +282,7 @@ def test_a_schedule_without_keyframes_is_refused_as_data_too() -> None:
         StrengthCurve(())
 
 
-def test_pain_which_strength_acts_when_does_not_depend_on_the_number_of_steps() -> None:
+def test_which_strength_acts_when_does_not_depend_on_the_number_of_steps() -> None:
     """A schedule is read at the timestep's place, so 10 steps and 40 steps see the same curve."""
     curve = read_curve("0: 1, 1: 0")
     for timestep in (999.0, 500.0, 1.0):
@@ -339,7 +339,7 @@ def test_nearest_pixel_leaves_the_marks_of_an_inpainting_hint() -> None:
     assert (fitted == -1.0).any()
 
 
-def test_pain_is_my_hint_cropped_not_with_pixel_perfect() -> None:
+def test_is_my_hint_cropped_not_with_pixel_perfect() -> None:
     """Is my hint cropped? With this fit it never is."""
     hint = random(1, 3, 64, 64)
     assert fit_hint(hint, 64, 64, "pixel-perfect") is hint

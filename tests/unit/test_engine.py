@@ -329,7 +329,7 @@ def test_a_mask_multiplies_residual_and_bias(
 
 
 @torch.inference_mode()
-def test_pain_slow_with_several_nets_nothing_runs_at_strength_zero_or_outside_the_window(
+def test_slow_with_several_nets_nothing_runs_at_strength_zero_or_outside_the_window(
     model: DiffusionModel, nets: tuple[ControlNet, ControlNet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = Backend(Runtime(pack_weights=False))
@@ -474,7 +474,7 @@ def test_a_noise_mask_keeps_the_rest_of_the_latent(model: DiffusionModel) -> Non
 
 
 @torch.inference_mode()
-def test_pain_slow_with_several_nets_one_net_on_several_hints_runs_once(
+def test_slow_with_several_nets_one_net_on_several_hints_runs_once(
     model: DiffusionModel, nets: tuple[ControlNet, ControlNet], backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompt, empty = texts(2)
@@ -614,7 +614,7 @@ def test_a_half_in_which_nothing_acts_predicts_nothing(model: DiffusionModel) ->
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
-def test_pain_memory_held_after_a_run_a_backend_keeps_no_model_alive(packed: bool) -> None:
+def test_memory_held_after_a_run_a_backend_keeps_no_model_alive(packed: bool) -> None:
     backend = Backend(Runtime(pack_weights=packed))
     torch.manual_seed(0)
     model = DiffusionModel(UNet(DEMO.unet).eval(), DEMO, SCHEDULE)

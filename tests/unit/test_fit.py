@@ -128,7 +128,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 @pytest.mark.parametrize(("kind", "family", "base"), MISFITS)
-def test_pain_mat1_and_mat2_shapes_another_base_is_named_from_headers(
+def test_mat1_and_mat2_shapes_another_base_is_named_from_headers(
     files: Files, kind: str, family: str, base: str
 ) -> None:
     control, checkpoint = files.path(kind, family), files.path("base", base)
@@ -159,7 +159,7 @@ def apply(path: Path, width: int) -> list[Any]:
 
 
 @pytest.mark.parametrize(("kind", "family", "base"), MISFITS)
-def test_pain_mat1_and_mat2_shapes_apply_compares_the_width_of_the_text(
+def test_mat1_and_mat2_shapes_apply_compares_the_width_of_the_text(
     files: Files, kind: str, family: str, base: str
 ) -> None:
     path, width = files.path(kind, family), FAMILIES[base].unet.context_dim
@@ -290,7 +290,7 @@ def test_validate_tells_a_model_that_completes_a_net_of_another_base(desk: Desk)
     assert "wide text: load a control file made for Stable Diffusion 1" in line
 
 
-def test_pain_mat1_and_mat2_shapes_a_run_ends_before_it_loads(desk: Desk) -> None:
+def test_mat1_and_mat2_shapes_a_run_ends_before_it_loads(desk: Desk) -> None:
     control, base = desk.files.path("controlnet", "sd15"), desk.files.path("base", "sdxl")
     folders = ["--models", str(desk.files.models), "--input", str(desk.folder), "--output", str(desk.folder / "out")]
     path = desk.folder / "w.json"

@@ -229,7 +229,7 @@ def test_a_gray_adapter_reads_the_mean_of_a_colour_hint(unet: UNet) -> None:
 
 
 @torch.inference_mode()
-def test_pain_control_silently_dropped_an_adapter_on_another_base_is_an_error(unet: UNet) -> None:
+def test_control_silently_dropped_an_adapter_on_another_base_is_an_error(unet: UNet) -> None:
     """The host logs a shape that does not fit and goes on without control."""
     net = Adapter(AdapterConfig())
     with pytest.raises(UnfitError, match=r"was made for a base of widths \(320, 640, 1280\)"):
@@ -400,7 +400,7 @@ def test_a_batch_of_frames_equals_its_singles(unet: UNet, kind: str) -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("kind", ["net", "union", "adapter", "difference", "lora"])
-def test_pain_dtype_mismatch_every_kind_runs_in_the_run_s_own(tmp_path: Path, kind: str, stored: torch.dtype) -> None:
+def test_dtype_mismatch_every_kind_runs_in_the_run_s_own(tmp_path: Path, kind: str, stored: torch.dtype) -> None:
     """Files of one type, a base of another, a float32 hint and text: all is cast where the engine takes it."""
     torch.manual_seed(0)
     base = UNet(UNET).eval()
@@ -450,7 +450,7 @@ def test_a_net_that_pools_keeps_that_in_files_and_folders(tmp_path: Path) -> Non
         save_folder(tmp_path / "union", union)
 
 
-def test_pain_file_not_recognised_a_relative_says_what_it_is(tmp_path: Path) -> None:
+def test_file_not_recognised_a_relative_says_what_it_is(tmp_path: Path) -> None:
     path = tmp_path / "style.safetensors"
     write_safetensors(path, {"style_embedding": torch.zeros(1, 8, 1024)})
     with pytest.raises(CheckpointError, match="of another kind: T2I style adapter"):
