@@ -8,10 +8,9 @@ from typing import Literal
 import numpy as np
 
 from .errors import ParameterError
+from .limits import MAX_SIDE
 
 Interpolation = Literal["nearest", "smooth"]
-LARGEST = 16384
-"""Side to which a picture may be enlarged, as the editor's own nodes allow it; one that comes larger is looked at."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +67,10 @@ def detect_size(
         raise ParameterError(f"multiple={multiple}: choose 1 or more")
     scale = side / min(height, width)
     new_height, new_width = max(1, round(height * scale)), max(1, round(width * scale))
-    if max(new_height, new_width) > max(LARGEST, height, width) or multiple > LARGEST:
+    if max(new_height, new_width) > max(MAX_SIDE, height, width) or multiple > MAX_SIDE:
         raise ParameterError(
             f"resolution={resolution} and multiple={multiple} make {new_width}x{new_height} pixels, padded to the "
-            f"multiple, of a picture of {width}x{height}; expected at most {LARGEST}: choose a smaller resolution "
+            f"multiple, of a picture of {width}x{height}; expected at most {MAX_SIDE}: choose a smaller resolution "
             "or multiple"
         )
     return Size(new_height, new_width, -(-new_height // multiple) * multiple, -(-new_width // multiple) * multiple)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .draw import Strokes, draw_poses, render
-from .people import Person, Pose, body_from_coco17, fit_to_box, read_poses, write_poses
+from .keypoint_json import read_poses, write_poses
+from .people import Person, Pose, body_from_coco17, fit_to_box
 from .templates import TEMPLATES, template, template_pose
 
 __all__ = [

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..errors import PictureError
 from ..image_ops import like, to_numpy
+from ..limits import MAX_DRAWN_PIXELS
 from .people import Person, Pose
 from .skeleton import BODY_COLOURS, BODY_LIMBS, HAND_BONES, LIMB_SHADE
 
@@ -102,6 +103,11 @@ def render(
         found = ", ".join(f"{h}x{w}" for h, w in sorted(sizes)) or "no frames"
         raise PictureError(f"the poses have {found} as canvas: give height and width of the hint")
     ((height, width),) = sizes
+    if len(poses) * height * width > MAX_DRAWN_PIXELS:
+        raise PictureError(
+            f"{len(poses)} hints of {width}x{height} have {len(poses) * height * width:,} pixels, expected at most "
+            f"{MAX_DRAWN_PIXELS:,}: choose a smaller size, or draw fewer frames at a time"
+        )
     sized = (strokes or Strokes()).scaled(height, width)
     out = np.zeros((len(poses), height, width, 3), np.float32)
     for pose, hint in zip(poses, out, strict=True):

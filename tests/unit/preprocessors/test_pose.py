@@ -158,15 +158,123 @@ def test_json_in_parts_of_the_canvas_and_in_25_points() -> None:
             {"people": [{"pose_keypoints_2d": [1, 2, 1]}], "canvas_height": 9, "canvas_width": 9},
             "of 1 keypoints",
         ),
-        (
-            {"people": [{"face_keypoints_2d": [1, 2, 1]}], "canvas_height": 9, "canvas_width": 9},
-            "face of 1 keypoints",
-        ),
     ],
 )
 def test_what_is_no_pose_is_refused(data: object, words: str) -> None:
     with pytest.raises(PictureError, match=words):
         poses.read_poses(data)
+
+
+@pytest.mark.parametrize(
+    ("part", "numbers", "said"),
+    [
+        ("face", [1, 2, 1], "left out a face of 1 keypoints, expected 56 to 70"),
+        ("face", [1.0, 2.0, 1.0] * 55, "left out a face of 55 keypoints"),
+        ("face", [1, 2], "face_keypoints_2d has 2 numbers; expected triples"),
+        ("face", [1e300] * 210, "left out a face: face_keypoints_2d holds numbers that are no place"),
+        ("face", [10**400] * 210, "face_keypoints_2d holds something else than numbers"),
+        ("face", "none", "face_keypoints_2d holds something else than numbers"),
+        ("hand_left", [1.0, 2.0, 1.0] * 20, "left out a left hand of 20 keypoints, expected 21"),
+        ("hand_right", [math.nan] * 63, "left out a right hand: hand_right_keypoints_2d holds numbers"),
+    ],
+)
+def test_a_face_or_hand_that_cannot_be_read_is_left_out_and_noted(part: str, numbers: object, said: str) -> None:
+    body = poses.template_pose("waving", 64, 64).people[0].body
+    frame = {"canvas_width": 64, "canvas_height": 64}
+    person = {"pose_keypoints_2d": body.ravel().tolist(), f"{part}_keypoints_2d": numbers}
+    (pose,) = poses.read_poses({**frame, "people": [person]})
+    assert len(pose.notes) == 1 and said in pose.notes[0]
+    assert list(pose.people[0].parts()) == ["body"]
+    assert np.array_equal(poses.render([pose]), poses.render([poses.template_pose("waving", 64, 64)]))
+
+
+@pytest.mark.parametrize("count", range(56, 71))
+def test_faces_of_every_usual_size_are_drawn(count: int) -> None:
+    face = np.column_stack([np.linspace(20, 60, count), np.linspace(70, 90, count), np.ones(count)])
+    frame = {"canvas_width": 96, "canvas_height": 96, "people": [{"face_keypoints_2d": face.ravel().tolist()}]}
+    (pose,) = poses.read_poses(frame)
+    hint = poses.render([pose])[0]
+    assert not pose.notes and all(hint[int(y), int(x)].all() for x, y, _ in face)
+
+
+@pytest.mark.parametrize(("count", "neck"), [(133, False), (134, True)])
+def test_whole_bodies_are_split_into_their_parts(count: int, neck: bool) -> None:
+    points = np.column_stack([np.arange(count) * 3.0, np.arange(count) + 9.0, np.ones(count)])
+    frame = {"canvas_width": 512, "canvas_height": 512, "people": [{"pose_keypoints_2d": points.ravel().tolist()}]}
+    person = poses.read_poses(frame)[0].people[0]
+    size = 18 if neck else 17
+    body, (face, left, right) = points[:size], np.split(points[size + 6 :], (68, 89))
+    assert np.array_equal(person.body, body if neck else poses.body_from_coco17(body))
+    assert np.array_equal(person.face, face)
+    assert np.array_equal(person.left_hand, left) and np.array_equal(person.right_hand, right)
+
+
+def test_a_body_of_coco_is_drawn_with_a_neck() -> None:
+    points = np.column_stack([np.arange(17) * 10.0 + 5, np.arange(17) * 3.0 + 5, np.full(17, 0.9)])
+    frame = {"canvas_width": 256, "canvas_height": 256, "people": [{"pose_keypoints_2d": points.ravel().tolist()}]}
+    assert np.array_equal(poses.read_poses(frame)[0].people[0].body, poses.body_from_coco17(points))
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ({"people": [{"pose_keypoints_2d": [5.0, 5.0, 1.0] * 33}]}, "33 keypoints, the form of MediaPipe"),
+        (
+            {"people": [{"pose_keypoints_2d": [5.0, 5.0, 1.0] * 135}]},
+            "135 keypoints, the form of OpenPose's whole body",
+        ),
+        ({"people": [{"pose_keypoints_2d": [5.0, 5.0, 1.0] * 26}]}, "26 keypoints, the form of Halpe"),
+        ({"images": [], "annotations": []}, "a COCO data set"),
+        ({"meta_info": {}, "instance_info": []}, "an MMPose prediction"),
+        ([{"image_id": 1, "keypoints": []}], "a COCO or MMPose result"),
+        (7, "something else"),
+    ],
+)
+def test_other_forms_are_refused_by_name(data: object, name: str) -> None:
+    data = {**data, "canvas_width": 64, "canvas_height": 64} if isinstance(data, dict) else data
+    with pytest.raises(PictureError, match=name):
+        poses.read_poses(data)
+
+
+@pytest.mark.parametrize("outside", [1.05, 3.0, -0.4])
+def test_shares_of_the_canvas_are_known_by_all_points_of_the_file(outside: float) -> None:
+    whole = poses.template_pose("standing", 200, 100)
+    shares = whole.people[0].body * (1 / 100, 1 / 200, 1)
+    shares[4, :2] = outside
+    people = [{"pose_keypoints_2d": shares.ravel().tolist()}]
+    tiny = [{"pose_keypoints_2d": [0.5, 0.5, 1.0] + [0.0] * 51}]
+    frames = [{"people": found, "canvas_width": 100, "canvas_height": 200} for found in (people, tiny, [])]
+    read = poses.read_poses(frames)
+    assert np.allclose(read[0].people[0].body[:, :2], shares[:, :2] * (100, 200))
+    assert np.allclose(read[1].people[0].body[0], (50, 100, 1))
+
+
+def test_a_small_figure_in_pixels_stays_small() -> None:
+    small = poses.template_pose("standing", 12, 12).people[0].body
+    frame = {"canvas_width": 512, "canvas_height": 512, "people": [{"pose_keypoints_2d": small.ravel().tolist()}]}
+    assert np.array_equal(poses.read_poses(frame)[0].people[0].body, small)
+
+
+def test_a_canvas_of_a_few_bytes_takes_no_memory() -> None:
+    bomb = '{"people":[],"canvas_width":16384,"canvas_height":16384}'
+    with pytest.raises(PictureError, match=r"16384x16384 has 268,435,456 pixels, expected at most 67,108,864"):
+        poses.read_poses(bomb)
+    frame = {"people": [], "canvas_width": 8192, "canvas_height": 8192}
+    with pytest.raises(PictureError, match=r"the canvases have 1,140,850,688 pixels"):
+        poses.read_poses([frame] * 17)
+    with pytest.raises(PictureError, match=r"10,001 frames, expected at most 10,000"):
+        poses.read_poses([{"people": [], "canvas_width": 1, "canvas_height": 1}] * 10_001)
+    with pytest.raises(PictureError, match=r"2 hints of 8192x8192 have 134,217,728 pixels"):
+        poses.render(poses.read_poses([frame] * 2))
+
+
+def test_a_file_without_a_canvas_takes_the_size_that_is_given() -> None:
+    body = poses.template_pose("t_pose", 64, 96).people[0].body
+    frame = {"people": [{"pose_keypoints_2d": body.ravel().tolist(), "face_keypoints_2d": []}]}
+    with pytest.raises(PictureError, match="names no canvas size"):
+        poses.read_poses(frame)
+    (pose,) = poses.read_poses(frame, height=64, width=96)
+    assert np.array_equal(poses.render([pose]), poses.render([poses.template_pose("t_pose", 64, 96)]))
 
 
 def test_coco_points_get_a_neck_between_the_shoulders() -> None:
@@ -218,8 +326,9 @@ def test_unknown_template_and_mixed_canvases() -> None:
         ({"people": [{"pose_keypoints_2d": [[1, 2], [3]]}]}, "pose_keypoints_2d holds something else than numbers"),
         ({"people": [{"pose_keypoints_2d": 5}]}, "has 1 numbers; expected triples"),
         ({"people": [{"pose_keypoints_2d": [math.nan] * 54}]}, "no place in a picture"),
-        ({"people": [{"face_keypoints_2d": [1e300] * 210}]}, "face_keypoints_2d holds numbers that are no place"),
-        ({"people": [{"face_keypoints_2d": [10**400] * 210}]}, "face_keypoints_2d holds something else than numbers"),
+        ({"people": [{"pose_keypoints_2d": [1e300] * 54}]}, "pose_keypoints_2d holds numbers that are no place"),
+        ({"people": [{"pose_keypoints_2d": [10**400] * 54}]}, "pose_keypoints_2d holds something else than numbers"),
+        ({"people": [{}] * 1001}, r"a frame has 1,001 people, expected at most 1,000"),
     ],
 )
 def test_poses_that_are_none(changes: dict[str, object], said: str) -> None:

@@ -1,0 +1,190 @@
+"""Pose files: OpenPose JSON and ComfyUI's POSE_KEYPOINT, in the forms that different tools write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from ..errors import PictureError
+from ..limits import (
+    MAX_CANVAS_PIXELS,
+    MAX_COORDINATE,
+    MAX_FILE_PIXELS,
+    MAX_FRAMES,
+    MAX_JSON_BYTES,
+    MAX_PEOPLE,
+    MAX_SIDE,
+)
+from .people import Person, Pose, body_from_coco17
+from .skeleton import BODY_25_TO_18
+
+_KEYS = {
+    "body": "pose_keypoints_2d",
+    "left_hand": "hand_left_keypoints_2d",
+    "right_hand": "hand_right_keypoints_2d",
+    "face": "face_keypoints_2d",
+}
+# OpenPose draws 70 points of a face, other tools 68 or fewer; all are dots of one colour, so that none is refused.
+_COUNTS = {"left_hand": range(21, 22), "right_hand": range(21, 22), "face": range(56, 71)}
+# Whole bodies in one list: the body, six points of the feet, which no net reads, then face and hands.
+_WHOLE_BODIES = {133: 17, 134: 18}  # COCO-WholeBody, and the same with a neck and in OpenPose's order (DWPose)
+_OTHER_BODIES = {
+    15: "OpenPose MPI",
+    16: "MPII",
+    26: "Halpe",
+    33: "MediaPipe",
+    135: "OpenPose's whole body",
+    136: "Halpe's whole body",
+}
+_OTHER_FILES = {
+    "annotations": "a COCO data set",
+    "instance_info": "an MMPose prediction",
+    "keypoints": "a COCO or MMPose result",
+    "landmarks": "a MediaPipe result",
+}
+_LARGEST_SHARE = 2.0  # a median coordinate up to this is a share of the canvas: nobody is two pixels tall
+
+
+def read_poses(data: Any, *, height: int | None = None, width: int | None = None) -> tuple[Pose, ...]:
+    """Read OpenPose JSON or POSE_KEYPOINT: one pose per frame.
+
+    data: JSON text, one frame (a mapping with "people"), or a sequence of frames. A body has COCO's 17 keypoints,
+        OpenPose's 18 or 25, or the 133 or 134 of a whole body with hands and face. Coordinates are pixels, or shares of
+        the canvas (0 to 1); which of both is decided once for all frames, by their median.
+    height, width: the canvas in pixels, for files that do not name one, as those of the OpenPose command.
+
+    A hand or a face that cannot be read is left out, and `Pose.notes` says so. Raises PictureError for anything else.
+    """
+    if isinstance(data, (str, bytes)):
+        data = _parse(data)
+    frames = [data] if isinstance(data, Mapping) else data
+    if not isinstance(frames, Sequence) or not all(isinstance(f, Mapping) and "people" in f for f in frames):
+        raise PictureError(f'a pose is a mapping with a list of "people", or a list of those; this is {_kind(frames)}')
+    _check_limit(len(frames), MAX_FRAMES, "the pose file has {:,} frames")
+    poses = tuple(_read_frame(frame, height, width) for frame in frames)
+    _check_limit(sum(pose.height * pose.width for pose in poses), MAX_FILE_PIXELS, "the canvases have {:,} pixels")
+    seen = [part[part[:, 2] > 0, :2] for pose in poses for person in pose.people for part in person.parts().values()]
+    # Per file, and by the median: one point outside of the picture, at 1.05, must not turn shares into pixels.
+    if sum(map(len, seen)) and np.median(np.abs(np.concatenate(seen))) <= _LARGEST_SHARE:
+        return tuple(pose.scaled((pose.width, pose.height)) for pose in poses)
+    return poses
+
+
+def write_poses(poses: Sequence[Pose]) -> list[dict[str, Any]]:
+    """Poses -> POSE_KEYPOINT: one mapping per frame, coordinates in pixels, None for a missing part."""
+
+    def numbers(points: np.ndarray | None) -> list[float] | None:
+        return None if points is None else np.asarray(points, np.float64).ravel().tolist()
+
+    return [
+        {
+            "people": [{key: numbers(getattr(person, part)) for part, key in _KEYS.items()} for person in pose.people],
+            "canvas_height": pose.height,
+            "canvas_width": pose.width,
+        }
+        for pose in poses
+    ]
+
+
+def _check_limit(amount: int, limit: int, text: str) -> None:
+    if amount > limit:
+        raise PictureError(
+            f"{text.format(amount)}, expected at most {limit:,}: split the file or make the canvas smaller"
+        )
+
+
+def _parse(text: str | bytes) -> Any:
+    _check_limit(len(text), MAX_JSON_BYTES, "the pose file has {:,} bytes")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = error if isinstance(error, json.JSONDecodeError) else "a number or nesting without end"
+        raise PictureError(f"the pose is not valid JSON: {reason}") from None
+
+
+def _kind(frames: Any) -> str:
+    """What else a file holds, by the keys of its first entry."""
+    first = frames[0] if isinstance(frames, Sequence) and frames else frames
+    keys = first if isinstance(first, Mapping) else ()
+    return next((name for key, name in _OTHER_FILES.items() if key in keys), "something else") + ": convert it"
+
+
+def _read_frame(frame: Mapping[str, Any], height: int | None, width: int | None) -> Pose:
+    height, width = frame.get("canvas_height") or height, frame.get("canvas_width") or width
+    if not height or not width:
+        raise PictureError(
+            "the pose names no canvas size: give the width and height of its picture, or link that picture"
+        )
+    height, width = _side(height, "height"), _side(width, "width")
+    _check_limit(height * width, MAX_CANVAS_PIXELS, f"the canvas of {width}x{height} has {{:,}} pixels")
+    found = frame["people"]
+    if not isinstance(found, Sequence) or not all(isinstance(person, Mapping) for person in found):
+        raise PictureError('"people" holds something else than a list of people')
+    _check_limit(len(found), MAX_PEOPLE, "a frame has {:,} people")
+    notes: list[str] = []
+    return Pose(tuple(_read_person(person, notes) for person in found), height, width, tuple(notes))
+
+
+def _side(value: Any, name: str) -> int:
+    if isinstance(value, Real) and 1 <= value <= MAX_SIDE:
+        return int(float(value))
+    raise PictureError(f"the canvas {name} is {str(value)[:40]!r}: expected pixels, from 1 to {MAX_SIDE}")
+
+
+def _read_person(data: Mapping[str, Any], notes: list[str]) -> Person:
+    """One person. What is wrong with a hand or a face goes to `notes`; PictureError for the body."""
+    body = _read_points(data, "body")
+    body = np.zeros((18, 3)) if body is None else body
+    count = _WHOLE_BODIES.get(len(body))
+    parts: dict[str, np.ndarray] = {}
+    if count is not None:
+        names = ("face", "left_hand", "right_hand")
+        parts = dict(zip(names, np.split(body[count + 6 :], (68, 68 + 21)), strict=True))
+        body = body[:count]
+    for name, counts in _COUNTS.items():
+        try:
+            points = _read_points(data, name)
+        except PictureError as error:
+            notes.append(f"left out a {name.replace('_', ' ')}: {error}")
+            continue
+        if points is not None and len(points) in counts:
+            parts[name] = points
+        elif points is not None:
+            expected = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
+            notes.append(f"left out a {name.replace('_', ' ')} of {len(points)} keypoints, expected {expected}")
+    return Person(_to_body18(body), **parts)
+
+
+def _to_body18(body: np.ndarray) -> np.ndarray:
+    if len(body) == 17:
+        return body_from_coco17(body)
+    if len(body) == 25:
+        return body[list(BODY_25_TO_18)]
+    if len(body) == 18:
+        return body
+    known = f", the form of {_OTHER_BODIES[len(body)]}" if len(body) in _OTHER_BODIES else ""
+    raise PictureError(
+        f"a body of {len(body)} keypoints{known}; expected COCO's 17, OpenPose's 18 or 25, or a whole body's 133 or 134"
+    )
+
+
+def _read_points(data: Mapping[str, Any], part: str) -> np.ndarray | None:
+    """Flat or nested triples -> (N,3) float64; None if there are none."""
+    key = _KEYS[part]
+    if data.get(key) is None:
+        return None
+    try:
+        points = np.asarray(data[key], np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise PictureError(f"{key} holds something else than numbers") from None
+    if not points.size:
+        return None
+    if not (np.abs(points) <= MAX_COORDINATE).all():
+        raise PictureError(f"{key} holds numbers that are no place in a picture: NaN, or beyond {MAX_COORDINATE:,}")
+    if points.size % 3:
+        raise PictureError(f"{key} has {points.size} numbers; expected triples of x, y and confidence")
+    return points.reshape(-1, 3)
