@@ -36,11 +36,12 @@ class HintError(CoreError):
 class Outcome:
     """What became of the jobs: hints made, and inputs without one, each with the reason.
 
-    over_white: how many pictures had an alpha channel, and were laid over white.
+    over_white: how many pictures had an alpha channel, and were laid over white. notes: what else the user should know.
     """
 
     made: int = 0
     over_white: int = 0
+    notes: list[str] = field(default_factory=list)
     failed: dict[Path, CoreError] = field(default_factory=dict)
 
     def check(self, total: int) -> None:
@@ -105,7 +106,7 @@ def _hints(
     settings: Settings,
     library: Library | None,
     outcome: Outcome,
-) -> Sequence[np.ndarray]:
+) -> Iterable[np.ndarray]:
     """The hints of pictures of one shape; none where that shape cannot be read, which is noted for each of them."""
     from ..preprocessors.errors import PictureError
 
@@ -157,13 +158,19 @@ def _pictures(jobs: Sequence[Job], outcome: Outcome) -> Iterator[tuple[Job, np.n
             outcome.failed[source] = error
 
 
-def read_pose_file(path: Path) -> tuple[Pose, ...]:
-    """The frames of an OpenPose JSON file. Raises DamagedFileError."""
+def read_pose_file(path: Path, canvas: tuple[int, int] | None) -> tuple[Pose, ...]:
+    """The frames of an OpenPose JSON file.
+
+    canvas: (height, width) for a file that does not name its canvas. Raises DamagedFileError.
+    """
     from ..preprocessors.errors import PictureError
+    from ..preprocessors.limits import MAX_JSON_BYTES
     from ..preprocessors.pose import read_poses
 
+    height, width = canvas or (None, None)
     try:
-        return read_poses(path.read_text("utf-8-sig"))
+        with path.open(encoding="utf-8-sig") as file:
+            return read_poses(file.read(MAX_JSON_BYTES + 1), height=height, width=width)
     except (PictureError, OSError, UnicodeError) as error:
         raise DamagedFileError(f"{path}: {error}", path) from error
 
@@ -174,10 +181,12 @@ def _draw_poses(source: Path, jobs: Iterable[Job], settings: Settings, outcome: 
     from ..preprocessors.resize import detect_size
 
     try:
-        frames = read_pose_file(source)
+        frames = read_pose_file(source, settings.options.get("canvas"))
     except DamagedFileError as error:
         outcome.failed[source] = error
         return
+    notes = dict.fromkeys(note for pose in frames for note in pose.notes)  # each once, in order
+    outcome.notes += [f"{source}: {note}" for note in notes]
     for job in jobs:
         pose = frames[job.frame]
         side = settings.options["resolution"]

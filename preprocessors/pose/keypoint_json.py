@@ -130,7 +130,7 @@ def _read_frame(frame: Mapping[str, Any], height: int | None, width: int | None)
 
 
 def _side(value: Any, name: str) -> int:
-    if isinstance(value, Real) and 1 <= value <= MAX_SIDE:
+    if isinstance(value, Real) and 1 <= float(value) <= MAX_SIDE:
         return int(float(value))
     raise PictureError(f"the canvas {name} is {str(value)[:40]!r}: expected pixels, from 1 to {MAX_SIDE}")
 

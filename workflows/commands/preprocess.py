@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--normalize", choices=("frame", "batch", "fixed"), default="frame", help="range over each frame, or over all"
     )
+    parser.add_argument(
+        "--canvas",
+        metavar="WIDTHxHEIGHT",
+        help="for pose files that name no canvas: the size of the picture that they were made for, or that picture",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the random kinds (default: 0)")
     parser.add_argument(
         "--models",
@@ -69,7 +76,9 @@ def run(args: argparse.Namespace) -> int:
         settings = _settings(args)
         check_folder("--output", Path(args.output))
         if args.kind == POSE:
-            jobs = plan(args.inputs, Path(args.output), frozenset({".json"}), lambda path: len(read_pose_file(path)))
+            canvas = settings.options.get("canvas")
+            count = lambda path: len(read_pose_file(path, canvas))  # noqa: E731
+            jobs = plan(args.inputs, Path(args.output), frozenset({".json"}), count)
         else:
             jobs = plan(args.inputs, Path(args.output), PICTURE_ENDINGS | {".npy"}, count_frames)
         mask = None if args.mask is None else read_picture(Path(args.mask)).pixels[..., 0]
@@ -132,7 +141,7 @@ def open_library(args: argparse.Namespace) -> Library:
 
 
 def _settings(args: argparse.Namespace) -> Settings:
-    """The parsed arguments, checked against what the kind declares."""
+    """The parsed arguments, checked against the parameters of the kind."""
     if args.chunk < 1:
         raise ValueRangeError(f"--chunk {args.chunk}: choose 1 or more")
     parameters: dict[str, Any] = dict(_assignment(text) for text in args.set)
@@ -154,7 +163,22 @@ def _settings(args: argparse.Namespace) -> Settings:
         "normalize": args.normalize,
         "seed": args.seed,
     }
+    if args.canvas:
+        if args.kind != POSE:
+            raise ValueRangeError("--canvas is the size of pose files: leave it out for other kinds")
+        options["canvas"] = _canvas(args.canvas)
     return Settings(args.kind, options, parameters, args.chunk, whole)
+
+
+def _canvas(text: str) -> tuple[int, int]:
+    """The (height, width) of "512x768" (width first), or of a picture file."""
+    size = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    if size:
+        return int(size[2]), int(size[1])
+    if not Path(text).expanduser().is_file():
+        raise ValueRangeError(f"--canvas {text}: expected WIDTHxHEIGHT, such as 512x768, or a picture file")
+    height, width = read_picture(Path(text).expanduser()).pixels.shape[:2]
+    return height, width
 
 
 def _assignment(text: str) -> tuple[str, str]:
@@ -189,6 +213,7 @@ def _listing(kind: str | None) -> Iterator[str]:
 
 
 def _report(args: argparse.Namespace, jobs: Sequence[Job], kept: int, outcome: Outcome) -> None:
+    print(*outcome.notes, sep="\n", end="\n" if outcome.notes else "", file=sys.stderr)
     if args.json and outcome.failed:
         return  # the error's object is the one that is printed
     if args.json:

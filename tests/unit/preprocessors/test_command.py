@@ -368,3 +368,30 @@ def test_two_pose_files_never_write_one_hint(tmp_path: Path, capsys: pytest.Capt
     capsys.readouterr()
     assert preprocess("pose", tmp_path / "a.json", "--output", tmp_path / "out", "--json") == 0
     assert json.loads(capsys.readouterr().out)["made"] == 0
+
+
+def test_a_pose_file_without_a_canvas_takes_one_from_the_options(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pose = poses.template_pose("waving", 96, 64)
+    frame = {"version": 1.3, "people": [{"pose_keypoints_2d": pose.people[0].body.ravel().tolist()}]}
+    source, photo = tmp_path / "p.json", tmp_path / "photo.png"
+    source.write_text(json.dumps(frame), "utf-8")
+    Image.new("RGB", (64, 96)).save(photo)
+    assert preprocess("pose", source, "--output", tmp_path / "out") == 3
+    assert "names no canvas size" in capsys.readouterr().err
+    for canvas in ("64x96", photo):
+        assert preprocess("pose", source, "--output", tmp_path / "out", "--canvas", canvas, "--overwrite") == 0
+        hint = np.asarray(Image.open(tmp_path / "out" / "p.png"))
+        assert np.array_equal(hint, np.rint(poses.render([pose])[0] * 255))
+    assert preprocess("pose", source, "--canvas", "wide") == 2
+    assert "expected WIDTHxHEIGHT" in capsys.readouterr().err
+    assert preprocess("canny", photo, "--canvas", "64x96") == 2
+
+
+def test_a_face_that_is_left_out_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (frame,) = poses.write_poses([poses.template_pose("waving", 96, 64)])
+    frame["people"][0]["face_keypoints_2d"] = [1, 2, 1]
+    (tmp_path / "p.json").write_text(json.dumps(frame), "utf-8")
+    assert preprocess("pose", tmp_path / "p.json", "--output", tmp_path / "out") == 0
+    assert "p.json: left out a face of 1 keypoints, expected 56 to 70" in capsys.readouterr().err
