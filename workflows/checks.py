@@ -1,4 +1,4 @@
-"""Small checks for data from files: each returns what it was given, or says what is wrong and where."""
+"""Checks for values from workflow files. Each returns the value, or raises WorkflowError with the place in the file."""
 
 from __future__ import annotations
 
@@ -6,63 +6,58 @@ from typing import Any
 
 from ..controlnet_core.errors import WorkflowError
 
+# Limits on a workflow file. The largest published workflows have a few hundred nodes with a few dozen inputs each.
 MAX_NODES = 5_000
-_NAMES = {
-    "dict": "an object",
-    "list": "a list",
-    "str": "a text",
-    "bool": "a truth value",
-    "NoneType": "nothing",
-}
+MAX_INPUTS = 500
+"""Inputs of one node."""
+_TYPE_NAMES = {dict: "an object", list: "a list", str: "a text", bool: "a truth value", type(None): "nothing"}
+_SAVE_AGAIN = "save the workflow again in the editor"
 
 
 def fail(where: str, what: str, remedy: str) -> WorkflowError:
-    """The error for a file: where it is wrong, what it has there, what to do."""
+    """Return the error for a file. where: place in the file; what: the fault there; remedy: what to do."""
     return WorkflowError(f"{where} {what}: {remedy}")
 
 
-def _wrong(where: str, value: Any, wanted: str) -> WorkflowError:
-    got = _NAMES.get(type(value).__name__, "a number")
-    return fail(where, f"is {got}, expected {wanted}", "save the workflow again in the editor")
+def _wrong_type(where: str, value: Any, expected: str) -> WorkflowError:
+    return fail(where, f"is {_TYPE_NAMES.get(type(value), 'a number')}, expected {expected}", _SAVE_AGAIN)
 
 
 def as_dict(value: Any, where: str) -> dict[str, Any]:
-    """`value` if it is a JSON object."""
+    """Return `value` if it is a JSON object."""
     if not isinstance(value, dict):
-        raise _wrong(where, value, "an object")
+        raise _wrong_type(where, value, "an object")
     return value
 
 
-def as_list(value: Any, where: str, *, length: int | None = None) -> list[Any]:
-    """`value` if it is a list (of the given length)."""
+def as_list(value: Any, where: str) -> list[Any]:
+    """Return `value` if it is a list."""
     if not isinstance(value, list):
-        raise _wrong(where, value, "a list")
-    if length is not None and len(value) != length:
-        raise fail(where, f"has {len(value)} entries, expected {length}", "save it again in the editor")
+        raise _wrong_type(where, value, "a list")
     return value
 
 
 def as_text(value: Any, where: str, *, may_be_empty: bool = False) -> str:
-    """`value` if it is a text."""
+    """Return `value` if it is a text."""
     if value == "" and not may_be_empty:
-        raise fail(where, "is empty, expected a text", "save the workflow again in the editor")
+        raise fail(where, "is empty, expected a text", _SAVE_AGAIN)
     if not isinstance(value, str):
-        raise _wrong(where, value, "a text")
+        raise _wrong_type(where, value, "a text")
     return value
 
 
 def as_index(value: Any, where: str) -> int:
-    """`value` as an int of at least 0; the editor writes some numbers as text or as 1.0."""
+    """Return `value` as an int of at least 0. The editor writes some numbers as text or as 1.0."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
         return int(value)
     number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else -1
     if 0 <= number < 2**31 and number == int(number):
         return int(number)
-    raise fail(where, f"is {str(value)[:40]}, expected a number from 0", "save it again in the editor")
+    raise fail(where, f"is {str(value)[:40]}, expected a number from 0", _SAVE_AGAIN)
 
 
 def as_id(value: Any, where: str) -> str:
-    """A node id as text; the editor writes numbers, and texts such as "12:3"."""
+    """Return a node id as text. The editor writes numbers, and texts such as "12:3"."""
     if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
-        raise _wrong(where, value, "a node id")
+        raise _wrong_type(where, value, "a node id")
     return str(value)

@@ -1,8 +1,8 @@
-"""The editor's form of a workflow (format 0.4 and 1) as a graph that can run.
+"""Turn a workflow in the editor's form (format 0.4 and 1) into a graph that can run.
 
-What only exists in the editor goes away here: notes, reroutes, primitives, muted (mode 2) and
-bypassed (mode 4) nodes, and subgraphs, whose nodes get the id "instance:inner" that the editor gives
-them when it queues a prompt.
+This does what the editor does when it queues a prompt. Nodes that only exist in the editor go away: notes, reroutes,
+primitives, Set/Get pairs, muted (mode 2) and bypassed (mode 4) nodes. Subgraphs are replaced by their inner nodes,
+which get the ids "instance:inner".
 """
 
 from __future__ import annotations
@@ -15,45 +15,76 @@ from .checks import MAX_NODES, fail
 from .contract import InputSpec, NodeSpec, read_spec, types_fit
 from .drawing import BYPASSED, MUTED, Definition, Drawing, DrawnNode, read_drawing
 from .graph import Graph, Link, Node, Place
-from .widgets import WidgetValue, has_control, widget_values
+from .migrations import current_inputs
+from .widgets import has_control, prompt_value, widget_values
 
 MAX_DEPTH = 64
-_REROUTES = ("Reroute", "Reroute (rgthree)")
-_DROPPED = (*_REROUTES, "PrimitiveNode", "Note", "MarkdownNote")
+MAX_STEPS = 500_000
+"""Links that are followed in one workflow; a real one needs a few thousand steps."""
+_SET_NODES = frozenset({"SetNode", "easy setNode"})
+_GET_NODES = frozenset({"GetNode", "easy getNode"})
+_PASSING = frozenset({"Reroute", "Reroute (rgthree)"}) | _SET_NODES
+_PRIMITIVE = "PrimitiveNode"
+_RGTHREE = (
+    "Bookmark", "Label", "Fast Muter", "Fast Bypasser", "Fast Groups Muter", "Fast Groups Bypasser",
+    "Fast Actions Button", "Node Collector", "Mute / Bypass Relay", "Mute / Bypass Repeater", "Random Unmuter",
+)  # fmt: skip
+EDITOR_ONLY = frozenset(
+    {*_PASSING, *_GET_NODES, _PRIMITIVE, "Note", "MarkdownNote", *(f"{name} (rgthree)" for name in _RGTHREE)}
+)
+"""Types of nodes that the editor never sends to run."""
 
 
 @dataclass(frozen=True)
 class _Value:
-    """A plain value, and where the file keeps it."""
+    """A plain value, and where the file stores it. is_primitive: whether it comes from a PrimitiveNode."""
 
     value: Any
     place: Place | None
+    is_primitive: bool = False
 
 
 @dataclass(frozen=True)
 class _Nothing:
-    """An input without a source; `reason` is empty when nothing was ever linked."""
+    """An input without a source. reason: why, empty if nothing was linked."""
 
     reason: str = ""
 
 
 @dataclass(frozen=True)
+class _At:
+    """A point on the way along links: input (or output) number `index` of a node."""
+
+    is_input: bool
+    scope: _Scope
+    node: DrawnNode
+    index: int
+
+
+_Step = Link | _Value | _Nothing | _At
+
+
+@dataclass(frozen=True)
 class _Scope:
-    """The root graph, or one instance of a subgraph with the values that its parents gave it."""
+    """The root graph, or one instance of a subgraph.
+
+    path: ids of the instances from the root. promoted: values of the instance's own widgets, by subgraph input.
+    overrides: values for widgets of inner nodes, by node id and widget.
+    """
 
     path: tuple[str, ...]
     drawing: Drawing
     parent: _Scope | None
     instance: DrawnNode | None
     promoted: Mapping[str, _Value]
-    overrides: Mapping[tuple[str, str], _Value]
+    overrides: Mapping[str, Mapping[str, _Value]]
 
 
 def to_graph(workflow: Mapping[str, Any], classes: Mapping[str, type], name: str) -> Graph:
-    """The graph of a workflow in the editor's form.
+    """Return the graph of a workflow in the editor's form.
 
-    Nodes of unknown classes are kept, so that validation can name them. Raises WorkflowError when the
-    file is not what the editor writes, or when its subgraphs contain themselves.
+    Nodes of unknown classes are kept, so that validation can name them. Raises WorkflowError if the file is not what
+    the editor writes, or if a subgraph contains itself.
     """
     drawing, definitions = read_drawing(workflow, name)
     reader = _Reader(classes, definitions, name)
@@ -66,28 +97,31 @@ def to_graph(workflow: Mapping[str, Any], classes: Mapping[str, type], name: str
 
 
 class _Reader:
-    """Walks scopes and follows links; class contracts are read once."""
+    """Walks through scopes and follows links. Class contracts are read once."""
 
     def __init__(self, classes: Mapping[str, type], definitions: Mapping[str, Definition], name: str) -> None:
         self.classes, self.definitions, self.name = classes, definitions, name
         self._specs: dict[str, NodeSpec | None] = {}
         self._inner: dict[tuple[str, ...], _Scope] = {}
-        self._fields: dict[tuple[str, str], bool] = {}
-        self._count = 0
+        self._has_widget: dict[tuple[str, str], bool] = {}
+        self._setters: dict[tuple[str, ...], dict[str, DrawnNode]] = {}
+        self._followed: dict[Any, _Step | None] = {}
+        self._node_count = self._step_count = 0
 
     def spec(self, class_type: str) -> NodeSpec | None:
+        """Return the contract of a class, None if it is unknown."""
         if class_type not in self._specs:
             cls = self.classes.get(class_type)
             self._specs[class_type] = None if cls is None else read_spec(class_type, cls)
         return self._specs[class_type]
 
     def nodes(self, scope: _Scope) -> Iterator[Node]:
-        """All nodes that run, those of subgraphs included, in the file's order."""
+        """Yield all nodes that run, those of subgraphs included, in the file's order."""
         for drawn in scope.drawing.nodes.values():
-            self._count += 1
-            if self._count > MAX_NODES:
+            self._node_count += 1
+            if self._node_count > MAX_NODES:
                 raise fail(self.name, f"has more than {MAX_NODES} nodes", "split it")
-            if drawn.mode in (MUTED, BYPASSED) or drawn.type in _DROPPED:
+            if drawn.mode in (MUTED, BYPASSED) or drawn.type in EDITOR_ONLY:
                 continue
             if drawn.type in self.definitions:
                 yield from self.nodes(self.inner(scope, drawn))
@@ -95,82 +129,79 @@ class _Reader:
                 yield self._node(scope, drawn)
 
     def inner(self, scope: _Scope, instance: DrawnNode) -> _Scope:
-        """The scope inside a subgraph's instance."""
+        """Return the scope inside an instance of a subgraph."""
         path = (*scope.path, instance.id)
         if path not in self._inner:
-            if len(path) > MAX_DEPTH or self._contains_itself(scope, instance):
-                title = self.definitions[instance.type].name
-                raise fail(self.name, f'has a subgraph "{title}" that contains itself', "unpack it in the editor")
             definition = self.definitions[instance.type]
-            promoted, overrides = self._given(scope, instance, definition)
-            self._inner[path] = _Scope(path, definition.drawing, scope, instance, promoted, overrides)
+            if len(path) > MAX_DEPTH or _contains_itself(scope, instance):
+                title = definition.name
+                raise fail(self.name, f'has a subgraph "{title}" that contains itself', "unpack it in the editor")
+            self._inner[path] = _Scope(
+                path, definition.drawing, scope, instance, *self._instance_widgets(scope, instance, definition)
+            )
         return self._inner[path]
-
-    def _contains_itself(self, scope: _Scope | None, instance: DrawnNode) -> bool:
-        while scope is not None and scope.instance is not None:
-            if scope.instance.type == instance.type:
-                return True
-            scope = scope.parent
-        return False
 
     # ---- one node -------------------------------------------------------------------------------
 
     def _node(self, scope: _Scope, drawn: DrawnNode) -> Node:
         spec = self.spec(drawn.type)
-        values: dict[str, _Value] = {} if spec is None else self._own_values(scope, drawn, spec.inputs)
-        inputs: dict[str, Any] = {name: value.value for name, value in values.items()}
-        places = {name: value.place for name, value in values.items() if value.place is not None}
+        declared: Mapping[str, InputSpec] = {} if spec is None else spec.inputs
+        values: dict[str, Any] = self._own_values(scope, drawn, declared)
         absent = {}
         for index, slot in enumerate(drawn.inputs):
             source = self._follow_input(scope, drawn, index)
-            if isinstance(source, Link):
-                inputs[slot.name] = source
-                places.pop(slot.name, None)
-            elif isinstance(source, _Value):
-                inputs[slot.name] = source.value
-                places.pop(slot.name, None)
-                if source.place is not None:
-                    places[slot.name] = source.place
+            if isinstance(source, _Value) and source.is_primitive:
+                # The editor copies a primitive's value into the widget, which then sends it as its own.
+                source = _Value(prompt_value(declared.get(slot.name), source.value), source.place)
+            if not isinstance(source, _Nothing):
+                values[slot.name] = source
             elif source.reason:
-                inputs.pop(slot.name, None)
+                values.pop(slot.name, None)
                 absent[slot.name] = source.reason
+        inputs = {name: item.value if isinstance(item, _Value) else item for name, item in values.items()}
+        places = {name: item.place for name, item in values.items() if isinstance(item, _Value) and item.place}
         node_id = ":".join((*scope.path, drawn.id))
+        inputs = current_inputs(drawn.type, inputs)
         return Node(node_id, drawn.type, inputs, drawn.title, absent, places, drawn.models)
 
-    def _own_values(self, scope: _Scope, drawn: DrawnNode, inputs: Mapping[str, InputSpec]) -> dict[str, _Value]:
-        """Widget values of a node, after those that its subgraph's instance shows in its stead."""
+    def _own_values(self, scope: _Scope, drawn: DrawnNode, inputs: Mapping[str, InputSpec]) -> dict[str, Any]:
+        """Return the widget values of a node; a widget that the subgraph's instance shows has the instance's value."""
         saved = widget_values(inputs, drawn.saved, drawn.named)
-        own = {name: _Value(item.value, _place(drawn, item)) for name, item in saved.items()}
-        own.update({name: v for (node, name), v in scope.overrides.items() if node == drawn.id and name in own})
-        return own
+        own = {
+            name: _Value(item.value, None if item.at is None else (*drawn.place, "widgets_values", item.at))
+            for name, item in saved.items()
+        }
+        shown = scope.overrides.get(drawn.id, {})
+        return {**own, **{name: value for name, value in shown.items() if name in own}}
 
-    # ---- what a subgraph's instance gives to the inside -------------------------------------------
+    # ---- widgets of a subgraph's instance ---------------------------------------------------------
 
-    def _given(
+    def _instance_widgets(
         self, scope: _Scope, instance: DrawnNode, definition: Definition
-    ) -> tuple[dict[str, _Value], dict[tuple[str, str], _Value]]:
-        """(values of the instance's own fields by input name, values for fields of inner nodes).
+    ) -> tuple[dict[str, _Value], dict[str, dict[str, _Value]]]:
+        """Return what an instance gives to its inside: `promoted` and `overrides` of `_Scope`.
 
-        Two ways are in use. `properties.proxyWidgets` lists (inner node, field), "-1" standing for
-        an input of the subgraph; without it the fields are the inputs that end in a field inside.
+        The format has two ways. `properties.proxyWidgets` lists (inner node, widget), where "-1" stands for an input of
+        the subgraph. Without it the widgets are the subgraph's inputs that end in a widget inside.
         """
         linked = {
             (node.id, slot.name): ("-1", name) for name, ends in definition.targets.items() for node, slot in ends
         }
         proxies = [linked.get(key, key) for key in instance.proxies]
-        fields = [name for name in definition.inputs if self._ends_in_field(instance.type, name)]
-        keys: list[tuple[str, str]] = [("-1", name) for name in fields]
+        keys = [("-1", name) for name in definition.inputs if self._ends_in_widget(instance.type, name)]
         if proxies:
-            shown = [key for key in keys if key not in proxies]
-            longer = isinstance(instance.saved, list) and len(instance.saved) >= len(shown) + len(proxies)
-            keys = [*(shown if longer else ()), *proxies]
+            proxied = set(proxies)
+            shown = [key for key in keys if key not in proxied]
+            is_longer = isinstance(instance.saved, list) and len(instance.saved) >= len(shown) + len(proxies)
+            keys = [*(shown if is_longer else ()), *proxies]
         values = dict(self._instance_values(instance, definition, keys))
-        promoted = {name: value for (node, name), value in values.items() if node == "-1"}
-        overrides = {key: value for key, value in values.items() if key[0] != "-1"}
-        for (node, name), value in scope.overrides.items():  # a field shown through two levels
-            if node == instance.id:
-                promoted[name] = value
-                overrides.update({key: value for key in proxies if key[1] == name and key[0] != "-1"})
+        for name, value in scope.overrides.get(instance.id, {}).items():  # a widget that two levels show
+            values["-1", name] = value
+            values.update({key: value for key in proxies if key[1] == name and key[0] != "-1"})
+        promoted: dict[str, _Value] = {}
+        overrides: dict[str, dict[str, _Value]] = {}
+        for (node, name), value in values.items():
+            (promoted if node == "-1" else overrides.setdefault(node, {}))[name] = value
         return promoted, overrides
 
     def _instance_values(
@@ -178,134 +209,160 @@ class _Reader:
     ) -> Iterator[tuple[tuple[str, str], _Value]]:
         saved = instance.saved if instance.saved is not None else instance.named
         if isinstance(saved, dict):
-            for key in keys:
-                if saved.get(key[1]) is not None:
-                    yield key, _Value(saved[key[1]], None)
+            yield from ((key, _Value(saved[key[1]], None)) for key in keys if saved.get(key[1]) is not None)
             return
-        if not isinstance(saved, list):
-            return
-        surplus = len(saved) > len(keys)
-        cursor = 0
+        values = saved if isinstance(saved, list) else []
+        has_surplus = len(values) > len(keys)
+        at = 0
         for key in keys:
-            if cursor >= len(saved):
+            if at >= len(values):
                 return
-            if saved[cursor] is not None:
-                yield key, _Value(saved[cursor], (*instance.place, "widgets_values", cursor))
-            cursor += 1
-            spec = self._field(definition, key) if surplus else None
-            if spec is not None and has_control(spec):
-                cursor += 1
+            if values[at] is not None:
+                yield key, _Value(values[at], (*instance.place, "widgets_values", at))
+            spec = self._widget_spec(definition, key) if has_surplus else None
+            at += 2 if spec is not None and has_control(spec) else 1
 
-    def _field(self, definition: Definition, key: tuple[str, str]) -> InputSpec | None:
-        """The declared input behind a field that an instance shows."""
+    def _widget_spec(self, definition: Definition, key: tuple[str, str]) -> InputSpec | None:
+        """Return the declared input behind a widget that an instance shows."""
         if key[0] == "-1":
             ends = [(node.type, slot.name) for node, slot in definition.targets.get(key[1], ())]
         else:
             inner = definition.drawing.nodes.get(key[0])
             ends = [] if inner is None else [(inner.type, key[1])]
-        for class_type, name in ends:
-            spec = self.spec(class_type)
-            if spec is not None and name in spec.inputs:
-                return spec.inputs[name]
-        return None
+        specs = [(self.spec(class_type), name) for class_type, name in ends]
+        return next((spec.inputs[name] for spec, name in specs if spec is not None and name in spec.inputs), None)
 
-    def _ends_in_field(self, subgraph: str, name: str) -> bool:
-        """Whether a subgraph's input feeds a field inside, through further subgraphs too."""
+    def _ends_in_widget(self, subgraph: str, name: str) -> bool:
+        """Whether a subgraph's input feeds a widget inside, also through further subgraphs."""
         key = (subgraph, name)
-        if key not in self._fields:
-            self._fields[key] = False  # what a definition that contains itself gets
-            self._fields[key] = any(
-                slot.widget or (node.type in self.definitions and self._ends_in_field(node.type, slot.name))
+        if key not in self._has_widget:
+            self._has_widget[key] = False  # the answer for a definition that contains itself
+            self._has_widget[key] = any(
+                slot.is_widget or (node.type in self.definitions and self._ends_in_widget(node.type, slot.name))
                 for node, slot in self.definitions[subgraph].targets.get(name, ())
             )
-        return self._fields[key]
+        return self._has_widget[key]
 
     # ---- following links ------------------------------------------------------------------------
 
     def _follow_input(self, scope: _Scope, node: DrawnNode, index: int) -> Link | _Value | _Nothing:
-        """Where an input's value comes from, past all that only the editor knows."""
+        """Return where an input's value comes from, through everything that only exists in the editor.
+
+        Results are kept for each point on the way, so that many inputs behind one long chain take linear time.
+        """
         wanted = node.inputs[index].type
-        seen: set[tuple[tuple[str, ...], str, str, int]] = set()
-        step: Any = ("in", scope, node, index)
-        while isinstance(step, tuple):
-            side, scope, node, index = step
-            mark = (scope.path, node.id, side, index)
-            if mark in seen:
-                raise fail(self.name, f"has links that run in a circle at node {node.id}", "remove one of them")
-            seen.add(mark)
-            step = self._source(scope, node, index) if side == "in" else self._output(scope, node, index, wanted)
+        marks = []
+        step: _Step = _At(True, scope, node, index)
+        while isinstance(step, _At):
+            mark = (step.scope.path, step.node.id, step.is_input, step.index, wanted)
+            known = self._followed.get(mark, mark)
+            if known is None:  # begun, but not ended
+                raise fail(self.name, f"has links that run in a circle at node {step.node.id}", "remove one of them")
+            if known is not mark:
+                step = known
+                break
+            self._step_count += 1
+            if self._step_count > MAX_STEPS:
+                raise fail(self.name, f"has chains of reroutes with more than {MAX_STEPS} steps", "link nodes directly")
+            self._followed[mark] = None
+            marks.append(mark)
+            step = self._source(step) if step.is_input else self._output(step, wanted)
+        self._followed.update(dict.fromkeys(marks, step))
         return step
 
-    def _source(self, scope: _Scope, node: DrawnNode, index: int) -> Any:
-        """From an input along its link: the next step, a value, or nothing."""
-        if index >= len(node.inputs):
-            return _Nothing()
-        link_id = node.inputs[index].link
+    def _source(self, at: _At) -> _Step:
+        """From an input along its link."""
+        link_id = at.node.inputs[at.index].link if at.index < len(at.node.inputs) else None
         if link_id is None:
             return _Nothing()
-        link = scope.drawing.links.get(link_id)
+        link = at.scope.drawing.links.get(link_id)
         if link is None:
-            return _Nothing(f"its link {link_id} is not in the file: link it anew")
-        return self._origin(scope, link.origin, link.slot)
+            return _Nothing(f"its link {link_id} is not in the file: link it again")
+        return self._origin(at.scope, link.origin, link.slot)
 
-    def _origin(self, scope: _Scope, origin: str, slot: int) -> Any:
+    def _origin(self, scope: _Scope, origin: str, slot: int) -> _Step:
         if scope.instance is not None and scope.parent is not None and origin == scope.drawing.input_node:
-            names = self.definitions[scope.instance.type].inputs
+            names, outer = self.definitions[scope.instance.type].inputs, scope.instance.inputs
             if slot >= len(names):
-                return _Nothing(f"its subgraph has no input number {slot}: link it anew")
-            name = names[slot]
-            outer = next((i for i, s in enumerate(scope.instance.inputs) if s.name == name), None)
-            if outer is not None and scope.instance.inputs[outer].link is not None:
-                return ("in", scope.parent, scope.instance, outer)
-            return scope.promoted.get(name, _Nothing())
+                return _Nothing(f"its subgraph has no input number {slot}: link it again")
+            # Instances list their inputs in the same order, but may leave some out. Several names may be empty.
+            same = slot < len(outer) and outer[slot].name == names[slot]
+            index = slot if same else next((i for i, item in enumerate(outer) if item.name == names[slot]), None)
+            if index is not None and outer[index].link is not None:
+                return _At(True, scope.parent, scope.instance, index)
+            return scope.promoted.get(names[slot], _Nothing())
         node = scope.drawing.nodes.get(origin)
         if node is None:
-            return _Nothing(f"the node {origin} that it was linked to is not in the file: link it anew")
-        return ("out", scope, node, slot)
+            return _Nothing(f"the node {origin} that it was linked to is not in the file: link it again")
+        return _At(False, scope, node, slot)
 
-    def _output(self, scope: _Scope, node: DrawnNode, slot: int, wanted: str) -> Any:
-        """From an output inwards: a link if the node runs, else what stands behind it."""
-        if node.mode == BYPASSED:
-            index = _bypass(node, slot, wanted)
-            if index is None:
-                return _Nothing(f"{node.label} is bypassed and has no {wanted} input to pass on: use it again")
-            return ("in", scope, node, index)
+    def _output(self, at: _At, wanted: str) -> _Step:
+        """From an output into its node: a link if the node runs, else what stands before the node."""
+        scope, node = at.scope, at.node
+        # The editor resolves these before it looks at the mode: a muted reroute still passes its link on.
+        if node.type in _PASSING:
+            return _At(True, scope, node, 0)
+        if node.type in _GET_NODES:
+            return self._get_node(scope, node)
+        if node.type == _PRIMITIVE:
+            if isinstance(node.saved, list) and node.saved:
+                return _Value(node.saved[0], (*node.place, "widgets_values", 0), is_primitive=True)
+            return _Nothing()
         if node.mode == MUTED:
             return _Nothing(f"{node.label}, which it is linked to, is muted: unmute it or link another")
+        if node.mode == BYPASSED:
+            index = _bypass(node, at.index, wanted)
+            if index is None:
+                return _Nothing(f"{node.label} is bypassed and has no {wanted} input to pass on: use it again")
+            return _At(True, scope, node, index)
         if node.type in self.definitions:
-            return self._subgraph_output(scope, node, slot)
-        if node.type in _REROUTES:
-            return ("in", scope, node, 0)
-        if node.type == "PrimitiveNode":
-            if isinstance(node.saved, list) and node.saved:
-                return _Value(node.saved[0], (*node.place, "widgets_values", 0))
-            return _Nothing()
-        return Link(":".join((*scope.path, node.id)), slot)
+            definition = self.definitions[node.type]
+            link = definition.sources.get(at.index)
+            if link is None:
+                return _Nothing(f'output {at.index} of subgraph "{definition.name}" has no link inside: link it')
+            return self._origin(self.inner(scope, node), link.origin, link.slot)
+        return Link(":".join((*scope.path, node.id)), at.index)
 
-    def _subgraph_output(self, scope: _Scope, instance: DrawnNode, slot: int) -> Any:
-        definition = self.definitions[instance.type]
-        link = definition.sources.get(slot)
-        if link is None:
-            return _Nothing(f'output {slot} of subgraph "{definition.name}" has no link inside: link it')
-        return self._origin(self.inner(scope, instance), link.origin, link.slot)
+    def _get_node(self, scope: _Scope, node: DrawnNode) -> _Step:
+        """Return the input of the Set node of the same name, in this canvas or one around it."""
+        name = _variable(node)
+        place: _Scope | None = scope
+        while place is not None:
+            if place.path not in self._setters:
+                found = [item for item in place.drawing.nodes.values() if item.type in _SET_NODES]
+                self._setters[place.path] = {_variable(item): item for item in reversed(found)}  # the first one counts
+            setter = self._setters[place.path].get(name)
+            if setter is not None:
+                return _At(True, place, setter, 0)
+            place = place.parent
+        return _Nothing(f"{node.label} reads {name!r}, and no Set node has this name: add one or link it directly")
 
 
-def _place(drawn: DrawnNode, item: WidgetValue) -> Place | None:
-    return None if item.at is None else (*drawn.place, "widgets_values", item.at)
+def _contains_itself(scope: _Scope | None, instance: DrawnNode) -> bool:
+    while scope is not None and scope.instance is not None:
+        if scope.instance.type == instance.type:
+            return True
+        scope = scope.parent
+    return False
+
+
+def _variable(node: DrawnNode) -> str:
+    """Return the name that a Set or Get node stores."""
+    return str(node.saved[0]) if isinstance(node.saved, list) and node.saved else ""
 
 
 def _bypass(node: DrawnNode, slot: int, wanted: str) -> int | None:
-    """Which input a bypassed node passes on: the one at the same place if its type fits, else the
-    first of exactly the wanted type, else the first that fits."""
+    """Return which input a bypassed node passes on, by the editor's rule.
+
+    The input with the output's number if its type fits, else the first of exactly the wanted type, else the first
+    whose type fits.
+    """
     inputs = node.inputs
     if wanted in ("*", ""):
         return (slot if slot < len(inputs) else 0) if inputs else None
     output = node.outputs[slot] if slot < len(node.outputs) else "*"
-
-    def fits(kind: str) -> bool:
-        return types_fit(kind, output) and types_fit(kind, wanted)
-
-    if slot < len(inputs) and fits(inputs[slot].type):
+    fitting = [i for i, item in enumerate(inputs) if types_fit(item.type, output) and types_fit(item.type, wanted)]
+    if slot in fitting:
         return slot
-    exact = next((i for i, item in enumerate(inputs) if item.type == wanted), None)
-    return exact if exact is not None else next((i for i, item in enumerate(inputs) if fits(item.type)), None)
+    exact = [i for i, item in enumerate(inputs) if item.type == wanted]
+    return next(iter([*exact, *fitting]), None)

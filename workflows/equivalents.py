@@ -1,7 +1,6 @@
-"""Which of our nodes does the work of a node from another pack: data for the error messages.
+"""Nodes of other packs, and which of our nodes does their work: data for error messages.
 
-The keys are IDs that saved workflows often contain; preprocessors map to the condition they make. What nothing here
-does is listed too, so that the message says so.
+The keys are ids that saved workflows often contain.
 """
 
 from __future__ import annotations
@@ -12,56 +11,44 @@ _PREPROCESS = "CNCore_Preprocess"
 _APPLY = "CNCore_ApplyControlNet"
 _WEIGHTS = "CNCore_BlockWeights"
 
-PREPROCESSORS: Mapping[str, str] = {
-    "AIO_Preprocessor": "",
-    "AnimeFace_SemSegPreprocessor": "seg",
-    "AnimeLineArtPreprocessor": "lineart",
-    "AnyLineArtPreprocessor_aux": "lineart",
-    "BAE-NormalMapPreprocessor": "normal",
-    "BinaryPreprocessor": "scribble",
-    "CannyEdgePreprocessor": "canny",
-    "ColorPreprocessor": "color",
-    "DSINE-NormalMapPreprocessor": "normal",
-    "DWPreprocessor": "openpose",
-    "DepthAnythingPreprocessor": "depth",
-    "DepthAnythingV2Preprocessor": "depth",
-    "DiffusionEdge_Preprocessor": "softedge",
-    "FakeScribblePreprocessor": "scribble",
-    "HEDPreprocessor": "softedge",
-    "ImageIntensityDetector": "recolor",
-    "ImageLuminanceDetector": "recolor",
-    "InpaintPreprocessor": "inpaint",
-    "LeReS-DepthMapPreprocessor": "depth",
-    "LineArtPreprocessor": "lineart",
-    "LineartStandardPreprocessor": "lineart",
-    "M-LSDPreprocessor": "mlsd",
-    "Manga2Anime_LineArt_Preprocessor": "lineart",
-    "MeshGraphormer+ImpactDetector-DepthMapPreprocessor": "depth",
-    "MeshGraphormer-DepthMapPreprocessor": "depth",
-    "Metric3D-DepthMapPreprocessor": "depth",
-    "Metric3D-NormalMapPreprocessor": "normal",
-    "Metric_DepthAnythingV2Preprocessor": "depth",
-    "MiDaS-DepthMapPreprocessor": "depth",
-    "MiDaS-NormalMapPreprocessor": "normal",
-    "OneFormer-ADE20K-SemSegPreprocessor": "seg",
-    "OneFormer-COCO-SemSegPreprocessor": "seg",
-    "OpenposePreprocessor": "openpose",
-    "PiDiNetPreprocessor": "softedge",
-    "PyraCannyPreprocessor": "canny",
-    "SAMPreprocessor": "seg",
-    "ScribblePreprocessor": "scribble",
-    "Scribble_PiDiNet_Preprocessor": "scribble",
-    "Scribble_XDoG_Preprocessor": "scribble",
-    "SemSegPreprocessor": "seg",
-    "ShufflePreprocessor": "shuffle",
-    "TEEDPreprocessor": "softedge",
-    "TTPlanet_TileGF_Preprocessor": "tile",
-    "TTPlanet_TileSimple_Preprocessor": "tile",
-    "TilePreprocessor": "tile",
-    "UniFormer-SemSegPreprocessor": "seg",
-    "Zoe-DepthMapPreprocessor": "depth",
-    "Zoe_DepthAnythingPreprocessor": "depth",
+_BY_CONDITION: Mapping[str, str] = {
+    "": "AIO_Preprocessor",
+    "seg": (
+        "AnimeFace_SemSegPreprocessor OneFormer-ADE20K-SemSegPreprocessor OneFormer-COCO-SemSegPreprocessor "
+        "SAMPreprocessor SemSegPreprocessor UniFormer-SemSegPreprocessor"
+    ),
+    "lineart": (
+        "AnimeLineArtPreprocessor AnyLineArtPreprocessor_aux LineArtPreprocessor LineartStandardPreprocessor "
+        "Manga2Anime_LineArt_Preprocessor"
+    ),
+    "normal": (
+        "BAE-NormalMapPreprocessor DSINE-NormalMapPreprocessor Metric3D-NormalMapPreprocessor "
+        "MiDaS-NormalMapPreprocessor"
+    ),
+    "scribble": (
+        "BinaryPreprocessor FakeScribblePreprocessor ScribblePreprocessor Scribble_PiDiNet_Preprocessor "
+        "Scribble_XDoG_Preprocessor"
+    ),
+    "canny": "CannyEdgePreprocessor PyraCannyPreprocessor",
+    "color": "ColorPreprocessor",
+    "openpose": "DWPreprocessor OpenposePreprocessor",
+    "depth": (
+        "DepthAnythingPreprocessor DepthAnythingV2Preprocessor LeReS-DepthMapPreprocessor "
+        "MeshGraphormer+ImpactDetector-DepthMapPreprocessor MeshGraphormer-DepthMapPreprocessor "
+        "Metric3D-DepthMapPreprocessor Metric_DepthAnythingV2Preprocessor MiDaS-DepthMapPreprocessor "
+        "Zoe-DepthMapPreprocessor Zoe_DepthAnythingPreprocessor"
+    ),
+    "softedge": "DiffusionEdge_Preprocessor HEDPreprocessor PiDiNetPreprocessor TEEDPreprocessor",
+    "recolor": "ImageIntensityDetector ImageLuminanceDetector",
+    "inpaint": "InpaintPreprocessor",
+    "mlsd": "M-LSDPreprocessor",
+    "shuffle": "ShufflePreprocessor",
+    "tile": "TTPlanet_TileGF_Preprocessor TTPlanet_TileSimple_Preprocessor TilePreprocessor",
 }
+PREPROCESSORS: Mapping[str, str] = {
+    name: condition for condition, names in _BY_CONDITION.items() for name in names.split()
+}
+"""Preprocessor nodes, and the condition that they make; empty for any condition."""
 
 OTHERS: Mapping[str, tuple[str, str]] = {
     "ACN_AdvancedControlNetApply": (_APPLY, ""),
@@ -100,19 +87,16 @@ WITHOUT: Mapping[str, str] = {
     "Unimatch_OptFlowPreprocessor": "optical flow",
     "UpperBodyTrackingFromPoseKps": "tracking of poses",
 }
-"""What makes hints, or looks at them, as nothing here does."""
+"""Nodes for hints that have no equivalent here, and what they make."""
 
-VIRTUAL: Mapping[str, str] = {
+EDITOR_NODES: Mapping[str, str] = {
     "Anything Everywhere": "connect the inputs that it feeds with plain links",
-    "Fast Groups Bypasser (rgthree)": "remove it: it only acts in the editor",
-    "Fast Groups Muter (rgthree)": "remove it: it only acts in the editor",
-    "GetNode": "replace the Set/Get pair with a plain link",
-    "SetNode": "replace the Set/Get pair with a plain link",
 }
+"""Nodes that only act in the editor, and what to do instead."""
 
 
 def equivalent(class_type: str) -> tuple[str, str] | None:
-    """(our class, setting in words) for a node of another pack, None when the table has none."""
+    """Return (our class, its setting in words) for a node of another pack, None if there is no equivalent."""
     if class_type in PREPROCESSORS:
         condition = PREPROCESSORS[class_type]
         return _PREPROCESS, f"for {condition} hints" if condition else ""

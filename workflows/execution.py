@@ -1,7 +1,7 @@
-"""Running a validated workflow: one node after the other, unchanged ones from the cache.
+"""Run a validated workflow: one node after the other, unchanged nodes from the cache.
 
-The semantics are the host's: outputs are lists inside, a node runs once per list item unless it
-declares INPUT_IS_LIST, and a node whose class, values and ancestors are unchanged is not run again.
+The rules are ComfyUI's: outputs are lists inside, a node runs once for each list item unless it declares INPUT_IS_LIST,
+and a node whose class, values and sources are unchanged does not run again.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from .contract import NodeSpec, read_specs
 from .graph import Graph, Link, Node
 
 Outputs = tuple[list[Any], ...]
+_HIDDEN = ("PROMPT", "EXTRA_PNGINFO", "UNIQUE_ID")
+_MEMORY = "out of memory: use a smaller picture or batch, --dtype fp16, fewer control nets, or --device cpu"
 
 
 @dataclass(frozen=True)
 class NodeEvent:
-    """What `on_node` hears: a node starts, is done (with the seconds it took), or was not needed anew."""
+    """Passed to `on_node` when a node starts, is done (with the seconds that it took), or comes from the cache."""
 
     state: Literal["start", "done", "cached"]
     node: Node
@@ -33,7 +35,7 @@ class NodeEvent:
 
 @dataclass(frozen=True)
 class NodeResult:
-    """What a node gave: one list per output, and what it shows in the editor (`ui`)."""
+    """The result of a node: one list per output, and what it shows in the editor (`ui`)."""
 
     outputs: Outputs
     ui: Mapping[str, Any] = field(default_factory=dict)
@@ -41,7 +43,7 @@ class NodeResult:
 
 @dataclass
 class Cache:
-    """Results kept between runs of one process: those that the latest run used, as in the host."""
+    """Results that are kept between runs of one process: those that the latest run used, as in ComfyUI."""
 
     results: dict[str, NodeResult] = field(default_factory=dict)
     fresh: Iterator[int] = field(default_factory=itertools.count)
@@ -56,7 +58,7 @@ class RunResult:
     seconds: float
 
     def ui(self, kind: str) -> list[Any]:
-        """All entries of one kind that output nodes showed, such as "images"."""
+        """Return all entries of one kind that output nodes showed, such as "images"."""
         return [entry for result in self.nodes.values() for entry in result.ui.get(kind, ())]
 
 
@@ -64,22 +66,25 @@ def execute(
     graph: Graph,
     classes: Mapping[str, type],
     *,
+    outputs: Sequence[str] | None = None,
     cache: Cache | None = None,
-    on_node: Callable[[NodeEvent], None] | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    on_node: Callable[[NodeEvent], None] = lambda event: None,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> RunResult:
-    """Run all output nodes of a graph that `validate` returned, and what they need.
+    """Run output nodes of a graph that `validate` returned, and the nodes that they need.
 
-    Raises Interrupted when `cancelled` says so, OutOfMemory, or the node's own CoreError with the
-    node's name in front; anything else that a node raises becomes a CoreError that names it.
+    outputs: ids of the output nodes to run, default all. Raises Interrupted if `cancelled` returns true, OutOfMemory, or
+    the node's own CoreError with the node's name in front. Any other error of a node becomes a CoreError that names it.
     """
     began = time.perf_counter()
     specs = read_specs(classes, [node.class_type for node in graph.nodes.values()])
-    order = graph.order([n.id for n in graph.nodes.values() if specs[n.class_type].is_output])
+    if outputs is None:
+        outputs = [node.id for node in graph.nodes.values() if specs[node.class_type].is_output]
+    order = graph.order(outputs)
     run = _Run(graph, classes, specs, cache or Cache())
     executed = []
     for index, node_id in enumerate(order):
-        if cancelled is not None and cancelled():
+        if cancelled():
             raise Interrupted(f"stopped before {graph.nodes[node_id].label}; what was saved before stays")
         if run.step(node_id, index, len(order), on_node):
             executed.append(node_id)
@@ -88,37 +93,37 @@ def execute(
 
 
 class _Run:
-    """One pass over a graph: the keys and results so far."""
+    """One pass over a graph. keys, results: of the nodes that are done, by node id."""
 
     def __init__(self, graph: Graph, classes: Mapping[str, type], specs: Mapping[str, NodeSpec], cache: Cache) -> None:
         self.graph, self.classes, self.specs, self.cache = graph, classes, specs, cache
         self.keys: dict[str, str] = {}
         self.results: dict[str, NodeResult] = {}
 
-    def step(self, node_id: str, index: int, total: int, on_node: Callable[[NodeEvent], None] | None) -> bool:
-        """Bring one node's result; True when it had to run."""
+    def step(self, node_id: str, index: int, total: int, on_node: Callable[[NodeEvent], None]) -> bool:
+        """Get one node's result. Returns whether the node had to run."""
         node = self.graph.nodes[node_id]
         self.keys[node_id] = self._key(node)
         known = self.cache.results.get(self.keys[node_id])
         if known is not None:
             self.results[node_id] = known
-            _tell(on_node, NodeEvent("cached", node, index, total))
+            on_node(NodeEvent("cached", node, index, total))
             return False
-        _tell(on_node, NodeEvent("start", node, index, total))
+        on_node(NodeEvent("start", node, index, total))
         began = time.perf_counter()
         result = self._run_node(node)
         self.results[node_id] = self.cache.results[self.keys[node_id]] = result
-        _tell(on_node, NodeEvent("done", node, index, total, time.perf_counter() - began))
+        on_node(NodeEvent("done", node, index, total, time.perf_counter() - began))
         return True
 
     def _key(self, node: Node) -> str:
-        """Digest of class, values and the keys of the sources: equal keys, equal results."""
+        """Return a digest of class, values and the keys of the sources. Equal keys mean equal results."""
         cls, spec = self.classes[node.class_type], self.specs[node.class_type]
         parts: list[Any] = [node.class_type]
         if "UNIQUE_ID" in spec.hidden.values() or getattr(cls, "NOT_IDEMPOTENT", False):
             parts.append(node.id)
         changed = self._is_changed(node, cls)
-        # NaN is unequal to itself: by convention it says "run me each time"
+        # By ComfyUI's convention NaN, which is unequal to itself, means that the node runs each time
         parts.append(("fresh", next(self.cache.fresh)) if changed != changed else changed)
         for name in sorted(node.inputs):
             value = node.inputs[name]
@@ -134,7 +139,7 @@ class _Run:
             return probe(**{n: None if isinstance(v, Link) else v for n, v in self._declared(node).items()})
         except CoreError as error:
             raise _named(error, node) from error
-        except Exception:  # the host's rule: a probe that cannot tell means "changed"
+        except Exception:  # ComfyUI's rule: if the check fails, the node counts as changed
             return float("nan")
 
     def _declared(self, node: Node) -> dict[str, Any]:
@@ -160,7 +165,7 @@ class _Run:
             raise CoreError(f"{node.label} failed: {type(error).__name__}: {error}") from error
 
     def _calls(self, node: Node, cls: type, spec: NodeSpec) -> Iterable[dict[str, Any]]:
-        """Keyword arguments of each call; shorter lists repeat their last item."""
+        """Return the keyword arguments of each call. Shorter lists repeat their last item."""
         lists = {
             name: self.results[value.node].outputs[value.slot] if isinstance(value, Link) else [value]
             for name, value in self._declared(node).items()
@@ -183,22 +188,13 @@ class _Run:
         return node.id
 
 
-_HIDDEN = ("PROMPT", "EXTRA_PNGINFO", "UNIQUE_ID")
-_MEMORY = "out of memory: use a smaller picture or batch, --dtype fp16, fewer control nets, or --device cpu"
-
-
-def _tell(on_node: Callable[[NodeEvent], None] | None, event: NodeEvent) -> None:
-    if on_node is not None:
-        on_node(event)
-
-
 def _collect(returned: Sequence[Any], cls: type, node: Node) -> NodeResult:
-    """Join the calls of one node: per output a list, per ui kind a list."""
+    """Join the results of all calls of one node: a list for each output and for each kind of `ui`."""
     rows, ui = [], {}
     for value in returned:
         if isinstance(value, Mapping):
             if "expand" in value:
-                raise WorkflowError("it builds a graph of its own, which only the editor can run: replace it")
+                raise WorkflowError("it expands into further nodes, which only ComfyUI can run: replace it")
             for kind, entries in (value.get("ui") or {}).items():
                 ui.setdefault(kind, []).extend(entries)
             value = value.get("result")
@@ -207,7 +203,7 @@ def _collect(returned: Sequence[Any], cls: type, node: Node) -> NodeResult:
     count = len(getattr(cls, "RETURN_TYPES", ()))
     for row in rows:
         if not isinstance(row, (tuple, list)) or len(row) < count:
-            raise CoreError(f"returned no tuple of {count} outputs: report it to the author of the node")
+            raise CoreError(f"did not return a tuple of {count} outputs: report it to the author of the node")
     as_list = tuple(getattr(cls, "OUTPUT_IS_LIST", ())) or (False,) * count
     outputs = tuple(
         [item for row in rows for item in row[slot]] if as_list[slot] else [row[slot] for row in rows]
@@ -217,7 +213,7 @@ def _collect(returned: Sequence[Any], cls: type, node: Node) -> NodeResult:
 
 
 def _named(error: CoreError, node: Node) -> CoreError:
-    """The same error with the node's name in front."""
+    """Return the error with the node's name in front of its message."""
     error.args = (f"{node.label}: {error}", *error.args[1:])
     return error
 

@@ -1,6 +1,6 @@
-"""Reading workflows from files: the API form, the editor's form, and pictures that carry them.
+"""Read workflows from files: the API form, the editor's form, and pictures that carry them.
 
-Files come from strangers: whatever is wrong with one ends in a single WorkflowError that says where.
+Files come from strangers. Every fault of a file ends in one WorkflowError that says where it is.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from typing import Any
 
 from ..controlnet_core.errors import MissingFileError, WorkflowError
 from . import editor, png
-from .checks import MAX_NODES, as_dict, as_list, as_text, fail
+from .checks import MAX_NODES, as_dict, as_text, fail
 from .graph import Graph, Link, Node
+from .migrations import current_inputs, current_type
 
-MAX_BYTES = 256 * 2**20
-MAX_JSON = 64 * 2**20
+MAX_FILE_BYTES = 256 * 2**20
+MAX_JSON_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
 class Document:
-    """What a file holds: `prompt` (API form), `workflow` (the editor's form), or both (a picture)."""
+    """The content of a file. prompt: the API form. workflow: the editor's form. A picture may have both."""
 
     name: str
     prompt: Mapping[str, Any] | None = None
@@ -30,15 +31,15 @@ class Document:
 
 
 def load_graph(path: str | Path, classes: Mapping[str, type]) -> Graph:
-    """The graph of a .json or .png file, not yet validated.
+    """Return the graph of a .json or .png file, not yet validated.
 
-    Raises MissingFileError when there is no such file, WorkflowError when it holds no workflow.
+    Raises MissingFileError if there is no such file, WorkflowError if it holds no workflow.
     """
     return to_graph(read_document(path), classes)
 
 
 def to_graph(document: Document, classes: Mapping[str, type]) -> Graph:
-    """The graph of a document. A picture's `prompt` says exactly what was run, so it comes first."""
+    """Return the graph of a document. A picture's `prompt` is exactly what was run, so it is preferred."""
     if document.prompt is None:
         if document.workflow is None:
             raise fail(document.name, "holds no workflow", "give a workflow .json, or a PNG saved with one")
@@ -46,32 +47,28 @@ def to_graph(document: Document, classes: Mapping[str, type]) -> Graph:
     graph = from_api(document.prompt, document.name)
     if document.workflow is None:
         return graph
-    return _with_places(graph, document.workflow, classes, document.name)
-
-
-def _with_places(graph: Graph, workflow: Mapping[str, Any], classes: Mapping[str, type], name: str) -> Graph:
-    """The graph with the editor's form beside it, and where that form keeps each value."""
     try:
-        drawn = editor.to_graph(workflow, classes, name).nodes
+        drawn = editor.to_graph(document.workflow, classes, document.name).nodes
     except WorkflowError:
-        return replace(graph, workflow=workflow)  # passed on as it came; the prompt is what runs
+        return replace(graph, workflow=document.workflow)  # only passed on: the prompt is what runs
+    # The editor's form says where each value stands, so that a changed value can be written back.
     nodes = {
         key: replace(node, places=drawn[key].places, models=drawn[key].models)
         if key in drawn and drawn[key].class_type == node.class_type
         else node
         for key, node in graph.nodes.items()
     }
-    return Graph(nodes, workflow)
+    return Graph(nodes, document.workflow)
 
 
 def read_document(path: str | Path) -> Document:
-    """Read and parse a file; what it is is told by its content, not by its name."""
+    """Read and parse a file. Its content decides what it is, not its name."""
     path = Path(path)
     try:
         if path.is_dir():
             raise WorkflowError(f"{path} is a folder: give a workflow .json or a picture saved with one")
-        if path.stat().st_size > MAX_BYTES:
-            raise WorkflowError(f"{path} is larger than {MAX_BYTES >> 20} MB: give a smaller file")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise WorkflowError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MB: give a smaller file")
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise MissingFileError(f"there is no file {path}: check its name and folder", path) from error
@@ -81,14 +78,14 @@ def read_document(path: str | Path) -> Document:
 
 
 def parse_document(data: bytes, name: str) -> Document:
-    """The same for bytes in memory; `name` is used in messages."""
+    """Parse the bytes of a file. name: how messages call the file."""
     if png.is_png(data):
         texts = png.read_text(data, name)
         if "prompt" not in texts and "workflow" not in texts:
             raise fail(name, "is a picture without a workflow in it", "save it again with its metadata")
         return Document(name, _part(texts, "prompt", name), _part(texts, "workflow", name))
-    if len(data) > MAX_JSON:
-        raise fail(name, f"is larger than {MAX_JSON >> 20} MB and no PNG", "give a workflow .json or a PNG")
+    if len(data) > MAX_JSON_BYTES:
+        raise fail(name, f"is larger than {MAX_JSON_BYTES >> 20} MB and no PNG", "give a workflow .json or a PNG")
     return _classify(parse_json(data, name), name)
 
 
@@ -101,78 +98,76 @@ def _part(texts: Mapping[str, str], key: str, name: str) -> dict[str, Any] | Non
 
 
 def _classify(data: Any, name: str) -> Document:
-    if isinstance(data, dict):
-        if isinstance(data.get("nodes"), list):
-            return Document(name, workflow=data)
-        if isinstance(data.get("prompt"), dict) and "class_type" not in data:
-            return _classify_prompt(data["prompt"], name)
-        if data:
-            return _classify_prompt(data, name)
-    raise _no_workflow(data, name)
+    if _is_drawn(data):
+        return Document(name, workflow=data)
+    if isinstance(data, dict) and "class_type" not in data:
+        # Programs wrap a workflow: {"prompt": ...} is a request to a server, {"workflow": ..., "output": ...} is
+        # what the editor's own function graphToPrompt returns.
+        prompt = next((data[key] for key in ("prompt", "output") if _is_prompt(data.get(key))), None)
+        workflow = data["workflow"] if _is_drawn(data.get("workflow")) else None
+        if prompt or workflow:
+            return Document(name, prompt, workflow)
+        if _is_prompt(data):
+            return Document(name, data)
+    raise fail(name, f"is JSON but no workflow ({_summary(data)})", "give one saved or exported by the editor")
 
 
-def _classify_prompt(data: dict[str, Any], name: str) -> Document:
-    if not any(isinstance(node, dict) and "class_type" in node for node in data.values()):
-        raise _no_workflow(data, name)
-    return Document(name, prompt=data)
+def _is_drawn(data: Any) -> bool:
+    return isinstance(data, dict) and isinstance(data.get("nodes"), list)
 
 
-def _no_workflow(data: Any, name: str) -> WorkflowError:
-    return fail(name, f"is JSON but no workflow ({_summary(data)})", "give one saved or exported by the editor")
+def _is_prompt(data: Any) -> bool:
+    return isinstance(data, dict) and any(isinstance(node, dict) and "class_type" in node for node in data.values())
 
 
 def _summary(data: Any) -> str:
     if isinstance(data, dict):
         keys = ", ".join(str(key)[:24] for key in list(data)[:4])
         return f"an object with {keys or 'nothing in it'}"
-    return {"list": "a list", "str": "a text", "NoneType": "null"}.get(type(data).__name__, "a number")
+    return {list: "a list", str: "a text", type(None): "null"}.get(type(data), "a number")
 
 
 def parse_json(data: bytes | str, name: str) -> Any:
-    """JSON with NaN and Infinity let through (the host writes NaN); whoever uses a value checks it."""
+    """Parse JSON. NaN and Infinity pass, because ComfyUI writes NaN; the user of a value checks it."""
     try:
-        text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
-        return json.loads(text)
+        return json.loads(data.decode("utf-8-sig") if isinstance(data, bytes) else data)
     except UnicodeDecodeError as error:
         raise fail(name, f"is no UTF-8 text (byte {error.start})", "give a workflow .json or a PNG") from error
     except RecursionError as error:
         raise fail(name, "is nested too deeply to be a workflow", "give another file") from error
-    except ValueError as error:
-        if not isinstance(error, json.JSONDecodeError):  # Python reads no whole number of thousands of digits
-            raise fail(name, "holds a number of thousands of digits", "give another value") from error
-        said = f"line {error.lineno}: {error.msg}"
-        raise fail(name, f"is no valid JSON ({said[:100]})", "save it again in the editor") from error
+    except json.JSONDecodeError as error:
+        reason = f"line {error.lineno}: {error.msg}"[:100]
+        raise fail(name, f"is no valid JSON ({reason})", "save it again in the editor") from error
+    except ValueError as error:  # Python refuses to read a whole number of thousands of digits
+        raise fail(name, "holds a number of thousands of digits", "give another value") from error
 
 
 def from_api(data: Mapping[str, Any], name: str) -> Graph:
-    """The graph of an API form: {id: {"class_type": ..., "inputs": ..., "_meta": {"title": ...}}}."""
+    """Return the graph of an API form: {id: {"class_type": ..., "inputs": ..., "_meta": {"title": ...}}}."""
     if len(data) > MAX_NODES:
         raise fail(name, f"has {len(data)} nodes, more than {MAX_NODES}", "split it")
-    return Graph({str(key): _api_node(str(key), value, name) for key, value in data.items()})
+    return Graph({str(key): _api_node(str(key), value, name, data) for key, value in data.items()})
 
 
-def _api_node(key: str, value: Any, name: str) -> Node:
+def _api_node(key: str, value: Any, name: str, data: Mapping[str, Any]) -> Node:
     where = f"{name}, node {key[:40]}"
     node = as_dict(value, where)
-    class_type = as_text(node.get("class_type"), f"{where}, class_type")
-    inputs = as_dict(node.get("inputs", {}), f"{where}, inputs")
+    class_type = current_type(as_text(node.get("class_type"), f"{where}, class_type"))
+    given = as_dict(node.get("inputs", {}), f"{where}, inputs")
+    inputs = {name: _api_input(item, data) for name, item in given.items()}
     meta = node.get("_meta")
     title = meta.get("title") if isinstance(meta, dict) else None
-    return Node(
-        key,
-        class_type,
-        {name: _api_input(item, f"{where}, input {name}") for name, item in inputs.items()},
-        title if isinstance(title, str) else "",
-    )
+    return Node(key, class_type, current_inputs(class_type, inputs), title if isinstance(title, str) else "")
 
 
-def _api_input(value: Any, where: str) -> Any:
-    """A list is always a link; a list meant as a value comes wrapped as {"__value__": [...]}."""
+def _api_input(value: Any, data: Mapping[str, Any]) -> Any:
+    """Return a link for [node id, output number]; any other list is a value, also one in {"__value__": [...]}."""
     if isinstance(value, dict) and set(value) == {"__value__"}:
         return value["__value__"]
-    if not isinstance(value, list):
-        return value
-    source, slot = as_list(value, where, length=2)
-    if isinstance(source, (str, int)) and isinstance(slot, (int, float)) and slot == slot // 1:
-        return Link(str(source), int(slot))
-    raise fail(where, f"is {str(value)[:60]}, no link", "write a link as [node id, output number]")
+    if isinstance(value, list) and len(value) == 2:
+        source, slot = value
+        # ComfyUI writes ids as text. Some programs write numbers, which could also be a size such as [512, 768].
+        is_id = isinstance(source, str) or (isinstance(source, int) and str(source) in data)
+        if is_id and isinstance(slot, (int, float)) and slot == slot // 1:
+            return Link(str(source), int(slot))
+    return value

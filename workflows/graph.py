@@ -1,7 +1,7 @@
 """A workflow as data: nodes, links, and the order in which they run.
 
-Graphs are immutable; changing a value makes a new graph. `validation.py` checks one against the
-node classes, `execution.py` runs it, `formats.py` and `editor.py` read it from files.
+Graphs are immutable: changing a value makes a new graph. `validation.py` checks a graph against the node classes,
+`execution.py` runs it, `formats.py` and `editor.py` read it from files.
 """
 
 from __future__ import annotations
@@ -14,7 +14,14 @@ from typing import Any
 from ..controlnet_core.errors import WorkflowError
 
 Place = tuple[str | int, ...]
+"""Path to a value in the editor's JSON: keys and indices, from the top."""
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+def node_label(node_id: str, title: str, class_type: str) -> str:
+    """Return how messages name a node: id, its title if a person gave it one, class."""
+    titled = f' "{title}"' if title and title != class_type else ""
+    return f"node {node_id}{titled} ({class_type})"
 
 
 @dataclass(frozen=True)
@@ -29,10 +36,9 @@ class Link:
 class Node:
     """One step of a workflow.
 
-    `inputs` maps a name to a `Link` or to a plain value. `absent` says why an input that was linked
-    in the editor has nothing (its source is muted, for instance). `places` says where in the
-    editor's JSON each plain value stands, so that a changed value can be written back. `models` are
-    the files that the workflow's author recommends: {"name", "directory", "url"}.
+    inputs: name -> `Link` or plain value. absent: name -> why an input that was linked in the editor has no value (its
+    source is muted, for instance). places: name -> where the plain value stands in the editor's JSON, so that a changed
+    value can be written back. models: files that the workflow's author recommends, {"name", "directory", "url"}.
     """
 
     id: str
@@ -45,36 +51,32 @@ class Node:
 
     @property
     def label(self) -> str:
-        """How messages name this node: id, its title when a person gave it one, class."""
-        titled = f' "{self.title}"' if self.title and self.title != self.class_type else ""
-        return f"node {self.id}{titled} ({self.class_type})"
+        """The node's name in messages."""
+        return node_label(self.id, self.title, self.class_type)
 
     def links(self) -> Iterator[tuple[str, Link]]:
-        """(input name, link) of the inputs that are linked."""
+        """Return (input name, link) of the linked inputs."""
         return ((name, value) for name, value in self.inputs.items() if isinstance(value, Link))
 
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes by id. `workflow` is the editor's JSON that it came from, None for the API form."""
+    """Nodes by id. workflow: the editor's JSON that the graph was read from, None for the API form."""
 
     nodes: Mapping[str, Node]
     workflow: Mapping[str, Any] | None = None
 
     def with_value(self, node_id: str, name: str, value: Any) -> Graph:
-        """This graph with one plain value changed, in the editor's JSON too.
-
-        When that JSON has no place for the value it is dropped: a picture shall not carry a
-        workflow that says something else than what was run.
-        """
+        """Return this graph with one plain value changed, in the editor's JSON too."""
         node = self.nodes[node_id]
         place = node.places.get(name)
+        # Without a place the JSON is dropped: a saved picture must not carry a workflow that differs from what ran.
         workflow = None if self.workflow is None or place is None else _placed(self.workflow, place, value)
         changed = replace(node, inputs={**node.inputs, name: value})
         return Graph({**self.nodes, node_id: changed}, workflow)
 
     def to_api(self) -> dict[str, Any]:
-        """The API form, as the host takes it and writes it into pictures."""
+        """Return the API form, which ComfyUI takes as a prompt and writes into pictures."""
         return {
             node.id: {
                 "inputs": {name: _api_value(value) for name, value in node.inputs.items()},
@@ -85,9 +87,9 @@ class Graph:
         }
 
     def order(self, targets: Iterable[str] | None = None) -> tuple[str, ...]:
-        """Ids so that every node comes after those it needs; only what `targets` need.
+        """Return node ids, each after those that it needs; only `targets` (default: all) and what they need.
 
-        Nodes keep the file's order as far as links allow. Raises WorkflowError on a cycle, naming it.
+        Nodes keep the file's order as far as links allow. Raises WorkflowError that names a cycle.
         """
         done: dict[str, bool] = {}
         result: list[str] = []
@@ -96,7 +98,7 @@ class Graph:
         return tuple(result)
 
     def _visit(self, target: str, done: dict[str, bool], result: list[str]) -> None:
-        """Depth-first without recursion, since a workflow may be one long chain."""
+        """Visit depth-first. Without recursion, because a workflow may be one chain of thousands of nodes."""
         if target in done or target not in self.nodes:
             return
         done[target] = False
@@ -131,7 +133,7 @@ def _api_value(value: Any) -> Any:
 
 
 def _placed(tree: Any, place: Place, value: Any) -> Any:
-    """`tree` with the value at `place` replaced; only the containers on the way are copied."""
+    """Return `tree` with the value at `place` replaced. Only the containers on the path are copied."""
     trail = [tree]
     for key in place[:-1]:
         trail.append(trail[-1][key])

@@ -1,7 +1,7 @@
-"""Checking a workflow against the node classes before anything runs.
+"""Check a workflow against the node classes before anything runs.
 
-Every problem names the node, the input and a remedy. The rules are the host's own (it accepts "20"
-for an INT and cuts 20.7 down to 20, say), so what runs there passes here.
+Every problem names the node, the input and a remedy. The rules are ComfyUI's own: it accepts "20" for an INT and cuts
+20.7 down to 20, for instance. What runs there passes here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import difflib
 import inspect
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,18 +18,18 @@ from ..controlnet_core.errors import CoreError, MissingFileError, PathError, Wor
 from ..controlnet_core.picture_files import PICTURE_ENDINGS
 from ..nodes.folders import brief, leaves_folder, name_fault
 from .contract import WIDGET_TYPES, InputSpec, NodeSpec, read_specs, types_fit
-from .equivalents import VIRTUAL, WITHOUT, equivalent
+from .equivalents import EDITOR_NODES, WITHOUT, equivalent
 from .graph import Graph, Link, Node
 
 _MODEL_ENDINGS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".onnx", ".gguf", ".yaml")
 _SHOWN_CHOICES = 12
-NUMBERED = len("_00001.safetensors")
-"""Bytes that a node puts behind a prefix."""
+NUMBER_BYTES = len("_00001.safetensors")
+"""Bytes that a node adds to a file name prefix."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that keeps a workflow from running. `error` is the class that it is raised as."""
+    """One fault of a workflow. node, input: where it is, empty for the whole workflow. error: class to raise it as."""
 
     node: str
     input: str
@@ -37,62 +37,88 @@ class Problem:
     error: type[CoreError] = WorkflowError
 
 
+@dataclass(frozen=True)
+class Checked:
+    """A checked workflow. graph: with values converted to their declared types. outputs: ids of nodes that can run."""
+
+    graph: Graph
+    outputs: tuple[str, ...]
+    problems: list[Problem]
+
+
 def validate(graph: Graph, classes: Mapping[str, type]) -> Graph:
-    """The graph with its values brought to their declared types, ready to run.
+    """Return the graph with its values converted to their declared types, ready to run.
 
-    Raises WorkflowError (PathError for a path that leaves its folder, MissingFileError when absent
-    files are all that is wrong) with the first problem and the number of others.
+    Raises the error of `as_error` if there is any problem.
     """
-    checked, problems = check(graph, classes)
-    if problems:
-        raise as_error(problems)
-    return checked
+    checked = check_outputs(graph, classes)
+    if checked.problems:
+        raise as_error(checked.problems)
+    return checked.graph
 
 
-def as_error(problems: list[Problem]) -> CoreError:
-    """The one error that stands for a list of problems: the gravest kind, its first message."""
-    grave = {PathError: 0, MissingFileError: 2}
-    first = min(problems, key=lambda problem: grave.get(problem.error, 1))
+def as_error(problems: Sequence[Problem]) -> CoreError:
+    """Return one error for a list of problems: the first message of the gravest kind, and the number of others.
+
+    A path that leaves its folder (PathError) is graver than a wrong workflow (WorkflowError), a missing file
+    (MissingFileError) is less grave.
+    """
+    gravity = {PathError: 0, MissingFileError: 2}
+    first = min(problems, key=lambda problem: gravity.get(problem.error, 1))
     others = len(problems) - 1
     more = f" ({others} more: `controlnet validate` lists them)" if others else ""
     return first.error(first.message + more)
 
 
 def check(graph: Graph, classes: Mapping[str, type]) -> tuple[Graph, list[Problem]]:
-    """All problems of a workflow, and the graph with its values brought to their declared types.
+    """Return the graph with converted values, and all problems."""
+    checked = check_outputs(graph, classes)
+    return checked.graph, checked.problems
 
-    As in the host every class must be known, while inputs are checked only of nodes that an output
-    node needs.
+
+def check_outputs(graph: Graph, classes: Mapping[str, type]) -> Checked:
+    """Check a workflow, and find the output nodes that can run in spite of the problems.
+
+    As in ComfyUI, every class must be known, while inputs are checked only for nodes that an output node needs. An
+    output node can run if neither it nor a node that it needs has a problem.
     """
     if not graph.nodes:
-        return graph, [Problem("", "", "the workflow has no nodes: save it with at least one output node")]
-    problems = [
-        Problem(node.id, "", _unknown_class(node, classes))
-        for node in graph.nodes.values()
-        if node.class_type not in classes
-    ]
+        return Checked(graph, (), [Problem("", "", "the workflow has no nodes: save it with at least one output node")])
     specs = read_specs(classes, [node.class_type for node in graph.nodes.values()])
-    outputs = [node.id for node in graph.nodes.values() if _is_output(node, specs)]
+    unknown = [node for node in graph.nodes.values() if node.class_type not in specs]
+    problems = [Problem(node.id, "", _unknown_class(node, classes)) for node in unknown]
+    graph = Graph({key: _without_stray_links(node, specs) for key, node in graph.nodes.items()}, graph.workflow)
+    outputs = [
+        node.id for node in graph.nodes.values() if node.class_type in specs and specs[node.class_type].is_output
+    ]
     if not outputs and not problems:
         problems.append(Problem("", "", "the workflow has no output node: add SaveImage to it"))
     try:
         needed = graph.order(outputs)
     except WorkflowError as error:
-        return graph, [*problems, Problem("", "", str(error))]
-
+        return Checked(graph, (), [*problems, Problem("", "", str(error))])
     nodes = dict(graph.nodes)
-    for node_id in needed:
+    faulty: set[str] = set()
+    for node_id in needed:  # sources come first
         node = nodes[node_id]
-        if node.class_type not in specs:
-            continue
-        checker = _NodeChecker(node, specs, graph, classes)
-        problems.extend(checker.run())
-        nodes[node_id] = replace(node, inputs=checker.values)
-    return Graph(nodes, graph.workflow), problems
+        if node.class_type in specs:
+            checker = _NodeChecker(node, specs, graph, classes)
+            found = list(checker.run())
+            problems += found
+            nodes[node_id] = replace(node, inputs=checker.values)
+            if found or any(link.node in faulty for _, link in node.links()):
+                faulty.add(node_id)
+    runnable = () if unknown else tuple(node_id for node_id in outputs if node_id not in faulty)
+    return Checked(Graph(nodes, graph.workflow), runnable, problems)
 
 
-def _is_output(node: Node, specs: Mapping[str, NodeSpec]) -> bool:
-    return node.class_type in specs and specs[node.class_type].is_output
+def _without_stray_links(node: Node, specs: Mapping[str, NodeSpec]) -> Node:
+    """Drop links into inputs that the class does not declare: they have no effect, also on what must run."""
+    spec = specs.get(node.class_type)
+    stray = [name for name, _ in node.links() if spec is not None and name not in spec.inputs]
+    if not stray:
+        return node
+    return replace(node, inputs={name: value for name, value in node.inputs.items() if name not in stray})
 
 
 def _unknown_class(node: Node, classes: Mapping[str, type]) -> str:
@@ -103,13 +129,28 @@ def _unknown_class(node: Node, classes: Mapping[str, type]) -> str:
         return f"{start}: {' '.join(filter(None, ours))} does its work, replace it in the editor"
     if name in WITHOUT:
         return f"{start}, and nothing here makes {WITHOUT[name]}: make the picture in the editor and load it"
-    if name in VIRTUAL:
-        return f"{start}: {VIRTUAL[name]}"
+    if name in EDITOR_NODES:
+        return f"{start}: {EDITOR_NODES[name]}"
     if name.startswith(("workflow>", "workflow/")):
         return f"{start}: it is a group node, convert it to nodes or to a subgraph in the editor"
-    near = difflib.get_close_matches(name, classes, n=1, cutoff=0.7)
-    meant = f"did you mean {near[0]}? " if near else ""
+    near = _misspelled(name, classes)
+    meant = f"did you mean {near}? " if near else ""
     return f"{start}: {meant}`controlnet nodes` lists those that are, or mute it in the editor"
+
+
+def _misspelled(name: str, classes: Mapping[str, type]) -> str | None:
+    """Return the class whose name differs only by a slip of the pen, if there is one.
+
+    Names of real nodes often share most letters (CLIPVisionLoader, CLIPLoader) and do different work, so a suggestion
+    must have the same number of words, and a long one nearly all letters.
+    """
+    cutoff = 0.75 if len(name) < 8 else 0.85
+    words = len(_WORD.findall(name[:100]))
+    close = difflib.get_close_matches(name, classes, n=5, cutoff=cutoff)
+    return next((found for found in close if len(_WORD.findall(found)) == words), None)
+
+
+_WORD = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
 
 class _NodeChecker:
@@ -193,7 +234,7 @@ class _NodeChecker:
             yield from self._choice(spec, value)
 
     def _prefix(self, spec: InputSpec, value: str) -> Iterator[Problem]:
-        fault = name_fault(re.sub("%[^%]+%", "", value), ending=NUMBERED)
+        fault = name_fault(re.sub("%[^%]+%", "", value), ending=NUMBER_BYTES)
         if leaves_folder(value):
             yield self._problem(spec.name, f"{brief(value)} leaves the output folder: name a file inside it", PathError)
         elif fault:

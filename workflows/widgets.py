@@ -1,36 +1,37 @@
-"""Which widget of the editor a saved value belongs to.
+"""Match the widget values of a saved node with the inputs that its class declares.
 
-The editor saves the values of a node's fields as a list, in the order in which the class declares
-its inputs, with fields of its own in between: "control_after_generate" behind a seed, a filter
-behind a choice that has one too, the upload button behind a file. Values of fields that were turned
-into sockets stay in the list.
+The editor saves the values of a node's widgets as a list, in the order in which the class declares its inputs. It adds
+widgets of its own, whose values stand in the same list: "control_after_generate" after a seed, a filter after a choice
+that has such a control, and the upload button. Values of widgets that were converted to inputs stay in the list.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .contract import InputSpec
 
 CONTROL_WORDS = frozenset({"fixed", "increment", "decrement", "randomize", "increment-wrap"})
-_ESCAPED = frozenset({"\\{", "\\}", "\\|"})
 _UPLOADS = ("image_upload", "animated_image_upload", "video_upload", "audio_upload")
+_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class WidgetValue:
-    """A field's value and where it stands: an index or a name below `widgets_values`, or None."""
+    """A widget's value, and its index or key in `widgets_values` (None if it is not stored there)."""
 
     value: Any
     at: int | str | None = None
 
 
 def widget_values(inputs: Mapping[str, InputSpec], saved: Any, named: Any = None) -> dict[str, WidgetValue]:
-    """Values by input name, from a list, from an object by name, or from the class's defaults.
+    """Return the widget values of a node by input name.
 
-    A file written for an older or newer class may hold too few values: the rest keep their
+    saved: `widgets_values` of the file, a list or an object. named: `widgets_values_named`, used when `saved` is
+    missing. A file that was written for another version of the class may hold too few values; the others get their
     defaults, as in the editor.
     """
     widgets = [spec for spec in inputs.values() if spec.is_widget]
@@ -39,96 +40,95 @@ def widget_values(inputs: Mapping[str, InputSpec], saved: Any, named: Any = None
     elif isinstance(saved, list):
         found = _by_position(widgets, saved)
     else:
-        found = {}
-    if isinstance(named, dict) and not isinstance(saved, (list, dict)):
-        found = {key: WidgetValue(value) for key, value in named.items()}
+        found = {key: WidgetValue(value) for key, value in named.items()} if isinstance(named, dict) else {}
     return {spec.name: _or_default(spec, found.get(spec.name)) for spec in widgets}
 
 
 def has_control(spec: InputSpec) -> bool:
-    """Whether the editor puts a "control_after_generate" field behind this one."""
+    """Whether the editor adds a "control_after_generate" widget after this input."""
     flag = spec.options.get("control_after_generate")
-    if flag is None:
-        return spec.type == "INT" and spec.name in ("seed", "noise_seed")
-    return bool(flag)
+    return spec.type == "INT" and spec.name in ("seed", "noise_seed") if flag is None else bool(flag)
+
+
+def upload_index(widgets: Sequence[InputSpec]) -> int | None:
+    """Index of the widget that the upload button follows, or None if the node has no such button.
+
+    The editor declares the button as one more required input, so it comes after all required widgets, wherever the
+    input with the upload option stands.
+    """
+    required = [index for index, spec in enumerate(widgets) if spec.required]
+    has_button = any(widgets[index].options.get(kind) for index in required for kind in _UPLOADS)
+    return required[-1] if has_button else None
 
 
 def _by_position(widgets: list[InputSpec], saved: list[Any]) -> dict[str, WidgetValue]:
     found: dict[str, WidgetValue] = {}
-    cursor = 0
+    button = upload_index(widgets)
+    at = 0
     for index, spec in enumerate(widgets):
-        if cursor >= len(saved):
+        if at == len(saved):
             break
-        found[spec.name] = WidgetValue(saved[cursor], cursor)
-        cursor += 1
-        cursor += _own_fields(spec, saved[cursor:], len(widgets) - index - 1)
+        found[spec.name] = WidgetValue(saved[at], at)
+        at += 1
+        to_come = len(widgets) - index - 1
+        at += _control_count(spec, saved[at : at + 2], len(saved) - at - to_come)
+        # workflows that were written by programs often leave the button's value out
+        at += index == button and len(saved) - at > to_come
     return found
 
 
-def _own_fields(spec: InputSpec, rest: list[Any], to_come: int) -> int:
-    """How many of the values that follow belong to the editor's own fields behind `spec`."""
-    if has_control(spec) and rest and _is_control(rest[0], len(rest) > to_come):
-        is_filter = spec.choices is not None and len(rest) > to_come + 1 and isinstance(rest[1], str)
-        return 2 if is_filter else 1
-    if any(spec.options.get(kind) for kind in _UPLOADS) and len(rest) > to_come:
-        return 1
-    return 0
+def _control_count(spec: InputSpec, following: list[Any], surplus: int) -> int:
+    """Return how many of the following values belong to widgets that the editor adds after a seed or a choice.
 
-
-def _is_control(value: Any, is_surplus: bool) -> bool:
-    """Early editors saved true or false there."""
-    return (isinstance(value, str) and value in CONTROL_WORDS) or (isinstance(value, bool) and is_surplus)
+    surplus: how many values are left beyond one for each remaining widget. Early editors saved true or false.
+    """
+    if not (following and has_control(spec)):
+        return 0
+    is_word = isinstance(following[0], str) and following[0] in CONTROL_WORDS
+    if not is_word and not (isinstance(following[0], bool) and surplus > 0):
+        return 0
+    has_filter = spec.choices is not None and surplus > 1 and isinstance(following[1], str)
+    return 2 if has_filter else 1
 
 
 def _or_default(spec: InputSpec, found: WidgetValue | None) -> WidgetValue:
     if found is None or found.value is None:
         return WidgetValue(spec.default, None if found is None else found.at)
-    if spec.options.get("dynamicPrompts") and isinstance(found.value, str):
-        return WidgetValue(dynamic_prompt(found.value), found.at)
-    return found
+    return WidgetValue(prompt_value(spec, found.value), found.at)
+
+
+def prompt_value(spec: InputSpec | None, value: Any) -> Any:
+    """Return what the editor sends for a widget's value: of a prompt, the text without comments and alternatives."""
+    is_prompt = spec is not None and spec.options.get("dynamicPrompts") and isinstance(value, str)
+    return dynamic_prompt(value) if is_prompt else value
 
 
 def dynamic_prompt(text: str) -> str:
-    """A prompt with comments removed and each {one|two} group replaced by its first alternative.
+    r"""Remove comments from a prompt, and replace each {one|two} by its first alternative.
 
-    The editor picks an alternative at random at each run; here the same file gives the same picture.
-    A backslash in front of a brace or bar makes it a plain character.
+    The editor picks an alternative at random for each run. Here the same file always gives the same picture.
+    A backslash before a brace or bar makes it a plain character: \{, \}, \|.
     """
-    result: list[str] = []
-    skipped = 0  # depth inside alternatives that were not taken
-    depth = 0
     text = _without_comments(text)
-    position = 0
-    while position < len(text):
-        char = text[position]
-        step = 2 if char == "\\" else 1
-        if char == "{":
+    result: list[str] = []
+    depth = skipped = 0  # skipped: depth inside alternatives that are not taken, 0 where text is kept
+    for piece in re.findall(r"\\.|.", text, re.DOTALL):
+        if piece == "{":
             depth += 1
             skipped += bool(skipped)
-        elif char == "}" and depth:
+        elif piece == "}" and depth:
             depth -= 1
             skipped -= bool(skipped)
-        elif char == "|" and depth:
+        elif piece == "|" and depth:
             skipped = skipped or 1
         elif not skipped:
-            piece = text[position : position + step]
-            result.append(piece[1:] if piece in _ESCAPED else piece)
-        position += step
+            result.append(piece[1:] if piece in ("\\{", "\\}", "\\|") else piece)
     return "".join(result)
 
 
 def _without_comments(text: str) -> str:
-    """C-style comments out; a scan, since text from strangers must not make a regex slow."""
-    result: list[str] = []
-    position = 0
-    while position < len(text):
-        two = text[position : position + 2]
-        if two == "//":
-            end = text.find("\n", position)
-            position = len(text) if end < 0 else end
-        elif two == "/*" and (end := text.find("*/", position + 2)) >= 0:
-            position = end + 2
-        else:
-            result.append(text[position])
-            position += 1
-    return "".join(result)
+    # After the last "*/" no comment can end. Hide each "/*" there, or the search for its end would start again and
+    # again, which takes quadratic time.
+    last = max(text.rfind("*/"), 0)
+    hidden = text[:last] + text[last:].replace("/*", "/\0*")
+    return _COMMENT.sub("", hidden).replace("/\0*", "/*")
