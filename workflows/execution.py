@@ -73,8 +73,9 @@ def execute(
 ) -> RunResult:
     """Run output nodes of a graph that `validate` returned, and the nodes that they need.
 
-    outputs: ids of the output nodes to run, default all. Raises Interrupted if `cancelled` returns true, OutOfMemory, or
-    the node's own CoreError with the node's name in front. Any other error of a node becomes a CoreError that names it.
+    outputs: ids of the output nodes to run, default all. Raises Interrupted if `cancelled` returns true, OutOfMemory,
+    or the node's own CoreError with the node's name in front. Any other error of a node becomes a CoreError that
+    names it.
     """
     began = time.perf_counter()
     specs = read_specs(classes, [node.class_type for node in graph.nodes.values()])

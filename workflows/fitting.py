@@ -1,8 +1,8 @@
-"""Which control files of a workflow act on which base, and whether they fit, before any weights are loaded."""
+"""Find which control files of a workflow act on which base, and whether they fit, before any weights are loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -13,12 +13,12 @@ from .graph import Graph, Node
 from .validation import Problem, as_error
 
 CONTROLLED_BY = frozenset({"CONDITIONING", "CONTROL_NET", "CNCORE_STACK"})
-"""Types of links along which control comes to a sampler."""
+"""Types of links along which control reaches a sampler."""
 
 
 @dataclass(frozen=True)
 class Loader:
-    """A node that loads a file: its output's type, the input that names the file, and the kind of folder."""
+    """A node that loads a file. gives: its output's type; input: the input that names the file; kind: of folder."""
 
     gives: str
     input: str
@@ -39,28 +39,27 @@ LOADERS: Mapping[str, Loader] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Use:
-    """A control file that acts on a base at a node: the sampler, or the loader that completes the file."""
+    """A control file that acts on a base. at: the node where they meet, a sampler or the loader of a partial net."""
 
     net: Node
     base: Node
     at: Node
 
 
-def check_fit(graph: Graph, classes: Mapping[str, type]) -> list[Problem]:
-    """A problem for every control file that was not made for the base it acts on.
+def check_fit(graph: Graph, classes: Mapping[str, type], outputs: Sequence[str] | None = None) -> list[Problem]:
+    """Return a problem for every control file that was made for another base than the one it acts on.
 
-    Reads headers only. What the links do not tell (a net that was trained in the same workflow, say) is left to the
-    run; so is a file that cannot be read, which its loader names.
+    outputs: the output nodes that will run, default all. Only headers are read. What links do not tell (a net that is
+    trained in the same workflow, say) is left to the run. So is a file that cannot be read: its loader reports it.
     """
-    return [problem for use in uses(graph, classes) for problem in _problem(use, classes)]
+    return [problem for use in uses(graph, classes, outputs) for problem in _problem(use, classes)]
 
 
-def require_fit(graph: Graph, classes: Mapping[str, type]) -> Graph:
-    """The graph, ready to run. Raises UnfitError with the first problem of `check_fit`, before anything is loaded."""
-    problems = check_fit(graph, classes)
+def require_fit(graph: Graph, classes: Mapping[str, type], outputs: Sequence[str] | None = None) -> None:
+    """Raise UnfitError with the first problem of `check_fit`, before anything is loaded."""
+    problems = check_fit(graph, classes, outputs)
     if problems:
         raise as_error(problems)
-    return graph
 
 
 def _problem(use: Use, classes: Mapping[str, type]) -> Iterator[Problem]:
@@ -68,13 +67,13 @@ def _problem(use: Use, classes: Mapping[str, type]) -> Iterator[Problem]:
 
     loader = LOADERS[use.net.class_type]
     try:
-        why = misfit(_file(use.net, classes), _file(use.base, classes))
+        reason = misfit(_file(use.net, classes), _file(use.base, classes))
     except CoreError:
         return
-    if why:
+    if reason:
         where = f"{use.net.label}, input {loader.input}"
         acts = f"{use.at.label} uses it on the model of {use.base.label}"
-        yield Problem(use.net.id, loader.input, f"{where}: {acts}, but {why}", UnfitError)
+        yield Problem(use.net.id, loader.input, f"{where}: {acts}, but {reason}", UnfitError)
 
 
 def _file(node: Node, classes: Mapping[str, type]) -> Path:
@@ -87,66 +86,48 @@ def _file(node: Node, classes: Mapping[str, type]) -> Path:
     return included.get(name) or host.find(loader.kind, name)
 
 
-def uses(graph: Graph, classes: Mapping[str, type]) -> list[Use]:
-    """Every control file with the base that it acts on in a run, as far as links tell, each pair once."""
+def uses(graph: Graph, classes: Mapping[str, type], outputs: Sequence[str] | None = None) -> list[Use]:
+    """Return every control file with the base that it acts on in a run, as far as links tell, each pair once."""
     specs = read_specs(classes, [node.class_type for node in graph.nodes.values()])
-    outputs = [id for id, node in graph.nodes.items() if node.class_type in specs and specs[node.class_type].is_output]
+    if outputs is None:
+        outputs = [key for key, node in graph.nodes.items() if specs[node.class_type].is_output]
     found: dict[tuple[str, str], Use] = {}
-    for at in (graph.nodes[node_id] for node_id in graph.order(outputs)):
-        base = _base(graph, specs, at)
+    # Nodes come after their sources, so one pass is enough. Following each node's links back would take quadratic time.
+    bases: dict[str, Node | None] = {}
+    nets: dict[str, dict[str, Node]] = {}
+    for node in (graph.nodes[node_id] for node_id in graph.order(outputs)):
+        models = list(_sources(graph, specs, node, frozenset({"MODEL"})))
+        base = bases.get(models[0].id) if len(models) == 1 else None  # with two models it is not known which is meant
+        bases[node.id] = node if _loads(node, "MODEL") else base
+        before = [nets.get(source.id, {}) for source in _sources(graph, specs, node, CONTROLLED_BY)]
+        nets[node.id] = {key: net for held in before for key, net in held.items()}
+        if _loads(node, "CONTROL_NET"):
+            nets[node.id] = {node.id: node}
         if base is not None:
-            for net in _nets(graph, specs, at):
-                found.setdefault((net.id, base.id), Use(net, base, at))
-    return list(found.values())
-
-
-def _base(graph: Graph, specs: Mapping[str, NodeSpec], node: Node) -> Node | None:
-    """The loader whose MODEL a node takes, through nodes that change it; None where there is not just one."""
-    while True:
-        sources = list(_sources(graph, specs, node, frozenset({"MODEL"})))
-        if len(sources) != 1:
-            return None
-        node = sources[0]
-        if _loads(node, "MODEL"):
-            return node
-
-
-def _nets(graph: Graph, specs: Mapping[str, NodeSpec], at: Node) -> list[Node]:
-    """The loaders of the nets that act at a node: itself, or those before it."""
-    if _loads(at, "CONTROL_NET"):
-        return [at]
-    found: dict[str, Node] = {}
-    seen, left = {at.id}, [at]
-    while left:
-        node = left.pop()
-        for source in _sources(graph, specs, node, CONTROLLED_BY):
-            if source.id not in seen:
-                seen.add(source.id)
-                left.append(source)
-                if _loads(source, "CONTROL_NET"):
-                    found[source.id] = source
+            for net in nets[node.id].values():
+                found.setdefault((net.id, base.id), Use(net, base, node))
     return list(found.values())
 
 
 def _sources(graph: Graph, specs: Mapping[str, NodeSpec], node: Node, types: frozenset[str]) -> Iterator[Node]:
-    """The nodes that a node takes inputs of these types from; not a net that it will not use."""
-    spec = specs.get(node.class_type)
+    """Yield the nodes that a node takes inputs of these types from, except nets that it will not use."""
+    spec = specs[node.class_type]
     for name, link in node.links():
-        wanted = spec.inputs.get(name) if spec else None
+        wanted = spec.inputs.get(name)
         if wanted is None or wanted.type not in types or link.node not in graph.nodes:
             continue
-        if wanted.type != "CONTROL_NET" or not _idle(node):
+        if wanted.type != "CONTROL_NET" or not _is_idle(node):
             yield graph.nodes[link.node]
 
 
-def _idle(node: Node) -> bool:
-    """Whether an apply node does nothing: its strength is 0, or its window ends before it starts."""
+def _is_idle(node: Node) -> bool:
+    """Whether an apply node has no effect: its strength is 0, or its window ends before it starts."""
     start, end = node.inputs.get("start_percent", 0.0), node.inputs.get("end_percent", 1.0)
-    known = isinstance(start, (int, float)) and isinstance(end, (int, float))
-    return node.inputs.get("strength") == 0 or (known and start > end)
+    has_window = isinstance(start, (int, float)) and isinstance(end, (int, float))
+    return node.inputs.get("strength") == 0 or (has_window and start > end)
 
 
-def _loads(node: Node, type: str) -> bool:
+def _loads(node: Node, kind: str) -> bool:
     """Whether the node loads a file of this type whose name is known before the run."""
     loader = LOADERS.get(node.class_type)
-    return loader is not None and loader.gives == type and isinstance(node.inputs.get(loader.input), str)
+    return loader is not None and loader.gives == kind and isinstance(node.inputs.get(loader.input), str)

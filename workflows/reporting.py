@@ -16,6 +16,7 @@ class Reporter:
         self.quiet = quiet
         self._bar: Any = None
         self._label = ""
+        self._warned: set[str] = set()
 
     def on_node(self, event: NodeEvent) -> None:
         """A line when a node is done or was taken from the cache."""
@@ -42,6 +43,12 @@ class Reporter:
         """A line of its own, unless quiet."""
         if not self.quiet:
             print(printable(text), file=sys.stderr, flush=True)
+
+    def warn(self, text: str) -> None:
+        """Print a warning once, also if quiet: with --seeds the same one would come for each seed."""
+        if text not in self._warned:
+            self._warned.add(text)
+            print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Take the bar away."""

@@ -44,6 +44,13 @@ def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_strict_argument(parser: argparse.ArgumentParser) -> None:
+    """--strict."""
+    parser.add_argument(
+        "--strict", action="store_true", help="refuse a workflow with any problem, instead of skipping output nodes"
+    )
+
+
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     """--device, --dtype."""
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps (default: auto)")

@@ -51,10 +51,18 @@ def validate(graph: Graph, classes: Mapping[str, type]) -> Graph:
 
     Raises the error of `as_error` if there is any problem.
     """
+    return require_runnable(graph, classes, strict=True).graph
+
+
+def require_runnable(graph: Graph, classes: Mapping[str, type], *, strict: bool = False) -> Checked:
+    """Check a workflow, and raise the error of `as_error` if no output node can run.
+
+    strict: whether to raise for any problem. Otherwise output nodes with problems are left out, as in ComfyUI.
+    """
     checked = check_outputs(graph, classes)
-    if checked.problems:
+    if checked.problems and (strict or not checked.outputs):
         raise as_error(checked.problems)
-    return checked.graph
+    return checked
 
 
 def as_error(problems: Sequence[Problem]) -> CoreError:
@@ -220,6 +228,8 @@ class _NodeChecker:
             yield self._problem(spec.name, str(error))
             return
         self.values[spec.name] = value
+        if spec.type == "STRING" and "embedding:" in value:
+            yield from self._embeddings(spec, value)
         if spec.name == "filename_prefix":  # told before hours of sampling, not after
             yield from self._prefix(spec, value)
         if spec.name in self.own_checks or self.checks_all:
@@ -232,6 +242,19 @@ class _NodeChecker:
                 yield self._problem(spec.name, f"is {brief(value)}, the most is {high}: set at most that")
         elif spec.choices is not None:
             yield from self._choice(spec, value)
+
+    def _embeddings(self, spec: InputSpec, prompt: str) -> Iterator[Problem]:
+        """Find the files of textual inversions that a prompt names, if this node encodes prompts."""
+        host = getattr(self.cls, "host", None)
+        if not hasattr(host, "embedding_file") or all(item.type != "CLIP" for item in self.spec.inputs.values()):
+            return
+        from ..controlnet_core.models.prompt import embedding_names  # imports torch
+
+        try:
+            for name in embedding_names(prompt):
+                host.embedding_file(name)
+        except CoreError as error:
+            yield self._problem(spec.name, str(error), type(error))
 
     def _prefix(self, spec: InputSpec, value: str) -> Iterator[Problem]:
         fault = name_fault(re.sub("%[^%]+%", "", value), ending=NUMBER_BYTES)

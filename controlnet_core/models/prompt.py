@@ -33,6 +33,7 @@ DEEPEST = 4000
 """Nested parentheses; each level is a pass over the text."""
 
 EMBEDDING = "embedding:"
+_LEARNED_WORD = re.compile(rf"(?:^|(?<=[ \n])){EMBEDDING}")
 PLACEHOLDER = 0
 """Id at the positions of learned vectors; its own row is not used."""
 
@@ -178,12 +179,18 @@ def _groups(tokenizer: ClipTokenizer, text: str, find: FindEmbedding | None) -> 
     if find is None:
         yield tokenizer.encode(text)
         return
-    first, *others = re.split(rf"(?:^|(?<=[ \n])){EMBEDDING}", text)
+    first, *others = _LEARNED_WORD.split(text)
     yield tokenizer.encode(first)
     for other in others:
         name, rest = _name(other)
         yield list(find(name))
         yield tokenizer.encode(rest)
+
+
+def embedding_names(prompt: str) -> tuple[str, ...]:
+    """Names of the textual inversions in a prompt. Raises ValueRangeError for `embedding:` without a name."""
+    texts = (segment.text for segment in parse_weights(prompt))
+    return tuple(_name(other)[0] for text in texts for other in _LEARNED_WORD.split(text)[1:])
 
 
 def _name(text: str) -> tuple[str, str]:

@@ -109,7 +109,8 @@ class PreviewImage(Node):
     CATEGORY = "image"
     DESCRIPTION = "Shows pictures; without the editor they are written into the folder temp of the output folder."
     OUTPUT_NODE = True
-    RETURN_TYPES = ()
+    RETURN_TYPES = ("IMAGE",)
+    RETURN_NAMES = ("images",)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -121,7 +122,7 @@ class PreviewImage(Node):
     def run(self, images: Tensor, prompt: Any = None, extra_pnginfo: Any = None) -> dict[str, Any]:
         """-> what was written, for the editor."""
         saved = save_pictures(self.host.temp_dir, "preview", images, prompt, extra_pnginfo)
-        return {"ui": {"images": [{**entry, "type": "temp"} for entry in saved]}}
+        return {"ui": {"images": [{**entry, "type": "temp"} for entry in saved]}, "result": (images,)}
 
 
 class MaskToImage(Node):

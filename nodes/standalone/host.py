@@ -173,12 +173,15 @@ class StandaloneHost:
         """
         return loras.apply_lora(self._cache.get("lora", path, read_lora), model, clip, strength_model, strength_clip)
 
-    def embedding(self, width: int, name: str) -> Tensor:
-        """Vectors (n, width) of a textual inversion. name: its file's name, with or without ending and folder."""
+    def embedding_file(self, name: str) -> Path:
+        """The file of a textual inversion, by its name with or without ending and folder. Raises MissingFileError."""
         names = {name, *(name + ending for ending in ENDINGS)}
         listed = [file for file in self.files("embeddings") if file in names or PurePosixPath(file).name in names]
-        path = self.find("embeddings", min(listed, key=len, default=name))
-        return self._cache.get("embedding", path, read_embedding).of_width(width)
+        return self.find("embeddings", min(listed, key=len, default=name))
+
+    def embedding(self, width: int, name: str) -> Tensor:
+        """Vectors (n, width) of a textual inversion, by its name as in `embedding_file`."""
+        return self._cache.get("embedding", self.embedding_file(name), read_embedding).of_width(width)
 
     def library(self) -> Library:
         """Where learned preprocessors find their networks: folders for annotators first, then the models folders."""

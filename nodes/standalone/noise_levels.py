@@ -10,6 +10,7 @@ from typing import Any
 from ...controlnet_core.config import NoiseConfig, Parametrization, VAEConfig
 from ...controlnet_core.diffusion.schedule import make_schedule
 from ...controlnet_core.errors import UnfitError
+from ..folders import brief
 from ..host import Node
 from ..values import Model
 
@@ -31,8 +32,11 @@ def retrained(model: Model, parametrization: Parametrization, noise: NoiseConfig
     return replace(model, base=replace(base, config=changed, schedule=make_schedule(noise)))
 
 
-def _unknown(sampling: str, known: Mapping[str, Any]) -> UnfitError:
-    return UnfitError(f"sampling {sampling!r} is not supported here: use one of {', '.join(known)}")
+def check_sampling(sampling: Any, known: Mapping[str, Any]) -> bool:
+    """Return True for a supported kind of sampling, and for None (linked, so not known yet). Raises UnfitError."""
+    if sampling is not None and sampling not in tuple(known):
+        raise UnfitError(f"sampling {brief(sampling)} is not supported here: use one of {', '.join(known)}")
+    return True
 
 
 class ModelSamplingDiscrete(Node):
@@ -48,10 +52,14 @@ class ModelSamplingDiscrete(Node):
         zsnr = ("BOOLEAN", {"default": False})
         return {"required": {"model": ("MODEL",), "sampling": (words,), "zsnr": zsnr}}
 
+    @classmethod
+    def VALIDATE_INPUTS(cls, sampling: Any) -> bool:
+        """Raise UnfitError for a kind that is not supported, before anything is loaded."""
+        return check_sampling(sampling, DISCRETE)
+
     def run(self, model: Model, sampling: str, zsnr: bool) -> tuple[Model]:
         """-> MODEL. Raises UnfitError for a word of a training that is not supported."""
-        if sampling not in DISCRETE:
-            raise _unknown(sampling, DISCRETE)
+        check_sampling(sampling, DISCRETE)
         return (retrained(model, DISCRETE[sampling], NoiseConfig(zero_terminal_snr=zsnr)),)
 
 
@@ -74,10 +82,14 @@ class ModelSamplingContinuousEDM(Node):
             }
         }
 
+    @classmethod
+    def VALIDATE_INPUTS(cls, sampling: Any) -> bool:
+        """Raise UnfitError for a kind that is not supported, before anything is loaded."""
+        return check_sampling(sampling, CONTINUOUS)
+
     def run(self, model: Model, sampling: str, sigma_max: float, sigma_min: float) -> tuple[Model]:
         """-> MODEL. Raises UnfitError for a word of a training that is not supported."""
-        if sampling not in CONTINUOUS:
-            raise _unknown(sampling, CONTINUOUS)
+        check_sampling(sampling, CONTINUOUS)
         parametrization, spread = CONTINUOUS[sampling]
         noise = NoiseConfig("edm", sigma_min=sigma_min, sigma_max=sigma_max, sigma_data=spread)
         if sampling != "edm_playground_v2.5":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...controlnet_core.errors import UnfitError
+from ..folders import brief
 from ..host import Node
 from ..values import Clip, Model
 
@@ -19,10 +20,11 @@ OTHER_TWO = ("sd3", "flux", "hunyuan_video", "hidream", "hunyuan_image")
 DEVICE = (["default", "cpu"], {"advanced": True})
 
 
-def check_type(type: str, known: tuple[str, ...]) -> None:
-    """Raise UnfitError for text encoders of a base that this package does not have."""
-    if type not in known:
-        raise UnfitError(f"text encoders of type {type} belong to a base that does not run here: use {known[0]}")
+def check_type(type: Any, known: tuple[str, ...]) -> bool:
+    """Return True for a supported type, and for None (linked, so not known yet). Raises UnfitError for another."""
+    if type is not None and type not in known:
+        raise UnfitError(f"text encoders of type {brief(type)} belong to a base that does not run here: use {known[0]}")
+    return True
 
 
 class UNETLoader(Node):
@@ -54,6 +56,11 @@ class CLIPLoader(Node):
         names = (list(cls.host.files("text_encoders")),)
         return {"required": {"clip_name": names, "type": ([*ONE, *OTHER_ONE],)}, "optional": {"device": DEVICE}}
 
+    @classmethod
+    def VALIDATE_INPUTS(cls, type: Any) -> bool:
+        """Raise UnfitError for a type that is not supported, before anything is loaded."""
+        return check_type(type, ONE)
+
     def run(self, clip_name: str, type: str = ONE[0], device: str = "default") -> tuple[Clip]:
         """-> CLIP."""
         check_type(type, ONE)
@@ -72,6 +79,11 @@ class DualCLIPLoader(Node):
         names = (list(cls.host.files("text_encoders")),)
         required = {"clip_name1": names, "clip_name2": names, "type": ([*TWO, *OTHER_TWO],)}
         return {"required": required, "optional": {"device": DEVICE}}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, type: Any) -> bool:
+        """Raise UnfitError for a type that is not supported, before anything is loaded."""
+        return check_type(type, TWO)
 
     def run(self, clip_name1: str, clip_name2: str, type: str, device: str = "default") -> tuple[Clip]:
         """-> CLIP."""

@@ -173,7 +173,7 @@ def test_doctor_names_the_editor_whose_noise_is_followed(capsys: pytest.CaptureF
 
 def test_validate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["validate", "w.json"]) == 0
-    assert "2 nodes, all well" in capsys.readouterr().out
+    assert "2 nodes, no problems" in capsys.readouterr().out
     assert cli.main(["validate", "w.json", "--set", "1.size=99"]) == 2
     assert "the most is 64" in capsys.readouterr().err
     assert cli.main(["validate", "w.json", "--set", "1.size=99", "--json"]) == 2

@@ -23,10 +23,11 @@ from ..session import (
     add_folder_arguments,
     add_memory_arguments,
     add_shortcut_arguments,
+    add_strict_argument,
     open_session,
 )
 from ..terminal import printable
-from ..validation import validate
+from ..validation import require_runnable
 
 if TYPE_CHECKING:
     from ...controlnet_core.control.report import RunReport
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seeds", metavar="1..8", help="run once for each seed: 7, 1..8 or 1,4,9")
     add_folder_arguments(parser)
+    add_strict_argument(parser)
     add_device_arguments(parser)
     add_memory_arguments(parser)
     add_shortcut_arguments(parser)
@@ -82,8 +84,13 @@ def run(args: argparse.Namespace) -> int:
             seeded = graph if seed is None else overrides.with_seed(graph, session.classes, seed)
             if len(seeds) > 1:
                 reporter.line(f"seed {seed}")
-            ready = require_fit(validate(seeded, session.classes), session.classes)
-            result = execute(ready, session.classes, cache=cache, on_node=reporter.on_node)
+            checked = require_runnable(seeded, session.classes, strict=args.strict)
+            require_fit(checked.graph, session.classes, checked.outputs)
+            for problem in checked.problems:
+                reporter.warn(f"{problem.message} (what needs it is skipped)")
+            result = execute(
+                checked.graph, session.classes, outputs=checked.outputs, cache=cache, on_node=reporter.on_node
+            )
             rows.append(_row(seed, result, seeded, session))
     finally:
         reporter.close()

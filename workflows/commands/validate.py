@@ -1,10 +1,11 @@
-"""`controlnet validate FILE`: every problem of a workflow, one line each."""
+"""`controlnet validate FILE`: list every problem of a workflow, one line each."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from .. import overrides
@@ -12,33 +13,51 @@ from ..bundled import find_workflow
 from ..destinations import check_folder
 from ..fitting import check_fit
 from ..formats import read_document, to_graph
-from ..session import add_folder_arguments, open_session
+from ..session import add_folder_arguments, add_strict_argument, open_session
 from ..terminal import printable
-from ..validation import as_error, check
+from ..validation import Problem, as_error, check_outputs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `validate`."""
+    """Add the options of `validate`."""
     parser.add_argument("file", metavar="FILE", help="a workflow .json, a picture saved with one, or a bundled name")
     parser.add_argument("--set", metavar="NODE.INPUT=VALUE", action="append", default=[], help="change a value first")
     add_folder_arguments(parser)
+    add_strict_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 when the workflow would run; else 2 or 3, as `run` would end. Of model files only headers are read."""
+    """Return the exit code of `run`: 0 if the workflow runs, else 2 or 3. Of model files only headers are read.
+
+    Problems that only keep some output nodes from running are warnings, as in `run`.
+    """
     document = read_document(find_workflow(args.file))
     check_folder("--output", Path(args.output))
     classes = open_session(args).classes
-    graph, problems = check(overrides.apply_settings(to_graph(document, classes), classes, args.set), classes)
-    problems = problems or check_fit(graph, classes)
-    code = as_error(problems).exit_code if problems else 0
+    checked = check_outputs(overrides.apply_settings(to_graph(document, classes), classes, args.set), classes)
+    errors, warnings = checked.problems, []
+    if checked.outputs and not (args.strict and checked.problems):
+        errors, warnings = check_fit(checked.graph, classes, checked.outputs), checked.problems
+    code = as_error(errors).exit_code if errors else 0
+    count = len(checked.graph.nodes)
     if args.json:
-        rows = [{"node": p.node, "input": p.input, "message": p.message} for p in problems]
-        print(json.dumps({"ok": not problems, "nodes": len(graph.nodes), "problems": rows, "exit_code": code}))
+        rows, skipped = (
+            [{"node": p.node, "input": p.input, "message": p.message} for p in problems]
+            for problems in (errors, warnings)
+        )
+        facts = {"ok": not errors, "nodes": count, "problems": rows, "warnings": skipped, "exit_code": code}
+        print(json.dumps(facts))
         return code
-    for problem in problems:
-        print(f"error: {printable(problem.message)}", file=sys.stderr)
-    if not problems:
-        print(f"{document.name}: {len(graph.nodes)} nodes, all well")
+    for word, problems in (("warning", warnings), ("error", errors)):
+        for problem in problems:
+            print(f"{word}: {printable(problem.message)}", file=sys.stderr)
+    if warnings and not errors:
+        print(f"{document.name}: {count} nodes, output nodes with problems are skipped (--strict refuses them)")
+    elif not errors:
+        print(f"{document.name}: {count} nodes, no problems")
     return code
+
+
+def _rows(problems: Sequence[Problem]) -> list[dict[str, str]]:
+    return [{"node": p.node, "input": p.input, "message": p.message} for p in problems]
