@@ -1,7 +1,7 @@
-"""Classifier-free guidance (Ho and Salimans 2022) of predictions of x0, and what became of it. Pure functions.
+"""Classifier-free guidance (Ho and Salimans, 2022) and its variants, as pure functions of predictions of x0.
 
-A prediction of x0 is, for a given x and sigma, an affine function of the prediction of noise or velocity. Weights
-that add up to 1 therefore mean the same for all three; a standard deviation does not.
+For a given x and sigma, x0 is an affine function of the predicted noise or velocity. Weights that add up to 1 therefore
+mean the same for all three. A standard deviation does not, see `rescale`.
 """
 
 from __future__ import annotations
@@ -14,27 +14,29 @@ from ..errors import ValueRangeError
 
 
 def guide(positive: Tensor, negative: Tensor, scale: float | Tensor) -> Tensor:
-    """negative + scale (positive - negative)."""
+    """negative + scale * (positive - negative)."""
     return negative + (positive - negative) * scale
 
 
 def rescale(guided: Tensor, positive: Tensor, x: Tensor, sigma: Tensor, share: float) -> Tensor:
-    """Guidance without its excess of contrast (Lin et al. 2023, section 3.4), (B, 4, h, w) like all its inputs.
+    """Reduce the excess of contrast that guidance adds (Lin et al., 2023, section 3.4).
 
-    The guided velocity gets the standard deviation of the positive one, picture by picture; `share` of that is
-    mixed with the guided one as it was. Whatever the model predicts, it is done on the velocity, as the host does.
+    The guided velocity gets the standard deviation of the positive one, for each picture; `share` (0 to 1) of the
+    result is mixed with the guided prediction as it was. All tensors are (B, 4, h, w).
     """
+    # ComfyUI does this on the velocity, whatever the model predicts. v = (scaled - x0) * root / sigma; the factor
+    # root / sigma is the same in both standard deviations and cancels.
     root = (sigma * sigma + 1.0).sqrt()
-    still = x / (root * root)  # v = (still - x0) * root / sigma; root / sigma is the same on both sides
-    wanted = (still - positive).std(dim=(1, 2, 3), keepdim=True)
-    found = (still - guided).std(dim=(1, 2, 3), keepdim=True)
-    factor = share * wanted / found + (1.0 - share)
-    return still - (still - guided) * factor
+    scaled = x / (root * root)
+    std_positive = (scaled - positive).std(dim=(1, 2, 3), keepdim=True)
+    std_guided = (scaled - guided).std(dim=(1, 2, 3), keepdim=True)
+    factor = share * std_positive / std_guided + (1.0 - share)
+    return scaled - (scaled - guided) * factor
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What three predictions count in guidance by two scales; they add up to 1."""
+    """The weights of three predictions in guidance with two scales. They add up to 1."""
 
     positive: float
     middle: float
@@ -42,20 +44,20 @@ class Weights:
 
     @classmethod
     def of(cls, scale: float, second: float, *, nested: bool = False) -> Weights:
-        """Guidance from the middle to the positive by `scale`, from the negative to the middle by `second`.
+        """Guide from the middle to the positive by `scale`, and from the negative to the middle by `second`.
 
         negative + second (middle - negative) + scale (positive - middle): with the text and the picture as positive,
-        the picture alone as middle and neither as negative this is InstructPix2Pix (Brooks et al. 2023, equation 3).
+        the picture alone as middle and neither as negative, this is InstructPix2Pix (Brooks et al., 2023, eq. 3).
         nested: negative + second (middle + scale (positive - middle) - negative).
         """
         outer = second if nested else 1.0
         return cls(outer * scale, second - outer * scale, 1.0 - second)
 
     def within_negative(self) -> tuple[float, float]:
-        """Weights of middle and negative, adding up to 1, in the half that `positive` is the scale of guidance from.
+        """Weights (m, n) of middle and negative in one combined negative, for plain guidance by `self.positive`.
 
-        With m and n of them, m middle + n negative + positive_weight (positive - (m middle + n negative)) is the
-        same. Raises ValueRangeError for a positive weight of 1, where there is no such half.
+        m + n = 1, and with combined = m * middle + n * negative, combined + positive_weight * (positive - combined)
+        is the same prediction. Raises ValueRangeError for a positive weight of 1, where no combined negative exists.
         """
         rest = 1.0 - self.positive
         if abs(rest) < 1e-6:

@@ -1,7 +1,7 @@
-"""Noise that depends on the seed alone: the same numbers as in the editor, and on every machine.
+"""Noise that depends on the seed alone: the same numbers as in ComfyUI, and on every machine.
 
-Initial noise is drawn on the CPU in float32 from a generator of its own: the numbers are those of
-`torch.manual_seed(seed)` followed by `torch.randn`, without touching torch's global generator.
+Initial noise is drawn on the CPU in float32 from a generator of its own. The numbers are those of
+`torch.manual_seed(seed)` followed by `torch.randn`, and torch's global generator is not touched.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Literal, cast
 
 import torch
+from torch import Tensor
 
 from ..errors import ValueRangeError
 from ..models.transfer import sent
@@ -20,10 +21,9 @@ from .steps import NoiseSource
 AncestralSeed = Literal["shifted", "same", "cpu"]
 """Where the noise between the steps comes from.
 
-shifted: drawn on x's device, from seed + 1 where that is the CPU (the first draw would repeat the initial
-    noise otherwise) and from seed elsewhere, since other devices' generators give other numbers anyway.
-    What the editor does from 0.7.0 on.
-same: drawn on x's device from seed. What the editor did before.
+shifted: from seed + 1 on the CPU, where the first draw would otherwise repeat the initial noise, and from seed on
+    other devices, whose generators give other numbers anyway. This is what ComfyUI does from 0.7.0 on.
+same: from seed on x's device, as ComfyUI did before.
 cpu: drawn on the CPU from seed + 1 and then moved: the same picture on every device.
 """
 
@@ -34,81 +34,79 @@ FOLLOWS: Mapping[AncestralSeed, str] = MappingProxyType(
         "cpu": "our own, the same on every device",
     }
 )
-"""Whose pictures the samplers that add noise give. All other noise is the same in every release."""
+"""What the ancestral noise agrees with. All other noise is the same in every release."""
 COMPARED_WITH = ("0.3.40", "0.3.64", "0.33.0")
-"""Releases of the editor in which the same pictures were found."""
+"""Releases of ComfyUI in which the same pictures were found."""
 
 _SEEDS = 2**64
 
 
-def initial_noise(shape: Sequence[int], seed: int, batch_index: Sequence[int] | None = None) -> torch.Tensor:
-    """float32 N(0, 1) noise of this shape (B,C,H,W) on the CPU.
+def initial_noise(shape: Sequence[int], seed: int, batch_index: Sequence[int] | None = None) -> Tensor:
+    """Draw float32 N(0, 1) noise of this shape (B,C,H,W) on the CPU.
 
-    With `batch_index` (B integers >= 0) each picture takes its noise from that position in the seed's
-    sequence of single pictures, so that one picture of a batch can be made again by itself.
+    batch_index: B integers >= 0. Each picture then takes its noise from that position in the seed's sequence of
+    single pictures, so that one picture of a batch can be made again alone. Raises ValueRangeError otherwise.
     """
     generator = _generator(seed)
     if batch_index is None:
         return torch.randn(tuple(shape), generator=generator)
     if len(batch_index) != shape[0] or min(batch_index, default=0) < 0:
         raise ValueRangeError(
-            f"batch_index is {list(batch_index)} for a batch of {shape[0]}: give one position >= 0 for each"
+            f"batch_index is {list(batch_index)} for a batch of {shape[0]}: give one position >= 0 for each picture"
         )
     last = max(batch_index, default=-1)
     draws = [torch.randn((1, *shape[1:]), generator=generator) for _ in range(last + 1)]
     return torch.cat([draws[position] for position in batch_index])
 
 
-def mask_noise(sampler: Sampler, noise: torch.Tensor, seed: int) -> torch.Tensor:
-    """The noise for the part of the latent that a noise mask keeps: the initial noise, or for `ddim` fresh
-    noise from seed + 1."""
+def mask_noise(sampler: Sampler, noise: Tensor, seed: int) -> Tensor:
+    """The noise for the part of the latent that a noise mask keeps.
+
+    It is the initial noise, or fresh noise from seed + 1 for `ddim`.
+    """
     if not sampler.fresh_mask_noise:
         return noise
     return torch.randn(noise.shape, generator=_generator(seed + 1)).to(noise)
 
 
 def noise_source(
-    sampler: Sampler,
-    x: torch.Tensor,
-    sigmas: torch.Tensor,
-    seed: int,
-    *,
-    ancestral: AncestralSeed = "shifted",
+    sampler: Sampler, x: Tensor, sigmas: Tensor, seed: int, *, ancestral: AncestralSeed = "shifted"
 ) -> NoiseSource | None:
-    """The source of noise this sampler asks for; None where it asks for none."""
+    """The source of noise that this sampler needs; None if it needs none."""
     if sampler.noise == "ancestral":
         return ancestral_noise(x, seed, ancestral)
-    if sampler.noise == "brownian":
-        return brownian_noise(x, sigmas, seed)
-    return None
+    return brownian_noise(x, sigmas, seed) if sampler.noise == "brownian" else None
 
 
-def ancestral_noise(x: torch.Tensor, seed: int, convention: AncestralSeed = "shifted") -> NoiseSource:
-    """Independent noise at each call, like x in shape, dtype and device."""
-    if convention not in ("shifted", "same", "cpu"):
-        raise ValueRangeError(f"ancestral noise {convention!r} is unknown: choose shifted, same or cpu")
+def ancestral_noise(x: Tensor, seed: int, convention: AncestralSeed = "shifted") -> NoiseSource:
+    """Independent noise at each call, with x's shape, dtype and device.
+
+    Raises ValueRangeError for an unknown convention.
+    """
+    if convention not in FOLLOWS:
+        raise ValueRangeError(f"ancestral noise {convention!r} is unknown: choose one of {', '.join(FOLLOWS)}")
     device = torch.device("cpu") if convention == "cpu" else x.device
     shift = device.type == "cpu" and convention != "same"
     generator = _generator(seed + shift, device)
 
-    def draw(sigma: torch.Tensor, sigma_next: torch.Tensor) -> torch.Tensor:
+    def draw(sigma: Tensor, sigma_next: Tensor) -> Tensor:
         noise = torch.randn(x.shape, dtype=x.dtype, device=device, generator=generator)
         return noise if device == x.device else sent(noise, x.device)
 
     return draw
 
 
-def brownian_noise(x: torch.Tensor, sigmas: torch.Tensor, seed: int) -> NoiseSource:
+def brownian_noise(x: Tensor, sigmas: Tensor, seed: int) -> NoiseSource:
     """Increments of one Brownian path W over sigma, divided by sqrt(|sigma_next - sigma|).
 
-    The path belongs to the seed, not to the steps: with more steps the noise becomes finer, but stays the
-    same noise, and the picture converges. The path spans the table's sigmas above 0 and is grown on the
-    CPU when it is first asked for.
+    The path belongs to the seed, not to the steps. With more steps the noise becomes finer but stays the same noise,
+    and the picture converges.
     """
     table = sigmas.detach().float().cpu()
     path = None
 
-    def increment(sigma: torch.Tensor, sigma_next: torch.Tensor) -> torch.Tensor:
+    def increment(sigma: Tensor, sigma_next: Tensor) -> Tensor:
+        # Built at the first call, which a run that is cancelled early never makes.
         nonlocal path
         if path is None:
             path = _brownian_path(x, table[table > 0], seed)
@@ -119,19 +117,17 @@ def brownian_noise(x: torch.Tensor, sigmas: torch.Tensor, seed: int) -> NoiseSou
     return increment
 
 
-def _brownian_path(
-    x: torch.Tensor, sigmas: torch.Tensor, seed: int
-) -> Callable[[float, float], torch.Tensor]:
-    """W(high) - W(low) of the seed's path between the lowest and the highest of these sigmas."""
+def _brownian_path(x: Tensor, sigmas: Tensor, seed: int) -> Callable[[float, float], Tensor]:
+    """W(high) - W(low) of the seed's path, on the CPU, between the lowest and the highest of these sigmas."""
     from torchsde import BrownianTree
 
     start, end = sigmas.min(), sigmas.max()
     tree = BrownianTree(start, torch.zeros(x.shape, dtype=x.dtype), end, entropy=seed % _SEEDS)
-    # The tree resolves sigma to six decimals and warns of queries beyond its rounded ends.
+    # The tree rounds sigma to six decimals and warns of values beyond its rounded ends.
     first, last = round(float(start), 6), round(float(end), 6)
 
-    def between(low: float, high: float) -> torch.Tensor:
-        return cast(torch.Tensor, tree(min(max(low, first), last), min(max(high, first), last)))
+    def between(low: float, high: float) -> Tensor:
+        return cast(Tensor, tree(min(max(low, first), last), min(max(high, first), last)))
 
     return between
 

@@ -1,18 +1,18 @@
-"""The samplers by name. Each is a pure function `(denoise, x, sigmas, *, noise, on_step) -> x`.
+"""The samplers by name. Each is a pure function (denoise, x, sigmas, noise, on_step) -> x.
 
-x: (B,C,H,W) noisy latent at sigmas[0]; sigmas: (n + 1,) descending, as made by `make_sigmas`; with fewer
-than two of them x comes back as it is. Nothing is kept between calls, gradients are left to the caller,
-and whatever `denoise` or `on_step` raises passes through: that is how a run is cancelled.
+x: (B,C,H,W) noisy latent at sigmas[0]. sigmas: (n + 1,) descending, as made by `make_sigmas`; with fewer than two
+of them x comes back unchanged. Samplers keep nothing between calls and leave gradients to the caller. Whatever
+`denoise` or `on_step` raises passes through: that is how a run is cancelled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, Protocol
+from typing import Literal, TypeAlias
 
-import torch
+from torch import Tensor
 
 from ..errors import ValueRangeError
 from .dpm_solver import dpmpp_2m, dpmpp_2m_sde, dpmpp_2s_ancestral, dpmpp_3m_sde, dpmpp_sde
@@ -23,29 +23,16 @@ from .uni_pc import uni_pc, uni_pc_bh2
 __all__ = ["SAMPLERS", "Denoise", "NoiseSource", "OnStep", "Sampler", "Step", "get_sampler", "lcm"]
 
 NoiseKind = Literal["none", "ancestral", "brownian"]
-
-
-class SampleFunction(Protocol):
-    """The call that all samplers share."""
-
-    def __call__(
-        self,
-        denoise: Denoise,
-        x: torch.Tensor,
-        sigmas: torch.Tensor,
-        *,
-        noise: NoiseSource,
-        on_step: OnStep | None = None,
-    ) -> torch.Tensor: ...
+SampleFunction: TypeAlias = Callable[[Denoise, Tensor, Tensor, NoiseSource, OnStep], Tensor]
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A sampler with what has to be known to run it.
+    """A sampler and what a caller must know to run it.
 
-    noise: the kind of noise it draws between its steps (see `noise_source`).
-    drops_penultimate: it walks a table without the last sigma above 0 (see `make_sigmas`).
-    fresh_mask_noise: under a noise mask the kept part gets noise of its own (see `mask_noise`).
+    noise: the kind of noise it adds between its steps (see `noise_source`).
+    drops_penultimate: its sigmas leave out the last one above 0 (see `make_sigmas`).
+    fresh_mask_noise: under a noise mask, the part that is kept gets noise of its own (see `mask_noise`).
     """
 
     name: str
@@ -57,29 +44,20 @@ class Sampler:
     def __call__(
         self,
         denoise: Denoise,
-        x: torch.Tensor,
-        sigmas: torch.Tensor,
+        x: Tensor,
+        sigmas: Tensor,
         *,
         noise: NoiseSource | None = None,
         on_step: OnStep | None = None,
-    ) -> torch.Tensor:
-        """Runs the function. Raises ValueRangeError where it draws noise and no source is given."""
-        if noise is None:
-            if self.noise != "none":
-                raise ValueRangeError(f"sampler {self.name} draws noise and got none: pass noise_source(...)")
-            noise = _silence
-        return self.function(denoise, x, sigmas, noise=noise, on_step=on_step)
+    ) -> Tensor:
+        """Run the sampler. Raises ValueRangeError where it needs noise and no source is given."""
+        if noise is None and self.noise != "none":
+            raise ValueRangeError(f"sampler {self.name} needs a source of noise and got none: pass noise_source(...)")
+        return self.function(denoise, x, sigmas, noise or _refuse_noise, on_step or _ignore_step)
 
 
-def lcm(
-    denoise: Denoise,
-    x: torch.Tensor,
-    sigmas: torch.Tensor,
-    *,
-    noise: NoiseSource,
-    on_step: OnStep | None = None,
-) -> torch.Tensor:
-    """Latent consistency models (Luo et al., 2023, algorithm 3): take the prediction, noise it again."""
+def lcm(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: NoiseSource, on_step: OnStep) -> Tensor:
+    """Latent consistency models (Luo et al., 2023, algorithm 3): take the prediction and add noise to it again."""
     for sigma, sigma_next, predict in predictions(denoise, sigmas, on_step):
         x = predict(x)
         if sigma_next > 0:
@@ -88,14 +66,18 @@ def lcm(
 
 
 def get_sampler(name: str) -> Sampler:
-    """The sampler of this name; ValueRangeError with the choices where there is none."""
+    """Find a sampler by name. Raises ValueRangeError, with the choices, for an unknown one."""
     if name not in SAMPLERS:
         raise ValueRangeError(f"sampler {name!r} is unknown: choose one of {', '.join(SAMPLERS)}")
     return SAMPLERS[name]
 
 
-def _silence(sigma: torch.Tensor, sigma_next: torch.Tensor) -> torch.Tensor:
-    raise ValueRangeError("a sampler without noise asked for some: this is a fault of the sampler")
+def _refuse_noise(sigma: Tensor, sigma_next: Tensor) -> Tensor:
+    raise ValueRangeError("a sampler that adds no noise asked for some: report this as a bug of the sampler")
+
+
+def _ignore_step(step: Step) -> None:
+    """The default callback."""
 
 
 _ALL = (

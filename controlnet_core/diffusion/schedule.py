@@ -2,7 +2,7 @@
 
 Sigma is the noise level in variance-exploding terms: x = x0 + sigma * n. With the variance-preserving
 alpha_bar of DDPM (Ho et al., 2020), sigma^2 = (1 - alpha_bar) / alpha_bar. Tables descend from the
-highest sigma and end in 0. They are built on the CPU in float32, since a picture depends on their bits.
+highest sigma and end in 0.
 """
 
 from __future__ import annotations
@@ -13,28 +13,31 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
+from torch import Tensor
 
 from ..config import NoiseConfig
 from ..errors import ShapeError, ValueRangeError
 from .samplers import get_sampler
 
 TERMINAL_ALPHA_BAR = 4.8973451890853435e-08
-"""The host's last alpha_bar of schedules with zero terminal SNR: a sigma of 4519."""
+"""ComfyUI's last alpha_bar in schedules with zero terminal SNR: a sigma of 4519."""
 ALWAYS = 999999999.9
-"""The sigma that stands for "from the very start": above every sigma of any table."""
+"""The sigma of "from the very start", as in ComfyUI: above every sigma of any table."""
 
 
 @dataclass(frozen=True, eq=False)
 class NoiseSchedule:
     """The sigmas of the training timesteps, lowest first.
 
-    sigmas, log_sigmas: float32 (T,) on the CPU; T is 1000 in Stable Diffusion. The logarithm is kept
-    beside the sigmas because it was taken before rounding to float32. sigma_data: the standard deviation
-    that the model takes its latents to have (1 in Stable Diffusion).
+    sigmas, log_sigmas: float32 (T,) on the CPU; T is 1000 in Stable Diffusion. sigma_data: the standard deviation
+    that the model assumes for its latents (1 in Stable Diffusion). Raises ShapeError for other shapes.
     """
 
-    sigmas: torch.Tensor
-    log_sigmas: torch.Tensor
+    # The logarithm was taken before the sigmas were rounded to float32, so it cannot be had from them. Pictures depend
+    # on these bits.
+
+    sigmas: Tensor
+    log_sigmas: Tensor
     sigma_data: float = 1.0
 
     def __post_init__(self) -> None:
@@ -45,8 +48,8 @@ class NoiseSchedule:
             )
 
     @classmethod
-    def from_sigmas(cls, sigmas: torch.Tensor) -> NoiseSchedule:
-        """From (T,) ascending sigmas, best in float64."""
+    def from_sigmas(cls, sigmas: Tensor) -> NoiseSchedule:
+        """Make the schedule from (T,) ascending sigmas, best in float64."""
         return cls(sigmas.float().cpu(), sigmas.log().float().cpu())
 
     @property
@@ -59,28 +62,27 @@ class NoiseSchedule:
         """The highest sigma of the training (14.6146 in Stable Diffusion)."""
         return float(self.sigmas[-1])
 
-    def timestep(self, sigma: torch.Tensor) -> torch.Tensor:
-        """The training timestep nearest to sigma on the log axis: float32, 0..T-1, sigma's shape."""
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """The training timestep nearest to sigma on the log axis: float32, 0 to T - 1, of sigma's shape."""
         distance = sigma.detach().float().cpu().log().reshape(1, -1) - self.log_sigmas[:, None]
         return distance.abs().argmin(dim=0).reshape(sigma.shape).to(sigma.device, torch.float32)
 
-    def sigma(self, timestep: torch.Tensor) -> torch.Tensor:
-        """The sigma of a timestep 0..T-1 (clamped), between two of them linear in log sigma."""
+    def sigma(self, timestep: Tensor) -> Tensor:
+        """The sigma of a timestep 0 to T - 1 (clamped), interpolated in log sigma between two of them."""
         position = timestep.detach().float().cpu().clamp(0, len(self.sigmas) - 1)
         weight = position.frac()
         below, above = self.log_sigmas[position.floor().long()], self.log_sigmas[position.ceil().long()]
         return ((1 - weight) * below + weight * above).exp().to(timestep.device)
 
     def percent_to_sigma(self, percent: float) -> float:
-        """The sigma at a share of the way from the highest timestep (0.0) to the lowest (1.0).
+        """The sigma at a position on the timestep axis, from 0.0 (the highest timestep) to 1.0 (the lowest).
 
-        A share of 0 or less gives `ALWAYS`, one of 1 or more gives 0.0, so that a window from 0 to 1
+        A position of 0 or less gives `ALWAYS`, one of 1 or more gives 0.0, so that a window from 0 to 1
         includes every sigma.
         """
-        if percent <= 0.0:
-            return ALWAYS
-        if percent >= 1.0:
-            return 0.0
+        return ALWAYS if percent <= 0.0 else 0.0 if percent >= 1.0 else self._sigma_at(percent)
+
+    def _sigma_at(self, percent: float) -> float:
         return float(self.sigma(torch.tensor((1.0 - percent) * (len(self.sigmas) - 1))))
 
     def in_window(self, sigma: float, start: float, end: float) -> bool:
@@ -88,62 +90,55 @@ class NoiseSchedule:
         return self.percent_to_sigma(end) <= sigma <= self.percent_to_sigma(start)
 
     def sigma_to_percent(self, sigma: float) -> float:
-        """The position of the nearest timestep on the way from the highest (0.0) to the lowest (1.0)."""
+        """The position of the nearest timestep on the timestep axis, 0.0 to 1.0."""
         return 1.0 - float(self.timestep(torch.tensor(sigma))) / (len(self.sigmas) - 1)
 
 
 @dataclass(frozen=True, eq=False)
 class EdmSchedule(NoiseSchedule):
-    """Every noise level between two; the network is told log(sigma) / 4 (Karras et al., 2022, section 5).
+    """All noise levels between two; the network reads log(sigma) / 4 as its timestep (Karras et al., 2022, table 1).
 
-    The `sigmas` are 1000 levels, even in their logarithm, for the tables that pick from a list.
+    `sigmas` are 1000 levels, evenly spaced in log sigma, for the tables that pick from a list.
     """
 
     @classmethod
     def between(cls, sigma_min: float, sigma_max: float, sigma_data: float = 1.0) -> EdmSchedule:
-        """All levels from `sigma_min` to `sigma_max`. Raises ValueRangeError unless 0 < sigma_min < sigma_max."""
+        """Make the schedule from two levels. Raises ValueRangeError unless 0 < sigma_min < sigma_max."""
         if not 0.0 < sigma_min < sigma_max:
-            raise ValueRangeError(
-                f"sigma_min is {sigma_min} and sigma_max {sigma_max}: both must be above 0, and sigma_max the larger"
-            )
+            raise ValueRangeError(f"sigma_min is {sigma_min} and sigma_max {sigma_max}: give 0 < sigma_min < sigma_max")
         sigmas = torch.linspace(math.log(sigma_min), math.log(sigma_max), 1000).exp()
         return cls(sigmas, sigmas.log(), sigma_data)
 
-    def timestep(self, sigma: torch.Tensor) -> torch.Tensor:
-        """What the network is told: log(sigma) / 4, float32, sigma's shape."""
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """log(sigma) / 4: float32, of sigma's shape."""
         return 0.25 * sigma.detach().float().log()
 
-    def sigma(self, timestep: torch.Tensor) -> torch.Tensor:
-        """The sigma of a timestep as `timestep` gives it."""
+    def sigma(self, timestep: Tensor) -> Tensor:
+        """The sigma of a timestep that `timestep` returned."""
         return (timestep.float() / 0.25).exp()
 
-    def percent_to_sigma(self, percent: float) -> float:
-        """As `NoiseSchedule.percent_to_sigma`, even in log sigma."""
-        if percent <= 0.0:
-            return ALWAYS
-        if percent >= 1.0:
-            return 0.0
+    def _sigma_at(self, percent: float) -> float:
         low, high = math.log(self.sigma_min), math.log(self.sigma_max)
         return math.exp((high - low) * (1.0 - percent) + low)
 
 
 def make_schedule(noise: NoiseConfig) -> NoiseSchedule:
-    """The noise levels that a model's config describes."""
+    """Make the schedule that a model's config describes."""
     if noise.kind == "edm":
         return EdmSchedule.between(noise.sigma_min, noise.sigma_max, noise.sigma_data)
     return zero_terminal_snr(_scaled_linear_sigmas()) if noise.zero_terminal_snr else scaled_linear()
 
 
-def zero_terminal_snr(sigmas: torch.Tensor) -> NoiseSchedule:
-    """(T,) sigmas of a training -> the levels with the last one rescaled to (almost) pure noise.
+def zero_terminal_snr(sigmas: Tensor) -> NoiseSchedule:
+    """Rescale (T,) sigmas of a training so that the last one is (almost) pure noise.
 
-    The square roots of alpha_bar are shifted so that the last is 0 and stretched so that the first stays (Lin et
-    al., 2023, "Common Diffusion Noise Schedules and Sample Steps are Flawed", algorithm 1). The last alpha_bar is
-    then set to `TERMINAL_ALPHA_BAR` instead, since no sampler walks down from an infinite sigma.
+    Lin et al., 2023, "Common Diffusion Noise Schedules and Sample Steps are Flawed", algorithm 1: shift the square
+    roots of alpha_bar so that the last is 0, and scale them so that the first stays.
     """
     root = (1.0 / (sigmas * sigmas + 1.0)).sqrt()
     first, last = root[0].clone(), root[-1].clone()
     alpha_bar = ((root - last) * (first / (first - last))) ** 2
+    # 0 would be an infinite sigma, from which no sampler can start.
     alpha_bar[-1] = TERMINAL_ALPHA_BAR
     return NoiseSchedule.from_sigmas(((1.0 - alpha_bar) / alpha_bar) ** 0.5)
 
@@ -153,18 +148,21 @@ def scaled_linear(timesteps: int = 1000, start: float = 0.00085, end: float = 0.
     return NoiseSchedule.from_sigmas(_scaled_linear_sigmas(timesteps, start, end))
 
 
-def _scaled_linear_sigmas(timesteps: int = 1000, start: float = 0.00085, end: float = 0.012) -> torch.Tensor:
+def _scaled_linear_sigmas(timesteps: int = 1000, start: float = 0.00085, end: float = 0.012) -> Tensor:
     betas = torch.linspace(start**0.5, end**0.5, timesteps, dtype=torch.float64).square()
     alpha_bar = (1.0 - betas).cumprod(dim=0)
     return ((1 - alpha_bar) / alpha_bar).sqrt()
 
 
-def normal(schedule: NoiseSchedule, steps: int) -> torch.Tensor:
+# The tables are computed in float32 on the CPU and in ComfyUI's order of operations: a picture depends on their bits.
+
+
+def normal(schedule: NoiseSchedule, steps: int) -> Tensor:
     """Evenly spaced timesteps from the highest to the lowest, then 0."""
     return _with_zero(schedule.sigma(torch.linspace(*_ends(schedule), steps)))
 
 
-def sgm_uniform(schedule: NoiseSchedule, steps: int) -> torch.Tensor:
+def sgm_uniform(schedule: NoiseSchedule, steps: int) -> Tensor:
     """Evenly spaced timesteps that leave out the lowest one, then 0."""
     return _with_zero(schedule.sigma(torch.linspace(*_ends(schedule), steps + 1)[:-1]))
 
@@ -175,38 +173,38 @@ def _ends(schedule: NoiseSchedule) -> tuple[float, float]:
     return high, low
 
 
-def karras(schedule: NoiseSchedule, steps: int, rho: float = 7.0) -> torch.Tensor:
+def karras(schedule: NoiseSchedule, steps: int, rho: float = 7.0) -> Tensor:
     """Evenly spaced in sigma^(1/rho) (Karras et al., 2022, eq. 5), then 0."""
     high, low = schedule.sigma_max ** (1 / rho), schedule.sigma_min ** (1 / rho)
     return _with_zero((high + torch.linspace(0, 1, steps) * (low - high)) ** rho)
 
 
-def exponential(schedule: NoiseSchedule, steps: int) -> torch.Tensor:
+def exponential(schedule: NoiseSchedule, steps: int) -> Tensor:
     """Evenly spaced in log sigma, then 0."""
     high, low = math.log(schedule.sigma_max), math.log(schedule.sigma_min)
     return _with_zero(torch.linspace(high, low, steps).exp())
 
 
-def simple(schedule: NoiseSchedule, steps: int) -> torch.Tensor:
-    """Every (T / steps)-th of the training sigmas counted from the highest, then 0."""
+def simple(schedule: NoiseSchedule, steps: int) -> Tensor:
+    """Every (T / steps)-th training sigma, counted from the highest, then 0."""
     count = len(schedule.sigmas)
     stride = count / steps
     return _with_zero(schedule.sigmas[[count - 1 - int(i * stride) for i in range(steps)]])
 
 
-def ddim_uniform(schedule: NoiseSchedule, steps: int) -> torch.Tensor:
-    """Whole strides counted from timestep 1 upwards, then 0 (Song et al., 2021, "linear").
+def ddim_uniform(schedule: NoiseSchedule, steps: int) -> Tensor:
+    """Every (T // steps)-th training sigma, counted from timestep 1 upwards, then 0 (Song et al., 2021, "linear").
 
-    When `steps` does not divide T the table has a row more: 30 steps of 1000 give 31.
+    If `steps` does not divide T, the table has a step more: 30 steps of 1000 give 31.
     """
     stride = max(len(schedule.sigmas) // steps, 1)
     return _with_zero(schedule.sigmas[1::stride].flip(0))
 
 
-def beta(schedule: NoiseSchedule, steps: int, a: float = 0.6, b: float = 0.6) -> torch.Tensor:
-    """Timesteps at even quantiles of the Beta(a, b) distribution, then 0 (arXiv 2407.12173).
+def beta(schedule: NoiseSchedule, steps: int, a: float = 0.6, b: float = 0.6) -> Tensor:
+    """Timesteps at evenly spaced quantiles of the Beta(a, b) distribution, then 0 (Lee et al., 2024, arXiv 2407.12173).
 
-    Quantiles that round to the same timestep count once, so that many steps can give a shorter table.
+    Quantiles that round to the same timestep count once, so a large number of steps can give a shorter table.
     """
     import numpy as np
     from scipy import stats
@@ -216,31 +214,20 @@ def beta(schedule: NoiseSchedule, steps: int, a: float = 0.6, b: float = 0.6) ->
     return _with_zero(schedule.sigmas[list(dict.fromkeys(timesteps.tolist()))])
 
 
-SCHEDULERS: Mapping[str, Callable[[NoiseSchedule, int], torch.Tensor]] = MappingProxyType(
-    {
-        "normal": normal,
-        "karras": karras,
-        "exponential": exponential,
-        "sgm_uniform": sgm_uniform,
-        "simple": simple,
-        "ddim_uniform": ddim_uniform,
-        "beta": beta,
-    }
+SCHEDULERS: Mapping[str, Callable[[NoiseSchedule, int], Tensor]] = MappingProxyType(
+    {f.__name__: f for f in (normal, karras, exponential, sgm_uniform, simple, ddim_uniform, beta)}
 )
 
 
 def make_sigmas(
     schedule: NoiseSchedule, scheduler: str, steps: int, *, denoise: float = 1.0, sampler: str = "euler"
-) -> torch.Tensor:
-    """The sigmas a sampler walks down: float32 (steps + 1,), descending to 0.
+) -> Tensor:
+    """The sigmas that a sampler walks down: float32 (steps + 1,), descending to 0.
 
-    `denoise` below 1 keeps the lower end of a longer table: with int(steps / denoise) steps in all, the
-    last `steps` of them are walked. At 0 the table is empty and there is nothing to do. Samplers that
-    drop the penultimate sigma get it dropped, and the table is made one longer for it. `ddim_uniform`
-    and `beta` may give a step more or fewer (see there).
+    denoise: fraction of the schedule to run, 0 to 1. Below 1, the table is the lower end of a longer one: the last
+    `steps` of int(steps / denoise) steps. At 0 it is empty. `ddim_uniform` and `beta` may give a step more or fewer.
 
-    Raises ValueRangeError for an unknown scheduler or sampler, fewer than one step, or a denoise that
-    is not in 0..1.
+    Raises ValueRangeError for an unknown scheduler or sampler, fewer than one step, or a denoise outside 0 to 1.
     """
     if scheduler not in SCHEDULERS:
         raise ValueRangeError(f"scheduler {scheduler!r} is unknown: choose one of {', '.join(SCHEDULERS)}")
@@ -254,9 +241,10 @@ def make_sigmas(
     total = steps if denoise > 0.9999 else int(steps / denoise)
     sigmas = SCHEDULERS[scheduler](schedule, total + drops_penultimate)
     if drops_penultimate:
+        # These samplers waste a step between the lowest sigma of the training and 0. The table was one longer for it.
         sigmas = torch.cat([sigmas[:-2], sigmas[-1:]])
     return sigmas if denoise > 0.9999 else sigmas[-(steps + 1) :]
 
 
-def _with_zero(sigmas: torch.Tensor) -> torch.Tensor:
+def _with_zero(sigmas: Tensor) -> Tensor:
     return torch.cat([sigmas, sigmas.new_zeros(1)])

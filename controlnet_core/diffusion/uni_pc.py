@@ -1,13 +1,13 @@
-"""UniPC (Zhao et al., 2023): a multistep predictor and a corrector that shares its evaluations.
+"""UniPC (Zhao et al., 2023): a multistep predictor, and a corrector that needs no evaluation of its own.
 
-Written for x = x0 + sigma * n, where the paper's x_t is this x times alpha_t; alpha then drops out of
-the paper's update (data prediction, section 3):
+Written for x = x0 + sigma * n; the paper's x_t is this x times alpha_t. Alpha then drops out of the paper's
+update (data prediction, section 3):
 
     x -> e^-h x + (1 - e^-h) m_0 - B(h) * sum_k rho_k D_k,   D_k = (m_k - m_0) / r_k
 
-with h the step in lambda, m_k the prediction k rows ago, r_k its distance in units of h, and B(h) = -h
-("bh1") or e^-h - 1 ("bh2"). The weights rho fulfil the order conditions sum_k rho_k r_k^(j-1) = b_j; the
-predictor has only past predictions in its sum, the corrector the new one too (r = 1).
+h is the step in lambda, m_k the prediction k steps ago, r_k its distance in units of h, and B(h) = -h ("bh1") or
+e^-h - 1 ("bh2"). The weights rho solve the order conditions sum_k rho_k r_k^(j-1) = b_j. The predictor sums over
+past predictions only; the corrector adds the new one, with r = 1.
 """
 
 from __future__ import annotations
@@ -17,126 +17,113 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from .steps import Denoise, NoiseSource, OnStep, exponential_step, predictions
 
 FLOOR = 0.001
-"""The sigma that stands in for 0, where lambda is infinite."""
+"""The sigma used in place of 0, where lambda is infinite."""
 
 Variant = Literal["bh1", "bh2"]
-Past = deque[tuple[torch.Tensor, torch.Tensor]]
-"""(lambda, prediction of x0) of the last rows, newest first."""
 
 
 def uni_pc(
-    denoise: Denoise,
-    x: torch.Tensor,
-    sigmas: torch.Tensor,
-    *,
-    noise: NoiseSource | None = None,
-    on_step: OnStep | None = None,
-    variant: Variant = "bh1",
-) -> torch.Tensor:
-    """Up to third order, one evaluation a step. The order rises from 1 in the first steps and falls back
-    to 1 in the last, which has no corrector.
+    denoise: Denoise, x: Tensor, sigmas: Tensor, noise: NoiseSource, on_step: OnStep, variant: Variant = "bh1"
+) -> Tensor:
+    """UniPC, up to third order (Zhao et al., 2023, algorithm 1). One evaluation a step.
 
-    A table of one step takes that step at first order (the editor returns the noise as it came).
+    The order rises from 1 in the first steps and falls back to 1 in the last, which has no corrector.
     """
     table = sigmas.detach().float().cpu().clone()
     if len(table) and table[-1] == 0:
         table[-1] = FLOOR
     steps = len(table) - 1
+    # A table of one step takes it at first order. ComfyUI returns the noise unchanged there.
     highest = max(1, min(3, steps - 1))
-    past: Past = deque(maxlen=highest)
-    move: _Move | None = None
+    past: deque[tuple[Tensor, Tensor]] = deque(maxlen=highest)  # (lambda, prediction), newest first
+    update: UniPCUpdate | None = None
     for index, (sigma, sigma_next, predict) in enumerate(predictions(denoise, table, on_step)):
-        prediction = predict(x if move is None else move.predicted())
-        if move is not None:
-            x = move.corrected(prediction)
-        past.appendleft((half_log_snr(sigma), prediction))
+        m = predict(x if update is None else update.predict())
+        if update is not None:
+            x = update.correct(m)
+        past.appendleft((half_log_snr(sigma), m))
         order = min(index + 1, highest, steps - index)
-        move = _Move.plan(x, past, half_log_snr(sigma_next), order, variant)
-    return x if move is None else move.predicted()
+        update = UniPCUpdate.prepare(x, list(past)[:order], half_log_snr(sigma_next), variant)
+    return x if update is None else update.predict()
 
 
-def uni_pc_bh2(
-    denoise: Denoise,
-    x: torch.Tensor,
-    sigmas: torch.Tensor,
-    *,
-    noise: NoiseSource | None = None,
-    on_step: OnStep | None = None,
-) -> torch.Tensor:
-    """`uni_pc` with B(h) = e^-h - 1, which the paper finds better with few steps and guidance."""
-    return uni_pc(denoise, x, sigmas, noise=noise, on_step=on_step, variant="bh2")
+def uni_pc_bh2(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: NoiseSource, on_step: OnStep) -> Tensor:
+    """UniPC with B(h) = e^-h - 1, which the paper finds better for few steps and for guidance."""
+    return uni_pc(denoise, x, sigmas, noise, on_step, "bh2")
 
 
-def half_log_snr(sigma: torch.Tensor) -> torch.Tensor:
-    """lambda = log(alpha / sigma_vp) by way of alpha, in float32.
-
-    It is -log(sigma); taken through alpha it loses digits at low sigma (a few percent of lambda's slope at
-    0.001). The editor computes it so, and the last step of a picture shows it in the fifth digit.
-    """
+def half_log_snr(sigma: Tensor) -> Tensor:
+    """lambda = log(alpha / sigma_vp), which equals -log(sigma), computed by way of alpha in float32."""
+    # This loses digits at low sigma: a few percent of lambda's slope at 0.001. ComfyUI computes it so, and the fifth
+    # digit of a picture depends on it.
     log_alpha = 0.5 * torch.log(1 / (sigma * sigma + 1))
     return log_alpha - 0.5 * torch.log(1 - torch.exp(2 * log_alpha))
 
 
 @dataclass(frozen=True, eq=False)
-class _Move:
-    """One step: what the predictor and the corrector have in common.
+class UniPCUpdate:
+    """What predictor and corrector of one step have in common.
 
-    first_order: x after the step with the newest prediction alone; newest: that prediction; scale: B(h);
-    ratios: (order,) r_k with the new row's 1 last; differences: order - 1 tensors D_k; right: (order,) b.
+    first_order: x after the step with m_0 alone. B: B(h). r: (order,) the r_k, and 1 for the new prediction.
+    D: order - 1 tensors D_k. b: (order,) right sides of the order conditions.
     """
 
-    first_order: torch.Tensor
-    newest: torch.Tensor
-    scale: torch.Tensor
-    ratios: torch.Tensor
-    differences: tuple[torch.Tensor, ...]
-    right: torch.Tensor
+    first_order: Tensor
+    m_0: Tensor
+    B: Tensor
+    r: Tensor
+    D: tuple[Tensor, ...]
+    b: Tensor
 
     @classmethod
-    def plan(cls, x: torch.Tensor, past: Past, target: torch.Tensor, order: int, variant: Variant) -> _Move:
-        start, newest = past[0]
+    def prepare(cls, x: Tensor, past: list[tuple[Tensor, Tensor]], target: Tensor, variant: Variant) -> UniPCUpdate:
+        """Prepare the step to lambda = target; its order is the number of past predictions."""
+        start, m_0 = past[0]
         h = target - start
-        older = [((lam - start) / h, prediction) for lam, prediction in list(past)[1:order]]
-        scale = -h if variant == "bh1" else torch.expm1(-h)
+        older = [((lambda_k - start) / h, m_k) for lambda_k, m_k in past[1:]]
+        B = -h if variant == "bh1" else torch.expm1(-h)
         return cls(
-            first_order=exponential_step(x, newest, h),
-            newest=newest,
-            scale=scale,
-            ratios=torch.stack([r for r, _ in older] + [torch.ones(())]),
-            differences=tuple((prediction - newest) / r for r, prediction in older),
-            right=torch.stack(order_conditions(-h, order)) / scale,
+            first_order=exponential_step(x, m_0, h),
+            m_0=m_0,
+            B=B,
+            r=torch.stack([r_k for r_k, _ in older] + [torch.ones(())]),
+            D=tuple((m_k - m_0) / r_k for r_k, m_k in older),
+            b=torch.stack(order_conditions(-h, len(past))) / B,
         )
 
-    def predicted(self) -> torch.Tensor:
-        count = len(self.differences)
-        if count == 0:
+    def predict(self) -> Tensor:
+        """x at the next sigma, from past predictions."""
+        if not self.D:
             return self.first_order
-        rho = [0.5] if count == 1 else self._weights(count)
-        return self.first_order - self.scale * self._correction(rho)
+        return self.first_order - self.B * self._weighted_sum(self._weights(len(self.D)))
 
-    def corrected(self, prediction: torch.Tensor) -> torch.Tensor:
-        count = len(self.ratios)
-        rho = [0.5] if count == 1 else self._weights(count)
-        change = self._correction(rho[:-1]) + rho[-1] * (prediction - self.newest)
-        return self.first_order - self.scale * change
+    def correct(self, m: Tensor) -> Tensor:
+        """x at the next sigma, once the prediction m there is known."""
+        *rho, rho_new = self._weights(len(self.r))
+        return self.first_order - self.B * (self._weighted_sum(rho) + rho_new * (m - self.m_0))
 
     def _weights(self, count: int) -> list[float]:
-        """The first `count` order conditions solved for the first `count` ratios."""
-        powers = torch.stack([self.ratios[:count] ** j for j in range(count)])
-        return torch.linalg.solve(powers, self.right[:count]).tolist()
+        """Solve the first `count` order conditions for rho_1 to rho_count."""
+        if count == 1:
+            return [0.5]  # as in the authors' code, in place of the solution b_1
+        powers = torch.stack([self.r[:count] ** j for j in range(count)])
+        return torch.linalg.solve(powers, self.b[:count]).tolist()
 
-    def _correction(self, rho: list[float]) -> torch.Tensor:
-        terms = [weight * difference for weight, difference in zip(rho, self.differences, strict=True)]
+    def _weighted_sum(self, rho: list[float]) -> Tensor:
+        terms = [rho_k * D_k for rho_k, D_k in zip(rho, self.D, strict=True)]
         return torch.stack(terms).sum(dim=0) if terms else torch.zeros_like(self.first_order)
 
 
-def order_conditions(z: torch.Tensor, order: int) -> list[torch.Tensor]:
-    """j! * z * phi_{j+1}(z) for j = 1..order, where phi_1(z) = (e^z - 1) / z and
-    phi_{j+1}(z) = (phi_j(z) - 1 / j!) / z; over B(h) these are the b_j."""
+def order_conditions(z: Tensor, order: int) -> list[Tensor]:
+    """j! * z * phi_{j+1}(z) for j = 1..order; over B(h) these are the b_j.
+
+    phi_1(z) = (e^z - 1) / z, and phi_{j+1}(z) = (phi_j(z) - 1 / j!) / z.
+    """
     conditions = []
     remainder, factorial = torch.expm1(z) / z - 1, 1
     for j in range(1, order + 1):
