@@ -1,6 +1,8 @@
-"""All weight-free preprocessors on one photo, as one picture: python benchmarks/contact_sheet.py [OUT] [PHOTO].
+"""Draw the hints of all preprocessors without weights, for one photo, on one sheet.
 
-What needs another input gets one made from the photo, as `preprocessors/examples.py` says.
+    python benchmarks/contact_sheet.py [OUT] [PHOTO]
+
+Preprocessors that read a map get one that `preprocessors/examples.py` makes from the photo.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ EXAMPLES = Path(comfyui_controlnet_core.__file__).parent / "controlnet_core" / "
 
 
 def main(out: Path, photo: Path) -> None:
-    """Write the sheet."""
+    """Write the sheet to `out`."""
     picture = cv2.imdecode(np.frombuffer(photo.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
     cells = [("photo", picture)]

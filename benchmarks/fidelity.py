@@ -1,18 +1,18 @@
-"""Is control real? Fidelity of the demo ControlNets on held-out scenes, with baselines beside it.
+"""Measure how well the demo ControlNets make pictures follow their hints, on held-out scenes, with baselines.
 
     python benchmarks/fidelity.py [--scenes 64] [--json FILE] [--pictures FOLDER]
 
-For each condition, four pictures of every scene: made with the scene's own hint, with another scene's
-hint (shuffled), without control, and the true picture through the autoencoder (the ceiling).
+For each condition there are four pictures of every scene: with the scene's own hint (with), with the hint of another
+scene (shuffled), without control (none), and the true picture after the autoencoder (ceiling). The measures:
 
-edges          F1 at 2 px tolerance between the hint's scene and canny of the picture
-segmentation   mean IoU over objects; pixels are classified by the nearest scene albedo in Lab
-pose           IoU of the mannequin, which has a colour of its own; scenes with a mannequin
-depth          as segmentation, since depth fixes the objects' outlines
+edges          F1 of the canny edges of the picture and those of the true picture, with a tolerance of 2 pixels
+segmentation   mean IoU over objects; each pixel belongs to the object of the nearest colour (scene albedo, in Lab)
+pose           IoU of the mannequin, which has its own colour, over the scenes with a mannequin
+depth          the same as segmentation, because depth determines the outlines of the objects
 gain           (with - shuffled) / (ceiling - shuffled)
-union          the same for the one net of all kinds, told the kind of each hint
-photo          the same for the photograph of `workflows/canny_photo.json`: edge F1 between the hint and the edges
-               of the picture, over eight seeds; a photograph is nothing that the demo model was trained on
+union          the same for the one net of all kinds, which is told the kind of each hint
+photo          edge F1 for the photograph of `workflows/canny_photo.json`, over eight seeds; the demo model was not
+               trained on photographs
 """
 
 from __future__ import annotations
@@ -53,25 +53,25 @@ from comfyui_controlnet_core.preprocessors import process
 from torch import Tensor
 
 ASSETS = Path(__file__).parents[1] / "controlnet_core" / "assets"
-FIRST_SEED = 1_000_100  # trained on none of these; the nodes' example scenes are others again
+FIRST_SEED = 1_000_100  # not in the training data, and not among the example scenes of the nodes
 SETTINGS = SampleSettings(seed=7, steps=10, cfg=4.0, sampler="dpmpp_2m", scheduler="karras")
 KINDS = ("canny", "scribble", "depth", "openpose", "segmentation")
 Score = Callable[[Rendered, np.ndarray], list[float]]
 
 
 def edges(scene: Rendered, picture: np.ndarray) -> list[float]:
-    """F1 of the picture's canny edges with those of the true picture."""
+    """Return the F1 of the picture's canny edges and those of the true picture."""
     maps = [np.asarray(process("canny", p[None]))[0, ..., 0] for p in (scene.image, picture)]
     return [edge_f1(*maps)]
 
 
 def objects(scene: Rendered, picture: np.ndarray) -> list[float]:
-    """IoU of each object."""
+    """Return the IoU of each object."""
     return object_ious(scene.labels, classify_albedo(picture, scene.albedo))
 
 
 def mannequin(scene: Rendered, picture: np.ndarray) -> list[float]:
-    """IoU of the mannequin; nothing for scenes without one."""
+    """Return the IoU of the mannequin; an empty list for scenes without one."""
     if "person" not in scene.classes:
         return []
     label = scene.classes.index("person")
@@ -89,7 +89,7 @@ SCORES: dict[str, tuple[str, Score]] = {
 
 @dataclass(frozen=True)
 class Demo:
-    """The demo model, ready to sample the scenes."""
+    """The loaded demo model and the encoded captions of the scenes."""
 
     scenes: list[Rendered]
     model: DiffusionModel
@@ -102,29 +102,29 @@ class Demo:
     def latent(
         self, row: int, units: tuple[ControlUnit, ...], start: Tensor, settings: SampleSettings = SETTINGS
     ) -> Tensor:
-        """The latent (1, 4, h, w) of one scene's caption under control."""
+        """Sample the latent (1, 4, h, w) of one scene's caption with control."""
         halves = [Condition(self.texts[row : row + 1], units)], [Condition(self.empty, units)]
         return generate(self.model, *halves, start, settings, backend=self.backend, batch_index=[0])
 
     def decode(self, latents: Tensor) -> np.ndarray:
-        """(N, 4, h, w) -> (N, H, W, 3) in 0..1."""
+        """Decode latents (N, 4, h, w) -> pictures (N, H, W, 3) in [0, 1]."""
         with torch.inference_mode():
             return pictures(torch.cat([self.vae.decode(latent[None]) for latent in latents]))
 
     def run(self, stacks: list[tuple[ControlUnit, ...]], rows: range) -> np.ndarray:
-        """A picture for each row (N, H, W, 3) in 0..1; `stacks` holds the row's units."""
+        """Sample a picture for each row, (N, H, W, 3) in [0, 1]; `stacks` has the units of each row."""
         empty = torch.zeros(1, 4, 16, 16)
         return self.decode(torch.cat([self.latent(row, stacks[row], empty) for row in rows]))
 
     def ceiling(self) -> np.ndarray:
-        """The true pictures through the autoencoder, (N, H, W, 3) in 0..1."""
+        """Return the true pictures after the autoencoder, (N, H, W, 3) in [0, 1]."""
         truth = torch.from_numpy(np.stack([s.image for s in self.scenes])).permute(0, 3, 1, 2).float() * 2.0 - 1.0
         with torch.inference_mode():
             return pictures(self.vae.decode(self.vae.encode(truth)))
 
 
 def load_demo(assets: Path, scenes: list[Rendered]) -> Demo:
-    """The demo model of a folder."""
+    """Load the demo model from a folder."""
     checkpoint = load_checkpoint(assets / "demo_base.safetensors", dtype=torch.float32)
     text = checkpoint.text_encoder()
     return Demo(
@@ -139,18 +139,18 @@ def load_demo(assets: Path, scenes: list[Rendered]) -> Demo:
 
 
 def pictures(images: Tensor) -> np.ndarray:
-    """(B, 3, H, W) in [-1, 1] -> (B, H, W, 3) in 0..1, rounded to bytes as a PNG would."""
+    """Convert (B, 3, H, W) in [-1, 1] -> (B, H, W, 3) in [0, 1], rounded to bytes as in a PNG."""
     return (((images + 1.0) * 127.5).round().clamp(0, 255) / 255.0).permute(0, 2, 3, 1).numpy()
 
 
 def hint(kind: str, scene: Rendered) -> Tensor:
-    """(1, 3, H, W) in 0..1."""
+    """Return the exact hint of a scene, (1, 3, H, W) in [0, 1]."""
     view = np.ascontiguousarray(VIEWS[kind](scene), np.float32)
     return torch.from_numpy(view).permute(2, 0, 1)[None]
 
 
 def shuffled(scored: list[int], count: int) -> list[int]:
-    """For each scene the one whose hint it gets instead: the scored scenes swap among themselves."""
+    """Return for each scene the number of the scene whose hint it gets; the scored scenes swap among themselves."""
     order = list(range(count))
     for i, other in zip(scored, [*scored[1:], scored[0]], strict=True):
         order[i] = other
@@ -158,13 +158,13 @@ def shuffled(scored: list[int], count: int) -> list[int]:
 
 
 def mean(score: Score, scenes: list[Rendered], made: np.ndarray) -> float:
-    """Mean over all objects of all scenes."""
+    """Return the mean score over all objects of all scenes."""
     return float(np.mean([value for s, p in zip(scenes, made, strict=True) for value in score(s, p)]))
 
 
 @dataclass(frozen=True)
 class Baselines:
-    """Pictures of all scenes without control, and the true ones through the autoencoder."""
+    """Pictures of all scenes without control, and the true pictures after the autoencoder."""
 
     free: np.ndarray
     ceiling: np.ndarray
@@ -177,7 +177,7 @@ def measured(
     baselines: Baselines,
     pictures_to: Path | None = None,
 ) -> dict[str, object]:
-    """One row of the table, printed: a net on its own hints, on those of other scenes, and the baselines."""
+    """Measure and print one row: a net with its own hints and with those of other scenes, and the baselines."""
     scenes, rows, (name, score) = demo.scenes, range(len(demo.scenes)), SCORES[kind]
     hints = [hint(kind, scene) for scene in scenes]
     own = demo.run([(unit(h),) for h in hints], rows)
@@ -200,7 +200,7 @@ def main() -> int:
     parser.add_argument("--kinds", nargs="+", default=[k for k in KINDS if (ASSETS / f"demo_{k}.safetensors").exists()])
     parser.add_argument("--assets", type=Path, default=ASSETS)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--pictures", type=Path, help="folder for a sheet per condition")
+    parser.add_argument("--pictures", type=Path, help="folder for one sheet per condition")
     args = parser.parse_args()
     started = time.monotonic()
     scenes = [render_seed(FIRST_SEED + i) for i in range(args.scenes)]
@@ -258,7 +258,7 @@ PHOTO_SEEDS = range(8)
 
 
 def photo(demo: Demo, net: ControlNet) -> dict[str, float]:
-    """Edge F1 of pictures made from the photograph's edges, as the bundled workflow makes them, and its baselines."""
+    """Measure the edge F1 of pictures made from the photograph's edges, as in the bundled workflow."""
     picture, _ = example_photo(ASSETS / "examples" / "coins.jpg", "picture", 128)
     soft = process("blur", picture.numpy(), sigma=2.0)
     edge_map = np.asarray(process("canny", soft, low=60, high=140))
@@ -290,7 +290,7 @@ def sheet(
     free: np.ndarray,
     scores: list[list[float]],
 ) -> None:
-    """The four best, four from the middle and the four worst scenes: truth, hint, with and without control."""
+    """Draw the four best, four middle and four worst scenes: true picture, hint, with and without control."""
     from PIL import Image
 
     ranked = sorted((i for i in range(len(scenes)) if scores[i]), key=lambda i: -float(np.mean(scores[i])))

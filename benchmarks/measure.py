@@ -1,4 +1,4 @@
-"""Time and memory of a call, and the machine in words."""
+"""Measure time and memory of a call, and describe the machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from comfyui_controlnet_core.controlnet_core.engine.live import LiveTensors
 
 
 def seconds(call: Callable[[], Any], device: torch.device) -> float:
-    """Wall time of one call, from an idle device to an idle device."""
+    """Return the wall time of one call in seconds, from an idle device to an idle device."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     started = time.perf_counter()
@@ -24,7 +24,7 @@ def seconds(call: Callable[[], Any], device: torch.device) -> float:
 
 
 def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
-    """Most bytes that a call holds beyond what there was before it."""
+    """Return the peak memory of a call in bytes, beyond what was allocated before it."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -37,7 +37,7 @@ def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Processor, threads and torch; the card where one is used."""
+    """Describe processor, threads and torch version; also the GPU, if one is used."""
     info = Path("/proc/cpuinfo")
     name = platform.processor()
     if info.exists():

@@ -1,8 +1,8 @@
-"""The engines that `step.py` compares: each gives one guided evaluation of a UNet with ControlNets.
+"""The engines that `step.py` compares. Each has a step: one guided evaluation of a UNet with ControlNets.
 
-A step is called with nothing and returns the prediction of x0 (B, 4, h, w). Peers run as their own pipelines
-do, on the same weights. On a processor the peers share one set of them in memory (see `Pool`), since three sets of
-a full-size model with three nets do not fit 24 GB; ours holds its own, packed.
+A step takes no arguments and returns the prediction of x0, (B, 4, h, w). The other packages (peers) run as in their own
+pipelines, on the same weights. On a CPU they share one set of weights in memory (see `Pool`), because three sets of a
+full-size model with three nets do not fit in 24 GB. Ours has its own packed weights.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "small": {"block_out_channels": (320, 320, 320, 320), "layers_per_block": 1},  # to try the scripts out
 }
 LDM = "ldm"
-"""Folder with the same weights as ComfyUI reads them: of diffusers' layout it knows released shapes only."""
+"""Folder with the same weights in the LDM layout, for ComfyUI: it reads only released shapes in diffusers' layout."""
 Step = Callable[[], Tensor]
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -60,7 +60,7 @@ class Case:
 
 
 def make_case(size: int, batch: int, nets: int) -> Case:
-    """A case of random numbers for pictures of size x size."""
+    """Make random inputs for pictures of size x size."""
     g = torch.Generator().manual_seed(0)
     cells = size // 8
     x = torch.randn(batch, 4, cells, cells, generator=g) * 4.0
@@ -68,7 +68,7 @@ def make_case(size: int, batch: int, nets: int) -> Case:
 
 
 def write_weights(folder: Path, count: int, shape: str) -> None:
-    """Random weights of a UNet and of `count` ControlNets, in diffusers' layout, float32."""
+    """Write random weights of a UNet and of `count` ControlNets, in diffusers' layout, float32."""
     from diffusers import ControlNetModel, UNet2DConditionModel
 
     torch.manual_seed(0)
@@ -86,19 +86,19 @@ def write_weights(folder: Path, count: int, shape: str) -> None:
 
 
 class Ours:
-    """This package: `prepare` once, then evaluate as a run does."""
+    """This package: prepares once, then evaluates as in a run."""
 
     name = "ours"
 
     def __init__(self, folder: Path, count: int, runtime: Runtime) -> None:
-        self.counts_memory = not runtime.graphs  # a graph has taken its memory before it is replayed
+        self.counts_memory = not runtime.graphs  # a graph allocates its memory at capture, not at replay
         self.unet = load_unet(folder / "unet")
         self.nets = [load_controlnet(folder / f"net{i}")[0] for i in range(count)]
         self.backend, self.schedule = Backend(runtime), scaled_linear()
 
     @property
     def buffer_bytes(self) -> int:
-        """Of the buffer that steps write to and that stays between them."""
+        """Bytes of the work buffer, which stays allocated between steps."""
         return 0 if self.backend.scratch is None else self.backend.scratch.buffer.nbytes
 
     def run(self, case: Case, body: Callable[[Step], None]) -> None:
@@ -112,13 +112,13 @@ class Ours:
         body(lambda: evaluate_parts(parts, x, sigma, CFG, run))
 
     def prepare(self, case: Case) -> Prepared:
-        """What `run` does before the first step."""
+        """Prepare a run: everything before the first step."""
         return prepare(self._job(case, self._units(case)), self.backend)
 
     def prepare_with_new_seeds(self, case: Case) -> Iterator[Prepared]:
-        """What a run is given before its first step: made for the first run, then for each with another seed.
+        """Yield what a run gets before its first step: first for a new run, then for runs with another seed.
 
-        Texts come anew each time, as they do from a text encoder; units are the workflow's.
+        The text tensors are new each time, as from a text encoder; the units are the same.
         """
         units = self._units(case)
         while True:
@@ -135,9 +135,9 @@ class Ours:
 
 
 class Pool:
-    """Weights that peers share: one tensor for all parameters of the same values, whatever each peer calls them.
+    """Weights that the peers share: one tensor for all parameters with the same values, whatever their names.
 
-    Only where weights stay where they are: on a GPU a peer moves its own.
+    Only on a CPU. On a GPU each peer moves its own weights.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -145,30 +145,32 @@ class Pool:
         self.known: dict[tuple[Any, ...], Tensor] = {}
 
     def share(self, module: ModuleT) -> ModuleT:
-        """The module itself, its parameters replaced by the pool's where they are equal, put into it where not."""
+        """Replace parameters by equal ones of the pool, add the others to the pool, and return the module."""
         for parameter in module.parameters() if self.shares else ():
             key = parameter.shape, parameter.dtype, tuple(parameter.detach().flatten()[:: _stride(parameter)].tolist())
             known = self.known.get(key)
             if known is None or not torch.equal(known, parameter):
-                self.known[key] = known = parameter.detach().clone()  # in memory, not mapped from its file
+                self.known[key] = known = (
+                    parameter.detach().clone()
+                )  # a copy in memory; the original is mapped from its file
             parameter.data = known
         return module
 
 
 def _stride(parameter: Tensor) -> int:
-    """Such that a handful of numbers stand for a tensor."""
+    """Return a stride that leaves a few numbers of a tensor, to find equal tensors fast."""
     return max(1, parameter.numel() // 8)
 
 
 RECIPES: dict[str, str] = {"plain": "diffusers", "fast": "diffusers fast", "compiled": "diffusers compiled"}
-"""fast: channels_last and fused projections (diffusers' "Accelerate inference"). compiled: torch.compile on top."""
+"""fast: channels_last and fused projections (diffusers' "Accelerate inference"). compiled: also torch.compile."""
 
 
 class Diffusers:
     """StableDiffusionControlNetPipeline's step: every ControlNet on both halves, then the UNet.
 
-    recipe: see `RECIPES`. Compiled with what is best on a device: max-autotune with CUDA graphs on a GPU; on a
-    processor frozen weights, which inductor reorders once for oneDNN as `engine.pack` does.
+    recipe: see `RECIPES`. It is compiled with the best mode of the device: max-autotune with CUDA graphs on a GPU;
+    frozen weights on a CPU, which inductor reorders once for oneDNN, as our packed weights are.
     """
 
     def __init__(self, folder: Path, count: int, runtime: Runtime, pool: Pool, recipe: str = "plain") -> None:
@@ -186,7 +188,7 @@ class Diffusers:
         model = pool.share(model.to(self.device, self.dtype).eval())
         if self.recipe == "plain":
             return model
-        model.fuse_qkv_projections()  # of a ControlNetModel diffusers 0.42 fuses nothing
+        model.fuse_qkv_projections()  # has no effect on a ControlNetModel in diffusers 0.42
         model = model.to(memory_format=torch.channels_last)
         if self.recipe == "fast":
             return model
@@ -205,7 +207,7 @@ class Diffusers:
             body(lambda: self._step(x, rows, t, text, hints, self.nets[: case.nets], case.sigma))
 
     def _frozen(self) -> AbstractContextManager[Any]:
-        """Weights are constants of what is compiled. Not an option of torch.compile: dynamo has to know it before."""
+        """Make weights constants of the compiled code. It is no option of torch.compile: dynamo must know it before."""
         if self.recipe != "compiled" or self.device.type != "cpu":
             return nullcontext()
         return importlib.import_module("torch._inductor.config").patch(freezing=True)
@@ -214,7 +216,7 @@ class Diffusers:
         self, x: Tensor, rows: Tensor, t: Tensor, text: Tensor, hints: Tensor, nets: Sequence[Any], sigma: Tensor
     ) -> Tensor:
         if self.recipe == "compiled" and self.device.type == "cuda":
-            torch.compiler.cudagraph_mark_step_begin()  # the nets' output lives for a step
+            torch.compiler.cudagraph_mark_step_begin()  # the output of the nets is used within one step only
         skips, middle = None, None
         for net in nets:
             down, mid = net(rows, t, encoder_hidden_states=text, controlnet_cond=hints, return_dict=False)
@@ -270,7 +272,7 @@ class Comfy:
         guider.set_cfg(CFG)
 
         class Inside(self.samplers.Sampler):  # type: ignore[name-defined, misc]
-            """A sampler that hands its model over instead of sampling."""
+            """A sampler that passes its model to `body` instead of sampling."""
 
             def sample(self, model: Any, sigmas: Tensor, extra_args: dict[str, Any], *_: Any, **__: Any) -> Tensor:
                 x = case.x.to(sigmas.device)
@@ -283,7 +285,7 @@ class Comfy:
 
 
 class Accelerated(Comfy):
-    """The same ComfyUI with this package inside: its MODEL behind the Accelerate node, our nets as CONTROL_NET."""
+    """The same ComfyUI with this package: its MODEL behind the Accelerate node, our nets as CONTROL_NET."""
 
     def __init__(self, comfy: Comfy, folder: Path, count: int, weights: str) -> None:
         nodes = (f"comfyui_controlnet_core.nodes.comfyui.{name}" for name in ("accelerate", "control"))
@@ -295,6 +297,6 @@ class Accelerated(Comfy):
 
 
 def _weights(folder: Path, name: str) -> str:
-    """The file of a model that ComfyUI reads."""
+    """Return the file of a model that ComfyUI reads."""
     ldm = folder / LDM / f"{name}.safetensors"
     return str(ldm if ldm.exists() else next((folder / name).glob("*.safetensors")))

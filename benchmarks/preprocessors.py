@@ -1,13 +1,12 @@
-"""Speed and quality of the preprocessors, as a table that can be pasted into benchmarks/preprocessors.md.
+"""Measure speed and quality of the preprocessors; prints the tables of benchmarks/preprocessors.md.
 
     python benchmarks/preprocessors.py [--sizes 512 1024] [--frames 1 16] [--only canny ...] [--no-quality]
 
-Speed: ours beside what a node of the existing pack does for the same frames (floats to bytes, detector,
-bytes to floats, stack), with the detectors of the PyPI package controlnet-aux where it has them and is
-installed, and its pack's formulas as plain cv2 elsewhere. Both sides get the same float frames, are run in
-turns in changing order after a warm-up, and the median of the runs is given with its spread (the range
-from the first to the third quarter). The result of both sides is compared. `--clock cpu` counts the processor
-time of all threads instead of the time that passes, for machines that are shared.
+Speed: ours beside a node of the existing pack on the same frames (floats to bytes, detector, bytes to floats, stack).
+The detectors come from the PyPI package controlnet-aux, if it has them and is installed; otherwise the pack's formulas
+are written out in plain cv2. Both sides get the same float frames and run in turns, in changing order, after a warm-up.
+The table has the median of the runs and the interquartile range. The results of both sides are compared. `--clock cpu`
+counts the processor time of all threads instead of wall time, for machines with other work.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison; times in milliseconds for all frames together."""
+    """One comparison. Times are in milliseconds for all frames together."""
 
     kind: str
     size: int
@@ -49,13 +48,13 @@ class Row:
 
 
 def main() -> None:
-    """Print the tables, or one JSON object."""
+    """Print the tables; write them to a JSON file too, if asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="*", default=[512, 1024])
     parser.add_argument("--frames", type=int, nargs="*", default=[1, 16])
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall")
-    parser.add_argument("--only", nargs="*", help="these kinds alone")
+    parser.add_argument("--only", nargs="*", help="only these kinds")
     parser.add_argument("--no-quality", action="store_true")
     parser.add_argument("--json", metavar="FILE", help="write the rows there")
     args = parser.parse_args()
@@ -68,7 +67,7 @@ def main() -> None:
     if not args.no_quality:
         from preprocessors_quality import all_scores
 
-        print("\n| measure | value | asked for | worst case |\n| --- | --- | --- | --- |")
+        print("\n| measure | value | goal | worst case |\n| --- | --- | --- | --- |")
         for score in all_scores():
             scores.append(score)
             print(f"| {score.name} | {score.value:.3f} | {score.gate} | {score.worst} |", flush=True)
@@ -97,7 +96,7 @@ def _speed(args: argparse.Namespace) -> Iterator[Row]:
 def compare(
     kind: str, detector: Detector, name: str, size: int, frames: int, runs: int, clock: Callable[[], float]
 ) -> Row:
-    """Time both sides in turns on the same frames."""
+    """Measure both sides in turns on the same frames."""
     image = photos(size, frames)
     options = {"mode": "luminance"} if kind == "recolor" else {}
 
@@ -121,7 +120,7 @@ def compare(
 
 
 def difference(ours: np.ndarray, peer: np.ndarray) -> str:
-    """In words: identical, or how many pixels differ and by how much."""
+    """Describe the difference: identical, or how many pixels differ and by how much."""
     if ours.shape != peer.shape:
         return f"sizes differ: {ours.shape[1:3]}, {peer.shape[1:3]}"
     gap = np.abs(ours - peer)
@@ -131,7 +130,7 @@ def difference(ours: np.ndarray, peer: np.ndarray) -> str:
 
 
 def photos(size: int, frames: int) -> np.ndarray:
-    """(B,size,size,3) float32: the bundled photo, mirrored and shifted from frame to frame."""
+    """Return frames (B,size,size,3) float32: the bundled photo, mirrored and shifted from frame to frame."""
     import comfyui_controlnet_core
 
     folder = Path(comfyui_controlnet_core.__file__).parent / "controlnet_core" / "assets" / "examples"
@@ -142,7 +141,7 @@ def photos(size: int, frames: int) -> np.ndarray:
 
 
 def as_a_node(detector: Detector, image: np.ndarray) -> np.ndarray:
-    """What a node of the existing pack does: one frame at a time through bytes, then stacked."""
+    """Run a detector as a node of the existing pack does: one frame at a time through bytes, then stacked."""
     import torch
 
     tensor = torch.from_numpy(image)
@@ -154,7 +153,7 @@ def as_a_node(detector: Detector, image: np.ndarray) -> np.ndarray:
 
 
 def peers() -> dict[str, tuple[Detector, str]]:
-    """The detectors to compare with, by our kind."""
+    """Return the detectors to compare with, by the name of our kind."""
     table: dict[str, tuple[Detector, str]] = {
         "canny": (_rgb(lambda x: cv2.Canny(x, 100, 200)), "plain cv2"),
         "scribble": (_xdog, "plain cv2"),
@@ -177,7 +176,7 @@ def peers() -> dict[str, tuple[Detector, str]]:
 
 
 def _controlnet_aux() -> str:
-    """Make single detectors of controlnet-aux importable without the whole package, which needs much more."""
+    """Make single detectors of controlnet-aux importable; the whole package needs many more dependencies."""
     found = importlib.util.find_spec("controlnet_aux")
     if found is None or not found.submodule_search_locations:
         return ""

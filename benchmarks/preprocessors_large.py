@@ -1,10 +1,10 @@
-"""Time and memory of every weight-free preprocessor on one picture of 4096 x 4096, as a table.
+"""Measure time and memory of every preprocessor without weights on one picture of 4096 x 4096.
 
     python benchmarks/preprocessors_large.py [--side 4096] [--only canny ...]
 
-Each kind runs in a process of its own on the example photo, enlarged. Memory is what the process holds at most
-beyond what it held before, the hint included (a float32 picture of 4096 x 4096 is 0.19 GiB); seconds are of
-the wall and of the processor, all threads together.
+Each kind runs in a process of its own on the enlarged example photo. Memory is the peak of the process beyond what it
+held before; it includes the hint (a float32 picture of 4096 x 4096 is 0.19 GiB). Times are wall time, and processor
+time of all threads together.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main() -> None:
     """Print the table; with --measure, one row as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--side", type=int, default=4096)
-    parser.add_argument("--only", nargs="*", help="these kinds alone")
+    parser.add_argument("--only", nargs="*", help="only these kinds")
     parser.add_argument("--measure", metavar="KIND", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def measure(kind: str, side: int) -> dict[str, float]:
-    """One run, without a warm-up: the first use of a large picture is what a user waits for."""
+    """Measure one run, without a warm-up: a user waits for the first run too."""
     entry = preprocessors.get(kind)
     image, options = example(entry, _photo(side))
     image = image.astype(np.float32) / np.float32(255) if image.dtype == np.uint8 else image
@@ -65,7 +65,7 @@ def _photo(side: int) -> np.ndarray:
 
 
 class _Peak:
-    """The most memory that the process holds while the block runs, looked at every few milliseconds."""
+    """The peak memory of the process while the block runs, sampled every 3 ms."""
 
     def __enter__(self) -> _Peak:
         self._start = self._most = _resident()
@@ -84,12 +84,12 @@ class _Peak:
 
     @property
     def gained(self) -> int:
-        """In bytes."""
+        """Peak memory beyond the start, in bytes."""
         return self._most - self._start
 
 
 def _resident() -> int:
-    """Bytes in memory, by Linux's account."""
+    """Return the resident memory of the process in bytes, from Linux's /proc."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1])
 

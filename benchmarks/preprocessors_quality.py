@@ -1,6 +1,6 @@
-"""Quality of the weight-free preprocessors against exact truth: seeded scenes, a sphere, a stereo pair.
+"""Measure the quality of the preprocessors without weights against exact truth: seeded scenes, a sphere, a stereo pair.
 
-Every figure names its worst case, so that failures are published with the successes.
+Every figure names its worst case, so that failures are published too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SUPERSAMPLING = 4
 
 @dataclass(frozen=True)
 class Score:
-    """One figure: what was measured, its value, what is asked for, and the worst single case."""
+    """One figure: what was measured, its value, the goal, and the worst single case."""
 
     name: str
     value: float
@@ -33,7 +33,7 @@ class Score:
 
 
 def all_scores() -> Iterator[Score]:
-    """Every figure, one after the other."""
+    """Measure every figure, one after the other."""
     yield from edge_scores("soft_edge", ("ellipse", "polygon", "box"), _soft_edges, gate=0.95)
     yield from edge_scores("canny (for comparison)", ("ellipse", "polygon", "box"), _canny, gate=None)
     yield from edge_scores("lines", ("polygon", "box"), _lines, gate=0.85)
@@ -44,11 +44,11 @@ def all_scores() -> Iterator[Score]:
     yield from demo_scores()
 
 
-# Scenes: flat shapes of clearly different colours, with texture, uneven light and noise.
+# Scenes: flat shapes of different colours, with texture, uneven light and noise.
 
 
 def scene(seed: int, kinds: tuple[str, ...], noise: float, size: int = 256) -> tuple[np.ndarray, np.ndarray]:
-    """Picture (H,W,3) uint8 and its true boundary (H,W) bool; noise is the standard deviation of 255."""
+    """Draw a scene. Returns the picture (H,W,3) uint8 and its true boundaries (H,W) bool; noise is out of 255."""
     rng = np.random.default_rng(seed)
     labels = _shapes(rng, kinds, size * _SUPERSAMPLING)
     colours = _apart(rng, int(labels.max()) + 1)
@@ -86,7 +86,7 @@ def _shapes(rng: np.random.Generator, kinds: tuple[str, ...], side: int) -> np.n
 
 
 def _apart(rng: np.random.Generator, count: int, distance: float = 25.0) -> np.ndarray:
-    """Colours (count,3) 0..255, each at least `distance` from the others in Lab."""
+    """Draw colours (count,3) in 0..255, each at least `distance` from the others in Lab."""
     chosen: list[np.ndarray] = []
     labs: list[np.ndarray] = []
     while len(chosen) < count:
@@ -104,7 +104,7 @@ def _apart(rng: np.random.Generator, count: int, distance: float = 25.0) -> np.n
 def edge_scores(
     name: str, kinds: tuple[str, ...], detect: Callable[[np.ndarray], np.ndarray], gate: float | None
 ) -> Iterator[Score]:
-    """Mean precision, recall and F over the scenes, at each noise; F has a gate at noise 8."""
+    """Measure mean precision, recall and F over the scenes, at each noise; F has a goal at noise 8."""
     for noise in NOISES:
         rows = []
         for seed in range(SCENES):
@@ -118,7 +118,7 @@ def edge_scores(
 
 
 def precision_recall(found: np.ndarray, truth: np.ndarray, tolerance: float = 2.0) -> tuple[float, float, float]:
-    """(precision, recall, F) of two (H,W) bool edge maps."""
+    """Return (precision, recall, F) of two edge maps (H,W) bool."""
 
     def near(points: np.ndarray, others: np.ndarray) -> float:
         if not points.any():
@@ -131,7 +131,7 @@ def precision_recall(found: np.ndarray, truth: np.ndarray, tolerance: float = 2.
 
 
 def _soft_edges(picture: np.ndarray, level: float = 0.55) -> np.ndarray:
-    """The ridges of the soft map above a fixed level, the same for all scenes and noises."""
+    """Return the ridges of the soft map above a fixed level, which is the same for all scenes and noises."""
     soft = cv2.GaussianBlur(soft_edge(picture), (0, 0), 1.0)
     row = np.array([[0, 0, 0], [1, 1, 1], [0, 0, 0]], np.uint8)
     kernels = (row, row.T.copy(), np.eye(3, dtype=np.uint8), np.eye(3, dtype=np.uint8)[::-1].copy())
@@ -158,7 +158,7 @@ def _gray_lines(picture: np.ndarray) -> np.ndarray:
 
 
 def sphere_score(radius: float = 110.0, size: int = 256) -> Score:
-    """Normals of a sphere from its exact height, in degrees."""
+    """Compare normals from the exact height of a sphere with the true ones, in degrees."""
     rows, columns = np.mgrid[0:size, 0:size].astype(np.float64)
     right, up = (columns - size / 2) / radius, -(rows - size / 2) / radius
     inside = right**2 + up**2 < 0.98
@@ -169,7 +169,7 @@ def sphere_score(radius: float = 110.0, size: int = 256) -> Score:
 
 
 def stereo_scores() -> Iterator[Score]:
-    """Rank correlation of the measured disparity with the truth of scikit-image's motorcycle pair."""
+    """Measure the rank correlation of our disparity with the truth of scikit-image's motorcycle pair."""
     try:
         from scipy.stats import spearmanr
         from skimage.data import stereo_motorcycle
@@ -184,7 +184,7 @@ def stereo_scores() -> Iterator[Score]:
 
 
 def demo_scores(count: int = 24, size: int = 256) -> Iterator[Score]:
-    """The demo world's exact truth: normals from depth, depth and normals through their hints, classes, joints."""
+    """Compare with the demo world's exact normals from depth, depth and normals after their hints, classes, joints."""
     from comfyui_controlnet_core.controlnet_core.training.demo_world import ADE_CLASS, render, sample_scene
 
     normals, depths, trips, labels, joints = [], [], [], [], []
@@ -229,7 +229,7 @@ def _same_order(values: np.ndarray, reference: np.ndarray) -> bool:
 
 
 def _joint_hits(keypoints: np.ndarray, size: int) -> list[bool]:
-    """Whether the pixel of each visible joint, of each person drawn alone, has the joint's colour."""
+    """Return for each visible joint, of each person drawn alone, whether its pixel has the joint's colour."""
     from comfyui_controlnet_core.preprocessors.pose.skeleton import BODY_COLOURS
 
     hits = []

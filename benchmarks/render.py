@@ -1,10 +1,10 @@
-"""Tables and plots from the JSON that `step.py` writes.
+"""Print tables and draw plots from the JSON that `step.py` writes.
 
     python benchmarks/render.py FILE.json ... [--plot FILE.png]
 
-Prints a Markdown table per file (seconds, ratio to the peers, what a further net costs, memory, error, preparing) and
-what is asked of memory and preparing. The plot shows time over the number of nets, over the picture's size and over
-the batch; an axis with a single value is left out.
+It prints a Markdown table per file (seconds, ratio to the other packages, cost of a further net, memory, error,
+preparation), and memory and preparation of our rows in words. The plot shows time over the number of nets, over the
+size of the picture and over the batch; an axis with a single value is left out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ COLOURS = ("#1b6ca8", "#d1495b", "#3c8d5a", "#8d6a9f", "#c77f1a", "#555555")
 AXES = ("nets", "size", "batch")
 PEERS = ("diffusers", "ComfyUI")
 NET_OF_UNET = 283 / 803
-"""Operations of a ControlNet and of the UNet, SD1.5 at 512 pixels."""
+"""GFLOP of a ControlNet divided by GFLOP of the UNet, SD1.5 at 512 pixels."""
 Row = dict[str, Any]
 
 
@@ -45,9 +45,10 @@ def main() -> int:
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown, one line per row; ratios are to a peer in the same case of the same run.
+    """Return a Markdown table, one line per row. Ratios are to another package in the same case of the same run.
 
-    a further net: (time(n) - time(0)) / (n * 283 / 803 * time(0)) of the same engine: 1 is what its operations cost.
+    The column "a further net" is (time(n) - time(0)) / (n * 283 / 803 * time(0)) of the same engine. 1 means that a net
+    costs as much as its share of operations.
     """
     lines = [
         "| engine | dtype | size | batch | nets | s (spread) | of diffusers | of ComfyUI | a further net | peak MB "
@@ -58,33 +59,34 @@ def table(rows: list[Row]) -> str:
         cells = [
             row["engine"], row["dtype"], row["size"], row["batch"], row["nets"],
             f"{row['seconds']:.2f} ({row['spread']:.2f})",
-            *(_said(_ratio(rows, row, peer, "seconds"), ".2f") for peer in PEERS),
-            _said(further_net(rows, row), ".2f"), _said(row["peak_bytes"], ".0f", 1e-6), _said(row["error"], ".1e"),
-            *(_said(row.get(name), ".3f") for name in ("first", "prepare", "other_seed")),
+            *(_format(_ratio(rows, row, peer, "seconds"), ".2f") for peer in PEERS),
+            _format(further_net(rows, row), ".2f"), _format(row["peak_bytes"], ".0f", 1e-6),
+            _format(row["error"], ".1e"),
+            *(_format(row.get(name), ".3f") for name in ("first", "prepare", "other_seed")),
         ]  # fmt: skip
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def claims(rows: list[Row]) -> str:
-    """What is asked of memory and of preparing, in a line for each case of ours."""
+    """Return memory and preparation in words, one line for each case of ours."""
     lines = []
     for row in rows:
         if row["engine"] != "ours":
             continue
         case = f"{row['dtype']}, {row['size']} pixels, batch {row['batch']}, nets {row['nets']}"
         memory = {peer: _ratio(rows, row, peer, "peak_bytes") for peer in PEERS}
-        said = [f"peak memory {ratio:.2f} of that of {peer}" for peer, ratio in memory.items() if ratio is not None]
+        parts = [f"peak memory {ratio:.2f} of that of {peer}" for peer, ratio in memory.items() if ratio is not None]
         if row["prepare"] is not None:
-            said.append(f"preparing takes {row['prepare'] / row['seconds']:.2f} of a step")
+            parts.append(f"preparing takes {row['prepare'] / row['seconds']:.2f} of a step")
         if row.get("other_seed") is not None:
-            said.append(f"with another seed {row['other_seed'] / row['seconds']:.4f}: nothing is prepared again")
-        lines.append(f"- {case}: {'; '.join(said)}")
+            parts.append(f"with another seed {row['other_seed'] / row['seconds']:.4f}: nothing is prepared again")
+        lines.append(f"- {case}: {'; '.join(parts)}")
     return "\n".join(lines) + "\n"
 
 
 def further_net(rows: list[Row], row: Row) -> float | None:
-    """The cost of a net in `row` by its share of operations; None where the run has no row without nets."""
+    """Return the cost of a net in `row` relative to its operations; None if the run has no row without nets."""
     bare = _same(rows, {**row, "nets": 0})
     if bare is None or not row["nets"]:
         return None
@@ -97,18 +99,18 @@ def _ratio(rows: list[Row], row: Row, peer: str, measure: str) -> float | None:
 
 
 def _same(rows: list[Row], wanted: Row) -> Row | None:
-    """The row of an engine in a case, of the same run."""
+    """Return the row of an engine in a case of the same run, or None."""
     keys = ("engine", "dtype", *AXES)
     found = (r for r in rows if r.get("run") == wanted.get("run") and all(r[key] == wanted[key] for key in keys))
     return next(found, None)
 
 
-def _said(value: float | None, form: str, scale: float = 1.0) -> str:
+def _format(value: float | None, form: str, scale: float = 1.0) -> str:
     return "" if value is None else format(value * scale, form)
 
 
 def plot(rows: list[Row]) -> Image.Image:
-    """A panel per axis that has several values, the other axes where most of it was measured."""
+    """Draw a panel for each axis with several values; the other axes are fixed where most rows are."""
     axes = [axis for axis in AXES if len({row[axis] for row in rows}) > 1]
     sheet = Image.new("RGB", (WIDTH * max(1, len(axes)), HEIGHT), "white")
     for index, axis in enumerate(axes):
@@ -117,7 +119,7 @@ def plot(rows: list[Row]) -> Image.Image:
 
 
 def longest(rows: list[Row], axis: str) -> tuple[dict[str, Any], list[Row]]:
-    """What is fixed, and the rows along an axis, where it has most values, then most engines, then the largest rest."""
+    """Return the fixed values and the rows along an axis: where most values are, then most engines."""
     lines: dict[tuple[Any, ...], list[Row]] = {}
     others = [other for other in AXES if other != axis]
     for row in rows:
@@ -131,7 +133,7 @@ def longest(rows: list[Row], axis: str) -> tuple[dict[str, Any], list[Row]]:
 
 
 def panel(rows: list[Row], axis: str) -> Image.Image:
-    """Seconds over one axis, a line per engine and dtype."""
+    """Draw seconds over one axis, one line per engine and dtype."""
     fixed, chosen = longest(rows, axis)
     names = list(dict.fromkeys(f"{row['engine']} {row['dtype']}" for row in chosen))
     right = max(row[axis] for row in chosen) or 1
@@ -144,8 +146,8 @@ def panel(rows: list[Row], axis: str) -> Image.Image:
         return MARGIN + width * x / right, HEIGHT - MARGIN - height * y / top
 
     draw.line([at(0, top), at(0, 0), at(right, 0)], fill="black")
-    said = ", ".join(f"{key} {value}" for key, value in fixed.items())
-    draw.text((MARGIN, 8), f"seconds per step over {axis} ({said})", fill="black")
+    case = ", ".join(f"{key} {value}" for key, value in fixed.items())
+    draw.text((MARGIN, 8), f"seconds per step over {axis} ({case})", fill="black")
     draw.text((8, at(0, top)[1] - 6), f"{top:.2f}", fill="black")
     for value in sorted({row[axis] for row in chosen}):
         draw.text((at(value, 0)[0] - 6, HEIGHT - MARGIN + 6), str(value), fill="black")

@@ -1,12 +1,16 @@
-"""Does BlockSensitivity rank the blocks as ablation does? On the demo ControlNets.
+"""Compare the ranking of blocks by BlockSensitivity with brute-force ablation, on the demo ControlNets.
 
     python benchmarks/sensitivity.py [--scenes 8] [--json FILE] [--picture FILE]
 
-For each net and scene: the Fisher information about each block's strength at 4 of 12 steps, on the picture
-that the net made, as the node measures it; and by brute force, once with each block's weight at 0, how far
-that moves the finished latent (mean square) and how much of the fidelity it costs.
-rank: Spearman's correlation of both rankings over the blocks, of the medians over the scenes. Not of means: without
-some block now and then one scene becomes quite another picture, and would decide alone.
+For each net and scene it measures:
+
+information     the Fisher information about the strength of each block, at 4 of 12 steps, on the picture that the net
+                made; the node measures the same
+moved           how far the finished latent moves (mean square) if the weight of one block is 0
+fidelity lost   how much fidelity is lost then
+
+rank: Spearman's correlation of two rankings of the blocks, of medians over the scenes. Means are not used: without one
+block, a single scene sometimes becomes a different picture, and would decide alone.
 """
 
 from __future__ import annotations
@@ -46,12 +50,12 @@ ERROR = "#d55e00"
 
 
 def without(block: int) -> tuple[float, ...]:
-    """Block weights of 1, but 0 for one block."""
+    """Return block weights of 1, and 0 for one block."""
     return tuple(0.0 if i == block else 1.0 for i in range(BLOCKS))
 
 
 def information(demo: Demo, row: int, unit: ControlUnit, x0: Tensor) -> Sensitivity:
-    """The Fisher information on one picture."""
+    """Measure the Fisher information on one picture."""
     points = sampled_steps(STEPS, SAMPLES)
 
     def predict(point: int, factors: tuple[float, ...]) -> Tensor:
@@ -62,20 +66,20 @@ def information(demo: Demo, row: int, unit: ControlUnit, x0: Tensor) -> Sensitiv
 
 
 def study(demo: Demo, kind: str, net: torch.nn.Module, count: int) -> dict[str, Any]:
-    """Information and ablation of one net, medians over the first `count` scenes that its measure counts."""
+    """Measure information and ablation of one net; medians over the first `count` scenes that its score counts."""
     score = SCORES[kind][1]
     rows = [i for i, scene in enumerate(demo.scenes) if score(scene, scene.image)][:count]
-    told, moved, lost = [], [], []
+    informations, moved, lost = [], [], []
     for row in rows:
         scene, unit = demo.scenes[row], ControlUnit(net, hint(kind, demo.scenes[row]), name=kind)
         empty = torch.zeros(1, 4, 16, 16)
         whole = demo.latent(row, (unit,), empty, SETTINGS)
-        told.append(information(demo, row, unit, whole).information)
+        informations.append(information(demo, row, unit, whole).information)
         cut = [demo.latent(row, (replace(unit, block_weights=without(b)),), empty, SETTINGS) for b in range(BLOCKS)]
         moved.append([float((latent - whole).square().mean()) for latent in cut])
         scores = [float(np.mean(score(scene, picture))) for picture in demo.decode(torch.cat([whole, *cut]))]
         lost.append([scores[0] - s for s in scores[1:]])
-    each = {"information": told, "moved": moved, "fidelity lost": lost}
+    each = {"information": informations, "moved": moved, "fidelity lost": lost}
     found: dict[str, Any] = {name: np.median(values, axis=0).tolist() for name, values in each.items()}
     found["scenes"] = len(rows)
     found["by scene"] = each
@@ -88,7 +92,7 @@ def study(demo: Demo, kind: str, net: torch.nn.Module, count: int) -> dict[str, 
 
 
 def draw(results: dict[str, dict], path: Path) -> None:
-    """One row for each net: information, ablation and loss of fidelity by block."""
+    """Draw one row for each net: information, ablation and loss of fidelity by block."""
     from PIL import Image
 
     row = 26 + BAR_HEIGHT * BLOCKS + 60
@@ -117,9 +121,10 @@ def main() -> int:
     parser.add_argument("--picture", type=Path, help="a PNG with the bars of all nets")
     args = parser.parse_args()
     started = time.monotonic()
-    demo = load_demo(args.assets, [render_seed(FIRST_SEED + i) for i in range(3 * args.scenes)])  # a third has a figure
+    # only a third of the scenes has a mannequin, and the pose net needs `args.scenes` of them
+    demo = load_demo(args.assets, [render_seed(FIRST_SEED + i) for i in range(3 * args.scenes)])
     results = {}
-    print(f"{'net':14}{'rank':>6}{'of means':>10}{'by fidelity':>13}   information by block, the middle last")
+    print(f"{'net':14}{'rank':>6}{'of means':>10}{'by fidelity':>13}   information by block, the middle block last")
     for kind in args.kinds:
         net = load_controlnet(args.assets / f"demo_{kind}.safetensors", dtype=torch.float32)[0]
         result = results[kind] = study(demo, kind, net, args.scenes)

@@ -1,12 +1,13 @@
-"""What may be left out, and what it costs in exactness: error of the final latent, and time beside it.
+"""Measure the error of the shortcuts in the final latent, and their time.
 
     python benchmarks/shortcuts.py --json FILE [--scenes 12] [--cases "one net" "three nets"] [--pictures FILE]
     python benchmarks/shortcuts.py --json FILE --full-size 128 [--repeats 3]
 
-The first takes errors: || latent - exact || / || exact || of the demo model (euler, 20 steps, cfg 4, fp32), mean,
-median and largest over held-out scenes. The second takes times, on a quiet machine: as many evaluations of a full-size
-SD1.5 with random weights and as many nets, as a fraction of the exact ones', median of turns in one process; the small
-demo model cannot show what is gained. Either keeps what the other wrote into FILE, and both print the table of FILE.
+The first form measures errors: || latent - exact || / || exact || on the demo model (euler, 20 steps, cfg 4, fp32),
+with mean, median and largest over held-out scenes. The second form measures times and needs a quiet machine: the same
+number of evaluations and nets with a full-size SD1.5 with random weights, as a fraction of the exact time; median of
+turns in one process. (The demo model is too small to show the gain.) Both forms keep the other's results in FILE, and
+print the table of FILE.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ ROWS: dict[str, tuple[Shortcuts, torch.dtype]] = {
     "guidance from 10 to 80 %": (Shortcuts(guidance_start=0.1, guidance_end=0.8), torch.float32),
 }
 SHOWN = "nets and lower levels at every 3rd step"
-"""What `--pictures` puts below the exact pictures."""
+"""The row that `--pictures` shows below the exact pictures."""
 Sample = Callable[[int, Shortcuts, torch.dtype], Tensor]
 
 
@@ -73,9 +74,9 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--sampler", default="euler")
     parser.add_argument("--scheduler", default="normal")
-    parser.add_argument("--full-size", type=int, metavar="PIXELS", help="take times instead, at this size")
+    parser.add_argument("--full-size", type=int, metavar="PIXELS", help="measure times instead, at this size")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="where errors and times are kept")
+    parser.add_argument("--json", type=Path, help="file with the errors and times")
     parser.add_argument("--pictures", type=Path, help=f"exact pictures of the scenes above those with {SHOWN!r}")
     args = parser.parse_args()
     settings = SampleSettings(steps=args.steps, cfg=4.0, sampler=args.sampler, scheduler=args.scheduler)
@@ -98,14 +99,14 @@ def main() -> int:
 
 
 def sampled(nets: Sequence[str], settings: SampleSettings, scenes: Sequence[int]) -> dict[str, list[Tensor]]:
-    """Latents of each row, scene by scene."""
+    """Sample the latents of each row, scene by scene."""
     sample = sampler(nets, settings)
     rows = {name: row for name, row in ROWS.items() if can_pack(CPU, row[1])}
     return {name: [sample(scene, *row) for scene in scenes] for name, row in rows.items()}
 
 
 def sampler(nets: Sequence[str], settings: SampleSettings) -> Sample:
-    """(scene, shortcuts, dtype) -> latent."""
+    """Load the models and return a function (scene, shortcuts, dtype) -> latent."""
     checkpoint = load_checkpoint(ASSETS / "demo_base.safetensors")
     model = DiffusionModel(checkpoint.unet, checkpoint.config, scaled_linear())
     text = load_checkpoint(ASSETS / "demo_base.safetensors", dtype=torch.float32).text_encoder()
@@ -125,7 +126,7 @@ def sampler(nets: Sequence[str], settings: SampleSettings) -> Sample:
 
 
 def errors(latents: dict[str, list[Tensor]]) -> dict[str, dict[str, Any]]:
-    """Of each row, against the exact latents."""
+    """Return mean, median and largest error of each row against the exact latents."""
     rows = {}
     for name, made in latents.items():
         each = [float((m - e).norm() / e.norm()) for m, e in zip(made, latents["exact"], strict=True)]
@@ -134,7 +135,7 @@ def errors(latents: dict[str, list[Tensor]]) -> dict[str, dict[str, Any]]:
 
 
 def times(size: int, nets: int, steps: int, repeats: int) -> dict[str, Any]:
-    """Time of `steps` evaluations of SD1.5 with each shortcut whose time does not hang on the picture; exact is 1."""
+    """Measure `steps` evaluations of SD1.5 with each shortcut whose time does not depend on the picture; exact is 1."""
     rows = {
         name: shortcuts
         for name, (shortcuts, dtype) in ROWS.items()
@@ -164,7 +165,7 @@ def times(size: int, nets: int, steps: int, repeats: int) -> dict[str, Any]:
 
 
 def sheet(exact: Sequence[Tensor], made: Sequence[Tensor]) -> Image.Image:
-    """Pictures of the exact latents above those of the others."""
+    """Draw the pictures of the exact latents above those of the others."""
     vae = load_checkpoint(ASSETS / "demo_base.safetensors", dtype=torch.float32).vae
     with torch.inference_mode():
         rows = [np.hstack(pictures(vae.decode(torch.cat(list(latents))))) for latents in (exact, made)]
@@ -172,7 +173,7 @@ def sheet(exact: Sequence[Tensor], made: Sequence[Tensor]) -> Image.Image:
 
 
 def table(report: dict[str, Any]) -> str:
-    """Markdown: a line for each row, columns for each case."""
+    """Return a Markdown table: a line for each row, columns for each case."""
     columns = [f"{case}: {name}" for case in report for name in ("mean", "median", "largest", "time")]
     lines = ["| what | " + " | ".join(columns) + " |", "| --- |" + " --- |" * len(columns)]
     for name in ROWS:

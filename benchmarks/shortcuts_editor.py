@@ -1,11 +1,12 @@
-"""What the node Shortcuts saves inside ComfyUI: seconds of a sampling, and how often the ControlNets run.
+"""Measure what the node Shortcuts saves inside ComfyUI: seconds of a sampling, and number of runs of the ControlNets.
 
     COMFYUI_DIR=... python benchmarks/shortcuts_editor.py [--size 128] [--nets 1] [--steps 20] [--repeats 3]
         [--weights packed] [--shape small] [--json FILE]
 
-SD1.5 of full size with random weights at cfg 7: as many evaluations as steps inside of one sampling of the editor, with
-all that begins and ends it. The native row has the editor's own nets and UNet, the others ours behind Accelerate, all
-in one process, each row once in each turn after a warm-up; the median. What it costs in exactness: `shortcuts.py`.
+SD1.5 of full size with random weights at cfg 7. One sampling of ComfyUI, with its start and its end, does as many
+evaluations as there are steps. The row "native" has ComfyUI's own nets and UNet, the other rows have ours behind
+Accelerate. All run in one process, each row once per turn after a warm-up; the times are medians. The loss of exactness
+is measured by `shortcuts.py`.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     if "COMFYUI_DIR" not in os.environ:
-        parser.error("COMFYUI_DIR is not set: name a checkout of ComfyUI")
+        parser.error("COMFYUI_DIR is not set: set it to a checkout of ComfyUI")
     runtime, case = Runtime.choose(args.device, "fp32"), make_case(args.size, 1, args.nets)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         write_weights(Path(folder), args.nets, args.shape)
@@ -75,7 +76,7 @@ def main() -> int:
 
 
 def make_engines(folder: Path, nets: int, runtime: Runtime, weights: str) -> dict[str, Any]:
-    """The editor as it is, and behind Accelerate and Shortcuts, all on one set of nets and weights."""
+    """Return plain ComfyUI, and ComfyUI with Accelerate and Shortcuts, all on one set of nets and weights."""
     comfy = Comfy(folder, nets, runtime, Pool(runtime.device), Path(os.environ["COMFYUI_DIR"]))
     ours = Accelerated(comfy, folder, nets, weights)
     shortened = importlib.import_module("comfyui_controlnet_core.nodes.comfyui.shortcuts").shortened
@@ -87,7 +88,7 @@ def make_engines(folder: Path, nets: int, runtime: Runtime, weights: str) -> dic
 
 
 def repeated(steps: int) -> Callable[[Callable[[], Any]], None]:
-    """The body of a sampling: so many evaluations."""
+    """Return the body of a sampling: a number of evaluations."""
 
     def body(step: Callable[[], Any]) -> None:
         for _ in range(steps):
@@ -97,7 +98,7 @@ def repeated(steps: int) -> Callable[[Callable[[], Any]], None]:
 
 
 def counted(engine: Any) -> Callable[[], int]:
-    """Counts runs of an engine's nets; asked for the count, it stops."""
+    """Start counting the runs of an engine's nets. Returns a function that stops and returns the count."""
     calls: list[int] = []
     nets = [net.control_model if hasattr(net, "control_model") else net.shared.placed.net for net in engine.nets]
     middles = [net.middle_block if hasattr(net, "middle_block") else net.middle for net in nets]
@@ -112,7 +113,7 @@ def counted(engine: Any) -> Callable[[], int]:
 
 
 def line(row: dict[str, Any], rows: dict[str, dict[str, Any]]) -> str:
-    """A row in words, with its median as a part of two others."""
+    """Return a row of the table, with its median as a fraction of exact and native."""
     median = {name: statistics.median(other["times"]) for name, other in rows.items()}
     own, spread = median[row["what"]], max(row["times"]) - min(row["times"])
     shares = own / median["exact"], own / median[NATIVE]

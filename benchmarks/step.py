@@ -1,20 +1,20 @@
-"""Seconds per CFG step with 0 to 3 ControlNets: ours beside diffusers and ComfyUI, in one process, alternating.
+"""Measure seconds per guided step with 0 to 3 ControlNets: ours, diffusers and ComfyUI in one process, in turn.
 
     python benchmarks/step.py [--sizes 128 256] [--nets 0 1 2 3] [--batches 1] [--dtype fp32] [--json FILE]
-    COMFYUI_DIR=... python benchmarks/step.py     with ComfyUI as well
-    COMFYUI_DIR=... python benchmarks/step.py --accelerate    with ComfyUI behind our Accelerate node as well
-    python benchmarks/step.py --fast --compiled   with diffusers' fast recipe, eager and under torch.compile, as well
+    COMFYUI_DIR=... python benchmarks/step.py     adds ComfyUI
+    COMFYUI_DIR=... python benchmarks/step.py --accelerate    adds ComfyUI behind our Accelerate node
+    python benchmarks/step.py --fast --compiled   adds diffusers' fast recipe, plain and compiled
 
-Full-size SD1.5 with random weights (speed does not depend on them), the same in all engines, so that the error
-beside each time means something: max |x0 - x0 of diffusers in this dtype| / max |x0|, for the guided prediction.
-Each engine is warmed up and then called in turn, forwards and backwards; median and spread (largest less
-smallest). Memory is the most bytes of tensors alive during a step that were not there before it.
+Full-size SD1.5 with random weights (speed does not depend on them). All engines have the same weights, so there is an
+error beside each time: max |x0 - x0 of diffusers in this dtype| / max |x0|, for the guided prediction. After a warm-up
+the engines are called in turn, forwards and backwards. Times are the median and the spread (largest less smallest).
+Memory is the peak of bytes of tensors during a step that were not alive before it.
 
-first         seconds of an engine's first call in a case: compiling, and packing for a new size
-prepare       seconds of what is done once per run, the weights packed before
-other seed    the same for a run of which only the seed is another: what was prepared is found again
+first         seconds of an engine's first call in a case, with compiling and packing for a new size
+prepare       seconds of what is done once per run; the weights are packed before
+other seed    the same for a run that differs only in the seed: what was prepared is used again
 
-Rows that FILE has of the same case and options are replaced, the others kept: a table grows command by command.
+Rows of the same case and options in FILE are replaced, the others are kept.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ COLUMNS = {
     **{"first": 9, "prepare": 9, "other seed": 12},
 }
 OURS = ("graphs", "side_by_side", "wide", "compile")
-"""What our engine does by choice."""
+"""The options of our engine."""
 HEAD = f"{'engine':20}" + "".join(f"{name:>{width}}" for name, width in COLUMNS.items())
 
 
@@ -68,13 +68,13 @@ def main() -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--shape", choices=list(SHAPES), default="sd15")
-    parser.add_argument("--fast", action="store_true", help="diffusers, channels_last and fused projections, as well")
-    parser.add_argument("--compiled", action="store_true", help="the same under torch.compile as well")
-    parser.add_argument("--accelerate", action="store_true", help="ComfyUI behind our Accelerate node as well")
-    parser.add_argument("--ours-only", action="store_true", help="no peers and no error, for a quick look")
+    parser.add_argument("--fast", action="store_true", help="add diffusers with channels_last and fused projections")
+    parser.add_argument("--compiled", action="store_true", help="add the same under torch.compile")
+    parser.add_argument("--accelerate", action="store_true", help="add ComfyUI behind our Accelerate node")
+    parser.add_argument("--ours-only", action="store_true", help="measure only ours, without errors, for a quick look")
     for name in OURS:
-        parser.add_argument(f"--{name.replace('_', '-')}", action="store_true", help="as in `controlnet run`")
-    parser.add_argument("--json", type=Path, help="where the rows are kept, a list; each with its machine")
+        parser.add_argument(f"--{name.replace('_', '-')}", action="store_true", help="the same as in `controlnet run`")
+    parser.add_argument("--json", type=Path, help="file with the rows, a list; each row names its machine")
     args = parser.parse_args()
     ours = {name: getattr(args, name) for name in OURS}
     runtime = replace(Runtime.choose(args.device, args.dtype), **ours)
@@ -89,13 +89,13 @@ def main() -> int:
             made = compare(engines, make_case(size, batch, nets), args.repeats, runtime.device)
             rows = [{**row, **about} for row in made]
             print("\n".join(line(row) for row in rows), flush=True)
-            if args.json:  # case by case: what was measured is not lost when a later one is broken off
+            if args.json:  # after each case, so that an interruption does not lose the earlier ones
                 keep(args.json, rows)
     return 0
 
 
 def keep(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows into a file, in place of those of the same case and options, behind the others."""
+    """Write rows to a file. They replace rows of the same case and options, and follow the others."""
     kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
     mine = {_case(row) for row in rows}
     whole = [*(row for row in kept if _case(row) not in mine), *rows]
@@ -107,7 +107,7 @@ def _case(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def make_engines(args: argparse.Namespace, folder: Path, runtime: Runtime) -> list[Any]:
-    """Ours, then the peers that were asked for."""
+    """Return our engine, then the other packages that were requested."""
     count = max(args.nets)
     engines: list[Any] = [Ours(folder, count, runtime)]
     if args.ours_only:
@@ -124,12 +124,12 @@ def make_engines(args: argparse.Namespace, folder: Path, runtime: Runtime) -> li
 
 
 def compare(engines: Sequence[Any], case: Case, repeats: int, device: torch.device) -> Iterator[dict[str, Any]]:
-    """One row per engine for a case."""
+    """Measure a case. Yields one row per engine."""
     steps: dict[str, Step] = {}
     rows: list[dict[str, Any]] = []
 
     def inside(remaining: Sequence[Any]) -> None:
-        """Go into each engine's run in turn; in the innermost, all have their step ready."""
+        """Enter the run of each engine in turn; in the innermost call, all steps are ready."""
         if not remaining:
             rows.extend(measure(steps, repeats, device))
             for row, engine in zip(rows, engines, strict=True):
@@ -151,18 +151,18 @@ def compare(engines: Sequence[Any], case: Case, repeats: int, device: torch.devi
 
 
 def preparing(ours: Ours, case: Case, device: torch.device) -> dict[str, float]:
-    """Seconds that our engine prepares for a run, and for a further one of which only the seed is another."""
+    """Measure the seconds that our engine needs to prepare a run, and a second run that differs only in the seed."""
     ours.prepare(case)  # packs the weights, once per model
     runs = ours.prepare_with_new_seeds(case)
     made: list[Any] = []
     first, further = (seconds(lambda: made.append(next(runs)), device) for _ in range(2))
     if made[0] is not made[1]:
-        raise RuntimeError("a run with another seed was prepared anew: what the last one prepared was not found")
+        raise RuntimeError("a run with another seed was prepared again instead of using what the first run prepared")
     return {"prepare": first, "other_seed": further}
 
 
 def measure(steps: dict[str, Step], repeats: int, device: torch.device) -> Iterator[dict[str, Any]]:
-    """Time and error of each step."""
+    """Measure time and error of each step."""
     outputs: dict[str, Tensor] = {}
     first: dict[str, float] = {}
     for name, step in steps.items():
@@ -185,7 +185,7 @@ def measure(steps: dict[str, Step], repeats: int, device: torch.device) -> Itera
 
 
 def line(row: dict[str, Any]) -> str:
-    """A row of the printed table."""
+    """Return a row of the printed table."""
     cells = {
         "peak_bytes": (9, lambda peak: f"{peak / 1e6:.1f}"),
         "error": (10, lambda error: f"{error:.1e}"),
