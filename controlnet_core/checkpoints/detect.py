@@ -1,4 +1,4 @@
-"""What a file is: the signature tables applied to a header."""
+"""What a file is: the signature tables, applied to its header."""
 
 from __future__ import annotations
 
@@ -20,29 +20,31 @@ from ..config import (
     UNetConfig,
     VAEConfig,
 )
-from ..errors import CheckpointError
+from ..errors import CheckpointError, reading
 from . import derived, fileconfig, open_clip, structure
 from .adapters import ADAPTER_RULES
-from .fileconfig import CONFIG_KEY, FAMILY_KEY, Config
+from .check_config import Config, check_config
+from .fileconfig import CONFIG_KEY, FAMILY_KEY
 from .files import Header
 from .io import read_header, read_tensors
-from .layouts import LAYOUTS, Layout, find_texts, part, renamed_shapes
+from .layouts import LAYOUTS, Layout, find_texts, part, rename_shapes
 from .signatures import (
+    ADAPTER_FAMILIES,
+    ADAPTER_NEEDLES,
     CONTEXT_NEEDLES,
     DETAILS,
     EDM,
     EDM_V_PREDICTION,
     FAMILIES,
     INPAINTING,
+    KINDS,
     LABEL_NEEDLES,
     LEARNED_WORD,
     LEARNED_WORD_ROWS,
-    SIGNATURES,
-    T2I_FAMILIES,
     V_PREDICTION,
+    WHOLE,
     ZERO_TERMINAL_SNR,
-    Detail,
-    Family,
+    KeyIndex,
     Signature,
 )
 from .structure import Shapes
@@ -50,9 +52,8 @@ from .structure import Shapes
 Entries: TypeAlias = Mapping[str, Any]
 """A model's config.json; empty where there is none."""
 ADAPTER_KINDS = frozenset(kind for kind, _ in ADAPTER_RULES)
-WHOLE_MODELS = frozenset({"checkpoint", "unet"})
 WITHOUT_CONFIG = frozenset({"lora", "textual-inversion"})
-"""Kinds that are added to a model and are none themselves."""
+"""Kinds that are added to a model and are no models themselves."""
 CONFIG_OF_KIND: Mapping[str, type[Config]] = MappingProxyType(
     {
         "checkpoint": ModelConfig,
@@ -67,11 +68,14 @@ CONFIG_OF_KIND: Mapping[str, type[Config]] = MappingProxyType(
         "text-encoder": TextConfig,
     }
 )
+HINT_CHANNELS = (1, 3)
+"""Channels of hints that a ControlNet can be given: a gray or an RGB picture."""
+SCALED_FP8 = "scaled fp8"
 _NO_SIZES = ("?", "?")
 """What a detail shows of axes that a damaged weight lacks."""
 SD2_V_KEY = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 SD2_V_STD = 0.09
-"""SD2 models that predict v are told by the spread of this bias (the host's heuristic)."""
+"""Above this standard deviation of that bias, an SD2 model predicts v: no key tells, so ComfyUI guesses like this."""
 V_PRED, ZTSNR = "v_pred", "ztsnr"
 EDM_MEAN, EDM_STD = "edm_mean", "edm_std"
 EDM_SIGMA_MAX, EDM_SIGMA_MIN = "edm_vpred.sigma_max", "edm_vpred.sigma_min"
@@ -105,7 +109,7 @@ class Identity:
     @property
     def family_title(self) -> str:
         """The family in words; empty where the file cannot tell."""
-        known = {family.name: family.title for family in FAMILIES}
+        known = {family.preset.name: family.title for family in FAMILIES}
         own = {"": "", "custom": "a model of its own shape"}
         return known.get(self.family, own.get(self.family, f"the {self.family} model"))
 
@@ -114,26 +118,10 @@ class Identity:
         """One line: kind, family, layout, details."""
         if self.kind == "unknown":
             return self.title
-        link = "of" if self.kind in WHOLE_MODELS else "for"
+        link = "of" if self.kind in WHOLE else "for"
         family = f" {link} {self.family_title}" if self.family else ""
         details = "".join(f", {detail}" for detail in self.details)
         return f"{self.title}{family} ({self.layout} layout{details})"
-
-
-class KeyIndex:
-    """The keys of a file as one text, so that a needle is found by one search."""
-
-    def __init__(self, keys: Iterable[str]) -> None:
-        self._text = "\n" + "\n".join(keys) + "\n"
-
-    def find(self, needle: str, prefix: str = "") -> str | None:
-        """The first key that contains the needle."""
-        plain = needle.replace("^^", "\n").replace("^", "\n" + prefix).replace("$", "\n")
-        at = self._text.find(plain)
-        if at < 0:
-            return None
-        begin = at + 1 if plain[0] == "\n" else self._text.rfind("\n", 0, at) + 1
-        return self._text[begin : self._text.find("\n", begin)]
 
 
 def identify_file(path: str | Path) -> Identity:
@@ -142,68 +130,52 @@ def identify_file(path: str | Path) -> Identity:
 
 
 def identify(header: Header) -> Identity:
-    """What a header describes. Damaged models of a known kind are told with their `problem`."""
+    """What a header describes. A damaged model of a known kind is recognised, with its `problem`."""
     index = KeyIndex((*header.tensors, *(header.metadata if header.format == "pickle" else ())))
-    found = match(index) or _learned_word(header)
+    found = index.match() or _match_learned_word(header)
     if found is None:
-        return Identity("unknown", unknown_title(header), "unknown", problem="its layout is not known")
+        return Identity("unknown", _unknown_title(header), "unknown", problem="its layout is not known")
     signature, prefix = found
-    shapes = header.shapes
-    family = header.metadata.get(FAMILY_KEY) or signature.family or _family(index, shapes, signature, prefix)
-    details = tuple(_details(index, shapes, signature.kind, prefix, family))
+    kind, shapes = signature.kind, header.shapes
+    family = header.metadata.get(FAMILY_KEY) or _find_family(index, shapes, kind, prefix)
+    details = tuple(_find_details(index, shapes, kind, prefix, family))
     if family == "sd2" and INPAINTING not in details and _predicts_v(header, prefix):
         details = (*details, V_PREDICTION)
-    identity = Identity(
-        kind=signature.kind,
-        title=signature.title,
-        layout=signature.layout,
-        family=family,
-        prefix=prefix,
-        details=details,
-        folder=signature.folder,
-    )
-    return _with_support(header, identity, signature)
+    if any(info.scale for info in header.tensors.values()):
+        details = (*details, SCALED_FP8)
+    identity = Identity(kind, signature.name, signature.layout, family, prefix, details, folder=KINDS[kind].folder)
+    return _add_config(header, identity, signature)
 
 
-def match(index: KeyIndex) -> tuple[Signature, str] | None:
-    """The first signature that fits, and the prefix under which it does."""
-    for signature in SIGNATURES:
-        for prefix in signature.prefixes:
-            needed = all(index.find(needle, prefix) for needle in signature.needles)
-            if needed and not any(index.find(needle, prefix) for needle in signature.absent):
-                return signature, prefix
-    return None
-
-
-def _learned_word(header: Header) -> tuple[Signature, str] | None:
-    """A file of one vector, or of a few in one tensor, under a name that no module has."""
+def _match_learned_word(header: Header) -> tuple[Signature, str] | None:
+    """A file with one vector, or a few in one tensor, under a name that no module has."""
     if len(header.tensors) != 1:
         return None
     ((key, info),) = header.tensors.items()
     small = len(info.shape) == 1 or (len(info.shape) == 2 and info.shape[0] <= LEARNED_WORD_ROWS)
-    named = not key.endswith((".weight", ".bias"))
-    return (LEARNED_WORD, "") if small and named and info.dtype.is_floating_point else None
+    is_word = not key.endswith((".weight", ".bias"))
+    return (LEARNED_WORD, "") if small and is_word and info.dtype.is_floating_point else None
 
 
-def unknown_title(header: Header) -> str:
-    """The words for a file that no signature fits."""
+def _unknown_title(header: Header) -> str:
     examples = ", ".join(list(header.tensors)[:3])
     return f"not a model this package knows; its keys look like {examples}"
 
 
-def _family(index: KeyIndex, shapes: Shapes, signature: Signature, prefix: str) -> str:
-    if signature.kind.startswith("t2i-adapter"):
-        channels = _size(index, shapes, ("^conv_in.weight$", "^body.0.in_conv.weight$"), prefix)
-        return T2I_FAMILIES.get(channels or 0, "")
-    context = _size(index, shapes, CONTEXT_NEEDLES, prefix)
-    label = _size(index, shapes, LABEL_NEEDLES, prefix)
+def _find_family(index: KeyIndex, shapes: Shapes, kind: str, prefix: str) -> str:
+    if kind in ADAPTER_KINDS:
+        return ADAPTER_FAMILIES.get(_input_size(index, shapes, ADAPTER_NEEDLES, prefix) or 0, "")
+    context = _input_size(index, shapes, CONTEXT_NEEDLES, prefix)
+    label = _input_size(index, shapes, LABEL_NEEDLES, prefix)
     for family in FAMILIES:
-        if family.context_dim == context or (context is None and label and family.label_dim == label):
-            return family.name
+        unet = family.preset.unet
+        # SDXL's small ControlNet reads no text; its label vector tells the family
+        if unet.context_dim == context or (context is None and label and unet.label_dim == label):
+            return family.preset.name
     return "" if context is None else "custom"
 
 
-def _size(index: KeyIndex, shapes: Shapes, needles: tuple[str, ...], prefix: str) -> int | None:
+def _input_size(index: KeyIndex, shapes: Shapes, needles: tuple[str, ...], prefix: str) -> int | None:
     """Second size of the first tensor that one of the needles finds."""
     for needle in needles:
         shape = shapes.get(index.find(needle, prefix) or "", ())
@@ -212,7 +184,7 @@ def _size(index: KeyIndex, shapes: Shapes, needles: tuple[str, ...], prefix: str
     return None
 
 
-def _details(index: KeyIndex, shapes: Shapes, kind: str, prefix: str, family: str) -> Iterable[str]:
+def _find_details(index: KeyIndex, shapes: Shapes, kind: str, prefix: str, family: str) -> Iterable[str]:
     for detail in DETAILS:
         key = index.find(detail.needle, prefix)
         if key is None or kind not in detail.kinds or (detail.families and family not in detail.families):
@@ -220,14 +192,8 @@ def _details(index: KeyIndex, shapes: Shapes, kind: str, prefix: str, family: st
         if detail.unless and index.find(detail.unless, prefix):
             continue
         shape = shapes.get(key, ())
-        if _fits(detail, shape):
+        if not detail.sizes or (detail.axis < len(shape) and shape[detail.axis] in detail.sizes):
             yield detail.text.format(*shape, *_NO_SIZES)
-
-
-def _fits(detail: Detail, shape: tuple[int, ...]) -> bool:
-    if detail.axis is None:
-        return True
-    return detail.axis < len(shape) and shape[detail.axis] in detail.sizes
 
 
 def _predicts_v(header: Header, prefix: str) -> bool:
@@ -235,58 +201,69 @@ def _predicts_v(header: Header, prefix: str) -> bool:
     return key in header.tensors and bool(read_tensors(header, [key])[key].float().std(correction=0) > SD2_V_STD)
 
 
-# ------------------------------------------------------------------------------------- what can be loaded
+# ---------------------------------------------------------------------------------------------- configs
 
 
-def _with_support(header: Header, identity: Identity, signature: Signature) -> Identity:
-    """The identity with its config, or with the reason why it has none."""
-    if identity.kind in WITHOUT_CONFIG and signature.supported:
+def _add_config(header: Header, identity: Identity, signature: Signature) -> Identity:
+    """The identity with its config, or with the problem that keeps the file from being loaded."""
+    if not signature.loads:
+        family = f" for {identity.family_title}" if identity.family else ""
+        return replace(identity, problem=f"this version does not load {identity.title} files{family}")
+    if identity.kind in WITHOUT_CONFIG:
         return replace(identity, supported=True)
-    layout = LAYOUTS.get(identity.layout)
-    if not signature.supported or (layout is None and identity.kind not in ADAPTER_KINDS):
-        return replace(identity, problem=f"this version does not load {_plural(identity)}")
-    family = next((family for family in FAMILIES if family.name == identity.family), None)
     try:
-        config = _config(header, identity, layout, family)
+        with reading(header.path, CheckpointError):
+            config = _read_config(header, identity)
+            check_config(config)
     except CheckpointError as error:
-        return replace(identity, problem=str(error))
+        return replace(identity, problem=str(error).removeprefix(f"{header.path.name}: "))
+    channels = config.hint_channels if isinstance(config, (ControlNetConfig, DerivedConfig)) else 3
+    if channels not in HINT_CHANNELS:
+        problem = f"it reads hints of {channels} channels; this version gives hints of 3 (RGB) or 1 (gray)"
+        return replace(identity, problem=problem)
     return replace(identity, config=config, supported=True)
 
 
-def _plural(identity: Identity) -> str:
-    family = f" for {identity.family_title}" if identity.family else ""
-    title = identity.title if identity.title.endswith("s") else f"{identity.title} files"
-    return f"{title}{family}"
-
-
-def _config(header: Header, identity: Identity, layout: Layout | None, family: Family | None) -> Config:
+def _read_config(header: Header, identity: Identity) -> Config:
     if CONFIG_KEY in header.metadata:
         return fileconfig.config_from_json(header.metadata[CONFIG_KEY], CONFIG_OF_KIND[identity.kind])
-    if layout is None or identity.kind in ADAPTER_KINDS:
-        return _adapter_config(header, identity)
-    if identity.kind == "checkpoint":
-        return checkpoint_config(header, identity, layout, family)
-    _, shapes = part(open_clip.unfused(header).shapes, (identity.prefix,))
-    entries = header.configs.get("", {})
-    if identity.kind in derived.DERIVED:
-        return structure.derived_config({ours: shapes[key] for key, ours in derived.rename(shapes).items()})
-    if identity.kind in ("controlnet", "controlnet-union"):
-        return _controlnet_config(shapes, layout, entries)
-    if identity.kind == "unet":
-        return _unet_config(shapes, layout, entries)
-    if identity.kind == "vae":
-        return _vae_config(shapes, layout, entries, SD15, header)
-    config = fileconfig.refine_text(structure.text_config(renamed_shapes(shapes, layout.text_rules())), entries)
-    return replace(config, activation="gelu") if identity.layout == "open_clip" else config
+    header = open_clip.split_fused(header)
+    layout, entries = LAYOUTS.get(identity.layout, LAYOUTS["ldm"]), header.configs.get("", {})
+    _, shapes = part(header.shapes, (identity.prefix,))
+    match identity.kind:
+        case "checkpoint":
+            return _checkpoint_config(header, identity, layout)
+        case kind if kind in ADAPTER_KINDS:
+            rules = ADAPTER_RULES[kind, identity.layout](shapes)
+            return structure.adapter_config(rename_shapes(shapes, rules))
+        case kind if kind in derived.DERIVED:
+            return structure.derived_config({ours: shapes[key] for key, ours in derived.rename(shapes).items()})
+        case "controlnet" | "controlnet-union":
+            rules = layout.controlnet_rules(layout.sketch_unet(shapes), layout.sketch_hint(shapes))
+            config = structure.controlnet_config(rename_shapes(shapes, rules))
+            unet = fileconfig.refine_unet(config.unet, entries)
+            return replace(config, unet=unet, global_pool=bool(entries.get("global_pool_conditions", False)))
+        case "unet":
+            return _unet_config(shapes, layout, entries)
+        case "vae":
+            return _vae_config(shapes, layout, entries, SD15, header)
+    config = structure.text_config(rename_shapes(shapes, layout.text_rules()))
+    if identity.layout == "open_clip":
+        config = replace(config, activation="gelu")
+    return fileconfig.refine_text(config, entries)
 
 
-def checkpoint_config(header: Header, identity: Identity, layout: Layout, family: Family | None) -> ModelConfig:
-    """Config of a whole model; parts that the file lacks are taken to be the usual ones."""
-    header = open_clip.unfused(header)
+def _preset(family: str) -> ModelConfig:
+    """The published model of a family; Stable Diffusion 1.5 for shapes of no family."""
+    return next((row.preset for row in FAMILIES if row.preset.name == family), SD15)
+
+
+def _checkpoint_config(header: Header, identity: Identity, layout: Layout) -> ModelConfig:
+    """Config of a whole model; parts that the file lacks are assumed to be those of the family."""
     configs, shapes = header.configs, header.shapes
     _, unet = part(shapes, layout.unet_prefixes)
     _, vae = part(shapes, layout.vae_prefixes)
-    preset = family.preset if family else SD15
+    preset = _preset(identity.family)
     texts = _text_configs(shapes, layout, configs, preset)
     parametrization, noise = _training(header, identity.details)
     if "scheduler" in configs:
@@ -306,19 +283,20 @@ def base_config(header: Header, identity: Identity, unet: UNetConfig) -> ModelCo
     """Config of a model of which the file has (at least) the UNet; the other parts are the family's usual ones."""
     if isinstance(identity.config, ModelConfig):
         return identity.config
-    preset = next((family.preset for family in FAMILIES if family.name == identity.family), SD15)
     parametrization, noise = _training(header, identity.details)
-    return replace(preset, name=identity.family, unet=unet, parametrization=parametrization, noise=noise)
+    return replace(
+        _preset(identity.family), name=identity.family, unet=unet, parametrization=parametrization, noise=noise
+    )
 
 
 def _training(header: Header, details: tuple[str, ...]) -> tuple[Parametrization, NoiseConfig]:
-    """What the model predicts and on which noise levels, by the markers that single files carry (the host's rules)."""
+    """What the model predicts and on which noise levels, by the marker keys of single files, as ComfyUI reads them."""
     if EDM in details:
         return "edm", PLAYGROUND_NOISE
     if EDM_V_PREDICTION in details:
         found = read_tensors(header, [key for key in (EDM_SIGMA_MAX, EDM_SIGMA_MIN) if key in header.tensors])
         levels = {key.rpartition(".")[2]: float(value) for key, value in found.items()}
-        return "v", NoiseConfig("edm", **levels)
+        return "v", replace(NoiseConfig("edm"), **levels)
     if V_PREDICTION in details:
         return "v", NoiseConfig(zero_terminal_snr=ZERO_TERMINAL_SNR in details)
     return "eps", NoiseConfig()
@@ -331,7 +309,7 @@ def _text_configs(
     found: list[TextConfig] = []
     for place, usual in zip(find_texts(layout, shapes).values(), (preset.text, preset.text2), strict=False):
         _, text = part(shapes, (place.prefix,))
-        config = structure.text_config(renamed_shapes(text, place.rules()))
+        config = structure.text_config(rename_shapes(text, place.rules()))
         if place.rules is open_clip.text_rules:
             config = replace(config, activation="gelu")
         config = fileconfig.refine_text(config, configs.get(place.prefix.rstrip("."), {}))
@@ -350,25 +328,12 @@ def read_as(config: TextConfig, usual: TextConfig, cut: bool = False) -> TextCon
 
 
 def _unet_config(shapes: Shapes, layout: Layout, entries: Entries) -> UNetConfig:
-    ours = renamed_shapes(shapes, layout.unet_rules(layout.sketch_unet(shapes)))
+    ours = rename_shapes(shapes, layout.unet_rules(layout.sketch_unet(shapes)))
     return fileconfig.refine_unet(structure.unet_config(ours), entries)
 
 
-def _controlnet_config(shapes: Shapes, layout: Layout, entries: Entries) -> ControlNetConfig:
-    rules = layout.controlnet_rules(layout.sketch_unet(shapes), layout.sketch_hint(shapes))
-    config = structure.controlnet_config(renamed_shapes(shapes, rules))
-    unet = fileconfig.refine_unet(config.unet, entries)
-    return replace(config, unet=unet, global_pool=bool(entries.get("global_pool_conditions", False)))
-
-
-def _adapter_config(header: Header, identity: Identity) -> AdapterConfig:
-    _, shapes = part(header.shapes, (identity.prefix,))
-    rules = ADAPTER_RULES[identity.kind, identity.layout](shapes)
-    return structure.adapter_config(renamed_shapes(shapes, rules))
-
-
 def _vae_config(shapes: Shapes, layout: Layout, entries: Entries, preset: ModelConfig, header: Header) -> VAEConfig:
-    config = structure.vae_config(renamed_shapes(shapes, layout.vae_rules(layout.sketch_vae(shapes))))
+    config = structure.vae_config(rename_shapes(shapes, layout.vae_rules(layout.sketch_vae(shapes))))
     config = replace(config, scaling_factor=preset.vae.scaling_factor)
     if EDM_MEAN in header.tensors and EDM_STD in header.tensors:
         mean, std = (tuple(t.flatten().tolist()) for t in read_tensors(header, [EDM_MEAN, EDM_STD]).values())

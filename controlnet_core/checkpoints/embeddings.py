@@ -16,7 +16,7 @@ from ..errors import CheckpointError, UnfitError
 from .detect import Identity
 from .files import Header
 from .io import read_tensors
-from .load import open_as
+from .plan import open_as
 
 ENDINGS = (".safetensors", ".pt", ".bin")
 """What a prompt may leave out of a file's name, in the order in which they are tried."""

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import asdict, is_dataclass, replace
 from types import MappingProxyType
 from typing import Any, get_args, get_type_hints
 
 from ..config import (
-    AdapterConfig,
     ControlNetConfig,
-    DerivedConfig,
-    ModelConfig,
     NoiseConfig,
     Parametrization,
     TextConfig,
     UNetConfig,
     VAEConfig,
 )
-from ..errors import CheckpointError
-
-Config = ModelConfig | ControlNetConfig | AdapterConfig | DerivedConfig | UNetConfig | VAEConfig | TextConfig
+from ..errors import CheckpointError, CoreError
+from .check_config import Config, check_config
+from .files import parse_table
 
 CONFIG_KEY = "controlnet_core.config"
 """Metadata entry in which this package's files keep their config, as JSON with the type's name."""
@@ -48,18 +45,20 @@ SAME_ARITHMETIC: Mapping[str, Any] = MappingProxyType(
 
 
 def config_to_json(config: Config) -> str:
-    """A config as JSON, for a file's metadata."""
+    """A config as JSON, for the metadata of a file."""
     return json.dumps({"type": type(config).__name__, **asdict(config)}, separators=(",", ":"))
 
 
 def config_from_json(text: str, kind: type[Config]) -> Config:
     """The config of this type that `config_to_json` wrote. Raises CheckpointError when it is none."""
     try:
-        content = json.loads(text)
+        content = parse_table(text, "the text")
         if (name := content.pop("type")) != kind.__name__:
             raise ValueError(f"it is a {name}, the weights are those of a {kind.__name__}")
-        return _build(kind, content)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        config = _build(kind, content)
+        check_config(config)
+        return config
+    except (CoreError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(
             f"its metadata entry {CONFIG_KEY} is no config of this version ({error}): "
             "save the file again, or update this package"
@@ -68,8 +67,7 @@ def config_from_json(text: str, kind: type[Config]) -> Config:
 
 def _build(kind: type, content: Mapping[str, Any]) -> Any:
     hints = get_type_hints(kind)
-    known = {field.name for field in fields(kind)}
-    if extra := sorted(set(content) - known):
+    if extra := sorted(set(content) - hints.keys()):
         raise ValueError(f"unknown entries {', '.join(extra)}")
     return kind(**{name: _value(hints[name], value) for name, value in content.items()})
 
@@ -79,6 +77,9 @@ def _value(hint: Any, value: Any) -> Any:
     if kinds and value is not None:
         return _build(kinds[0], value)  # type: ignore[arg-type]
     return tuple(value) if isinstance(value, list) else value
+
+
+# --------------------------------------------------------------------------------- diffusers' configs
 
 
 def check_arithmetic(entries: Mapping[str, Any]) -> None:

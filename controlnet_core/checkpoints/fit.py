@@ -11,10 +11,10 @@ import torch
 
 from ..config import DEMO, SD15, SD21, SDXL, SDXL_REFINER, ModelConfig, UNetConfig
 from ..models.control import ControlModel
-from .control import CONTROL_KINDS, control_plan
+from .control import CONTROL_KINDS
 from .derived import DERIVED, build, names_in
 from .detect import Identity, base_config
-from .load import open_as
+from .plan import control_plan, open_as
 
 KNOWN = (SD15, SD21, SDXL, SDXL_REFINER, DEMO)
 """Models whose UNet is known by the width of their text."""

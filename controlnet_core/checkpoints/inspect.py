@@ -1,4 +1,4 @@
-"""What `controlnet inspect FILE` says."""
+"""The report of `controlnet inspect FILE`: what a file is, from its header alone."""
 
 from __future__ import annotations
 
@@ -9,23 +9,29 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ..errors import CheckpointError
-from . import embeddings, lora
-from .control import CONTROL_KINDS, check_control
+from ..errors import CheckpointError, reading
+from .check_config import Config
+from .control import check_control
+from .derived import DERIVED
 from .detect import Identity, identify
-from .fileconfig import CONFIG_KEY, Config
+from .embeddings import vector_keys
+from .fileconfig import CONFIG_KEY
 from .files import Header
-from .io import read_header
-from .load import Plan, check, checkpoint_plan, part_plan
+from .headers import read_header
+from .lora import check_lora
+from .plan import check, plan_for
 
-PART_OF_KIND: Mapping[str, str] = MappingProxyType({"vae": "vae.", "unet": "unet.", "text-encoder": "text."})
 SHOWN_METADATA = 12
 SHOWN_VALUE = 100
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a file is, and whether it can be used. `size` in bytes, `parameters` counts elements."""
+    """What a file is, and whether it can be used.
+
+    dtypes: number of elements by type. parameters: number of all elements. size: in bytes. problem: why the file
+    cannot be loaded; empty when it can.
+    """
 
     path: Path
     format: str
@@ -35,7 +41,6 @@ class Report:
     size: int
     metadata: Mapping[str, str]
     problem: str
-    """Why it cannot be loaded; empty when it can."""
 
     @property
     def loadable(self) -> bool:
@@ -119,34 +124,25 @@ def problem(header: Header, identity: Identity) -> str:
     if not identity.supported:
         return identity.problem
     try:
-        CHECKS.get(identity.kind, _check_model)(header, identity)
+        with reading(header.path, CheckpointError):
+            CHECKS.get(identity.kind, _check_plan)(header, identity)
     except CheckpointError as error:
         return str(error)
     return ""
 
 
-def _check_lora(header: Header, identity: Identity) -> None:
-    lora.group(header)
+def _check_plan(header: Header, identity: Identity) -> None:
+    check(plan_for(header, identity))
 
 
-def _check_embedding(header: Header, identity: Identity) -> None:
-    embeddings.vector_keys(header)
-
-
-def _check_model(header: Header, identity: Identity) -> None:
-    check(_plan(header, identity))
-
-
-CHECKS: Mapping[str, Callable[[Header, Identity], None]] = MappingProxyType(
-    {"lora": _check_lora, "textual-inversion": _check_embedding, **dict.fromkeys(CONTROL_KINDS, check_control)}
+CHECKS: Mapping[str, Callable[[Header, Identity], Any]] = MappingProxyType(
+    {
+        "lora": lambda header, identity: check_lora(header),
+        "textual-inversion": lambda header, identity: vector_keys(header),
+        **dict.fromkeys(DERIVED, check_control),
+    }
 )
-"""Which check a kind has of its own; each raises CheckpointError."""
-
-
-def _plan(header: Header, identity: Identity) -> Plan:
-    if identity.kind == "checkpoint":
-        return checkpoint_plan(header, identity)
-    return part_plan(header, identity, PART_OF_KIND[identity.kind])
+"""Kinds with a check of their own instead of a plan; each raises CheckpointError."""
 
 
 def describe(config: Config, name: str = "") -> list[str]:

@@ -37,7 +37,7 @@ def nest(theirs: str, ours: str, pairs: Pairs, *, linear: bool = False, alias: b
     return tuple(Rule(f"{theirs}.{a}.{{p}}", f"{ours}.{b}.{{p}}", linear, alias) for a, b in pairs)
 
 
-def prefixed(rules: Iterable[Rule], theirs: str = "", ours: str = "") -> tuple[Rule, ...]:
+def add_prefix(rules: Iterable[Rule], theirs: str = "", ours: str = "") -> tuple[Rule, ...]:
     """The same rules with a prefix (including its dot) on each side."""
     return tuple(replace(rule, theirs=theirs + rule.theirs, ours=ours + rule.ours) for rule in rules)
 

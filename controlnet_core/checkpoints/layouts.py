@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from ..config import SD21, ModelConfig, UNetConfig
 from . import diffusers, ldm, open_clip
-from .keymap import KeyMap, Rule, prefixed
+from .keymap import KeyMap, Rule, add_prefix
 from .structure import Shapes
 
 EXTRA_PREFIX = "extra."
@@ -121,7 +121,7 @@ def part(shapes: Shapes, prefixes: tuple[str, ...]) -> tuple[str, Shapes]:
     return prefixes[0], {}
 
 
-def renamed_shapes(shapes: Shapes, rules: Iterable[Rule]) -> Shapes:
+def rename_shapes(shapes: Shapes, rules: Iterable[Rule]) -> Shapes:
     """Shapes under this package's names; keys that no rule knows are left out."""
     return {ours: shapes[theirs] for theirs, ours in KeyMap(rules).rename(shapes).pairs.items()}
 
@@ -160,8 +160,8 @@ def checkpoint_rules(
     places = {TEXT_NAMES[0]: layout.texts[0]} if texts is None else texts
     unet_prefix, vae_prefix = prefixes or (layout.unet_prefixes[0], layout.vae_prefixes[0])
     return (
-        *prefixed(layout.unet_rules(unet), unet_prefix, "unet."),
-        *prefixed(layout.vae_rules(vae_levels), vae_prefix, "vae."),
-        *(rule for name, place in places.items() for rule in prefixed(place.rules(), place.prefix, name)),
+        *add_prefix(layout.unet_rules(unet), unet_prefix, "unet."),
+        *add_prefix(layout.vae_rules(vae_levels), vae_prefix, "vae."),
+        *(rule for name, place in places.items() for rule in add_prefix(place.rules(), place.prefix, name)),
         Rule(f"{EXTRA_PREFIX}{{rest}}", f"{EXTRA_PREFIX}{{rest}}"),
     )

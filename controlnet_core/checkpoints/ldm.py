@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..config import UNetConfig
-from .keymap import Pairs, Rule, nest, prefixed
+from .keymap import Pairs, Rule, add_prefix, nest
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
@@ -228,7 +228,7 @@ def clip_rules() -> tuple[Rule, ...]:
     )
     old = (Rule(rule.theirs, rule.ours, alias=True) for rule in body)
     projection = Rule("text_projection.weight", "projection.weight")
-    return (*prefixed(body, theirs="text_model."), *old, projection)
+    return (*add_prefix(body, theirs="text_model."), *old, projection)
 
 
 def sketch_unet(keys: Iterable[str]) -> UNetConfig:

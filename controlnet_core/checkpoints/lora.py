@@ -1,14 +1,12 @@
 """Reading LoRA files: which tensors belong together, by the ends of their names.
 
 A key is the name of a module and an ending that says which part of an update the tensor is:
-`lora_unet_mid_block_attentions_0_proj_in` + `.lora_up.weight`. The endings are one table for all
-tools; whose module the name means is found by `lora_places`.
+`lora_unet_mid_block_attentions_0_proj_in` + `.lora_up.weight`. One table has the endings of all
+tools; `lora_places` finds the module that a name means.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +15,17 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, reading
 from .detect import Identity
-from .files import Header
+from .files import Header, parse_table
 from .io import read_tensors
-from .load import open_as
 from .lora_kinds import DIFFERENCE, HADAMARD, KRONECKER, LOW_RANK, Kind, Update
+from .plan import open_as
 
 ALPHA, MAGNITUDE, PEFT_MAGNITUDE = "alpha", "magnitude", "peft magnitude"
 PEFT_METADATA = "lora_adapter_metadata"
-"""Where diffusers keeps the adapter's settings, as JSON, in the header of a safetensors file."""
+"""Metadata entry in which diffusers keeps the settings of PEFT, as JSON."""
 BIAS = ".bias"
-SHOWN = 5
 
 
 def _pairs(*ends: tuple[str, str]) -> dict[str, tuple[Kind, str]]:
@@ -80,24 +77,26 @@ def read_lora(path: str | Path) -> LoraFile:
     Raises MissingFileError, and CheckpointError when it is damaged, something else, or holds half of an update.
     """
     header, identity = open_as(path, "lora")
-    groups, unread = group(header)
-    tensors = read_tensors(header, [key for parts in groups.values() for _, key in parts.values()])
-    settings = _peft_settings(header)
-    updates = {
-        module: _update({part: tensors[key] for part, (_, key) in parts.items()}, _kind(parts), module, settings)
-        for module, parts in groups.items()
-    }
+    with reading(header.path, CheckpointError):
+        groups, unread, alphas = check_lora(header)
+        tensors = read_tensors(header, [key for parts in groups.values() for _, key in parts.values()])
+        updates = {
+            module: _make_update({part: tensors[key] for part, (_, key) in parts.items()}, _kind(parts), alphas[module])
+            for module, parts in groups.items()
+        }
     return LoraFile(header.path, identity, updates, unread)
 
 
 Groups = Mapping[str, Mapping[str, tuple["Kind | None", str]]]
 """By module, by part: the kind of update that it belongs to, and its key."""
+Alphas = Mapping[str, tuple["float | None", bool]]
+"""By module: alpha, None where PEFT's settings do not give it, and whether it is divided by the root of the rank."""
 
 
-def group(header: Header) -> tuple[Groups, tuple[str, ...]]:
-    """The keys of a header by module and part, and those whose end is not known; no weights are read.
+def check_lora(header: Header) -> tuple[Groups, tuple[str, ...], Alphas]:
+    """The keys of a header by module and part, those whose end is not known, and PEFT's settings.
 
-    Raises CheckpointError for updates with parts missing.
+    No weights are read. Raises CheckpointError for updates with missing parts, and for damaged settings.
     """
     groups: dict[str, dict[str, tuple[Kind | None, str]]] = {}
     unread = []
@@ -118,7 +117,11 @@ def group(header: Header) -> tuple[Groups, tuple[str, ...]]:
                 f"{kind.name}: the file is incomplete, download it again",
                 header.path,
             )
-    return groups, tuple(unread)
+        elif ALPHA in parts and header.tensors[parts[ALPHA][1]].count != 1:
+            raise CheckpointError(f"the alpha of {module} is not one number: the file is damaged, download it again")
+    text = header.metadata.get(PEFT_METADATA)
+    settings = {} if text is None else parse_table(text, f"its metadata entry {PEFT_METADATA}")
+    return groups, tuple(unread), {module: _peft_alpha(module, settings) for module in groups}
 
 
 def _split(key: str) -> tuple[str, Kind | None, str] | None:
@@ -137,10 +140,10 @@ def _kind(parts: Mapping[str, tuple[Kind | None, str]]) -> Kind | None:
     return next((kind for kind, _ in parts.values() if kind is not None), None)
 
 
-def _update(parts: Mapping[str, Tensor], kind: Kind | None, module: str, settings: Mapping[str, Any]) -> Update:
-    assert kind is not None  # `group` has seen to it
+def _make_update(parts: Mapping[str, Tensor], kind: Kind | None, peft_alpha: tuple[float | None, bool]) -> Update:
+    assert kind is not None  # `check_lora` has removed those without
     own = {part: tensor for part, tensor in parts.items() if part not in (ALPHA, MAGNITUDE, PEFT_MAGNITUDE)}
-    alpha, root = _peft_alpha(module, settings)
+    alpha, root = peft_alpha
     if ALPHA in parts:
         alpha = float(parts[ALPHA])
     if PEFT_MAGNITUDE in parts:
@@ -148,28 +151,17 @@ def _update(parts: Mapping[str, Tensor], kind: Kind | None, module: str, setting
     return Update(kind, own, alpha, parts.get(MAGNITUDE), "base", root)
 
 
-# ---------------------------------------------------------------------------------------- PEFT's settings
-
-
-def _peft_settings(header: Header) -> Mapping[str, Any]:
-    text = header.metadata.get(PEFT_METADATA)
-    if text is None:
-        return {}
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise CheckpointError(
-            f"{header.path.name} is damaged: its metadata entry {PEFT_METADATA} is not JSON; download it again",
-            header.path,
-        ) from error
-    return content if isinstance(content, dict) else {}
-
-
 def _peft_alpha(module: str, settings: Mapping[str, Any]) -> tuple[float | None, bool]:
-    """Alpha of a module, and whether the rank is rooted, as PEFT's settings say; None where they say nothing."""
+    """Alpha of a module, and whether it is divided by the root of the rank; None where the settings do not say."""
     part, _, name = module.partition(".")
-    alpha = settings.get(f"{part}.lora_alpha")
-    for pattern, own in (settings.get(f"{part}.alpha_pattern") or {}).items():
-        if re.fullmatch(rf"(.*\.)?({re.escape(pattern)})", name):
-            alpha = own
+    alpha, patterns = settings.get(f"{part}.lora_alpha"), settings.get(f"{part}.alpha_pattern") or {}
+    # A pattern is the end of a module's name, so that each end is looked up instead of each pattern tried.
+    segments = name.split(".")
+    ends = (".".join(segments[i:]) for i in range(len(segments)))
+    alpha = next((patterns[end] for end in ends if end in patterns), alpha)
+    if not (alpha is None or type(alpha) in (int, float)) or not isinstance(patterns, dict):
+        raise CheckpointError(
+            f"its metadata entry {PEFT_METADATA} gives {module} the alpha {alpha!r}, expected a number: the file is "
+            "damaged, download it again"
+        )
     return (None if alpha is None else float(alpha)), bool(settings.get(f"{part}.use_rslora", False))

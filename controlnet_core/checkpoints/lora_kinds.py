@@ -76,9 +76,7 @@ class Kronecker:
 
     name = "LoKr"
     complete = tuple(
-        frozenset({*first, *second})
-        for first in (("w1",), ("w1_a", "w1_b"))
-        for second in (("w2",), ("w2_a", "w2_b"))
+        frozenset({*first, *second}) for first in (("w1",), ("w1_a", "w1_b")) for second in (("w2",), ("w2_a", "w2_b"))
     )
 
     def delta(self, parts: Parts, shape: torch.Size) -> Tensor:

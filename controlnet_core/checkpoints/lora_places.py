@@ -141,11 +141,10 @@ def _place(
 
 
 def _check_shape(lora: LoraFile, name: str, update: Update, shape: torch.Size) -> None:
-    """Compute without numbers; what cannot be computed was made for another model."""
-    parts = {part: tensor.to("meta") for part, tensor in update.parts.items()}
+    """Apply the update without numbers, on meta tensors: what cannot be applied was made for another model."""
     try:
-        update.kind.delta(parts, shape)
-    except (RuntimeError, IndexError) as error:
+        update.apply(torch.empty(shape, device="meta"), 1.0)
+    except (RuntimeError, IndexError, ZeroDivisionError) as error:
         sizes = ", ".join(f"{part} {tuple(tensor.shape)}" for part, tensor in update.parts.items())
         raise UnfitError(
             f"{lora.path.name} is {lora.identity.summary} and was made for another base: its update of {name} "

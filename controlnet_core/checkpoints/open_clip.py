@@ -1,7 +1,7 @@
 """Key table of OpenCLIP's text transformer, and its two tensors that are laid out differently.
 
 OpenCLIP keeps the projections of queries, keys and values of a layer in one tensor, one below the other, and the
-last projection transposed, as a plain parameter. `unfused` shows them as the tensors that the table names: views,
+last projection transposed, as a plain parameter. `split_fused` shows them as the tensors that the table names: views,
 of which nothing is copied before the weights are read. `fuse` is the way back.
 """
 
@@ -39,7 +39,7 @@ def text_rules() -> tuple[Rule, ...]:
     )
 
 
-def unfused(header: Header) -> Header:
+def split_fused(header: Header) -> Header:
     """The header with a tensor for each key of the table; one without OpenCLIP's tensors is returned as it is."""
     tensors = {key: info for name, info in header.tensors.items() for key, info in _views(name, info)}
     return header if tensors.keys() == header.tensors.keys() else replace(header, tensors=tensors)

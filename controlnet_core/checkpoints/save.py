@@ -20,7 +20,7 @@ from . import diffusers, fileconfig
 from .detect import EDM_MEAN, EDM_SIGMA_MAX, EDM_SIGMA_MIN, EDM_STD, V_PRED, ZTSNR
 from .fileconfig import CONFIG_KEY, FAMILY_KEY, config_to_json
 from .io import atomic_write, write_safetensors
-from .keymap import KeyMap, prefixed
+from .keymap import KeyMap, add_prefix
 from .layouts import EXTRA_PREFIX, LAYOUTS, LDM, Layout, checkpoint_rules, usual_texts
 from .open_clip import fuse
 
@@ -104,7 +104,7 @@ def save_controlnet(
     """
     table = _layout(layout)
     config = net.config
-    keymap = KeyMap(prefixed(table.controlnet_rules(config.unet, 2 * len(config.hint_widths)), table.control_prefix))
+    keymap = KeyMap(add_prefix(table.controlnet_rules(config.unet, 2 * len(config.hint_widths)), table.control_prefix))
     tensors = dict(_renamed(net, keymap))
     dtypes = _dtypes(tensors, dtype)
     if narrow is not None:

@@ -105,6 +105,8 @@ def check_hint_channels(hint: Tensor, channels: int) -> Tensor:
         return hint
     if found == 1:
         return hint.expand(-1, channels, -1, -1)
+    if channels == 1 and found in (3, 4):  # a net for gray hints; a T2I-Adapter takes the mean as well
+        return hint[:, :3].mean(dim=1, keepdim=True)
     if found == channels + 1:
         return hint[:, :channels]
     raise ShapeError(f"the hint has {found} channels, this ControlNet reads {channels}: convert the picture to RGB")

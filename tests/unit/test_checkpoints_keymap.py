@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from comfyui_controlnet_core.controlnet_core.checkpoints.keymap import KeyMap, Rule, matcher, nest, prefixed
+from comfyui_controlnet_core.controlnet_core.checkpoints.keymap import KeyMap, Rule, add_prefix, matcher, nest
 from comfyui_controlnet_core.controlnet_core.checkpoints.layouts import (
     DIFFUSERS,
     LDM,
     Layout,
     checkpoint_rules,
-    renamed_shapes,
+    rename_shapes,
 )
 from comfyui_controlnet_core.controlnet_core.checkpoints.structure import (
     controlnet_config,
@@ -116,7 +116,7 @@ def test_two_rules_for_one_pattern_are_refused() -> None:
 
 
 def test_prefix_rest_and_nesting() -> None:
-    rules = prefixed(nest("a.{i}", "b.{i}", (("q", "to_q"),)), theirs="model.", ours="unet.")
+    rules = add_prefix(nest("a.{i}", "b.{i}", (("q", "to_q"),)), theirs="model.", ours="unet.")
     assert KeyMap(rules).to_ours("model.a.2.q.bias") == "unet.b.2.to_q.bias"
     assert matcher(["ema.{rest}", "betas"]).find("ema.a.b.c") is not None
     assert matcher(["ema.{rest}", "betas"]).find("betas.a") is None
@@ -126,7 +126,7 @@ def test_prefix_rest_and_nesting() -> None:
 @pytest.mark.parametrize("config", UNETS.values(), ids=UNETS)
 def test_unet_tables_are_bijections_and_shapes_give_the_config_back(layout: Layout, config: UNetConfig) -> None:
     theirs = assert_bijection(KeyMap(layout.unet_rules(config)), on_meta(UNet, config))
-    found = unet_config(renamed_shapes(theirs, layout.unet_rules(layout.sketch_unet(theirs))))
+    found = unet_config(rename_shapes(theirs, layout.unet_rules(layout.sketch_unet(theirs))))
     seen = {"num_heads": config.num_heads, "head_dim": config.head_dim, "context_dim": config.context_dim}
     assert replace(found, **seen) == config
 
@@ -148,7 +148,7 @@ def test_controlnet_tables(layout: Layout, config: UNetConfig, hint_widths: tupl
     rules = layout.controlnet_rules(config, 2 * len(hint_widths))
     theirs = assert_bijection(KeyMap(rules), on_meta(ControlNet, net))
     sketch = layout.controlnet_rules(layout.sketch_unet(theirs), layout.sketch_hint(theirs))
-    found = controlnet_config(renamed_shapes(theirs, sketch))
+    found = controlnet_config(rename_shapes(theirs, sketch))
     assert (found.hint_channels, found.hint_widths) == (4, hint_widths)
     assert (found.unet.widths, found.unet.transformer_depth) == (config.widths, config.transformer_depth)
 
@@ -162,17 +162,17 @@ def test_autoencoder_tables(layout: Layout, config: VAEConfig) -> None:
     levels = len(config.widths)
     theirs = assert_bijection(KeyMap(layout.vae_rules(levels)), on_meta(AutoencoderKL, config))
     assert layout.sketch_vae(theirs) == levels
-    found = vae_config(renamed_shapes(theirs, layout.vae_rules(levels)))
+    found = vae_config(rename_shapes(theirs, layout.vae_rules(levels)))
     assert found == replace(config, scaling_factor=found.scaling_factor)
 
 
 @pytest.mark.parametrize("config", [SD15.text, DEMO.text], ids=["sd15", "demo"])
 def test_text_tables(config: TextConfig) -> None:
     theirs = assert_bijection(KeyMap(LDM.text_rules()), on_meta(ClipTextModel, config))
-    found = text_config(renamed_shapes(theirs, LDM.text_rules()))
+    found = text_config(rename_shapes(theirs, LDM.text_rules()))
     assert found == replace(config, heads=found.heads)
     short = {key.removeprefix("text_model."): shape for key, shape in theirs.items()}
-    assert text_config(renamed_shapes(short, LDM.text_rules())) == found
+    assert text_config(rename_shapes(short, LDM.text_rules())) == found
 
 
 @pytest.mark.parametrize("layout", LAYOUT_OF.values(), ids=LAYOUT_OF)

@@ -18,8 +18,8 @@ from comfyui_controlnet_core.controlnet_core.checkpoints.load import (
     load_text_model,
     load_unet,
     load_vae,
-    same_matrix,
 )
+from comfyui_controlnet_core.controlnet_core.checkpoints.plan import same_matrix
 from comfyui_controlnet_core.controlnet_core.checkpoints.save import (
     LAYOUT_NAMES,
     LayoutName,
@@ -404,7 +404,7 @@ def test_a_linear_layer_and_a_1x1_convolution_are_the_same_matrix() -> None:
         (
             load_checkpoint,
             "net",
-            r"ControlNet for the tiny model.*expected a Stable Diffusion checkpoint.*models/controlnet",
+            r"ControlNet for the tiny model.*expected a checkpoint.*models/controlnet",
         ),
         (load_vae, "net", r"expected an autoencoder \(VAE\)"),
         (load_unet, "net", r"expected a UNet"),
@@ -448,8 +448,9 @@ def test_metadata_that_describes_another_or_an_impossible_model(saved_net: Calla
     tensors = load_file(path)
     for old, new, words in (
         ('"res_blocks":1', '"res_blocks":2', "missing"),
-        ('"widths":[32,64]', '"widths":[31,64]', "cannot be built"),
-        ('"widths":[32,64]', '"widths":"wide"', "cannot be built"),
+        ('"widths":[32,64]', '"widths":[34,64]', "cannot be built"),
+        ('"widths":[32,64]', '"widths":[31,64]', "divides the width 31 among 2 attention heads"),
+        ('"widths":[32,64]', '"widths":"wide"', "widths = 'wide', expected tuple"),
     ):
         metadata = dict(read_header(path).metadata)
         text = metadata["controlnet_core.config"]

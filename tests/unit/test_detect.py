@@ -26,7 +26,7 @@ from comfyui_controlnet_core.controlnet_core.checkpoints.fileconfig import (
 from comfyui_controlnet_core.controlnet_core.checkpoints.files import Header, TensorInfo
 from comfyui_controlnet_core.controlnet_core.checkpoints.inspect import inspect_file, problem
 from comfyui_controlnet_core.controlnet_core.checkpoints.io import write_safetensors
-from comfyui_controlnet_core.controlnet_core.checkpoints.keymap import KeyMap, prefixed
+from comfyui_controlnet_core.controlnet_core.checkpoints.keymap import KeyMap, add_prefix
 from comfyui_controlnet_core.controlnet_core.checkpoints.layouts import (
     DIFFUSERS,
     LDM,
@@ -94,7 +94,7 @@ def net_shapes(
     net = ControlNetConfig(unet=config, hint_channels=channels, union=union)
     with torch.device("meta"):
         state = (ControlNetUnion if union else ControlNet)(net).state_dict()
-    keymap = KeyMap(prefixed(layout.controlnet_rules(config, 8), prefix))
+    keymap = KeyMap(add_prefix(layout.controlnet_rules(config, 8), prefix))
     return {str(keymap.to_theirs(key)): tuple(tensor.shape) for key, tensor in state.items()}
 
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.checkpoints.adapters import ADAPTER_RULES
 from comfyui_controlnet_core.controlnet_core.checkpoints.fit import misfit, outline
-from comfyui_controlnet_core.controlnet_core.checkpoints.keymap import KeyMap, prefixed
+from comfyui_controlnet_core.controlnet_core.checkpoints.keymap import KeyMap, add_prefix
 from comfyui_controlnet_core.controlnet_core.checkpoints.layouts import DIFFUSERS, LDM, Layout
 from comfyui_controlnet_core.controlnet_core.config import DEMO, SD15, SD21, SDXL, AdapterConfig, UnionConfig
 from comfyui_controlnet_core.controlnet_core.errors import UnfitError
@@ -59,7 +59,7 @@ def net_shapes(family: str, layout: Layout = LDM, union: UnionConfig | None = No
     with torch.device("meta"):
         state = (ControlNetUnion if union else ControlNet)(config).state_dict()
     prefix = "control_model." if layout is LDM else ""
-    keymap = KeyMap(prefixed(layout.controlnet_rules(config.unet, 2 * len(config.hint_widths)), prefix))
+    keymap = KeyMap(add_prefix(layout.controlnet_rules(config.unet, 2 * len(config.hint_widths)), prefix))
     return {str(keymap.to_theirs(key)): tuple(tensor.shape) for key, tensor in state.items()}
 
 

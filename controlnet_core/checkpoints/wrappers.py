@@ -1,0 +1,69 @@
+"""Keys as tools wrap them: prefixes of trainers, training state beside the weights, and the scales of float8."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+
+from ..errors import CheckpointError
+from .files import TensorInfo
+from .signatures import KeyIndex
+
+WRAPPERS = ("state_dict.", "model_state_dict.", "params_ema.", "params.", "module.", "model.")
+"""Prefixes that are removed where all keys have them: tables around the weights, and data-parallel training."""
+MOST_WRAPPERS = 4
+"""How many of them may stand before a key."""
+COMPILED = "_orig_mod."
+"""What `torch.compile` puts before the keys of each compiled module."""
+TRAINING_STATE = frozenset({"global_step", "step", "epoch", "iteration", "num_updates", "lr", "ema_decay"})
+"""Tensors that trainers leave beside the weights."""
+SCALES = (".scale_weight", ".weight_scale")
+"""A float8 weight times this is the weight: names of ComfyUI's scaled fp8, older and newer."""
+OTHER_SCALES = (".scale_input", ".input_scale", ".comfy_quant")
+"""How to round the input of a layer to float8, and the name of the format: of no use where layers compute in 16 bit."""
+FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+
+
+def plain_keys(tensors: Mapping[str, TensorInfo]) -> Mapping[str, TensorInfo]:
+    """The tensors of a file without wrappers, training state and scales. Raises CheckpointError for unknown scales."""
+    tensors = {key: info for key, info in tensors.items() if key not in TRAINING_STATE} or tensors
+    bare = {key.replace(COMPILED, ""): info for key, info in tensors.items()}
+    tensors = bare if len(bare) == len(tensors) else tensors
+    for _ in range(MOST_WRAPPERS):
+        wrapper = _find_wrapper(tensors) or ""
+        tensors = {key.removeprefix(wrapper): info for key, info in tensors.items()}
+    return attach_scales(tensors)
+
+
+def _find_wrapper(tensors: Mapping[str, TensorInfo]) -> str | None:
+    """The prefix that all keys have; `model.` only where that makes a known model of the file."""
+    wrapper = next((name for name in WRAPPERS if all(key.startswith(name) for key in tensors)), None)
+    if wrapper == "model." and tensors:  # LDM's UNet and OpenCLIP have keys that begin like this
+        below = KeyIndex(key.removeprefix(wrapper) for key in tensors)
+        return None if KeyIndex(tensors).match() or not below.match() else wrapper
+    return wrapper if tensors else None
+
+
+def attach_scales(tensors: Mapping[str, TensorInfo]) -> Mapping[str, TensorInfo]:
+    """Scaled fp8: each scale becomes a part of the float8 weight that it belongs to, which then counts as float16.
+
+    Raises CheckpointError for scales of blocks, whose layout is not published.
+    """
+    scales = {key.removesuffix(end) + ".weight": key for end in SCALES for key in tensors if key.endswith(end)}
+    scales = {key: scale for key, scale in scales.items() if key in tensors and tensors[key].dtype in FLOAT8}
+    used = {*scales.values()}
+    result: dict[str, TensorInfo] = {}
+    for key, info in tensors.items():
+        if key in used or key.endswith(OTHER_SCALES) or key.rpartition(".")[2] == "scaled_fp8":
+            continue
+        if scale := scales.get(key):
+            if tensors[scale].count not in (1, info.shape[0] if info.shape else 1):
+                raise CheckpointError(
+                    f"scaled fp8: {key} is {list(info.shape)} with scales {list(tensors[scale].shape)}, expected one "
+                    "scale, or one for each row: use the fp16 version of the model"
+                )
+            info = replace(info, dtype=torch.float16, scale=tensors[scale])
+        result[key] = info
+    return result
