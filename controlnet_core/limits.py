@@ -43,13 +43,15 @@ KEY_LENGTH = Limit(
     1_000, "characters", "names of weights have about 100; long names times many tensors fill the memory"
 )
 PICKLE_BYTES = Limit(32_000_000, "bytes", "the pickle beside SDXL's weights has 0.6 MB")
-PICKLE_STEPS = Limit(1_000_000, "instructions", "SDXL's pickle has 120,000, with its training state 400,000")
+PICKLE_STEPS = Limit(
+    400_000, "instructions", "SDXL's pickle has 75,000, with its training state 230,000; 3 s a million"
+)
 TUPLE_VALUES = Limit(
     1_000, "values", "a tensor's entry has 20; a nested tuple as a key takes time for each value that it repeats"
 )
 UNPACKED_RATIO = Limit(4, "times its size on disk when unpacked", "PyTorch stores weights unpacked; they pack to 90 %")
 SHARED_RATIO = Limit(4, "times its size on disk as tensors", "tied weights are shared once; views can repeat endlessly")
-MODEL_BLOCKS = Limit(512, "blocks", "SDXL's UNet has 102; building one takes about a millisecond")
+MODEL_BLOCKS = Limit(512, "blocks", "SDXL's ControlNet has 89; building one takes about a millisecond")
 CONFIG_NUMBER = Limit(10_000_000, "as a number", "the largest one in use is a vocabulary of 250,000 words")
 HEADS = Limit(1_024, "attention heads", "SDXL's widest layer has 20")
 

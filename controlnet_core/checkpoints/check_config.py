@@ -45,6 +45,8 @@ def check_config(config: Config) -> None:
 def _check_entries(config: Any) -> None:
     for name, hint in get_type_hints(type(config)).items():
         value = getattr(config, name)
+        if isinstance(value, tuple):
+            MODEL_BLOCKS.check(len(value), f"the entry {name} of its config")
         if not _fits(hint, value):
             raise CheckpointError(f"its config says {name} = {value!r}, expected {getattr(hint, '__name__', hint)}")
         if is_dataclass(value):

@@ -101,6 +101,8 @@ def refine_unet(config: UNetConfig, entries: Mapping[str, Any]) -> UNetConfig:
         return replace(config, num_heads=heads, head_dim=None)
     if not isinstance(heads, list) or len(heads) != len(config.widths):
         return config
+    if not all(type(count) is int and count > 0 for count in heads):
+        raise CheckpointError(f"its config says that it has {heads} attention heads, expected positive numbers")
     if len(set(heads)) == 1:
         return replace(config, num_heads=heads[0], head_dim=None)
     dims = {width // count for width, count in zip(config.widths, heads, strict=True)}

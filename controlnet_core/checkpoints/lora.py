@@ -155,13 +155,14 @@ def _peft_alpha(module: str, settings: Mapping[str, Any]) -> tuple[float | None,
     """Alpha of a module, and whether it is divided by the root of the rank; None where the settings do not say."""
     part, _, name = module.partition(".")
     alpha, patterns = settings.get(f"{part}.lora_alpha"), settings.get(f"{part}.alpha_pattern") or {}
-    # A pattern is the end of a module's name, so that each end is looked up instead of each pattern tried.
-    segments = name.split(".")
-    ends = (".".join(segments[i:]) for i in range(len(segments)))
-    alpha = next((patterns[end] for end in ends if end in patterns), alpha)
-    if not (alpha is None or type(alpha) in (int, float)) or not isinstance(patterns, dict):
+    if isinstance(patterns, dict):
+        # A pattern is the end of a module's name, so that each end is looked up instead of each pattern tried.
+        segments = name.split(".")
+        ends = (".".join(segments[i:]) for i in range(len(segments)))
+        alpha = next((patterns[end] for end in ends if end in patterns), alpha)
+    if not isinstance(patterns, dict) or not (alpha is None or type(alpha) in (int, float)):
         raise CheckpointError(
-            f"its metadata entry {PEFT_METADATA} gives {module} the alpha {alpha!r}, expected a number: the file is "
-            "damaged, download it again"
+            f"its metadata entry {PEFT_METADATA} gives {module} an alpha that is no number: the file is damaged, "
+            "download it again"
         )
     return (None if alpha is None else float(alpha)), bool(settings.get(f"{part}.use_rslora", False))

@@ -40,19 +40,10 @@ MAX_DEPTH = 32
 WRAPPERS = ("state_dict", "model_state_dict", "params_ema", "params", "model", "module")
 """Tables in which trainers keep the weights; the first one that is there counts."""
 BESIDE_WEIGHTS = frozenset(
-    {
-        *WRAPPERS,
-        "ema",
-        "ema_state_dict",
-        "optimizer",
-        "optimizer_state_dict",
-        "optimizer_states",
-        "optimizers",
-        "scheduler",
-    }
-    | {"lr_scheduler", "lr_schedulers", "scaler", "callbacks", "loops", "hyper_parameters", "rng_state", "args"}
-)
-"""Tables beside the weights, which are not read."""
+    "ema ema_state_dict optimizer optimizer_state_dict optimizer_states optimizers scheduler lr_scheduler "
+    "lr_schedulers scaler callbacks loops hyper_parameters rng_state args step".split()
+).union(WRAPPERS)
+"""Tables and tensors that trainers save beside the weights. They are not read."""
 PLAIN = (str, int, float, bool)
 _HASHABLE = frozenset({"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "REDUCE", "NEWOBJ"})
 

@@ -32,18 +32,16 @@ def plain_keys(tensors: Mapping[str, TensorInfo]) -> Mapping[str, TensorInfo]:
     bare = {key.replace(COMPILED, ""): info for key, info in tensors.items()}
     tensors = bare if len(bare) == len(tensors) else tensors
     for _ in range(MOST_WRAPPERS):
-        wrapper = _find_wrapper(tensors) or ""
+        wrapper = _find_wrapper(tensors)
         tensors = {key.removeprefix(wrapper): info for key, info in tensors.items()}
     return attach_scales(tensors)
 
 
-def _find_wrapper(tensors: Mapping[str, TensorInfo]) -> str | None:
-    """The prefix that all keys have; `model.` only where that makes a known model of the file."""
-    wrapper = next((name for name in WRAPPERS if all(key.startswith(name) for key in tensors)), None)
-    if wrapper == "model." and tensors:  # LDM's UNet and OpenCLIP have keys that begin like this
-        below = KeyIndex(key.removeprefix(wrapper) for key in tensors)
-        return None if KeyIndex(tensors).match() or not below.match() else wrapper
-    return wrapper if tensors else None
+def _find_wrapper(tensors: Mapping[str, TensorInfo]) -> str:
+    """The prefix that all keys have, empty for none; `model.` counts only where the keys are not known with it."""
+    wrapper = next((name for name in WRAPPERS if all(key.startswith(name) for key in tensors)), "")
+    # the keys of LDM's UNet and of OpenCLIP begin with `model.` too
+    return "" if wrapper == "model." and KeyIndex(tensors).match() else wrapper
 
 
 def attach_scales(tensors: Mapping[str, TensorInfo]) -> Mapping[str, TensorInfo]:

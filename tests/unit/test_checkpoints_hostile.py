@@ -37,7 +37,7 @@ SECONDS = 2.0
 
 
 @contextmanager
-def refused(words: str, name: str = "") -> Iterator[None]:
+def refused(words: str | None, name: str = "") -> Iterator[None]:
     """The block raises a CheckpointError of exit code 3 that names the file, in little processor time."""
     began = time.process_time()
     with pytest.raises(CheckpointError, match=words) as caught:
@@ -141,8 +141,8 @@ def test_archives_that_unpack_to_gigabytes(tmp_path: Path, large: str) -> None:
 
 
 def test_pickles_of_too_many_instructions(tmp_path: Path) -> None:
-    with refused("its pickle has .* instructions, expected at most 1,000,000"):
-        read_header(zipped(tmp_path / "w.pth", b"\x80\x02" + b"N" * 1_100_000 + b"."))
+    with refused("its pickle has .* instructions, expected at most 400,000"):
+        read_header(zipped(tmp_path / "w.pth", b"\x80\x02" + b"N" * 500_000 + b"."))
 
 
 def test_views_with_more_elements_than_the_file_has_bytes(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def with_config(path: Path, target: Path, change: tuple[str, str]) -> Path:
 @pytest.mark.parametrize("change", [*BOMBS.values(), *NET_BOMBS.values()], ids=[*BOMBS, *NET_BOMBS])
 def test_configs_of_nets_are_bounded(models: Path, tmp_path: Path, change: tuple[str, str]) -> None:
     path = with_config(models / "net.safetensors", tmp_path / "bad.safetensors", change)
-    with refused("", "bad.safetensors"):
+    with refused(None, "bad.safetensors"):
         load_controlnet(path)
     began = time.process_time()
     assert not inspect_file(path).loadable
@@ -247,7 +247,7 @@ def test_configs_of_nets_are_bounded(models: Path, tmp_path: Path, change: tuple
 @pytest.mark.parametrize("change", [*BOMBS.values(), *MODEL_BOMBS.values()], ids=[*BOMBS, *MODEL_BOMBS])
 def test_configs_of_checkpoints_are_bounded(models: Path, tmp_path: Path, change: tuple[str, str]) -> None:
     path = with_config(models / "model.safetensors", tmp_path / "bad.safetensors", change)
-    with refused("", "bad.safetensors"):
+    with refused(None, "bad.safetensors"):
         load_checkpoint(path)
     assert not inspect_file(path).loadable
 
