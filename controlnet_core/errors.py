@@ -1,7 +1,7 @@
-"""Typed errors. Each message says what was given, what was expected, and what to do.
+"""Errors for users. Each message says what was given, what was expected, and what to do.
 
-`exit_code` is the exit code of the command line: 2 bad usage or invalid workflow, 3 a missing or unfit file,
-4 out of memory, 130 interrupted, 1 anything else.
+The command line ends with the `exit_code` of the error: 2 for wrong usage or an invalid workflow, 3 for a file that
+is missing, damaged or does not fit, 4 when memory runs out, 130 when the user interrupts, 1 for anything else.
 """
 
 from __future__ import annotations
@@ -12,37 +12,40 @@ from pathlib import Path
 
 
 class CoreError(Exception):
-    """Base of all errors that are meant for the user."""
+    """Base class of all errors whose message is for the user; raised itself for what no subclass covers.
+
+    Exit code 1. The command prints the message only; `--debug` adds the traceback.
+    """
 
     exit_code = 1
 
 
 class ShapeError(CoreError, ValueError):
-    """A tensor has the wrong shape; the message names both shapes."""
+    """Raised when a tensor or picture has a shape that does not fit. The message names both shapes. Exit code 2."""
 
     exit_code = 2
 
 
 class ValueRangeError(CoreError, ValueError):
-    """A parameter is outside its range or not one of its choices."""
+    """Raised when a parameter is outside its range or is not one of its choices. Exit code 2."""
 
     exit_code = 2
 
 
 class WorkflowError(CoreError):
-    """A workflow is malformed or invalid; the message names the node, the input and the fix."""
+    """Raised when a workflow cannot be read or is invalid. The message names the node and the input. Exit code 2."""
 
     exit_code = 2
 
 
 class PathError(CoreError):
-    """A path leaves the folders that a workflow may read from or write to."""
+    """Raised when a path is outside the folders that a workflow may read from or write to. Exit code 2."""
 
     exit_code = 2
 
 
 class _FileError(CoreError):
-    """Base of the errors about one file, `path`."""
+    """Base class of the errors about one file, `path`. Exit code 3."""
 
     exit_code = 3
 
@@ -52,35 +55,35 @@ class _FileError(CoreError):
 
 
 class CheckpointError(_FileError):
-    """A model file is damaged, of another kind, or has missing or unexpected weights."""
+    """Raised when a model file is damaged, is of another kind, or has missing or unexpected weights. Exit code 3."""
 
 
 class MissingFileError(CheckpointError):
-    """A named file is in none of the folders that were searched."""
+    """Raised when a file is in none of the folders that were searched. Exit code 3."""
 
 
 class DamagedFileError(_FileError, ValueError):
-    """A picture or another file exists and cannot be read; the message says what is wrong with it."""
+    """Raised when a picture, or another file that is not a model, exists but cannot be read. Exit code 3."""
 
 
 class UnfitError(CheckpointError):
-    """A sound file that does not fit the other models, such as a ControlNet made for another base."""
+    """Raised when a valid file does not fit the other models, as a ControlNet made for another base. Exit code 3."""
 
 
 class NonFiniteError(CoreError):
-    """NaN or infinity appeared; the message names the step and the net it came from."""
+    """Raised when NaN or infinity appears in a run. The message names the step and the net. Exit code 3."""
 
     exit_code = 3
 
 
 class OutOfMemory(CoreError):
-    """The device has no memory left; the message says what would need less."""
+    """Raised when the device has no memory left. The message says what would need less. Exit code 4."""
 
     exit_code = 4
 
 
 class Interrupted(CoreError):
-    """The user stopped the run."""
+    """Raised when the user stops the run. Exit code 130, as of a program that Ctrl+C ends in a shell."""
 
     exit_code = 130
 
