@@ -66,10 +66,10 @@ class Checkpoint:
         ids = self.extras.get(VOCAB_MAP)
         vocab = None if ids is None else VocabMap.from_tensor(ids)
         tokenizer = tokenizer or ClipTokenizer.load()
-        first = TextEncoder.of(self.text_model, tokenizer, self.config.text, vocab)
+        first = TextEncoder(self.text_model, tokenizer, self.config.text, vocab)
         if self.text_model2 is None or self.config.text2 is None:
             return first
-        return DualTextEncoder(first, TextEncoder.of(self.text_model2, tokenizer, self.config.text2))
+        return DualTextEncoder(first, TextEncoder(self.text_model2, tokenizer, self.config.text2))
 
 
 # ------------------------------------------------------------------------------------------ whole models
@@ -159,7 +159,7 @@ def load_text_encoder(
     tokenizer = tokenizer or ClipTokenizer.load()
     uses = [text_use(models[0].config)] if len(models) == 1 else [SDXL.text, OPENCLIP_G]
     encoders = [
-        TextEncoder.of(model, tokenizer, read_as(model.config, use, model.config.layers == H_LAYERS_READ))
+        TextEncoder(model, tokenizer, read_as(model.config, use, model.config.layers == H_LAYERS_READ))
         for model, use in zip(models, uses, strict=True)
     ]
     return encoders[0] if len(encoders) == 1 else DualTextEncoder(*encoders)

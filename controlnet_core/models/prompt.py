@@ -1,13 +1,12 @@
 """Prompts: weights in parentheses, and chunks of 77 tokens.
 
-The grammar and the way a long prompt is cut are ComfyUI's, so that a prompt means the same in both homes:
-- `(words)` multiplies the weight by 1.1, nested ones again; `(words:1.3)` sets it, whatever is around;
-- `\\(` and `\\)` are plain parentheses; unbalanced ones are plain text;
-- a chunk is a start mark, up to 75 tokens, an end mark and padding. Text of one weight that is shorter than
-  8 tokens is not torn: it begins a new chunk when it does not fit. Longer text fills the chunk and goes on in
-  the next one;
-- `embedding:name` at the beginning of a word stands for the vectors of a textual inversion (Gal et al. 2022), a
-  token each; commas behind the name are text.
+The rules are ComfyUI's, so that a prompt means the same in both hosts:
+- `(words)` multiplies the weight by 1.1, also when nested. `(words:1.3)` sets it, whatever encloses it.
+- `\\(` and `\\)` are plain parentheses. Unbalanced parentheses are plain text.
+- A chunk is a start mark, up to 75 tokens, an end mark and padding. Text of one weight with fewer than 8 tokens
+  stays together: it begins a new chunk if it does not fit. Longer text fills the chunk and continues in the next.
+- `embedding:name` at the beginning of a word stands for the vectors of a textual inversion (Gal et al. 2022), one
+  token each. Commas after the name are text.
 """
 
 from __future__ import annotations
@@ -25,24 +24,24 @@ from ..errors import ValueRangeError
 from .tokenizer import END_TOKEN, START_TOKEN, ClipTokenizer
 
 CHUNK = 77
-TORN_FROM = 8
+SPLIT_FROM = 8
 NESTING_WEIGHT = 1.1
 LARGEST = 3.4e38
-"""The largest weight, as float32 holds numbers."""
+"""The largest weight: about the largest float32."""
 DEEPEST = 4000
-"""Nested parentheses; each level is a pass over the text."""
+"""Most nested parentheses. Each level is a pass over the text, so that more would take too long."""
 
 EMBEDDING = "embedding:"
 _LEARNED_WORD = re.compile(rf"(?:^|(?<=[ \n])){EMBEDDING}")
 PLACEHOLDER = 0
-"""Id at the positions of learned vectors; its own row is not used."""
+"""Id at the positions of learned vectors. Its row in the embedding table is not used."""
 
 FindEmbedding: TypeAlias = Callable[[str], Tensor]
 """Name of a textual inversion -> its vectors (n, width). Raises MissingFileError or UnfitError."""
 Token: TypeAlias = "int | Tensor"
 """A CLIP id, or a learned vector (width,) in place of a row of the embedding table."""
 
-# Unicode noncharacters: they stand for escaped parentheses while the prompt is read.
+# Unicode noncharacters, in place of escaped parentheses while a prompt is parsed. No text contains them.
 _ESCAPED = {"\\(": "\ufdd0", "\\)": "\ufdd1"}
 
 
@@ -58,7 +57,7 @@ class Segment:
 class Chunk:
     """CLIP ids of one pass through the text encoder, with the weight of each position.
 
-    vectors: (position, vector (width,)) of learned words, which replace the embedding of the id there.
+    vectors: (position, vector (width,)) of textual inversions, which replace the embedding of the id there.
     """
 
     ids: tuple[int, ...]
@@ -72,16 +71,17 @@ class Chunk:
 
 
 def parse_weights(prompt: str) -> list[Segment]:
-    """Read the weights of a prompt: its text in order, in pieces of one weight each.
+    """Split a prompt into segments of one weight each, in order.
 
-    Raises ValueRangeError for a weight that float32 cannot hold, and for more nesting than anyone means.
+    Raises ValueRangeError for a weight that float32 cannot hold, and for more than `DEEPEST` nested parentheses.
     """
     depth = max(itertools.accumulate({"(": 1, ")": -1}.get(char, 0) for char in prompt), default=0)
     if depth > DEEPEST:
-        raise ValueRangeError(f"the prompt nests parentheses {depth} deep, {DEEPEST} are the most: take some away")
+        raise ValueRangeError(f"the prompt nests parentheses {depth} deep, {DEEPEST} are the most: remove some")
     for written, mark in _ESCAPED.items():
         prompt = prompt.replace(written, mark)
     segments: list[Segment] = []
+    # A stack instead of recursion: Python's recursion limit is lower than DEEPEST.
     pending = [Segment(prompt)]
     while pending:
         segment = pending.pop()
@@ -97,15 +97,13 @@ def _checked(segment: Segment) -> Segment:
     if abs(segment.weight) <= LARGEST:
         return segment
     shown = segment.text if len(segment.text) <= 40 else f"{segment.text[:37]}..."
-    raise ValueRangeError(f"the weight of {shown!r} in the prompt is {segment.weight:g}: take parentheses away")
+    raise ValueRangeError(f"the weight of {shown!r} in the prompt is {segment.weight:g}: remove parentheses")
 
 
 def _top_level(text: str) -> Iterator[str]:
-    """Cut a text into its outermost groups, parentheses included, and what lies between them.
-
-    A closing parenthesis too many lowers the depth below zero: what follows is plain text until as many
-    have been opened again.
-    """
+    """Cut a text into its outermost groups, parentheses included, and the text between them."""
+    # A surplus closing parenthesis makes the depth negative. What follows is plain text until as many are opened, as in
+    # ComfyUI.
     depth = start = 0
     for position, char in enumerate(text):
         if char == "(":
@@ -127,7 +125,7 @@ def _is_group(text: str) -> bool:
 
 
 def _open(part: str, weight: float) -> Segment:
-    """Take off a group's parentheses and read its weight; a last `:` without a finite number is text."""
+    """Remove a group's parentheses and read its weight. A last `:` without a finite number after it is text."""
     if not _is_group(part):
         return Segment(part, weight)
     inner = part[1:-1]
@@ -156,10 +154,10 @@ def tokenize_prompt(
     padding: int = END_TOKEN,
     find: FindEmbedding | None = None,
 ) -> tuple[Chunk, ...]:
-    """CLIP ids and weights of a prompt of any length: one chunk of `max_length` or more; one for "" too.
+    """Turn a prompt of any length into chunks of `max_length` CLIP ids with weights; at least one, for "" too.
 
-    find: resolves `embedding:name`; without it those words are plain text. Raises what `find` raises, and
-    ValueRangeError for `embedding:` without a name.
+    padding: the id that fills a chunk after the end mark. find: looks up the vectors of `embedding:name`; without it
+    those words are plain text. Raises what `find` raises, and ValueRangeError for `embedding:` without a name.
     """
     groups = [
         (tokens, segment.weight)
@@ -170,12 +168,12 @@ def tokenize_prompt(
 
 
 def empty_chunk(*, max_length: int = CHUNK, padding: int = END_TOKEN) -> Chunk:
-    """The chunk of an empty prompt, from which weights are counted."""
+    """The chunk of an empty prompt. Weights scale the distance from its states."""
     return _close([], max_length, padding)
 
 
 def _groups(tokenizer: ClipTokenizer, text: str, find: FindEmbedding | None) -> Iterator[Sequence[Token]]:
-    """The tokens of a text of one weight: plain text and learned words in turn."""
+    """Yield the tokens of a text of one weight: plain text and textual inversions in turn."""
     if find is None:
         yield tokenizer.encode(text)
         return
@@ -194,21 +192,21 @@ def embedding_names(prompt: str) -> tuple[str, ...]:
 
 
 def _name(text: str) -> tuple[str, str]:
-    """Name of a learned word, and what follows it; commas belong to the text."""
+    """Split "name, more text" into the name of a textual inversion and the text after it, commas included."""
     word, *_ = text.split(maxsplit=1) or [""]
     name = word.rstrip(",")
     if not name or text[0].isspace():
-        raise ValueRangeError(f"the prompt says {EMBEDDING!r} without a name: write {EMBEDDING}name, without a space")
+        raise ValueRangeError(f"the prompt has {EMBEDDING!r} without a name: write {EMBEDDING}name, without a space")
     return name, text[len(name) :]
 
 
 def _fill(groups: Sequence[tuple[Sequence[Token], float]], room: int) -> list[list[tuple[Token, float]]]:
-    """Distribute groups of tokens over rows of at most `room` tokens."""
+    """Distribute groups of tokens, each with its weight, over rows of at most `room` tokens."""
     rows: list[list[tuple[Token, float]]] = [[]]
     for members, weight in groups:
         tokens, taken = [(token, weight) for token in members], 0
         while len(tokens) - taken > (free := room - len(rows[-1])):
-            if len(tokens) >= TORN_FROM:
+            if len(tokens) >= SPLIT_FROM:  # a shorter group moves to the next row as a whole
                 rows[-1] += tokens[taken : taken + free]
                 taken += free
             rows.append([])

@@ -1,13 +1,15 @@
 """CLIP's text transformer, and the encoder that turns prompts into conditionings.
 
-Source: Radford et al. 2021, section 2.4; Rombach et al. 2022, "High-Resolution Image Synthesis with Latent
-Diffusion Models", section 3.3 (the text's hidden states are the context of every cross-attention).
+Sources: Radford et al. 2021, section 2.4; Rombach et al. 2022, "High-Resolution Image Synthesis with Latent
+Diffusion Models", section 3.3 (every cross-attention reads the hidden states of the text).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import TypeAlias
 
 import torch
@@ -21,9 +23,9 @@ from .tokenizer import END_TOKEN, VOCAB_SIZE, ClipTokenizer, VocabMap, map_ids
 from .transfer import sent
 
 Embeddings: TypeAlias = Callable[[int, str], Tensor]
-"""Width of a text encoder and name of a textual inversion -> its vectors (n, width)."""
+"""(width of a text encoder, name of a textual inversion) -> its vectors (n, width)."""
 Vector: TypeAlias = tuple[int, int, Tensor]
-"""Row, position, and the vector (width,) that stands there."""
+"""(row, position, vector (width,) used there in place of the embedding)."""
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -31,15 +33,11 @@ def quick_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
-def _activation(name: str) -> Callable[[Tensor], Tensor]:
-    table: dict[str, Callable[[Tensor], Tensor]] = {"quick_gelu": quick_gelu, "gelu": F.gelu}
-    if name not in table:
-        raise ValueRangeError(f"activation {name!r} of the text encoder is not one of {', '.join(table)}")
-    return table[name]
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType({"quick_gelu": quick_gelu, "gelu": F.gelu})
 
 
 class CausalAttention(nn.Module):
-    """Self-attention in which a position sees itself and what is before it. (B,N,width) -> (B,N,width)."""
+    """Self-attention in which each position reads itself and those before it. (B,N,width) -> (B,N,width)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -60,7 +58,7 @@ class CausalAttention(nn.Module):
 
 
 class ClipLayer(nn.Module):
-    """Pre-norm transformer layer: attention, then a perceptron of four times the width."""
+    """Pre-norm transformer layer: attention, then a perceptron four times as wide. (B,N,width) -> (B,N,width)."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -69,13 +67,17 @@ class ClipLayer(nn.Module):
         self.norm2 = nn.LayerNorm(config.width)
         self.fc1 = nn.Linear(config.width, 4 * config.width)
         self.fc2 = nn.Linear(4 * config.width, config.width)
-        self.activation = _activation(config.activation)
+        if config.activation not in ACTIVATIONS:
+            choices = ", ".join(ACTIVATIONS)
+            raise ValueRangeError(f"text encoder activation {config.activation!r} is unknown: choose one of {choices}")
+        self.activation = ACTIVATIONS[config.activation]
 
     def reset_parameters(self, depth: int) -> None:
-        """CLIP's initialisation; what adds to the residual stream is scaled down by the model's depth."""
+        """Initialise as CLIP does. depth: number of layers."""
         width = self.norm1.normalized_shape[0]
         for linear in (self.attn.q, self.attn.k, self.attn.v):
             nn.init.normal_(linear.weight, std=width**-0.5)
+        # These two add to the residual stream. Smaller weights keep its variance independent of the depth.
         for linear in (self.attn.out, self.fc2):
             nn.init.normal_(linear.weight, std=(2 * depth * width) ** -0.5)
         nn.init.normal_(self.fc1.weight, std=(2 * width) ** -0.5)
@@ -88,14 +90,14 @@ class ClipLayer(nn.Module):
 
 
 class ClipTextModel(nn.Module):
-    """CLIP's text transformer."""
+    """CLIP's text transformer. Raises ValueRangeError if the heads do not divide the width."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         if config.width % config.heads:
             raise ValueRangeError(
-                f"text encoder of width {config.width} cannot be split into {config.heads} heads: "
-                "choose a width that is a multiple of the heads"
+                f"a text encoder {config.width} wide cannot be split into {config.heads} heads: choose a width that is "
+                "a multiple of the number of heads"
             )
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
@@ -118,16 +120,16 @@ class ClipTextModel(nn.Module):
         end_positions: Tensor | None = None,
         vectors: Sequence[Vector] = (),
     ) -> tuple[Tensor, Tensor]:
-        """Rows of the embedding table -> hidden states and the pooled state.
+        """Compute hidden states and the pooled state from rows of the embedding table.
 
         ids: (B,N) integers, N at most `config.max_length`.
         skip_last: how many of the last layers the hidden states leave out (0 to layers - 1).
         apply_final_norm: whether the hidden states pass the final normalisation, skipped or not.
         end_positions: (B,) position of each row's end mark; by default that of the first id 49407.
-        vectors: (row, position, vector (width,)) of learned words, in place of the embeddings of the ids there.
-        Returns hidden (B,N,width) and pooled (B,width): the last layer, normalised, at the end mark, and projected
-        where the model has a projection (B,projection).
-        Raises ShapeError or ValueRangeError.
+        vectors: of textual inversions, in place of the embeddings at their positions.
+
+        Returns hidden (B,N,width) and pooled: the normalised last layer at the end mark, (B,width), or its projection
+        (B,projection) in models that have one. Raises ShapeError or ValueRangeError.
         """
         self._check(ids, skip_last)
         if end_positions is None:
@@ -151,8 +153,8 @@ class ClipTextModel(nn.Module):
         for row, position, vector in vectors:
             if vector.shape != x.shape[-1:]:
                 raise ShapeError(
-                    f"a learned word has a vector of shape {tuple(vector.shape)}, the text encoder is {x.shape[-1]} "
-                    "wide: use a textual inversion made for this base"
+                    f"a textual inversion has vectors of shape {tuple(vector.shape)}, the text encoder needs "
+                    f"({x.shape[-1]},): use one that was made for this base"
                 )
             x[row, position] = vector.to(x)
         return x
@@ -178,10 +180,8 @@ def first_end(ids: Tensor) -> Tensor:
 class TextEncoder(nn.Module):
     """Prompts in, conditionings out: tokenizer, text transformer, prompt weights.
 
-    `clip_skip` counts as the host's CLIPSetLastLayer does: -1 is the last layer, -2 the one before it; a
-    number beyond the first layer means the last. The final normalisation is applied to a skipped layer too,
-    as Stable Diffusion 1.x wants it; SDXL wants the layer as it is (`norm_skipped=False`), unless the number lies
-    beyond the first layer.
+    config: also says at which layer prompts are read, see `TextConfig`. vocab_map: for a model with a reduced
+    vocabulary. Raises ShapeError if the vocabulary does not fit the model, ValueRangeError for a `stop_layer` >= 0.
 
     `encode` is for inference and keeps no gradients. To train, call the module on `tokenize`d captions.
     """
@@ -189,15 +189,7 @@ class TextEncoder(nn.Module):
     vocab_map: Tensor | None
 
     def __init__(
-        self,
-        model: ClipTextModel,
-        tokenizer: ClipTokenizer,
-        config: TextConfig,
-        vocab_map: VocabMap | None = None,
-        *,
-        clip_skip: int = -1,
-        norm_skipped: bool = True,
-        padding: int = END_TOKEN,
+        self, model: ClipTextModel, tokenizer: ClipTokenizer, config: TextConfig, vocab_map: VocabMap | None = None
     ) -> None:
         super().__init__()
         rows = VOCAB_SIZE if vocab_map is None else vocab_map.rows
@@ -206,36 +198,23 @@ class TextEncoder(nn.Module):
                 f"the vocabulary needs {rows} rows, the text encoder's embedding table has "
                 f"{config.vocab_size}: give it the vocabulary map it was trained with"
             )
-        if clip_skip >= 0:
+        if config.stop_layer >= 0:
             raise ValueRangeError(
-                f"clip_skip is {clip_skip}: choose -1 for the last layer, -2 for the one before it, ..."
+                f"clip_skip is {config.stop_layer}: choose -1 for the last layer, -2 for the one before it, ..."
             )
         self.model = model
         self.tokenizer = tokenizer
         self.config = config
-        self.clip_skip = clip_skip
-        self.norm_skipped = norm_skipped
-        self.padding = padding
+        self.padding = config.padding
+        # A buffer, so that it is saved with the weights and moves with them.
         self.register_buffer("vocab_map", None if vocab_map is None else vocab_map.to_tensor())
 
-    @classmethod
-    def of(
-        cls, model: ClipTextModel, tokenizer: ClipTokenizer, config: TextConfig, vocab_map: VocabMap | None = None
-    ) -> TextEncoder:
-        """The encoder that reads prompts at the layer and with the padding that `config` says."""
-        return cls(
-            model,
-            tokenizer,
-            config,
-            vocab_map,
-            clip_skip=config.stop_layer,
-            norm_skipped=config.norm_skipped,
-            padding=config.padding,
-        )
-
     def with_clip_skip(self, clip_skip: int) -> TextEncoder:
-        """The same encoder, weights shared, that stops at another layer. Raises ValueRangeError from 0 up."""
-        return self._twin(self.model, clip_skip)
+        """Make an encoder with the same weights that stops at another layer, -1 for the last.
+
+        Raises ValueRangeError for 0 and above.
+        """
+        return self._copy(self.model, replace(self.config, stop_layer=clip_skip))
 
     @property
     def models(self) -> tuple[ClipTextModel, ...]:
@@ -243,50 +222,40 @@ class TextEncoder(nn.Module):
         return (self.model,)
 
     def with_models(self, models: Sequence[ClipTextModel]) -> TextEncoder:
-        """The same encoder with other transformers, in the order of `models`."""
+        """Make the same encoder with other transformers, in the order of `models`."""
         (model,) = models
-        return self._twin(model, self.clip_skip)
+        return self._copy(model, self.config)
 
-    def _twin(self, model: ClipTextModel, clip_skip: int) -> TextEncoder:
-        return TextEncoder(
-            model,
-            self.tokenizer,
-            self.config,
-            None if self.vocab_map is None else VocabMap.from_tensor(self.vocab_map),
-            clip_skip=clip_skip,
-            norm_skipped=self.norm_skipped,
-            padding=self.padding,
-        )
+    def _copy(self, model: ClipTextModel, config: TextConfig) -> TextEncoder:
+        vocab_map = None if self.vocab_map is None else VocabMap.from_tensor(self.vocab_map)
+        return TextEncoder(model, self.tokenizer, config, vocab_map)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.model.token_embedding.weight.device
 
-    @property
-    def skip_last(self) -> int:
-        """Number of layers left out."""
-        return -1 - self.clip_skip if -self.clip_skip <= self.config.layers else 0
-
     def forward(self, ids: Tensor) -> Tensor:
-        """CLIP ids (B,77) -> hidden states (B,77,width), differentiable, at the chosen layer."""
+        """CLIP ids (B,77) -> hidden states (B,77,width) at the chosen layer, differentiable."""
         return self.states(ids)[0]
 
     def states(self, ids: Tensor, vectors: Sequence[Vector] = ()) -> tuple[Tensor, Tensor]:
-        """CLIP ids (B,77), learned vectors in place of some -> hidden states (B,77,width) and pooled (B,width)."""
+        """CLIP ids (B,77) -> hidden states (B,77,width) and pooled (B,width). vectors: of textual inversions."""
         ids = sent(ids, self.device)
         rows = ids if self.vocab_map is None else map_ids(self.vocab_map.to(self.device), ids)
-        skip = self.skip_last
+        stop = self.config.stop_layer
+        # ComfyUI's CLIPSetLastLayer: a number beyond the first layer means the last one, with its normalisation.
+        beyond = -stop > self.config.layers
         return self.model(
             rows,
-            skip_last=skip,
-            apply_final_norm=self.norm_skipped or -self.clip_skip > self.config.layers,
+            skip_last=0 if beyond else -1 - stop,
+            apply_final_norm=beyond or self.config.norm_skipped,
             end_positions=first_end(ids),
             vectors=vectors,
         )
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
-        """Plain captions -> CLIP ids, int64 (B,77) on the CPU. Parentheses are text; 75 tokens are kept."""
+        """Plain captions -> CLIP ids, int64 (B,77) on the CPU. Parentheses are text; tokens after the 75th are cut."""
         room = self.config.max_length - 2
         rows = []
         for caption in captions:
@@ -295,27 +264,26 @@ class TextEncoder(nn.Module):
         return torch.tensor(rows, dtype=torch.long, device="cpu").reshape(-1, self.config.max_length)
 
     def chunks(self, prompt: str, embeddings: Embeddings | None = None) -> tuple[Chunk, ...]:
-        """The prompt's chunks of 77 ids with their weights, and the vectors of `embedding:name`."""
+        """Cut a prompt into chunks of 77 ids with their weights, and the vectors of `embedding:name`."""
         find = None if embeddings is None else partial(embeddings, self.config.width)
         return tokenize_prompt(
             self.tokenizer, prompt, max_length=self.config.max_length, padding=self.padding, find=find
         )
 
     def encode(self, prompt: str) -> Tensor:
-        """Prompt -> float32 (1, 77 * chunks, width) on the weights' device."""
+        """Prompt -> hidden states, float32 (1, 77 * chunks, width), on the weights' device."""
         return self.encode_pooled(prompt)[0]
 
     def encode_pooled(self, prompt: str, embeddings: Embeddings | None = None) -> tuple[Tensor, Tensor]:
         """Prompt -> hidden states (1, 77 * chunks, width), and pooled (1,width) of the first chunk; float32.
 
-        With weights: (z - z_empty) * w + z_empty at every position, z_empty the state of the empty prompt.
         embeddings: where the vectors of `embedding:name` come from; without it those words are plain text.
         """
         return self.encode_chunks(self.chunks(prompt, embeddings))
 
     @torch.no_grad()
     def encode_chunks(self, chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor]:
-        """As `encode_pooled`, for a prompt that is cut into chunks already."""
+        """Encode a prompt that is already cut into chunks; returns what `encode_pooled` returns."""
         weighted = any(chunk.weighted for chunk in chunks)
         empty = empty_chunk(max_length=self.config.max_length, padding=self.padding)
         batch = [*chunks, empty] if weighted else chunks
@@ -324,16 +292,18 @@ class TextEncoder(nn.Module):
         hidden, pooled = self.states(ids, vectors)
         z = hidden.float()
         if weighted:
+            # ComfyUI's meaning of a weight: scale the distance from the empty prompt, position by position.
             w = torch.tensor([chunk.weights for chunk in chunks], device=z.device).unsqueeze(-1)
             z_empty = z[-1:]
+            # torch.where keeps positions of weight 1 free of rounding.
             z = torch.where(w == 1.0, z[:-1], (z[:-1] - z_empty) * w + z_empty)
         return z.flatten(0, 1).unsqueeze(0), pooled[:1].float()
 
 
 class DualTextEncoder(nn.Module):
-    """SDXL's two text encoders side by side: the states of both next to each other, the pooled text of the second.
+    """SDXL's two text encoders (Podell et al. 2023, section 2.1).
 
-    Source: Podell et al. 2023, "SDXL: Improving Latent Diffusion Models", section 2.1.
+    The hidden states of both are concatenated along the width. The pooled text is that of the second.
     """
 
     def __init__(self, first: TextEncoder, second: TextEncoder) -> None:
@@ -342,11 +312,11 @@ class DualTextEncoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.second.device
 
     def with_clip_skip(self, clip_skip: int) -> DualTextEncoder:
-        """Both encoders, weights shared, stopped at another layer. Raises ValueRangeError from 0 up."""
+        """Make encoders with the same weights that stop at another layer. Raises ValueRangeError for 0 and above."""
         return DualTextEncoder(self.first.with_clip_skip(clip_skip), self.second.with_clip_skip(clip_skip))
 
     @property
@@ -355,28 +325,24 @@ class DualTextEncoder(nn.Module):
         return (*self.first.models, *self.second.models)
 
     def with_models(self, models: Sequence[ClipTextModel]) -> DualTextEncoder:
-        """The same encoder with other transformers, in the order of `models`."""
+        """Make the same encoder with other transformers, in the order of `models`."""
         first, second = models
         return DualTextEncoder(self.first.with_models([first]), self.second.with_models([second]))
 
     def encode(self, prompt: str) -> Tensor:
-        """Prompt -> float32 (1, 77 * chunks, width of both)."""
+        """Prompt -> hidden states, float32 (1, 77 * chunks, width of both)."""
         return self.encode_pooled(prompt)[0]
 
     def encode_pooled(self, prompt: str, embeddings: Embeddings | None = None) -> tuple[Tensor, Tensor]:
         """Prompt -> states (1, 77 * chunks, width of both), and pooled (1, projection) of the second; float32."""
         return self.encode_pair(prompt, prompt, embeddings)
 
-    def encode_pair(
-        self, first: str, second: str, embeddings: Embeddings | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """As `encode_pooled`, with a prompt for each encoder; the shorter one is filled up with empty chunks."""
+    def encode_pair(self, first: str, second: str, embeddings: Embeddings | None = None) -> tuple[Tensor, Tensor]:
+        """Encode a prompt for each encoder. The shorter one is filled up with empty chunks."""
         chunks = [self.first.chunks(first, embeddings), self.second.chunks(second, embeddings)]
         longest = max(len(rows) for rows in chunks)
-        texts, pooled = [], None
-        for encoder, rows in zip((self.first, self.second), chunks, strict=True):
-            filler = encoder.chunks("") * (longest - len(rows))
-            text, pooled = encoder.encode_chunks((*rows, *filler))
-            texts.append(text)
-        assert pooled is not None
-        return torch.cat(texts, dim=-1), pooled
+        states = [
+            encoder.encode_chunks((*rows, *encoder.chunks("") * (longest - len(rows))))
+            for encoder, rows in zip((self.first, self.second), chunks, strict=True)
+        ]
+        return torch.cat([hidden for hidden, _ in states], dim=-1), states[1][1]

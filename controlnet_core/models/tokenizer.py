@@ -78,9 +78,9 @@ class ClipTokenizer:
     def load(cls, path: str | Path = VOCAB_FILE) -> ClipTokenizer:
         """Read `bpe_simple_vocab_16e6.txt.gz`; without a path, the one that comes with the package.
 
-        That one is read once: it takes a tenth of a second, and every text encoder has the same.
-        Raises MissingFileError when there is no such file, ValueRangeError when it is not the CLIP table.
+        Raises MissingFileError if there is no such file, ValueRangeError if it is not the CLIP table.
         """
+        # Reading it takes a tenth of a second, and every text encoder uses the same one.
         return _load_shipped() if path == VOCAB_FILE else cls._read(Path(path))
 
     @classmethod
@@ -96,12 +96,12 @@ class ClipTokenizer:
         return cls([(pair[0], pair[1]) for pair in pairs if len(pair) == 2])
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text of any length, without start and end marks. The marks written out count as marks."""
+        """Encode a text of any length, without adding start and end marks. Marks written in the text count as marks."""
         # Half a surrogate pair, which the library cannot take, becomes a question mark.
         return self._tokenizer.encode(text.encode("utf-8", errors="replace").decode()).ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Readable text of ids: lower case, one space behind each word. Marks are shown as they are written.
+        """Turn ids into readable text: lower case, one space after each word. Marks are shown as they are written.
 
         Raises ValueRangeError for an id outside 0 to 49407.
         """
@@ -123,10 +123,10 @@ def _load_shipped() -> ClipTokenizer:
 
 @dataclass(frozen=True)
 class VocabMap:
-    """The part of CLIP's vocabulary that a small text encoder has embeddings for.
+    """The part of CLIP's vocabulary for which a small text encoder has embeddings.
 
-    `clip_ids` is sorted; an id's place in it is its row in the embedding table. All other ids share one row
-    behind them, `unknown`.
+    clip_ids: sorted; an id's index is its row in the embedding table. All other ids share the row after them.
+    Raises ValueRangeError for ids that are not sorted, out of range, or without the two marks.
     """
 
     clip_ids: tuple[int, ...]
@@ -136,7 +136,7 @@ class VocabMap:
         if list(ids) != sorted(set(ids)) or not ids or ids[0] < 0 or ids[-1] >= VOCAB_SIZE:
             raise ValueRangeError(
                 f"a vocabulary map lists CLIP ids 0 to {VOCAB_SIZE - 1} in rising order, each once; "
-                f"got {len(ids)} ids beginning with {ids[:4]}"
+                f"got {len(ids)} ids that begin with {ids[:4]}"
             )
         if START_TOKEN not in ids or END_TOKEN not in ids:
             raise ValueRangeError(
@@ -146,7 +146,7 @@ class VocabMap:
 
     @classmethod
     def from_words(cls, tokenizer: ClipTokenizer, words: Iterable[str], *, padding: int = END_TOKEN) -> VocabMap:
-        """Keep the ids that the words (or whole captions) need, the marks and the padding."""
+        """Make the map of the ids that these words (or whole captions) need, with the marks and the padding."""
         ids = {START_TOKEN, END_TOKEN, padding}
         for word in words:
             ids.update(tokenizer.encode(word))
@@ -154,7 +154,7 @@ class VocabMap:
 
     @classmethod
     def from_tensor(cls, clip_ids: Tensor) -> VocabMap:
-        """Read what `to_tensor` wrote: integers (n,). Raises ShapeError or ValueRangeError otherwise."""
+        """Read integers (n,), as written by `to_tensor`. Raises ShapeError or ValueRangeError for anything else."""
         if clip_ids.ndim != 1 or clip_ids.is_floating_point():
             raise ShapeError(
                 f"a vocabulary map is a one-dimensional tensor of integers, got {clip_ids.dtype} of shape "
@@ -163,17 +163,17 @@ class VocabMap:
         return cls(tuple(clip_ids.tolist()))
 
     def to_tensor(self) -> Tensor:
-        """int32 (n,): the CLIP ids that have a row of their own, in the order of the rows."""
+        """The CLIP ids that have a row of their own, in the order of the rows: int32 (n,)."""
         return torch.tensor(self.clip_ids, dtype=torch.int32, device="cpu")
 
     @property
     def unknown(self) -> int:
-        """Row shared by all ids that are not kept."""
+        """The row that all other ids share."""
         return len(self.clip_ids)
 
     @property
     def rows(self) -> int:
-        """Size of the embedding table, the unknown's row included."""
+        """Size of the embedding table, including the row of unknown ids."""
         return len(self.clip_ids) + 1
 
     def map(self, ids: Tensor) -> Tensor:
@@ -182,7 +182,7 @@ class VocabMap:
 
 
 def map_ids(clip_ids: Tensor, ids: Tensor) -> Tensor:
-    """Rows of `ids` in the sorted table `clip_ids` (n,); n for those that are not in it."""
+    """Find the rows of `ids` in the sorted table `clip_ids` (n,); n for ids that are not in it."""
     ids = ids.to(clip_ids.dtype)
     rows = torch.searchsorted(clip_ids, ids).clamp(max=clip_ids.numel() - 1)
     return torch.where(clip_ids[rows] == ids, rows, clip_ids.numel())

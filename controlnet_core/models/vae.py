@@ -16,7 +16,7 @@ from .layers import GROUPS
 
 
 class VAEResBlock(nn.Module):
-    """Residual block without a timestep."""
+    """Residual block without a timestep. (B, width_in, H, W) -> (B, width, H, W)."""
 
     def __init__(self, width_in: int, width: int) -> None:
         super().__init__()
@@ -27,14 +27,13 @@ class VAEResBlock(nn.Module):
         self.skip = nn.Conv2d(width_in, width, 1) if width_in != width else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, width_in, H, W) -> (B, width, H, W)."""
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
         return h + (x if self.skip is None else self.skip(x))
 
 
 class PixelAttention(nn.Module):
-    """Single-head attention over all pixels of the smallest feature map."""
+    """Single-head attention over all positions of the smallest feature map, (B, width, H, W)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -45,7 +44,6 @@ class PixelAttention(nn.Module):
         self.out = nn.Conv2d(width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, width, H, W) -> (B, width, H, W)."""
         h = self.norm(x)
         q, k, v = (rearrange(layer(h), "b c h w -> b 1 (h w) c") for layer in (self.q, self.k, self.v))
         h = F.scaled_dot_product_attention(q, k, v)
@@ -53,7 +51,7 @@ class PixelAttention(nn.Module):
 
 
 class VAEMiddle(nn.Module):
-    """Residual block, attention, residual block."""
+    """Residual block, attention, residual block, on (B, width, H, W)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -62,36 +60,34 @@ class VAEMiddle(nn.Module):
         self.res2 = VAEResBlock(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, width, H, W) -> (B, width, H, W)."""
         return self.res2(self.attn(self.res1(x)))
 
 
 class VAEDown(nn.Module):
-    """Halves the size; zero padding on the right and bottom only, as the released models do."""
+    """Strided convolution: (B, width, H, W) -> (B, width, H/2, W/2)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(width, width, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, width, H, W) -> (B, width, H/2, W/2)."""
+        # The released models pad on the right and at the bottom only.
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
 class VAEUp(nn.Module):
-    """Doubles the size: nearest neighbour, then a convolution."""
+    """Nearest neighbour, then a convolution: (B, width, H, W) -> (B, width, 2H, 2W)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, width, H, W) -> (B, width, 2H, 2W)."""
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 class VAELevel(nn.Module):
-    """The residual blocks of one resolution, and the way to the next."""
+    """The residual blocks of one resolution, and the change to the next. (B, width_in, H, W) -> (B, width, H', W')."""
 
     def __init__(self, width_in: int, width: int, count: int, change: Callable[[int], nn.Module] | None, name: str):
         super().__init__()
@@ -100,7 +96,6 @@ class VAELevel(nn.Module):
         self.up = change(width) if change and name == "up" else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, width_in, H, W) -> (B, width, H', W')."""
         for block in self.res:
             x = block(x)
         for change in (self.down, self.up):
@@ -110,7 +105,7 @@ class VAELevel(nn.Module):
 
 
 class VAEEncoder(nn.Module):
-    """Picture -> mean and log-variance of the latent."""
+    """Picture -> mean and log-variance of the latent. `levels` run from the highest resolution to the lowest."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -161,7 +156,7 @@ class VAEDecoder(nn.Module):
 
 
 class AutoencoderKL(nn.Module):
-    """Encoder, decoder, and the two 1x1 convolutions at the latent."""
+    """Encoder and decoder, each with a 1x1 convolution at the latent."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -175,7 +170,7 @@ class AutoencoderKL(nn.Module):
     def moments(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) in [-1, 1] -> mean and log-variance, each (B, 4, H/8, W/8), unscaled.
 
-        Raises ShapeError when H or W is no multiple of the autoencoder's factor.
+        Raises ShapeError if H or W is not a multiple of the autoencoder's factor (8 in Stable Diffusion).
         """
         height, width = image.shape[-2:]
         factor = self.config.factor
@@ -190,10 +185,11 @@ class AutoencoderKL(nn.Module):
     def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> scaled latent (B, 4, H/8, W/8).
 
-        The mean of the posterior; a sample of it where a generator is given.
+        The mean of the posterior; with a generator, a sample from it. Raises ShapeError as `moments` does.
         """
         mean, logvar = self.moments(image)
         if generator is not None:
+            # drawn on the generator's device, so that a seed gives the same latent on every machine
             noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype).to(mean.device)
             mean = mean + noise * (0.5 * logvar).exp()
         return scale_latent(mean, self.config)
@@ -203,16 +199,15 @@ class AutoencoderKL(nn.Module):
         return self.decoder(self.post_quant_conv(unscale_latent(latent, self.config)))
 
     def decode_tiled(self, latent: Tensor, tile: int = 64, overlap: int = 16) -> Tensor:
-        """As `decode`, in overlapping tiles of `tile` latent cells, for pictures too large at once.
+        """Decode in overlapping tiles, for pictures too large to decode at once. tile, overlap: in latent cells.
 
-        Tiles are blended with linear ramps over `overlap` cells. Group normalisation sees one tile
-        at a time, so the result differs a little from `decode`.
+        The group normalisations see one tile at a time, so the result differs a little from `decode`.
         """
         return blend_tiles(latent, self.decode, tile, overlap, self.config.factor, self.config.image_channels)
 
 
 def scale_latent(latent: Tensor, config: VAEConfig) -> Tensor:
-    """An autoencoder's latent (B, C, h, w) -> the latent that a UNet sees, of about unit variance."""
+    """An autoencoder's latent (B, C, h, w) -> the latent that a UNet reads, of about unit variance."""
     if not config.latent_mean:
         return latent * config.scaling_factor
     mean, std = _per_channel(latent, config)
@@ -220,7 +215,7 @@ def scale_latent(latent: Tensor, config: VAEConfig) -> Tensor:
 
 
 def unscale_latent(latent: Tensor, config: VAEConfig) -> Tensor:
-    """The way back from `scale_latent`."""
+    """The inverse of `scale_latent`."""
     if not config.latent_mean:
         return latent / config.scaling_factor
     mean, std = _per_channel(latent, config)
@@ -235,12 +230,13 @@ def _per_channel(latent: Tensor, config: VAEConfig) -> tuple[Tensor, Tensor]:
 def blend_tiles(
     x: Tensor, run: Callable[[Tensor], Tensor], tile: int, overlap: int, scale: int, channels: int
 ) -> Tensor:
-    """Run a function on overlapping tiles of (B, C, h, w) and blend its outputs, `scale` times as large.
+    """Run a function on overlapping tiles of (B, C, h, w) and blend its outputs by linear ramps.
 
+    tile, overlap: in cells of x. scale, channels: of the outputs. Returns (B, channels, scale * h, scale * w).
     Raises ShapeError unless 0 <= overlap < tile.
     """
     if not 0 <= overlap < tile:
-        raise ShapeError(f"overlap is {overlap} and tile {tile}: overlap must be at least 0 and below the tile")
+        raise ShapeError(f"overlap is {overlap} and tile {tile}: choose an overlap from 0 to {tile - 1}")
     batch, _, height, width = x.shape
     if height <= tile and width <= tile:
         return run(x)
@@ -262,8 +258,8 @@ def blend_tiles(
 def _tile_starts(length: int, tile: int, overlap: int) -> list[int]:
     if length <= tile:
         return [0]
-    starts = list(range(0, length - tile, tile - overlap))
-    return [*starts, length - tile]
+    # The last tile ends at the border, so that no tile is smaller than the others.
+    return [*range(0, length - tile, tile - overlap), length - tile]
 
 
 def _ramp(length: int, overlap: int, fade_in: bool, fade_out: bool) -> Tensor:

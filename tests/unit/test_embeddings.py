@@ -122,7 +122,7 @@ def test_each_vector_has_its_position_and_the_weights_stay(encoder: TextEncoder)
 
 
 def test_a_vector_of_another_width_is_an_error(encoder: TextEncoder) -> None:
-    with pytest.raises(ShapeError, match=r"shape \(48,\), the text encoder is 32 wide"):
+    with pytest.raises(ShapeError, match=r"shape \(48,\), the text encoder needs \(32,\)"):
         encoder.encode_pooled("embedding:x", lambda width, name: vectors(1, 48))
 
 
