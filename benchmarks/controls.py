@@ -29,7 +29,7 @@ from comfyui_controlnet_core.controlnet_core.analysis.sensitivity import Sensiti
 from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_controlnet
 from comfyui_controlnet_core.controlnet_core.control.modes import MODES, SOFT
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
-from comfyui_controlnet_core.controlnet_core.training.demo_world import Rendered, render_seed
+from comfyui_controlnet_core.controlnet_core.training.demo_world import RenderedScene, render_seed
 from comfyui_controlnet_core.preprocessors import process
 from fidelity import ASSETS, FIRST_SEED, SCORES, SETTINGS, Demo, edge_f1, hint, load_demo
 from sensitivity import BLOCKS, information
@@ -186,7 +186,7 @@ def masks(lab: Lab) -> dict[str, dict[str, float]]:
     return result
 
 
-def half_scores(scene: Rendered, picture: np.ndarray) -> tuple[list[float], list[float]]:
+def half_scores(scene: RenderedScene, picture: np.ndarray) -> tuple[list[float], list[float]]:
     """Return the edge F1 inside each half; an empty list for a half in which the scene has no edges."""
     true, found = (np.asarray(process("canny", p[None]))[0, ..., 0] for p in (scene.image, picture))
     sides = (np.s_[:, : SIZE // 2], np.s_[:, SIZE // 2 :])

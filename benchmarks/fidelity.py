@@ -45,8 +45,8 @@ from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.text_encoder import TextEncoder
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
-from comfyui_controlnet_core.controlnet_core.training.demo_world import Rendered, render_seed
-from comfyui_controlnet_core.controlnet_core.training.recipes import UNION_KINDS
+from comfyui_controlnet_core.controlnet_core.training.demo_world import RenderedScene, render_seed
+from comfyui_controlnet_core.controlnet_core.training.demo_stages import UNION_KINDS
 from comfyui_controlnet_core.nodes.scenes import VIEWS
 from comfyui_controlnet_core.nodes.scenes import photo as example_photo
 from comfyui_controlnet_core.preprocessors import process
@@ -56,21 +56,21 @@ ASSETS = Path(__file__).parents[1] / "controlnet_core" / "assets"
 FIRST_SEED = 1_000_100  # not in the training data, and not among the example scenes of the nodes
 SETTINGS = SampleSettings(seed=7, steps=10, cfg=4.0, sampler="dpmpp_2m", scheduler="karras")
 KINDS = ("canny", "scribble", "depth", "openpose", "segmentation")
-Score = Callable[[Rendered, np.ndarray], list[float]]
+Score = Callable[[RenderedScene, np.ndarray], list[float]]
 
 
-def edges(scene: Rendered, picture: np.ndarray) -> list[float]:
+def edges(scene: RenderedScene, picture: np.ndarray) -> list[float]:
     """Return the F1 of the picture's canny edges and those of the true picture."""
     maps = [np.asarray(process("canny", p[None]))[0, ..., 0] for p in (scene.image, picture)]
     return [edge_f1(*maps)]
 
 
-def objects(scene: Rendered, picture: np.ndarray) -> list[float]:
+def objects(scene: RenderedScene, picture: np.ndarray) -> list[float]:
     """Return the IoU of each object."""
     return object_ious(scene.labels, classify_albedo(picture, scene.albedo))
 
 
-def mannequin(scene: Rendered, picture: np.ndarray) -> list[float]:
+def mannequin(scene: RenderedScene, picture: np.ndarray) -> list[float]:
     """Return the IoU of the mannequin; an empty list for scenes without one."""
     if "person" not in scene.classes:
         return []
@@ -91,7 +91,7 @@ SCORES: dict[str, tuple[str, Score]] = {
 class Demo:
     """The loaded demo model and the encoded captions of the scenes."""
 
-    scenes: list[Rendered]
+    scenes: list[RenderedScene]
     model: DiffusionModel
     vae: torch.nn.Module
     text: TextEncoder
@@ -123,7 +123,7 @@ class Demo:
             return pictures(self.vae.decode(self.vae.encode(truth)))
 
 
-def load_demo(assets: Path, scenes: list[Rendered]) -> Demo:
+def load_demo(assets: Path, scenes: list[RenderedScene]) -> Demo:
     """Load the demo model from a folder."""
     checkpoint = load_checkpoint(assets / "demo_base.safetensors", dtype=torch.float32)
     text = checkpoint.text_encoder()
@@ -143,7 +143,7 @@ def pictures(images: Tensor) -> np.ndarray:
     return (((images + 1.0) * 127.5).round().clamp(0, 255) / 255.0).permute(0, 2, 3, 1).numpy()
 
 
-def hint(kind: str, scene: Rendered) -> Tensor:
+def hint(kind: str, scene: RenderedScene) -> Tensor:
     """Return the exact hint of a scene, (1, 3, H, W) in [0, 1]."""
     view = np.ascontiguousarray(VIEWS[kind](scene), np.float32)
     return torch.from_numpy(view).permute(2, 0, 1)[None]
@@ -157,7 +157,7 @@ def shuffled(scored: list[int], count: int) -> list[int]:
     return order
 
 
-def mean(score: Score, scenes: list[Rendered], made: np.ndarray) -> float:
+def mean(score: Score, scenes: list[RenderedScene], made: np.ndarray) -> float:
     """Return the mean score over all objects of all scenes."""
     return float(np.mean([value for s, p in zip(scenes, made, strict=True) for value in score(s, p)]))
 
@@ -284,7 +284,7 @@ def photo(demo: Demo, net: ControlNet) -> dict[str, float]:
 
 def sheet(
     path: Path,
-    scenes: list[Rendered],
+    scenes: list[RenderedScene],
     hints: list[Tensor],
     own: np.ndarray,
     free: np.ndarray,

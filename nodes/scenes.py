@@ -14,7 +14,7 @@ from torch import Tensor
 from ..controlnet_core.errors import ValueRangeError
 
 if TYPE_CHECKING:
-    from ..controlnet_core.training.demo_world import Rendered
+    from ..controlnet_core.training.demo_world import RenderedScene
 
 STEREO = "stereo pair"
 """A photograph beside a copy whose lower half is shifted, as if it were nearer."""
@@ -66,35 +66,35 @@ def scene(name: str, view: str, size: int) -> tuple[Tensor, str]:
     return torch.from_numpy(np.ascontiguousarray(VIEWS[view](rendered), np.float32))[None], rendered.caption
 
 
-def _picture(rendered: Rendered) -> np.ndarray:
+def _picture(rendered: RenderedScene) -> np.ndarray:
     return np.clip(rendered.image, 0.0, 1.0)
 
 
-def _canny(rendered: Rendered) -> np.ndarray:
+def _canny(rendered: RenderedScene) -> np.ndarray:
     from ..preprocessors import process
 
     return process("canny", _picture(rendered)[None])[0]
 
 
-def _scribble(rendered: Rendered) -> np.ndarray:
+def _scribble(rendered: RenderedScene) -> np.ndarray:
     """Thick strokes along the soft edges, as a person would draw them."""
     from ..preprocessors import process
 
     return (process("soft_edge", _picture(rendered)[None])[0] > 0.5).astype(np.float32)
 
 
-def _depth(rendered: Rendered) -> np.ndarray:
+def _depth(rendered: RenderedScene) -> np.ndarray:
     from ..preprocessors.depth import depth_to_hint
 
     return depth_to_hint(rendered.depth)
 
 
-def _z_pass(rendered: Rendered) -> np.ndarray:
+def _z_pass(rendered: RenderedScene) -> np.ndarray:
     """Distances in metres as a renderer writes them, the sky very far."""
     return np.repeat(np.where(np.isfinite(rendered.depth), rendered.depth, Z_PASS_SKY)[..., None], 3, axis=-1)
 
 
-def _openpose(rendered: Rendered) -> np.ndarray:
+def _openpose(rendered: RenderedScene) -> np.ndarray:
     from ..preprocessors.pose.draw import draw_poses
 
     height, width = rendered.depth.shape
@@ -104,14 +104,14 @@ def _openpose(rendered: Rendered) -> np.ndarray:
     )
 
 
-def _segmentation(rendered: Rendered) -> np.ndarray:
+def _segmentation(rendered: RenderedScene) -> np.ndarray:
     from ..controlnet_core.training.demo_world import ADE_CLASS
     from ..preprocessors.palettes import labels_to_hint
 
     return labels_to_hint(np.array([ADE_CLASS[name] for name in rendered.classes])[rendered.labels])
 
 
-VIEWS: Mapping[str, Callable[[Rendered], np.ndarray]] = MappingProxyType(
+VIEWS: Mapping[str, Callable[[RenderedScene], np.ndarray]] = MappingProxyType(
     {
         "picture": _picture,
         "canny": _canny,

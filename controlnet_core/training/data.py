@@ -1,4 +1,4 @@
-"""Rendered scenes on disk: pictures, captions and hints, memory-mapped.
+"""RenderedScene scenes on disk: pictures, captions and hints, memory-mapped.
 
 A folder is complete when it holds `scenes.json`, which is written last: a render that was cut off
 starts again, one that was finished is opened at once.
@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from ..errors import ValueRangeError
-from .demo_world import Rendered, render_many
+from .demo_world import RenderedScene, render_many
 
-HintFunction: TypeAlias = Callable[[Rendered], np.ndarray]
+HintFunction: TypeAlias = Callable[[RenderedScene], np.ndarray]
 """A rendered scene -> its hint (H, W, 3), float 0..1. Passed in: the engine knows no preprocessor."""
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (done, total)."""

@@ -18,7 +18,7 @@ from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_li
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.union import ControlNetUnion, union_type
 from comfyui_controlnet_core.controlnet_core.training import recipes
-from comfyui_controlnet_core.controlnet_core.training.demo_world import Rendered, render_seed
+from comfyui_controlnet_core.controlnet_core.training.demo_world import RenderedScene, render_seed
 from comfyui_controlnet_core.controlnet_core.training.step import initialise_union, noise_loss, union_predictor
 from comfyui_controlnet_core.nodes.scenes import VIEWS
 from comfyui_controlnet_core.workflows import cli
@@ -86,7 +86,7 @@ class Held:
 
     unet: UNet
     net: ControlNetUnion
-    scenes: list[Rendered]
+    scenes: list[RenderedScene]
     latents: torch.Tensor
     context: torch.Tensor
     noise: torch.Tensor

@@ -12,19 +12,7 @@ import pytest
 from comfyui_controlnet_core.controlnet_core.errors import ValueRangeError
 from comfyui_controlnet_core.controlnet_core.training.demo_world import (
     ADE_CLASS,
-    GROUND_COLOURS,
-    KEYPOINTS,
-    MANNEQUIN_COLOUR,
-    OBJECT_COLOURS,
-    POSES,
-    SKIES,
-    SOLID_KINDS,
-    Camera,
-    Mannequin,
-    Rendered,
-    Scene,
-    Solid,
-    caption_words,
+    RenderedScene,
     render,
     render_many,
     render_seed,
@@ -32,6 +20,15 @@ from comfyui_controlnet_core.controlnet_core.training.demo_world import (
     srgb_to_lab,
     vocabulary,
 )
+from comfyui_controlnet_core.controlnet_core.training.demo_world.captions import caption_words
+from comfyui_controlnet_core.controlnet_core.training.demo_world.colours import (
+    GROUND_COLOURS,
+    MANNEQUIN_COLOUR,
+    OBJECT_COLOURS,
+    SKIES,
+)
+from comfyui_controlnet_core.controlnet_core.training.demo_world.mannequin import KEYPOINTS, POSES, Mannequin
+from comfyui_controlnet_core.controlnet_core.training.demo_world.scene import SOLID_KINDS, Camera, Scene, Solid
 
 SIZE = 64
 CAMERA = Camera(height=1.6, pitch=math.radians(8.0), fov=math.radians(42.0))
@@ -43,7 +40,7 @@ def scene_of(*objects: Solid | Mannequin, camera: Camera = CAMERA) -> Scene:
     return Scene(0, camera, LIGHT, "grey", "blue", objects, "")
 
 
-def world_points(scene: Scene, rendered: Rendered) -> np.ndarray:
+def world_points(scene: Scene, rendered: RenderedScene) -> np.ndarray:
     """(H,W,3) what each pixel's centre shows, from its depth alone; NaN in the sky."""
     size = len(rendered.depth)
     right, up, forward = scene.camera.axes
@@ -54,7 +51,7 @@ def world_points(scene: Scene, rendered: Rendered) -> np.ndarray:
     return scene.camera.position + depth[..., None].astype(np.float64) * rays
 
 
-def world_normals(scene: Scene, rendered: Rendered) -> np.ndarray:
+def world_normals(scene: Scene, rendered: RenderedScene) -> np.ndarray:
     right, up, forward = scene.camera.axes
     return rendered.normal.astype(np.float64) @ np.stack([right, up, -forward])
 
@@ -116,7 +113,7 @@ def test_mannequin_depth_lies_on_its_capsules() -> None:
     rendered = render(scene, SIZE)
     points = world_points(scene, rendered)[rendered.labels == 2]
     errors = []
-    for a, b, radius in figure.limbs():
+    for a, b, radius in figure.capsules():
         axis = b - a
         along = np.clip((points - a) @ axis / max(axis @ axis, 1e-12), 0.0, 1.0)
         errors.append(np.linalg.norm(points - a - along[:, None] * axis, axis=1) - radius)
@@ -289,7 +286,7 @@ def _mentioned(text: str, colours: dict[str, float]) -> str:
 def test_bad_arguments_are_named() -> None:
     with pytest.raises(ValueRangeError, match="-1"):
         sample_scene(-1)
-    with pytest.raises(ValueRangeError, match="size is 4"):
+    with pytest.raises(ValueRangeError, match="picture size is 4"):
         render_seed(0, 4)
     with pytest.raises(ValueRangeError, match="torus"):
         render(scene_of(replace(SOLIDS["cone"], kind="torus")), SIZE)
