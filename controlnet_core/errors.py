@@ -66,6 +66,10 @@ class DamagedFileError(_FileError, ValueError):
     """Raised when a picture, or another file that is not a model, exists but cannot be read. Exit code 3."""
 
 
+class WriteError(_FileError):
+    """A file cannot be written, for example because the disk is full."""
+
+
 class UnfitError(CheckpointError):
     """Raised when a valid file does not fit the other models, as a ControlNet made for another base. Exit code 3."""
 
@@ -120,3 +124,14 @@ def reading(path: str | Path, kind: type[_FileError] = DamagedFileError) -> Iter
             ) from error
         reason = f"{type(error).__name__}: {error}".rstrip(": ")
         raise kind(f"{path.name} is damaged or incomplete ({reason}); download or copy it again", path) from error
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turn an OSError that is raised while a file is written into a WriteError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(
+            f"{path} could not be written ({error.strerror or error}): make room, or choose another folder", path
+        ) from error

@@ -174,11 +174,11 @@ class TransferControlNet(Node):
         self, control_net_name: str, source: str, target: str, strength: float, dtype: str, filename_prefix: str
     ) -> tuple[Any, str]:
         """-> CONTROL_NET, the file's path. Raises UnfitError for nets and checkpoints of different families."""
-        from ..controlnet_core.training.transfer import transfer
+        from ..controlnet_core.training.transfer_controlnet import transfer_controlnet
 
         net, identity = load_controlnet(net_path(self.host, control_net_name))
         before, after = (load_unet(base_path(self.host, name)) for name in (source, target))
-        moved = transfer(net, before, after, strength)
+        moved = transfer_controlnet(net, before, after, strength)
         family = identify_file(base_path(self.host, target)).family or identity.family
         note = f"Transfer ControlNet: {control_net_name} + {strength:g} x ({target} - {source})"
         path = write(self.host, moved, filename_prefix, "cldm", dtype, family, note)

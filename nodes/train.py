@@ -72,9 +72,9 @@ class TrainControlNet(Node):
         self, checkpoint: str, pictures: Tensor, hints: Tensor, captions: str, numbers: dict[str, Any]
     ) -> tuple[Any, ...]:
         from ..controlnet_core.checkpoints.load import load_checkpoint
-        from ..controlnet_core.training.control import Options, control_training
+        from ..controlnet_core.training.controlnet_training import TrainingOptions, prepare_training
+        from ..controlnet_core.training.export import export
         from ..controlnet_core.training.loop import Recipe
-        from ..controlnet_core.training.workspace import export
         from .nets import DTYPES
 
         base = load_checkpoint(base_path(self.host, checkpoint), dtype=torch.float32)
@@ -82,9 +82,9 @@ class TrainControlNet(Node):
             numbers["steps"], numbers["batch"], numbers["learning_rate"], seed=numbers["seed"],
             betas=(0.9, 0.99) if numbers["quick"] else (0.9, 0.999),
         )  # fmt: skip
-        options = Options(only_mid_control=numbers["only_middle"], quick=numbers["quick"])
+        options = TrainingOptions(only_mid_control=numbers["only_middle"], quick=numbers["quick"])
         data = paired(pictures, hints, captions)
-        training = control_training(base, data, recipe, options, device=self.host.training_device())
+        training = prepare_training(base, data, recipe, options, device=self.host.training_device())
         losses: list[float] = []
 
         def on_step(step: int) -> None:

@@ -1,8 +1,7 @@
-"""The training loop: optimiser, averaged weights, checkpoints that survive a kill.
+"""The training loop: optimiser, averaged weights, and a state file that survives a kill.
 
-A loop knows nothing of diffusion; it is given a function that draws a batch and returns its loss.
-All that a continuation needs is in one state file, replaced atomically: after a kill `resume`
-carries on with the same numbers as an unbroken run.
+The loop knows nothing about diffusion. It calls a function that draws a batch and returns its loss. One state file
+holds everything that a continuation needs, so a run that was stopped ends with the same bits as an unbroken one.
 """
 
 from __future__ import annotations
@@ -13,25 +12,25 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import NonFiniteError
+from ..checkpoints.io import read_header, read_tensors, write_safetensors
+from ..errors import DamagedFileError, NonFiniteError, reading
 
 LossFunction: TypeAlias = Callable[[torch.Generator], Tensor]
-"""Draws a batch with the generator and returns its loss."""
+"""Draws a batch with the generator and returns its loss, a scalar."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Numbers of a training.
+    """The numbers of a training.
 
-    lr falls to `lr_end * lr` along a cosine after `warmup` steps; `accumulate` batches make one
-    step; `ema` is the decay of the averaged weights, which grows from 0 so that the first steps
-    do not stay in the average. `bf16` computes the losses in bfloat16 where that is safe, with the
-    weights in float32.
+    lr: learning rate of AdamW; it rises linearly during `warmup` steps, then falls to `lr_end * lr` along a cosine.
+    accumulate: batches whose gradients make one step. clip: largest norm of the gradient. ema: decay of the averaged
+    weights. bf16: compute the losses in bfloat16 where autocast does, with the weights in float32.
     """
 
     steps: int
@@ -48,7 +47,7 @@ class Recipe:
     bf16: bool = False
 
     def lr_at(self, step: int) -> float:
-        """Learning rate of a step, 0-based."""
+        """Learning rate of a step, counted from 0."""
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
         done = (step - self.warmup) / max(1, self.steps - self.warmup)
@@ -57,7 +56,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Report:
-    """What the loop tells after a step: loss averaged since the last report, steps per second."""
+    """Progress after a step. loss: mean since the last report. rate: steps per second."""
 
     step: int
     total: int
@@ -68,13 +67,14 @@ class Report:
 
 @dataclass
 class Loop:
-    """Trains the parameters of `modules` that want a gradient."""
+    """Trains those parameters of `modules` that require a gradient."""
 
     modules: Mapping[str, nn.Module]
     loss: LossFunction
     recipe: Recipe
     state_file: Path | None = None
     step: int = 0
+    saved_step: int | None = field(init=False, default=None)
     optimizer: torch.optim.Optimizer = field(init=False)
     average: dict[str, Tensor] = field(init=False)
     generator: torch.Generator = field(init=False)
@@ -88,7 +88,7 @@ class Loop:
         self.generator = torch.Generator().manual_seed(recipe.seed)
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """The trained parameters, named `module.parameter`."""
+        """The trained parameters by name, `module.parameter`."""
         return {
             f"{name}.{key}": p
             for name, module in self.modules.items()
@@ -106,52 +106,68 @@ class Loop:
         on_step: Callable[[int], None] = lambda step: None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> bool:
-        """Train to the recipe's last step, or to the clock `until` (time.monotonic()); True when complete.
+        """Train to the last step of the recipe; return True when that is done.
 
-        on_step(step) is called behind every step. When `cancelled` says so the state is saved and the run ends.
-
-        Raises NonFiniteError, with the last good state on disk, when the loss is no number.
+        on_report: called every `every` steps. save_every: steps between saved states. until: stop at this time of
+        time.monotonic(). on_step: called with the step after each step. cancelled: stop when it returns True. The
+        state is saved when the run stops. Raises NonFiniteError when the loss or a gradient is not a finite number;
+        such a state is never saved. Raises CheckpointError when the state cannot be written.
         """
         losses: list[Tensor] = []
         since = time.monotonic()
         while self.step < self.recipe.steps:
             losses.append(self._step())
-            if self.step % every == 0 or self.step == self.recipe.steps:
-                loss = float(torch.stack(losses).mean())
-                if not math.isfinite(loss):
-                    raise NonFiniteError(
-                        f"the loss is {loss} at step {self.step}: lower the learning rate (now "
-                        f"{self.recipe.lr_at(self.step):.1e}) and resume from the last saved state"
-                    )
-                rate = len(losses) / (time.monotonic() - since)
+            is_last = self.step == self.recipe.steps
+            if is_last or self.step % every == 0:
+                loss, rate = self._mean_loss(losses), len(losses) / (time.monotonic() - since)
                 on_report(Report(self.step, self.recipe.steps, loss, rate, self.recipe.lr_at(self.step)))
                 losses, since = [], time.monotonic()
             if self.step % save_every == 0:
+                self._mean_loss(losses)
                 self.save()
             on_step(self.step)
             if cancelled() or (until is not None and time.monotonic() > until):
                 break
-        self.save()
+        self._mean_loss(losses)
+        if self.saved_step != self.step:
+            self.save()
         return self.step >= self.recipe.steps
 
+    def _mean_loss(self, losses: list[Tensor]) -> float:
+        """Mean of the losses since the last report, 0 for none. Raises NonFiniteError."""
+        loss = float(torch.stack(losses).mean()) if losses else 0.0
+        if math.isfinite(loss):
+            return loss
+        state = "no state was saved yet" if self.saved_step is None else f"the state of step {self.saved_step} is kept"
+        raise NonFiniteError(
+            f"the loss or its gradient is not a finite number between steps {self.step - len(losses) + 1} and "
+            f"{self.step}; {state}: lower the learning rate (now {self.recipe.lr:.1e}) and run again"
+        )
+
     def _step(self) -> Tensor:
+        """One step of the optimiser; returns its loss, NaN where the gradient is not finite."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.lr_at(self.step)
         losses = []
         for _ in range(self.recipe.accumulate):
             loss = self._loss() / self.recipe.accumulate
             loss.backward()
-            losses.append(loss.detach())  # not looked at before it is reported: a GPU would be waited for
+            # The number is read only for a report: reading it now would make the CPU wait for the GPU.
+            losses.append(loss.detach())
         parameters = self.parameters()
-        nn.utils.clip_grad_norm_(parameters.values(), self.recipe.clip)
+        norm = nn.utils.clip_grad_norm_(parameters.values(), self.recipe.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
+        # The decay grows from 0, so that the first steps do not stay in the average.
         decay = min(self.recipe.ema, self.step / (self.step + 10.0))
         with torch.no_grad():
+            # One call for all parameters: separate calls would cost a kernel launch each.
             averages = [self.average[name] for name in parameters]
-            torch._foreach_lerp_(averages, [p.detach() for p in parameters.values()], 1.0 - decay)
-        return torch.stack(losses).sum()
+            lerp = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
+            lerp(averages, [p.detach() for p in parameters.values()], 1.0 - decay)
+        # 0 times infinity is NaN: a gradient that is not finite shows in the loss, and a finite one changes nothing.
+        return torch.stack(losses).sum() + 0.0 * norm
 
     def _loss(self) -> Tensor:
         device = next(iter(self.parameters().values())).device.type
@@ -159,14 +175,14 @@ class Loop:
             return self.loss(self.generator).float()
 
     def use_average(self) -> None:
-        """Put the averaged weights into the modules, for sampling and shipping."""
+        """Put the averaged weights into the modules, for sampling and for the final file."""
         with torch.no_grad():
             for name, parameter in self.parameters().items():
                 parameter.copy_(self.average[name])
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """The averaged weights in the modules for as long as the block lasts."""
+        """Context in which the modules have the averaged weights."""
         now = {name: parameter.detach().clone() for name, parameter in self.parameters().items()}
         self.use_average()
         try:
@@ -177,31 +193,47 @@ class Loop:
                     parameter.copy_(now[name])
 
     def save(self) -> None:
-        """Replace the state file; a kill while writing leaves the old one."""
+        """Replace the state file, if there is one to write; a kill during the write leaves the old one."""
         if self.state_file is None:
             return
-        state: dict[str, Any] = {
-            "step": self.step,
-            "parameters": {name: p.detach() for name, p in self.parameters().items()},
-            "average": self.average,
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-        }
-        self.state_file.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.state_file.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(self.state_file)
+        tensors = {"generator": self.generator.get_state()}
+        for name, p in self.parameters().items():
+            tensors |= {f"parameter.{name}": p, f"average.{name}": self.average[name]}
+            tensors |= {f"optimizer.{key}.{name}": value for key, value in self.optimizer.state[p].items()}
+        write_safetensors(self.state_file, tensors, {"step": str(self.step)})
+        self.saved_step = self.step
 
     def resume(self) -> bool:
-        """Load the state file where there is one; True if it was."""
+        """Load the state file; return whether there was one.
+
+        Raises DamagedFileError when it cannot be read, or is not a state of this training.
+        """
         if self.state_file is None or not self.state_file.exists():
             return False
-        state = torch.load(self.state_file, weights_only=True, map_location="cpu")
-        with torch.no_grad():
-            for name, parameter in self.parameters().items():
-                parameter.copy_(state["parameters"][name])
-                self.average[name].copy_(state["average"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"])
-        self.step = state["step"]
+        try:
+            with reading(self.state_file):
+                header = read_header(self.state_file)
+                self._restore(read_tensors(header))
+                self.step = self.saved_step = int(header.metadata["step"])
+        except DamagedFileError as error:
+            raise DamagedFileError(
+                f"{self.state_file} is damaged, or is not the state of this training ({error}): put a copy of it back, "
+                "or delete it to train from the start",
+                self.state_file,
+            ) from error
         return True
+
+    @torch.no_grad()
+    def _restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raises KeyError for a tensor that is missing, ValueError for one of another shape."""
+        for name, p in self.parameters().items():
+            for target, source in ((p, f"parameter.{name}"), (self.average[name], f"average.{name}")):
+                if tensors[source].shape != target.shape:
+                    raise ValueError(f"{source} has the shape {tuple(tensors[source].shape)}")
+                target.copy_(tensors[source])
+            # The copies keep nothing of the mapped file, which the next save replaces. AdamW counts on the CPU.
+            moments = {
+                key: tensors[f"optimizer.{key}.{name}"].to(p.device, copy=True) for key in ("exp_avg", "exp_avg_sq")
+            }
+            self.optimizer.state[p] = {"step": tensors[f"optimizer.step.{name}"].clone(), **moments}
+        self.generator.set_state(tensors["generator"].clone())

@@ -1,4 +1,4 @@
-"""The losses: what one training step minimises. Pure functions; the loop owns the optimiser."""
+"""The losses that a training step minimises, and how nets are initialised. The loop has the optimiser."""
 
 from __future__ import annotations
 
@@ -23,15 +23,14 @@ TimestepDraw: TypeAlias = Callable[[int, torch.Generator], Tensor]
 
 
 def uniform_timesteps(batch: int, generator: torch.Generator) -> Tensor:
-    """Every timestep equally often: the diffusion loss as it is written."""
+    """All timesteps with equal probability, as in the diffusion loss."""
     return torch.randint(0, 1000, (batch,), generator=generator).float()
 
 
 def high_noise_timesteps(batch: int, generator: torch.Generator) -> Tensor:
-    """1000 sqrt(u): more of the high noise levels, where a picture's layout is decided.
+    """1000 sqrt(u), u uniform in 0..1: more of the high noise levels, where the layout of a picture is decided.
 
-    A ControlNet's work is the layout; at low noise the latent shows it already and the condition
-    adds little, so those steps teach little.
+    A ControlNet controls the layout. At low noise the latent shows it already, so those steps teach little.
     """
     return (1000.0 * torch.rand(batch, generator=generator).sqrt()).floor().clamp(max=999.0)
 
@@ -44,9 +43,9 @@ def noise_loss(
     schedule: NoiseSchedule,
     parametrization: Parametrization,
 ) -> Tensor:
-    """E || noise - predict(z_t, t) ||^2 (Zhang et al. 2023, equation 5); for v models the target is v.
+    """E || noise - predict(z_t, t) ||^2 (Zhang et al. 2023, equation 5), a scalar; for v models the target is v.
 
-    t may be on the CPU; the rest is on the models' device.
+    predict: (x, t) -> prediction. latents, noise: (B, C, h, w) on the device of the models. t: (B,), may be on the CPU.
     """
     return noise_losses(predict, latents, t, noise, schedule, parametrization).mean()
 
@@ -59,7 +58,7 @@ def noise_losses(
     schedule: NoiseSchedule,
     parametrization: Parametrization,
 ) -> Tensor:
-    """As `noise_loss`, for each picture of the batch: (B,)."""
+    """The loss of `noise_loss` for each picture of the batch, (B,)."""
     sigma = sent(schedule.sigma(t), latents.device)
     noisy = add_noise(latents, noise, sigma)
     target = training_target(parametrization, latents, noise, sigma)
@@ -68,7 +67,7 @@ def noise_losses(
 
 
 def base_predictor(unet: UNet, context: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """The UNet alone, as a function of (x, t)."""
+    """The UNet without control, as a function of (x, t)."""
     return lambda x, t: unet(x, t, context)
 
 
@@ -80,12 +79,13 @@ def control_predictor(
     only_middle: bool = False,
     label: Tensor | None = None,
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """The locked UNet with the ControlNet's residuals; gradients reach only the ControlNet.
+    """The UNet with the residuals of a ControlNet, as a function of (x, t).
 
-    The locked encoder keeps no activations, for nothing in front of the zero convolutions' target
-    needs a gradient: that is where the paper's +23 % of memory, and not +100 %, comes from.
-    `only_middle` drops the skip residuals. `label`: the label vector of models that have one (SDXL).
+    context: text (B, 77, width). hint: (B, 3, H, W) in [0, 1]. only_middle: leave out the residuals of the skips.
+    label: the label vector of models that have one (SDXL).
     """
+    # The locked encoder keeps no activations, because nothing before the sum with the residuals needs a gradient.
+    # This is why the paper reports 23 % more memory than for training without control, and not 100 %.
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
         residuals = net(x, t, context, hint, label)
@@ -99,45 +99,50 @@ def control_predictor(
 def union_predictor(
     unet: UNet, net: ControlNetUnion, context: Tensor, hints: Sequence[Tensor], types: Sequence[int]
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """As `control_predictor`, for a ControlNet Union: each hint (B, C, H, W) with the number of its type."""
+    """The UNet with the residuals of a ControlNet Union, as a function of (x, t).
+
+    hints: one (B, C, H, W) for each type in `types`, the numbers of the types.
+    """
     return lambda x, t: unet(x, t, context, residuals=net(x, t, context, hints, types))
 
 
 def autoencoder_loss(vae: AutoencoderKL, images: Tensor, generator: torch.Generator, kl_weight: float) -> Tensor:
-    """|| x - x' ||_1, the same for the gradients along both axes, and the KL term per latent value.
+    """|| x - x' ||_1 + || x - x' ||_2^2, the first also of the gradients along both axes, and the KL term per value.
 
-    images: (B, 3, H, W) in [-1, 1]. The gradient term keeps edges where they are, which is what the
-    control of edges is measured by.
+    images: (B, 3, H, W) in [-1, 1]. kl_weight: factor of the KL term.
     """
     mean, logvar = vae.moments(images)
     noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype).to(mean.device)
     latent = mean + noise * (0.5 * logvar).exp()
     restored = vae.decode(latent * vae.config.scaling_factor)
     difference = restored - images
+    # The gradients keep edges in place; the fidelity of edge control is measured by them.
     across = difference.diff(dim=3).abs().mean() + difference.diff(dim=2).abs().mean()
     kl = 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar).mean()
     return difference.abs().mean() + difference.square().mean() + across + kl_weight * kl
 
 
 def initialise_hint_encoder(net: ControlNet, last_std: float, generator: torch.Generator) -> None:
-    """Weights that carry the hint through all eight layers, for training that has to be short.
+    """Initialise the hint encoder for a short training, in place: its signal passes all eight layers from the start.
 
-    The default initialisation shrinks the signal by about 0.4 per layer with SiLU, a thousandfold
-    over eight. He's initialisation keeps it, and the last convolution starts at N(0, last_std)
-    instead of 0; a fresh net is still bit-equal to the UNet, since its output zero convolutions are
-    at 0.
+    last_std: standard deviation of the last convolution, which the paper starts at 0. The output of the net stays 0,
+    since its zero convolutions are not changed.
     """
-    for conv in net.hint.convs[:-1]:
+    # The default initialisation with SiLU shrinks the signal by about 0.4 per layer, a thousandfold over eight layers.
+    # He's initialisation keeps its size; 1.2 makes up for what SiLU takes.
+    *convs, last = (part for part in net.hint.convs if isinstance(part, nn.Conv2d))
+    for conv in convs:
         std = (2.0 / (conv.in_channels * 9)) ** 0.5 * 1.2
         nn.init.normal_(conv.weight, std=std, generator=generator)
-        nn.init.zeros_(conv.bias)
-    nn.init.normal_(net.hint.convs[-1].weight, std=last_std, generator=generator)
+        nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    nn.init.normal_(last.weight, std=last_std, generator=generator)
 
 
 def initialise_union(net: ControlNetUnion, start: ControlNet) -> None:
-    """The weights of a trained ControlNet; the Union's own end in zeros, so that it starts as that net.
+    """Copy the weights of a trained ControlNet into a Union, in place.
 
-    Whatever its types, a fresh Union then gives the residuals of `start` for the sum of the embedded hints.
+    The Union's own layers end in zeros, so whatever the types, it starts with the residuals that `start` gives for the
+    sum of the embedded hints.
     """
     for name, part in start.named_children():
         net.get_submodule(name).load_state_dict(part.state_dict())

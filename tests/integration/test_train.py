@@ -21,17 +21,17 @@ from comfyui_controlnet_core.controlnet_core.models.tokenizer import ClipTokeniz
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
 from comfyui_controlnet_core.controlnet_core.pipeline import SampleSettings
-from comfyui_controlnet_core.controlnet_core.training.control import (
-    ControlTraining,
-    Options,
-    Probe,
-    control_training,
-    first_control,
-    split,
+from comfyui_controlnet_core.controlnet_core.training.controlnet_training import (
+    ControlNetTraining,
+    TrainingOptions,
+    prepare_training,
 )
 from comfyui_controlnet_core.controlnet_core.training.demo_world import render_many
-from comfyui_controlnet_core.controlnet_core.training.examples import ExampleBatch, LatentCache, open_examples
+from comfyui_controlnet_core.controlnet_core.training.example_folder import open_examples
+from comfyui_controlnet_core.controlnet_core.training.examples import ExampleBatch
+from comfyui_controlnet_core.controlnet_core.training.latent_cache import LatentCache
 from comfyui_controlnet_core.controlnet_core.training.loop import Recipe
+from comfyui_controlnet_core.controlnet_core.training.probe import Probe, first_control, split_rows
 from comfyui_controlnet_core.nodes.scenes import VIEWS
 from comfyui_controlnet_core.nodes.standalone.host import ASSETS
 from comfyui_controlnet_core.workflows import cli
@@ -86,10 +86,10 @@ def weights(path: Path) -> torch.Tensor:
     return torch.cat([p.flatten() for p in net.parameters()])
 
 
-def opened(folder: Path, options: Options | None = None, **recipe: Any) -> ControlTraining:
+def opened(folder: Path, options: TrainingOptions | None = None, **recipe: Any) -> ControlNetTraining:
     base = load_checkpoint(folder / "base.safetensors", dtype=torch.float32)
     data = open_examples(folder / "indexed", SIZE)
-    return control_training(base, data, Recipe(**{"steps": 2, "batch": 2, "lr": 1e-3, **recipe}), options)
+    return prepare_training(base, data, Recipe(**{"steps": 2, "batch": 2, "lr": 1e-3, **recipe}), options)
 
 
 # ------------------------------------------------------------------------------------------ the command
@@ -125,7 +125,7 @@ def test_a_finished_training_can_be_made_longer_and_another_recipe_is_refused(
     output = tmp_path / "net.safetensors"
     assert train(folder, output, "--steps", "1") == 0
     assert train(folder, output, "--steps", "2") == 0
-    assert "going on from step 1" in capsys.readouterr().out
+    assert "continues from step 1" in capsys.readouterr().out
     assert train(folder, output, "--steps", "3", "--empty", "0.1") == 2
     assert "empty_captions was 0.5, is 0.1" in capsys.readouterr().err
 
@@ -182,7 +182,7 @@ def test_training_that_does_not_converge_the_probe_tells_a_net_for_edges_from_on
     found = {}
     for kind in ("canny", "openpose"):
         net, _ = load_controlnet(ASSETS / f"demo_{kind}.safetensors", dtype=torch.float32)
-        found[kind] = control_training(base, data, Recipe(steps=1), start=net).probe()
+        found[kind] = prepare_training(base, data, Recipe(steps=1), start=net).probe()
     assert found["canny"].appeared and found["canny"].control > 0.2, found
     assert found["canny"].control > found["openpose"].control, found
 
@@ -209,7 +209,7 @@ def test_samples_are_of_the_averaged_net_and_leave_the_training_alone(folder: Pa
 
 
 def test_only_the_middle_learns_when_only_it_is_heard(folder: Path) -> None:
-    training = opened(folder, Options(only_mid_control=True))
+    training = opened(folder, TrainingOptions(only_mid_control=True))
     training.loop.run()
     assert bool(training.net.zero_conv_middle.conv.weight.any())
     assert not any(bool(zero.conv.weight.any()) for zero in training.net.zeros[:-1])
@@ -229,7 +229,7 @@ def test_a_base_with_two_text_encoders_and_a_label_trains_too(folder: Path) -> N
     base = Checkpoint(
         config, UNet(config.unet), AutoencoderKL(config.vae), texts[0], Identity("checkpoint", "", ""), {}, texts[1]
     )
-    training = control_training(base, open_examples(folder / "indexed", SIZE), Recipe(steps=1, batch=2))
+    training = prepare_training(base, open_examples(folder / "indexed", SIZE), Recipe(steps=1, batch=2))
     assert training.loop.run()
     assert bool(training.net.zero_conv_middle.conv.weight.any())
     assert training.sample(1, SampleSettings(steps=1, cfg=3.0)).shape == (3, 3, SIZE, SIZE)
@@ -239,10 +239,10 @@ def test_nets_and_bases_that_cannot_be_trained_are_named(folder: Path) -> None:
     base = load_checkpoint(folder / "base.safetensors", dtype=torch.float32)
     data = open_examples(folder / "indexed", SIZE)
     with pytest.raises(UnfitError, match="the net to start from was made for"):
-        control_training(base, data, start=ControlNet(DEMO.controlnet))
+        prepare_training(base, data, start=ControlNet(DEMO.controlnet))
     edm = replace(base, config=replace(base.config, parametrization="edm"))
     with pytest.raises(ValueRangeError, match="EDM noise levels"):
-        control_training(edm, data)
+        prepare_training(edm, data)
 
 
 # ----------------------------------------------------------------------------------------- the examples
@@ -275,7 +275,10 @@ def test_hints_keep_their_colours_when_they_are_enlarged(tmp_path: Path) -> None
         ("not json", "line 1: expected an object with source, target and prompt"),
         ('{"source": "a.png", "target": "a.png"}', "line 1: expected an object"),
         ('{"source": "../a.png", "target": "a.png", "prompt": ""}', "leaves the folder"),
-        ('{"source": "a.png", "target": "b.png", "prompt": ""}', "2 of its files are missing"),
+        (
+            '{"source": "a.png", "target": "b.png", "prompt": ""}',
+            "1 of 1 examples cannot be used, first: there",
+        ),
         ("", "names no examples"),
     ],
 )
@@ -290,25 +293,25 @@ def test_hint_and_picture_of_other_proportions_are_an_error(folder: Path, tmp_pa
         (tmp_path / name).mkdir()
         Image.new("RGB", size).save(tmp_path / name / "a.png")
     with pytest.raises(ValueError, match=r"the hint a\.png is 8x8, its picture 8x12"):
-        open_examples(tmp_path, 16).hints([0])
+        open_examples(tmp_path, 16)
 
 
 def test_latents_are_encoded_once_while_there_is_room() -> None:
-    asked: list[list[int]] = []
+    asked: list[int] = []
 
-    def encode(rows: Any) -> torch.Tensor:
-        asked.append(list(rows))
-        return torch.tensor(rows, dtype=torch.float32).reshape(-1, 1, 1, 1)
+    def encode(row: int) -> torch.Tensor:
+        asked.append(row)
+        return torch.tensor(row, dtype=torch.float32).reshape(1, 1, 1)
 
     cache = LatentCache(encode, 10)
     assert cache([3, 3, 1]).flatten().tolist() == [3.0, 3.0, 1.0]
     assert cache([1, 2]).flatten().tolist() == [1.0, 2.0]
-    assert asked == [[3, 1], [2]]
+    assert asked == [3, 1, 2]
     small = LatentCache(encode, 10, limit=1)
     assert small([4, 4]).flatten().tolist() == [4.0, 4.0] == small([4, 4]).flatten().tolist()
 
 
 def test_a_twentieth_is_held_out_always_the_same() -> None:
-    train_rows, held = split(100)
-    assert len(held) == 5 and not set(held) & set(train_rows.tolist()) and split(100)[1] == held
-    assert split(4) [1] == (0, 1, 2, 3) and split(10_000)[0].numel() == 10_000 - 32
+    train_rows, held = split_rows(100)
+    assert len(held) == 5 and not set(held) & set(train_rows.tolist()) and split_rows(100)[1] == held
+    assert split_rows(4)[1] == (0, 1, 2, 3) and split_rows(10_000)[0].numel() == 10_000 - 32

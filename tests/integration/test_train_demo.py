@@ -17,7 +17,7 @@ from comfyui_controlnet_core.controlnet_core.config import UnionConfig
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.union import ControlNetUnion, union_type
-from comfyui_controlnet_core.controlnet_core.training import recipes
+from comfyui_controlnet_core.controlnet_core.training import demo_stages
 from comfyui_controlnet_core.controlnet_core.training.demo_world import RenderedScene, render_seed
 from comfyui_controlnet_core.controlnet_core.training.step import initialise_union, noise_loss, union_predictor
 from comfyui_controlnet_core.nodes.scenes import VIEWS
@@ -118,10 +118,10 @@ def held() -> Held:
     return Held(checkpoint.unet, net, scenes, latents, context, noise)
 
 
-@pytest.mark.parametrize("kind", recipes.UNION_KINDS)
+@pytest.mark.parametrize("kind", demo_stages.UNION_KINDS)
 def test_the_shipped_union_follows_each_kind_and_knows_it_by_its_type(kind: str, held: Held) -> None:
     """The noise is told better with a scene's own hints than with another's, and than with these under a wrong type."""
-    hints, number = held.hints(kind), union_type(recipes.UNION_KINDS[kind])
+    hints, number = held.hints(kind), union_type(demo_stages.UNION_KINDS[kind])
     own, other = held.loss(hints, number), held.loss(hints.roll(1, 0), number)
     mistaken = [held.loss(hints, wrong) for wrong in range(4) if wrong != number]
     assert own < 0.6 * other, (own, other)

@@ -22,7 +22,7 @@ from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
 from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
 from comfyui_controlnet_core.controlnet_core.engine.stream import Conveyor, Streamed, stream
 from comfyui_controlnet_core.controlnet_core.pipeline import SampleSettings
-from comfyui_controlnet_core.controlnet_core.training.control import control_training
+from comfyui_controlnet_core.controlnet_core.training.controlnet_training import prepare_training
 from comfyui_controlnet_core.controlnet_core.training.loop import Recipe
 from comfyui_controlnet_core.nodes.standalone.host import ASSETS, StandaloneHost
 from comfyui_controlnet_core.nodes.values import ControlSpec
@@ -274,7 +274,7 @@ def test_training_on_a_card_learns_the_same_and_waits_for_no_step(card: Card) ->
     def trained(device: str) -> tuple[list[float], Tensor, list[int]]:
         checkpoint = load_checkpoint(ASSETS / "demo_base.safetensors")
         torch.manual_seed(0)
-        training = control_training(checkpoint, Pairs(), Recipe(steps=3, batch=1, accumulate=2), device=device)
+        training = prepare_training(checkpoint, Pairs(), Recipe(steps=3, batch=1, accumulate=2), device=device)
         training.latents(range(len(Pairs())))  # made once, whenever an example is first drawn
         losses: list[float] = []
         waits: list[int] = []

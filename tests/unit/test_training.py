@@ -1,4 +1,4 @@
-"""The trainer: the paper's step, a loop that survives a kill, weights that come back."""
+"""The training loop: the loss of the paper, stopping and continuing, saved weights."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_li
 from comfyui_controlnet_core.controlnet_core.errors import NonFiniteError
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
-from comfyui_controlnet_core.controlnet_core.training import recipes
-from comfyui_controlnet_core.controlnet_core.training.data import SceneSet, open_scenes, render_scenes
+from comfyui_controlnet_core.controlnet_core.training import demo_stages
 from comfyui_controlnet_core.controlnet_core.training.demo_world import vocabulary
 from comfyui_controlnet_core.controlnet_core.training.loop import Loop, Recipe
+from comfyui_controlnet_core.controlnet_core.training.rendered_set import RenderedSet, open_scenes, render_scenes
 from comfyui_controlnet_core.controlnet_core.training.step import (
     base_predictor,
     high_noise_timesteps,
@@ -36,7 +36,7 @@ TINY: ModelConfig = replace(
 
 
 @pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> SceneSet:
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> RenderedSet:
     folder = tmp_path_factory.mktemp("scenes")
     hints = {"depth": lambda r: np.repeat(np.isfinite(r.depth)[..., None], 3, -1).astype(np.float32)}
     made = render_scenes(folder, range(12), hints, size=64, workers=1)
@@ -46,20 +46,20 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> SceneSet:
     return again
 
 
-def control_loop(scenes: SceneSet, recipe: Recipe, state: Path | None) -> Loop:
-    text = recipes.demo_text_encoder(TINY, vocabulary(), 0)
+def control_loop(scenes: RenderedSet, recipe: Recipe, state: Path | None) -> Loop:
+    text = demo_stages.demo_text_encoder(TINY, vocabulary(), 0)
     torch.manual_seed(0)
     unet = UNet(TINY.unet)
     latents = torch.randn(len(scenes), 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    data = recipes.Latents(latents, text.tokenize(scenes.captions), text.tokenize([""]))
-    return recipes.control_stage(TINY, data, scenes, "depth", unet, text, scaled_linear(), recipe, state)
+    data = demo_stages.DemoData(TINY, scenes, text, latents, text.tokenize(scenes.captions), text.tokenize([""]))
+    return demo_stages.control_stage(data, "depth", unet, recipe, state)
 
 
 def weights(loop: Loop) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in loop.parameters().values()])
 
 
-def test_a_killed_run_goes_on_with_the_same_numbers(scenes: SceneSet, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_with_the_same_numbers(scenes: RenderedSet, tmp_path: Path) -> None:
     """Weights, averages, optimiser and the place in the random sequence: all of it is in the state file."""
     recipe = Recipe(steps=6, batch=4, lr=1e-3)
     unbroken = control_loop(scenes, recipe, None)
@@ -71,10 +71,10 @@ def test_a_killed_run_goes_on_with_the_same_numbers(scenes: SceneSet, tmp_path: 
     assert second.resume()
     assert second.run()
     assert torch.equal(weights(second), weights(unbroken))
-    assert not list(tmp_path.glob("*.partial"))
+    assert [path.name for path in tmp_path.iterdir()] == ["s.state"]
 
 
-def test_only_the_controlnet_learns_and_accumulation_counts_as_one_step(scenes: SceneSet) -> None:
+def test_only_the_controlnet_learns_and_accumulation_counts_as_one_step(scenes: RenderedSet) -> None:
     loop = control_loop(scenes, Recipe(steps=2, batch=2, accumulate=2, lr=1e-3), None)
     assert all(name.startswith("net.") for name in loop.parameters())
     before = weights(loop)
@@ -85,7 +85,7 @@ def test_only_the_controlnet_learns_and_accumulation_counts_as_one_step(scenes: 
     assert all(bool(zero.conv.weight.detach().abs().sum() > 0) for zero in net.zeros)
 
 
-def test_a_trained_net_is_saved_and_comes_back(scenes: SceneSet, tmp_path: Path) -> None:
+def test_a_trained_net_is_saved_and_comes_back(scenes: RenderedSet, tmp_path: Path) -> None:
     loop = control_loop(scenes, Recipe(steps=2, batch=4, lr=1e-3), None)
     loop.run()
     loop.use_average()
@@ -100,7 +100,7 @@ def test_a_trained_net_is_saved_and_comes_back(scenes: SceneSet, tmp_path: Path)
     assert all(torch.equal(a, b) for a, b in zip(theirs.skips, ours.skips, strict=True))
 
 
-def test_training_lowers_the_loss(scenes: SceneSet) -> None:
+def test_training_lowers_the_loss(scenes: RenderedSet) -> None:
     """Overfits one batch: the noise loss with fixed noise falls well below its start."""
     torch.manual_seed(0)
     unet = UNet(TINY.unet)

@@ -20,7 +20,7 @@ from comfyui_controlnet_core.controlnet_core.errors import (
 )
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
-from comfyui_controlnet_core.controlnet_core.training.transfer import transfer
+from comfyui_controlnet_core.controlnet_core.training.transfer_controlnet import transfer_controlnet
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 
 CANNY, BASE = "demo canny (built in)", "demo (built in)"
@@ -75,12 +75,12 @@ def test_transfer_adds_the_difference_of_the_bases(
         expected = weight + 0.5 * (tuned[key] - source[key]) if shared else weight
         torch.testing.assert_close(moved[key], expected, msg=key)
     assert same(handle.net.state_dict(), moved)
-    there = transfer(load_controlnet(assets / "demo_canny.safetensors")[0], base.unet, target)
-    back = transfer(there, target, base.unet)
+    there = transfer_controlnet(load_controlnet(assets / "demo_canny.safetensors")[0], base.unet, target)
+    back = transfer_controlnet(there, target, base.unet)
     for key, weight in back.state_dict().items():
         torch.testing.assert_close(weight, net[key], rtol=1e-5, atol=1e-6)
     with pytest.raises(UnfitError, match="all three have to be of one family"):
-        transfer(ControlNet(DEMO.controlnet), base.unet, target)
+        transfer_controlnet(ControlNet(DEMO.controlnet), base.unet, target)
 
 
 def examples(count: int = 3, size: int = 32) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""A ControlNet moved to another base (Zhang et al. 2023, section 4: transferring to community models).
+"""Moves a ControlNet to another base (Zhang et al. 2023, section 4: transfer to community models).
 
-    net' = net + strength * (target - source)      for each weight that net and bases share
+net' = net + strength * (target - source), for each weight that the net shares with both bases.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from ..errors import UnfitError
 from ..models.controlnet import ControlNet
 from ..models.unet import UNet
 
+# These parts of a ControlNet start as copies of its base. The hint encoder and the zero convolutions do not.
 SHARED = ("time_embed.", "label_embed.", "encoder.", "middle.")
-"""Parts of a ControlNet that are copies of its base's; the hint encoder and zero convolutions are its own."""
 
 
 @torch.no_grad()
-def transfer(net: ControlNet, source: UNet, target: UNet, strength: float = 1.0) -> ControlNet:
-    """A new net for `target` from one that was trained on `source`; the old one stays as it is.
+def transfer_controlnet(net: ControlNet, source: UNet, target: UNet, strength: float = 1.0) -> ControlNet:
+    """Make a new net for `target` from one that was trained on `source`, which is not changed.
 
-    Arithmetic in float32, the result in the net's dtype. Raises UnfitError where net and bases differ in shape.
+    strength: 0 keeps the net as it is, 1 adds the whole difference of the bases. The arithmetic is in float32, the
+    result has the net's dtype. Raises UnfitError where the shapes of net and bases differ.
     """
     for name, base in (("source", source), ("target", target)):
         if not net.fits(base.config) or base.config.in_channels != net.config.unet.in_channels:
@@ -33,6 +34,7 @@ def transfer(net: ControlNet, source: UNet, target: UNet, strength: float = 1.0)
         if name.startswith(SHARED) and name in before:
             change = after[name].float() - before[name].float()
             state[name] = (weight.float() + strength * change.to(weight.device)).to(weight.dtype)
+    # Built without memory: the weights are assigned, not copied.
     with torch.device("meta"):
         moved = ControlNet(net.config)
     moved.requires_grad_(False)

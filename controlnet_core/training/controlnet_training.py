@@ -1,0 +1,265 @@
+"""Trains a ControlNet on examples, with the recipe of the paper.
+
+Source: Zhang, Rao, Agrawala 2023, section 3.3 (half of the prompts are empty), and the training notes of the release
+(`sd_locked`, `only_mid_control`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoints.load import Checkpoint
+from ..control.unit import ControlUnit
+from ..diffusion.schedule import NoiseSchedule, make_schedule
+from ..engine.backend import Backend
+from ..engine.condition import Condition
+from ..engine.runtime import Runtime
+from ..errors import CheckpointError, UnfitError, ValueRangeError
+from ..models.control import check_base
+from ..models.controlnet import ControlNet
+from ..models.label import PictureSize, label_vector, size_kind
+from ..models.text_encoder import DualTextEncoder, TextEncoder
+from ..models.transfer import sent
+from ..models.unet import UNet
+from ..models.vae import AutoencoderKL
+from ..pipeline import DiffusionModel, SampleSettings, generate
+from .examples import Examples
+from .latent_cache import LatentCache
+from .loop import Loop, Recipe
+from .probe import Probe, run_probe, split_rows
+from .rendered_set import draw_rows
+from .step import (
+    control_predictor,
+    high_noise_timesteps,
+    initialise_hint_encoder,
+    noise_loss,
+    noise_losses,
+    uniform_timesteps,
+)
+
+PAPER = Recipe(steps=10_000, batch=4, lr=1e-5)
+"""The recipe of the paper: AdamW, learning rate 1e-5; control appears within 10,000 steps."""
+UNLOCKED_LR = 2e-6
+"""Learning rate of the release when the base's decoder is trained as well."""
+QUICK = Recipe(steps=2_000, batch=16, lr=1e-3, lr_end=0.05, warmup=100, betas=(0.9, 0.99))
+"""For small models and short runs, see `TrainingOptions.quick`. The demo nets were made in this way."""
+HINT_STD = 0.05
+NATIVE_SIZES = {"demo": 128, "sd15": 512, "sd2": 768, "sdxl": 1024}
+"""Name of a base's config -> side in pixels of the pictures that it was trained on."""
+
+Conditioner: TypeAlias = Callable[[Sequence[str]], tuple[Tensor, Tensor | None]]
+"""Captions -> text (B, 77, width), and the label vector (B, label_dim) where the model has one."""
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What is trained, beside the numbers of the recipe.
+
+    empty_captions: fraction of captions that are replaced by the empty text, so that the net reads the hint instead.
+    sd_locked: train only the net; False trains the base's decoder too. only_mid_control: the net controls only the
+    middle block. quick: not from the paper: He's initialisation of the hint encoder, and more timesteps of high noise,
+    for runs of hundreds of steps.
+    """
+
+    empty_captions: float = 0.5
+    sd_locked: bool = True
+    only_mid_control: bool = False
+    quick: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.empty_captions <= 1.0:
+            raise ValueRangeError(f"empty_captions is {self.empty_captions}: choose a share between 0 and 1")
+
+
+@dataclass(frozen=True, eq=False)
+class ControlNetTraining:
+    """A ControlNet in training. `loop` trains it; `probe` and `sample` can be called between the steps."""
+
+    loop: Loop
+    net: ControlNet
+    unet: UNet
+    checkpoint: Checkpoint
+    data: Examples
+    held_out: tuple[int, ...]
+    latents: LatentCache
+    condition: Conditioner
+    schedule: NoiseSchedule
+    options: TrainingOptions
+    device: torch.device
+
+    @torch.no_grad()
+    def probe(self) -> Probe:
+        """Measure control on the held-out examples, without captions. It does not change the training."""
+        rows = list(self.held_out)
+        latents, hints = self.latents(rows).to(self.device), self.data.hints(rows).to(self.device)
+        return run_probe(self.loop.step, latents, hints, self._losses)
+
+    def _losses(self, latents: Tensor, noise: Tensor, timestep: float, hints: Tensor) -> Tensor:
+        kind = self.checkpoint.config.parametrization
+        losses = []
+        # Eight at a time, so that a probe of 32 examples needs no more memory than a step.
+        for part in torch.arange(len(latents)).split(8):
+            predict = self._predictor([""] * len(part), hints[part])
+            t = torch.full((len(part),), timestep)
+            losses.append(noise_losses(predict, latents[part], t, noise[part], self.schedule, kind).float().cpu())
+        return torch.cat(losses)
+
+    def _predictor(self, captions: Sequence[str], hints: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        with torch.no_grad():
+            context, label = self.condition(captions)
+        return control_predictor(self.unet, self.net, context, hints, self.options.only_mid_control, label)
+
+    def _loss(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """The loss of a batch: Zhang et al. 2023, equation 5, with some of the captions emptied."""
+        keep = torch.rand(len(rows), generator=generator) >= self.options.empty_captions
+        chosen = rows.tolist()
+        captions = [text if kept else "" for text, kept in zip(self.data.captions(chosen), keep, strict=True)]
+        latents = sent(self.latents(chosen), self.device)
+        draw = high_noise_timesteps if self.options.quick else uniform_timesteps
+        t = draw(len(chosen), generator)
+        # Noise is drawn on the CPU, so that the same seed trains the same net on every device.
+        noise = sent(torch.randn(latents.shape, generator=generator), self.device)
+        predict = self._predictor(captions, sent(self.data.hints(chosen), self.device))
+        return noise_loss(predict, latents, t, noise, self.schedule, self.checkpoint.config.parametrization)
+
+    def sample(self, count: int = 4, settings: SampleSettings | None = None) -> Tensor:
+        """Pictures of the averaged net for held-out examples, with their captions.
+
+        Returns (3 * count, 3, S, S) in [0, 1]: hint, generated picture, target, one example after the other.
+        """
+        settings = settings or SampleSettings(steps=20, cfg=5.0)
+        with self.loop.averaged():
+            return torch.cat([self._sample_row(row, settings) for row in self.held_out[:count]])
+
+    @torch.no_grad()
+    def _sample_row(self, row: int, settings: SampleSettings) -> Tensor:
+        # Weights are not packed: they change at the next step.
+        backend = Backend(Runtime(self.device, next(self.unet.parameters()).dtype, pack_weights=False))
+        hint = self.data.hints([row])
+        mode = "mid-only" if self.options.only_mid_control else "balanced"
+        units = (ControlUnit(self.net, hint, mode=mode),)
+        halves = []
+        for caption in (*self.data.captions([row]), ""):
+            context, label = self.condition([caption])
+            halves.append((Condition(context.cpu(), units, None if label is None else label.cpu()),))
+        model = DiffusionModel(self.unet, self.checkpoint.config, self.schedule)
+        latent = torch.zeros_like(self.latents([row]))
+        found = generate(model, halves[0], halves[1], latent, settings, backend=backend)
+        pictures = [_vae(self.checkpoint).decode(found.to(self.device)).cpu(), self.data.pictures([row])]
+        made, target = ((picture / 2.0 + 0.5).clamp(0.0, 1.0) for picture in pictures)
+        return torch.cat([hint, made, target])
+
+
+def prepare_training(
+    checkpoint: Checkpoint,
+    data: Examples,
+    recipe: Recipe = PAPER,
+    options: TrainingOptions | None = None,
+    *,
+    state_file: Path | None = None,
+    start: ControlNet | None = None,
+    device: torch.device | str = "cpu",
+) -> ControlNetTraining:
+    """Prepare a training on a base, whose weights are converted to float32 on the device.
+
+    state_file: where the loop saves its state. start: a net to continue from, instead of a fresh copy of the base's
+    encoder. Raises CheckpointError for a base without text encoder or autoencoder, UnfitError for a start made for
+    another base, ValueRangeError for fewer than 2 examples, a size that the model does not divide, or a base with EDM
+    noise levels.
+    """
+    options = options or TrainingOptions()
+    _check(checkpoint, data, start)
+    device = torch.device(device)
+    unet, vae, text = checkpoint.unet, _vae(checkpoint), checkpoint.text_encoder()
+    for module in (unet, vae, text):
+        module.to(device, torch.float32).requires_grad_(False)
+    net = _make_net(checkpoint, recipe, options, start).to(device, torch.float32).requires_grad_(True)
+    if not options.sd_locked:
+        for part in (unet.decoder, unet.norm_out, unet.conv_out):
+            part.requires_grad_(True)
+    train_rows, held_out = split_rows(len(data))
+    modules: dict[str, nn.Module] = {"net": net} if options.sd_locked else {"net": net, "base": unet}
+
+    def loss(generator: torch.Generator) -> Tensor:
+        return training._loss(train_rows[draw_rows(len(train_rows), recipe.batch, generator)], generator)
+
+    training = ControlNetTraining(
+        Loop(modules, loss, recipe, state_file),
+        net,
+        unet,
+        checkpoint,
+        data,
+        held_out,
+        LatentCache(lambda row: _encode(vae, data, row, device), len(data)),
+        _conditioner(text, checkpoint.config.unet.label_dim, data.size),
+        make_schedule(checkpoint.config.noise),
+        options,
+        device,
+    )
+    return training
+
+
+def _check(checkpoint: Checkpoint, data: Examples, start: ControlNet | None) -> None:
+    config = checkpoint.config
+    if config.parametrization == "edm" or config.noise.kind == "edm":
+        raise ValueRangeError(f"the {config.name} checkpoint has EDM noise levels: train on a base with 1000 timesteps")
+    if len(data) < 2:
+        raise ValueRangeError(f"there are {len(data)} examples: give at least 2, better thousands")
+    multiple = config.vae.factor * 2 ** (len(config.unet.widths) - 1)
+    if data.size % multiple:
+        raise ValueRangeError(f"the size is {data.size} pixels, this base needs a multiple of {multiple}")
+    if config.unet.in_channels != config.vae.latent_channels:
+        raise UnfitError(f"the {config.name} checkpoint is for inpainting or editing: train on its plain base")
+    if start is not None:
+        check_base(start, "the net to start from", config.unet, f"the base {config.name}")
+
+
+def _make_net(checkpoint: Checkpoint, recipe: Recipe, options: TrainingOptions, start: ControlNet | None) -> ControlNet:
+    torch.manual_seed(recipe.seed)
+    if start is not None:
+        net = ControlNet(start.config)
+        net.load_state_dict(start.state_dict())
+        return net
+    net = ControlNet.from_unet(checkpoint.unet, checkpoint.config.controlnet)
+    if options.quick:
+        initialise_hint_encoder(net, HINT_STD, torch.Generator().manual_seed(recipe.seed))
+    return net
+
+
+def _vae(checkpoint: Checkpoint) -> AutoencoderKL:
+    if checkpoint.vae is None:
+        raise CheckpointError(f"the {checkpoint.config.name} checkpoint has no autoencoder: use one that has")
+    return checkpoint.vae
+
+
+@torch.no_grad()
+def _encode(vae: AutoencoderKL, data: Examples, row: int, device: torch.device) -> Tensor:
+    return vae.encode(data.pictures([row]).to(device))[0]
+
+
+def _conditioner(text: TextEncoder | DualTextEncoder, label_dim: int | None, size: int) -> Conditioner:
+    """Captions are read as they are, without weights in parentheses."""
+    encoders = (text.first, text.second) if isinstance(text, DualTextEncoder) else (text,)
+
+    def condition(captions: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+        states = [encoder.states(encoder.tokenize(captions)) for encoder in encoders]
+        context, pooled = torch.cat([hidden for hidden, _ in states], dim=-1), states[-1][1]
+        if label_dim is None:
+            return context, None
+        if size_kind(pooled.shape[-1], label_dim) is not PictureSize:
+            raise UnfitError("a refiner reads an aesthetic score, and no ControlNets are made for it: use its base")
+        return context, label_vector(pooled, PictureSize(size, size, 0, 0, size, size))
+
+    return condition
+
+
+def use_unlocked_rate(recipe: Recipe, options: TrainingOptions) -> Recipe:
+    """The recipe, with the release's lower learning rate where the base is unlocked and the recipe is the paper's."""
+    unlocked = not options.sd_locked and recipe.lr == PAPER.lr
+    return replace(recipe, lr=UNLOCKED_LR) if unlocked else recipe

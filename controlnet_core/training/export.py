@@ -1,0 +1,53 @@
+"""Writes a trained net, and the base that was trained with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from ..checkpoints.save import LayoutName, save_checkpoint, save_controlnet
+from .controlnet_training import ControlNetTraining
+
+RECIPE_KEY = "controlnet_core.recipe"
+"""Entry in the metadata of every file that a training wrote."""
+
+
+def export_files(path: Path, unlocked: bool) -> list[Path]:
+    """The files that `export` writes: the net, and with an unlocked base `NAME_base` beside it."""
+    return [path, path.with_name(f"{path.stem}_base{path.suffix}")] if unlocked else [path]
+
+
+def export(
+    training: ControlNetTraining,
+    path: Path,
+    *,
+    layout: LayoutName = "ldm",
+    dtype: torch.dtype | None = torch.float16,
+    metadata: Mapping[str, str] | None = None,
+) -> list[Path]:
+    """Write the averaged net, and the base if its decoder was trained too; return the files.
+
+    Raises CheckpointError when a file cannot be written; no file is left half-written.
+    """
+    checkpoint, loop = training.checkpoint, training.loop
+    about = {RECIPE_KEY: f"{loop.recipe}, {training.options}, {loop.step} steps done", **(metadata or {})}
+    files = export_files(path, not training.options.sd_locked)
+    with loop.averaged():
+        family = checkpoint.identity.family
+        save_controlnet(path, training.net, family=family, layout=layout, dtype=dtype, metadata=about)
+        for base in files[1:]:
+            save_checkpoint(
+                base,
+                checkpoint.config,
+                checkpoint.unet,
+                checkpoint.vae,
+                checkpoint.text_model,
+                checkpoint.text_model2,
+                extras=checkpoint.extras,
+                layout=layout,
+                dtype=dtype,
+                metadata=about,
+            )
+    return files

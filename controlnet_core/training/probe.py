@@ -1,0 +1,78 @@
+"""The probe: does a net in training follow its hint?
+
+The loss does not show it: it is noisy, and falls long before the net obeys. The probe compares the loss with the right
+hints and with exchanged ones. Source: Zhang et al. 2023, section 3.3 ("sudden convergence").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+# Control has appeared when the hint lowers the loss by 2 %, three standard errors away from chance.
+APPEARED, CERTAIN = 0.02, 3.0
+# At these noise levels the layout of a picture is decided, so the hint has its largest effect there.
+PROBE_TIMESTEPS = (500.0, 700.0, 850.0, 950.0)
+PROBE_DRAWS = 32
+"""Smallest number of losses that a probe compares: examples times noises."""
+HELD_OUT, HELD_OUT_SHARE = 32, 0.05
+ALL_TRAINED = 8
+"""With fewer examples than this, none is held out: the probe uses the examples that the net was trained on."""
+
+LossesFunction = Callable[[Tensor, Tensor, float, Tensor], Tensor]
+"""(latents, noise, timestep, hints) -> one loss for each example (B,), on the CPU."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Loss on held-out examples with their own hints and with those of others.
+
+    right, wrong: mean losses. control: fraction by which the right hint lowers the loss, 0 for a fresh net. certainty:
+    control in standard errors.
+    """
+
+    step: int
+    right: float
+    wrong: float
+    control: float
+    certainty: float
+
+    @property
+    def appeared(self) -> bool:
+        """Whether the net follows its hint, see `APPEARED`."""
+        return self.control >= APPEARED and self.certainty >= CERTAIN
+
+
+def split_rows(count: int) -> tuple[Tensor, tuple[int, ...]]:
+    """Rows to train on, and rows that are held out for the probe; the same in every run."""
+    if count < ALL_TRAINED:
+        return torch.arange(count), tuple(range(count))
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(count))
+    held = min(HELD_OUT, max(2, round(count * HELD_OUT_SHARE)))
+    return order[held:], tuple(order[:held].tolist())
+
+
+def run_probe(step: int, latents: Tensor, hints: Tensor, losses: LossesFunction) -> Probe:
+    """Compare the losses at fixed noise. latents (B, 4, h, w), hints (B, 3, H, W), B >= 2, on the device."""
+    generator = torch.Generator().manual_seed(0)
+    found: list[tuple[Tensor, Tensor]] = []
+    while len(found) * len(latents) < PROBE_DRAWS or len(found) % len(PROBE_TIMESTEPS):
+        timestep = PROBE_TIMESTEPS[len(found) % len(PROBE_TIMESTEPS)]
+        noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+        # Never rolled by a multiple of the batch, so no example gets its own hint.
+        exchanged = hints.roll(1 + len(found) % (len(latents) - 1), dims=0)
+        found.append((losses(latents, noise, timestep, hints), losses(latents, noise, timestep, exchanged)))
+    right, wrong = (torch.cat(part) for part in zip(*found, strict=True))
+    share = 1.0 - right / wrong
+    error = float(share.std()) / len(share) ** 0.5
+    control = float(share.mean())
+    return Probe(step, float(right.mean()), float(wrong.mean()), control, control / error if error else 0.0)
+
+
+def first_control(history: Sequence[Probe]) -> Probe | None:
+    """The first of two probes in a row that both find control; None before that."""
+    return next((a for a, b in pairwise(history) if a.appeared and b.appeared), None)

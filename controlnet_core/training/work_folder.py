@@ -1,0 +1,187 @@
+"""The work folder of a training: lock, settings, log, and sample pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..checkpoints.io import atomic_write
+from ..errors import DamagedFileError, ValueRangeError, reading, writing
+from .controlnet_training import TrainingOptions
+from .examples import Examples
+from .loop import Recipe, Report
+from .probe import Probe
+
+# These may change between two runs of a training: they do not decide which weights are trained, nor on what.
+CHANGEABLE = frozenset(
+    {"steps", "batch", "accumulate", "lr", "lr_end", "warmup", "weight_decay", "betas", "clip", "ema", "seed", "bf16"}
+)
+_OURS = re.compile(r"\.(training\.state|settings\.json|sizes\.json|step_\d+\.png)\.\d+\.tmp")
+"""Names under which files of this folder are written before they are complete."""
+
+
+@dataclass(frozen=True)
+class WorkFolder:
+    """A folder with training.lock, settings.json, sizes.json, log.jsonl, training.state and samples/."""
+
+    folder: Path
+
+    @property
+    def state_file(self) -> Path:
+        """The state of the loop."""
+        return self.folder / "training.state"
+
+    @property
+    def sizes_file(self) -> Path:
+        """The sizes of the pictures that were checked, see `open_examples`."""
+        return self.folder / "sizes.json"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other trainings out of the folder, and remove what killed ones left half-written.
+
+        Raises ValueRangeError when another training uses the folder.
+        """
+        path = self.folder / "training.lock"
+        with writing(path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = path.open("ab")
+        with file:
+            try:
+                # The system frees the lock when the process ends, also when it is killed. So no stale lock can remain.
+                _lock(file)
+            except OSError as error:
+                raise ValueRangeError(
+                    f"{self.folder} is used by another training ({error.strerror}): wait for it or stop it, or choose "
+                    "another --work folder"
+                ) from error
+            for left in (*self.folder.glob(".*.tmp"), *(self.folder / "samples").glob(".*.tmp")):
+                if _OURS.fullmatch(left.name):
+                    left.unlink()
+            self._mend_log()
+            yield
+
+    def _mend_log(self) -> None:
+        """Cut off the line that a kill left incomplete, so that the next entry begins a new line."""
+        path = self.folder / "log.jsonl"
+        if path.exists():
+            with writing(path), path.open("r+b") as file:
+                file.truncate(file.read().rfind(b"\n") + 1)
+
+    def claim(self, settings: Mapping[str, Any]) -> list[str]:
+        """Write the settings to settings.json, or compare them with those of the training in this folder.
+
+        Returns what changed, such as "lr was 0.001, is 0.0001". Raises ValueRangeError where a setting changed that is
+        not in `CHANGEABLE`, DamagedFileError for a settings.json that cannot be read.
+        """
+        path = self.folder / "settings.json"
+        wanted = json.loads(json.dumps(settings))
+        known = self._known_settings(path) if path.exists() and self.state_file.exists() else wanted
+        changed = {
+            name: f"{name} was {known.get(name)!r}, is {value!r}"
+            for name, value in wanted.items()
+            if known.get(name) != value
+        }
+        if set(changed) - CHANGEABLE:
+            shown = ", ".join(text for name, text in changed.items() if name not in CHANGEABLE)
+            raise ValueRangeError(
+                f"{self.folder} holds another training ({shown}): choose another --work folder, or delete this one"
+            )
+        with writing(path), atomic_write(path) as file:
+            file.write(json.dumps(wanted, indent=1).encode())
+        return list(changed.values())
+
+    def _known_settings(self, path: Path) -> dict[str, Any]:
+        try:
+            with reading(path):
+                return dict(json.loads(path.read_bytes()))
+        except DamagedFileError as error:
+            raise DamagedFileError(
+                f"{path} is damaged ({error}): delete it to continue this training with the options given now", path
+            ) from error
+
+    def write_log(self, entry: Probe | Report) -> None:
+        """Append a line to the log."""
+        path = self.folder / "log.jsonl"
+        with writing(path), path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"kind": type(entry).__name__.lower(), **asdict(entry)}) + "\n")
+
+    def read_probes(self, until: int) -> list[Probe]:
+        """The probes up to a step, of this run and of those before it, by their step."""
+        path = self.folder / "log.jsonl"
+        found: dict[int, Probe] = {}
+        for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else (), start=1):
+            try:
+                entry = json.loads(line)
+                # A run that was killed may have logged steps after its last state; they are made again.
+                if entry.pop("kind") == "probe" and entry["step"] <= until:
+                    found[entry["step"]] = Probe(**entry)
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                raise DamagedFileError(
+                    f"{path}, line {number} is damaged ({error!r}): remove this line", path
+                ) from error
+        return [found[step] for step in sorted(found)]
+
+    def save_samples(self, step: int, pictures: Tensor) -> Path:
+        """Write (3n, 3, S, S) in [0, 1] as a grid of n rows: hint, generated picture, target."""
+        from PIL import Image
+
+        rows = [torch.cat(list(row), dim=2) for row in pictures.split(3)]
+        pixels = (torch.cat(rows, dim=1).movedim(0, -1).numpy() * 255.0 + 0.5).astype(np.uint8)
+        path = self.folder / "samples" / f"step_{step:06d}.png"
+        with writing(path), atomic_write(path) as file:
+            Image.fromarray(pixels).save(file, "PNG")
+        return path
+
+
+def _lock(file: BinaryIO) -> None:
+    """Lock an open file for this process; raises OSError when another process has locked it."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files that killed processes left beside a file they were about to write."""
+    pattern = re.compile(re.escape(f".{path.name}.") + r"(\d{1,9})\.tmp")
+    for left in path.parent.glob(".*.tmp"):
+        match = pattern.fullmatch(left.name)
+        if match and not _is_running(int(match[1])):
+            left.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    """Whether another process with this number exists."""
+    if sys.platform == "win32":  # there os.kill would end it; Windows itself keeps files that are open
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()
+
+
+def settings_of(
+    folder: Path, base: Path, start: Path | None, data: Examples, recipe: Recipe, options: TrainingOptions
+) -> dict[str, Any]:
+    """Everything that decides the numbers of a training."""
+    files = {"data": str(folder.resolve()), "base": str(base.resolve()), "start": str(start.resolve()) if start else ""}
+    return {**files, "examples": len(data), "size": data.size, **asdict(recipe), **asdict(options)}

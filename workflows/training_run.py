@@ -1,0 +1,235 @@
+"""Runs a training for the command `controlnet train`: checks its files, reports progress, and writes the net."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ..controlnet_core.checkpoints.io import read_header
+from ..controlnet_core.checkpoints.load import load_checkpoint, load_controlnet
+from ..controlnet_core.checkpoints.save import LayoutName
+from ..controlnet_core.engine.runtime import DTYPES, Runtime
+from ..controlnet_core.errors import CheckpointError, Interrupted, MissingFileError, ValueRangeError
+from ..controlnet_core.pipeline import SampleSettings
+from ..controlnet_core.training import controlnet_training
+from ..controlnet_core.training.controlnet_training import ControlNetTraining, TrainingOptions
+from ..controlnet_core.training.example_folder import open_examples
+from ..controlnet_core.training.export import RECIPE_KEY, export, export_files
+from ..controlnet_core.training.loop import Recipe, Report
+from ..controlnet_core.training.probe import ALL_TRAINED, Probe, first_control
+from ..controlnet_core.training.work_folder import WorkFolder, remove_leftovers, settings_of
+from ..nodes.builtin import checkpoints
+from ..nodes.standalone.host import ASSETS
+from .destinations import check_file
+
+LAYOUTS: dict[str, LayoutName] = {"cldm": "ldm", "diffusers": "diffusers", "core": "core"}
+DEMO = "demo"
+
+
+def train(args: argparse.Namespace) -> int:
+    """See `commands.train.run`."""
+    began = time.monotonic()
+    work = WorkFolder(args.work or args.output.with_name(f"{args.output.stem}_training"))
+    _check_output(args)
+    training, settings = prepare(args, work)
+    loop = training.loop
+    with work.locked():
+        for file in export_files(args.output, args.unlock):
+            remove_leftovers(file)
+        changed = work.claim(settings)
+        if loop.resume():
+            changes = f" with other settings: {', '.join(changed)}" if changed else ""
+            _print(args, f"continues from step {loop.step}{changes}")
+        watch = Watch(args, work, training)
+        with _stop_signals() as stopped, watch.bar:
+            complete = loop.run(
+                watch.on_report,
+                every=10,
+                save_every=args.save_every,
+                until=None if args.minutes is None else began + 60.0 * args.minutes,
+                on_step=watch.on_step,
+                cancelled=lambda: bool(stopped),
+            )
+        if stopped:
+            error = Interrupted(f"stopped at step {loop.step}, state saved: the same command continues from there")
+            error.exit_code = 128 + stopped[0]  # as shells count signals: 130 for Ctrl-C, 143 for SIGTERM
+            raise error
+        if complete:
+            _finish(args, training, watch, work)
+        else:
+            _print(args, f"stopped at step {loop.step} of {loop.recipe.steps}; the same command continues from there")
+    return 0
+
+
+def prepare(args: argparse.Namespace, work: WorkFolder) -> tuple[ControlNetTraining, dict[str, Any]]:
+    """The training of a command line, and its settings. Raises the errors of `prepare_training`."""
+    recipe, options = choose_recipe(args)
+    base = _find_base(args.base)
+    checkpoint = load_checkpoint(base, dtype=torch.float32)
+    size = args.size or controlnet_training.NATIVE_SIZES.get(checkpoint.config.name, 512)
+    what = "left out" if args.skip_bad else "cannot be used"
+    data = open_examples(
+        args.data,
+        size,
+        skip_bad=args.skip_bad,
+        on_fault=lambda fault: print(f"{what}: {fault}", file=sys.stderr),
+        known_sizes=work.sizes_file,
+    )
+    start = None if args.start is None else load_controlnet(args.start, dtype=torch.float32)[0]
+    device = Runtime.choose(args.device, "fp32").device
+    training = controlnet_training.prepare_training(
+        checkpoint, data, recipe, options, state_file=work.state_file, start=start, device=device
+    )
+    held = "" if len(data) >= ALL_TRAINED else ", none of them held out for the probe"
+    _print(args, f"{len(data)} examples of {size} pixels{held}; {checkpoint.identity.summary}; on {device}")
+    return training, settings_of(args.data, base, args.start, data, recipe, options)
+
+
+def choose_recipe(args: argparse.Namespace) -> tuple[Recipe, TrainingOptions]:
+    """Recipe and options of a command line."""
+    given = {name: getattr(args, name) for name in ("steps", "batch", "accumulate", "lr", "ema", "seed")}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in ("steps", "batch", "accumulate"):
+        if given.get(name, 1) < 1:
+            raise ValueRangeError(f"--{name} is {given[name]}: expected 1 or more")
+    for name in ("probe_every", "save_every", "sample_steps"):
+        if getattr(args, name) < 1:
+            raise ValueRangeError(f"--{name.replace('_', '-')} is {getattr(args, name)}: expected 1 or more")
+    options = TrainingOptions(args.empty, not args.unlock, args.only_mid, args.quick)
+    recipe = controlnet_training.QUICK if args.quick else controlnet_training.PAPER
+    return replace(controlnet_training.use_unlocked_rate(recipe, options), bf16=args.bf16, **given), options
+
+
+def _find_base(name: str) -> Path:
+    if name == DEMO:
+        return next(iter(checkpoints(ASSETS).values()))
+    path = Path(name).expanduser()
+    if not path.exists():
+        raise MissingFileError(f"there is no checkpoint {name}: give a file, a diffusers folder, or {DEMO}", path)
+    return path
+
+
+def _check_output(args: argparse.Namespace) -> None:
+    """Raise ValueRangeError for an output that cannot be written, or that would replace a file of somebody else."""
+    if args.output.suffix != ".safetensors":
+        raise ValueRangeError(f"--output {args.output}: expected a .safetensors file")
+    inputs = {"--base": _find_base(args.base), "--start": args.start}
+    for file in export_files(args.output, args.unlock):
+        check_file("--output", file)
+        for option, path in inputs.items():
+            if path is not None and file.exists() and path.exists() and _is_within(file, path):
+                raise ValueRangeError(f"--output {file} would replace {option} {path}: choose another --output")
+        if file.exists() and not args.overwrite and not _is_ours(file):
+            raise ValueRangeError(
+                f"--output {file} exists, and no training wrote it: choose another name, or add --overwrite"
+            )
+
+
+def _is_within(file: Path, path: Path) -> bool:
+    """Whether `file` is `path`, also by a link, or a file in the folder `path`."""
+    return file.samefile(path) or path.resolve() in file.resolve().parents
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether a training wrote this file, which it may then replace, for example after more steps."""
+    try:
+        return read_header(file).metadata.get(RECIPE_KEY, "").startswith(Recipe.__name__)
+    except CheckpointError:
+        return False
+
+
+class Watch:
+    """Shows progress, and keeps log, probes and samples while a training runs."""
+
+    def __init__(self, args: argparse.Namespace, work: WorkFolder, training: ControlNetTraining) -> None:
+        self.args, self.work, self.training = args, work, training
+        loop = training.loop
+        self.history: list[Probe] = work.read_probes(loop.step)
+        self.bar: Any = tqdm(total=loop.recipe.steps, initial=loop.step, desc="train", unit="step", dynamic_ncols=True)
+
+    def on_report(self, report: Report) -> None:
+        """Show loss and rate on the bar, and append them to the log."""
+        self.bar.set_postfix_str(f"loss {report.loss:.4f}")
+        self.bar.update(report.step - self.bar.n)
+        self.work.write_log(report)
+
+    def on_step(self, step: int) -> None:
+        """Make a probe and samples when they are due."""
+        last = step == self.training.loop.recipe.steps
+        if step % self.args.probe_every == 0 or last:
+            self._probe()
+        if self.args.sample_every and (step % self.args.sample_every == 0 or last):
+            settings = SampleSettings(steps=self.args.sample_steps, cfg=5.0)
+            path = self.work.save_samples(step, self.training.sample(settings=settings))
+            self._write(f"step {step}: samples in {path}")
+
+    def _probe(self) -> None:
+        before = first_control(self.history)
+        probe = self.training.probe()
+        self.history.append(probe)
+        self.work.write_log(probe)
+        self._write(
+            f"step {probe.step}: the right hint lowers the loss by {probe.control:.1%} ({probe.certainty:.1f} standard "
+            f"errors; {probe.right:.4f} against {probe.wrong:.4f} with other hints)"
+        )
+        found = first_control(self.history)
+        if found is not None and before is None:
+            self._write(f"control has appeared at step {found.step}")
+
+    def _write(self, text: str) -> None:
+        self.bar.write(text, file=sys.stderr)  # above the bar, which a plain print would break
+
+
+def _finish(args: argparse.Namespace, training: ControlNetTraining, watch: Watch, work: WorkFolder) -> None:
+    files = export(training, args.output, layout=LAYOUTS[args.layout], dtype=DTYPES[args.dtype])
+    found = first_control(watch.history)
+    if args.json:
+        facts = {
+            "files": [str(path) for path in files],
+            "steps": training.loop.step,
+            "control": watch.history[-1].control if watch.history else None,
+            "control_since": None if found is None else found.step,
+            "work": str(work.folder),
+        }
+        print(json.dumps(facts))
+        return
+    for path in files:
+        print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    if found is None:
+        print("control has not appeared yet: train for longer (a larger --steps continues from here)")
+    else:
+        print(f"control since step {found.step}")
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collect Ctrl-C and SIGTERM, so that the run ends after the current step instead of within it."""
+    received: list[int] = []
+    previous = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, lambda number, frame: received.append(number))
+    except ValueError:  # not in the main thread, where no signals arrive
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _print(args: argparse.Namespace, text: str) -> None:
+    if not args.json:
+        print(text, flush=True)
