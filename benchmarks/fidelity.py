@@ -45,8 +45,8 @@ from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.text_encoder import TextEncoder
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
-from comfyui_controlnet_core.controlnet_core.training.demo_world import RenderedScene, render_seed
 from comfyui_controlnet_core.controlnet_core.training.demo_stages import UNION_KINDS
+from comfyui_controlnet_core.controlnet_core.training.demo_world import RenderedScene, render_seed
 from comfyui_controlnet_core.nodes.scenes import VIEWS
 from comfyui_controlnet_core.nodes.scenes import photo as example_photo
 from comfyui_controlnet_core.preprocessors import process

@@ -14,9 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder: prompt.json, or source/ and target/")
     parser.add_argument("--base", required=True, help="checkpoint file or folder to train on, or demo")
     parser.add_argument("--output", type=Path, required=True, help="the ControlNet to write, a .safetensors file")
-    parser.add_argument(
-        "--start", type=Path, help="a ControlNet to start from, instead of a copy of the base"
-    )
+    parser.add_argument("--start", type=Path, help="a ControlNet to start from, instead of a copy of the base")
     parser.add_argument("--work", type=Path, help="folder for state, log and samples (default: beside the output)")
     parser.add_argument("--skip-bad", action="store_true", help="leave out examples that cannot be used")
     parser.add_argument("--overwrite", action="store_true", help="replace an output that this training did not write")
