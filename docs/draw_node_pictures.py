@@ -1,7 +1,7 @@
-"""Draws each of our nodes, and beside it what it really makes: called by `make_node_docs.py`.
+"""Draw each of our nodes, and beside it what it makes; `make_node_docs.py` calls this.
 
-A node is run with its defaults. What it needs from other nodes comes from the demo model and one photograph;
-what it gives is brought to a picture by its type: a LATENT is decoded, a CONDITIONING is painted, and so on.
+A node is run with its default settings. Inputs from other nodes come from the demo model and one photograph. Outputs
+become pictures by their type: a LATENT is decoded, a CONDITIONING is sampled, and so on.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ COLORS = {
     "MODEL": "#b39ddb", "CLIP": "#ffd500", "VAE": "#ff6e6e", "CONDITIONING": "#ffa931", "LATENT": "#ff9cf9",
     "IMAGE": "#64b5f6", "MASK": "#81c784", "CONTROL_NET": "#6ee7b7",
 }  # fmt: skip
-"""The editor's own colours of sockets."""
+"""ComfyUI's colours of sockets."""
 MAPS: Mapping[str, Mapping[str, Any]] = {
     "CNCore_DepthConvert": {"picture": SCENE, "view": "z-pass"},
     "CNCore_DepthStereo": {"picture": PHOTO, "view": "stereo pair"},
     "CNCore_NormalFromDepth": {"picture": SCENE, "view": "depth"},
     "CNCore_SegmentPalette": {"picture": SCENE, "view": "segmentation"},
 }
-"""What is given to nodes that read no photograph."""
+"""Inputs for nodes that do not read a photograph."""
 TRUTH: Mapping[str, Callable[[Any], np.ndarray]] = {
     "CNCore_Depth": VIEWS["depth"],
     "CNCore_Normal": lambda scene: encode(scene.normal),
     "CNCore_Pose": VIEWS["openpose"],
     "CNCore_Segmentation": VIEWS["segmentation"],
 }
-"""Nodes whose kinds all need nets that do not come with the package: such a hint, from the exact truth of a scene."""
+"""Nodes whose kinds all need a network file. They show the exact hint of a demo scene instead."""
 TRUTH_SCENE = "demo scene 11"
 MADE_BY = {"CNCore_NormalConvert": "CNCore_NormalFromDepth"}
-"""Nodes that read what another one makes."""
+"""Nodes that read the output of another node."""
 
 
 def main(folder: Path, names: list[str] | None = None) -> None:
@@ -72,20 +72,20 @@ def main(folder: Path, names: list[str] | None = None) -> None:
 
 
 class Studio:
-    """The nodes, and what they are tried on."""
+    """The node classes, with inputs to run them on."""
 
     def __init__(self, host: StandaloneHost) -> None:
         self.classes = build_nodes(host)
 
     def picture(self, name: str) -> Image.Image:
-        """The node as the editor draws it, and pictures of what went in and came out."""
+        """Draw the node as in ComfyUI, with pictures of its inputs and outputs."""
         cls: Any = self.classes[name]
         spec = read_spec(name, cls)
         tiles = [] if cls.CATEGORY in NOT_RUN else list(self.shown(name, spec))
         return side_by_side(draw_node(spec, cls, self.fields(name)), tiles)
 
     def shown(self, name: str, spec: NodeSpec) -> Iterator[tuple[str, Image.Image]]:
-        """(label, picture) of the pictures that a node takes, and of what it makes of them."""
+        """Yield (label, picture) for the pictures that a node reads and for its outputs."""
         sockets = [item for item in spec.inputs.values() if not item.is_widget]
         given = {item.name: self.sample(name, item.name, item.type) for item in sockets}
         given = {key: value for key, value in given.items() if value is not None}
@@ -104,18 +104,18 @@ class Studio:
     def results(
         self, name: str, given: dict[str, Any], runs: list[dict[str, Any]]
     ) -> Iterator[tuple[dict[str, Any], tuple[Any, ...]]]:
-        """What a node gives in those of these runs that work with what comes with the package."""
+        """Yield the outputs of a node for each run that works without further files."""
         for run in runs:
             try:
                 yield run, self.run(name, **given, **run)
             except (CoreError, TypeError, ValueError) as error:
-                print(f"{name} {run or ''} is not shown at work: {str(error)[:120]}")
+                print(f"{name} {run or ''} is not run: {str(error)[:120]}")
 
     def views_of(self, spec: NodeSpec, outputs: tuple[Any, ...], *label: str) -> Iterator[tuple[str, Image.Image]]:
-        """(label, picture) of a node's outputs: of pictures each, of other types one for all."""
+        """Yield (label, picture) for the outputs of a node: one for each picture, one for all of another type."""
         kinds = dict.fromkeys(kind for kind in spec.outputs if kind in self.views)
         if len(kinds) > 1:
-            kinds.pop("STRING", None)  # words beside a picture say the same
+            kinds.pop("STRING", None)  # the text says the same as the picture
         for kind in kinds:
             slots = [slot for slot, found in enumerate(spec.outputs) if found == kind]
             for group in [[slot] for slot in slots] if kind == "IMAGE" else [slots]:
@@ -123,22 +123,22 @@ class Studio:
                 yield ", ".join(label) or known, self.views[kind](*(outputs[slot] for slot in group))
 
     def fields(self, name: str) -> dict[str, Any]:
-        """The values of a node's fields: its defaults, or what shows it better."""
+        """Return the values of a node's fields: its defaults, or values that show more."""
         widgets = {item.name: item.default for item in self.inputs(name).values() if item.is_widget}
         better = {**BETTER, **FIELDS.get(name, {})}
         return {key: better.get(key, value) for key, value in widgets.items()}
 
     def run(self, name: str, **inputs: Any) -> tuple[Any, ...]:
-        """What a node gives for these inputs, its other fields as `fields` has them."""
+        """Run a node on these inputs, with its other fields from `fields`."""
         cls: Any = self.classes[name]
         with torch.inference_mode():
             result = getattr(cls(), cls.FUNCTION)(**{**self.fields(name), **inputs})
         return tuple(result["result"] if isinstance(result, Mapping) else result)
 
-    # ---- what goes in
+    # ---- inputs
 
     def sample(self, node: str, name: str, kind: str) -> Any:
-        """Something of a type to link to an input; None leaves it open."""
+        """Return a value of a type for an input; None leaves the input open."""
         if kind == "IMAGE":
             return self.image(node, name)
         maker = {
@@ -156,7 +156,7 @@ class Studio:
         return maker()
 
     def image(self, node: str, name: str) -> torch.Tensor:
-        """The picture for an IMAGE input: edges for control, a map where one is asked for, else a photograph."""
+        """Return the picture for an IMAGE input: edges for control, a map if needed, else a photograph."""
         if "control_net" in self.inputs(node) or name == "hint":
             return self.edges
         if name == "picture":
@@ -166,7 +166,7 @@ class Studio:
         return self.run("CNCore_ExampleImage", **{"size": 256, **MAPS[node]})[0] if node in MAPS else self.photo
 
     def prompts(self, node: str) -> tuple[Any, ...]:
-        """Both prompts, with control on them unless it is the node's business to put it there."""
+        """Return both prompts; with control, unless the node itself adds it."""
         return self.plain if "control_net" in self.inputs(node) or "stack" in self.inputs(node) else self.controlled
 
     def inputs(self, node: str) -> Mapping[str, Any]:
@@ -200,7 +200,7 @@ class Studio:
 
     @cached_property
     def circle(self) -> torch.Tensor:
-        """MASK (1, H, W) of the photograph's size."""
+        """A mask (1, H, W) of the photograph's size, white inside a circle."""
         height, width = self.photo.shape[1:3]
         y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
         return (x**2 + y**2 < 0.25).float()[None]
@@ -213,11 +213,11 @@ class Studio:
     def painted(self) -> torch.Tensor:
         return self.decoded(self.sampled(*self.controlled))
 
-    # ---- what comes out
+    # ---- outputs
 
     @cached_property
     def views(self) -> dict[str, Callable[[Any], Image.Image]]:
-        """Type -> picture of the values of it that a node gives."""
+        """Type -> function that draws the values of this type."""
         return {
             "IMAGE": lambda image, *_: to_pil(image),
             "MASK": lambda mask, *_: to_pil(mask[..., None].expand(-1, -1, -1, 3)),
@@ -233,34 +233,34 @@ class Studio:
         }
 
     def apply(self, net: Any, **unit: Any) -> tuple[Any, ...]:
-        """The prompt with one net on it."""
+        """Apply one net to the prompt."""
         positive, negative = self.plain
         given = {"positive": positive, "negative": negative, "control_net": net, "image": self.edges, **unit}
         return self.run("CNCore_ApplyControlNet", **given)
 
     def applied_stack(self, stack: Any) -> tuple[Any, ...]:
-        """The prompt with a stack on it."""
+        """Apply a stack to the prompt."""
         positive, negative = self.plain
         return self.run("CNCore_ApplyControlStack", positive=positive, negative=negative, stack=stack)
 
     def sampled(self, positive: Any, negative: Any, model: Any = None) -> Any:
-        """A finished latent."""
+        """Sample a latent."""
         given = {"positive": positive, "negative": negative, "latent": self.latent}
         return self.run("CNCore_Sample", model=model or self.checkpoint[0], **given)[0]
 
     def decoded(self, latent: Any) -> torch.Tensor:
-        """IMAGE of a latent."""
+        """Decode a latent to an IMAGE."""
         return self.run("VAEDecode", samples=latent, vae=self.checkpoint[2])[0]
 
     def paint(self, positive: Any, negative: Any, model: Any = None) -> Image.Image:
-        """The picture of a prompt."""
+        """Sample and decode the picture of a prompt."""
         return to_pil(self.decoded(self.sampled(positive, negative, model)))
 
 
 PAINTED = (
     "MODEL", "CONDITIONING", "CONTROL_NET", "CNCORE_WEIGHTS", "CNCORE_STACK", "CNCORE_SCHEDULE", "CNCORE_OPTIONS",
 )  # fmt: skip
-"""Types that are shown by the picture that the demo model makes with them."""
+"""Types that are shown by a picture of the demo model."""
 LEFT_OPEN = {
     ("CNCore_ControlUnit", "CNCORE_STACK"),
     ("CNCore_LoadControlNet", "MODEL"),
@@ -268,7 +268,7 @@ LEFT_OPEN = {
 }
 MASKED = ("CNCore_InpaintHint",)
 KINDS = ("kind", "method")
-"""Fields of which each choice is shown."""
+"""Fields whose choices are all shown."""
 MOST_RESULTS = 5
 BETTER = {"prompt": PROMPT, "cfg": 5.0, "seed": 7, "width": PICTURE, "height": PICTURE}
 FIELDS: Mapping[str, Mapping[str, Any]] = {
@@ -283,7 +283,7 @@ FIELDS: Mapping[str, Mapping[str, Any]] = {
 
 
 def to_pil(image: torch.Tensor) -> Image.Image:
-    """The first of IMAGE (B, H, W, C)."""
+    """Convert the first picture of IMAGE (B, H, W, C)."""
     pixels = np.asarray(image[0].detach().float().cpu().numpy())
     return Image.fromarray(np.clip(pixels * 255.0, 0, 255).astype(np.uint8)).convert("RGB")
 
@@ -293,7 +293,7 @@ def font(size: int) -> Any:
 
 
 def draw_text(text: str) -> Image.Image:
-    """Lines of a text output."""
+    """Draw the lines of a text output."""
     lines = [part for line in str(text).splitlines() for part in textwrap.wrap(line, 34) or [""]]
     sheet = Image.new("RGB", (TILE, TILE), FIELD)
     ImageDraw.Draw(sheet).multiline_text((6, 6), "\n".join(lines[:16]), PALE, font(9), spacing=2)
@@ -301,7 +301,7 @@ def draw_text(text: str) -> Image.Image:
 
 
 def draw_node(spec: NodeSpec, cls: Any, values: Mapping[str, Any]) -> Image.Image:
-    """A node with its sockets and fields, as the editor draws it."""
+    """Draw a node with its sockets and fields, as in ComfyUI."""
     sockets = [item for item in spec.inputs.values() if not item.is_widget]
     height = ROW * (2 + max(len(sockets), len(spec.outputs)) + len(values)) + GAP
     card = Image.new("RGB", (CARD, height), BODY)
@@ -326,12 +326,12 @@ def draw_node(spec: NodeSpec, cls: Any, values: Mapping[str, Any]) -> Image.Imag
 
 
 def dot(pen: ImageDraw.ImageDraw, x: int, y: int, kind: str) -> None:
-    """A socket in the colour of its type."""
+    """Draw a socket in the colour of its type."""
     pen.ellipse((x - 4, y - 4, x + 4, y + 4), COLORS.get(kind, GRAY))
 
 
 def side_by_side(card: Image.Image, tiles: list[tuple[str, Image.Image]]) -> Image.Image:
-    """The node, and labelled pictures right of it, at most three in a row."""
+    """Draw the node, with labelled pictures at its right, at most three in a row."""
     columns = min(len(tiles), 3)
     rows = -(-len(tiles) // max(columns, 1))
     width = CARD + 2 * GAP + columns * (TILE + GAP)
@@ -348,7 +348,7 @@ def side_by_side(card: Image.Image, tiles: list[tuple[str, Image.Image]]) -> Ima
 
 
 def fitted(tile: Image.Image) -> Image.Image:
-    """A picture inside a square tile."""
+    """Scale a picture to fit into a square tile."""
     scale = TILE / max(tile.size)
     size = (max(1, round(tile.width * scale)), max(1, round(tile.height * scale)))
     method = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS

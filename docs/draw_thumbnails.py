@@ -1,7 +1,7 @@
-"""Makes the pictures that the template browser shows: workflows/NAME.jpg from what workflows/NAME.json makes.
+"""Draw the pictures of the template browser: run workflows/NAME.json and write workflows/NAME.jpg.
 
-    python docs/draw_thumbnails.py                 # all workflows
-    python docs/draw_thumbnails.py canny_photo     # some
+python docs/draw_thumbnails.py                 # all workflows
+python docs/draw_thumbnails.py canny_photo     # some
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ def main(names: Sequence[str]) -> None:
 
 
 def pictures(result: RunResult, host: StandaloneHost, kind: str) -> list[Image.Image]:
-    """The pictures of a run that were written as `kind`: "temp" for previews, "output" for results."""
+    """Return the pictures of a run: kind "temp" for previews, "output" for results."""
     root = {"temp": host.temp_dir, "output": host.output_dir}[kind]
     files = [root / entry["subfolder"] / entry["filename"] for entry in result.ui("images") if entry["type"] == kind]
     return [square(file) for file in files if file.suffix == ".png"]
 
 
 def square(file: Path) -> Image.Image:
-    """The middle of a picture, as large as it goes."""
+    """Read a picture and crop the largest square at its centre."""
     with Image.open(file) as picture:
         side = min(picture.size)
         left, top = (picture.width - side) // 2, (picture.height - side) // 2
@@ -56,9 +56,9 @@ def square(file: Path) -> Image.Image:
 
 
 def thumbnail(shown: Sequence[Image.Image], saved: Sequence[Image.Image]) -> Image.Image:
-    """One result large with the previews small above; or, of several results, four tiles with the previews.
+    """Draw one result with small previews on it; or several results and previews as four tiles.
 
-    Above and to the right is the sky of the demo's scenes: what they show stands lower, or further to the left.
+    The previews go to the upper right: in the demo's scenes this part shows only sky.
     """
     if len(saved) > 1 and len(shown) + len(saved) >= TILES:
         return tiles([*shown, *saved][:TILES])
@@ -72,7 +72,7 @@ def thumbnail(shown: Sequence[Image.Image], saved: Sequence[Image.Image]) -> Ima
 
 
 def tiles(shown: Sequence[Image.Image]) -> Image.Image:
-    """Four pictures in a square."""
+    """Draw four pictures in a square."""
     sheet = Image.new("RGB", (SIDE, SIDE), "white")
     side = (SIDE - GAP) // 2
     for i, picture in enumerate(shown):
@@ -81,7 +81,7 @@ def tiles(shown: Sequence[Image.Image]) -> Image.Image:
 
 
 def scaled(picture: Image.Image, side: int) -> Image.Image:
-    """A square picture at another size."""
+    """Resize a square picture."""
     return picture.resize((side, side), Image.Resampling.BICUBIC)
 
 

@@ -1,14 +1,14 @@
-"""Writes what the editor shows about our nodes, from the node classes themselves.
+"""Write the texts and pictures that ComfyUI shows about our nodes, from the node classes.
 
-    python docs/make_node_docs.py            # all of it
-    python docs/make_node_docs.py --texts    # without the pictures, which run the nodes
+    python docs/make_node_docs.py            # everything
+    python docs/make_node_docs.py --texts    # without the pictures, for which the nodes are run
 
-- `locales/en/nodeDefs.json`: names, descriptions and tooltips as the classes have them.
-- `locales/ko/nodeDefs.json` is written by hand; this program reads it, and says what is missing in it.
-- `web/docs/ID.md` and `web/docs/ID/ko.md`: the help page of each node. A paragraph of one's own goes into
+- `locales/en/nodeDefs.json`: names, descriptions and tooltips of the classes.
+- `locales/ko/nodeDefs.json` is written by hand. This program reads it and lists what is missing in it.
+- `web/docs/ID.md` and `web/docs/ID/ko.md`: the help page of each node. A paragraph of its own comes from
   `docs/node_notes/ID.md` or `docs/node_notes/ID.ko.md`.
-- `docs/templates.md`: the workflows that come with the package, by their own notes, with their screenshots.
-- `web/docs/images/ID.jpg`: a picture of the node, and of what it makes (`draw_node_pictures.py`).
+- `docs/templates.md`: the bundled workflows, with their own notes and screenshots.
+- `web/docs/images/ID.jpg`: a picture of the node and of its output (`draw_node_pictures.py`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SCREENSHOTS = ROOT / "docs" / "images" / "templates"
 LANGUAGES = ("en", "ko")
 SHOWN_CHOICES = 8
 SPECIAL = re.compile(r"[{}@|$]")
-"""What the editor's translation format reads as its own signs."""
+"""Signs with a meaning in ComfyUI's translation format."""
 LITERAL = re.compile(r"\{'(.)'\}")
 
 Texts = Mapping[str, Any]
@@ -43,7 +43,7 @@ Texts = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Words:
-    """The words of a help page that are no node's own."""
+    """The fixed words of a help page, in one language."""
 
     where: str
     inputs: str
@@ -105,12 +105,12 @@ NATIVE_NAMES = {
     "PreviewImage": {"en": "Preview Image", "ko": "이미지 미리보기"},
     "SaveImage": {"en": "Save Image", "ko": "이미지 저장"},
 }
-"""What the editor calls its own nodes."""
+"""Names of ComfyUI's own nodes."""
 MOST_NAMES = 3
 
 
 def main(arguments: list[str]) -> None:
-    """Write everything, and say what Korean lacks."""
+    """Write everything, and print what Korean lacks."""
     nodes = node_classes()
     for path, text in files(nodes).items():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,14 +124,14 @@ def main(arguments: list[str]) -> None:
 
 
 def node_classes() -> dict[str, Any]:
-    """Our nodes by ID, over a host that has nothing but what comes with the package."""
+    """Return our node classes by ID, with a host that has only the built-in files."""
     with tempfile.TemporaryDirectory() as folder:
         classes = build_nodes(StandaloneHost(folder, folder, device="cpu", dtype="fp32"))
         return {name: classes[name] for name in own_nodes()}
 
 
 def files(nodes: Mapping[str, Any]) -> dict[Path, str]:
-    """Path -> text of everything that is written from texts alone."""
+    """Return path -> text of every file that is made from texts only."""
     text = json.dumps(english(nodes), indent=1, ensure_ascii=False) + "\n"
     found = {LOCALES / "en" / "nodeDefs.json": text, ROOT / "docs" / "templates.md": templates()}
     for language in LANGUAGES:
@@ -148,18 +148,18 @@ def files(nodes: Mapping[str, Any]) -> dict[Path, str]:
 
 
 def read_locale(language: str) -> dict[str, Any]:
-    """nodeDefs.json of a language."""
+    """Read nodeDefs.json of a language."""
     path = LOCALES / language / "nodeDefs.json"
     return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
 def english(nodes: Mapping[str, Any]) -> dict[str, Any]:
-    """nodeDefs.json as the classes have it."""
+    """Return the content of nodeDefs.json in English, from the classes."""
     return {name: escaped(entry_of(read_spec(name, cls), cls)) for name, cls in nodes.items()}
 
 
 def entry_of(spec: NodeSpec, cls: Any) -> dict[str, Any]:
-    """Names, description and tooltips of one class."""
+    """Return names, description and tooltips of one class."""
     inputs = {}
     for item in spec.inputs.values():
         inputs[item.name] = {"name": item.name, "tooltip": item.options["tooltip"]}
@@ -173,24 +173,24 @@ def entry_of(spec: NodeSpec, cls: Any) -> dict[str, Any]:
 
 
 def each_text(entry: Any, change: Any) -> Any:
-    """The same entry with `change` made to each text in it."""
+    """Apply `change` to each text of an entry."""
     if isinstance(entry, str):
         return change(entry)
     return {key: each_text(value, change) for key, value in entry.items()}
 
 
 def escaped(entry: Any) -> Any:
-    """Texts as nodeDefs.json needs them."""
+    """Escape texts for nodeDefs.json."""
     return each_text(entry, lambda text: SPECIAL.sub(lambda sign: "{'" + sign[0] + "'}", text))
 
 
 def plain(entry: Any) -> Any:
-    """Texts of nodeDefs.json as people read them."""
+    """Remove the escapes of nodeDefs.json."""
     return each_text(entry, lambda text: LITERAL.sub(r"\1", text))
 
 
 def keys(entry: Any, before: str = "") -> set[str]:
-    """Dotted names of all texts in nodeDefs.json."""
+    """Return the dotted names of all texts in nodeDefs.json."""
     if isinstance(entry, str):
         return {before}
     return {key for name, value in entry.items() for key in keys(value, f"{before}.{name}" if before else name)}
@@ -309,7 +309,7 @@ def gives(cls: Any, kind: str) -> bool:
 
 
 def takes(spec: NodeSpec, kind: Any) -> bool:
-    """Whether a node has a socket of that type."""
+    """Return whether a node has a socket of that type."""
     return any(item.type == kind and not item.is_widget for item in spec.inputs.values())
 
 
@@ -324,7 +324,7 @@ of your own. The screenshots are of ComfyUI itself.
 
 
 def templates() -> str:
-    """All bundled workflows: what their first note says, and how they look in the editor."""
+    """Describe all bundled workflows: the first note, and a screenshot."""
     parts = [TEMPLATES.strip()]
     for name in bundled_names():
         title, about = note_of(name)
@@ -335,7 +335,7 @@ def templates() -> str:
 
 
 def note_of(workflow: str) -> tuple[str, str]:
-    """Heading and first paragraph of a bundled workflow's first note."""
+    """Return heading and first paragraph of a bundled workflow's first note."""
     notes = [node["widgets_values"][0] for node in drawn(workflow) if node["type"] in ("MarkdownNote", "Note")]
     paragraphs = [part for part in (notes[0] if notes else "").split("\n\n") if part.strip()] or [workflow]
     heading = paragraphs[0].splitlines()[0].lstrip("# ")
@@ -343,17 +343,17 @@ def note_of(workflow: str) -> tuple[str, str]:
 
 
 def drawn(workflow: str) -> list[dict[str, Any]]:
-    """The nodes of a bundled workflow."""
+    """Return the nodes of a bundled workflow."""
     return json.loads((WORKFLOWS / f"{workflow}.json").read_text("utf-8"))["nodes"]
 
 
 def types_of(workflow: str) -> set[str]:
-    """Classes of the nodes in a bundled workflow."""
+    """Return the classes of the nodes in a bundled workflow."""
     return {node["type"] for node in drawn(workflow)}
 
 
 def cell(text: str) -> str:
-    """Text that may stand in a table."""
+    """Escape text for a Markdown table."""
     return " ".join(text.split()).replace("|", "\\|")
 
 
