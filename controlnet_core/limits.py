@@ -68,3 +68,6 @@ ANIMATION_PIXELS = Limit(
     "of all frames of a file that are read one after the other: 1024 frames of 512 x 512 take a few seconds",
 )
 ARRAY_VALUES = Limit(2**28, "values", "four channels of the largest picture in a .npy file")
+
+# Workflows.
+WORKFLOW_BYTES = Limit(16_000_000, "bytes of JSON", "the largest workflows have about 3 MB; in memory JSON takes 30x")

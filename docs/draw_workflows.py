@@ -16,7 +16,7 @@ import workflow_controls as controls
 import workflow_hints as hints
 from comfyui_controlnet_core.nodes import build_nodes
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
-from comfyui_controlnet_core.workflows.to_editor import Sheet
+from editor_sheet import Sheet
 
 FOLDER = Path(__file__).resolve().parent.parent / "workflows"
 DRAWINGS: Mapping[str, Callable[[Sheet], None]] = {

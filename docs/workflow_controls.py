@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from comfyui_controlnet_core.workflows.to_editor import Sheet
+from editor_sheet import Sheet
 from workflow_parts import (
     HINT,
     PAINT,

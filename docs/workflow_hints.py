@@ -9,7 +9,7 @@ from comfyui_controlnet_core.controlnet_core.training.demo_world import render_s
 from comfyui_controlnet_core.nodes.scenes import SCENES
 from comfyui_controlnet_core.preprocessors.catalog import ENTRIES
 from comfyui_controlnet_core.preprocessors.pose import Person, Pose, write_poses
-from comfyui_controlnet_core.workflows.to_editor import Sheet
+from editor_sheet import Sheet
 from workflow_parts import (
     BALLS,
     HINT,

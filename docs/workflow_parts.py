@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from comfyui_controlnet_core.workflows.to_editor import Box, Placed, Sheet
+from editor_sheet import Box, Placed, Sheet
 
 SIZE = 128
 LOAD, TEXT, HINT = ("#322", "#533"), ("#232", "#353"), ("#223", "#335")

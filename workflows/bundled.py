@@ -1,4 +1,4 @@
-"""Finding workflow files: a path as given, else one of those that come with the package, by name."""
+"""Find workflow files: a path, or the name of a workflow that comes with the package."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import difflib
 from pathlib import Path
 
 from ..controlnet_core.errors import MissingFileError
+from .paths import exists, user_path
 
 FOLDER = Path(__file__).resolve().parent
 
 
 def bundled_names() -> tuple[str, ...]:
-    """Names of the workflows that come with the package, such as "canny_to_image"."""
+    """Return the names of the workflows that come with the package, such as "canny_to_image"."""
     return tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
 
 
 def find_workflow(name: str) -> Path:
-    """The file for "my/own.json", "picture.png", "canny_to_image" or "workflows/canny_to_image.json".
+    """Return the file for "my/own.json", "picture.png", "canny_to_image" or "workflows/canny_to_image.json".
 
-    Raises MissingFileError, naming the nearest bundled workflow, when there is none.
+    Raises MissingFileError that names the nearest bundled workflow if there is none.
     """
-    given = Path(name).expanduser()
-    if given.exists():
+    given = user_path(name)
+    if exists(given):
         return given
-    stem = given.name[:-5] if given.name.endswith(".json") else given.name
+    stem = given.name.removesuffix(".json")
     names = bundled_names()
     if str(given.parent) in (".", "workflows") and stem in names:
         return FOLDER / f"{stem}.json"

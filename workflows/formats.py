@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from ..controlnet_core.errors import MissingFileError, WorkflowError
+from ..controlnet_core.limits import WORKFLOW_BYTES
 from . import editor, png
 from .checks import MAX_NODES, as_dict, as_text, fail
 from .graph import Graph, Link, Node
 from .migrations import current_inputs, current_type
 
 MAX_FILE_BYTES = 256 * 2**20
-MAX_JSON_BYTES = 64 * 2**20
+"""Size of a file, that is of a picture with a workflow in it."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,6 @@ def parse_document(data: bytes, name: str) -> Document:
         if "prompt" not in texts and "workflow" not in texts:
             raise fail(name, "is a picture without a workflow in it", "save it again with its metadata")
         return Document(name, _part(texts, "prompt", name), _part(texts, "workflow", name))
-    if len(data) > MAX_JSON_BYTES:
-        raise fail(name, f"is larger than {MAX_JSON_BYTES >> 20} MB and no PNG", "give a workflow .json or a PNG")
     return _classify(parse_json(data, name), name)
 
 
@@ -129,6 +128,9 @@ def _summary(data: Any) -> str:
 
 def parse_json(data: bytes | str, name: str) -> Any:
     """Parse JSON. NaN and Infinity pass, because ComfyUI writes NaN; the user of a value checks it."""
+    if len(data) > WORKFLOW_BYTES.number:
+        size = f"has {len(data):,} {WORKFLOW_BYTES.unit}, expected at most {WORKFLOW_BYTES.number:,}"
+        raise fail(name, size, "give a workflow .json or a PNG saved with one")
     try:
         return json.loads(data.decode("utf-8-sig") if isinstance(data, bytes) else data)
     except UnicodeDecodeError as error:

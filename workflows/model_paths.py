@@ -1,87 +1,98 @@
-"""The folders that `--models` names: a ComfyUI models tree, or its extra_model_paths.yaml.
-
-That file is YAML of a narrow kind (sections, `key: value`, blocks of lines behind `key: |`), read
-here without a YAML package; anything else in it is an error with its line number.
-"""
+"""Find the folders that `--models` names: a ComfyUI models folder, or an extra_model_paths.yaml."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..controlnet_core.errors import MissingFileError, WorkflowError
+from .paths import user_path
 
 _OLD_NAMES = {"unet": "diffusion_models", "clip": "text_encoders"}
 _NO_FOLDERS = ("base_path", "is_default", "custom_nodes")
-Sections = dict[str, dict[str, list[str]]]
+_MAX_BYTES = 1_000_000
+Warn = Callable[[str], object]
 
 
-def model_folders(paths: Sequence[str | Path]) -> tuple[tuple[Path, ...], Mapping[str, tuple[Path, ...]]]:
-    """(roots of models trees, folders by kind) that `--models` names.
+def model_folders(
+    paths: Sequence[str | Path], warn: Warn = warnings.warn
+) -> tuple[tuple[Path, ...], Mapping[str, tuple[Path, ...]]]:
+    """Return the models folders that `--models` names, and further folders by kind of file.
 
-    Raises MissingFileError when a path does not exist, WorkflowError when a file is no such YAML.
+    warn: called with a message for each base_path that does not exist. Raises MissingFileError for a path that does not
+    exist, WorkflowError for a file that is no extra_model_paths.yaml.
     """
     roots: list[Path] = []
     by_kind: dict[str, list[Path]] = {}
-    for path in map(Path, paths):
+    for path in map(user_path, paths):
         if path.is_dir():
-            inner = path / "models"  # the folder of ComfyUI itself does as well
+            inner = path / "models"  # the folder of ComfyUI itself is accepted too
             roots.append(inner if inner.is_dir() and not (path / "checkpoints").is_dir() else path)
         elif path.is_file():
-            for kind, folder, first in read_extra_paths(path):
+            for kind, folder, is_default in read_extra_paths(path, warn):
                 known = by_kind.setdefault(kind, [])
-                known.insert(0, folder) if first else known.append(folder)
+                known.insert(0 if is_default else len(known), folder)
         else:
             raise MissingFileError(f"--models {path}: there is no such folder or file: check the path", path)
     return tuple(roots), {kind: tuple(folders) for kind, folders in by_kind.items()}
 
 
-def read_extra_paths(path: Path) -> Iterator[tuple[str, Path, bool]]:
-    """(kind, folder, whether it comes first) of each folder that an extra_model_paths.yaml names."""
-    try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise WorkflowError(f"{path} cannot be read as text ({error}): give a folder or a .yaml") from error
-    for section in parse_sections(text, str(path)).values():
-        here = path.absolute().parent
-        base = _joined(here, section["base_path"][0]) if section.get("base_path") else here
-        first = "".join(section.get("is_default", [])).lower() in ("true", "yes", "on")
-        for kind, folders in section.items():
+def read_extra_paths(path: Path, warn: Warn = warnings.warn) -> Iterator[tuple[str, Path, bool]]:
+    """Yield (kind, folder, whether it comes first) for each folder in an extra_model_paths.yaml."""
+    here = path.absolute().parent
+    for name, section in _sections(path).items():
+        base = here
+        if section.get("base_path"):
+            base = _joined(here, str(section["base_path"]))
+            if not base.is_dir():
+                warn(f"{path}, {name}: base_path {base} does not exist: correct it, or remove the section")
+        for kind, value in section.items():
             if kind not in _NO_FOLDERS:
-                yield from ((_OLD_NAMES.get(kind, kind), _joined(base, folder), first) for folder in folders)
+                folders = (_joined(base, folder) for folder in _folder_names(value, f"{path}, {name}, {kind}"))
+                yield from (
+                    (_OLD_NAMES.get(kind, kind), folder, section.get("is_default") in (True, "true"))
+                    for folder in folders
+                )
+
+
+def _sections(path: Path) -> dict[str, dict[str, Any]]:
+    """Read the sections of the file by name. Keys outside any section form one of their own."""
+    import yaml
+
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            text = file.read(_MAX_BYTES + 1)
+        if len(text) > _MAX_BYTES:
+            raise ValueError(f"it is larger than {_MAX_BYTES // 1_000_000} MB")
+        data = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise WorkflowError(f"{path}{line}: {error.problem or 'is no valid YAML'}: correct the line") from error
+    except Exception as error:  # safe_load also raises ValueError for a date that does not exist, RecursionError, ...
+        raise WorkflowError(f"{path} cannot be read as YAML ({error}): give a folder or a .yaml file") from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise WorkflowError(f"{path}: expected sections of `key: folder` lines, got {str(data)[:60]!r}: correct it")
+    loose = {str(key): value for key, value in data.items() if value is not None and not isinstance(value, dict)}
+    named = {str(key): value for key, value in data.items() if isinstance(value, dict)}
+    sections = {**({"keys without a section": loose} if loose else {}), **named}
+    return {name: {str(key): value for key, value in section.items()} for name, section in sections.items()}
+
+
+def _folder_names(value: Any, where: str) -> list[str]:
+    """Return the folders of one key: a text of one or more lines, or a list."""
+    if value is None:
+        return []
+    entries = value if isinstance(value, list) else [value]
+    if any(isinstance(entry, (list, dict)) for entry in entries):
+        raise WorkflowError(f"{where}: expected a folder, or a list of folders: correct it")
+    lines = [line.strip() for entry in entries for line in str(entry).splitlines()]
+    return [line for line in lines if line]
 
 
 def _joined(base: Path, name: str) -> Path:
-    return Path(os.path.normpath(base / os.path.expandvars(Path(name).expanduser())))
-
-
-def parse_sections(text: str, name: str) -> Sections:
-    """Section -> key -> values, of the YAML subset that these files use."""
-    sections: Sections = {}
-    values: list[str] | None = None
-    section: dict[str, list[str]] | None = None
-    block_at = key_at = 0
-    for number, raw in enumerate(text.splitlines(), 1):
-        line = raw.split(" #")[0].rstrip()
-        indent = len(line) - len(line.lstrip())
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
-        if values is not None and indent > key_at and block_at:
-            values.append(line.lstrip("- ").strip("'\""))
-            continue
-        key, colon, value = line.partition(":")
-        if not colon or (indent and section is None):
-            raise WorkflowError(f"{name}, line {number}: expected `key: value`, got {line[:60]!r}: correct the line")
-        if indent == 0:
-            section = sections.setdefault(key, {})
-            values, block_at = None, 0
-            continue
-        assert section is not None
-        key_at, value = indent, value.strip().strip("'\"")
-        block_at = int(value in ("|", "|-", ">", ""))
-        values = section.setdefault(key.strip(), [])
-        if not block_at:
-            values.append(value)
-    return sections
+    return Path(os.path.normpath(base / os.path.expandvars(user_path(name))))

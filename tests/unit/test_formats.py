@@ -17,9 +17,9 @@ from comfyui_controlnet_core.workflows import png
 from comfyui_controlnet_core.workflows.formats import load_graph, parse_document, to_graph
 from comfyui_controlnet_core.workflows.graph import Graph, Link
 from comfyui_controlnet_core.workflows.overrides import apply_settings
-from comfyui_controlnet_core.workflows.to_editor import Sheet
 from comfyui_controlnet_core.workflows.validation import check
 from comfyui_controlnet_core.workflows.widgets import dynamic_prompt
+from editor_sheet import Sheet
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -435,23 +435,17 @@ def test_a_picture_with_only_one_of_the_two_forms() -> None:
     assert inputs(graph, "3")["seed"] == 7
 
 
-def test_text_chunks_of_all_three_kinds_and_rewriting() -> None:
-    data = picture(prompt="plain", odd="snow ☃")
-    zipped = b"zipped\0\0" + zlib.compress(b"x" * 1000)
-    chunk = struct.pack(">I", len(zipped)) + b"zTXt" + zipped + struct.pack(">I", zlib.crc32(b"zTXt" + zipped))
-    data = data[:33] + chunk + data[33:]
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def test_texts_of_all_three_kinds_are_read_before_and_behind_the_pixels() -> None:
+    zipped = chunk(b"zTXt", b"zipped\0\0" + zlib.compress(b"x" * 1000))
+    before = picture(prompt="plain", odd="snow ☃")
+    data = before[:33] + zipped + before[33:]
     assert png.read_text(data) == {"prompt": "plain", "odd": "snow ☃", "zipped": "x" * 1000}
-    changed = png.with_text(data, {"prompt": "other ☃", "new": "n"})
-    assert png.read_text(changed) == {"prompt": "other ☃", "odd": "snow ☃", "zipped": "x" * 1000, "new": "n"}
-    with Image.open(io.BytesIO(changed)) as opened:
-        assert opened.getpixel((0, 0)) == (10, 20, 30)
-        assert opened.text["prompt"] == "other ☃"
-
-
-def test_pillow_and_we_write_the_same_chunks() -> None:
-    text = json.dumps(API)
-    assert png.with_text(picture(), {"prompt": text}) == png.with_text(picture(prompt=text), {"prompt": text})
-    assert png.read_text(png.with_text(picture(), {"prompt": text})) == png.read_text(picture(prompt=text))
+    behind = picture()[:-12] + chunk(b"tEXt", b"workflow\0{}") + picture()[-12:]
+    assert png.read_text(behind) == {"workflow": "{}"}
 
 
 # ---- hostile and broken files ---------------------------------------------------------------------------
@@ -507,13 +501,23 @@ def test_broken_files_end_in_one_error_that_says_what_is_wrong(data: bytes, said
     assert "\n" not in str(caught.value)
 
 
-def test_a_text_chunk_that_unpacks_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(png, "MAX_TEXT", 1000)
-    body = b"prompt\0\0" + zlib.compress(b"x" * 5000)
-    chunk = struct.pack(">I", len(body)) + b"zTXt" + body + struct.pack(">I", zlib.crc32(b"zTXt" + body))
+@pytest.mark.parametrize("count", [1, 100])
+def test_texts_that_unpack_without_end_are_refused(count: int) -> None:
+    """The limit counts for all texts of a file together: a hundred texts of 0.9 MB are as bad as one of 90 MB."""
+    size = 5_000_000 if count == 1 else 900_000
+    texts = [chunk(b"zTXt", b"prompt%d\0\0" % n + zlib.compress(b"[" * size)) for n in range(count)]
     data = picture()
-    with pytest.raises(WorkflowError, match="damaged text chunk"):
-        png.read_text(data[:33] + chunk + data[33:])
+    with pytest.raises(WorkflowError, match="is cut short or damaged"):
+        png.read_text(data[:33] + b"".join(texts) + data[33:])
+
+
+def test_json_that_takes_many_times_its_size_in_memory_is_refused(tmp_path: Path) -> None:
+    """A list of empty objects takes 24 times its text."""
+    (tmp_path / "a.json").write_bytes(b"[" + b"{}," * 6_000_000 + b"{}]")
+    with pytest.raises(WorkflowError, match="has 18,000,004 bytes of JSON, expected at most 16,000,000"):
+        load_graph(tmp_path / "a.json", CLASSES)
+    with pytest.raises(WorkflowError, match=r"text prompt has .* bytes of JSON"):
+        parse_document(picture(prompt="[" + "{}," * 6_000_000 + "{}]"), "a.png")
 
 
 def test_missing_files_and_folders(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ _PACKAGES = (
     ("numpy", True),
     ("safetensors", True),
     ("pillow", True),
+    ("pyyaml", True),
     ("opencv-python", True),
     ("einops", True),
     ("scipy", True),

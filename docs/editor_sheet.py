@@ -1,6 +1,6 @@
-"""Writing the editor's form: nodes at chosen places, links, notes and groups, as JSON of format 0.4.
+"""Write the editor's form of a workflow: nodes at chosen places, links, notes and groups, as JSON of format 0.4.
 
-The workflows that come with the package are drawn with it, so that they always fit the node classes.
+`draw_workflows.py` draws the bundled workflows with it, so that they always fit the node classes.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..controlnet_core.errors import WorkflowError
-from .contract import InputSpec, NodeSpec, read_spec, types_fit
-from .widgets import has_control
+from comfyui_controlnet_core.controlnet_core.errors import WorkflowError
+from comfyui_controlnet_core.workflows.contract import InputSpec, NodeSpec, read_spec, types_fit
+from comfyui_controlnet_core.workflows.widgets import has_control, upload_index
 
 Box = tuple[int, int, int, int]
 """x, y, width, height on the canvas, in the editor's pixels; y grows downwards."""
@@ -146,11 +146,11 @@ def _type_name(kind: Any) -> str:
 
 def _saved_values(spec: NodeSpec, values: Mapping[str, Any]) -> list[Any]:
     saved: list[Any] = []
-    for item in spec.inputs.values():
-        if item.is_widget:
-            saved.append(values.get(item.name, item.default))
-            if has_control(item):
-                saved.append("fixed")
-            if item.options.get("image_upload"):
-                saved.append("image")
+    widgets = [item for item in spec.inputs.values() if item.is_widget]
+    for index, item in enumerate(widgets):
+        saved.append(values.get(item.name, item.default))
+        if has_control(item):
+            saved.append("fixed")
+        if index == upload_index(widgets):
+            saved.append("image")
     return saved
