@@ -6,6 +6,11 @@ import contextlib
 import difflib
 import errno
 import os
+import platform
+import re
+import secrets
+import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +24,12 @@ ALIASES = {"diffusion_models": ("unet",), "text_encoders": ("clip",)}
 
 LONGEST = 255
 """Bytes of a file's or folder's name that every usual file system takes."""
+_MAX_VISITS = 2
+"""How often a folder is listed: under its own name, and through one link."""
+_MACHINE = zlib.crc32(platform.node().encode())
+"""Folders may be shared by machines, whose processes have the same numbers."""
+_TEMPORARY = re.compile(r"\.{1,2}cncore-([0-9a-f]{8})-(\d{1,9})-[0-9a-f]+\.tmp(\.\d+\.tmp)?")
+"""Names of `temporary_file`, and of the file that `atomic_write` makes to write one of them."""
 _DEVICES = frozenset({"CON", "PRN", "AUX", "NUL", *(f"{kind}{n}" for kind in ("COM", "LPT") for n in range(1, 10))})
 
 
@@ -48,19 +59,20 @@ def name_fault(name: str, ending: int = 0, windows: bool = os.name == "nt") -> s
     return ""
 
 
-def inside(folder: Path, name: str) -> Path:
-    """folder / name, with subfolders. Raises PathError for a name that leaves the folder, or that no file can have."""
+def inside(folder: Path, name: str, *, follow_links: bool = True) -> Path:
+    """Return folder / name, where the name may have subfolders.
+
+    follow_links: whether a symbolic link in the folder may lead out of it. Folders of models and pictures are often
+    links; for writing use False. Raises PathError for a name that leaves the folder, or that no file can have.
+    """
     if leaves_folder(name):
         raise PathError(f"{brief(name)} leaves the folder {folder}: give a name inside it")
     fault = name_fault(name)
     if fault:
         raise PathError(f"{brief(name)} {fault}: give another name")
-    parts = name.replace("\\", "/").split("/")
-    path = folder.joinpath(*parts)
-    root = folder.resolve()
-    # a link inside the folder may lead anywhere; model folders are often links themselves, pictures not
-    if path.resolve() != root and root not in path.resolve().parents and not _is_linked(folder, parts):
-        raise PathError(f"{name!r} leaves the folder {folder}: give a name inside it")
+    path = folder.joinpath(*name.replace("\\", "/").split("/"))
+    if not follow_links and folder.resolve() not in (path.resolve(), *path.resolve().parents):
+        raise PathError(f"{brief(name)} leaves the folder {folder} through a link: give a name inside it")
     return path
 
 
@@ -70,28 +82,53 @@ def brief(value: Any) -> str:
     return shown if len(shown) <= 60 else f"{shown[:40]}...{shown[-12:]}"
 
 
-def _is_linked(folder: Path, parts: Sequence[str]) -> bool:
-    """Whether a symbolic link on the way was put there by the owner of the folder."""
-    path = folder
-    for part in parts:
-        path = path / part
-        if path.is_symlink():
-            return True
-    return False
-
-
 def list_files(folders: Sequence[Path], endings: frozenset[str]) -> tuple[str, ...]:
-    """Names, relative to their folder and with "/", of all files with these endings, sorted."""
-    return tuple(sorted({name for folder in folders for name in _walk(folder, endings)}))
+    """Return the sorted names, relative to their folder and with "/", of all files with these endings."""
+    found = ((folder, path) for folder in folders for path in walk_files(folder) if path.suffix.lower() in endings)
+    return tuple(sorted({path.relative_to(folder).as_posix() for folder, path in found}))
 
 
-def _walk(folder: Path, endings: frozenset[str]) -> Iterator[str]:
-    if not folder.is_dir():
-        return
-    for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in endings and not hidden and path.is_file():
-            yield path.relative_to(folder).as_posix()
+def walk_files(folder: Path) -> Iterator[Path]:
+    """Yield all files in and below a folder, also through links to folders; hidden files and folders are skipped."""
+    visits: Counter[str] = Counter()
+    for here, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        visits[real] += 1
+        if visits[real] > _MAX_VISITS:  # a link that leads back to a folder above it would never end
+            folders.clear()
+            continue
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths = (Path(here, name) for name in sorted(files) if not name.startswith("."))
+        yield from (path for path in paths if path.is_file())
+
+
+def temporary_file(folder: Path) -> Path:
+    """Return a name for a file of this folder that is being written.
+
+    The name is short, since the final name may have the greatest length. It holds this machine and this process, so
+    that `remove_leftovers` knows whose file it is.
+    """
+    return folder / f".cncore-{_MACHINE:08x}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that killed processes of this machine left in a folder."""
+    for path in folder.glob(".*cncore-*.tmp"):
+        match = _TEMPORARY.fullmatch(path.name)
+        if match and int(match[1], 16) == _MACHINE and not _is_running(int(match[2])):
+            path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    if os.name == "nt":  # os.kill would end the process there; an open file cannot be removed anyway
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it belongs to another user
+        return True
+    return True
 
 
 def publish(temporary: Path, names: Iterable[Path]) -> Path:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from ..controlnet_core.checkpoints.load import load_controlnet, load_unet
 from ..controlnet_core.checkpoints.save import LayoutName, save_controlnet
 from ..controlnet_core.models.controlnet import ControlNet
 from . import builtin
-from .folders import inside, publish
+from .folders import inside, publish, remove_leftovers, temporary_file
 from .host import Node
 
 CATEGORY = "ControlNet Core/train"
@@ -54,29 +53,28 @@ def base_names(host: Any) -> list[str]:
     return [*builtin.checkpoints(host.assets_dir), *host.files("checkpoints")]
 
 
-def free_path(folder: Path, prefix: str) -> Path:
-    """prefix_00001.safetensors in the output folder, or the next number that is free.
+def write_numbered(folder: Path, prefix: str, write: Callable[[Path], object]) -> Path:
+    """Write prefix_00001.safetensors in the output folder, or the next number that is free, and return the file.
 
-    Raises PathError for a prefix that leaves the folder.
+    write: writes the file under the name that it is given. The file gets its number when it is complete, so that two
+    runs at the same time never get the same one. Raises PathError for a prefix that leaves the folder.
     """
-    return next(path for path in _numbered(folder, prefix) if not path.exists())
-
-
-def _numbered(folder: Path, prefix: str) -> Iterator[Path]:
-    return (inside(folder, f"{prefix}_{number:05d}.safetensors") for number in itertools.count(1))
-
-
-def write(host: Any, net: ControlNet, prefix: str, layout: str, dtype: str, family: str, note: str) -> Path:
-    """Save a net under a free name of the output folder; returns the file. Raises PathError or CheckpointError."""
-    names = _numbered(host.output_dir, prefix)
+    names = (inside(folder, f"{prefix}_{n:05d}.safetensors", follow_links=False) for n in itertools.count(1))
     first = next(names)
-    temporary = first.with_name(f".{os.getpid()}.new")
-    metadata = {"controlnet_core.made_by": note}
+    remove_leftovers(first.parent)
+    temporary = temporary_file(first.parent)
     try:
-        save_controlnet(temporary, net, family=family, layout=LAYOUTS[layout], dtype=DTYPES[dtype], metadata=metadata)
+        write(temporary)
         return publish(temporary, itertools.chain([first], names))
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_net(host: Any, net: ControlNet, prefix: str, layout: str, dtype: str, family: str, note: str) -> Path:
+    """Save a net under a free name of the output folder; returns the file. Raises PathError or CheckpointError."""
+    options: dict[str, Any] = {"family": family, "layout": LAYOUTS[layout], "dtype": DTYPES[dtype]}
+    options["metadata"] = {"controlnet_core.made_by": note}
+    return write_numbered(host.output_dir, prefix, lambda path: save_controlnet(path, net, **options))
 
 
 class SaveControlNet(Node):
@@ -104,7 +102,7 @@ class SaveControlNet(Node):
     def run(self, control_net: Any, filename_prefix: str, layout: str, dtype: str) -> dict[str, Any]:
         """-> the file's path."""
         net, family = self.host.plain_net(control_net)
-        path = write(self.host, net, filename_prefix, layout, dtype, family, "Save ControlNet")
+        path = write_net(self.host, net, filename_prefix, layout, dtype, family, "Save ControlNet")
         return {"ui": {"text": [str(path)]}, "result": (str(path),)}
 
 
@@ -136,7 +134,7 @@ class ConvertControlNet(Node):
         """-> the file's path. Raises CheckpointError for other kinds of control."""
         net, identity = load_controlnet(net_path(self.host, control_net_name))
         note = f"Convert ControlNet from {control_net_name}"
-        path = write(self.host, net, filename_prefix, layout, dtype, identity.family, note)
+        path = write_net(self.host, net, filename_prefix, layout, dtype, identity.family, note)
         text = f"{path}: was {identity.layout} layout, is {layout}"
         return {"ui": {"text": [text]}, "result": (str(path),)}
 
@@ -181,5 +179,5 @@ class TransferControlNet(Node):
         moved = transfer_controlnet(net, before, after, strength)
         family = identify_file(base_path(self.host, target)).family or identity.family
         note = f"Transfer ControlNet: {control_net_name} + {strength:g} x ({target} - {source})"
-        path = write(self.host, moved, filename_prefix, "cldm", dtype, family, note)
+        path = write_net(self.host, moved, filename_prefix, "cldm", dtype, family, note)
         return self.host.load_controlnet(path), str(path)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..controlnet_core.errors import Interrupted, ShapeError
 from .host import Node
-from .nets import CATEGORY, DTYPE, base_names, base_path, free_path, prefix_input
+from .nets import CATEGORY, DTYPE, base_names, base_path, prefix_input, write_numbered
 
 EVERY = 5
 
@@ -96,8 +96,11 @@ class TrainControlNet(Node):
         )
         if not complete:
             raise Interrupted(f"training stopped at step {training.loop.step}; nothing was written")
-        path = free_path(self.host.output_dir, numbers["filename_prefix"])
-        export(training, path, dtype=DTYPES[numbers["dtype"]])
+        path = write_numbered(
+            self.host.output_dir,
+            numbers["filename_prefix"],
+            lambda path: export(training, path, dtype=DTYPES[numbers["dtype"]]),
+        )
         probe, samples = training.probe(), training.sample(min(4, len(data)))
         report = (
             f"{recipe.steps} steps on {len(data)} examples, loss {losses[-1]:.4f}; the right hint lowers the loss by "

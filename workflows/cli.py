@@ -1,8 +1,8 @@
-"""The command `controlnet`: a table of subcommands, errors as one line, exit codes.
+"""The command `controlnet`: a table of subcommands, errors in one line, exit codes.
 
-0 done, 2 bad usage or invalid workflow, 3 a missing or unfit file, 4 out of memory, 130 interrupted,
-1 anything else. A subcommand is a module with `add_arguments(parser)` and `run(args) -> int`; only
-the one that is called gets imported, so that `controlnet --help` needs no torch.
+0 done, 2 bad usage or invalid workflow, 3 a missing or unfit file, 4 out of memory, 130 interrupted by Ctrl-C,
+143 ended by SIGTERM, 1 anything else. A subcommand is a module with `add_arguments(parser)` and `run(args) -> int`.
+Only the one that is called is imported, so that `controlnet --help` needs no torch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType, MappingProxyType
 from typing import NoReturn
 
-from ..controlnet_core.errors import CoreError, Interrupted, OutOfMemory
+from ..controlnet_core.errors import CoreError, DamagedFileError, Interrupted, OutOfMemory
 from .terminal import printable
 
 COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
@@ -35,31 +35,32 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     }
 )
 BROKEN_PIPE = 141
-"""128 + SIGPIPE, as shells count it: the work may not have been finished, so it is no success."""
-LONGEST = 2000
-"""Characters of a message; the longest lists of choices have half as many."""
+"""128 + SIGPIPE, as shells report it. It is no success, since the work may not be finished."""
+MAX_MESSAGE = 2000
+"""Characters of a message. The longest lists of choices have half as many."""
 _EPILOG = (
-    "exit codes: 0 done, 1 an unforeseen failure, 2 bad usage or workflow, 3 missing or unfit file, 4 out of memory, "
-    "130 interrupted"
+    "exit codes: 0 done, 1 an unexpected failure, 2 bad usage or workflow, 3 missing or unfit file, 4 out of memory, "
+    "130 interrupted by Ctrl-C, 143 ended by SIGTERM"
 )
 
 
 class _Parser(argparse.ArgumentParser):
-    """Bad usage in one line, in the style of all other errors."""
+    """Reports bad usage in one line, like all other errors."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see `{self.prog} --help`)")
 
 
 class UsageError(CoreError):
-    """The command line itself is wrong."""
+    """The command line is wrong."""
 
     exit_code = 2
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
-    """The parser; only the arguments of `command` are filled in, since those of others cost imports."""
-    parser = _Parser(prog="controlnet", description=_description(), epilog=_EPILOG)
+    """Return the parser. Only `command` gets its arguments, because those of the others cost imports."""
+    description = "ControlNet workflows without the node editor: the same files, the same pictures."
+    parser = _Parser(prog="controlnet", description=description, epilog=_EPILOG)
     parser.add_argument("--version", action="version", version=_version())
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     for name, (module, summary) in COMMANDS.items():
@@ -71,15 +72,15 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code; nothing is raised but SystemExit of --help."""
+    """Run the command line and return its exit code. Raises nothing but the SystemExit of --help."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    with _one_interrupt() as pressed:
+    with _stop_signals() as received:
         try:
             return _dispatch(arguments)
         except KeyboardInterrupt:
-            return _report(Interrupted("interrupted; what was saved before stays"), arguments)
+            return _report(_interrupted(received), arguments)
         except BrokenPipeError:
-            # whoever read our output has gone; keep Python from complaining when it flushes at exit
+            # The reader of our output is gone. Without this Python would complain when it flushes at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return BROKEN_PIPE
         except CoreError as error:
@@ -87,9 +88,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         except MemoryError:
             return _report(OutOfMemory("out of memory: use a smaller picture or batch"), arguments)
         except Exception as error:
-            if pressed:  # Ctrl-C inside an import can come out as another error
-                return _report(Interrupted("interrupted"), arguments)
-            return _report(CoreError(f"unexpected {type(error).__name__}: {error} (--debug shows where)"), arguments)
+            if received:  # a signal during an import can come out as another error
+                return _report(_interrupted(received), arguments)
+            return _report(_unexpected(error), arguments)
+
+
+def _interrupted(received: Sequence[int]) -> Interrupted:
+    error = Interrupted("interrupted; what was saved before stays")
+    if received:
+        error.exit_code = 128 + received[0]  # as shells report a process that a signal ended
+    return error
+
+
+def _unexpected(error: Exception) -> CoreError:
+    if isinstance(error, OSError) and error.filename:  # a file or folder of the user that cannot be read or written
+        reason = error.strerror or type(error).__name__
+        return DamagedFileError(f"{error.filename} cannot be used ({reason}): check its name and permissions")
+    return CoreError(f"unexpected {type(error).__name__}: {error} (--debug shows where)")
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -104,12 +119,12 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _report(error: CoreError, arguments: list[str]) -> int:
-    """One line on stderr, with --json an object on stdout too; the traceback only with --debug."""
+    """Print one line on stderr, with --json also an object on stdout, and with --debug the traceback."""
     if "--debug" in arguments:
         traceback.print_exc()
     message = " ".join(str(error).split())
-    if len(message) > LONGEST:  # it quotes something long that came from a file: its ends say what is wrong
-        message = f"{message[: LONGEST // 2]} ... {message[-LONGEST // 2 :]}"
+    if len(message) > MAX_MESSAGE:  # it quotes something long from a file; its beginning and end say what is wrong
+        message = f"{message[: MAX_MESSAGE // 2]} ... {message[-MAX_MESSAGE // 2 :]}"
     print(f"error: {printable(message)}", file=sys.stderr)
     if "--json" in arguments:
         print(json.dumps({"ok": False, "error": message, "exit_code": error.exit_code}))
@@ -117,28 +132,28 @@ def _report(error: CoreError, arguments: list[str]) -> int:
 
 
 @contextlib.contextmanager
-def _one_interrupt() -> Iterator[list[int]]:
-    """The first Ctrl-C stops the work, further ones do not disturb the cleaning up."""
-    pressed: list[int] = []
+def _stop_signals() -> Iterator[list[int]]:
+    """Raise KeyboardInterrupt at the first Ctrl-C or SIGTERM, and ignore further ones while files are cleaned up.
 
-    def on_interrupt(number: int, frame: FrameType | None) -> None:
-        if not pressed:
-            pressed.append(number)
+    Yields a list that receives the signal's number.
+    """
+    received: list[int] = []
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if not received:
+            received.append(number)
             raise KeyboardInterrupt
 
     try:
-        previous = signal.signal(signal.SIGINT, on_interrupt)
+        previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:  # not in the main thread, where Python delivers no signals anyway
-        yield pressed
+        yield received
         return
     try:
-        yield pressed
+        yield received
     finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def _description() -> str:
-    return "ControlNet workflows without the node editor: the same files, the same pictures."
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _version() -> str:

@@ -1,40 +1,65 @@
-"""Places that a command is told to write to, looked at first: hours of work must not end at a closed door."""
+"""Check the places that a command writes to before it begins: hours of work must not end with an error, and no file of
+the user may be lost."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from tempfile import TemporaryFile
 
 from ..controlnet_core.errors import ValueRangeError
+from .paths import exists
+
+OVERWRITE_HELP = "replace files that another program wrote, too"
 
 
 def check_folder(option: str, folder: Path) -> None:
-    """Raise ValueRangeError when files cannot be written into a folder, which need not be there yet.
+    """Raise ValueRangeError if files cannot be written into a folder, which need not exist yet.
 
-    Nothing is made: a run that fails earlier leaves no empty folders.
+    Nothing is created: a run that fails earlier leaves no empty folders.
     """
     _check(f"{option} {folder}", folder)
 
 
 def check_file(option: str, file: Path) -> None:
-    """Raise ValueRangeError when a file of this name cannot be written; its folder need not be there yet."""
+    """Raise ValueRangeError if a file of this name cannot be written. Its folder need not exist yet."""
     if file.is_dir():
-        raise ValueRangeError(f"{option} {file}: this is a folder, a file was expected: name a file in it")
-    if file.exists() and not os.access(file, os.W_OK):
-        raise ValueRangeError(f"{option} {file}: the file there may not be written to: choose another name")
+        raise ValueRangeError(f"{option} {file}: this is a folder, expected a file: name a file in it")
+    if exists(file) and not os.access(file, os.W_OK):
+        raise ValueRangeError(f"{option} {file}: this file is not writable: choose another name")
     _check(f"{option} {file}", file.parent)
+
+
+def check_replacement(
+    option: str, file: Path, inputs: Iterable[Path], is_own: Callable[[Path], bool], *, overwrite: bool
+) -> None:
+    """Raise ValueRangeError if writing a file would lose data that this tool did not make.
+
+    An output never replaces an input of the same run, and replaces a file of another program only with `overwrite`.
+    is_own: whether this tool wrote the file that has the name now.
+    """
+    if not exists(file):
+        return
+    same = next((path for path in inputs if exists(path) and file.samefile(path)), None)
+    if same is not None:
+        raise ValueRangeError(f"{option} {file}: the run reads {same}, which would be overwritten: choose another name")
+    if not overwrite and not is_own(file):
+        raise ValueRangeError(
+            f"{option} {file}: this file exists and was not made by this command: choose another name, or give "
+            "--overwrite to replace it"
+        )
 
 
 def _check(given: str, folder: Path) -> None:
     """given: the option as it was written."""
-    there = folder.absolute()
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    if not there.is_dir():
-        raise ValueRangeError(f"{given}: {there} is a file, a folder was expected: choose another name")
+    existing = folder.absolute()
+    while not exists(existing) and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise ValueRangeError(f"{given}: {existing} is a file, expected a folder: choose another name")
     try:
-        with TemporaryFile(dir=there):  # permissions alone do not tell: nobody makes files in /proc
+        with TemporaryFile(dir=existing):  # permissions are not enough: nobody can create files in /proc
             pass
     except OSError as error:
-        raise ValueRangeError(f"{given}: {there} may not be written to: choose another folder") from error
+        raise ValueRangeError(f"{given}: {existing} is not writable: choose another folder") from error

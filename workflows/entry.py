@@ -1,4 +1,4 @@
-"""The door of the command `controlnet`: it imports nothing, so that Ctrl-C is answered from the first moment."""
+"""The entry point of the command `controlnet`. It imports nothing at first, so that Ctrl-C works from the start."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> int:
-    """As `cli.main`; an interruption before that has taken over, or behind its end, is one line and code 130 too."""
+    """Run `cli.main`. Ctrl-C before it takes over, or after its end, also ends in one line and exit code 130."""
     try:
         from .cli import main as run
 

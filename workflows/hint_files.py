@@ -1,20 +1,24 @@
-"""Which hints `controlnet preprocess` makes, from which file and into which file."""
+"""Plan the hints of `controlnet preprocess` (from which file, into which file), and read and write them."""
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..controlnet_core.errors import CoreError, MissingFileError, ValueRangeError
+from ..controlnet_core.errors import CoreError, DamagedFileError, MissingFileError, ValueRangeError
+from ..nodes.folders import remove_leftovers, temporary_file, walk_files
+from .destinations import check_replacement
+from .paths import exists, user_path
 
 if TYPE_CHECKING:
     import numpy as np
 
 _NOTE = "controlnet-preprocess"
+"""Key of the text in a hint that holds the settings that it was made with."""
+_PNG_END = b"IEND\xaeB`\x82"
 
 
 @dataclass(frozen=True)
@@ -29,24 +33,22 @@ class Job:
 def plan(
     inputs: Sequence[str], output: Path, suffixes: frozenset[str], count_frames: Callable[[Path], int]
 ) -> list[Job]:
-    """One job per frame, in order; folders are read in the order of the numbers in the names.
+    """Return one job per frame, in order. Folders are read in the order of the numbers in the file names.
 
-    A file of several frames, such as a GIF, gets numbered hints: a_00000.png, a_00001.png and so on.
-    Hints of an earlier run, in an `output` below a folder that is read, are no pictures to read, nor are hidden files.
-    Raises MissingFileError where there is nothing to read, ValueRangeError where two inputs would write
-    the same file.
+    A file of several frames, such as a GIF, gets numbered hints: a_00000.png, a_00001.png and so on. Hidden files are
+    skipped, and so are hints of an earlier run in an `output` below a folder that is read. Raises MissingFileError if
+    there is nothing to read, ValueRangeError if two inputs would be written to the same file.
     """
     if not inputs:
         raise ValueRangeError("no input was given: name pictures, or folders of them")
     jobs: list[Job] = []
-    for name in inputs:
-        path = Path(name).expanduser()
+    for path in map(user_path, inputs):
         if path.is_dir():
-            found = sorted((f for f in _files_of(path, output) if f.suffix.lower() in suffixes), key=_natural)
+            found = sorted((file for file in _files_of(path, output) if file.suffix.lower() in suffixes), key=_natural)
             if not found:
                 raise MissingFileError(f"{path} holds no file of type {', '.join(sorted(suffixes))}", path)
             jobs += [job for file in found for job in _jobs_of(file, output / file.relative_to(path), count_frames)]
-        elif path.is_file():
+        elif exists(path):
             jobs += _jobs_of(path, output / path.name, count_frames)
         else:
             raise MissingFileError(f"there is no file or folder {path}: check the path", path)
@@ -56,66 +58,107 @@ def plan(
             raise ValueRangeError(
                 f"{targets[job.target]} and {job.source} would both be written to {job.target}: rename one"
             )
-        if job.target.exists() and job.target.samefile(job.source):
-            raise ValueRangeError(f"{job.source} would be overwritten by its own hint: choose another --output")
         targets[job.target] = job.source
     return jobs
 
 
+def check_targets(jobs: Sequence[Job], others: Iterable[Path], *, overwrite: bool) -> None:
+    """Raise ValueRangeError if a hint would replace an input, or a file that is no hint unless `overwrite`.
+
+    others: further files that the run reads, such as the mask.
+    """
+    taken = [job for job in jobs if exists(job.target)]
+    if not taken:
+        return
+    # Compared by device and inode: on a file system that ignores case, a.PNG and a.png are the same file.
+    inputs = {_identity(path): path for path in (*(job.source for job in jobs), *others) if exists(path)}
+    for job in taken:
+        same = [inputs[_identity(job.target)]] if _identity(job.target) in inputs else []
+        check_replacement("hint", job.target, same, lambda path: _note(path) is not None, overwrite=overwrite)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
 def _jobs_of(source: Path, target: Path, count_frames: Callable[[Path], int]) -> Iterator[Job]:
-    """A job for each frame of a file; one for a file that cannot be read, so that the error is reported later."""
+    """Yield a job for each frame of a file, or one for a file that cannot be read: the error is reported later."""
     try:
         count = count_frames(source)
     except CoreError:
         count = 1
     for frame in range(count):
-        yield Job(
-            source, target.with_name(f"{target.stem}_{frame:05d}.png" if count > 1 else f"{target.stem}.png"), frame
-        )
+        name = f"{target.stem}_{frame:05d}.png" if count > 1 else f"{target.stem}.png"
+        yield Job(source, target.with_name(name), frame)
 
 
 def _files_of(folder: Path, output: Path) -> Iterator[Path]:
-    """All files in and below a folder, without hidden ones and those below `output` where that lies inside of it."""
+    """Yield all files in and below a folder, except those below `output` if it is inside the folder.
+
+    Hidden files are skipped: macOS puts a "._a.png" beside "a.png", which is no picture.
+    """
     here, hints = folder.resolve(), output.resolve()
-    inside = here in hints.parents
-    for path in folder.rglob("*"):
-        below = path.relative_to(folder)  # macOS puts a hidden "._a.png" beside "a.png", which is no picture
-        hidden = any(part.startswith(".") for part in below.parts)
-        if path.is_file() and not hidden and not (inside and hints in (here / below).parents):
+    has_hints = here in hints.parents
+    for path in walk_files(folder):
+        if not (has_hints and hints in (here / path.relative_to(folder)).parents):
             yield path
 
 
 def is_made(job: Job, note: str) -> bool:
-    """True if the hint is there, no older than its source, and made with the settings of `note`."""
-    from PIL import Image, UnidentifiedImageError
-
+    """Whether the hint exists, is no older than its source, and was made with the settings of `note`."""
     if not job.target.is_file() or job.target.stat().st_mtime < job.source.stat().st_mtime:
         return False
+    with job.target.open("rb") as file:  # a file system may lose the end of a file when the power fails
+        file.seek(max(0, job.target.stat().st_size - len(_PNG_END)))
+        is_whole = file.read() == _PNG_END
+    return is_whole and _note(job.target) == note
+
+
+def _note(path: Path) -> str | None:
+    """Return the settings of a hint, None for any other file."""
+    from PIL import Image
+
     try:
-        with Image.open(job.target) as picture:
-            return picture.info.get(_NOTE) == note
-    except (OSError, UnidentifiedImageError):
-        return False
+        with Image.open(path, formats=["PNG"]) as picture:
+            return picture.info.get(_NOTE)
+    except Exception:  # whatever Pillow raises for it, it is no hint of this command
+        return None
 
 
 def write_hint(hint: np.ndarray, path: Path, note: str) -> None:
-    """(H,W,3) 0..1 -> PNG, first under another name, so that no half-written file is left behind."""
+    """Write a hint (H, W, 3) in [0, 1] as PNG, whose file appears when it is complete.
+
+    Raises DamagedFileError if it cannot be written, such as on a full disk.
+    """
     import numpy as np
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
     info.add_text(_NOTE, note)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{os.getpid()}.part")
+    temporary = temporary_file(path.parent)
     try:
-        Image.fromarray(np.rint(hint * 255).astype(np.uint8)).save(part, format="PNG", pnginfo=info)
-        part.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.rint(hint * 255).astype(np.uint8)).save(temporary, format="PNG", pnginfo=info)
+        temporary.replace(path)
+    except OSError as error:
+        reason = f"{path} cannot be written ({error.strerror or error})"
+        raise DamagedFileError(
+            f"{reason}: make room, or choose another --output; no incomplete file is left"
+        ) from error
     finally:
-        part.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+
+
+def remove_old_leftovers(jobs: Sequence[Job]) -> None:
+    """Remove the temporary files that a killed run left in the folders of the hints."""
+    for folder in {job.target.parent for job in jobs}:
+        if folder.is_dir():
+            remove_leftovers(folder)
 
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:
-    """Sort key by which frame 10 comes after frame 9."""
+    """Return a sort key that puts frame 10 after frame 9."""
     words = re.split(r"(\d+)", str(path).lower())
     return [(1, int(word), "") if word.isdigit() else (0, 0, word) for word in words]

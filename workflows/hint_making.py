@@ -1,7 +1,8 @@
-"""Makes the hints of `controlnet preprocess`, in chunks of pictures of one size."""
+"""Make the hints of `controlnet preprocess`, in chunks of pictures of one size."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
     from ..preprocessors.registry import Entry
 
 POSE = "pose"
-_NAMED = 3  # of the files that failed, in the error
+_SHOWN_FAILURES = 3
 
 
 class HintError(CoreError):
-    """An error of the preprocessors, with its exit code."""
+    """An error with the exit code that the preprocessors give it."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -34,9 +35,10 @@ class HintError(CoreError):
 
 @dataclass
 class Outcome:
-    """What became of the jobs: hints made, and inputs without one, each with the reason.
+    """Results of the jobs.
 
-    over_white: how many pictures had an alpha channel, and were laid over white. notes: what else the user should know.
+    made: number of hints. over_white: number of pictures whose alpha channel was composited over white. notes: messages
+    for the user. failed: inputs without a hint, with the reason.
     """
 
     made: int = 0
@@ -45,35 +47,55 @@ class Outcome:
     failed: dict[Path, CoreError] = field(default_factory=dict)
 
     def check(self, total: int) -> None:
-        """Raise where an input has no hint: its own error if it was the only one, else one that names the first."""
+        """Raise if an input has no hint: its own error if it is the only input, else one that names the first."""
         if not self.failed:
             return
         errors = list(self.failed.values())
         if total == 1:
             raise errors[0]
-        more = f", and {len(errors) - _NAMED} more" if len(errors) > _NAMED else ""
-        named = "; ".join(str(error) for error in errors[:_NAMED])
+        more = f", and {len(errors) - _SHOWN_FAILURES} more" if len(errors) > _SHOWN_FAILURES else ""
+        named = "; ".join(str(error) for error in errors[:_SHOWN_FAILURES])
         message = f"{len(errors)} of {total} inputs have no hint, all others have theirs: {named}{more}"
         raise HintError(message, max(error.exit_code for error in errors))
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is done to every picture; `note` is written into the hints, so that a later run recognises them."""
+    """Settings for all pictures of a run.
+
+    options: of every kind, parameters: of this kind. chunk: pictures in memory at a time. whole: whether one range
+    counts over all frames. sources: `hint_sources`.
+    """
 
     kind: str
     options: dict[str, Any]
     parameters: dict[str, Any]
     chunk: int
     whole: bool = False
-    """Whether one range counts over all frames."""
     sources: dict[str, Any] = field(default_factory=dict)
-    """What goes into every hint beside its picture: see `_sources`."""
 
     @property
     def note(self) -> str:
+        """The text that is written into each hint, by which a later run recognises it."""
         extra = [self.sources] if self.sources else []
         return json.dumps([self.kind, self.options, self.parameters, *extra], sort_keys=True, default=str)
+
+
+def hint_sources(
+    settings: Settings, jobs: Sequence[Job], mask: np.ndarray | None, library: Library | None
+) -> dict[str, Any]:
+    """Return digests of what every hint depends on besides its picture: mask, networks, all frames of one range."""
+    from ..preprocessors import registry
+
+    found: dict[str, Any] = {}
+    if mask is not None:
+        found["mask"] = hashlib.sha256(f"{mask.shape} {mask.dtype}".encode() + mask.tobytes()).hexdigest()
+    if library is not None:
+        found |= {"weights": library.stamps(registry.get(settings.kind)), "dtype": str(library.dtype)}
+    if settings.whole:
+        stamps = [(job.source.name, job.source.stat().st_mtime_ns, job.source.stat().st_size) for job in jobs]
+        found["frames"] = hashlib.sha256(repr(stamps).encode()).hexdigest()
+    return found
 
 
 def make_all(jobs: Sequence[Job], settings: Settings, mask: np.ndarray | None, library: Library | None) -> Outcome:
@@ -107,7 +129,7 @@ def _hints(
     library: Library | None,
     outcome: Outcome,
 ) -> Iterable[np.ndarray]:
-    """The hints of pictures of one shape; none where that shape cannot be read, which is noted for each of them."""
+    """Return the hints of pictures of one shape. If that shape is refused, return none and record each failure."""
     from ..preprocessors.errors import PictureError
 
     try:
@@ -124,7 +146,7 @@ def _hints(
 
 
 def _chunks(jobs: Sequence[Job], size: int, whole: bool, outcome: Outcome) -> Iterator[tuple[list[Job], np.ndarray]]:
-    """Up to `size` pictures of one shape and type at a time, in order; unreadable ones are noted and left out."""
+    """Yield up to `size` pictures of one shape and dtype at a time, in order, without unreadable ones."""
     import numpy as np
 
     group: list[Job] = []
@@ -146,7 +168,7 @@ def _chunks(jobs: Sequence[Job], size: int, whole: bool, outcome: Outcome) -> It
 
 
 def _pictures(jobs: Sequence[Job], outcome: Outcome) -> Iterator[tuple[Job, np.ndarray]]:
-    """The picture of each job, as stored; the frames of a file are read one after the other."""
+    """Yield the picture of each job, as stored. The frames of a file are read one after the other."""
     for source, group in groupby(jobs, key=lambda job: job.source):
         wanted = {job.frame: job for job in group}
         try:
@@ -159,7 +181,7 @@ def _pictures(jobs: Sequence[Job], outcome: Outcome) -> Iterator[tuple[Job, np.n
 
 
 def read_pose_file(path: Path, canvas: tuple[int, int] | None) -> tuple[Pose, ...]:
-    """The frames of an OpenPose JSON file.
+    """Return the frames of an OpenPose JSON file.
 
     canvas: (height, width) for a file that does not name its canvas. Raises DamagedFileError.
     """
@@ -176,7 +198,7 @@ def read_pose_file(path: Path, canvas: tuple[int, int] | None) -> tuple[Pose, ..
 
 
 def _draw_poses(source: Path, jobs: Iterable[Job], settings: Settings, outcome: Outcome) -> None:
-    """The frames of one OpenPose JSON file, drawn into the files of their jobs."""
+    """Draw the frames of one OpenPose JSON file into the files of their jobs."""
     from ..preprocessors.pose import render
     from ..preprocessors.resize import detect_size
 

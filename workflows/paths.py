@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from ..controlnet_core.errors import ValueRangeError
@@ -21,8 +20,11 @@ def user_path(text: str | Path) -> Path:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is a file or folder. `Path.exists` raises OSError for a name that is too long."""
-    return os.path.exists(path)
+    """Whether there is a file or folder; False for names that no file can have, for which `Path.exists` raises."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def path_argument(text: str) -> Path:

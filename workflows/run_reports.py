@@ -1,61 +1,89 @@
-"""What `controlnet run` tells about its samplings: a line for each, and a file by choice."""
+"""Report the samplings of `controlnet run`: a line for each, and a file with all figures if one is named."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..controlnet_core.errors import ValueRangeError
+from ..nodes.folders import remove_leftovers, temporary_file
 from .reporting import Reporter
 
 if TYPE_CHECKING:
     from ..controlnet_core.control.report import RunReport
 
-ENDINGS = (".json", ".png")
+_NOTE = "controlnet-report"
+"""Key of a text in pictures of reports, by which a later run recognises them."""
 
 
-def report_ending(name: str | None) -> str:
-    """The ending of a report's file, empty for none. Raises ValueRangeError for another than .json or .png."""
-    ending = "" if name is None else Path(name).suffix.lower()
-    if name is not None and ending not in ENDINGS:
-        raise ValueRangeError(f"--report {name}: expected a name that ends in .json (figures) or .png (a picture)")
+def report_ending(path: Path) -> str:
+    """Return the ending of a report's file. Raises ValueRangeError if it is neither .json nor .png."""
+    ending = path.suffix.lower()
+    if ending not in (".json", ".png"):
+        raise ValueRangeError(f"--report {path}: expected a name that ends in .json (figures) or .png (a picture)")
     return ending
 
 
-def tell_reports(reports: Sequence[RunReport], name: str | None, reporter: Reporter) -> None:
-    """One line for each sampling, unless quiet; all of them into the file, where one is named.
+def is_report(path: Path) -> bool:
+    """Whether a file is a report of an earlier run."""
+    from PIL import Image
 
-    The file's folder is made if need be. Raises ValueRangeError when it cannot be written.
+    try:
+        if report_ending(path) == ".png":
+            with Image.open(path, formats=["PNG"]) as picture:
+                return _NOTE in picture.info
+        entries = json.loads(path.read_bytes())
+        return isinstance(entries, list) and all({"title", "sigmas", "units"} <= entry.keys() for entry in entries)
+    except Exception:  # a file that cannot be read as a report is none
+        return False
+
+
+def tell_reports(reports: Sequence[RunReport], path: Path | None, reporter: Reporter) -> None:
+    """Print one line for each sampling, unless quiet, and write all of them into the file `path`.
+
+    The file's folder is created if needed, and the file appears when it is complete. Raises ValueRangeError if it
+    cannot be written.
     """
     from ..controlnet_core.control.report import summary
 
     for report in reports:
         reporter.line(summary(report))
-    if name is None:
+    if path is None:
         return
-    path = Path(name)
+    temporary = temporary_file(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if report_ending(name) == ".png":
-            _draw(reports, path)
+        remove_leftovers(path.parent)
+        if report_ending(path) == ".png":
+            _draw(reports, temporary)
         else:
-            path.write_text(json.dumps([report.data() for report in reports], indent=1) + "\n", encoding="utf-8")
+            text = json.dumps([report.data() for report in reports], indent=1) + "\n"
+            temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
     except OSError as error:
-        why = f"--report {name} cannot be written ({error.strerror})"
-        raise ValueRangeError(f"{why}: choose another folder") from error
+        reason = f"--report {path} cannot be written ({error.strerror or error})"
+        raise ValueRangeError(f"{reason}: choose another folder") from error
+    finally:
+        with contextlib.suppress(OSError):  # the folder may not exist, or be a file
+            temporary.unlink()
     reporter.line(f"report: {path}")
 
 
 def _draw(reports: Sequence[RunReport], path: Path) -> None:
-    """The pictures of all samplings, one below the other."""
+    """Write the pictures of all samplings, one below the other."""
     import numpy as np
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
     from ..controlnet_core.analysis.charts import draw_report
 
     pages = [draw_report(report) for report in reports] or [np.ones((8, 8, 3), np.float32)]
     width = max(page.shape[1] for page in pages)
     padded = [np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0)), constant_values=1.0) for p in pages]
-    Image.fromarray((np.concatenate(padded) * 255.0 + 0.5).astype(np.uint8)).save(path, optimize=True)
+    info = PngInfo()
+    info.add_text(_NOTE, f"{len(reports)} samplings")
+    pixels = (np.concatenate(padded) * 255.0 + 0.5).astype(np.uint8)
+    Image.fromarray(pixels).save(path, format="PNG", pnginfo=info, optimize=True)

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ..controlnet_core.errors import CoreError, MissingFileError, PathError, WorkflowError
@@ -22,6 +23,12 @@ from .equivalents import EDITOR_NODES, WITHOUT, equivalent
 from .graph import Graph, Link, Node
 
 _MODEL_ENDINGS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".onnx", ".gguf", ".yaml")
+_KINDS = {
+    "ckpt_name": "checkpoints", "checkpoint": "checkpoints", "unet_name": "diffusion_models", "vae_name": "vae",
+    "clip_name": "text_encoders", "lora_name": "loras", "control_net_name": "controlnet", "control_net": "controlnet",
+    "image": "input",
+}  # fmt: skip
+"""Inputs that name a file, and the kind of folder that it is looked for in."""
 _SHOWN_CHOICES = 12
 NUMBER_BYTES = len("_00001.safetensors")
 """Bytes that a node adds to a file name prefix."""
@@ -277,21 +284,32 @@ class _NodeChecker:
                 PathError,
             )
         elif _is_file(spec, value):
-            yield self._problem(spec.name, self._missing_file(value, choices), MissingFileError)
+            yield self._problem(spec.name, self._missing_file(spec, value, choices), MissingFileError)
         else:
             yield self._problem(spec.name, _not_a_choice(value, choices))
 
-    def _missing_file(self, value: str, choices: tuple[Any, ...]) -> str:
+    def _missing_file(self, spec: InputSpec, value: str, choices: tuple[Any, ...]) -> str:
         plain = value.replace("\\", "/").split("/")[-1]
         advice = next((model for model in self.node.models if model.get("name") == plain), None)
+        start = f"there is no file {brief(value)}"
         if advice:
-            where = f"put it into models/{advice.get('directory', '')}".rstrip("/")
+            folder = f"put it into models/{advice.get('directory', '')}".rstrip("/")
             source = f" (the workflow names {advice['url']})" if advice.get("url") else ""
-            return f"there is no file {brief(value)}: {where}{source}"
+            return f"{start}: {folder}{source}"
+        folders = self._searched(spec.name)
+        searched = f"; searched {', '.join(map(str, folders))}" if folders else ""
         near = difflib.get_close_matches(value, [c for c in choices if isinstance(c, str)], n=1, cutoff=0.6)
         if near:
-            return f"there is no file {brief(value)}: the nearest is {near[0]!r}"
-        return f"there is no file {brief(value)} among the {len(choices)} that are here: put it into its folder"
+            return f"{start}: the nearest is {near[0]!r}{searched}"
+        return f"{start} among the {len(choices)} that are here: put it into its folder{searched}"
+
+    def _searched(self, name: str) -> Sequence[Path]:
+        """Return the folders in which the file of an input is looked for, as far as they are known."""
+        host = getattr(self.cls, "host", None)
+        kind = _KINDS.get(name.rstrip("12"))
+        if host is None or kind is None:
+            return ()
+        return (host.input_dir,) if kind == "input" else host.folders(kind)
 
     def _class_validator(self) -> Iterator[Problem]:
         validator = getattr(self.cls, "VALIDATE_INPUTS", None)

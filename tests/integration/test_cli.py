@@ -215,14 +215,14 @@ def test_errors_are_one_line_and_an_exit_code(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["run", "w.json", "--output", "w.json"], "w.json is a file, a folder was expected"),
-        (["run", "w.json", "--output", "w.json/deep/er"], "w.json is a file, a folder was expected"),
-        (["validate", "w.json", "--output", "w.json"], "w.json is a file, a folder was expected"),
-        (["run", "w.json", "--report", "w.json/r.json"], "w.json is a file, a folder was expected"),
-        (["run", "w.json", "--report", "there.json"], "this is a folder, a file was expected"),
+        (["run", "w.json", "--output", "w.json"], "w.json is a file, expected a folder"),
+        (["run", "w.json", "--output", "w.json/deep/er"], "w.json is a file, expected a folder"),
+        (["validate", "w.json", "--output", "w.json"], "w.json is a file, expected a folder"),
+        (["run", "w.json", "--report", "w.json/r.json"], "w.json is a file, expected a folder"),
+        (["run", "w.json", "--report", "there.json"], "this is a folder, expected a file"),
         (["run", "w.json", "--report", "r.txt"], "ends in .json"),
-        pytest.param(["run", "w.json", "--report", "/proc/r.json"], "/proc may not be written to", marks=WITH_PROC),
-        (["preprocess", "canny", "a.png", "--output", "w.json"], "w.json is a file, a folder was expected"),
+        pytest.param(["run", "w.json", "--report", "/proc/r.json"], "/proc is not writable", marks=WITH_PROC),
+        (["preprocess", "canny", "a.png", "--output", "w.json"], "w.json is a file, expected a folder"),
         (["train", "--data", ".", "--base", "demo", "--output", "w.json/n.safetensors"], "w.json is a file"),
     ],
 )
@@ -270,7 +270,7 @@ def test_a_folder_that_may_not_be_written_to() -> None:
         command = [sys.executable, "-c", textwrap.dedent(LOCKED)]
         said = subprocess.run(command, cwd=place, capture_output=True, text=True, check=True).stdout.splitlines()
     assert [line.split(":")[0] for line in said] == ["--to locked", "--to locked/out/deeper", "--to locked/r.json"]
-    assert all(line.endswith("locked may not be written to: choose another folder") for line in said)
+    assert all(line.endswith("locked is not writable: choose another folder") for line in said)
 
 
 def test_names_of_strangers_do_not_steer_the_terminal(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -343,7 +343,8 @@ DRIVER = """
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Ctrl-C is sent as a POSIX signal here")
-def test_ctrl_c_in_mid_run_ends_at_once_in_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_in_mid_run_ends_at_once_in_one_line(tmp_path: Path, number: signal.Signals, code: int) -> None:
     file = tmp_path / "wait.json"
     file.write_text('{"1": {"class_type": "Wait", "inputs": {}}}')
     child = subprocess.Popen(
@@ -356,9 +357,9 @@ def test_ctrl_c_in_mid_run_ends_at_once_in_one_line(tmp_path: Path) -> None:
     assert child.stdout is not None
     assert child.stdout.readline() == "waiting\n"
     began = time.perf_counter()
-    child.send_signal(signal.SIGINT)
+    child.send_signal(number)
     _, err = child.communicate(timeout=20)
-    assert child.returncode == 130
+    assert child.returncode == code
     assert time.perf_counter() - began < 5
     assert err.splitlines() == ["error: interrupted; what was saved before stays"]
 
@@ -372,6 +373,8 @@ EARLY = """
             if name.endswith(awaited):
                 os.kill(os.getpid(), signal.SIGINT)
 
+    # A shell starts background jobs with SIGINT ignored, and the child would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     awaited, sys.argv = sys.argv[1], ["controlnet", "doctor"]
     sys.meta_path.insert(0, Press())
     sys.exit(main())
@@ -457,6 +460,78 @@ def test_models_from_a_tree_or_extra_model_paths(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("a:\n  ]]]\n")
     with pytest.raises(WorkflowError, match="line 2"):
         model_paths.model_folders([tmp_path / "bad.yaml"])
+
+
+def kinds_of(tmp_path: Path, text: str) -> tuple[dict[str, list[str]], list[str]]:
+    """Folders by kind, relative to the file's own folder, and the warnings."""
+    file = tmp_path / "paths.yaml"
+    file.write_text(text, "utf-8")
+    warnings: list[str] = []
+    _, kinds = model_paths.model_folders([file], warnings.append)
+    return {k: [f.relative_to(tmp_path).as_posix() for f in v] for k, v in kinds.items()}, warnings
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('ui:\n  base_path: "ui"\n  "checkpoints": "a b: c"\n', {"checkpoints": ["ui/a b: c"]}),
+        ("checkpoints: models/a\nloras: models/b\n", {"checkpoints": ["models/a"], "loras": ["models/b"]}),
+        ("base_path: ui\ncheckpoints: a\n", {"checkpoints": ["ui/a"]}),
+        ("ui:\n  loras: [a, b]\n  vae:\n    - c\n    - d\n", {"loras": ["a", "b"], "vae": ["c", "d"]}),
+        ("x: &x\n  base_path: ui\n  loras: a\ny:\n  <<: *x\n  vae: b\n", {"loras": ["ui/a", "ui/a"], "vae": ["ui/b"]}),
+        ("ui:\n  loras: |\n    a # b\n    c\n", {"loras": ["a # b", "c"]}),
+        ("ui:\nother:\n  loras:\n", {}),
+        ("", {}),
+    ],
+)
+def test_extra_model_paths_may_use_all_of_yaml(tmp_path: Path, text: str, expected: dict[str, list[str]]) -> None:
+    (tmp_path / "ui").mkdir()
+    assert kinds_of(tmp_path, text) == (expected, [])
+
+
+def test_a_base_path_that_does_not_exist_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kinds, warnings = kinds_of(tmp_path, "ui:\n  base_path: /no/such/folder\nother:\n  loras: a\n")
+    assert (kinds, len(warnings)) == ({"loras": ["a"]}, 1)
+    assert "ui: base_path /no/such/folder does not exist" in warnings[0]
+    assert cli.main(["nodes", "KSampler", "--models", str(tmp_path / "paths.yaml")]) == 0
+    assert capsys.readouterr().err.startswith(f"warning: {tmp_path / 'paths.yaml'}, ui: base_path")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: [", "line 1"),
+        ("- a\n", "expected sections"),
+        ("ui:\n  loras: {a: b}\n", "ui, loras: expected a folder"),
+        ("ui: !!python/object/apply:os.system ['true']\n", "line 1: could not determine a constructor"),
+        ("a: " + "[" * 5000, "cannot be read as YAML"),
+        ("a: 2001-13-40\n", "cannot be read as YAML"),
+        ("a: " + "x" * 2_000_000, "larger than 1 MB"),
+    ],
+)
+def test_broken_extra_model_paths_are_one_line(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(WorkflowError) as caught:
+        kinds_of(tmp_path, text)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_names_the_folders_that_were_searched(tmp_path: Path) -> None:
+    (tmp_path / "tree" / "checkpoints").mkdir(parents=True)
+    api = {"1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "gone.safetensors"}}}
+    api["2"] = {"class_type": "VAEDecode", "inputs": {"vae": ["1", 2]}}
+    api["3"] = {"class_type": "LoadImage", "inputs": {"image": "gone.png"}}
+    api["4"] = {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}}
+    api["5"] = {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}}
+    (tmp_path / "paths.yaml").write_text("ui:\n  checkpoints: more\n")
+    (tmp_path / "w.json").write_text(json.dumps(api))
+    models = ["--models", str(tmp_path / "tree"), "--models", str(tmp_path / "paths.yaml")]
+    command = [sys.executable, "-m", "comfyui_controlnet_core", "validate", "w.json", *models]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    checkpoint = next(line for line in done.stderr.splitlines() if "gone.safetensors" in line)
+    assert f"searched {tmp_path / 'more'}, {tmp_path / 'tree' / 'checkpoints'}" in checkpoint
+    picture = next(line for line in done.stderr.splitlines() if "gone.png" in line)
+    assert "searched input" in picture
 
 
 @pytest.mark.parametrize(

@@ -61,15 +61,15 @@ def test_the_picture_is_a_heat_map() -> None:
 
 def test_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = recorded().report()
-    tell_reports([report, report], str(tmp_path / "new" / "r.json"), Reporter())
+    tell_reports([report, report], tmp_path / "new" / "r.json", Reporter())
     data = json.loads((tmp_path / "new" / "r.json").read_text("utf-8"))
     assert [run["units"][0]["norms"] for run in data] == [[[3.0, 5.0], [3.0, None]]] * 2
-    tell_reports([report, report], str(tmp_path / "r.png"), Reporter(quiet=True))
+    tell_reports([report, report], tmp_path / "r.png", Reporter(quiet=True))
     with Image.open(tmp_path / "r.png") as picture:
         assert picture.height == 2 * draw_report(report).shape[0] and np.asarray(picture).std() > 0
     assert capsys.readouterr().err.count("edges ran in 4 of 4") == 2
     with pytest.raises(ValueRangeError, match=r"\.json"):
-        report_ending("r.txt")
+        report_ending(Path("r.txt"))
     (tmp_path / "file").write_text("")
     with pytest.raises(CoreError, match="cannot be written"):
-        tell_reports([report], str(tmp_path / "file" / "r.json"), Reporter())
+        tell_reports([report], tmp_path / "file" / "r.json", Reporter())

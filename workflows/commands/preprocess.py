@@ -1,72 +1,66 @@
-"""`controlnet preprocess KIND IN... --output DIR`: hints for pictures, folders of pictures, and frames.
+"""`controlnet preprocess KIND IN... --output DIR`: make hints from pictures, folders of pictures, and frames.
 
-Each input becomes one PNG of the same name, in order, so that the count of frames is kept; a GIF or another file of
-several frames becomes numbered PNGs. A hint that is
-there already, made by the same settings, mask and nets from a file that is no newer, is not made again; where one
-range counts over all frames, they are made again together. A file that cannot be read does not keep the others
-from their hints: it is named at the end, and the exit code says so.
+Each input becomes one PNG of the same name, in order, so that the number of frames stays the same. A GIF or another
+file with several frames becomes numbered PNGs. A hint is not made again if it was made with the same settings, mask and
+networks from a file that is no newer; if one range counts over all frames, all are made again together. A file that
+cannot be read does not stop the others: it is named at the end, and the exit code reports it.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...controlnet_core.errors import CoreError, ValueRangeError
+from ...controlnet_core.errors import ValueRangeError
 from ...controlnet_core.picture_files import PICTURE_ENDINGS, count_frames, read_picture
-from ..destinations import check_folder
-from ..hint_files import Job, is_made, plan
-from ..hint_making import POSE, HintError, Outcome, Settings, make_all, read_pose_file
-from ..session import add_device_arguments, host_arguments
+from ..destinations import OVERWRITE_HELP, check_folder
+from ..hint_files import Job, check_targets, is_made, plan, remove_old_leftovers
+from ..hint_making import POSE, HintError, Outcome, Settings, hint_sources, make_all, read_pose_file
+from ..paths import path_argument, user_path
+from ..session import add_device_arguments, add_models_argument, host_arguments
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ...preprocessors.learned.library import Library
     from ...preprocessors.registry import Entry
 
+_SWITCHES = {"true": True, "false": False, "yes": True, "no": False, "on": True, "off": False}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `preprocess`."""
-    parser.add_argument("kind", metavar="KIND", nargs="?", help="canny, lines, soft_edge, ...; --list shows all")
-    parser.add_argument("inputs", metavar="IN", nargs="*", help="pictures, or folders of them (for pose: JSON files)")
-    parser.add_argument("--output", metavar="DIR", default="output", help="where the hints go (default: ./output)")
-    parser.add_argument("--list", action="store_true", help="list the kinds, or with KIND its parameters")
-    parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="a parameter of the kind")
-    parser.add_argument("--resolution", type=int, default=0, help="shortest side for the detection (default: as it is)")
-    parser.add_argument("--multiple", type=int, default=1, help="pad the sides to a multiple of this (default: 1)")
-    parser.add_argument("--size", choices=("input_size", "detect_size"), default="input_size", help="size of the hints")
-    parser.add_argument("--mask", metavar="FILE", help="a mask, white where the hint applies")
-    parser.add_argument(
-        "--normalize", choices=("frame", "batch", "fixed"), default="frame", help="range over each frame, or over all"
-    )
-    parser.add_argument(
-        "--canvas",
-        metavar="WIDTHxHEIGHT",
-        help="for pose files that name no canvas: the size of the picture that they were made for, or that picture",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the random kinds (default: 0)")
-    parser.add_argument(
-        "--models",
-        metavar="DIR",
-        action="append",
-        help="where the nets of learned kinds are: a models folder, or its extra_model_paths.yaml (default: ./models)",
-    )
+    """Add the options of `preprocess`."""
+    add = parser.add_argument
+    add("kind", metavar="KIND", nargs="?", help="canny, lines, soft_edge, ...; --list shows all")
+    add("inputs", metavar="IN", nargs="*", help="pictures, or folders of them (for pose: JSON files)")
+    add("--output", metavar="DIR", type=path_argument, default="output", help="folder for hints (default: ./output)")
+    add("--list", action="store_true", help="list the kinds, or with KIND its parameters")
+    add("--set", metavar="NAME=VALUE", action="append", default=[], help="a parameter of the kind")
+    add("--resolution", type=int, default=0, help="shortest side for the detection (default: the picture's own)")
+    add("--multiple", type=int, default=1, help="pad the sides to a multiple of this (default: 1)")
+    add("--size", choices=("input_size", "detect_size"), default="input_size", help="size of the hints")
+    add("--mask", metavar="FILE", type=path_argument, help="a mask, white where the hint applies")
+    add(
+        "--normalize", choices=("frame", "batch", "fixed"), default="frame",
+        help="range of values: of each frame, of all frames together, or fixed",
+    )  # fmt: skip
+    add(
+        "--canvas", metavar="WIDTHxHEIGHT",
+        help="for pose files without a canvas size: the size of the picture that they were made for, or that picture",
+    )  # fmt: skip
+    add("--seed", type=int, default=0, help="seed of the random kinds (default: 0)")
+    add_models_argument(parser)
     add_device_arguments(parser)
-    parser.add_argument("--chunk", type=int, default=16, help="pictures in memory at a time (default: 16)")
-    parser.add_argument("--overwrite", action="store_true", help="make all hints again, also those that are there")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add("--chunk", type=int, default=16, help="pictures in memory at a time (default: 16)")
+    add("--overwrite", action="store_true", help=f"make all hints again; {OVERWRITE_HELP}")
+    add("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 when every input has its hint; raises after the last one where some have none."""
+    """Make the hints. Raises an error at the end if an input has none."""
     from ...preprocessors.errors import PreprocessorError
 
     try:
@@ -74,66 +68,45 @@ def run(args: argparse.Namespace) -> int:
             print("\n".join(_listing(args.kind)))
             return 0 if args.list else 2
         settings = _settings(args)
-        check_folder("--output", Path(args.output))
-        if args.kind == POSE:
-            canvas = settings.options.get("canvas")
-            count = lambda path: len(read_pose_file(path, canvas))  # noqa: E731
-            jobs = plan(args.inputs, Path(args.output), frozenset({".json"}), count)
-        else:
-            jobs = plan(args.inputs, Path(args.output), PICTURE_ENDINGS | {".npy"}, count_frames)
-        mask = None if args.mask is None else read_picture(Path(args.mask)).pixels[..., 0]
+        check_folder("--output", args.output)
+        jobs = _plan(args, settings)
+        check_targets(jobs, [args.mask] if args.mask else [], overwrite=args.overwrite)
+        remove_old_leftovers(jobs)
+        mask = None if args.mask is None else read_picture(args.mask).pixels[..., 0]
         library = _library(args)
-        settings = replace(settings, sources=_sources(settings, jobs, mask, library))
-        waiting = _waiting(jobs, settings, args.overwrite)
+        settings = replace(settings, sources=hint_sources(settings, jobs, mask, library))
+        waiting = [job for job in jobs if args.overwrite or not is_made(job, settings.note)]
+        if waiting and settings.whole:
+            waiting = jobs
         outcome = make_all(waiting, settings, mask, library)
     except PreprocessorError as error:
-        raise _as_core_error(error) from error
+        raise HintError(str(error), error.exit_code) from error
     _report(args, jobs, len(jobs) - len(waiting), outcome)
     outcome.check(len(jobs))
     return 0
 
 
+def _plan(args: argparse.Namespace, settings: Settings) -> list[Job]:
+    if args.kind != POSE:
+        return plan(args.inputs, args.output, PICTURE_ENDINGS | {".npy"}, count_frames)
+    canvas = settings.options.get("canvas")
+    return plan(args.inputs, args.output, frozenset({".json"}), lambda path: len(read_pose_file(path, canvas)))
+
+
 def _library(args: argparse.Namespace) -> Library | None:
-    """The nets, for kinds that have any."""
+    """Return the networks of learned kinds, None for other kinds."""
     from ...preprocessors import registry
 
     return open_library(args) if args.kind != POSE and registry.get(args.kind).weights else None
 
 
-def _sources(
-    settings: Settings, jobs: Sequence[Job], mask: np.ndarray | None, library: Library | None
-) -> dict[str, Any]:
-    """What every hint is made of beside its own picture: the mask, the nets, all frames of a shared range."""
-    from ...preprocessors import registry
-
-    found: dict[str, Any] = {}
-    if mask is not None:
-        found["mask"] = hashlib.sha256(f"{mask.shape} {mask.dtype}".encode() + mask.tobytes()).hexdigest()
-    if library is not None:
-        found |= {"weights": library.stamps(registry.get(settings.kind)), "dtype": str(library.dtype)}
-    if settings.whole:
-        stamps = [(job.source.name, job.source.stat().st_mtime_ns, job.source.stat().st_size) for job in jobs]
-        found["frames"] = hashlib.sha256(repr(stamps).encode()).hexdigest()
-    return found
-
-
-def _waiting(jobs: Sequence[Job], settings: Settings, overwrite: bool) -> list[Job]:
-    """The jobs without a hint that may stay; all of them if any, where one range counts over all."""
-    waiting = [job for job in jobs if overwrite or not is_made(job, settings.note)]
-    return list(jobs) if waiting and settings.whole else waiting
-
-
-def _as_core_error(error: Any) -> CoreError:
-    return HintError(str(error), error.exit_code)
-
-
 def open_library(args: argparse.Namespace) -> Library:
-    """Where the nets of learned kinds come from; half precision where there is a GPU, unless told otherwise."""
+    """Return where the networks of learned kinds come from. On a GPU they run in fp16 unless --dtype is given."""
     import torch
 
     from ...preprocessors.learned.library import Library
 
-    options = host_arguments(argparse.Namespace(**{"input": None, **vars(args)}))
+    options = host_arguments(args)
     named = [folder for kind, folders in options["model_folders"].items() if "annotator" in kind for folder in folders]
     auto = torch.float16 if options["device"].startswith("cuda") else torch.float32
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}.get(args.dtype, auto)
@@ -141,21 +114,20 @@ def open_library(args: argparse.Namespace) -> Library:
 
 
 def _settings(args: argparse.Namespace) -> Settings:
-    """The parsed arguments, checked against the parameters of the kind."""
+    """Return the parsed arguments, checked against the parameters of the kind."""
+    from ...preprocessors import registry
+
     if args.chunk < 1:
         raise ValueRangeError(f"--chunk {args.chunk}: choose 1 or more")
     parameters: dict[str, Any] = dict(_assignment(text) for text in args.set)
     whole = False
-    if args.kind == POSE:
-        if parameters:
-            raise ValueRangeError(f"pose has no parameters, got {', '.join(parameters)}")
-    else:
-        from ...preprocessors import registry
-
+    if args.kind != POSE:
         entry = registry.get(args.kind)
         parameters = entry.values(_typed(entry, parameters))
         whole = (entry.scope == "batch" or entry.ranged) and args.normalize == "batch"
-    options = {
+    elif parameters:
+        raise ValueRangeError(f"pose has no parameters, got {', '.join(parameters)}")
+    options: dict[str, Any] = {
         "resolution": args.resolution,
         "resize": "shortest" if args.resolution else "input",
         "multiple": args.multiple,
@@ -171,13 +143,14 @@ def _settings(args: argparse.Namespace) -> Settings:
 
 
 def _canvas(text: str) -> tuple[int, int]:
-    """The (height, width) of "512x768" (width first), or of a picture file."""
+    """Return the (height, width) of "512x768" (width first), or of a picture file."""
     size = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
     if size:
         return int(size[2]), int(size[1])
-    if not Path(text).expanduser().is_file():
+    path = user_path(text)
+    if not path.is_file():
         raise ValueRangeError(f"--canvas {text}: expected WIDTHxHEIGHT, such as 512x768, or a picture file")
-    height, width = read_picture(Path(text).expanduser()).pixels.shape[:2]
+    height, width = read_picture(path).pixels.shape[:2]
     return height, width
 
 
@@ -189,14 +162,13 @@ def _assignment(text: str) -> tuple[str, str]:
 
 
 def _typed(entry: Entry, texts: dict[str, str]) -> dict[str, Any]:
-    """Words for true and false as such; numbers are read by the parameters themselves."""
-    words = {"true": True, "false": False, "yes": True, "no": False, "on": True, "off": False}
+    """Replace the words for true and false in values of switches. Parameters read numbers themselves."""
     switches = {parameter.name for parameter in entry.parameters if parameter.kind == "bool"}
-    return {name: words.get(text.lower(), text) if name in switches else text for name, text in texts.items()}
+    return {name: _SWITCHES.get(text.lower(), text) if name in switches else text for name, text in texts.items()}
 
 
 def _listing(kind: str | None) -> Iterator[str]:
-    """All kinds with their summaries, or one with its parameters."""
+    """Yield lines with all kinds and their summaries, or one kind with its parameters."""
     from ...preprocessors import registry
     from ...preprocessors.catalog import ENTRIES
 
@@ -213,13 +185,12 @@ def _listing(kind: str | None) -> Iterator[str]:
 
 
 def _report(args: argparse.Namespace, jobs: Sequence[Job], kept: int, outcome: Outcome) -> None:
-    print(*outcome.notes, sep="\n", end="\n" if outcome.notes else "", file=sys.stderr)
-    if args.json and outcome.failed:
-        return  # the error's object is the one that is printed
-    if args.json:
-        outputs = [str(job.target) for job in jobs]
-        print(json.dumps({"ok": True, "made": outcome.made, "kept": kept, "outputs": outputs}))
-    else:
+    for note in outcome.notes:
+        print(note, file=sys.stderr)
+    if not args.json:
         failed = f", {len(outcome.failed)} failed" if outcome.failed else ""
         white = f", {outcome.over_white} laid over white for their alpha channel" if outcome.over_white else ""
         print(f"{outcome.made} made, {kept} there already{failed}{white}, in {args.output}")
+    elif not outcome.failed:  # else the object of the error is printed
+        outputs = [str(job.target) for job in jobs]
+        print(json.dumps({"ok": True, "made": outcome.made, "kept": kept, "outputs": outputs}))

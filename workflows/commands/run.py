@@ -1,22 +1,24 @@
-"""`controlnet run FILE`: run a workflow and say where its pictures are."""
+"""`controlnet run FILE`: run a workflow and print where its pictures are."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import overrides
 from ..bundled import find_workflow
-from ..destinations import check_file, check_folder
+from ..destinations import OVERWRITE_HELP, check_file, check_folder, check_replacement
 from ..execution import Cache, RunResult, execute
 from ..fitting import require_fit
-from ..formats import read_document, to_graph
+from ..formats import Document, read_document, to_graph
 from ..graph import Graph
+from ..paths import path_argument
 from ..reporting import Reporter
-from ..run_reports import report_ending, tell_reports
+from ..run_reports import is_report, report_ending, tell_reports
 from ..session import (
     Session,
     add_device_arguments,
@@ -34,37 +36,35 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `run`."""
-    parser.add_argument("file", metavar="FILE", help="a workflow .json, a picture saved with one, or a bundled name")
-    parser.add_argument(
-        "--set",
-        metavar="NODE.INPUT=VALUE",
-        action="append",
-        default=[],
+    """Add the options of `run`."""
+    add = parser.add_argument
+    add("file", metavar="FILE", help="a workflow .json, a picture saved with one, or a bundled name")
+    add(
+        "--set", metavar="NODE.INPUT=VALUE", action="append", default=[],
         help="change a value; NODE is an id, a title or a class (may be repeated)",
-    )
-    parser.add_argument("--seeds", metavar="1..8", help="run once for each seed: 7, 1..8 or 1,4,9")
+    )  # fmt: skip
+    add("--seeds", metavar="1..8", help="run once for each seed: 7, 1..8 or 1,4,9")
     add_folder_arguments(parser)
     add_strict_argument(parser)
     add_device_arguments(parser)
     add_memory_arguments(parser)
     add_shortcut_arguments(parser)
-    parser.add_argument(
-        "--report",
-        metavar="FILE",
-        help="what ran, and what each block added at each step: a .json or a .png; its folder is made if need be",
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the last line")
+    add(
+        "--report", metavar="FILE", type=path_argument,
+        help="write what ran, and what each block added at each step, into a .json or a .png file",
+    )  # fmt: skip
+    add("--overwrite", action="store_true", help=f"let --report {OVERWRITE_HELP}")
+    add("--quiet", action="store_true", help="print no progress")
+    add("--json", action="store_true", help="print one JSON object instead of the last line")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the workflow once, or once for each seed, keeping unchanged nodes in between."""
+    """Run the workflow once, or once for each seed. Nodes that do not change between seeds run once."""
     began = time.perf_counter()
-    document = read_document(find_workflow(args.file))  # before torch is imported: bad files answer at once
+    document = read_document(find_workflow(args.file))  # before torch is imported: a bad file is reported at once
     seeds = overrides.parse_seeds(args.seeds) if args.seeds is not None else (None,)
     reporter = Reporter(quiet=args.quiet)
-    _check_destinations(args)
+    _check_destinations(args, document)
     measured: list[dict[str, float]] = []
     reports: list[RunReport] = []
 
@@ -81,17 +81,11 @@ def run(args: argparse.Namespace) -> int:
     rows = []
     try:
         for seed in seeds:
-            seeded = graph if seed is None else overrides.with_seed(graph, session.classes, seed)
             if len(seeds) > 1:
                 reporter.line(f"seed {seed}")
-            checked = require_runnable(seeded, session.classes, strict=args.strict)
-            require_fit(checked.graph, session.classes, checked.outputs)
-            for problem in checked.problems:
-                reporter.warn(f"{problem.message} (what needs it is skipped)")
-            result = execute(
-                checked.graph, session.classes, outputs=checked.outputs, cache=cache, on_node=reporter.on_node
-            )
-            rows.append(_row(seed, result, seeded, session))
+            seeded = graph if seed is None else overrides.with_seed(graph, session.classes, seed)
+            result = _run_once(seeded, session, cache, reporter, strict=args.strict)
+            rows.append(_row(seed, result, session))
     finally:
         reporter.close()
     tell_reports(reports, args.report, reporter)
@@ -99,15 +93,37 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_destinations(args: argparse.Namespace) -> None:
-    """Raise ValueRangeError for an --output or a --report that cannot be written."""
+def _run_once(graph: Graph, session: Session, cache: Cache, reporter: Reporter, *, strict: bool) -> RunResult:
+    checked = require_runnable(graph, session.classes, strict=strict)
+    require_fit(checked.graph, session.classes, checked.outputs)
+    for problem in checked.problems:
+        reporter.warn(f"{problem.message} (output nodes that need this are skipped)")
+    return execute(checked.graph, session.classes, outputs=checked.outputs, cache=cache, on_node=reporter.on_node)
+
+
+def _check_destinations(args: argparse.Namespace, document: Document) -> None:
+    """Raise ValueRangeError for an --output or a --report that cannot be written, or must not."""
     check_folder("--output", Path(args.output))
     if args.report is not None:
         report_ending(args.report)
-        check_file("--report", Path(args.report))
+        check_file("--report", args.report)
+        pictures = (Path(args.input or "input", name) for name in _texts((document.prompt, document.workflow)))
+        inputs = [Path(document.name), *pictures]
+        check_replacement("--report", args.report, inputs, is_report, overwrite=args.overwrite)
 
 
-def _row(seed: int | None, result: RunResult, graph: Graph, session: Session) -> dict[str, Any]:
+def _texts(data: Any) -> Iterator[str]:
+    """Yield all texts of a workflow that could name a picture."""
+    pending = [data]
+    while pending:  # not recursive: the file may be nested deeply
+        item = pending.pop()
+        if isinstance(item, str) and item.lower().endswith((".png", ".json")):
+            yield item
+        elif isinstance(item, (list, tuple, dict)):
+            pending += item.values() if isinstance(item, dict) else item
+
+
+def _row(seed: int | None, result: RunResult, session: Session) -> dict[str, Any]:
     saved = [entry for entry in result.ui("images") if entry.get("type") == "output"]
     folder = Path(session.host.output_dir)
     return {

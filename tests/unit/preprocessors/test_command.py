@@ -55,7 +55,7 @@ def test_a_second_run_makes_only_what_is_missing_or_changed(
 
     assert made() == 12 and made() == 0
     (out / "frame3.png").unlink()
-    (out / "frame4.png").write_bytes(b"half a file")
+    (out / "frame4.png").write_bytes((out / "frame4.png").read_bytes()[:-20])
     assert made() == 2
     assert made("--set", "high=150") == 12
     assert made("--set", "high=150", "--overwrite") == 12
