@@ -17,6 +17,7 @@ import workflow_hints as hints
 from comfyui_controlnet_core.nodes import build_nodes
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from editor_sheet import Sheet
+from workflow_layout import make_room
 
 FOLDER = Path(__file__).resolve().parent.parent / "workflows"
 DRAWINGS: Mapping[str, Callable[[Sheet], None]] = {
@@ -48,6 +49,7 @@ def main() -> None:
     for name, draw in DRAWINGS.items():
         sheet = Sheet(classes)
         draw(sheet)
+        make_room(sheet)
         text = json.dumps(sheet.json(), indent=1, ensure_ascii=False)
         (FOLDER / f"{name}.json").write_text(text + "\n", encoding="utf-8")
         print(f"workflows/{name}.json: {len(sheet.nodes)} nodes")
