@@ -36,7 +36,7 @@ from comfyui_controlnet_core.controlnet_core.analysis.plots import (
 )
 from comfyui_controlnet_core.controlnet_core.analysis.sensitivity import Sensitivity, measure, sampled_steps, spearman
 from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_controlnet
-from comfyui_controlnet_core.controlnet_core.control.plan import block_names
+from comfyui_controlnet_core.controlnet_core.control.modes import block_names
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.pipeline import SampleSettings
 from comfyui_controlnet_core.controlnet_core.training.demo_world import render_seed

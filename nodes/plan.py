@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..controlnet_core.analysis.charts import SeenHint, draw_plan
 from ..controlnet_core.control.hint import check_hint_channels, fit_hint
-from ..controlnet_core.control.plan import Plan, describe, make_plan
+from ..controlnet_core.control.plan import RunPlan, describe, make_plan
 from ..controlnet_core.control.unit import ControlUnit
 from ..controlnet_core.diffusion.samplers import SAMPLERS
 from ..controlnet_core.diffusion.schedule import SCHEDULERS
@@ -76,7 +76,7 @@ class ControlPlan(Node):
         return f"shortcuts on this model: {shortcuts.words}. The plan shows what is added; not all of it is computed"
 
 
-def plan_of(controlled: Controlled, settings: SampleSettings, latent_height: int) -> Plan:
+def plan_of(controlled: Controlled, settings: SampleSettings, latent_height: int) -> RunPlan:
     """The plan of a run with these settings."""
     sigmas = cut_sigmas(controlled.schedule, settings)
     title = f"{settings.sampler} / {settings.scheduler}"

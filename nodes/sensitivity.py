@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..controlnet_core.analysis.charts import draw_sensitivity
 from ..controlnet_core.analysis.sensitivity import Sensitivity, describe, measure, sampled_steps
-from ..controlnet_core.control.plan import block_names
+from ..controlnet_core.control.modes import block_names
 from ..controlnet_core.control.report import Recorder
 from ..controlnet_core.control.weights import BlockWeights
 from ..controlnet_core.errors import ValueRangeError

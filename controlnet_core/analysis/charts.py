@@ -8,7 +8,8 @@ from textwrap import wrap
 
 import numpy as np
 
-from ..control.plan import Plan, PlannedUnit, block_names, silent_blocks
+from ..control.modes import block_names
+from ..control.plan import PlannedUnit, RunPlan, unused_blocks
 from ..control.report import RunReport, UnitReport
 from .fidelity import EXTRA, HIT, MISSED, Agreement
 from .plots import (
@@ -43,7 +44,7 @@ class SeenHint:
     mask: np.ndarray | None = None
 
 
-def draw_plan(plan: Plan, hints: Sequence[SeenHint]) -> np.ndarray:
+def draw_plan(plan: RunPlan, hints: Sequence[SeenHint]) -> np.ndarray:
     """Draw each unit's hint as the net sees it, beside its table of weights by step and block."""
     heights = [_unit_height(unit, hint) for unit, hint in zip(plan.units, hints, strict=True)]
     columns = len(plan.evaluations)
@@ -74,7 +75,7 @@ def _draw_unit(page: Page, unit: PlannedUnit, hint: SeenHint, top: float, total:
     x, blocks = MARGIN + SIDE + MARGIN + LABELS, len(unit.cells)
     rows = [f"{name} ({cells})" for name, cells in zip(block_names(blocks), unit.cells, strict=True)]
     columns = [str(step) for step in range(1, len(unit.steps) + 1)]
-    values = [[_shown_weight(step.weights[block], step.why) for step in unit.steps] for block in range(blocks)]
+    values = [[_shown_weight(step.weights[block], step.why_idle) for step in unit.steps] for block in range(blocks)]
     # The scale reaches 1 at least, so that weak units look weak.
     most = max([abs(weight) for step in unit.steps for weight in step.weights] + [1.0])
     draw_heat_map(page, x, top, values, (rows, columns), most, ("block (height)", "step", "weight"))
@@ -83,9 +84,9 @@ def _draw_unit(page: Page, unit: PlannedUnit, hint: SeenHint, top: float, total:
         _draw_key(page, x, y, NOTHING, words)
 
 
-def _shown_weight(weight: float, why: str) -> float | None:
+def _shown_weight(weight: float, why_idle: str) -> float | None:
     """None where the net does not run or the block adds nothing."""
-    return None if why or weight == 0 else abs(weight)
+    return None if why_idle or weight == 0 else abs(weight)
 
 
 def _draw_hint(page: Page, hint: SeenHint, top: float) -> None:
@@ -108,10 +109,10 @@ def _reasons(unit: PlannedUnit) -> list[str]:
     """What the gray cells mean: each reason once, with its steps or blocks."""
     found: dict[str, list[int]] = {}
     for index, step in enumerate(unit.steps, 1):
-        if step.why:
-            found.setdefault(step.why, []).append(index)
-    lines = [f"steps {spans(indices)} not run: {why}" for why, indices in found.items()]
-    return lines + [f"blocks {blocks} not heard: {why}" for why, blocks in silent_blocks(unit)]
+        if step.why_idle:
+            found.setdefault(step.why_idle, []).append(index)
+    lines = [f"step{'s' * (len(steps) > 1)} {spans(steps)} not run: {why}" for why, steps in found.items()]
+    return lines + [f"blocks {blocks} have no effect: {why}" for why, blocks in unused_blocks(unit)]
 
 
 def spans(numbers: Sequence[int]) -> str:
@@ -137,10 +138,10 @@ def draw_report(report: RunReport) -> np.ndarray:
     casts = [f"cast {n} times: {what} from {a} to {b}" for what, a, b, n in report.casts] or ["nothing was cast"]
     words = f"{steps} steps, {report.evaluations} evaluations of the model in {report.seconds:.2f} s"
     width = MARGIN + LABELS + max(steps * cell_width(steps), 520) + 130
-    with new_page(width, 92 + 18 * len(casts) + (sum(heights) or 40)) as page:
+    with new_page(width, 102 + 18 * len(casts) + (sum(heights) or 40)) as page:
         page.text(MARGIN, 20, report.title or "report", 20)
         page.text(MARGIN, 50, "\n".join([words, *casts]), color=FAINT, linespacing=1.4)
-        y = 78 + 18 * len(casts)
+        y = 88 + 18 * len(casts)
         if not units:
             page.text(MARGIN, y, "no ControlNet of this package acted", 14)
         for unit, height in zip(units, heights, strict=True):

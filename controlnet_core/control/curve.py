@@ -14,9 +14,10 @@ EXAMPLE = "0: 1, 0.5: 0.4, 1: 0"
 
 @dataclass(frozen=True)
 class Keyframe:
-    """position: on the timestep axis, 0 is pure noise, 1 the finished picture. strength: a factor there.
+    """A strength at one position of the timestep axis.
 
-    easing: of the way from here to the next keyframe.
+    position: 0 (pure noise) to 1 (finished picture). strength: factor of the unit's strength. easing: how the strength
+    changes from here to the next keyframe. Raises ValueRangeError for a field outside its range.
     """
 
     position: float
@@ -25,7 +26,9 @@ class Keyframe:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.position <= 1.0:
-            raise ValueRangeError(f"a keyframe is at {self.position:g}: positions are between 0 and 1")
+            raise ValueRangeError(
+                f"a keyframe is at position {self.position:g}: give 0 (noise) to 1 (finished picture)"
+            )
         if not math.isfinite(self.strength):
             raise ValueRangeError(f"the keyframe at {self.position:g} has strength {self.strength}: give a number")
         if self.easing not in EASINGS:
@@ -34,12 +37,14 @@ class Keyframe:
 
 @dataclass(frozen=True)
 class StrengthCurve:
-    """The factor of a unit's strength at each position: s(p) = s_k + (s_k+1 - s_k) E((p - p_k) / (p_k+1 - p_k)).
+    """The factor of a unit's strength as a function of the position p on the timestep axis.
 
-    Before the first keyframe its strength holds, behind the last one that one's. The position is that of
-    the timestep, so the curve does not depend on sampler, scheduler or number of steps. Raises
-    ValueRangeError when there is no keyframe, or when they do not rise.
+    Between two keyframes it is s_k + (s_k+1 - s_k) E((p - p_k) / (p_k+1 - p_k)), E the easing of keyframe k. Before the
+    first and after the last keyframe it is constant. Raises ValueRangeError without keyframes, or if their positions
+    do not rise.
     """
+
+    # Positions are timesteps, so that a curve does not depend on sampler, scheduler or number of steps.
 
     keyframes: tuple[Keyframe, ...]
 
@@ -49,8 +54,8 @@ class StrengthCurve:
         for before, after in pairwise(self.keyframes):
             if after.position <= before.position:
                 raise ValueRangeError(
-                    f"the keyframe at {after.position:g} stands behind the one at {before.position:g}: "
-                    "keyframes go from 0 to 1, each position once"
+                    f"the keyframe at {after.position:g} comes after the one at {before.position:g}: sort them from 0 "
+                    "to 1, each position once"
                 )
 
     def __call__(self, position: float) -> float:
@@ -66,9 +71,9 @@ class StrengthCurve:
 
 
 def read_curve(text: str, easing: str = "linear") -> StrengthCurve:
-    """ "0: 1, 0.5: 0.4 ease-in, 1: 0" -> its curve; keyframes by commas or lines, each `position: strength`.
+    """Parse keyframes such as "0: 1, 0.5: 0.4 ease-in, 1: 0", separated by commas, semicolons or new lines.
 
-    easing: of keyframes that name none. Raises ValueRangeError naming the part that it cannot read.
+    easing: for keyframes that name none. Raises ValueRangeError that quotes the part it cannot read.
     """
     parts = [part.strip() for part in text.replace("\n", ",").replace(";", ",").split(",")]
     return StrengthCurve(tuple(_keyframe(part, easing) for part in parts if part))
@@ -81,6 +86,6 @@ def _keyframe(part: str, easing: str) -> Keyframe:
         position, value = float(place), float(strength)
     except ValueError as error:
         raise ValueRangeError(
-            f"keyframe {part!r}: expected `position: strength` and perhaps an easing, such as {EXAMPLE}"
+            f"keyframe {part!r} is not `position: strength`, perhaps with an easing: write it as in {EXAMPLE}"
         ) from error
     return Keyframe(position, value, " ".join(own) or easing)

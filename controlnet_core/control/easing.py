@@ -1,14 +1,14 @@
-"""Ways from one value to another, shared by strength schedules and block weights.
+"""Easings: interpolation from one value to another, used by strength schedules and block weights.
 
-===========  =====================================
-easing       share of the way after a share t of it
-===========  =====================================
+===========  ===============================================
+easing       share of the change at a share t of the distance
+===========  ===============================================
 linear       t
 ease-in      t^2: slow at first
 ease-out     1 - (1 - t)^2: slow at the end
 ease-in-out  3 t^2 - 2 t^3: slow at both ends
-hold         0: stays, then jumps
-===========  =====================================
+hold         0, and 1 at the end: keeps the value, then jumps
+===========  ===============================================
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ EASINGS: Mapping[str, Callable[[float], float]] = MappingProxyType(
 
 
 def ease(name: str, start: float, end: float, t: float) -> float:
-    """The value a share t in [0, 1] of the way from start to end. Raises ValueRangeError for an unknown name."""
+    """Interpolate from start (t = 0) to end (t = 1). Raises ValueRangeError for an unknown name."""
     if name not in EASINGS:
         raise ValueRangeError(f"easing {name!r} is unknown: choose one of {', '.join(EASINGS)}")
     return start + (end - start) * EASINGS[name](t)

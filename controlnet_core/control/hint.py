@@ -1,20 +1,20 @@
-"""Bringing hints and masks to the size the net needs.
+"""Resize hints and masks to the size that a net reads.
 
-==============  ================================================================================
-fit             how a hint of another size or shape becomes the picture's
-==============  ================================================================================
-crop            cut to the picture's proportions at its middle, then nearest pixel: the host's way
-stretch         every pixel kept, proportions not; nearest pixel
-inner-fit       scaled smoothly until it covers the picture, then cut at its middle (sd-webui's
-                "crop and resize")
-pad             scaled smoothly until it lies inside, the rest filled with the median of its border
-                ("resize and fill")
-pixel-perfect   not at all: a hint of another size is an error that names the size
-==============  ================================================================================
+==============  ===============================================================================
+fit             how a hint is brought to the picture's size
+==============  ===============================================================================
+crop            cut to the picture's aspect ratio around the centre, then nearest pixel: as
+                ComfyUI does
+stretch         nearest pixel, without keeping the aspect ratio
+inner-fit       scaled smoothly until it covers the picture, then cut around the centre
+                (sd-webui's "crop and resize")
+pad             scaled smoothly until it fits inside, the rest filled with the median colour of
+                its border ("resize and fill")
+pixel-perfect   not resized: a hint of another size is an error
+==============  ===============================================================================
 
-Nearest pixel keeps lines of one colour, and marks such as the -1 of an inpainting hint, as they are; it
-makes them blocky where it enlarges much. Smooth is the mean of what falls into a pixel, or linear
-interpolation where it enlarges.
+Nearest pixel keeps the colours of lines, and special values such as the -1 of an inpainting hint. Enlarged
+hints become blocky. Smooth means the average of the pixels that are merged, or bilinear where it enlarges.
 """
 
 from __future__ import annotations
@@ -32,10 +32,7 @@ Fit = Callable[[Tensor, int, int], Tensor]
 
 
 def crop(hint: Tensor, height: int, width: int) -> Tensor:
-    """(B, C, H, W) -> (B, C, height, width) as the host does: centre crop to the aspect, nearest-exact.
-
-    At least one row and one column stay, where the host fails.
-    """
+    """(B, C, H, W) -> (B, C, height, width) as in ComfyUI: centre crop to the aspect ratio, nearest-exact."""
     old_height, old_width = hint.shape[-2:]
     old_aspect, aspect = old_width / old_height, width / height
     x = y = 0
@@ -43,6 +40,7 @@ def crop(hint: Tensor, height: int, width: int) -> Tensor:
         x = round((old_width - old_width * (aspect / old_aspect)) / 2)
     elif old_aspect < aspect:
         y = round((old_height - old_height * (old_aspect / aspect)) / 2)
+    # Keep at least one row and one column, for extreme aspect ratios, where ComfyUI fails.
     x, y = min(x, (old_width - 1) // 2), min(y, (old_height - 1) // 2)
     return stretch(hint[:, :, y : old_height - y, x : old_width - x], height, width)
 
@@ -53,31 +51,34 @@ def stretch(hint: Tensor, height: int, width: int) -> Tensor:
 
 
 def inner_fit(hint: Tensor, height: int, width: int) -> Tensor:
-    """Scaled by max(height / H, width / W), then the middle of it."""
-    scaled = _scaled(hint, max(height / hint.shape[-2], width / hint.shape[-1]))
+    """(B, C, H, W) -> (B, C, height, width): scale by max(height / H, width / W), then cut around the centre."""
+    scaled = _resize(hint, max(height / hint.shape[-2], width / hint.shape[-1]))
     top, left = ((scaled.shape[i] - side) // 2 for i, side in ((-2, height), (-1, width)))
     return scaled[..., max(0, top) : max(0, top) + height, max(0, left) : max(0, left) + width]
 
 
 def pad(hint: Tensor, height: int, width: int) -> Tensor:
-    """Scaled by min(height / H, width / W), in the middle of a ground of its border's median colour."""
-    scaled = _scaled(hint, min(height / hint.shape[-2], width / hint.shape[-1]))[..., :height, :width]
+    """(B, C, H, W) -> (B, C, height, width): scale by min(height / H, width / W), centre, fill the rest.
+
+    The fill is the median colour of the hint's border.
+    """
+    scaled = _resize(hint, min(height / hint.shape[-2], width / hint.shape[-1]))[..., :height, :width]
     border = torch.cat([hint[:, :, 0], hint[:, :, -1], hint[:, :, :, 0], hint[:, :, :, -1]], dim=-1)
-    ground = border.median(dim=-1).values[:, :, None, None].expand(-1, -1, height, width).clone()
+    canvas = border.median(dim=-1).values[:, :, None, None].expand(-1, -1, height, width).clone()
     top, left = (height - scaled.shape[-2]) // 2, (width - scaled.shape[-1]) // 2
-    ground[..., top : top + scaled.shape[-2], left : left + scaled.shape[-1]] = scaled
-    return ground
+    canvas[..., top : top + scaled.shape[-2], left : left + scaled.shape[-1]] = scaled
+    return canvas
 
 
 def pixel_perfect(hint: Tensor, height: int, width: int) -> Tensor:
-    """The hint itself. Raises ShapeError, for it is asked only when the sizes differ."""
+    """Raise ShapeError: `fit_hint` calls this only for a hint of another size."""
     raise ShapeError(
         f"the hint is {hint.shape[-1]}x{hint.shape[-2]} pixels, the picture {width}x{height}, and its fit is "
         f"pixel-perfect: make the hint at {width}x{height} (Pixel Perfect gives the resolution), or choose another fit"
     )
 
 
-def _scaled(hint: Tensor, scale: float) -> Tensor:
+def _resize(hint: Tensor, scale: float) -> Tensor:
     size = [max(1, round(side * scale)) for side in hint.shape[-2:]]
     mode = "area" if scale < 1.0 else "bilinear"
     return F.interpolate(hint, size=size, mode=mode)
@@ -89,9 +90,10 @@ FITS: Mapping[str, Fit] = MappingProxyType(
 
 
 def fit_hint(hint: Tensor, height: int, width: int, fit: str = "crop") -> Tensor:
-    """(B, C, H, W) -> (B, C, height, width); one of that size already stays as it is.
+    """(B, C, H, W) -> (B, C, height, width); a hint of that size is returned unchanged.
 
-    Raises ValueRangeError for an unknown fit, ShapeError where pixel-perfect does not hold.
+    fit: see the top of this file. Raises ValueRangeError for an unknown fit, and ShapeError for a hint of another size
+    with the fit pixel-perfect.
     """
     if fit not in FITS:
         raise ValueRangeError(f"hint fit {fit!r} is unknown: choose one of {', '.join(FITS)}")
@@ -99,7 +101,7 @@ def fit_hint(hint: Tensor, height: int, width: int, fit: str = "crop") -> Tensor
 
 
 def check_hint_channels(hint: Tensor, channels: int) -> Tensor:
-    """Make a gray hint RGB and drop an alpha channel; raise ShapeError for what has no clear meaning."""
+    """Convert a gray hint to `channels` channels, or drop an alpha channel. Raises ShapeError for other counts."""
     found = hint.shape[1]
     if found == channels:
         return hint
@@ -113,7 +115,10 @@ def check_hint_channels(hint: Tensor, channels: int) -> Tensor:
 
 
 def repeat_to(x: Tensor, batch: int, what: str) -> Tensor:
-    """(b, ...) -> (batch, ...) by repeating; b = 1 is left to broadcast. Raises ShapeError if b does not divide."""
+    """(b, ...) -> (batch, ...) by repeating; b = 1 is returned as it is, to broadcast.
+
+    what: the name of the tensor in the message. Raises ShapeError if b does not divide `batch`.
+    """
     if x.shape[0] in (1, batch):
         return x
     if batch % x.shape[0]:
@@ -124,5 +129,5 @@ def repeat_to(x: Tensor, batch: int, what: str) -> Tensor:
 
 
 def mask_at(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, H, W) of any size, stretched over the picture -> (B, 1, *size), by area, for multiplying a residual."""
+    """Resize a mask (B, H, W), by area, to (B, 1, *size) in [0, 1], to multiply a residual with."""
     return torch.clamp(F.interpolate(mask[:, None].float(), size=size, mode="area"), 0.0, 1.0)

@@ -1,6 +1,6 @@
-"""What will run when: step x block x net, found without running anything.
+"""The plan of a run: which net acts at which step, and how strongly on each block, known before anything runs.
 
-A plan is data; `describe` says it in words, and `analysis.charts` draws it.
+A plan is data. `describe` writes it as text, `analysis.charts` draws it.
 """
 
 from __future__ import annotations
@@ -15,76 +15,72 @@ from torch import Tensor
 from ..config import UNetConfig
 from ..diffusion.samplers import Step, get_sampler
 from ..diffusion.schedule import NoiseSchedule
-from .modes import block_heights, mode_weights
+from .modes import block_heights, block_names, mode_weights
 from .unit import ControlUnit
 
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One unit at one step. weights: strength x curve x mode x block weight of each block, the middle last.
+    """One unit at one step.
 
-    runs: in how many of the step's evaluations the net runs. why: why it does not run at the step's own
-    sigma; empty where it does.
+    weights: strength x curve x mode x block weight of each block, the middle last. runs: in how many evaluations of
+    the step the net runs. why_idle: why the net does not run at the sigma where the step begins; "" if it runs.
     """
 
     weights: tuple[float, ...]
     runs: int
-    why: str = ""
+    why_idle: str = ""
 
 
 @dataclass(frozen=True)
 class PlannedUnit:
-    """One unit over the whole run. words: its settings. cells: height of each block's features.
+    """One unit in the whole run.
 
-    silent: for each block why it is never heard while the net runs; empty where it is heard.
+    words: its settings. cells: height of each block's feature map. why_unused: for each block why it has no effect
+    although the net runs; "" if it has one.
     """
 
     name: str
     words: str
     cells: tuple[int, ...]
-    silent: tuple[str, ...]
+    why_unused: tuple[str, ...]
     steps: tuple[PlannedStep, ...]
 
     @property
     def runs(self) -> int:
-        """Evaluations of the net in the whole run."""
+        """Number of evaluations of the net in the whole run."""
         return sum(step.runs for step in self.steps)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The plan of a run. evaluations: the sigmas at which the model is asked, step by step."""
+class RunPlan:
+    """The plan of a run. evaluations: for each step the sigmas at which the model is evaluated."""
 
     title: str
     evaluations: tuple[tuple[float, ...], ...]
     timesteps: tuple[float, ...]
     units: tuple[PlannedUnit, ...]
 
-    @property
-    def sigmas(self) -> tuple[float, ...]:
-        """The sigma at which each step begins."""
-        return tuple(step[0] for step in self.evaluations)
 
+def list_evaluations(sampler: str, sigmas: Tensor) -> tuple[tuple[float, ...], ...]:
+    """List, for each step, the sigmas at which a sampler evaluates the model. sigmas: (n + 1,), descending.
 
-def evaluations(sampler: str, sigmas: Tensor) -> tuple[tuple[float, ...], ...]:
-    """At which sigmas a sampler asks the model, step by step, along a table (n + 1,) that descends.
-
-    Samplers of higher order ask between the steps too. The sampler itself is run, on a latent of one cell
-    and a model that always says zero: which sigmas it asks for does not depend on either.
+    Samplers of higher order also evaluate between the steps. Raises ValueRangeError for an unknown sampler.
     """
-    asked: list[float] = []
+    # Run the sampler itself on a latent of one cell and a model that predicts zero: the sigmas depend on neither.
+    evaluated: list[float] = []
     begins: list[int] = []
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        asked.append(float(sigma))
+        evaluated.append(float(sigma))
         return torch.zeros_like(x)
 
     def on_step(_: Step) -> None:
-        begins.append(len(asked) - 1)
+        begins.append(len(evaluated) - 1)
 
     cell = torch.zeros(1, 1, 1, 1)
     get_sampler(sampler)(denoise, cell, sigmas, noise=lambda *_: torch.zeros_like(cell), on_step=on_step)
-    return tuple(tuple(asked[a:b]) for a, b in zip(begins, [*begins[1:], len(asked)], strict=True))
+    return tuple(tuple(evaluated[a:b]) for a, b in zip(begins, [*begins[1:], len(evaluated)], strict=True))
 
 
 def make_plan(
@@ -95,31 +91,31 @@ def make_plan(
     sigmas: Tensor,
     latent_height: int,
     title: str,
-) -> Plan:
-    """The plan of a run of the model `base` over `sigmas` (n + 1,) on latents of this height.
+) -> RunPlan:
+    """Plan a run of the model `base` over `sigmas` (n + 1,) on latents of this height.
 
-    Raises ValueRangeError for a wrong count of block weights or an unknown sampler.
+    Raises ValueRangeError for a wrong number of block weights or an unknown sampler.
     """
-    asked = evaluations(sampler, sigmas) if len(sigmas) > 1 else ()
-    timesteps = tuple(float(schedule.timestep(torch.tensor(step[0]))) for step in asked)
-    return Plan(title, asked, timesteps, tuple(_plan_unit(u, base, schedule, asked, latent_height) for u in units))
+    steps = list_evaluations(sampler, sigmas) if len(sigmas) > 1 else ()
+    timesteps = tuple(float(schedule.timestep(torch.tensor(step[0]))) for step in steps)
+    return RunPlan(title, steps, timesteps, tuple(_plan_unit(u, base, schedule, steps, latent_height) for u in units))
 
 
 def _plan_unit(
-    unit: ControlUnit, base: UNetConfig, schedule: NoiseSchedule, asked: Sequence[Sequence[float]], latent_height: int
+    unit: ControlUnit, base: UNetConfig, schedule: NoiseSchedule, steps: Sequence[Sequence[float]], latent_height: int
 ) -> PlannedUnit:
     cells = block_heights(base, latent_height)
-    steps = []
-    for sigmas in asked:
+    planned = []
+    for sigmas in steps:
         weights = [unit.weights_at(sigma, schedule, base, latent_height) for sigma in sigmas]
-        why = "" if any(weights[0]) else _why_not(unit, sigmas[0], schedule)
-        steps.append(PlannedStep(weights[0], sum(map(any, weights)), why))
-    silent = _silent(unit, base, latent_height) if unit.strength else ("",) * len(cells)
-    return PlannedUnit(unit.name or "a ControlNet", words(unit), cells, silent, tuple(steps))
+        why_idle = "" if any(weights[0]) else _why_idle(unit, sigmas[0], schedule)
+        planned.append(PlannedStep(weights[0], sum(map(any, weights)), why_idle))
+    why_unused = _why_unused(unit, base, latent_height) if unit.strength else ("",) * len(cells)
+    return PlannedUnit(unit.name or "a ControlNet", words(unit), cells, why_unused, tuple(planned))
 
 
 def words(unit: ControlUnit) -> str:
-    """The settings of a unit on one line."""
+    """Describe the settings of a unit on one line."""
     parts = [f"strength {unit.strength:g}", f"{unit.start:.0%} to {unit.end:.0%}", unit.mode, _halves(unit)]
     kinds = [hint.kind for hint in unit.hints if hint.kind]
     parts += [f"reads {' and '.join(kinds)}"] if kinds else []
@@ -131,17 +127,16 @@ def words(unit: ControlUnit) -> str:
 
 
 def _halves(unit: ControlUnit) -> str:
-    """On which half of the guidance it acts."""
-    positive, negative = unit.half(positive=True), unit.half(positive=False)
-    if positive == negative == 1.0:
+    """Name the halves of the guidance in which a unit acts."""
+    factors = {"positive": unit.half(positive=True), "negative": unit.half(positive=False)}
+    if set(factors.values()) == {1.0}:
         return "both halves"
-    acting = {"positive": positive, "negative": negative}
-    heard = [f"the {name} half" + ("" if f == 1.0 else f" times {f:g}") for name, f in acting.items() if f]
-    return " and ".join(heard) + (" alone" if len(heard) == 1 else "") if heard else "neither half"
+    acting = [f"the {name} half" + ("" if f == 1.0 else f" times {f:g}") for name, f in factors.items() if f]
+    return " and ".join(acting) + (" alone" if len(acting) == 1 else "") if acting else "neither half"
 
 
-def _why_not(unit: ControlUnit, sigma: float, schedule: NoiseSchedule) -> str:
-    """Why the net, all of whose weights are 0, does not run at this sigma."""
+def _why_idle(unit: ControlUnit, sigma: float, schedule: NoiseSchedule) -> str:
+    """Say why a net whose weights are all 0 at this sigma does not run."""
     if unit.strength == 0.0:
         return "strength 0"
     if sigma > schedule.percent_to_sigma(unit.start):
@@ -153,60 +148,56 @@ def _why_not(unit: ControlUnit, sigma: float, schedule: NoiseSchedule) -> str:
     return "all block weights are 0"
 
 
-def _silent(unit: ControlUnit, config: UNetConfig, latent_height: int) -> tuple[str, ...]:
-    """For each block why it is not heard."""
+def _why_unused(unit: ControlUnit, config: UNetConfig, latent_height: int) -> tuple[str, ...]:
+    """Say for each block why it has no effect; "" if it has one."""
     by_mode = mode_weights(unit.mode, config, latent_height)
     own = unit.own_weights(config) or (1.0,) * len(by_mode)
-    reasons = {(True, True): "", (False, True): f"mode {unit.mode}"}
-    return tuple(reasons.get((m != 0.0, w != 0.0), "block weight 0") for m, w in zip(by_mode, own, strict=True))
+    return tuple(
+        "" if m and w else "block weight 0" if w == 0.0 else f"mode {unit.mode}"
+        for m, w in zip(by_mode, own, strict=True)
+    )
 
 
-# ------------------------------------------------------------------------------------------- in words
+# ------------------------------------------------------------------------------------------- as text
 
 
-def describe(plan: Plan) -> str:
-    """The plan as text: one table per net, with equal steps on one line."""
+def describe(plan: RunPlan) -> str:
+    """Write the plan as text: a table for each net, with equal steps on one line."""
     return "\n".join(_lines(plan))
 
 
-def _lines(plan: Plan) -> Iterator[str]:
+def _lines(plan: RunPlan) -> Iterator[str]:
     total = sum(len(step) for step in plan.evaluations)
     yield f"{plan.title}: {len(plan.evaluations)} steps, {total} evaluations of the model"
     if not plan.units:
-        yield "no ControlNet acts on this prompt; one of strength 0 is not even applied"
+        yield "no ControlNet acts on this prompt; one of strength 0 is left out"
     for number, unit in enumerate(plan.units, 1):
         yield ""
         yield f"{number}  {unit.name}, {unit.words}; runs in {unit.runs} of {total} evaluations"
         yield f"{'steps':<9}{'sigma':>14}{'t':>9}  block" + "".join(f"{n:>6}" for n in block_names(len(unit.cells)))
         yield f"{'cells':>39}" + "".join(f"{cells:>6}" for cells in unit.cells)
-        for (step, why), run in groupby(range(len(unit.steps)), lambda i, u=unit: (u.steps[i].weights, u.steps[i].why)):
-            indices = list(run)
-            cells = f"  not run: {why}" if why else " " * 7 + "".join(f"{_number(w):>6}" for w in step)
-            yield _span(plan, indices) + cells
-        yield from (f"  blocks {blocks} are not heard: {why}" for why, blocks in silent_blocks(unit))
+        for step, run in groupby(range(len(unit.steps)), lambda i, u=unit: (u.steps[i].weights, u.steps[i].why_idle)):
+            weights, why_idle = step
+            cells = "".join(f"{_number(w):>6}" for w in weights)
+            yield _span(plan, list(run)) + (f"  not run: {why_idle}" if why_idle else " " * 7 + cells)
+        yield from (f"  blocks {blocks} have no effect: {why}" for why, blocks in unused_blocks(unit))
 
 
 def _number(weight: float) -> str:
     return "-" if weight == 0.0 else f"{weight:.2f}"
 
 
-def _span(plan: Plan, indices: Sequence[int]) -> str:
-    """The columns for steps, sigma and timestep of neighbouring steps."""
-    first, last = indices[0], indices[-1]
-    sigmas, timesteps = plan.sigmas, plan.timesteps
-    if first == last:
-        return f"{first + 1:<9}{sigmas[first]:>14.3f}{timesteps[first]:>9.0f}"
-    steps, sigma = f"{first + 1}-{last + 1}", f"{sigmas[first]:.3f}-{sigmas[last]:.3f}"
-    return f"{steps:<9}{sigma:>14}{f'{timesteps[first]:.0f}-{timesteps[last]:.0f}':>9}"
+def _span(plan: RunPlan, indices: Sequence[int]) -> str:
+    """The columns for steps, sigma and timestep of consecutive steps."""
+    ends = sorted({indices[0], indices[-1]})
+    steps = "-".join(str(i + 1) for i in ends)
+    sigmas = "-".join(f"{plan.evaluations[i][0]:.3f}" for i in ends)
+    timesteps = "-".join(f"{plan.timesteps[i]:.0f}" for i in ends)
+    return f"{steps:<9}{sigmas:>14}{timesteps:>9}"
 
 
-def silent_blocks(unit: PlannedUnit) -> list[tuple[str, str]]:
-    """(reason, names of the blocks) for the blocks that are never heard while the net runs."""
+def unused_blocks(unit: PlannedUnit) -> list[tuple[str, str]]:
+    """(reason, names of the blocks) for the blocks that have no effect although the net runs."""
     names = block_names(len(unit.cells))
-    reasons = dict.fromkeys(why for why in unit.silent if why)
-    return [(r, ", ".join(n for n, why in zip(names, unit.silent, strict=True) if why == r)) for r in reasons]
-
-
-def block_names(count: int) -> tuple[str, ...]:
-    """("0", "1", ..., "mid") for so many blocks."""
-    return (*(str(i) for i in range(count - 1)), "mid")
+    reasons = dict.fromkeys(why for why in unit.why_unused if why)
+    return [(r, ", ".join(n for n, why in zip(names, unit.why_unused, strict=True) if why == r)) for r in reasons]

@@ -1,9 +1,8 @@
-"""What ran: the report of a run, collected while it runs.
+"""The report of a run: what ran, how often, how long, and how much each block added.
 
-A `Recorder` is handed to the run and hears of each evaluation, each net and each residual; `report()` gives
-what it heard as data. Without `observe` it only counts. With it, it measures what each block of each net
-adds and how long the net takes, and on a GPU waits for each net, which costs time; the picture stays
-the same to the last bit, since what it measures is the change of the skip.
+A run calls the methods of a `Recorder` for each evaluation, net and residual; `report()` returns the result as data.
+Without `observe` the recorder only counts. With it, it measures what each block of each net adds and how long the
+net takes. The picture stays the same to the last bit.
 """
 
 from __future__ import annotations
@@ -18,13 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .modes import block_names
+
 
 @dataclass(frozen=True)
 class UnitReport:
-    """One unit in a run. acted: evaluations in which it added something; ran: those in which its net ran.
+    """One unit in a run.
 
-    norms: for each step and block the root mean square of what was added, over the rows that the unit
-    acts on and the evaluations of the step; None where nothing was. Empty, and no seconds, if not observed.
+    words: its settings. acted: number of evaluations in which it added residuals. ran: number in which its net ran;
+    lower if residuals were reused. norms: for each step and block the root mean square of the residuals, over the rows
+    that the unit acts on and the evaluations of the step; None where none was added. Without `observe` norms are empty
+    and seconds is None.
     """
 
     name: str
@@ -37,10 +40,10 @@ class UnitReport:
 
 @dataclass(frozen=True)
 class RunReport:
-    """A run. sigmas: of each step; evaluations: of the model; casts: (what, from, to, how often).
+    """A run.
 
-    memory: bytes that were predicted before the run (see `engine.memory`); empty where nothing was. notes: what
-    could not be done as asked for.
+    sigmas: of each step. evaluations: of the model. casts: (what, from dtype, to dtype, how often). memory: the bytes
+    that were estimated before the run; empty if they were not. notes: requested options that had no effect, and why.
     """
 
     title: str
@@ -53,7 +56,7 @@ class RunReport:
     notes: tuple[str, ...] = ()
 
     def data(self) -> dict[str, Any]:
-        """For JSON."""
+        """The report as dictionaries and lists, for JSON."""
         return asdict(self)
 
 
@@ -69,7 +72,7 @@ class _UnitRecord:
 
 @dataclass(eq=False)
 class Recorder:
-    """Collects one run. observe: whether residuals and times are measured."""
+    """Collects the facts of one run. observe: whether to measure residuals and times."""
 
     title: str = ""
     observe: bool = False
@@ -83,43 +86,44 @@ class Recorder:
     notes: list[str] = field(default_factory=list)
     began: float = field(default_factory=time.perf_counter)
 
-    # ---- what the run tells
+    # ---- called by the run
 
     def evaluation(self) -> None:
-        """An evaluation of the model begins."""
+        """Record that an evaluation of the model begins."""
         self.evaluations += 1
 
     def step(self, sigma: float) -> None:
-        """The evaluation that was just made was the first of a step at this sigma."""
+        """Record a step at this sigma; its first evaluation was the last one recorded."""
         self.sigmas.append(sigma)
         self.begins.append(max(0, self.evaluations - 1))
 
     def unit(self, key: Hashable, name: str, words: str) -> None:
-        """A unit acts in this evaluation."""
+        """Record that a unit acts in this evaluation."""
         self.units.setdefault(key, _UnitRecord(name, words)).acted.add(self.evaluations)
 
     def net_ran(self, key: Hashable) -> None:
-        """The net of a unit runs in this evaluation."""
+        """Record that the net of a unit runs in this evaluation."""
         self.units[key].ran.add(self.evaluations)
 
     def residual(self, key: Hashable, block: int, residual: Tensor) -> None:
-        """What a unit adds to a block, (rows, C, h, w)."""
-        found = self.units[key].squares.setdefault(self.evaluations, {}).setdefault(block, [])
-        found.append((residual.float().square().sum(), residual.numel()))
+        """Record what a unit adds to a block, (rows, C, h, w)."""
+        squares = self.units[key].squares.setdefault(self.evaluations, {}).setdefault(block, [])
+        # The sum stays a tensor: reading the number here would wait for the GPU at each block.
+        squares.append((residual.float().square().sum(), residual.numel()))
         self.blocks = max(self.blocks, block + 1)
 
     def cast(self, what: str, before: torch.dtype, after: torch.dtype) -> None:
-        """A tensor came in one dtype and is used in another; nothing is noted where both are the same."""
+        """Record that a tensor arrived in one dtype and is used in another. Equal dtypes are not recorded."""
         if before != after:
-            names = (str(dtype).removeprefix("torch.") for dtype in (before, after))
-            self.casts[(what, *names)] += 1  # type: ignore[index]
+            self.casts[(what, str(before).removeprefix("torch."), str(after).removeprefix("torch."))] += 1
 
     @contextmanager
     def timing(self, keys: list[Hashable], device: torch.device) -> Iterator[None]:
-        """Time of a net, dealt out evenly among the units that it ran for; only where it is observed."""
+        """Measure the time of a net and divide it evenly among the units that it ran for; only with `observe`."""
         if not self.observe:
             yield
             return
+        # GPU work is asynchronous: without waiting, the time would be that of launching it.
         _wait(device)
         began = time.perf_counter()
         yield
@@ -127,15 +131,15 @@ class Recorder:
         for key in keys:
             self.units[key].seconds += (time.perf_counter() - began) / len(keys)
 
-    # ---- what comes of it
+    # ---- the result
 
     def report(self) -> RunReport:
-        """What was heard so far."""
+        """Report what was recorded so far."""
         seconds = time.perf_counter() - self.began
         casts = tuple((*cast, count) for cast, count in self.casts.items())
         units = tuple(self._unit(record) for record in self.units.values())
-        told = (seconds, casts, units, self.memory, tuple(self.notes))
-        return RunReport(self.title, tuple(self.sigmas), self.evaluations, *told)
+        notes = tuple(self.notes)
+        return RunReport(self.title, tuple(self.sigmas), self.evaluations, seconds, casts, units, self.memory, notes)
 
     def _unit(self, record: _UnitRecord) -> UnitReport:
         norms: tuple[tuple[float | None, ...], ...] = ()
@@ -146,12 +150,12 @@ class Recorder:
         return UnitReport(record.name, record.words, len(record.acted), len(record.ran), norms, seconds)
 
     def _norms(self, record: _UnitRecord, evaluations: range) -> tuple[float | None, ...]:
-        """Of one step, block by block."""
+        """The root mean square of each block's residuals over the evaluations of one step."""
         norms: list[float | None] = []
         for block in range(self.blocks):
-            told = [part for e in evaluations for part in record.squares.get(e, {}).get(block, ())]
-            count = sum(numbers for _, numbers in told)
-            norms.append((sum(float(square) for square, _ in told) / count) ** 0.5 if count else None)
+            parts = [part for e in evaluations for part in record.squares.get(e, {}).get(block, ())]
+            count = sum(numbers for _, numbers in parts)
+            norms.append((sum(float(square) for square, _ in parts) / count) ** 0.5 if count else None)
         return tuple(norms)
 
 
@@ -161,17 +165,17 @@ def _wait(device: torch.device) -> None:
 
 
 def summary(report: RunReport) -> str:
-    """The run on one line."""
+    """Describe the run on one line."""
     parts = [f"{len(report.sigmas)} steps, {report.evaluations} evaluations in {report.seconds:.2f} s"]
     for unit in report.units:
         took = "" if unit.seconds is None else f" in {unit.seconds:.2f} s"
-        again = "" if unit.ran == unit.acted else f", acted in {unit.acted}"
-        parts.append(f"{unit.name} ran in {unit.ran} of {report.evaluations}{again}{took}")
+        reused = "" if unit.ran == unit.acted else f", acted in {unit.acted}"
+        parts.append(f"{unit.name} ran in {unit.ran} of {report.evaluations}{reused}{took}")
     return "; ".join([*parts, *report.notes])
 
 
 def describe(report: RunReport) -> str:
-    """The run in words: a line, the casts, and for each net a table of what its blocks added."""
+    """Describe the run as text: a summary, the casts, and for each net a table of what its blocks added."""
     lines = [f"{report.title}: {summary(report)}" if report.title else summary(report)]
     lines += [f"cast {count} times: {what} from {before} to {after}" for what, before, after, count in report.casts]
     if not report.casts:
@@ -185,9 +189,8 @@ def describe(report: RunReport) -> str:
 
 
 def _table(unit: UnitReport, sigmas: tuple[float, ...]) -> Iterator[str]:
-    """Root mean squares of what was added, step by step."""
-    blocks = len(unit.norms[0])
-    names = (*(str(i) for i in range(blocks - 1)), "mid")
+    """The root mean squares of what was added, a line for each step."""
+    names = block_names(len(unit.norms[0]))
     yield f"{'step':>4}{'sigma':>9}  " + "".join(f"{name:>9}" for name in names)
     for index, (sigma, norms) in enumerate(zip(sigmas, unit.norms, strict=True), 1):
         cells = "".join("        -" if norm is None else f"{norm:>9.3g}" for norm in norms)

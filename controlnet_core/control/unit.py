@@ -1,6 +1,6 @@
-"""A unit of control is data: which net, which hint, how strong, when, where.
+"""A unit of control as data: which net, which hint, how strong, when, where.
 
-Nodes build units, workflows store them, the engine runs them, the report prints them.
+Nodes build units, workflows store them, the engine runs them, and reports print them.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from .modes import CONDITIONAL_ONLY, MODES, mode_weights
 from .weights import BlockWeights, check_count
 
 Curve: TypeAlias = Callable[[float], float]
-"""Factor of the strength at a position of the timestep axis (0 is pure noise, 1 the finished picture)."""
+"""Position on the timestep axis (0 is pure noise, 1 the finished picture) -> factor of the strength."""
 
 
 @dataclass(frozen=True, eq=False)
 class Hint:
-    """A picture for a net, and what it shows ("depth", "canny", ...) where the net reads several kinds."""
+    """A picture for a net, and what it shows ("depth", "canny", ...), for nets that read several kinds."""
 
     picture: Tensor
     kind: str = ""
@@ -34,24 +34,29 @@ class Hint:
 
 @dataclass(frozen=True, eq=False)
 class ControlUnit:
-    """One net with its condition.
+    """One net with its hint and settings.
 
-    net: the ControlNet, or another kind of control (see `models.control`). hint: (B, C, H, W) in
-    [0, 1], as the net was trained to read; brought to the latent's size by the engine. strength: factor
-    of every residual; 0 costs nothing. start, end: the window in which the unit acts, as positions on
-    the timestep axis (0 is pure noise, 1 the finished picture). mask: (B, H, W) in [0, 1], where it
-    acts; None is everywhere. block_weights: a factor for each skip, first to last, and the middle (13
-    numbers in SD1.5), or a rule for them. mode: see `control.modes`. name: what reports call it.
+    net: the ControlNet, or another kind of control (see `models.control`).
+    hint: (B, C, H, W) in [0, 1], as the net was trained to read it. The engine resizes it.
+    strength: factor of every residual. 0 costs no time.
+    start, end: the window in which the unit acts, as positions on the timestep axis (0 is pure noise, 1 the finished
+        picture).
+    mask: (B, H, W) in [0, 1], where the unit acts; None for everywhere.
+    block_weights: a factor for each skip, first to last, and the middle (13 numbers in SD1.5), or a rule for them.
+    mode: see `control.modes`.
+    name: the name in reports.
+    kind: what the hint shows, for nets that read several kinds.
+    more_hints: further pictures, for nets that read several at once.
+    curve: factor of the strength along the timestep axis.
+    positive, negative: factor in the conditional and the unconditional half of the guidance. A half of factor 0
+        costs no time.
+    items: a factor for each picture of the batch, repeated to fill it.
+    fit: how the hint is resized, see `control.hint`.
+    pool: average the residuals over the picture, in the conditional half only. The shuffle net needs it, and its file
+        does not say so.
+    whole: the unit that this one is a part of, if a batch is evaluated in parts.
 
-    kind: what the hint shows, for nets that read several kinds. more_hints: further pictures for the
-    same net, for nets that read several at once. curve: factor of the strength along the timestep axis.
-    positive, negative: factor in the conditional and the unconditional half of the guidance; a half of
-    factor 0 costs nothing. items: a factor for each picture of the batch, repeated to fill it. fit: how
-    the hint comes to the picture's size, see `control.hint`. pool: residuals are averaged over the
-    picture, in the conditional half only (the shuffle net, whose file does not say so). whole: the unit that
-    this is a part of, where a batch is evaluated in parts.
-
-    Raises ShapeError or ValueRangeError when a field is out of its range.
+    Raises ShapeError or ValueRangeError for a field outside its range.
     """
 
     net: ControlModel
@@ -77,16 +82,16 @@ class ControlUnit:
         for hint in self.hints:
             if hint.picture.ndim != 4:
                 shape = tuple(hint.picture.shape)
-                raise ShapeError(f"the hint has shape {shape}, expected (B, channels, height, width)")
+                raise ShapeError(f"the hint has shape {shape}: give (B, channels, height, width)")
         self._check_numbers()
         if self.items is not None and not self.items:
-            raise ValueRangeError("the factors per picture are empty: give one for each picture, or none at all")
+            raise ValueRangeError("the list of factors per picture is empty: give one for each picture, or None")
         if self.mask is not None and self.mask.ndim != 3:
-            raise ShapeError(f"the mask has shape {tuple(self.mask.shape)}, expected (B, height, width)")
+            raise ShapeError(f"the mask has shape {tuple(self.mask.shape)}: give (B, height, width)")
         if not 0.0 <= self.start <= 1.0 or not 0.0 <= self.end <= 1.0:
-            raise ValueRangeError(f"the window is {self.start} to {self.end}: both ends must be between 0 and 1")
+            raise ValueRangeError(f"the window is {self.start} to {self.end}: give two numbers from 0 to 1")
         if self.start > self.end:
-            raise ValueRangeError(f"the window starts at {self.start} and ends before it, at {self.end}: swap them")
+            raise ValueRangeError(f"the window starts at {self.start} and ends before that, at {self.end}: swap them")
         if self.mode not in MODES:
             raise ValueRangeError(f"control mode {self.mode!r} is unknown: choose one of {', '.join(MODES)}")
         if self.fit not in FITS:
@@ -113,18 +118,18 @@ class ControlUnit:
 
     @property
     def conditional_only(self) -> bool:
-        """Whether the unit leaves the negative half of the guidance alone."""
+        """Whether the unit has no effect on the negative half of the guidance."""
         return self.half(positive=False) == 0.0
 
     def half(self, positive: bool) -> float:
-        """Factor of one half of the guidance; 0 for the negative where mode or net leave it alone."""
+        """Factor in one half of the guidance; 0 in the negative half if the mode or the net acts on the other only."""
         if positive:
             return self.positive
-        alone = self.mode in CONDITIONAL_ONLY or self.net.conditional_only or self.pool
-        return 0.0 if alone else self.negative
+        positive_only = self.mode in CONDITIONAL_ONLY or self.net.conditional_only or self.pool
+        return 0.0 if positive_only else self.negative
 
     def factors(self, batch: int) -> tuple[float, ...]:
-        """A factor for each picture of a batch. Raises ShapeError when their number does not divide it."""
+        """A factor for each picture of a batch. Raises ShapeError if their number does not divide the batch."""
         items = self.items or (1.0,)
         if batch % len(items):
             raise ShapeError(
@@ -134,12 +139,15 @@ class ControlUnit:
         return items * (batch // len(items))
 
     def own_weights(self, config: UNetConfig) -> tuple[float, ...] | None:
-        """The block weights for a net on this base."""
+        """The block weights for a net on this base; None if there are none."""
         weights = self.block_weights
         return weights if weights is None or isinstance(weights, tuple) else weights.resolve(config)
 
     def weights(self, config: UNetConfig, latent_height: int) -> tuple[float, ...]:
-        """Factor of each residual: strength x mode x block weight. Raises ValueRangeError on a wrong count."""
+        """Factor of each residual: strength x mode x block weight.
+
+        Raises ValueRangeError for a wrong number of block weights.
+        """
         by_mode = mode_weights(self.mode, config, latent_height)
         own = check_count(self.own_weights(config) or (1.0,) * len(by_mode), len(by_mode))
         return tuple(self.strength * m * w for m, w in zip(by_mode, own, strict=True))
@@ -157,10 +165,10 @@ class ControlUnit:
     def weights_at(
         self, sigma: float, schedule: NoiseSchedule, config: UNetConfig, latent_height: int
     ) -> tuple[float, ...]:
-        """Factor of each residual at this sigma: `weights` inside the window, on the curve. Errors as there."""
+        """Factor of each residual at this sigma: `factor_at` x `weights`. Raises as `weights` does."""
         factor = self.factor_at(sigma, schedule)
         return tuple(factor * w for w in self.weights(config, latent_height))
 
 
 ControlStack: TypeAlias = tuple[ControlUnit, ...]
-"""Units whose residuals are summed (section 3.4); order does not matter."""
+"""Units whose residuals are summed (Zhang et al. 2023, section 3.4). Their order does not matter."""

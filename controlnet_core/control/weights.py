@@ -1,4 +1,4 @@
-"""Block weights: a factor for each residual of a net, by number, by resolution or by a named formula.
+"""Block weights: a factor for each residual of a net, given as numbers, by resolution, or by a named formula.
 
 Blocks are numbered i = 0 .. N; N is the middle (12 in SD1.5, 9 in SDXL). Presets:
 
@@ -6,8 +6,8 @@ Blocks are numbered i = 0 .. N; N is the middle (12 in SD1.5, 9 in SDXL). Preset
 preset          weight of block i                                                  SDXL, first / middle
 ==============  ================================================================  =======================
 soft            0.825^(N - i): the middle is always 1 (Advanced-ControlNet)        0.177 / 1
-soft-webui      0.825^(12 - i): SD1.5's numbers, cut off where a net has fewer     0.0994 / 0.5615
-                blocks (sd-webui-controlnet)
+soft-webui      0.825^(12 - i): SD1.5's numbers, the last ones missing where a     0.0994 / 0.5615
+                net has fewer blocks (sd-webui-controlnet)
 soft-diffusers  10^(i / N - 1): evenly spaced exponents (diffusers' guess mode)    0.1 / 1
 linear          a + (b - a) i / N                                                  a / b
 ease-in         a + (b - a) (i / N)^2                                              a / b
@@ -32,7 +32,7 @@ from .easing import ease
 from .modes import SOFT, block_heights
 
 SD15_LAST = 12
-"""Number of SD1.5's middle block."""
+"""The number i of SD1.5's middle block."""
 
 Formula = Callable[[int, int, float, float], float]
 """(i, N, a, b) -> weight."""
@@ -54,12 +54,12 @@ PRESETS: Mapping[str, Formula] = MappingProxyType(
 
 @dataclass(frozen=True)
 class BlockWeights:
-    """Weights to be read for a net of any shape.
+    """Block weights for a net of any shape; `resolve` gives the numbers for one net.
 
-    levels: a factor for the skips of each resolution, the picture's own first. middle: of the middle block.
-    custom: a factor for each block instead, skips first to last and then the middle; empty for none.
-    preset: a formula of `PRESETS` instead, from `first` (the first skip) to `last` (the middle) where
-    it has ends of its own to choose. Raises ValueRangeError for an unknown preset.
+    levels: a factor for the skips of each resolution, the highest first. middle: factor of the middle block.
+    custom: used instead if not empty: a factor for each block, skips first to last and then the middle.
+    preset: used instead if not empty: a formula of `PRESETS`. first, last: a and b in the formulas that have them.
+    Raises ValueRangeError for an unknown preset, and for a number that is not finite.
     """
 
     levels: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
@@ -77,9 +77,9 @@ class BlockWeights:
                 raise ValueRangeError(f"a block weight is {number}: give finite numbers")
 
     def resolve(self, config: UNetConfig) -> tuple[float, ...]:
-        """A factor for each skip and the middle of a net on this base (13 in SD1.5).
+        """Compute a factor for each skip and the middle of a net on this base (13 in SD1.5).
 
-        Raises ValueRangeError when `custom` has another number of them.
+        Raises ValueRangeError if `custom` has another count.
         """
         count = len(block_heights(config, 1))
         if self.custom:
@@ -87,20 +87,21 @@ class BlockWeights:
         if self.preset:
             formula = PRESETS[self.preset]
             return tuple(formula(i, count - 1, self.first, self.last) for i in range(count))
-        found = [self.levels[0]]
-        for level in range(len(config.widths)):
-            here = self.levels[min(level, len(self.levels) - 1)]
-            found += [here] * config.res_blocks
-            if level != len(config.widths) - 1:
-                found.append(self.levels[min(level + 1, len(self.levels) - 1)])
+        count_levels = len(config.widths)
+        # Nets with more resolutions than `levels` repeat the last factor.
+        levels = (*self.levels, *self.levels[-1:] * count_levels)[:count_levels]
+        found = [levels[0]]
+        for level, factor in enumerate(levels):
+            found += [factor] * config.res_blocks
+            found += levels[level + 1 : level + 2]  # the skip behind a downsampling belongs to the next resolution
         return (*found, self.middle)
 
 
 def check_count(weights: tuple[float, ...], count: int) -> tuple[float, ...]:
-    """The weights, if there are `count` of them. Raises ValueRangeError otherwise."""
+    """Return the weights if there are `count` of them. Raises ValueRangeError otherwise."""
     if len(weights) != count:
         raise ValueRangeError(
-            f"{len(weights)} block weights came, this net has {count} blocks "
-            f"({count - 1} skips and the middle): give that many"
+            f"{len(weights)} block weights came, this net has {count} blocks ({count - 1} skips and the middle): "
+            f"give {count} weights"
         )
     return weights

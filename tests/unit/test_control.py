@@ -263,9 +263,9 @@ def test_keyframes_are_read_from_text() -> None:
     [
         ("", "the strength schedule is empty"),
         (" ,\n", "the strength schedule is empty"),
-        ("0.5: 1, 0.2: 0", "0.2 stands behind the one at 0.5"),
+        ("0.5: 1, 0.2: 0", "0.2 comes after the one at 0.5"),
         ("0.5: 1, 0.5: 0", "each position once"),
-        ("0: 1, 1.5: 0", "positions are between 0 and 1"),
+        ("0: 1, 1.5: 0", "at position 1.5: give 0 \\(noise\\) to 1"),
         ("0: nan", "give a number"),
         ("0: 1 bouncy", "easing 'bouncy' is unknown"),
         ("half: 1", "keyframe 'half: 1'"),
@@ -367,7 +367,7 @@ def test_the_engine_fits_hints_as_the_unit_says(unet: UNet, net: ControlNet, fit
         ("items", (1.0, math.nan), "factor of a picture is nan"),
         ("block_weights", (math.inf,) * BLOCKS, "block weight is inf"),
         ("start", math.nan, "the window is nan"),
-        ("end", math.inf, "both ends must be between 0 and 1"),
+        ("end", math.inf, "give two numbers from 0 to 1"),
     ],
 )
 def test_numbers_of_a_unit_are_finite(unet: UNet, field: str, value: Any, said: str) -> None:

@@ -9,7 +9,7 @@ import torch
 from colours import colours_of, viridis
 from comfyui_controlnet_core.controlnet_core.analysis.charts import SeenHint, draw_plan, spans
 from comfyui_controlnet_core.controlnet_core.config import DEMO
-from comfyui_controlnet_core.controlnet_core.control.plan import Plan, describe, evaluations, make_plan, words
+from comfyui_controlnet_core.controlnet_core.control.plan import RunPlan, describe, list_evaluations, make_plan, words
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.diffusion.noise import noise_source
 from comfyui_controlnet_core.controlnet_core.diffusion.samplers import SAMPLERS, get_sampler
@@ -21,7 +21,7 @@ NET = ControlNet(DEMO.controlnet)
 HINT = torch.zeros(1, 3, 128, 128)
 
 
-def plan(*units: ControlUnit, sampler: str = "euler", steps: int = 10) -> Plan:
+def plan(*units: ControlUnit, sampler: str = "euler", steps: int = 10) -> RunPlan:
     sigmas = make_sigmas(SCHEDULE, "karras", steps, sampler=sampler)
     return make_plan(units, DEMO.unet, SCHEDULE, sampler, sigmas, 16, f"{sampler} / karras")
 
@@ -37,7 +37,7 @@ def test_the_evaluations_are_those_that_the_sampler_makes(name: str) -> None:
 
     x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * sigmas[0]
     sampler(denoise, x, sigmas, noise=noise_source(sampler, x, sigmas, 3))
-    found = evaluations(name, sigmas)
+    found = list_evaluations(name, sigmas)
     assert [sigma for step in found for sigma in step] == made
     assert len(found) == 5 and [step[0] for step in found] == sigmas[:-1].tolist()
 
@@ -45,10 +45,10 @@ def test_the_evaluations_are_those_that_the_sampler_makes(name: str) -> None:
 def test_the_window_selects_what_the_engine_runs() -> None:
     unit = ControlUnit(NET, HINT, start=0.2, end=0.6)
     (planned,) = plan(unit, sampler="heun").units
-    for step, sigmas in zip(planned.steps, evaluations("heun", make_sigmas(SCHEDULE, "karras", 10)), strict=True):
+    for step, sigmas in zip(planned.steps, list_evaluations("heun", make_sigmas(SCHEDULE, "karras", 10)), strict=True):
         assert step.runs == sum(unit.is_active(sigma, SCHEDULE) for sigma in sigmas)
-        assert bool(step.why) != unit.is_active(sigmas[0], SCHEDULE)
-    reasons = [step.why.split()[0] if step.why else "" for step in planned.steps]
+        assert bool(step.why_idle) != unit.is_active(sigmas[0], SCHEDULE)
+    reasons = [step.why_idle.split()[0] if step.why_idle else "" for step in planned.steps]
     assert reasons == sorted(reasons, key=["before", "", "after"].index) and len(set(reasons)) == 3
 
 
@@ -58,16 +58,16 @@ def test_the_window_selects_what_the_engine_runs() -> None:
 )
 def test_a_net_that_never_runs_says_why(changes: dict, why: str) -> None:
     found = plan(ControlUnit(NET, HINT, **changes))
-    assert found.units[0].runs == 0 and {step.why for step in found.units[0].steps} == {why}
+    assert found.units[0].runs == 0 and {step.why_idle for step in found.units[0].steps} == {why}
     assert f"not run: {why}" in describe(found)
 
 
 def test_blocks_that_are_not_heard_say_why() -> None:
     found = plan(ControlUnit(NET, HINT, mode="mid-only", block_weights=(1, 1, 1, 1, 1, 1, 0.5)))
-    assert found.units[0].silent == ("mode mid-only",) * 6 + ("",)
-    assert "blocks 0, 1, 2, 3, 4, 5 are not heard: mode mid-only" in describe(found)
+    assert found.units[0].why_unused == ("mode mid-only",) * 6 + ("",)
+    assert "blocks 0, 1, 2, 3, 4, 5 have no effect: mode mid-only" in describe(found)
     weighted = plan(ControlUnit(NET, HINT, mode="control", block_weights=(1, 0, 1, 1, 1, 1, 1)))
-    assert weighted.units[0].silent[1] == "block weight 0"
+    assert weighted.units[0].why_unused[1] == "block weight 0"
     assert "the positive half alone" in describe(weighted)
     assert weighted.units[0].steps[0].weights == pytest.approx([0.825**6, 0, *(0.825**i for i in (4, 3, 2, 1, 0))])
 
@@ -76,7 +76,7 @@ def test_a_curve_shows_in_the_weights() -> None:
     found = plan(ControlUnit(NET, HINT, strength=0.5, curve=lambda t: max(0.0, 1.0 - 2.0 * t)))
     told = [step.weights[0] for step in found.units[0].steps]
     assert told[0] == pytest.approx(0.5) and told == sorted(told, reverse=True) and told[-1] == 0.0
-    assert found.units[0].steps[-1].why == "its schedule is at 0"
+    assert found.units[0].steps[-1].why_idle == "its schedule is at 0"
     assert "on a schedule" in describe(found)
 
 
