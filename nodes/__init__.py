@@ -1,4 +1,4 @@
-"""Nodes: thin classes over the engine, bound to the home they run in."""
+"""Nodes: thin classes that call the engine, bound to the host that they run in."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .host import Host
-    from .standalone.host import StandaloneHost
 
 PREFIX = "CNCore_"
-"""What the IDs of our nodes begin with; saved workflows depend on the IDs, so none is ever renamed."""
+"""The start of the IDs of our nodes. Saved workflows contain the IDs, so they are never renamed."""
 
 
 def own_nodes() -> dict[str, type]:
-    """Our node classes by ID, not bound to a host yet."""
+    """Our node classes by ID, not bound to a host. A node's ID is PREFIX and the class name without "Node"."""
+    # Imported here, so that a light import such as nodes.folders does not load torch and all preprocessors.
     from .accelerate import Accelerate
     from .control import ApplyControlNet, ApplyControlStack, BlockWeightsNode, ControlUnitNode
     from .control_extras import ControlOptions, MoreHints, StrengthScheduleNode
@@ -31,47 +31,25 @@ def own_nodes() -> dict[str, type]:
     from .shortcuts import ShortcutsNode
     from .train import TrainControlNet
 
-    return {
-        "CNCore_LoadCheckpoint": LoadCheckpoint,
-        "CNCore_LoadControlNet": LoadControlNet,
-        "CNCore_ExampleImage": ExampleImage,
-        "CNCore_EncodePrompt": EncodePrompt,
-        "CNCore_Preprocess": Preprocess,
-        **{f"{PREFIX}{name}": cls for name, cls in family_nodes().items()},
-        "CNCore_PoseRender": PoseRender,
-        "CNCore_PixelPerfect": PixelPerfect,
-        "CNCore_ApplyControlNet": ApplyControlNet,
-        "CNCore_ControlUnit": ControlUnitNode,
-        "CNCore_ApplyControlStack": ApplyControlStack,
-        "CNCore_BlockWeights": BlockWeightsNode,
-        "CNCore_StrengthSchedule": StrengthScheduleNode,
-        "CNCore_ControlOptions": ControlOptions,
-        "CNCore_MoreHints": MoreHints,
-        "CNCore_ControlPlan": ControlPlan,
-        "CNCore_Sample": Sample,
-        "CNCore_Accelerate": Accelerate,
-        "CNCore_Shortcuts": ShortcutsNode,
-        "CNCore_ControlReport": ControlReport,
-        "CNCore_ControlFidelity": ControlFidelity,
-        "CNCore_BlockSensitivity": BlockSensitivity,
-        "CNCore_CompareGrid": CompareGrid,
-        "CNCore_TrainControlNet": TrainControlNet,
-        "CNCore_SaveControlNet": SaveControlNet,
-        "CNCore_ConvertControlNet": ConvertControlNet,
-        "CNCore_TransferControlNet": TransferControlNet,
-    }
+    classes = (
+        LoadCheckpoint, LoadControlNet, ExampleImage, EncodePrompt, Preprocess, *family_nodes(), PoseRender,
+        PixelPerfect, ApplyControlNet, ControlUnitNode, ApplyControlStack, BlockWeightsNode, StrengthScheduleNode,
+        ControlOptions, MoreHints, ControlPlan, Sample, Accelerate, ShortcutsNode, ControlReport, ControlFidelity,
+        BlockSensitivity, CompareGrid, TrainControlNet, SaveControlNet, ConvertControlNet, TransferControlNet,
+    )  # fmt: skip
+    return {PREFIX + cls.__name__.removesuffix("Node"): cls for cls in classes}
 
 
 def bind(classes: Mapping[str, type], host: Host) -> dict[str, type]:
-    """Subclasses of node classes that know their host."""
+    """Subclasses of these node classes that use a host."""
     return {
         name: type(cls.__name__, (cls,), {"host": host, "__module__": cls.__module__, "__doc__": cls.__doc__})
         for name, cls in classes.items()
     }
 
 
-def build_nodes(host: StandaloneHost) -> dict[str, type]:
-    """All nodes that run without the editor: ours, and the native ones that everyday workflows need."""
+def build_nodes(host: Host) -> dict[str, type]:
+    """All nodes that run without ComfyUI: ours, and those of ComfyUI that common workflows need."""
     from .standalone import native_nodes
 
     return bind({**own_nodes(), **native_nodes()}, host)

@@ -1,47 +1,43 @@
-"""Our engine under native samplers."""
+"""The node that runs this pack's engine under native samplers."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from .host import Node
+from .fields import Output, choice, model
+from .node import Node, with_text
 
 WEIGHTS = ("shared", "packed")
 
 
 class Accelerate(Node):
-    """MODEL -> MODEL."""
+    """Runs this pack's engine inside any sampler."""
 
     DISPLAY_NAME = "Accelerate (ControlNet Core)"
     CATEGORY = "ControlNet Core/sample"
     DESCRIPTION = (
-        "Runs this pack's engine inside any sampler: what does not change from step to step is computed once. The "
-        "picture stays the same. Where something else works on the model (patches, hooks, other packs), the editor's "
-        "own way is taken; the text on the node says so after each run, and why."
+        "Runs this pack's engine inside any sampler. What does not change from step to step is computed once; the "
+        "image stays the same. Where other nodes change the model (patches, hooks, other packs), ComfyUI's own code "
+        "runs instead; after each run the text on the node says so and gives the reason."
     )
     SEARCH_ALIASES = ["speed", "fast", "optimize"]
-    RETURN_TYPES = ("MODEL", "STRING")
-    RETURN_NAMES = ("model", "report")
-    OUTPUT_TOOLTIPS = ("The model, for any sampler.", "Whether the engine can run on this model and, if not, why.")
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "model": ("MODEL", {"tooltip": "A Stable Diffusion model. LoRA may stand in front or behind."}),
-                "weights": (
-                    list(WEIGHTS),
-                    {
-                        "default": "shared",
-                        "tooltip": "shared: uses the model's own weights, copies nothing. packed: keeps a second copy "
-                        "of them in the processor's own layout; faster on a CPU, takes as much memory again.",
-                    },
-                ),
-            },
-            "hidden": {"unique_id": "UNIQUE_ID"},
-        }
+    INPUTS = (
+        model("model", "A Stable Diffusion model. LoRA nodes may stand before or after this node."),
+        choice(
+            "weights",
+            WEIGHTS,
+            "shared: uses the weights of the model without copying them. packed: keeps a second copy in a layout for "
+            "the CPU, which is faster there and takes as much memory again.",
+            "shared",
+        ),
+    )
+    HIDDEN = ("unique_id",)
+    OUTPUTS = (
+        Output("MODEL", "model", "The model, for any sampler."),
+        Output("STRING", "report", "Whether the engine can run this model, or the reason why it cannot."),
+    )
 
     def run(self, model: Any, weights: str, unique_id: str | None = None) -> dict[str, Any]:
         """-> MODEL, what to expect."""
         result, text = self.host.accelerate(model, weights, unique_id)
-        return {"ui": {"text": [text]}, "result": (result, text)}
+        return with_text(text, result, text)

@@ -1,9 +1,10 @@
-"""The models and pictures that come with the package, by the names that nodes list them under."""
+"""The models and images that come with the package, and the files of the user beside them, by name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 _MARK = "(built in)"
 _PARTS = ("base", "vae")
@@ -11,13 +12,13 @@ _ORDER = ("canny", "scribble", "depth", "openpose", "segmentation")
 
 
 def checkpoints(assets: Path) -> Mapping[str, Path]:
-    """Name -> file of the built-in checkpoints that are there."""
+    """Name -> file of the built-in checkpoints."""
     base = assets / "demo_base.safetensors"
     return {f"demo {_MARK}": base} if base.is_file() else {}
 
 
 def controlnets(assets: Path) -> Mapping[str, Path]:
-    """Name -> file of the built-in ControlNets that are there."""
+    """Name -> file of the built-in ControlNets."""
     files = {path.stem.removeprefix("demo_"): path for path in assets.glob("demo_*.safetensors")}
     kinds = {kind: path for kind, path in files.items() if kind not in _PARTS}
     known = [kind for kind in _ORDER if kind in kinds]
@@ -28,3 +29,23 @@ def controlnets(assets: Path) -> Mapping[str, Path]:
 def photos(assets: Path) -> Mapping[str, Path]:
     """Name -> file of the example photographs."""
     return {path.stem: path for path in sorted((assets / "examples").glob("*.jpg"))}
+
+
+def base_names(host: Any) -> list[str]:
+    """Names of all checkpoints, the built-in ones first."""
+    return [*checkpoints(host.assets_dir), *host.files("checkpoints")]
+
+
+def base_path(host: Any, name: str) -> Path:
+    """The file of a checkpoint by name. Raises PathError or MissingFileError."""
+    return checkpoints(host.assets_dir).get(name) or host.find("checkpoints", name)
+
+
+def net_names(host: Any) -> list[str]:
+    """Names of all ControlNets, the built-in ones first."""
+    return [*controlnets(host.assets_dir), *host.files("controlnet")]
+
+
+def net_path(host: Any, name: str) -> Path:
+    """The file of a ControlNet by name. Raises PathError or MissingFileError."""
+    return controlnets(host.assets_dir).get(name) or host.find("controlnet", name)

@@ -1,4 +1,4 @@
-"""Nodes of control: one net, or a stack of them."""
+"""Nodes that apply ControlNets to prompts: one net, or a stack of them, with optional block weights."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from ..controlnet_core.control.curve import StrengthCurve
 from ..controlnet_core.control.modes import MODES
 from ..controlnet_core.control.weights import PRESETS
 from ..controlnet_core.errors import ValueRangeError
-from .host import Node
+from .fields import Output, choice, conditioning, control_net, factor, image, mask, optional, socket, text, window
+from .node import Node
 from .values import BlockWeights, Conditioning, ControlSpec, HintSpec, SpecStack, UnitOptions
 
+CATEGORY = "ControlNet Core/control"
 STACK = "CNCORE_STACK"
 WEIGHTS = "CNCORE_WEIGHTS"
 SCHEDULE = "CNCORE_SCHEDULE"
@@ -22,55 +24,38 @@ HINTS = "CNCORE_HINTS"
 BY_SLIDERS = "by the sliders"
 
 MODE_TIP = (
-    "balanced: prompt and hint count alike. prompt: the prompt leads where both disagree. control: the hint leads. "
-    "cfg-rw: the paper's resolution weighting, for short or empty prompts. cfg-rw-literal: the same with the "
-    "paper's 64 at any size. mid-only: the middle block alone."
+    "balanced: the prompt and the hint have equal influence. prompt: favours the prompt. control: favours the hint. "
+    "cfg-rw: resolution weighting from the ControlNet paper, for short or empty prompts. cfg-rw-literal: the same "
+    "with the paper's constant 64 at every size. mid-only: only the middle block."
 )
-
-
-def unit_inputs() -> dict[str, Any]:
-    """The widgets that describe a unit, in the order of the native apply node."""
-    part = {"min": 0.0, "max": 1.0, "step": 0.001}
-    return {
-        "control_net": ("CONTROL_NET", {"tooltip": "The net, from Load ControlNet or a native loader."}),
-        "image": ("IMAGE", {"tooltip": "The hint, of the kind that the net was trained to read."}),
-        "strength": (
-            "FLOAT",
-            {
-                "default": 1.0,
-                "min": 0.0,
-                "max": 10.0,
-                "step": 0.01,
-                "tooltip": "How strongly the hint is followed; 0 switches it off and costs nothing.",
-            },
-        ),
-        "start_percent": (
-            "FLOAT",
-            {"default": 0.0, **part, "tooltip": "Where control begins: 0 is pure noise, 1 the finished picture."},
-        ),
-        "end_percent": (
-            "FLOAT",
-            {"default": 1.0, **part, "tooltip": "Where control ends. The layout is decided early, details late."},
-        ),
-        "mode": (list(MODES), {"default": "balanced", "tooltip": MODE_TIP}),
-    }
-
-
-def optional_inputs() -> dict[str, Any]:
-    """What a unit may have besides."""
-    return {
-        "mask": ("MASK", {"tooltip": "Control acts where the mask is white; without one, everywhere."}),
-        "block_weights": (WEIGHTS, {"tooltip": "A weight for each block, from Block Weights."}),
-    }
-
-
-def new_inputs() -> dict[str, Any]:
-    """What came later, and therefore stands last wherever it is asked for."""
-    return {
-        "schedule": (SCHEDULE, {"tooltip": "Strength along the sampling, from Strength Schedule."}),
-        "options": (OPTIONS, {"tooltip": "What few units need, from Control Options."}),
-        "more_hints": (HINTS, {"tooltip": "Further hints for a ControlNet Union, from More Hints."}),
-    }
+PROMPTS = (
+    conditioning("positive", "The encoded prompt."),
+    conditioning("negative", "The encoded negative prompt."),
+)
+UNIT = (
+    control_net("control_net", "The ControlNet, from Load ControlNet or from a native loader."),
+    image("image", "The hint, of the kind that the ControlNet was trained on."),
+    factor("strength", tooltip="How strongly the image follows the hint. 0 turns the ControlNet off at no cost."),
+    *window(
+        "Where control starts: 0 is pure noise, 1 is the finished image.",
+        "Where control ends. Early steps decide the layout, late steps the details.",
+    ),
+    choice("mode", list(MODES), MODE_TIP, "balanced"),
+)
+UNIT_OPTIONAL = optional(
+    mask("mask", "Control acts where the mask is white; without a mask it acts everywhere."),
+    socket(WEIGHTS, "block_weights", "A weight for each block, from Block Weights."),
+)
+# Saved workflows store links by position, so inputs that were added later stay at the end.
+UNIT_ADDED = optional(
+    socket(SCHEDULE, "schedule", "The strength during sampling, from Strength Schedule."),
+    socket(OPTIONS, "options", "Rarely needed settings, from Control Options."),
+    socket(HINTS, "more_hints", "More hints for a ControlNet Union, from More Hints."),
+)
+CONTROLLED = (
+    Output("CONDITIONING", "positive", "The prompt with control."),
+    Output("CONDITIONING", "negative", "The negative prompt, with control where the mode applies it."),
+)
 
 
 def make_spec(
@@ -86,7 +71,7 @@ def make_spec(
     options: UnitOptions | None = None,
     more_hints: tuple[HintSpec, ...] = (),
 ) -> ControlSpec:
-    """The unit that these inputs describe. Raises ValueRangeError for a window that ends before it starts."""
+    """The unit that these inputs describe. Raises ValueRangeError where start_percent is above end_percent."""
     if start_percent > end_percent:
         raise ValueRangeError(
             f"start_percent is {start_percent:g} and end_percent {end_percent:g}: control would end before it "
@@ -99,29 +84,17 @@ def make_spec(
 
 
 class ApplyControlNet(Node):
-    """One net on both halves."""
+    """Applies one ControlNet to a prompt and a negative prompt."""
 
     DISPLAY_NAME = "Apply ControlNet (ControlNet Core)"
-    CATEGORY = "ControlNet Core/control"
+    CATEGORY = CATEGORY
     DESCRIPTION = (
-        "Makes a picture follow a hint. Link it between the prompt and the sampler; several in a row add up. "
-        "For many nets, Control Unit and Apply Control Stack keep the graph tidy."
+        "Makes the generated image follow a hint. Link it between the prompt and the sampler. Several nodes in a row "
+        "add up. For many ControlNets, Control Unit and Apply Control Stack keep the graph tidy."
     )
     SEARCH_ALIASES = ["controlnet", "control", "guess mode", "apply"]
-    RETURN_TYPES = ("CONDITIONING", "CONDITIONING")
-    RETURN_NAMES = ("positive", "negative")
-    OUTPUT_TOOLTIPS = ("The prompt, controlled.", "The negative prompt, controlled as the mode says.")
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "positive": ("CONDITIONING", {"tooltip": "The encoded prompt."}),
-                "negative": ("CONDITIONING", {"tooltip": "The encoded negative prompt."}),
-                **unit_inputs(),
-            },
-            "optional": {**optional_inputs(), **new_inputs()},
-        }
+    INPUTS = (*PROMPTS, *UNIT, *UNIT_OPTIONAL, *UNIT_ADDED)
+    OUTPUTS = CONTROLLED
 
     def run(self, positive: Conditioning, negative: Conditioning, **unit: Any) -> tuple[Conditioning, Conditioning]:
         """-> CONDITIONING, CONDITIONING."""
@@ -129,20 +102,22 @@ class ApplyControlNet(Node):
 
 
 class ControlUnitNode(Node):
-    """One unit of a stack."""
+    """Adds one ControlNet to a stack."""
 
     DISPLAY_NAME = "Control Unit"
-    CATEGORY = "ControlNet Core/control"
-    DESCRIPTION = "One net with its hint, as part of a stack. Chain as many as you like, then apply the stack."
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "One ControlNet with its hint, as part of a stack. Chain as many units as needed, then link the last one to "
+        "Apply Control Stack."
+    )
     SEARCH_ALIASES = ["multi controlnet", "control net stacker"]
-    RETURN_TYPES = (STACK,)
-    RETURN_NAMES = ("stack",)
-    OUTPUT_TOOLTIPS = ("The stack with this unit at its end.",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        stack = (STACK, {"tooltip": "Units before this one; leave it open for the first."})
-        return {"required": unit_inputs(), "optional": {**optional_inputs(), "stack": stack, **new_inputs()}}
+    INPUTS = (
+        *UNIT,
+        *UNIT_OPTIONAL,
+        *optional(socket(STACK, "stack", "The units before this one; leave it empty for the first unit.")),
+        *UNIT_ADDED,
+    )
+    OUTPUTS = (Output(STACK, "stack", "The stack, with this unit at the end."),)
 
     def run(self, stack: SpecStack | None = None, **unit: Any) -> tuple[SpecStack]:
         """-> the stack."""
@@ -150,24 +125,13 @@ class ControlUnitNode(Node):
 
 
 class ApplyControlStack(Node):
-    """All units of a stack on both halves."""
+    """Applies all units of a stack to a prompt and a negative prompt."""
 
     DISPLAY_NAME = "Apply Control Stack"
-    CATEGORY = "ControlNet Core/control"
-    DESCRIPTION = "Makes a picture follow all hints of a stack at once; their order does not matter."
-    RETURN_TYPES = ("CONDITIONING", "CONDITIONING")
-    RETURN_NAMES = ("positive", "negative")
-    OUTPUT_TOOLTIPS = ApplyControlNet.OUTPUT_TOOLTIPS
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "positive": ("CONDITIONING", {"tooltip": "The encoded prompt."}),
-                "negative": ("CONDITIONING", {"tooltip": "The encoded negative prompt."}),
-                "stack": (STACK, {"tooltip": "Units from Control Unit."}),
-            }
-        }
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Makes the generated image follow all hints of a stack. The order of the units does not matter."
+    INPUTS = (*PROMPTS, socket(STACK, "stack", "The units, from Control Unit."))
+    OUTPUTS = CONTROLLED
 
     def run(
         self, positive: Conditioning, negative: Conditioning, stack: SpecStack
@@ -177,78 +141,53 @@ class ApplyControlStack(Node):
 
 
 class BlockWeightsNode(Node):
-    """How strongly each part of the net is heard."""
+    """Sets the weight of each block of a ControlNet."""
 
     DISPLAY_NAME = "Block Weights"
-    CATEGORY = "ControlNet Core/control"
+    CATEGORY = CATEGORY
     DESCRIPTION = (
-        "Weighs the parts of a ControlNet: what it adds at high resolution decides details, at low resolution the "
-        "layout. Link it to Apply ControlNet or Control Unit."
+        "Weights for the blocks of a ControlNet. Blocks at high resolution control details, blocks at low resolution "
+        "control the layout. Link it to Apply ControlNet or Control Unit."
     )
     SEARCH_ALIASES = ["soft weights", "custom controlnet weights", "layer weights"]
-    RETURN_TYPES = (WEIGHTS,)
-    RETURN_NAMES = ("block_weights",)
-    OUTPUT_TOOLTIPS = ("A weight for each block.",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        def slider(tip: str) -> tuple[str, dict[str, Any]]:
-            return end(1.0, tip)
-
-        def end(default: float, tip: str) -> tuple[str, dict[str, Any]]:
-            return ("FLOAT", {"default": default, "min": 0.0, "max": 10.0, "step": 0.01, "tooltip": tip})
-
-        return {
-            "required": {
-                "full": slider("Blocks at the latent's own resolution: fine detail (0 to 2 in SD1.5)."),
-                "half": slider("Blocks at half resolution (3 to 5)."),
-                "quarter": slider("Blocks at a quarter: layout (6 to 8)."),
-                "eighth": slider("Blocks at an eighth (9 to 11); nets with fewer resolutions have none."),
-                "middle": slider("The middle block: the meaning of the whole (12)."),
-            },
-            "optional": {
-                "custom": (
-                    "STRING",
-                    {
-                        "default": "",
-                        "tooltip": "A number for each block instead, separated by commas: the skips first to last, "
-                        "then the middle (13 in SD1.5).",
-                    },
-                ),
-                "preset": (
-                    [BY_SLIDERS, *PRESETS],
-                    {
-                        "default": BY_SLIDERS,
-                        "tooltip": "A formula instead of the sliders. soft: 0.825 to the power of the distance to the "
-                        "middle; soft-webui and soft-diffusers: as those two have it; linear and ease-...: from "
-                        "preset_first at the first block to preset_last at the middle.",
-                    },
-                ),
-                "preset_first": end(0.0, "Weight of the first block under linear and ease-..."),
-                "preset_last": end(1.0, "Weight of the middle block under linear and ease-..."),
-            },
-        }
+    INPUTS = (
+        factor("full", tooltip="Blocks at the full resolution of the latent: fine details (0 to 2 in SD1.5)."),
+        factor("half", tooltip="Blocks at 1/2 of the resolution (3 to 5)."),
+        factor("quarter", tooltip="Blocks at 1/4 of the resolution: layout (6 to 8)."),
+        factor("eighth", tooltip="Blocks at 1/8 of the resolution (9 to 11). Models with fewer levels ignore it."),
+        factor("middle", tooltip="The middle block: the content of the whole image (12)."),
+        *optional(
+            text(
+                "custom",
+                "One number for each block, separated by commas, instead of the sliders: the skip connections from "
+                "first to last, then the middle block (13 numbers in SD1.5).",
+            ),
+            choice(
+                "preset",
+                [BY_SLIDERS, *PRESETS],
+                "A formula instead of the sliders. soft: 0.825 to the power of the distance to the middle block. "
+                "soft-webui, soft-diffusers: the formulas of those two programs. linear, ease-...: from preset_first "
+                "at the first block to preset_last at the middle block.",
+                BY_SLIDERS,
+            ),
+            factor("preset_first", 0.0, "Weight of the first block for linear and ease-..."),
+            factor("preset_last", 1.0, "Weight of the middle block for linear and ease-..."),
+        ),
+    )
+    OUTPUTS = (Output(WEIGHTS, "block_weights", "The weight of each block."),)
 
     def run(
-        self,
-        full: float,
-        half: float,
-        quarter: float,
-        eighth: float,
-        middle: float,
-        custom: str = "",
-        preset: str = BY_SLIDERS,
-        preset_first: float = 0.0,
-        preset_last: float = 1.0,
-    ) -> tuple[BlockWeights]:
+        self, full: float, half: float, quarter: float, eighth: float, middle: float, custom: str = "",
+        preset: str = BY_SLIDERS, preset_first: float = 0.0, preset_last: float = 1.0,
+    ) -> tuple[BlockWeights]:  # fmt: skip
         """-> the weights."""
-        named = "" if preset == BY_SLIDERS else preset
+        name = "" if preset == BY_SLIDERS else preset
         levels = (full, half, quarter, eighth)
-        return (BlockWeights(levels, middle, read_numbers(custom), named, preset_first, preset_last),)
+        return (BlockWeights(levels, middle, read_numbers(custom), name, preset_first, preset_last),)
 
 
 def read_numbers(text: str) -> tuple[float, ...]:
-    """ "1, 0.5" -> (1.0, 0.5). Raises ValueRangeError for anything that is no finite number."""
+    """ "1, 0.5" -> (1.0, 0.5). Raises ValueRangeError for text that is not a list of finite numbers."""
     try:
         numbers = tuple(float(part) for part in text.replace(";", ",").split(",") if part.strip())
     except ValueError:

@@ -1,4 +1,4 @@
-"""Names to files, and never out of the folders that a workflow may read from or write to."""
+"""Finds files by name, inside the folders that a workflow may read from or write to and nowhere else."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ..controlnet_core.errors import MissingFileError, PathError
 
 MODEL_ENDINGS = frozenset({".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".pkl"})
 ALIASES = {"diffusion_models": ("unet",), "text_encoders": ("clip",)}
-"""Older folder names that hold the same kind of file."""
+"""Older folder names for the same kind of file."""
 
 
-LONGEST = 255
-"""Bytes of a file's or folder's name that every usual file system takes."""
+MAX_NAME_BYTES = 255
+"""Longest name of a file or folder on all common file systems."""
 _MAX_VISITS = 2
 """How often a folder is listed: under its own name, and through one link."""
 _MACHINE = zlib.crc32(platform.node().encode())
@@ -34,7 +34,7 @@ _DEVICES = frozenset({"CON", "PRN", "AUX", "NUL", *(f"{kind}{n}" for kind in ("C
 
 
 def leaves_folder(name: Any) -> bool:
-    """Whether a file name would reach outside the folder that it is looked for in."""
+    """Whether a file name leads outside its folder."""
     if not isinstance(name, str):
         return False
     path = name.replace("\\", "/")
@@ -42,20 +42,20 @@ def leaves_folder(name: Any) -> bool:
 
 
 def name_fault(name: str, ending: int = 0, windows: bool = os.name == "nt") -> str:
-    """Why no file can have this name, in words; empty where one can. ending: bytes that come behind the last part."""
+    """Why no file can have this name; empty where one can. ending: bytes that will be added to the name."""
     if "\0" in name:
-        return "holds the character NUL"
+        return "contains the character NUL"
     try:
         parts = [part.encode() for part in name.replace("\\", "/").split("/")]
     except UnicodeEncodeError as error:
-        return f"holds {name[error.start]!r}, half a character"
+        return f"contains {name[error.start]!r}, which is half a character"
     longest = max(*(len(part) for part in parts[:-1]), len(parts[-1]) + ending, 0)
-    if longest > LONGEST:
-        return f"has a part of {longest} bytes, {LONGEST} are the most"
+    if longest > MAX_NAME_BYTES:
+        return f"has a part of {longest} bytes, the limit is {MAX_NAME_BYTES}"
     if windows:
         device = next((p.decode() for p in parts if p.decode().split(".")[0].strip().upper() in _DEVICES), "")
         if device or ":" in name:
-            return f"holds {device or ':'}, which Windows keeps for itself"
+            return f"contains {device or ':'}, which Windows reserves"
     return ""
 
 
@@ -77,7 +77,7 @@ def inside(folder: Path, name: str, *, follow_links: bool = True) -> Path:
 
 
 def brief(value: Any) -> str:
-    """A value as messages show it, however long it is and whatever it holds."""
+    """A value as messages show it, shortened to 60 characters."""
     shown = repr(value)
     return shown if len(shown) <= 60 else f"{shown[:40]}...{shown[-12:]}"
 
@@ -132,30 +132,28 @@ def _is_running(process: int) -> bool:
 
 
 def publish(temporary: Path, names: Iterable[Path]) -> Path:
-    """Give a finished file the first of these names that is free, and return it.
-
-    Nobody sees a name before its file is whole, and a name that another process takes meanwhile stays its own.
-    Raises OSError.
-    """
+    """Rename a complete file to the first of these names that is free, and return it. Raises OSError."""
     for path in names:
         with contextlib.suppress(FileExistsError):
             try:
+                # Unlike a rename, a hard link fails where another process has taken the name meanwhile.
                 path.hardlink_to(temporary)
             except FileExistsError:
                 raise
-            except OSError:  # a file system without hard links: claim the name, then fill it
+            except OSError:
+                # A file system without hard links: create an empty file to claim the name, then replace it.
                 path.open("xb").close()
                 temporary.replace(path)
             else:
                 temporary.unlink()
             return path
-    raise FileExistsError(errno.EEXIST, "all names are taken")
+    raise FileExistsError(errno.EEXIST, "all names are in use")
 
 
 def find_file(folders: Sequence[Path], name: str, kind: str, endings: frozenset[str]) -> Path:
-    """The first of the folders' files called `name`.
+    """The file of this name in the first folder that has it.
 
-    Raises PathError for a name that leaves them, MissingFileError naming the nearest and the folders.
+    Raises PathError for a name that leaves the folders, MissingFileError with the most similar name and the folders.
     """
     for folder in folders:
         path = inside(folder, name)

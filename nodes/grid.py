@@ -1,9 +1,8 @@
-"""Pictures side by side, each with its label."""
+"""The node that puts labelled images into one grid."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,56 +10,48 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..controlnet_core.errors import ValueRangeError
-from .host import Node
+from .fields import Output, image, integer, optional, text
+from .node import Node
 
 OTHERS = ("images_2", "images_3", "images_4", "images_5", "images_6")
 GAP = 4
+"""Pixels between two images."""
 
 
 class CompareGrid(Node):
-    """One picture of many."""
+    """Puts labelled images into one grid."""
 
     DISPLAY_NAME = "Compare Grid"
     CATEGORY = "ControlNet Core/look"
     DESCRIPTION = (
-        "Puts pictures side by side into one, each with a label: hint beside result, one strength beside another. "
-        "Batches are taken apart; pictures of other sizes are scaled to the first one's."
+        "Puts images side by side into one image, each with a label: a hint beside its result, or one strength beside "
+        "another. Each image of a batch gets its own place; images of other sizes are resized to the first one's."
     )
     SEARCH_ALIASES = ["xy plot", "contact sheet", "montage"]
-    RETURN_TYPES = ("IMAGE",)
-    RETURN_NAMES = ("grid",)
-    OUTPUT_TOOLTIPS = ("One picture.",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        labels = {"default": "", "multiline": True, "tooltip": "A line for each picture; may be empty."}
-        columns = {"default": 0, "min": 0, "max": 64, "tooltip": "Pictures in a row; 0 makes the grid about square."}
-        more = ("IMAGE", {"tooltip": "Further pictures."})
-        return {
-            "required": {
-                "images": ("IMAGE", {"tooltip": "The first pictures."}),
-                "columns": ("INT", columns),
-                "labels": ("STRING", labels),
-            },
-            "optional": dict.fromkeys(OTHERS, more),
-        }
+    INPUTS = (
+        image("images", "The first images."),
+        integer("columns", 0, 0, 64, "Number of images in a row; 0 makes the grid about square."),
+        text("labels", "One line for each image; may be empty.", multiline=True),
+        *optional(*(image(name, "More images.") for name in OTHERS)),
+    )
+    OUTPUTS = (Output("IMAGE", "grid", "The grid, as one image."),)
 
     def run(self, images: Tensor, columns: int, labels: str, **others: Tensor | None) -> tuple[Tensor]:
         """-> IMAGE (1, H, W, 3)."""
         batches = [images, *(others[name] for name in OTHERS if others.get(name) is not None)]
-        pictures = [picture for batch in batches for picture in fitted(batch, (images.shape[1], images.shape[2]))]
+        pictures = [picture for batch in batches for picture in resize_batch(batch, (images.shape[1], images.shape[2]))]
         words = labels.strip("\n").split("\n") if labels.strip() else []
         if len(words) > len(pictures):
-            raise ValueRangeError(f"there are {len(words)} labels for {len(pictures)} pictures: take some away")
+            raise ValueRangeError(f"{len(words)} labels for {len(pictures)} images: remove some of the labels")
         columns = columns or math.ceil(math.sqrt(len(pictures)))
         height = label_height(images.shape[1]) if words else 0
         words += [""] * (len(pictures) - len(words))
-        cells = [cell(picture, text, height) for picture, text in zip(pictures, words, strict=True)]
-        return (arranged(cells, min(columns, len(cells)))[None],)
+        cells = [label_cell(picture, text, height) for picture, text in zip(pictures, words, strict=True)]
+        return (join_cells(cells, min(columns, len(cells)))[None],)
 
 
-def fitted(batch: Any, size: tuple[int, int]) -> Tensor:
-    """IMAGE (B, H, W, C) -> (B, 3, h, w) of this size."""
+def resize_batch(batch: Tensor, size: tuple[int, int]) -> Tensor:
+    """IMAGE (B, H, W, C) -> (B, 3, h, w) of this size (height, width)."""
     x = batch[..., :3].float().movedim(-1, 1)
     x = x.expand(-1, 3, -1, -1)
     if tuple(x.shape[-2:]) == tuple(size):
@@ -69,12 +60,12 @@ def fitted(batch: Any, size: tuple[int, int]) -> Tensor:
 
 
 def label_height(height: int) -> int:
-    """Pixels of the line of text below a picture."""
+    """Height in pixels of the label below an image of this height."""
     return max(14, height // 14)
 
 
-def cell(picture: Tensor, text: str, height: int) -> Tensor:
-    """(3, h, w) with its label below -> (h + height, w, 3)."""
+def label_cell(picture: Tensor, text: str, height: int) -> Tensor:
+    """An image (3, h, w) -> (h + height, w, 3), with its label in a strip below it."""
     from PIL import Image, ImageDraw, ImageFont
 
     pixels = picture.movedim(0, -1).cpu()
@@ -86,8 +77,8 @@ def cell(picture: Tensor, text: str, height: int) -> Tensor:
     return torch.cat([pixels, torch.from_numpy(np.asarray(strip).astype(np.float32) / 255.0)])
 
 
-def arranged(cells: list[Tensor], columns: int) -> Tensor:
-    """Cells (h, w, 3) of one size in rows, white between them -> (H, W, 3)."""
+def join_cells(cells: list[Tensor], columns: int) -> Tensor:
+    """Cells (h, w, 3) of one size -> one image (H, W, 3), with white between them."""
     height, width, _ = cells[0].shape
     rows = math.ceil(len(cells) / columns)
     grid = torch.ones(rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3)

@@ -1,14 +1,14 @@
-"""The port: all that nodes ask of the home they run in.
+"""What nodes ask of the host that they run in.
 
-`standalone.host.StandaloneHost` answers with the engine's own models; the editor's side answers with the editor's
-own folders, models and memory. A node class finds its host as the class attribute `host`.
+`standalone.host.StandaloneHost` answers with files in folders and the engine's own models, `comfyui.host.ComfyHost`
+with ComfyUI's folders, models and memory. A node class finds its host as the class attribute `host`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -21,27 +21,29 @@ from .values import Conditioning, Controlled, ControlSpec, Latent
 
 
 class Host(Protocol):
-    """What a home offers. `assets_dir` holds the models and pictures that come with the package."""
+    """The interface of a host. MODEL, CLIP, VAE and CONTROL_NET are objects of the host, so they are typed Any."""
 
     @property
-    def assets_dir(self) -> Path: ...
+    def assets_dir(self) -> Path:
+        """The folder of the models and images that come with the package."""
+        ...
 
     @property
     def temp_dir(self) -> Path:
-        """Where pictures go that are only to be looked at."""
+        """The folder for images that are only shown."""
         ...
 
     @property
     def output_dir(self) -> Path:
-        """Where nodes write files that are to stay."""
+        """The folder for files that nodes write."""
         ...
 
     def files(self, kind: str) -> tuple[str, ...]:
-        """Names of the files of a kind ("checkpoints", "controlnet", "vae", ...), subfolders with "/"."""
+        """Names of the files of a kind ("checkpoints", "controlnet", "vae", ...), with "/" after subfolders."""
         ...
 
     def find(self, kind: str, name: str) -> Path:
-        """The file of that name. Raises PathError, or MissingFileError naming the folders searched."""
+        """The file of that name. Raises PathError, or MissingFileError with the folders that were searched."""
         ...
 
     def load_checkpoint(self, path: Path) -> tuple[Any, Any, Any]:
@@ -49,19 +51,19 @@ class Host(Protocol):
         ...
 
     def load_controlnet(self, path: Path, model: Any = None) -> Any:
-        """CONTROL_NET of a file, completed with the base of a MODEL where it needs one and one is given."""
+        """CONTROL_NET of a file. model: the base of a file that holds only differences to one."""
         ...
 
     def plain_net(self, control_net: Any) -> tuple[ControlNet, str]:
-        """The ControlNet in a CONTROL_NET, and its family. Raises UnfitError for other kinds and foreign ones."""
+        """The ControlNet in a CONTROL_NET, and its family. Raises UnfitError for other kinds of control."""
         ...
 
     def training_device(self) -> torch.device:
-        """Where a training runs, with as much memory free there as the home can give."""
+        """The device for training, with as much free memory as the host can provide."""
         ...
 
     def library(self) -> Library:
-        """Where learned preprocessors get their nets; one per home, so that a net is loaded once."""
+        """Where learned preprocessors find their networks. One for each host, so that each network is loaded once."""
         ...
 
     def encode_prompt(self, clip: Any, prompt: str) -> Conditioning:
@@ -71,7 +73,7 @@ class Host(Protocol):
     def apply_control(
         self, positive: Conditioning, negative: Conditioning, specs: Sequence[ControlSpec]
     ) -> tuple[Conditioning, Conditioning]:
-        """Both halves with these units added to what controls them already."""
+        """Both halves of the guidance, with these units added to those that they have."""
         ...
 
     def controlled(self, model: Any, conditioning: Conditioning) -> Controlled:
@@ -79,13 +81,13 @@ class Host(Protocol):
         ...
 
     def memory(self, model: Any, positive: Conditioning, latent: Latent, settings: SampleSettings) -> str:
-        """How much memory sampling will take, in words; empty where the home does not tell."""
+        """The memory that sampling will take, in words; empty where the host cannot tell."""
         ...
 
     def reweigh(self, model: Any, conditioning: Conditioning, unit: int, factors: Sequence[float]) -> Conditioning:
-        """The same conditioning, one unit of it (by its number in `controlled`) with its block weights multiplied.
+        """The same conditioning with the block weights of one unit multiplied.
 
-        factors: one for each block, the middle last.
+        unit: its index in `controlled`. factors: one for each block, the middle block last.
         """
         ...
 
@@ -98,38 +100,28 @@ class Host(Protocol):
         settings: SampleSettings,
         recorder: Recorder | None = None,
     ) -> Latent:
-        """The sampled LATENT; steps go to `progress`, what ran to the recorder."""
+        """The sampled LATENT. Calls `progress` after each step, and fills the recorder with what ran."""
         ...
 
     def accelerate(self, model: Any, weights: str, node: str | None) -> tuple[Any, str]:
-        """A MODEL with our engine inside, and what to expect of it; `node` shows what a run did.
+        """A MODEL with our engine inside, and what to expect of it.
 
-        weights: "shared" or "packed".
+        weights: "shared" or "packed". node: ID of the node that shows what happened in each run.
         """
         ...
 
     def shorten(self, model: Any, shortcuts: Shortcuts, node: str | None) -> tuple[Any, str]:
-        """A MODEL whose sampling leaves out what the shortcuts say, in place of what it said before; and that in
-        words. `node` shows what a run did."""
+        """A MODEL with these shortcuts instead of its own, and their description. node: as in `accelerate`."""
         ...
 
     def shortcuts_of(self, model: Any) -> Shortcuts:
-        """What sampling of a MODEL may leave out."""
+        """The shortcuts of a MODEL."""
         ...
 
     def progress(self, done: int, total: int, preview: Any = None) -> None:
-        """Tell the user how far the running node is; `preview` is a PIL picture or None."""
+        """Report the progress of the running node. preview: a PIL image or None."""
         ...
 
     def cancelled(self) -> bool:
-        """Whether the user asked to stop."""
+        """Whether the user has cancelled."""
         ...
-
-
-class Node:
-    """Base of our node classes. `host` is set by `build_nodes`, on a subclass per home."""
-
-    host: ClassVar[Any]
-    FUNCTION: ClassVar[str] = "run"
-    CATEGORY: ClassVar[str] = "ControlNet Core"
-    DISPLAY_NAME: ClassVar[str] = ""

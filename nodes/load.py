@@ -1,115 +1,103 @@
-"""Nodes that load: a checkpoint, a ControlNet, a picture to start from."""
+"""Nodes that load a checkpoint, a ControlNet or an example image."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from . import builtin, scenes
-from .host import Node
+from .builtin import base_names, base_path, net_names, net_path
+from .fields import Output, choice, integer, model, optional
+from .node import Node
+
+CATEGORY = "ControlNet Core/load"
 
 
 class LoadCheckpoint(Node):
-    """MODEL, CLIP and VAE of one file."""
+    """Loads MODEL, CLIP and VAE of a checkpoint."""
 
     DISPLAY_NAME = "Load Checkpoint (ControlNet Core)"
-    CATEGORY = "ControlNet Core/load"
+    CATEGORY = CATEGORY
     DESCRIPTION = (
-        "Loads a Stable Diffusion checkpoint: the model that paints, the text encoder and the autoencoder. "
-        "The built-in demo model needs no download. Your own files go into models/checkpoints."
+        "Loads a Stable Diffusion checkpoint: the diffusion model, the text encoder and the autoencoder. The built-in "
+        "demo model needs no download. Put your own files into models/checkpoints."
     )
     SEARCH_ALIASES = ["checkpoint", "model", "demo"]
-    RETURN_TYPES = ("MODEL", "CLIP", "VAE")
-    RETURN_NAMES = ("model", "clip", "vae")
-    OUTPUT_TOOLTIPS = (
-        "The model that removes noise: link it to Sample.",
-        "The text encoder: link it to Encode Prompt.",
-        "The autoencoder between pictures and latents: link it to VAE Decode.",
+    INPUTS = (choice("checkpoint", base_names, "The built-in demo model, or a file in models/checkpoints."),)
+    OUTPUTS = (
+        Output("MODEL", "model", "The diffusion model: link it to Sample."),
+        Output("CLIP", "clip", "The text encoder: link it to Encode Prompt."),
+        Output("VAE", "vae", "The autoencoder, which converts images to latents and back: link it to VAE Decode."),
     )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        names = [*builtin.checkpoints(cls.host.assets_dir), *cls.host.files("checkpoints")]
-        tip = "The demo model that comes with this pack, or a file of models/checkpoints."
-        return {"required": {"checkpoint": (names, {"tooltip": tip})}}
 
     def run(self, checkpoint: str) -> tuple[Any, Any, Any]:
         """-> MODEL, CLIP, VAE."""
-        path = builtin.checkpoints(self.host.assets_dir).get(checkpoint)
-        return self.host.load_checkpoint(path or self.host.find("checkpoints", checkpoint))
+        return self.host.load_checkpoint(base_path(self.host, checkpoint))
 
 
 class LoadControlNet(Node):
-    """A net that controls, of any kind and layout."""
+    """Loads a ControlNet of any kind and layout."""
 
     DISPLAY_NAME = "Load ControlNet (ControlNet Core)"
-    CATEGORY = "ControlNet Core/load"
+    CATEGORY = CATEGORY
     DESCRIPTION = (
-        "Loads a ControlNet, ControlNet Union, Control-LoRA, difference file or T2I-Adapter in any usual layout. The "
-        "built-in demo nets fit the built-in demo model only; your own files go into models/controlnet and have to "
-        "be made for your checkpoint's base."
+        "Loads a ControlNet, ControlNet Union, Control-LoRA, difference file or T2I-Adapter in any common layout. The "
+        "built-in demo ControlNets only fit the built-in demo model. Put your own files into models/controlnet; they "
+        "must be made for the base model of your checkpoint."
     )
     SEARCH_ALIASES = ["controlnet", "canny", "openpose", "depth", "scribble", "t2i adapter", "control lora", "union"]
-    RETURN_TYPES = ("CONTROL_NET",)
-    RETURN_NAMES = ("control_net",)
-    OUTPUT_TOOLTIPS = ("The net: link it to Apply ControlNet or Control Unit, native ones too.",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        names = [*builtin.controlnets(cls.host.assets_dir), *cls.host.files("controlnet")]
-        tip = "What the net was trained to follow: give it hints of that kind."
-        base = "The base for files that hold only a difference to one; without it, the model that is sampled."
-        return {
-            "required": {"control_net": (names, {"tooltip": tip})},
-            "optional": {"model": ("MODEL", {"tooltip": base})},
-        }
+    INPUTS = (
+        choice("control_net", net_names, "The ControlNet. Use hints of the kind that it was trained on."),
+        *optional(
+            model(
+                "model",
+                "The base model, for files that hold only the difference to one. Without it, the model that is "
+                "sampled is used.",
+            )
+        ),
+    )
+    OUTPUTS = (
+        Output(
+            "CONTROL_NET",
+            "control_net",
+            "The ControlNet: link it to Apply ControlNet or Control Unit. Native nodes accept it too.",
+        ),
+    )
 
     def run(self, control_net: str, model: Any = None) -> tuple[Any]:
         """-> CONTROL_NET."""
-        path = builtin.controlnets(self.host.assets_dir).get(control_net)
-        return (self.host.load_controlnet(path or self.host.find("controlnet", control_net), model),)
+        return (self.host.load_controlnet(net_path(self.host, control_net), model),)
 
 
 class ExampleImage(Node):
-    """A picture to try things with."""
+    """Loads an example image, or an exact hint of one."""
 
     DISPLAY_NAME = "Example Image"
-    CATEGORY = "ControlNet Core/load"
+    CATEGORY = CATEGORY
     DESCRIPTION = (
-        "A picture to try things with, free of rights: photographs, and scenes of the demo world, which also "
-        "have an exact hint for every condition. The second output says in words what it shows."
+        "Example images that are free to use: photographs, and scenes of the demo world with an exact hint for every "
+        "kind of control. The second output describes the image."
     )
-    RETURN_TYPES = ("IMAGE", "STRING")
-    RETURN_NAMES = ("image", "caption")
-    OUTPUT_TOOLTIPS = ("The picture, or the hint chosen as view.", "What the picture shows, to use as a prompt.")
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        names = [*builtin.photos(cls.host.assets_dir), *scenes.SCENES]
-        return {
-            "required": {
-                "picture": (names, {"tooltip": "A photograph, or a scene that the demo model knows."}),
-                "view": (
-                    [*scenes.VIEWS, scenes.STEREO],
-                    {
-                        "default": "picture",
-                        "tooltip": "The picture itself, or its exact hint; hints and z-pass (distances in metres) "
-                        "exist for demo scenes only, a stereo pair (a copy with a shifted half) for photographs.",
-                    },
-                ),
-                "size": (
-                    "INT",
-                    {
-                        "default": 512,
-                        "min": 64,
-                        "max": 2048,
-                        "step": 8,
-                        "tooltip": "Side of the square picture in pixels. The demo model was trained at 128.",
-                    },
-                ),
-            }
-        }
+    INPUTS = (
+        choice(
+            "picture",
+            lambda host: [*builtin.photos(host.assets_dir), *scenes.SCENES],
+            "A photograph, or a scene of the kind that the demo model was trained on.",
+        ),
+        choice(
+            "view",
+            [*scenes.VIEWS, scenes.STEREO],
+            "The image itself, or an exact hint. Hints and z-pass (distances in metres) exist only for demo scenes; "
+            "the stereo pair (the image beside a shifted copy) exists only for photographs.",
+            "picture",
+        ),
+        integer("size", 512, 64, 2048, "Width and height in pixels. The demo model was trained at 128.", step=8),
+    )
+    OUTPUTS = (
+        Output("IMAGE", "image", "The image, or the hint selected by view."),
+        Output("STRING", "caption", "A description of the image, for use as a prompt."),
+    )
 
     def run(self, picture: str, view: str, size: int) -> tuple[Any, str]:
-        """-> IMAGE (1, size, size, 3), what it shows."""
+        """-> IMAGE (1, size, size, 3), the description."""
         photo = builtin.photos(self.host.assets_dir).get(picture)
         return scenes.scene(picture, view, size) if photo is None else scenes.photo(photo, view, size)

@@ -1,4 +1,4 @@
-"""Looking at results with numbers: does the picture keep to its hint?"""
+"""The node that measures how well an image follows its hint."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from ..controlnet_core.analysis import fidelity
 from ..controlnet_core.analysis.charts import draw_comparison
 from ..controlnet_core.analysis.fidelity import Agreement
 from ..controlnet_core.control.hint import fit_hint
-from .host import Node
+from .fields import Output, choice, image, number, optional
+from .node import Node, with_text
 from .pictures import shown, to_image
 from .preprocess import as_core_error
 from .units import hint_of
@@ -24,73 +25,56 @@ EDGE_KINDS = ("canny", "lines", "scribble", "lineart", "soft_edge")
 FINDERS: Mapping[str, str] = MappingProxyType(
     {**{kind: kind for kind in EDGE_KINDS}, "depth": "depth_anything_v2", "normal": "normal_bae"}
 )
-"""The preprocessor that finds in a picture what a hint of this kind shows; segments are told by colour."""
+"""The preprocessor that makes a hint of each kind. Segments need none: they are compared by their colours."""
 
 
 class ControlFidelity(Node):
-    """How well a picture keeps to its hint."""
+    """Measures how well an image follows its hint."""
 
     DISPLAY_NAME = "Control Fidelity"
     CATEGORY = "ControlNet Core/look"
     DESCRIPTION = (
-        "Measures how well a picture keeps to its hint, from 0 to 1: edges by F1 with a tolerance in pixels, segments "
-        "by intersection over union, depth and normals by the share of pixels that are right, with the mean error "
-        "beside it. The picture shows hits, what is missed, and what is there without being asked for."
+        "Measures how well an image follows its hint, from 0 to 1: F1 score with a tolerance in pixels for edges, "
+        "intersection over union for segments, the fraction of correct pixels for depth and normals, with the mean "
+        "error. The output image marks what agrees, what is missing and what was not asked for."
     )
     SEARCH_ALIASES = ["f1", "score", "measure", "quality", "iou"]
     OUTPUT_NODE = True
-    RETURN_TYPES = ("FLOAT", "STRING", "IMAGE")
-    RETURN_NAMES = ("f1", "text", "picture")
-    OUTPUT_TOOLTIPS = (
-        "Mean score over the batch, 0 to 1: F1 for edges, IoU for segments, share of right pixels for the others.",
-        "The same in words.",
-        "Hint, picture, and the picture with hits and misses in colours, side by side.",
+    INPUTS = (
+        image("picture", "The finished image."),
+        image("hint", "The hint that the image should follow."),
+        choice(
+            "kind",
+            [*EDGE_KINDS, "segmentation", "depth", "normal"],
+            "What the hint shows. Edges are found in the image without a network, segments by their colours. depth "
+            "and normal need the network of their preprocessor, or a map linked to found.",
+            "canny",
+        ),
+        number("tolerance", 2.0, 0.0, 64.0, "Two edges up to this many pixels apart count as the same edge.", step=0.5),
+        *optional(
+            image(
+                "found",
+                "A map of the same kind, made from the finished image by a preprocessor of your choice. Without it, "
+                "this node makes one.",
+            )
+        ),
     )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "picture": ("IMAGE", {"tooltip": "The finished picture."}),
-                "hint": ("IMAGE", {"tooltip": "The hint that it was to follow."}),
-                "kind": (
-                    [*EDGE_KINDS, "segmentation", "depth", "normal"],
-                    {
-                        "default": "canny",
-                        "tooltip": "What the hint shows. Edges are found in the picture without weights, segments by "
-                        "their colours; depth and normal need the network of that preprocessor, or a map linked to "
-                        "found.",
-                    },
-                ),
-                "tolerance": (
-                    "FLOAT",
-                    {
-                        "default": 2.0,
-                        "min": 0.0,
-                        "max": 64.0,
-                        "step": 0.5,
-                        "tooltip": "How far apart, in pixels, two edges may lie and still count as the same.",
-                    },
-                ),
-            },
-            "optional": {
-                "found": (
-                    "IMAGE",
-                    {
-                        "tooltip": "The same kind of map, made from the finished picture by a preprocessor of your "
-                        "choice; without it one is made."
-                    },
-                )
-            },
-        }
+    OUTPUTS = (
+        Output(
+            "FLOAT",
+            "f1",
+            "Mean score of the batch, 0 to 1: F1 for edges, IoU for segments, fraction of correct pixels otherwise.",
+        ),
+        Output("STRING", "text", "The scores in words."),
+        Output("IMAGE", "picture", "The hint, the image, and the image with agreement and errors in colour."),
+    )
 
     def run(
         self, picture: Tensor, hint: Tensor, kind: str, tolerance: float, found: Tensor | None = None
     ) -> dict[str, Any]:
-        """-> score, its words, IMAGE (B, H, W, 3)."""
-        height, width = picture.shape[1:3]
-        wanted = fit_hint(hint_of(hint), height, width).movedim(1, -1).cpu().numpy()
-        maps = self._found(picture, kind, found)
+        """-> score, the scores in words, IMAGE (B, H, W, 3)."""
+        wanted = _fitted_map(hint, picture)
+        maps = self._find(picture, kind) if found is None else _fitted_map(found, picture)
         results, drawings = [], []
         for i, pixels in enumerate(picture[..., :3].cpu().numpy()):
             expected, there = wanted[i % len(wanted)], None if maps is None else maps[i % len(maps)]
@@ -99,12 +83,10 @@ class ControlFidelity(Node):
         mean = sum(result.score for result in results) / len(results)
         text = "\n".join([headline(kind, mean, tolerance), *(f"  {result.words}" for result in results)])
         image = torch.cat([to_image(drawing) for drawing in drawings])
-        return {"ui": {"text": [text], **shown(self.host, image)}, "result": (mean, text, image)}
+        return with_text(text, mean, text, image, **shown(self.host, image))
 
-    def _found(self, picture: Tensor, kind: str, found: Tensor | None) -> np.ndarray | None:
-        """(B, H, W, 3): what the pictures show, as maps of the hint's kind; None for segments told by colour."""
-        if found is not None:
-            return fit_hint(hint_of(found), picture.shape[1], picture.shape[2]).movedim(1, -1).cpu().numpy()
+    def _find(self, picture: Tensor, kind: str) -> np.ndarray | None:
+        """(B, H, W, 3): the images as maps of the hint's kind; None for segments."""
         if kind not in FINDERS:
             return None
         try:
@@ -115,8 +97,13 @@ class ControlFidelity(Node):
             raise as_core_error(error) from error
 
 
+def _fitted_map(image: Tensor, picture: Tensor) -> np.ndarray:
+    """An IMAGE as an array (B, H, W, C) of the picture's size."""
+    return fit_hint(hint_of(image), picture.shape[1], picture.shape[2]).movedim(1, -1).cpu().numpy()
+
+
 def agreement(kind: str, hint: np.ndarray, picture: np.ndarray, found: np.ndarray | None, pixels: float) -> Agreement:
-    """One picture (H, W, 3) and its hint (H, W, C), compared as the kind asks for; `found` as the hint."""
+    """Compare an image (H, W, 3) with its hint (H, W, C). found: the image as a map (H, W, C) of the hint's kind."""
     if found is None:
         return fidelity.compare_segments_by_colour(_rgb(hint), picture)
     if kind in EDGE_KINDS:
@@ -140,6 +127,7 @@ DENSE: Mapping[str, tuple[Callable[..., Agreement], Callable[[np.ndarray], np.nd
         "normal": (fidelity.compare_normals, _rgb),
     }
 )
+"""The comparison of each kind that has a value in every pixel, and the form of map that it reads."""
 
 
 def headline(kind: str, score: float, tolerance: float) -> str:
@@ -150,4 +138,4 @@ def headline(kind: str, score: float, tolerance: float) -> str:
         "normal": f"{score:.0%} of the pixels within {fidelity.STEEP_DEGREES} degrees",
     }
     measure = measures.get(kind, f"F1 {score:.2f} at {tolerance:g} pixels")
-    return f"the picture keeps to the {kind} hint with {measure}"
+    return f"agreement of the image with the {kind} hint: {measure}"

@@ -1,4 +1,4 @@
-"""Nodes that write ControlNets: save, convert, transfer to another base."""
+"""Nodes that write ControlNets to files: save, convert, transfer to another checkpoint."""
 
 from __future__ import annotations
 
@@ -13,55 +13,44 @@ from ..controlnet_core.checkpoints.detect import identify_file
 from ..controlnet_core.checkpoints.load import load_controlnet, load_unet
 from ..controlnet_core.checkpoints.save import LayoutName, save_controlnet
 from ..controlnet_core.models.controlnet import ControlNet
-from . import builtin
+from .builtin import base_names, base_path, net_names, net_path
+from .fields import Field, Output, choice, control_net, number, text
 from .folders import inside, publish, remove_leftovers, temporary_file
-from .host import Node
+from .node import Node, with_text
 
 CATEGORY = "ControlNet Core/train"
 LAYOUTS: dict[str, LayoutName] = {"cldm": "ldm", "diffusers": "diffusers", "core": "core"}
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-LAYOUT = (
+LAYOUT = choice(
+    "layout",
     list(LAYOUTS),
-    {"default": "cldm", "tooltip": "Whose names the file has: the release's, diffusers', or this pack's own."},
+    "The names of the weights in the file: those of the original release (cldm), of diffusers, or of this pack (core).",
+    "cldm",
 )
-DTYPE = (list(DTYPES), {"default": "fp16", "tooltip": "Precision of the file; fp16 is what is usually shared."})
-PREFIX_TIP = "How the file's name begins, in the output folder; move the file to models/controlnet to use it."
+DTYPE = choice("dtype", list(DTYPES), "Precision of the file. ControlNets are usually shared as fp16.", "fp16")
 
 
-def prefix_input(default: str) -> tuple[str, dict[str, Any]]:
-    """The input for the beginning of a file's name."""
-    return ("STRING", {"default": default, "tooltip": PREFIX_TIP})
+def prefix_field(default: str) -> Field:
+    """The input for the start of a file's name."""
+    tooltip = "Start of the file name in the output folder. To use the file, move it to models/controlnet."
+    return text("filename_prefix", tooltip, default)
 
 
-def net_path(host: Any, name: str) -> Path:
-    """The file of a net, built in or of the user."""
-    return builtin.controlnets(host.assets_dir).get(name) or host.find("controlnet", name)
-
-
-def base_path(host: Any, name: str) -> Path:
-    """The file of a checkpoint, built in or of the user."""
-    return builtin.checkpoints(host.assets_dir).get(name) or host.find("checkpoints", name)
-
-
-def net_names(host: Any) -> list[str]:
-    """What a list of nets offers."""
-    return [*builtin.controlnets(host.assets_dir), *host.files("controlnet")]
-
-
-def base_names(host: Any) -> list[str]:
-    """What a list of checkpoints offers."""
-    return [*builtin.checkpoints(host.assets_dir), *host.files("checkpoints")]
+def net_field(tooltip: str) -> Field:
+    """The input for a ControlNet's file."""
+    return choice("control_net_name", net_names, tooltip)
 
 
 def write_numbered(folder: Path, prefix: str, write: Callable[[Path], object]) -> Path:
-    """Write prefix_00001.safetensors in the output folder, or the next number that is free, and return the file.
+    """Write prefix_00001.safetensors in a folder, or the next number that is free, and return the file.
 
-    write: writes the file under the name that it is given. The file gets its number when it is complete, so that two
-    runs at the same time never get the same one. Raises PathError for a prefix that leaves the folder.
+    write: writes the file under the name that it gets. Raises PathError for a prefix that leaves the folder.
     """
     names = (inside(folder, f"{prefix}_{n:05d}.safetensors", follow_links=False) for n in itertools.count(1))
     first = next(names)
     remove_leftovers(first.parent)
+    # The file gets its number when it is complete: two runs at the same time never get the same number, and a run
+    # that is killed leaves no incomplete file with a valid name.
     temporary = temporary_file(first.parent)
     try:
         write(temporary)
@@ -71,107 +60,82 @@ def write_numbered(folder: Path, prefix: str, write: Callable[[Path], object]) -
 
 
 def write_net(host: Any, net: ControlNet, prefix: str, layout: str, dtype: str, family: str, note: str) -> Path:
-    """Save a net under a free name of the output folder; returns the file. Raises PathError or CheckpointError."""
+    """Save a ControlNet under a free name in the output folder, and return the file.
+
+    note: stored in the file's metadata, to tell where it came from. Raises PathError or CheckpointError.
+    """
     options: dict[str, Any] = {"family": family, "layout": LAYOUTS[layout], "dtype": DTYPES[dtype]}
     options["metadata"] = {"controlnet_core.made_by": note}
     return write_numbered(host.output_dir, prefix, lambda path: save_controlnet(path, net, **options))
 
 
 class SaveControlNet(Node):
-    """A net into a file."""
+    """Saves a ControlNet as a file."""
 
     DISPLAY_NAME = "Save ControlNet"
     CATEGORY = CATEGORY
-    DESCRIPTION = "Writes a ControlNet that was loaded or made by this pack as a file, in the layout that you choose."
+    DESCRIPTION = "Saves a ControlNet that this pack loaded or trained as a file, in a layout of your choice."
     OUTPUT_NODE = True
-    RETURN_TYPES = ("STRING",)
-    RETURN_NAMES = ("file",)
-    OUTPUT_TOOLTIPS = ("Where the file is.",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "control_net": ("CONTROL_NET", {"tooltip": "The net to write."}),
-                "filename_prefix": prefix_input("controlnet/net"),
-                "layout": LAYOUT,
-                "dtype": DTYPE,
-            }
-        }
+    INPUTS = (control_net("control_net", "The ControlNet to save."), prefix_field("controlnet/net"), LAYOUT, DTYPE)
+    OUTPUTS = (Output("STRING", "file", "The path of the file."),)
 
     def run(self, control_net: Any, filename_prefix: str, layout: str, dtype: str) -> dict[str, Any]:
         """-> the file's path."""
         net, family = self.host.plain_net(control_net)
-        path = write_net(self.host, net, filename_prefix, layout, dtype, family, "Save ControlNet")
-        return {"ui": {"text": [str(path)]}, "result": (str(path),)}
+        path = str(write_net(self.host, net, filename_prefix, layout, dtype, family, "Save ControlNet"))
+        return with_text(path, path)
 
 
 class ConvertControlNet(Node):
-    """A net's file in another layout."""
+    """Converts a ControlNet's file to another layout."""
 
     DISPLAY_NAME = "Convert ControlNet"
     CATEGORY = CATEGORY
     DESCRIPTION = (
-        "Writes a ControlNet file again in another layout or precision: the release's, diffusers', or this pack's own."
+        "Converts a ControlNet file to another layout or precision: the layout of the original release, of diffusers, "
+        "or of this pack."
     )
     OUTPUT_NODE = True
-    RETURN_TYPES = ("STRING",)
-    RETURN_NAMES = ("file",)
-    OUTPUT_TOOLTIPS = ("Where the new file is.",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "control_net_name": (net_names(cls.host), {"tooltip": "The file to read; it stays as it is."}),
-                "layout": LAYOUT,
-                "dtype": DTYPE,
-                "filename_prefix": prefix_input("controlnet/converted"),
-            }
-        }
+    INPUTS = (
+        net_field("The file to convert. It is not changed."), LAYOUT, DTYPE, prefix_field("controlnet/converted")
+    )  # fmt: skip
+    OUTPUTS = (Output("STRING", "file", "The path of the new file."),)
 
     def run(self, control_net_name: str, layout: str, dtype: str, filename_prefix: str) -> dict[str, Any]:
         """-> the file's path. Raises CheckpointError for other kinds of control."""
         net, identity = load_controlnet(net_path(self.host, control_net_name))
         note = f"Convert ControlNet from {control_net_name}"
         path = write_net(self.host, net, filename_prefix, layout, dtype, identity.family, note)
-        text = f"{path}: was {identity.layout} layout, is {layout}"
-        return {"ui": {"text": [text]}, "result": (str(path),)}
+        return with_text(f"{path}: converted from the layout {identity.layout} to {layout}", str(path))
 
 
 class TransferControlNet(Node):
-    """A net for another checkpoint of the same family."""
+    """Adapts a ControlNet to another checkpoint of the same family."""
 
     DISPLAY_NAME = "Transfer ControlNet"
     CATEGORY = CATEGORY
     DESCRIPTION = (
-        "Makes a ControlNet for a fine-tuned checkpoint out of one that was trained on another: the difference "
-        "between both checkpoints is added to the weights that the net shares with them."
+        "Adapts a ControlNet that was trained on one checkpoint to another checkpoint of the same family: adds the "
+        "difference between the two checkpoints to the weights that the ControlNet shares with them."
     )
     SEARCH_ALIASES = ["difference", "add difference", "merge"]
-    RETURN_TYPES = ("CONTROL_NET", "STRING")
-    RETURN_NAMES = ("control_net", "file")
-    OUTPUT_TOOLTIPS = ("The new net, ready for use.", "Where its file is.")
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        bases = base_names(cls.host)
-        strength = {"default": 1.0, "min": -2.0, "max": 2.0, "step": 0.01}
-        return {
-            "required": {
-                "control_net_name": (net_names(cls.host), {"tooltip": "The net; its file stays as it is."}),
-                "source": (bases, {"tooltip": "The checkpoint that the net was trained on."}),
-                "target": (bases, {"tooltip": "The checkpoint that the new net is for."}),
-                "strength": ("FLOAT", {**strength, "tooltip": "How much of the difference is added; 1 is all of it."}),
-                "dtype": DTYPE,
-                "filename_prefix": prefix_input("controlnet/transferred"),
-            }
-        }
+    INPUTS = (
+        net_field("The ControlNet. Its file is not changed."),
+        choice("source", base_names, "The checkpoint that the ControlNet was trained on."),
+        choice("target", base_names, "The checkpoint that the new ControlNet is for."),
+        number("strength", 1.0, -2.0, 2.0, "How much of the difference is added; 1 adds all of it."),
+        DTYPE,
+        prefix_field("controlnet/transferred"),
+    )
+    OUTPUTS = (
+        Output("CONTROL_NET", "control_net", "The new ControlNet, ready for use."),
+        Output("STRING", "file", "The path of its file."),
+    )
 
     def run(
         self, control_net_name: str, source: str, target: str, strength: float, dtype: str, filename_prefix: str
     ) -> tuple[Any, str]:
-        """-> CONTROL_NET, the file's path. Raises UnfitError for nets and checkpoints of different families."""
+        """-> CONTROL_NET, the file's path. Raises UnfitError for ControlNets and checkpoints of different families."""
         from ..controlnet_core.training.transfer_controlnet import transfer_controlnet
 
         net, identity = load_controlnet(net_path(self.host, control_net_name))

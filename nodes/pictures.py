@@ -1,4 +1,4 @@
-"""Reading and writing of picture files, with the workflow that made them inside."""
+"""Reads image files, and writes PNG files that contain the workflow that made them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import itertools
 import json
 import posixpath
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,19 +20,21 @@ from ..controlnet_core.errors import CoreError, DamagedFileError, MissingFileErr
 from ..controlnet_core.limits import PICTURE_PIXELS
 from ..controlnet_core.picture_files import PICTURE_ENDINGS, Picture, read_frames
 from ..controlnet_core.picture_files import read_picture as read_first_frame
+from .file_prefix import expand_prefix
 from .folders import brief, find_file, inside, publish, remove_leftovers, temporary_file
 
 NO_MASK = (64, 64)
-"""Size of the mask of a picture without transparency, as in the host."""
+"""Size of the mask of an image without transparency, as in ComfyUI."""
 CHANNELS = ("red", "green", "blue")
 COMPRESSION = 4
+"""zlib level of PNG files, as in ComfyUI: larger files than level 9, but many times faster."""
 DEFAULT_PREFIX = "ComfyUI"
-FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
-"""What an error of the system says when there is no room, on the disk or by a limit."""
+DISK_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+"""Errors of the system when there is no space, on the disk or within a quota."""
 
 
 class Folders(Protocol):
-    """The part of a host that files are looked for in."""
+    """The folders of a host for images."""
 
     input_dir: Path
     output_dir: Path
@@ -46,29 +47,29 @@ class Folders(Protocol):
 def annotated_file(name: str, host: Folders) -> Path:
     """The file of "a.png", "sub/a.png", "a.png [output]" or "a.png [temp]".
 
-    Raises PathError for a name that leaves its folder, MissingFileError when there is none, ValueRangeError for what
-    is no name at all.
+    Raises PathError for a name that leaves its folder, MissingFileError where there is no such file, ValueRangeError
+    for a value that is no text.
     """
     if not isinstance(name, str):
-        raise ValueRangeError(f"takes the name of a picture, got {brief(name)}")
+        raise ValueRangeError(f"expected the name of an image file, got {brief(name)}")
     # Without a regular expression: one that allows spaces before the bracket takes quadratic time for many spaces.
     place = next((place for place in ("input", "output", "temp") if name.endswith(f"[{place}]")), None)
     plain = name if place is None else name.removesuffix(f"[{place}]").rstrip()
     folder = {"input": host.input_dir, "output": host.output_dir, "temp": host.temp_dir}[place or "input"]
     path = find_file([folder], plain, "picture", PICTURE_ENDINGS)
     if not path.is_file():
-        raise MissingFileError(f"{name!r} is a folder: name a picture in it", path)
+        raise MissingFileError(f"{name!r} is a folder: name an image in it", path)
     return path
 
 
 def read_picture(path: Path, on_note: Callable[[str], None] | None = None) -> tuple[Tensor, Tensor]:
-    """IMAGE (frames, H, W, 3) in [0, 1] and MASK (frames, H, W), 1 where the picture is transparent.
+    """IMAGE (frames, H, W, 3) in [0, 1] and MASK (frames, H, W), 1 where the image is transparent.
 
-    All frames of an animation and all pages of a TIFF that have the size of the first are taken. The colours are as
-    stored, not multiplied by alpha, as in ComfyUI: inpainting needs those that a mask covers. on_note(text) is called
-    when there are several frames or an alpha channel. Raises DamagedFileError for a file that is damaged, too large, no
-    picture, or that holds floats outside [0, 1].
+    Reads all frames of an animation, and all pages of a TIFF, that have the size of the first. on_note(text) is
+    called where there are several frames or an alpha channel. Raises DamagedFileError for a file that is damaged, too
+    large or no image, or that holds floats outside [0, 1].
     """
+    # As in ComfyUI, colours are not multiplied by alpha: inpainting needs the colours under the mask.
     frames = list(read_frames(path, PICTURE_PIXELS))
     height, width = frames[0].pixels.shape[:2]
     taken = [frame for frame in frames if frame.pixels.shape[:2] == (height, width)]
@@ -90,7 +91,7 @@ def read_picture(path: Path, on_note: Callable[[str], None] | None = None) -> tu
 
 
 def read_mask(path: Path, channel: str) -> Tensor:
-    """MASK (1, H, W) from a channel of a picture; "alpha" is 1 where the picture is transparent."""
+    """MASK (1, H, W) from a channel of an image; "alpha" is 1 where the image is transparent."""
     frame = read_first_frame(path)
     if channel in CHANNELS:
         values = _colours(frame, path)[..., CHANNELS.index(channel)]
@@ -100,7 +101,7 @@ def read_mask(path: Path, channel: str) -> Tensor:
 
 
 def _colours(frame: Picture, path: Path) -> np.ndarray:
-    """(H, W, 3) in [0, 1]. Raises DamagedFileError for floats outside of it, such as the depths of a Z-pass."""
+    """(H, W, 3) in [0, 1]. Raises DamagedFileError for floats outside this range, such as depths of a renderer."""
     colours = frame.colours()
     if frame.pixels.dtype.kind == "f" and not bool(((colours >= 0.0) & (colours <= 1.0)).all()):
         raise DamagedFileError(
@@ -118,15 +119,16 @@ def _colours(frame: Picture, path: Path) -> np.ndarray:
 def save_pictures(
     folder: Path, prefix: str, images: Tensor, prompt: Any = None, extra: Mapping[str, Any] | None = None
 ) -> list[dict[str, str]]:
-    """Write IMAGE (B, H, W, C) as prefix_00001_.png and so on, beside those that are there.
+    """Write IMAGE (B, H, W, C) as prefix_00001_.png and so on, with the next free numbers.
 
-    prompt and extra go into text chunks as JSON. Nothing is overwritten, and a file appears only when it
-    is complete. Raises PathError for a prefix that leaves the folder, CoreError when it cannot be written.
+    prompt, extra: stored in the file as JSON. No file is overwritten, and a file appears only when it is complete.
+    Returns "filename" and "subfolder" of each. Raises PathError for a prefix that leaves the folder, CoreError where a
+    file cannot be written.
     """
     if images.ndim != 4 or 0 in images.shape or images.shape[-1] not in (1, 3, 4):
-        raise ShapeError(f"the pictures have shape {tuple(images.shape)}, expected (batch, height, width, 3)")
+        raise ShapeError(f"the images have shape {tuple(images.shape)}, expected (batch, height, width, 3)")
     height, width = images.shape[1:3]
-    name = posixpath.normpath(expand(prefix, width, height, prompt).replace("\\", "/"))
+    name = posixpath.normpath(expand_prefix(prefix, width, height, prompt).replace("\\", "/"))
     target = inside(folder, DEFAULT_PREFIX if name == "." else name, follow_links=False)
     subfolder = target.parent.relative_to(folder).as_posix()
     texts = {} if prompt is None else {"prompt": json.dumps(prompt)}
@@ -145,17 +147,18 @@ def to_image(pixels: np.ndarray) -> Tensor:
 
 
 def shown(host: Folders, images: Tensor) -> dict[str, list[dict[str, str]]]:
-    """What a node returns as "ui" to show pictures on itself in the editor; they go into the temporary folder."""
+    """The "ui" result that shows images on a node. They are written into the temporary folder."""
     return {"images": [{**entry, "type": "temp"} for entry in save_pictures(host.temp_dir, "shown", images)]}
 
 
 def encode_png(picture: Tensor, texts: Mapping[str, str]) -> bytes:
-    """(H, W, C) in [0, 1] as PNG, values cut to 8 bit as the host cuts them."""
+    """(H, W, C) in [0, 1] as the bytes of a PNG file. texts: stored beside the pixels."""
     from PIL import Image, PngImagePlugin
 
     info = PngImagePlugin.PngInfo()
     for name, text in texts.items():
         info.add_text(name, text)
+    # Truncated to 8 bit, not rounded, as in ComfyUI: the same workflow gives the same file in both.
     pixels = np.clip(255.0 * picture.float().cpu().numpy(), 0, 255).astype(np.uint8)
     buffer = io.BytesIO()
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
@@ -164,7 +167,7 @@ def encode_png(picture: Tensor, texts: Mapping[str, str]) -> bytes:
 
 
 def _write(folder: Path, stem: str, data: bytes) -> Path:
-    """Write under the next free number, which a finished file takes at once: two runs never share one."""
+    """Write a file under the next free number. Two runs at the same time never get the same number."""
     temporary = temporary_file(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -178,70 +181,15 @@ def _write(folder: Path, stem: str, data: bytes) -> Path:
 
 
 def _unwritable(folder: Path, error: OSError) -> CoreError:
-    remedy = "make room" if error.errno in FULL else "choose another name"
+    remedy = "free some space" if error.errno in DISK_FULL else "choose another name"
     return CoreError(
-        f"the picture cannot be written into {folder} ({error.strerror or error}): {remedy}, or "
-        "another folder with --output; nothing half-written is left"
+        f"the image cannot be written into {folder} ({error.strerror or error}): {remedy}, or "
+        "another folder with --output. No incomplete file is left"
     )
 
 
 def _numbered(folder: Path, stem: str) -> Iterator[Path]:
-    """stem_N_.png with every N above those that are there."""
+    """stem_N_.png for every N above the numbers in use."""
     pattern = re.compile(re.escape(stem) + r"_(\d{1,18})_?.*\.png", re.IGNORECASE)
     taken = [int(match[1]) for file in folder.iterdir() if (match := pattern.fullmatch(file.name))]
     return (folder / f"{stem}_{number:05}_.png" for number in itertools.count(max(taken, default=0) + 1))
-
-
-_DATE = re.compile("d{1,2}|M{1,2}|h{1,2}|m{1,2}|s{1,2}|yyyy|yy")
-_UNSAFE = re.compile(r'[/?<>\\:*|"\x00-\x1f\x7f]')
-
-
-def expand(prefix: str, width: int, height: int, prompt: Any = None) -> str:
-    """The prefix with %width%, %height%, %year% .., %date:yyyy-MM-dd% and %Node.input% filled in."""
-    now = time.localtime()
-    plain = {
-        "width": str(width),
-        "height": str(height),
-        "year": str(now.tm_year),
-        "month": f"{now.tm_mon:02}",
-        "day": f"{now.tm_mday:02}",
-        "hour": f"{now.tm_hour:02}",
-        "minute": f"{now.tm_min:02}",
-        "second": f"{now.tm_sec:02}",
-    }
-
-    def value(match: re.Match[str]) -> str:
-        token = match[1]
-        if token in plain:
-            return plain[token]
-        if token.startswith("date"):
-            return _date(token.partition(":")[2] or "yyyyMMddhhmmss", now)
-        found = _node_value(token, prompt)
-        return match[0] if found is None else _UNSAFE.sub("_", found)
-
-    return re.sub(r"%([^%]+)%", value, prefix)
-
-
-def _date(form: str, now: time.struct_time) -> str:
-    numbers = {"d": now.tm_mday, "M": now.tm_mon, "h": now.tm_hour, "m": now.tm_min, "s": now.tm_sec}
-
-    def part(match: re.Match[str]) -> str:
-        text = match[0]
-        if text.startswith("y"):
-            return str(now.tm_year)[-len(text) :]
-        return f"{numbers[text[0]]:0{len(text)}}"
-
-    return _UNSAFE.sub("_", _DATE.sub(part, form))
-
-
-def _node_value(token: str, prompt: Any) -> str | None:
-    """The value of "Title.input" or "Class.input" in an API-form prompt, if there is one."""
-    title, dot, name = token.rpartition(".")
-    if not dot or not isinstance(prompt, Mapping):
-        return None
-    for node in prompt.values():
-        names = (node.get("class_type"), (node.get("_meta") or {}).get("title"))
-        value = (node.get("inputs") or {}).get(name)
-        if title in names and isinstance(value, (str, int, float)):
-            return str(value)
-    return None

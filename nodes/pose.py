@@ -1,4 +1,4 @@
-"""Poses as hints: from keypoints of other nodes, from OpenPose JSON, or from a template."""
+"""The node that draws poses as hints: from keypoints of other nodes, OpenPose JSON, or a template."""
 
 from __future__ import annotations
 
@@ -8,84 +8,47 @@ import torch
 from torch import Tensor
 
 from ..preprocessors import PreprocessorError, pose
-from .host import Node
-from .preprocess import as_core_error
+from .fields import Output, choice, number, optional, side, socket, switch, text
+from .node import Node, with_text
+from .preprocess import CATEGORY, MAX_RESOLUTION, as_core_error
 
 TEMPLATE_SIDE = 512
+AUTOMATIC = "0 takes it from the keypoints (512 for a template)."
 
 
 class PoseRender(Node):
-    """Keypoints in, a drawn pose out."""
+    """Draws keypoints as a pose hint."""
 
     DISPLAY_NAME = "Pose Render"
-    CATEGORY = "ControlNet Core/preprocess/pose"
+    CATEGORY = f"{CATEGORY}/pose"
     DESCRIPTION = (
-        "Draws poses as pose ControlNets read them, with bodies, hands and faces: keypoints of another node, OpenPose "
-        "JSON, or a template. It finds nobody in a picture; Human Pose does, with a network."
+        "Draws poses with bodies, hands and faces as pose ControlNets read them: from keypoints of another node, from "
+        "OpenPose JSON, or from a template. To find people in an image, use Human Pose, which needs a network."
     )
     SEARCH_ALIASES = ["openpose", "skeleton", "keypoints", "json"]
-    RETURN_TYPES = ("IMAGE", "POSE_KEYPOINT", "STRING")
-    RETURN_NAMES = ("hint", "pose_keypoint", "text")
-    OUTPUT_TOOLTIPS = (
-        "The drawn pose: link it to Apply ControlNet, or preview it.",
-        "The same pose as keypoints in pixels of the hint.",
-        "What was drawn, and from what.",
+    INPUTS = (
+        text("json", "OpenPose JSON: one frame, or a list of frames. Empty: the template is used.", multiline=True),
+        choice("template", list(pose.TEMPLATES), "A pose of one person, used without keypoints.", pose.TEMPLATES[0]),
+        side("width", 0, 0, MAX_RESOLUTION, tooltip=f"Width of the hint in pixels; {AUTOMATIC}"),
+        side("height", 0, 0, MAX_RESOLUTION, tooltip=f"Height of the hint in pixels; {AUTOMATIC}"),
+        switch("body", True, "Draw limbs and joints."),
+        switch("hands", True, "Draw hands, where there are keypoints for them."),
+        switch("face", True, "Draw faces, where there are keypoints for them."),
+        number("stroke", 1.0, 0.1, 10.0, "Thickness of the lines; pose ControlNets were trained with 1.", step=0.05),
+        *optional(
+            socket("POSE_KEYPOINT", "pose_keypoint", "Keypoints of another node, used instead of JSON and template.")
+        ),
+    )
+    OUTPUTS = (
+        Output("IMAGE", "hint", "The drawn pose: link it to Apply ControlNet, or preview it."),
+        Output("POSE_KEYPOINT", "pose_keypoint", "The same pose as keypoints, in pixels of the hint."),
+        Output("STRING", "text", "What was drawn, and where it came from."),
     )
 
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        side = {"default": 0, "min": 0, "max": 8192, "step": 8}
-        own = "0 takes it from the keypoints (512 for a template)."
-        return {
-            "required": {
-                "json": (
-                    "STRING",
-                    {
-                        "default": "",
-                        "multiline": True,
-                        "tooltip": "OpenPose JSON: one frame, or a list of frames. Empty takes the template.",
-                    },
-                ),
-                "template": (
-                    list(pose.TEMPLATES),
-                    {"default": pose.TEMPLATES[0], "tooltip": "One person, where no keypoints are given."},
-                ),
-                "width": ("INT", {**side, "tooltip": f"Width of the hint in pixels; {own}"}),
-                "height": ("INT", {**side, "tooltip": f"Height of the hint in pixels; {own}"}),
-                "body": ("BOOLEAN", {"default": True, "tooltip": "Draw limbs and joints."}),
-                "hands": ("BOOLEAN", {"default": True, "tooltip": "Draw hands, where there are keypoints for them."}),
-                "face": ("BOOLEAN", {"default": True, "tooltip": "Draw faces, where there are keypoints for them."}),
-                "stroke": (
-                    "FLOAT",
-                    {
-                        "default": 1.0,
-                        "min": 0.1,
-                        "max": 10.0,
-                        "step": 0.05,
-                        "tooltip": "Thickness of all strokes; 1 is what the nets were trained on.",
-                    },
-                ),
-            },
-            "optional": {
-                "pose_keypoint": (
-                    "POSE_KEYPOINT",
-                    {"tooltip": "Keypoints of another node; they go before JSON and template."},
-                )
-            },
-        }
-
     def run(
-        self,
-        json: str,
-        template: str,
-        width: int,
-        height: int,
-        body: bool,
-        hands: bool,
-        face: bool,
-        stroke: float,
+        self, json: str, template: str, width: int, height: int, body: bool, hands: bool, face: bool, stroke: float,
         pose_keypoint: Any = None,
-    ) -> dict[str, Any]:
+    ) -> dict[str, Any]:  # fmt: skip
         """-> IMAGE (frames, H, W, 3), POSE_KEYPOINT, what was drawn. Raises ValueRangeError."""
         try:
             source, poses = _poses(json, template, width, height, pose_keypoint)
@@ -95,13 +58,11 @@ class PoseRender(Node):
         except PreprocessorError as error:
             raise as_core_error(error) from error
         text = _report(source, sized, hint)
-        return {"ui": {"text": [text]}, "result": (hint, pose.write_poses(sized), text)}
+        return with_text(text, hint, pose.write_poses(sized), text)
 
 
-def _poses(
-    json: str, template: str, width: int, height: int, pose_keypoint: Any
-) -> tuple[str, tuple[pose.Pose, ...]]:
-    """Where the poses came from, and a pose per frame."""
+def _poses(json: str, template: str, width: int, height: int, pose_keypoint: Any) -> tuple[str, tuple[pose.Pose, ...]]:
+    """The source in words, and one pose for each frame."""
     if pose_keypoint is not None:
         return "keypoints", pose.read_poses(pose_keypoint, height=height or None, width=width or None)
     if json.strip():

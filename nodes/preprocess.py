@@ -1,72 +1,64 @@
-"""Hints from pictures: one node for all preprocessors, one for each family, and one for the right size."""
+"""Nodes that make hints: one for all preprocessors, one for each family, and one for the matching resolution."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from .. import preprocessors
 from ..controlnet_core.errors import CoreError, MissingFileError, ValueRangeError
-from ..preprocessors.families import FAMILIES, Family, Field
+from ..preprocessors.families import FAMILIES, Family
+from ..preprocessors.families import Field as Setting
 from ..preprocessors.pose import Pose, write_poses
-from ..preprocessors.registry import Entry, Parameter
-from .host import Node
+from ..preprocessors.registry import Entry
+from .fields import Field, Output, choice, image, integer, latent, mask, optional, side, text
+from .node import Node, with_text
 
+CATEGORY = "ControlNet Core/preprocess"
+MAX_RESOLUTION = 8192
 _UNBOUNDED = 1e9
-_RESOLUTION = (
-    "INT",
-    {
-        "default": 0,
-        "min": 0,
-        "max": 8192,
-        "step": 8,
-        "tooltip": "Shortest side of the hint in pixels; 0 keeps the picture's own size. "
-        "Best is the size of the picture to be made.",
-    },
-)
-_NORMALIZE = (
+"""Limit of a number without one: the editor's slider needs some."""
+_IMAGE = image("image", "The image that the hint is made from.")
+_RESOLUTION = side(
+    "resolution", 0, 0, MAX_RESOLUTION, tooltip="Shorter side of the hint in pixels; 0 keeps the size of the image. "
+    "The size of the image to be generated works best.",
+)  # fmt: skip
+_MASK = mask("mask", "The hint is black where the mask is black.")
+_REPAINT = mask("mask", "White where the image is to be repainted.")
+_NORMALIZE = choice(
+    "normalize",
     ["frame", "batch", "fixed"],
-    {
-        "default": "frame",
-        "tooltip": "Where the range from black to white is measured: in each frame, over the whole batch (a video does "
-        "not flicker), or fixed by near and far. For depth only.",
-    },
+    "The range of values from black to white. frame: measured in each frame. batch: measured over the whole batch, so "
+    "that a video does not flicker. fixed: from near to far. Only for depth.",
+    "frame",
 )
-_SEED = (
-    "INT",
-    {
-        "default": 0,
-        "min": 0,
-        "max": 0xFFFFFFFF,
-        "control_after_generate": False,
-        "tooltip": "What is random follows from it: the same seed, the same hint. For random kinds only.",
-    },
-)
+_SEED = integer(
+    "seed", 0, 0, 2**32 - 1, "Seed of the random kinds: the same seed gives the same hint.",
+    control_after_generate=False,
+)  # fmt: skip
 _NATURES = {
-    "measurement": "It measures the picture's own pixels and needs no files.",
-    "conversion": "It converts what it is given and needs no files.",
-    "prior": "It is an assumption, nothing in the picture is measured; it needs no files.",
-    "random": "It is random, by the seed, and needs no files.",
-    "learned": "It is a network's estimate.",
+    "measurement": "Measures the pixels of the image; needs no files.",
+    "conversion": "Converts its input; needs no files.",
+    "prior": "An assumption: nothing in the image is measured. Needs no files.",
+    "random": "Random, from the seed; needs no files.",
+    "learned": "The estimate of a network.",
 }
-_MASK = ("MASK", {"tooltip": "The hint stays black where the mask is black."})
-_REPAINT = ("MASK", {"tooltip": "White where the picture is to be repainted."})
+"""One sentence on each nature of a preprocessor."""
 
 
 class HintNode(Node):
-    """Base of the nodes that make a hint of a picture and say what they did."""
+    """Base of the nodes that make a hint from an image and describe what ran."""
 
-    CATEGORY = "ControlNet Core/preprocess"
-    RETURN_TYPES = ("IMAGE", "STRING")
-    RETURN_NAMES = ("hint", "text")
-    OUTPUT_TOOLTIPS = (
-        "The hint: link it to Apply ControlNet, or preview it.",
-        "What ran, with its settings and sizes.",
+    CATEGORY = CATEGORY
+    OUTPUTS = (
+        Output("IMAGE", "hint", "The hint: link it to Apply ControlNet, or preview it."),
+        Output("STRING", "text", "What ran, with settings and sizes."),
     )
 
     def make(self, entry: Entry, image: Tensor, *, parameters: dict[str, Any], **options: Any) -> dict[str, Any]:
-        """-> IMAGE (B, H, W, 3), what ran. Raises ValueRangeError, or MissingFileError for weights."""
+        """-> IMAGE (B, H, W, 3), what ran. Raises ValueRangeError, or MissingFileError for a network's files."""
         try:
             hint = entry.process(
                 image,
@@ -79,56 +71,44 @@ class HintNode(Node):
             text = report(entry, parameters, image, hint)
         except preprocessors.PreprocessorError as error:
             raise as_core_error(error) from error
-        return {"ui": {"text": [text]}, "result": (hint, text)}
+        return with_text(text, hint, text)
 
 
 class Preprocess(HintNode):
-    """A picture in, a hint out."""
+    """Makes a hint with any preprocessor."""
 
     DISPLAY_NAME = "Preprocess"
     DESCRIPTION = (
-        "Makes the hint that a ControlNet was trained to read from a picture: edges, lines, scribbles, maps. "
-        "Choose the kind that belongs to your net."
+        "Makes a hint from an image: edges, lines, scribbles, maps. Choose the kind that your ControlNet was trained "
+        "on."
     )
     SEARCH_ALIASES = ["canny", "aio preprocessor", "edges", "scribble", "lineart"]
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "image": ("IMAGE", {"tooltip": "The picture to follow."}),
-                "kind": (
-                    list(preprocessors.names()),
-                    {"default": "canny", "tooltip": "What is looked for in the picture."},
-                ),
-                "resolution": _RESOLUTION,
-                "resize": (
-                    ["shortest", "pixel_perfect"],
-                    {
-                        "default": "shortest",
-                        "tooltip": "shortest: the shortest side becomes the resolution. pixel_perfect: as large as "
-                        "a square picture of that side needs, so that one hint pixel is one picture pixel.",
-                    },
-                ),
-            },
-            "optional": {
-                "settings": (
-                    "STRING",
-                    {
-                        "default": "",
-                        "tooltip": "Settings of the kind, such as low=50, high=150 for canny; empty means defaults. "
-                        "The text output lists them all; each family's own node has them as fields.",
-                    },
-                ),
-                "mask": _MASK,
-                "normalize": _NORMALIZE,
-                "seed": _SEED,
-            },
-        }
+    INPUTS = (
+        _IMAGE,
+        choice("kind", preprocessors.names(), "The preprocessor to use.", "canny"),
+        _RESOLUTION,
+        choice(
+            "resize",
+            ["shortest", "pixel_perfect"],
+            "shortest: the shorter side of the hint gets this resolution. pixel_perfect: the size at which one pixel "
+            "of the hint is one pixel of a square generated image with this side.",
+            "shortest",
+        ),
+        *optional(
+            text(
+                "settings",
+                "Settings of the kind, such as low=50, high=150 for canny. Empty: the defaults. The text output lists "
+                "all settings; the node of each family has them as fields.",
+            ),
+            _MASK,
+            _NORMALIZE,
+            _SEED,
+        ),
+    )
 
     @classmethod
     def VALIDATE_INPUTS(cls, kind: Any = None, settings: Any = None) -> bool | str:
-        """Settings that the kind does not have are told before anything runs; linked ones when they arrive."""
+        """True, or a message about settings that the kind does not have. A linked input is checked when it arrives."""
         if not isinstance(kind, str):
             return True
         try:
@@ -151,27 +131,9 @@ class Preprocess(HintNode):
 
 
 class FamilyNode(HintNode):
-    """Base of the nodes for one family each; `family` says what it offers."""
+    """Base of the nodes that offer the preprocessors of one family, with all their settings as fields."""
 
     family: ClassVar[Family]
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        family = cls.family
-        required: dict[str, Any] = {"image": ("IMAGE", {"tooltip": "The picture to follow."})}
-        if len(family.kinds) > 1:
-            required["kind"] = (list(family.kinds), {"default": family.kinds[0], "tooltip": kinds_tip(family)})
-        required["resolution"] = _RESOLUTION
-        optional: dict[str, Any] = {field.name: widget(field, family) for field in family.fields}
-        if family.has_range:
-            optional["normalize"] = _NORMALIZE
-        if family.is_seeded:
-            optional["seed"] = _SEED
-        if family.needs_mask:
-            required["mask"] = _REPAINT
-        else:
-            optional["mask"] = _MASK
-        return {"required": required, "optional": optional}
 
     def run(self, image: Tensor, resolution: int, kind: str = "", mask: Tensor | None = None, **given: Any) -> Any:
         """-> IMAGE (B, H, W, 3), what ran."""
@@ -189,13 +151,15 @@ class FamilyNode(HintNode):
 
 
 class PoseFamilyNode(FamilyNode):
-    """A family that finds people: the keypoints go out beside the drawn hint, as the nodes of other packs give them."""
+    """A family that finds people. Returns their keypoints too, in the form that other node packs use."""
 
-    RETURN_TYPES = (*HintNode.RETURN_TYPES, "POSE_KEYPOINT")
-    RETURN_NAMES = (*HintNode.RETURN_NAMES, "pose_keypoint")
-    OUTPUT_TOOLTIPS = (
-        *HintNode.OUTPUT_TOOLTIPS,
-        "The people of every picture as keypoints in pixels of the hint: for Pose Render, or a pose editor.",
+    OUTPUTS = (
+        *HintNode.OUTPUTS,
+        Output(
+            "POSE_KEYPOINT",
+            "pose_keypoint",
+            "The people in each image as keypoints, in pixels of the hint: for Pose Render, or for a pose editor.",
+        ),
     )
 
     def make(self, entry: Entry, image: Tensor, **options: Any) -> dict[str, Any]:
@@ -205,117 +169,120 @@ class PoseFamilyNode(FamilyNode):
         return {**made, "result": (*made["result"], write_poses(poses))}
 
 
-def family_nodes() -> dict[str, type]:
-    """A node class for each family of the registry, by the name of the family."""
-    return {family.name: _node_class(family) for family in FAMILIES}
+def family_nodes() -> tuple[type, ...]:
+    """A node class for each family of preprocessors, named after it."""
+    return tuple(_node_class(family) for family in FAMILIES)
 
 
 def _node_class(family: Family) -> type:
-    face = {
+    attributes = {
         "family": family,
         "DISPLAY_NAME": family.title,
-        "CATEGORY": f"{HintNode.CATEGORY}/{family.group}",
+        "CATEGORY": f"{CATEGORY}/{family.group}",
         "DESCRIPTION": f"{family.help} {_NATURES[family.entries[0].nature]}" if len(family.kinds) == 1 else family.help,
         "SEARCH_ALIASES": [*family.aliases, *family.kinds],
+        "INPUTS": family_fields(family),
         "__doc__": family.help,
         "__module__": __name__,
     }
     base = PoseFamilyNode if all(entry.posed for entry in family.entries) else FamilyNode
-    return type(f"{family.name}Node", (base,), face)
+    return type(f"{family.name}Node", (base,), attributes)
 
 
-def kinds_tip(family: Family) -> str:
-    """What each kind of a family does, what it is, and which files it needs."""
+def family_fields(family: Family) -> tuple[Field, ...]:
+    """The inputs of a family's node: the image, the kind where there are several, and the settings of all kinds."""
+    kinds = [choice("kind", family.kinds, describe_kinds(family), family.kinds[0])] if len(family.kinds) > 1 else []
+    required = [_IMAGE, *kinds, _RESOLUTION, *([_REPAINT] if family.needs_mask else [])]
+    settings = [setting_field(setting, family) for setting in family.fields]
+    settings += [_NORMALIZE] if family.has_range else []
+    settings += [_SEED] if family.is_seeded else []
+    settings += [] if family.needs_mask else [_MASK]
+    return (*required, *optional(*settings))
+
+
+def describe_kinds(family: Family) -> str:
+    """What each kind of a family does, its nature, and the files that it needs."""
     return " ".join(f"{entry.name}: {entry.summary[:-1]} ({_nature(entry)})." for entry in family.entries)
 
 
 def _nature(entry: Entry) -> str:
     if not entry.weights:
         return f"{entry.nature}, no files needed"
-    files = " + ".join(weights.file for weights in entry.weights)
-    return f"learned, needs {files}" if len(entry.weights) == 1 else f"learned, by choice needs {files}"
+    files = [weights.file for weights in entry.weights]
+    return f"learned, needs {files[0]}" if len(files) == 1 else f"learned, needs some of {', '.join(files)}"
 
 
-def widget(field: Field, family: Family) -> tuple[Any, dict[str, Any]]:
-    """The field of the editor for a setting."""
-    parameter = field.parameter
-    everywhere = len(field.kinds) == len(family.kinds)
-    tip = parameter.help if everywhere else f"{parameter.help} For {', '.join(field.kinds)}."
-    options: dict[str, Any] = {"default": parameter.default, "tooltip": tip}
+def setting_field(setting: Setting, family: Family) -> Field:
+    """The input for a setting of a family."""
+    parameter = setting.parameter
+    everywhere = len(setting.kinds) == len(family.kinds)
+    tip = parameter.help if everywhere else f"{parameter.help} For {', '.join(setting.kinds)}."
+    types = {"int": "INT", "float": "FLOAT", "bool": "BOOLEAN", "choice": "COMBO", "text": "STRING"}
+    field = Field(setting.name, types[parameter.kind], tip, default=parameter.default)
     if parameter.kind == "choice":
-        return list(parameter.choices), options
-    if parameter.kind in ("int", "float"):
-        options |= _range(parameter)
-    return {"int": "INT", "float": "FLOAT", "bool": "BOOLEAN", "text": "STRING"}[parameter.kind], options
-
-
-def _range(parameter: Parameter) -> dict[str, Any]:
-    number = int if parameter.kind == "int" else float
+        return replace(field, choices=parameter.choices)
+    if parameter.kind not in ("int", "float"):
+        return field
+    kind = int if parameter.kind == "int" else float
     low = -_UNBOUNDED if parameter.minimum is None else parameter.minimum
     high = _UNBOUNDED if parameter.maximum is None else parameter.maximum
-    step = parameter.step or (1 if parameter.kind == "int" else 0.01)
-    limits = {"min": number(low), "max": number(high), "step": number(step)}
-    return limits if parameter.kind == "int" else {**limits, "round": 0.001}  # else numbers snap to the step
+    step = parameter.step or (1 if kind is int else 0.01)
+    # Without "round" the editor rounds a number to its step, and defaults such as 0.125 would change.
+    return replace(field, min=kind(low), max=kind(high), step=kind(step), round=None if kind is int else 0.001)
 
 
 class PixelPerfect(Node):
-    """The resolution at which a hint fits the picture to be made."""
+    """Computes the resolution at which a hint fits the image to be generated."""
 
     DISPLAY_NAME = "Pixel Perfect Resolution"
-    CATEGORY = "ControlNet Core/preprocess"
+    CATEGORY = CATEGORY
     DESCRIPTION = (
-        "The resolution for a preprocessor at which one pixel of the hint becomes one pixel of the picture to be made."
+        "Computes the resolution of a preprocessor at which one pixel of the hint becomes one pixel of the image to "
+        "be generated."
     )
     SEARCH_ALIASES = ["resolution", "hint size"]
-    RETURN_TYPES = ("INT", "STRING")
-    RETURN_NAMES = ("resolution", "text")
-    OUTPUT_TOOLTIPS = ("Link it to the resolution of a preprocessor.", "How it came about.")
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        side = {"default": 512, "min": 8, "max": 16384, "step": 8}
-        return {
-            "required": {
-                "image": ("IMAGE", {"tooltip": "The picture that the preprocessor will read."}),
-                "width": ("INT", {**side, "tooltip": "Width of the picture to be made."}),
-                "height": ("INT", {**side, "tooltip": "Height of the picture to be made."}),
-                "fit": (
-                    ["crop", "fill"],
-                    {
-                        "default": "crop",
-                        "tooltip": "crop: the hint covers the picture and is cut at its edges, as Apply ControlNet "
-                        "does. fill: the hint lies inside the picture, with borders around it.",
-                    },
-                ),
-            },
-            "optional": {
-                "latent": ("LATENT", {"tooltip": "Takes width and height from this latent of 8 pixels a cell instead."})
-            },
-        }
+    INPUTS = (
+        image("image", "The image that the preprocessor will read."),
+        side("width", 512, 8, tooltip="Width of the image to be generated, in pixels."),
+        side("height", 512, 8, tooltip="Height of the image to be generated, in pixels."),
+        choice(
+            "fit",
+            ["crop", "fill"],
+            "crop: the hint covers the image and is cropped at the edges, as in Apply ControlNet. fill: the hint lies "
+            "inside the image, with a border around it.",
+            "crop",
+        ),
+        *optional(latent("latent", "Takes width and height from this latent instead (8 pixels for each latent cell).")),
+    )
+    OUTPUTS = (
+        Output("INT", "resolution", "Link it to the resolution of a preprocessor."),
+        Output("STRING", "text", "How the resolution was computed."),
+    )
 
     def run(self, image: Tensor, width: int, height: int, fit: str, latent: Any = None) -> dict[str, Any]:
-        """-> shortest side in pixels, how it came about."""
+        """-> shorter side in pixels, how it was computed."""
         from ..preprocessors.resize import pixel_perfect
 
         if latent is not None:
             height, width = (8 * cells for cells in latent["samples"].shape[-2:])
         source_height, source_width = image.shape[1:3]
         side = pixel_perfect(source_height, source_width, height, width, fit=fit)
-        text = f"{source_width}x{source_height} for {width}x{height} by {fit}: the shortest side is {side}"
-        return {"ui": {"text": [text]}, "result": (side, text)}
+        text = f"{source_width}x{source_height} for {width}x{height}, {fit}: the shorter side is {side}"
+        return with_text(text, side, text)
 
 
 def report(entry: Entry, parameters: dict[str, Any], image: Tensor, hint: Tensor) -> str:
-    """What ran, in one line: method, what it is, settings, sizes, polarity."""
+    """What ran, in one line: method, nature, settings, sizes, polarity."""
     count, height, width = hint.shape[:3]
     source = f"{image.shape[2]}x{image.shape[1]}"
-    frames = "1 picture" if count == 1 else f"{count} pictures"
+    frames = "1 image" if count == 1 else f"{count} images"
     return f"{entry.describe(**parameters)}; {frames}, {source} to {width}x{height}; {entry.polarity}"
 
 
 def read_settings(text: str) -> dict[str, Any]:
-    """ "low=50, high=150" -> {"low": 50, "high": 150}; a part without "=" goes on with the value before it, so that
-    "classes=sky, tree" is one setting. Raises ValueRangeError.
+    """ "low=50, high=150" -> {"low": 50, "high": 150}. Raises ValueRangeError.
+
+    A part without "=" belongs to the value before it, so "classes=sky, tree" is one setting.
     """
     parts: list[list[str]] = []
     for part in (piece.strip() for piece in text.replace("\n", ",").split(",")):
@@ -325,7 +292,7 @@ def read_settings(text: str) -> dict[str, Any]:
         elif part and parts:
             parts[-1][1] += f", {part}"
         elif part:
-            raise ValueRangeError(f"settings {part!r}: expected name=value, for instance low=50, high=150")
+            raise ValueRangeError(f"settings {part!r}: expected name=value, such as low=50, high=150")
     return {name: _value(value) for name, value in parts}
 
 
@@ -339,6 +306,6 @@ def _value(text: str) -> Any:
 
 
 def as_core_error(error: preprocessors.PreprocessorError) -> CoreError:
-    """The same message as an error of the engine, so that it ends in the same exit code."""
+    """The same message as an error of the engine, with the same exit code."""
     kinds = {2: ValueRangeError, 3: MissingFileError}
     return kinds.get(error.exit_code, CoreError)(str(error))

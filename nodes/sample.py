@@ -1,4 +1,4 @@
-"""From noise to a latent."""
+"""The sampler node, and one that also reports what ran."""
 
 from __future__ import annotations
 
@@ -6,75 +6,40 @@ from typing import Any
 
 from ..controlnet_core.analysis.charts import draw_report
 from ..controlnet_core.control.report import Recorder, describe
-from ..controlnet_core.diffusion.samplers import SAMPLERS
-from ..controlnet_core.diffusion.schedule import SCHEDULERS
 from ..controlnet_core.pipeline import SampleSettings
-from .host import Node
+from .fields import Output, cfg, conditioning, denoise, latent, model, sampler, scheduler, seed, steps
+from .node import Node, with_text
 from .pictures import shown, to_image
 from .values import Conditioning, Latent
 
 
 class Sample(Node):
-    """The sampler."""
+    """Samples a latent."""
 
     DISPLAY_NAME = "Sample (ControlNet Core)"
     CATEGORY = "ControlNet Core/sample"
     DESCRIPTION = (
-        "Paints: removes noise step by step, guided by the prompt and by the control on it. The same seed gives "
-        "the same picture, here and in the native sampler."
+        "Generates a latent: removes noise step by step, guided by the prompts and by the control applied to them. "
+        "The same seed gives the same image here and in the native sampler."
     )
     SEARCH_ALIASES = ["ksampler", "sampler", "generate"]
-    RETURN_TYPES = ("LATENT",)
-    RETURN_NAMES = ("latent",)
-    OUTPUT_TOOLTIPS = ("The finished latent: link it to VAE Decode.",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "model": ("MODEL", {"tooltip": "The model that removes noise."}),
-                "positive": ("CONDITIONING", {"tooltip": "What the picture should show, with its control."}),
-                "negative": ("CONDITIONING", {"tooltip": "What it should keep away from."}),
-                "latent": ("LATENT", {"tooltip": "An empty latent, or an encoded picture to start from."}),
-                "seed": (
-                    "INT",
-                    {
-                        "default": 0,
-                        "min": 0,
-                        "max": 0xFFFFFFFFFFFFFFFF,
-                        "control_after_generate": True,
-                        "tooltip": "The noise to start from; another number gives another picture.",
-                    },
-                ),
-                "steps": (
-                    "INT",
-                    {"default": 20, "min": 1, "max": 10000, "tooltip": "How many steps; more take longer."},
-                ),
-                "cfg": (
-                    "FLOAT",
-                    {
-                        "default": 7.0,
-                        "min": 0.0,
-                        "max": 100.0,
-                        "step": 0.1,
-                        "round": 0.01,
-                        "tooltip": "How much the prompt counts against the negative one; 1 leaves that out.",
-                    },
-                ),
-                "sampler": (list(SAMPLERS), {"default": "euler", "tooltip": "How a step is taken."}),
-                "scheduler": (list(SCHEDULERS), {"default": "normal", "tooltip": "How the steps are spread."}),
-                "denoise": (
-                    "FLOAT",
-                    {
-                        "default": 1.0,
-                        "min": 0.0,
-                        "max": 1.0,
-                        "step": 0.01,
-                        "tooltip": "How much of the latent is repainted: 1 all of it, 0.5 keeps its layout.",
-                    },
-                ),
-            }
-        }
+    INPUTS = (
+        model("model", "The diffusion model."),
+        conditioning("positive", "The encoded prompt, with control."),
+        conditioning("negative", "The encoded negative prompt, with control."),
+        latent("latent", "An empty latent, or an encoded image to start from."),
+        seed(tooltip="Seed of the initial noise. Another seed gives another image."),
+        steps("Number of sampling steps. More steps take longer."),
+        cfg(
+            default=7.0,
+            tooltip="Guidance scale: how strongly the image follows the prompt rather than the negative prompt. 1 "
+            "turns guidance off.",
+        ),
+        sampler("sampler", "The algorithm that takes the steps.", "euler"),
+        scheduler("How the noise levels of the steps are spaced.", "normal"),
+        denoise("Fraction of the noise schedule to run. 1 starts from pure noise, 0.5 keeps the layout of the input."),
+    )
+    OUTPUTS = (Output("LATENT", "latent", "The generated latent: link it to VAE Decode."),)
 
     def run(
         self, model: Any, positive: Conditioning, negative: Conditioning, latent: Latent, **settings: Any
@@ -84,28 +49,23 @@ class Sample(Node):
 
 
 class ControlReport(Node):
-    """The sampler, telling what ran."""
+    """Samples a latent, and reports what ran."""
 
     DISPLAY_NAME = "Control Report"
     CATEGORY = "ControlNet Core/look"
     DESCRIPTION = (
-        "Samples as Sample does, to the same picture, and tells what ran: steps and evaluations, which ControlNet ran "
-        "in how many of them and for how long, what was cast to another precision, and how much each of its blocks "
-        "added at each step. Watching costs some time; Sample does without."
+        "Samples the same latent as Sample, and reports what ran: the number of steps and of model evaluations, how "
+        "often and how long each ControlNet ran, what was converted to another precision, and how much each block "
+        "added at each step. Recording takes some time; use Sample where no report is needed."
     )
     SEARCH_ALIASES = ["debug", "profile", "residual norms", "statistics"]
     OUTPUT_NODE = True
-    RETURN_TYPES = ("LATENT", "STRING", "IMAGE")
-    RETURN_NAMES = ("latent", "report", "picture")
-    OUTPUT_TOOLTIPS = (
-        "The finished latent, the same as from Sample.",
-        "The report as tables.",
-        "For each net a heat map of what its blocks added at each step.",
+    INPUTS = Sample.INPUTS
+    OUTPUTS = (
+        Output("LATENT", "latent", "The generated latent, the same as from Sample."),
+        Output("STRING", "report", "The report as tables."),
+        Output("IMAGE", "picture", "A heat map for each ControlNet: what its blocks added at each step."),
     )
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return Sample.INPUT_TYPES()
 
     def run(
         self, model: Any, positive: Conditioning, negative: Conditioning, latent: Latent, **settings: Any
@@ -116,4 +76,4 @@ class ControlReport(Node):
         result = self.host.sample(model, positive, negative, latent, wanted, recorder)
         report = recorder.report()
         text, image = describe(report), to_image(draw_report(report))
-        return {"ui": {"text": [text], **shown(self.host, image)}, "result": (result, text, image)}
+        return with_text(text, result, text, image, **shown(self.host, image))

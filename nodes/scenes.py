@@ -1,4 +1,4 @@
-"""Example pictures: photographs, and scenes of the demo world with their exact hints."""
+"""Example images: photographs, and scenes of the demo world with their exact hints."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from ..controlnet_core.training.demo_world import RenderedScene
 
 STEREO = "stereo pair"
-"""A photograph beside a copy whose lower half is shifted, as if it were nearer."""
+"""A photograph beside a copy whose lower half is shifted, as if it were nearer to the camera."""
 Z_PASS_SKY = 65504.0
+"""Distance of the sky: the largest number of a 16-bit float, which renderers write for infinity."""
 SCENES: Mapping[str, int] = MappingProxyType({f"demo scene {i + 1}": 1_000_000 + i for i in range(12)})
-"""Name -> seed; the seeds are none of those that the demo model was trained on."""
+"""Name -> seed of a scene. The demo model was not trained on these seeds."""
 CAPTIONS: Mapping[str, str] = MappingProxyType(
     {
         "astronaut": "a photo of an astronaut in an orange suit in front of a flag",
@@ -32,16 +33,16 @@ CAPTIONS: Mapping[str, str] = MappingProxyType(
 
 
 def photo(path: Path, view: str, size: int) -> tuple[Tensor, str]:
-    """IMAGE (1, size, size, 3) of a photograph, and its caption; twice as wide as a stereo pair.
+    """IMAGE (1, size, size, 3) of a photograph, and its caption. A stereo pair is twice as wide.
 
-    Raises ValueRangeError for other views.
+    view: "picture" or STEREO. Raises ValueRangeError for other views.
     """
     from PIL import Image
 
     if view not in ("picture", STEREO):
         raise ValueRangeError(
-            f"{path.stem} is a photograph without an exact {view} hint: choose a demo scene, or make the hint "
-            "with Preprocess"
+            f"{path.stem} is a photograph and has no exact {view} hint: choose a demo scene, or make the hint with "
+            "Preprocess"
         )
     with Image.open(path) as image:
         side = min(image.size)
@@ -57,7 +58,7 @@ def photo(path: Path, view: str, size: int) -> tuple[Tensor, str]:
 
 
 def scene(name: str, view: str, size: int) -> tuple[Tensor, str]:
-    """IMAGE (1, size, size, 3) of a demo scene seen as `view`, and its caption."""
+    """IMAGE (1, size, size, 3) of a demo scene, and its caption. view: a key of VIEWS."""
     from ..controlnet_core.training.demo_world import render_seed
 
     if view not in VIEWS:
@@ -90,7 +91,7 @@ def _depth(rendered: RenderedScene) -> np.ndarray:
 
 
 def _z_pass(rendered: RenderedScene) -> np.ndarray:
-    """Distances in metres as a renderer writes them, the sky very far."""
+    """Distances in metres, as a renderer writes them."""
     return np.repeat(np.where(np.isfinite(rendered.depth), rendered.depth, Z_PASS_SKY)[..., None], 3, axis=-1)
 
 
@@ -122,4 +123,4 @@ VIEWS: Mapping[str, Callable[[RenderedScene], np.ndarray]] = MappingProxyType(
         "z-pass": _z_pass,
     }
 )
-"""How a scene is seen: each takes a rendered scene and gives (H, W, 3) in [0, 1], or distances as z-pass."""
+"""Views of a rendered scene: each returns (H, W, 3) in [0, 1], or distances in metres for z-pass."""

@@ -1,4 +1,4 @@
-"""What sampling may leave out, as a node, so that a workflow carries it."""
+"""The node that makes sampling faster at the price of exactness, so that a workflow can store these settings."""
 
 from __future__ import annotations
 
@@ -6,102 +6,79 @@ from typing import Any
 
 from ..controlnet_core.engine.run import Shortcuts
 from ..controlnet_core.errors import ValueRangeError
-from .host import Node
+from .fields import Field, Output, integer, model, number, optional, share, switch
+from .node import Node, with_text
 
-SELDOM = {"default": 1, "min": 1, "max": 100}
-SHARE = {"min": 0.0, "max": 1.0, "step": 0.01}
+
+def every(name: str, tooltip: str) -> Field:
+    """A number of steps in which something is computed once."""
+    return integer(name, 1, 1, 100, tooltip)
 
 
 class ShortcutsNode(Node):
-    """MODEL -> MODEL."""
+    """Skips work during sampling; the image changes a little."""
 
     DISPLAY_NAME = "Shortcuts (faster, not exact)"
     CATEGORY = "ControlNet Core/sample"
     DESCRIPTION = (
-        "Leaves work out while the model is sampled, at a price: the picture comes out a little different. What is "
-        "left out is continued from the steps before. As it is placed, everything is off. It replaces what a Shortcuts "
-        "node in front of it says. Errors in the fields are of the latent of the demo model, mean (largest) of twelve "
-        "scenes in 20 steps; times are in benchmarks/README.md. In the editor it acts on ControlNets loaded with this "
-        "pack, and on the UNet where Accelerate is on the same model; where it cannot act, the log and the text on the "
-        "node say so."
+        "Skips work during sampling, so the image changes a little. What is skipped is extrapolated from the steps "
+        "before. All shortcuts are off at first. This node replaces the settings of a Shortcuts node before it. The "
+        "errors given for each field are errors of the latent with the demo model: the mean (and the largest) of "
+        "twelve scenes in 20 steps. Times are in benchmarks/README.md. Inside ComfyUI, shortcuts act on ControlNets "
+        "that this pack loaded, and on the UNet where Accelerate is on the same model. Where a shortcut has no "
+        "effect, the log and the text on the node say so."
     )
     SEARCH_ALIASES = ["speed", "fast", "cache", "deepcache", "teacache", "easycache", "guidance interval", "reuse"]
-    RETURN_TYPES = ("MODEL", "STRING")
-    RETURN_NAMES = ("model", "report")
-    OUTPUT_TOOLTIPS = ("The model, for any sampler.", "What will be left out.")
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "model": ("MODEL", {"tooltip": "The model. LoRA and Accelerate may stand in front or behind."}),
-                "reuse_every": (
-                    "INT",
-                    {
-                        **SELDOM,
-                        "tooltip": "ControlNets run once in so many steps; 1: at each. 2: in 11 of 20 steps, error "
-                        "0.5 % (1.8 %) with one net, 0.6 % (1.2 %) with three. 3: in 8 of 20, 0.9 % (1.8 %) and 0.9 % "
-                        "(1.4 %).",
-                    },
-                ),
-                "reuse_tolerance": (
-                    "FLOAT",
-                    {
-                        "default": 0.0,
-                        "min": 0.0,
-                        "max": 10.0,
-                        "step": 0.01,
-                        "tooltip": "ControlNets run when the latent has changed by this share since they ran; 0: at "
-                        "each step. Often at the start, seldom for details. 0.1: error 0.8 % (2.0 %) with one net, "
-                        "0.9 % (2.5 %) with three. With reuse_every above 1 they run when either says so.",
-                    },
-                ),
-                "deep_every": (
-                    "INT",
-                    {
-                        **SELDOM,
-                        "tooltip": "ControlNets and all of the UNet but its top level run once in so many steps; 1: at "
-                        "each. 2: in 11 of 20 steps, error 1.1 % (2.8 %) with one net, 1.3 % (3.6 %) with three. 3: in "
-                        "8 of 20, 1.8 % (3.5 %) and 1.9 % (4.3 %). In the editor it needs Accelerate.",
-                    },
-                ),
-                "encoder_every": (
-                    "INT",
-                    {
-                        **SELDOM,
-                        "tooltip": "ControlNets and the UNet's encoder run once in so many steps; 1: at each. Not with "
-                        "deep_every. 2: in 11 of 20 steps, error 1.7 % (7.9 %) with one net, 1.0 % (3.4 %) with three. "
-                        "In the editor it needs Accelerate.",
-                    },
-                ),
-                "guidance_start": (
-                    "FLOAT",
-                    {
-                        "default": 0.0,
-                        **SHARE,
-                        "tooltip": "Where the negative prompt begins to count: 0 is pure noise, 1 the finished "
-                        "picture. Outside, a step takes half the time. 0.1 to 0.8: error 12 % (52 %) with one net, "
-                        "8.5 % (20 %) with three.",
-                    },
-                ),
-                "guidance_end": (
-                    "FLOAT",
-                    {"default": 1.0, **SHARE, "tooltip": "Where the negative prompt ceases to count."},
-                ),
-            },
-            "optional": {
-                "careful": (
-                    "BOOLEAN",
-                    {
-                        "default": False,
-                        "tooltip": "With the fields called every: nothing is left out in the first 30 % of the way, "
-                        "where the layout is made, and less up to the half. With deep_every 3: in 11 of 20 steps, "
-                        "error 1.1 % (4.6 %) with one net, 0.8 % (1.0 %) with three.",
-                    },
-                ),
-            },
-            "hidden": {"unique_id": "UNIQUE_ID"},
-        }
+    INPUTS = (
+        model("model", "The model. LoRA and Accelerate may stand before or after this node."),
+        every(
+            "reuse_every",
+            "Run the ControlNets once in this many steps; 1 is every step. 2: in 11 of 20 steps, error 0.5 % (1.8 %) "
+            "with one ControlNet, 0.6 % (1.2 %) with three. 3: in 8 of 20 steps, 0.9 % (1.8 %) and 0.9 % (1.4 %).",
+        ),
+        number(
+            "reuse_tolerance",
+            0.0,
+            0.0,
+            10.0,
+            "Run the ControlNets when the latent has changed by this fraction since they last ran; 0 is every step. "
+            "They run often at the start and rarely at the end. 0.1: error 0.8 % (2.0 %) with one ControlNet, 0.9 % "
+            "(2.5 %) with three. Together with reuse_every, they run when one of the two conditions is met.",
+        ),
+        every(
+            "deep_every",
+            "Run the ControlNets and the lower levels of the UNet once in this many steps; the top level runs in "
+            "every step. 2: in 11 of 20 steps, error 1.1 % (2.8 %) with one ControlNet, 1.3 % (3.6 %) with three. 3: "
+            "in 8 of 20 steps, 1.8 % (3.5 %) and 1.9 % (4.3 %). Inside ComfyUI it needs Accelerate.",
+        ),
+        every(
+            "encoder_every",
+            "Run the ControlNets and the encoder of the UNet once in this many steps; 1 is every step. Cannot be "
+            "combined with deep_every. 2: in 11 of 20 steps, error 1.7 % (7.9 %) with one ControlNet, 1.0 % (3.4 %) "
+            "with three. Inside ComfyUI it needs Accelerate.",
+        ),
+        share(
+            "guidance_start",
+            0.0,
+            "Where guidance by the negative prompt starts: 0 is pure noise, 1 is the finished image. Without guidance "
+            "a step takes half the time. 0.1 to 0.8: error 12 % (52 %) with one ControlNet, 8.5 % (20 %) with three.",
+        ),
+        share("guidance_end", 1.0, "Where guidance by the negative prompt ends."),
+        *optional(
+            switch(
+                "careful",
+                False,
+                "For the fields whose names end in every: computes every step until 30 % of the sampling, where the "
+                "layout is decided, and at least every second step until 50 %. With deep_every 3: in 11 of 20 steps, "
+                "error 1.1 % (4.6 %) with one ControlNet, 0.8 % (1.0 %) with three.",
+            )
+        ),
+    )
+    HIDDEN = ("unique_id",)
+    OUTPUTS = (
+        Output("MODEL", "model", "The model, for any sampler."),
+        Output("STRING", "report", "What will be skipped."),
+    )
 
     @classmethod
     def VALIDATE_INPUTS(
@@ -111,18 +88,19 @@ class ShortcutsNode(Node):
         guidance_start: float | None = None,
         guidance_end: float | None = None,
     ) -> bool | str:
-        """Fields that contradict each other are told before anything runs; None for one that is linked."""
-        told = {
+        """True, or a message about fields that contradict each other. A linked field is None."""
+        # ComfyUI passes only the inputs that are named here, so **fields would receive nothing.
+        fields = {
             "encoder_every": encoder_every, "deep_every": deep_every, "guidance_start": guidance_start,
             "guidance_end": guidance_end,
         }  # fmt: skip
         try:
-            Shortcuts(**{name: value for name, value in told.items() if value is not None})  # type: ignore[arg-type]
+            Shortcuts(**{name: value for name, value in fields.items() if value is not None})  # type: ignore[arg-type]
         except ValueRangeError as error:
             return str(error)
         return True
 
     def run(self, model: Any, unique_id: str | None = None, **fields: Any) -> dict[str, Any]:
-        """-> MODEL, what will be left out. Raises ValueRangeError for fields that contradict each other."""
+        """-> MODEL, what will be skipped. Raises ValueRangeError for fields that contradict each other."""
         result, text = self.host.shorten(model, Shortcuts(**fields), unique_id)
-        return {"ui": {"text": [text]}, "result": (result, text)}
+        return with_text(text, result, text)

@@ -1,14 +1,13 @@
-"""What travels between nodes: plain records, the same in every home unless said otherwise.
+"""The values on the links between nodes.
 
-MODEL, CLIP, VAE and CONTROL_NET are the host's own objects in the editor; headless they are `Model`,
-`Clip`, `Vae` and `ControlNetHandle`. CONDITIONING has the host's form everywhere: a list of
-[text (1, tokens, width), options].
+Inside ComfyUI, MODEL, CLIP, VAE and CONTROL_NET are ComfyUI's own objects; without it they are `Model`, `Clip`, `Vae`
+and `ControlNetHandle`. CONDITIONING has ComfyUI's form everywhere: a list of [text (1, tokens, width), options].
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -30,16 +29,16 @@ from ..controlnet_core.models.vae import AutoencoderKL
 from ..controlnet_core.pipeline import DiffusionModel
 
 Clip: TypeAlias = TextEncoder | DualTextEncoder
-"""A headless CLIP."""
+"""A CLIP without ComfyUI."""
 Conditioning: TypeAlias = list[list[Any]]
 Latent: TypeAlias = Mapping[str, Any]
-"""{"samples": (B, 4, h, w)} as the autoencoder makes them, not scaled for a UNet; sometimes with "noise_mask"
-(B, 1, H, W) and "batch_index" (list of int)."""
+"""{"samples": (B, 4, h, w)}, not scaled for the UNet; may have "noise_mask" (B, 1, H, W) and "batch_index" (list of
+int: the position of each row in the batch that the noise is made for)."""
 
 
 @dataclass(frozen=True, eq=False)
 class AppliedLora:
-    """A LoRA on a MODEL: the file's name, its updates by our names of the UNet's weights, and its strength."""
+    """A LoRA on a MODEL: the name of its file, its updates by the names of the UNet's weights, and its strength."""
 
     name: str
     updates: Mapping[str, Update]
@@ -48,10 +47,10 @@ class AppliedLora:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A headless MODEL: the UNet as its file has it, with its schedule, and the LoRAs on it, in their order.
+    """A MODEL without ComfyUI: the UNet of a file with its noise schedule, and the LoRAs to apply, in order.
 
-    rescale: how much of the contrast that guidance adds is taken back, see `diffusion.guidance`. shortcuts: what
-    sampling may leave out.
+    rescale: the fraction of the contrast added by guidance that is removed, see `diffusion.guidance`. shortcuts: the
+    work that sampling may skip.
     """
 
     base: DiffusionModel
@@ -63,7 +62,8 @@ class Model:
 
     @cached_property
     def diffusion(self) -> DiffusionModel:
-        """What is sampled: the base with its LoRAs, merged when first asked for, so that a chain is merged once."""
+        """The base with its LoRAs merged into it."""
+        # Merged at the first use, so that a chain of LoRA nodes is merged once, at its end.
         if not self.loras:
             return self.base
         unet = merge(self.base.unet, [(lora.updates, lora.strength) for lora in self.loras])
@@ -72,20 +72,20 @@ class Model:
 
 @dataclass(frozen=True, eq=False)
 class Vae:
-    """A headless VAE."""
+    """A VAE without ComfyUI."""
 
     model: AutoencoderKL
     path: Path
 
     @property
     def factor(self) -> int:
-        """Pixels per latent cell along one side."""
+        """Side of a latent cell in pixels."""
         return self.model.config.factor
 
 
 @dataclass(frozen=True, eq=False)
 class ControlNetHandle:
-    """A headless CONTROL_NET. kind: what its hint shows, for a net that reads several kinds; empty for none."""
+    """A CONTROL_NET without ComfyUI. kind: what its hint shows, for ControlNet Union; empty where it is not set."""
 
     net: ControlModel
     identity: Identity
@@ -94,13 +94,13 @@ class ControlNetHandle:
 
     @property
     def name(self) -> str:
-        """What messages and reports call it."""
+        """Its name in messages and reports."""
         return self.path.name
 
 
 @dataclass(frozen=True, eq=False)
 class HintSpec:
-    """A further picture for a net that reads several: IMAGE (B, H, W, C), and what it shows ("depth", ...)."""
+    """A further hint for a ControlNet Union: IMAGE (B, H, W, C), and what it shows ("depth", ...)."""
 
     image: Tensor
     kind: str = ""
@@ -108,7 +108,7 @@ class HintSpec:
 
 @dataclass(frozen=True)
 class UnitOptions:
-    """What few units need; the fields are those of `control.unit.ControlUnit`."""
+    """Rarely used options of a unit; see the fields of `control.unit.ControlUnit`."""
 
     fit: str = "crop"
     kind: str = ""
@@ -120,10 +120,9 @@ class UnitOptions:
 
 @dataclass(frozen=True, eq=False)
 class ControlSpec:
-    """A unit of control as nodes describe it; the host makes its own kind of control from it.
+    """The description of a unit by a node. The host turns it into its own kind of control.
 
-    net: a CONTROL_NET. image: (B, H, W, C) in [0, 1]. The other fields are those of
-    `control.unit.ControlUnit`.
+    net: a CONTROL_NET. image: (B, H, W, C) in [0, 1]. For the other fields see `control.unit.ControlUnit`.
     """
 
     net: Any
@@ -134,19 +133,19 @@ class ControlSpec:
     mode: str = "balanced"
     mask: Tensor | None = None
     block_weights: BlockWeights | None = None
-    name: str = field(default="")
+    name: str = ""
     schedule: StrengthCurve | None = None
     options: UnitOptions = UnitOptions()
     hints: tuple[HintSpec, ...] = ()
 
 
 SpecStack: TypeAlias = tuple[ControlSpec, ...]
-"""What the socket CNCORE_STACK carries."""
+"""A CNCORE_STACK."""
 
 
 @dataclass(frozen=True, eq=False)
 class Controlled:
-    """What acts on a conditioning, and on which noise levels: all that a plan needs."""
+    """The units on a conditioning, and the noise levels and shapes of the model."""
 
     units: ControlStack
     schedule: NoiseSchedule

@@ -1,34 +1,37 @@
-"""The editor's own nodes that everyday workflows use, for runs without the editor.
+"""The host without ComfyUI, and those of ComfyUI's own nodes that common workflows use.
 
-IDs, inputs, defaults, outputs and arithmetic are those of ComfyUI 0.3.64, so that a workflow runs
-unchanged and gives the same picture.
+IDs, inputs, defaults, outputs and arithmetic of the nodes are those of ComfyUI 0.3.64, so that a workflow runs
+unchanged and gives the same image.
 """
 
 from __future__ import annotations
 
 
 def native_nodes() -> dict[str, type]:
-    """Native node classes by ID, not bound to a host yet."""
+    """ComfyUI's node classes by ID, not bound to a host. The name of a class is its ID."""
+    from ..node import Node
     from . import (
         conditioning,
         control,
         custom_sampling,
-        editing,
         files,
         images,
         latents,
         loaders,
-        noise_levels,
-        parts,
+        model_sampling,
         primitives,
         sampling,
-        sdxl,
         vae,
     )
 
     modules = (
-        loaders, parts, conditioning, sdxl, control, editing, vae, latents, noise_levels, sampling,
-        custom_sampling, images, files,
+        loaders, conditioning, control, vae, latents, model_sampling, sampling, custom_sampling, images, files,
         primitives,
     )  # fmt: skip
-    return {name: cls for module in modules for name, cls in module.NODES.items()}
+    # Base classes have no description, so they are left out.
+    return {
+        name: value
+        for module in modules
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, Node) and value.DESCRIPTION
+    }

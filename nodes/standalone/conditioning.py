@@ -1,4 +1,4 @@
-"""Native nodes on CONDITIONING: encoding, combining, areas, masks, windows."""
+"""ComfyUI's nodes on CONDITIONING: encoding, combining, areas, masks, time ranges."""
 
 from __future__ import annotations
 
@@ -7,73 +7,59 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..host import Node
+from ..fields import choice, clip, conditioning, factor, mask, number, prompt, share, side
+from ..node import Node
 from ..values import Conditioning
 
-MAX_SIDE = 16384
-STRENGTH = ("FLOAT", {"default": 1.0, "min": 0.0, "max": 10.0, "step": 0.01})
+CONDITIONING = conditioning("conditioning")
+STRENGTH = factor("strength")
+TO_FROM = (conditioning("conditioning_to"), conditioning("conditioning_from"))
 
 
 def with_options(conditioning: Conditioning, **options: Any) -> Conditioning:
-    """Each entry with these options set."""
+    """Set these options on each entry."""
     return [[text, {**old, **options}] for text, old in conditioning]
 
 
-class CLIPTextEncode(Node):
-    """A prompt."""
+class ConditioningNode(Node):
+    """Base of the nodes that return a CONDITIONING."""
 
     CATEGORY = "conditioning"
-    DESCRIPTION = "Encodes a prompt with the text encoder, to guide the model."
     RETURN_TYPES = ("CONDITIONING",)
 
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        text = ("STRING", {"multiline": True, "dynamicPrompts": True})
-        return {"required": {"text": text, "clip": ("CLIP",)}}
+
+class CLIPTextEncode(ConditioningNode):
+    """Encodes a prompt."""
+
+    DESCRIPTION = "Encodes a prompt with the text encoder, to guide the model."
+    INPUTS = (prompt("text"), clip("clip"))
 
     def run(self, text: str, clip: Any) -> tuple[Conditioning]:
         """-> CONDITIONING."""
         return (self.host.encode_prompt(clip, text),)
 
 
-class ConditioningCombine(Node):
-    """Both at once: their predictions are averaged."""
+class ConditioningCombine(ConditioningNode):
+    """Averages the predictions of two prompts."""
 
-    CATEGORY = "conditioning"
-    DESCRIPTION = "Uses both: what the model predicts for each is averaged."
-    RETURN_TYPES = ("CONDITIONING",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"conditioning_1": ("CONDITIONING",), "conditioning_2": ("CONDITIONING",)}}
+    DESCRIPTION = "Uses both prompts: the predictions of the model for each of them are averaged."
+    INPUTS = (conditioning("conditioning_1"), conditioning("conditioning_2"))
 
     def run(self, conditioning_1: Conditioning, conditioning_2: Conditioning) -> tuple[Conditioning]:
         """-> CONDITIONING."""
         return ([*conditioning_1, *conditioning_2],)
 
 
-class ConditioningAverage(Node):
-    """A mixture of two texts."""
+class ConditioningAverage(ConditioningNode):
+    """Mixes two encoded texts."""
 
-    CATEGORY = "conditioning"
-    DESCRIPTION = "Mixes the encoded texts themselves: strength 1 is the first alone."
-    RETURN_TYPES = ("CONDITIONING",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        share = ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01})
-        return {
-            "required": {
-                "conditioning_to": ("CONDITIONING",),
-                "conditioning_from": ("CONDITIONING",),
-                "conditioning_to_strength": share,
-            }
-        }
+    DESCRIPTION = "Mixes two encoded texts. Strength 1 is the first text alone."
+    INPUTS = (*TO_FROM, share("conditioning_to_strength", 1.0))
 
     def run(
         self, conditioning_to: Conditioning, conditioning_from: Conditioning, conditioning_to_strength: float
     ) -> tuple[Conditioning]:
-        """-> CONDITIONING; of `conditioning_from` the first entry counts."""
+        """-> CONDITIONING. Only the first entry of `conditioning_from` is used."""
         other, other_options = conditioning_from[0]
         share = conditioning_to_strength
         result = []
@@ -90,36 +76,25 @@ class ConditioningAverage(Node):
         return (result,)
 
 
-class ConditioningConcat(Node):
-    """One text after the other."""
+class ConditioningConcat(ConditioningNode):
+    """Appends one encoded text to another."""
 
-    CATEGORY = "conditioning"
-    DESCRIPTION = "Reads one text after the other, as one longer text."
-    RETURN_TYPES = ("CONDITIONING",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"conditioning_to": ("CONDITIONING",), "conditioning_from": ("CONDITIONING",)}}
+    DESCRIPTION = "Appends one encoded text to another, as one longer text."
+    INPUTS = TO_FROM
 
     def run(self, conditioning_to: Conditioning, conditioning_from: Conditioning) -> tuple[Conditioning]:
-        """-> CONDITIONING; of `conditioning_from` the first entry counts."""
+        """-> CONDITIONING. Only the first entry of `conditioning_from` is used."""
         tail = conditioning_from[0][0]
         return ([[torch.cat((text, tail), dim=1), {**options}] for text, options in conditioning_to],)
 
 
-class ConditioningSetArea(Node):
-    """A rectangle in pixels."""
+class ConditioningSetArea(ConditioningNode):
+    """Limits a prompt to a rectangle in pixels."""
 
-    CATEGORY = "conditioning"
-    DESCRIPTION = "Limits a prompt to a rectangle of the picture, in pixels."
-    RETURN_TYPES = ("CONDITIONING",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        side = ("INT", {"default": 64, "min": 64, "max": MAX_SIDE, "step": 8})
-        corner = ("INT", {"default": 0, "min": 0, "max": MAX_SIDE, "step": 8})
-        box = {"width": side, "height": side, "x": corner, "y": corner}
-        return {"required": {"conditioning": ("CONDITIONING",), **box, "strength": STRENGTH}}
+    DESCRIPTION = "Limits a prompt to a rectangle of the image, in pixels."
+    INPUTS = (
+        CONDITIONING, side("width", 64, 64), side("height", 64, 64), side("x", 0), side("y", 0), STRENGTH
+    )  # fmt: skip
 
     def run(
         self, conditioning: Conditioning, width: int, height: int, x: int, y: int, strength: float
@@ -129,19 +104,11 @@ class ConditioningSetArea(Node):
         return (with_options(conditioning, area=area, strength=strength, set_area_to_bounds=False),)
 
 
-class ConditioningSetAreaPercentage(Node):
-    """A rectangle in shares of the picture."""
+class ConditioningSetAreaPercentage(ConditioningNode):
+    """Limits a prompt to a rectangle in fractions of the image."""
 
-    CATEGORY = "conditioning"
-    DESCRIPTION = "Limits a prompt to a rectangle of the picture, in shares of its sides."
-    RETURN_TYPES = ("CONDITIONING",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        part = {"min": 0, "max": 1.0, "step": 0.01}
-        side, corner = ("FLOAT", {"default": 1.0, **part}), ("FLOAT", {"default": 0, **part})
-        box = {"width": side, "height": side, "x": corner, "y": corner}
-        return {"required": {"conditioning": ("CONDITIONING",), **box, "strength": STRENGTH}}
+    DESCRIPTION = "Limits a prompt to a rectangle of the image, in fractions of its sides."
+    INPUTS = (CONDITIONING, share("width", 1.0), share("height", 1.0), share("x", 0.0), share("y", 0.0), STRENGTH)
 
     def run(
         self, conditioning: Conditioning, width: float, height: float, x: float, y: float, strength: float
@@ -151,39 +118,22 @@ class ConditioningSetAreaPercentage(Node):
         return (with_options(conditioning, area=area, strength=strength, set_area_to_bounds=False),)
 
 
-class ConditioningSetAreaStrength(Node):
-    """How much a prompt counts."""
+class ConditioningSetAreaStrength(ConditioningNode):
+    """Sets the weight of a prompt."""
 
-    CATEGORY = "conditioning"
-    DESCRIPTION = "Sets how much a prompt counts beside the others."
-    RETURN_TYPES = ("CONDITIONING",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"conditioning": ("CONDITIONING",), "strength": STRENGTH}}
+    DESCRIPTION = "Sets the weight of a prompt beside other prompts."
+    INPUTS = (CONDITIONING, STRENGTH)
 
     def run(self, conditioning: Conditioning, strength: float) -> tuple[Conditioning]:
         """-> CONDITIONING."""
         return (with_options(conditioning, strength=strength),)
 
 
-class ConditioningSetMask(Node):
-    """Where a prompt counts."""
+class ConditioningSetMask(ConditioningNode):
+    """Limits a prompt to a mask."""
 
-    CATEGORY = "conditioning"
-    DESCRIPTION = "Limits a prompt to where a mask is white."
-    RETURN_TYPES = ("CONDITIONING",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "conditioning": ("CONDITIONING",),
-                "mask": ("MASK",),
-                "strength": STRENGTH,
-                "set_cond_area": (["default", "mask bounds"],),
-            }
-        }
+    DESCRIPTION = "Limits a prompt to the white part of a mask."
+    INPUTS = (CONDITIONING, mask("mask"), STRENGTH, choice("set_cond_area", ["default", "mask bounds"]))
 
     def run(self, conditioning: Conditioning, mask: Tensor, strength: float, set_cond_area: str) -> tuple[Conditioning]:
         """-> CONDITIONING."""
@@ -192,16 +142,12 @@ class ConditioningSetMask(Node):
         return (with_options(conditioning, mask=mask, set_area_to_bounds=bounds, mask_strength=strength),)
 
 
-class ConditioningZeroOut(Node):
-    """Nothing said."""
+class ConditioningZeroOut(ConditioningNode):
+    """Replaces the encoded text by zeros."""
 
     CATEGORY = "advanced/conditioning"
     DESCRIPTION = "Replaces the encoded text by zeros."
-    RETURN_TYPES = ("CONDITIONING",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"conditioning": ("CONDITIONING",)}}
+    INPUTS = (CONDITIONING,)
 
     def run(self, conditioning: Conditioning) -> tuple[Conditioning]:
         """-> CONDITIONING."""
@@ -213,38 +159,49 @@ class ConditioningZeroOut(Node):
         return (result,)
 
 
-class ConditioningSetTimestepRange(Node):
-    """When a prompt counts."""
+class ConditioningSetTimestepRange(ConditioningNode):
+    """Limits a prompt to a part of the sampling."""
 
     CATEGORY = "advanced/conditioning"
     DESCRIPTION = "Limits a prompt to a part of the sampling: 0 is the start, 1 the end."
-    RETURN_TYPES = ("CONDITIONING",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        part = {"min": 0.0, "max": 1.0, "step": 0.001}
-        return {
-            "required": {
-                "conditioning": ("CONDITIONING",),
-                "start": ("FLOAT", {"default": 0.0, **part}),
-                "end": ("FLOAT", {"default": 1.0, **part}),
-            }
-        }
+    INPUTS = (CONDITIONING, share("start", 0.0, step=0.001), share("end", 1.0, step=0.001))
 
     def run(self, conditioning: Conditioning, start: float, end: float) -> tuple[Conditioning]:
         """-> CONDITIONING."""
         return (with_options(conditioning, start_percent=start, end_percent=end),)
 
 
-NODES: dict[str, type] = {
-    "CLIPTextEncode": CLIPTextEncode,
-    "ConditioningCombine": ConditioningCombine,
-    "ConditioningAverage": ConditioningAverage,
-    "ConditioningConcat": ConditioningConcat,
-    "ConditioningSetArea": ConditioningSetArea,
-    "ConditioningSetAreaPercentage": ConditioningSetAreaPercentage,
-    "ConditioningSetAreaStrength": ConditioningSetAreaStrength,
-    "ConditioningSetMask": ConditioningSetMask,
-    "ConditioningZeroOut": ConditioningZeroOut,
-    "ConditioningSetTimestepRange": ConditioningSetTimestepRange,
-}
+# ---- SDXL, which also reads the size of the image
+
+SDXL_SIZES = tuple(
+    side(name, 0 if name.startswith("crop") else 1024, step=None)
+    for name in ("width", "height", "crop_w", "crop_h", "target_width", "target_height")
+)
+
+
+class CLIPTextEncodeSDXL(ConditioningNode):
+    """Encodes a prompt for each of SDXL's text encoders, with image sizes."""
+
+    CATEGORY = "advanced/conditioning"
+    DESCRIPTION = "Encodes a prompt for SDXL: one text for each of its text encoders, and the sizes that SDXL reads."
+    INPUTS = (clip("clip"), *SDXL_SIZES, prompt("text_g"), prompt("text_l"))
+
+    def run(self, clip: Any, text_g: str, text_l: str, **sizes: int) -> tuple[Conditioning]:
+        """-> CONDITIONING."""
+        return (with_options(self.host.encode_prompt(clip, text_g, text_l), **sizes),)
+
+
+class CLIPTextEncodeSDXLRefiner(ConditioningNode):
+    """Encodes a prompt for SDXL's refiner, with image size and aesthetic score."""
+
+    CATEGORY = "advanced/conditioning"
+    DESCRIPTION = "Encodes a prompt for SDXL's refiner: text, image size, and aesthetic score."
+    INPUTS = (
+        number("ascore", 6.0, 0.0, 1000.0), side("width", 1024, step=None), side("height", 1024, step=None),
+        prompt("text"), clip("clip"),
+    )  # fmt: skip
+
+    def run(self, ascore: float, width: int, height: int, text: str, clip: Any) -> tuple[Conditioning]:
+        """-> CONDITIONING."""
+        encoded = self.host.encode_prompt(clip, text)
+        return (with_options(encoded, aesthetic_score=ascore, width=width, height=height),)

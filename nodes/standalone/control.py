@@ -1,4 +1,4 @@
-"""Native apply nodes."""
+"""ComfyUI's nodes that apply ControlNets."""
 
 from __future__ import annotations
 
@@ -8,31 +8,25 @@ from typing import Any
 from torch import Tensor
 
 from ...controlnet_core.models.union import UNION_CHOICES
-from ..host import Node
+from ..fields import choice, conditioning, control_net, factor, image, mask, optional, vae, window
+from ..node import Node
 from ..units import add_units
-from ..values import Conditioning, ControlNetHandle, ControlSpec, Vae
+from ..values import Conditioning, ControlNetHandle, ControlSpec
 
-STRENGTH = ("FLOAT", {"default": 1.0, "min": 0.0, "max": 10.0, "step": 0.01})
+CATEGORY = "conditioning/controlnet"
+PROMPTS = (conditioning("positive"), conditioning("negative"))
+NET, IMAGE, VAE = control_net("control_net"), image("image"), vae("vae")
+STRENGTH = factor("strength")
 
 
 class ControlNetApply(Node):
-    """Control on one half, given to the other half as well."""
+    """Applies a ControlNet to the prompt, and to a negative prompt that has no control of its own."""
 
-    CATEGORY = "conditioning/controlnet"
-    DESCRIPTION = "Makes a picture follow a hint; the negative prompt is controlled the same way."
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Makes an image follow a hint. The negative prompt is controlled the same way."
     DEPRECATED = True
     RETURN_TYPES = ("CONDITIONING",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "conditioning": ("CONDITIONING",),
-                "control_net": ("CONTROL_NET",),
-                "image": ("IMAGE",),
-                "strength": STRENGTH,
-            }
-        }
+    INPUTS = (conditioning("conditioning"), NET, IMAGE, STRENGTH)
 
     def run(
         self, conditioning: Conditioning, control_net: ControlNetHandle, image: Tensor, strength: float
@@ -45,41 +39,23 @@ class ControlNetApply(Node):
 
 
 class ControlNetApplyAdvanced(Node):
-    """Control on both halves, with a window."""
+    """Applies a ControlNet to the prompt and the negative prompt, during a part of the sampling."""
 
-    CATEGORY = "conditioning/controlnet"
-    DESCRIPTION = "Makes a picture follow a hint, during a part of the sampling."
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Makes an image follow a hint, during a part of the sampling."
     RETURN_TYPES = ("CONDITIONING", "CONDITIONING")
     RETURN_NAMES = ("positive", "negative")
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        part = {"min": 0.0, "max": 1.0, "step": 0.001}
-        return {
-            "required": {
-                "positive": ("CONDITIONING",),
-                "negative": ("CONDITIONING",),
-                "control_net": ("CONTROL_NET",),
-                "image": ("IMAGE",),
-                "strength": STRENGTH,
-                "start_percent": ("FLOAT", {"default": 0.0, **part}),
-                "end_percent": ("FLOAT", {"default": 1.0, **part}),
-            },
-            "optional": {"vae": ("VAE",)},
-        }
+    INPUTS = (*PROMPTS, NET, IMAGE, STRENGTH, *window(), *optional(VAE))
 
     def run(
-        self,
-        positive: Conditioning,
-        negative: Conditioning,
-        control_net: ControlNetHandle,
-        image: Tensor,
-        strength: float,
-        start_percent: float,
-        end_percent: float,
-        vae: Vae | None = None,
-    ) -> tuple[Conditioning, Conditioning]:
-        """-> CONDITIONING, CONDITIONING. A window that ends before it starts selects no step, as in the host."""
+        self, positive: Conditioning, negative: Conditioning, control_net: ControlNetHandle, image: Tensor,
+        strength: float, start_percent: float, end_percent: float, vae: Any = None, mask: Tensor | None = None,
+    ) -> tuple[Conditioning, Conditioning]:  # fmt: skip
+        """-> CONDITIONING, CONDITIONING.
+
+        As in ComfyUI, a window that ends before it starts contains no step. vae and mask are not used: only
+        ControlNets of other base models read them.
+        """
         if start_percent > end_percent:
             return positive, negative
         spec = ControlSpec(control_net, image, strength, start_percent, end_percent)
@@ -87,63 +63,29 @@ class ControlNetApplyAdvanced(Node):
 
 
 class ControlNetApplySD3(ControlNetApplyAdvanced):
-    """The same with the autoencoder as an input that has to be linked; the nets here read pictures, and need none."""
+    """The same node with the autoencoder as a required input."""
 
     DEPRECATED = True
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        control_net, image = ("CONTROL_NET",), ("IMAGE",)
-        known = super().INPUT_TYPES()["required"]
-        halves = {name: known[name] for name in ("positive", "negative")}
-        numbers = {name: known[name] for name in ("strength", "start_percent", "end_percent")}
-        return {"required": {**halves, "control_net": control_net, "vae": ("VAE",), "image": image, **numbers}}
+    INPUTS = (*PROMPTS, NET, VAE, IMAGE, STRENGTH, *window())
 
 
-class ControlNetInpaintingAliMamaApply(ControlNetApplySD3):
-    """Control with a mask for the nets that read one, which are of bases that do not run here.
+class ControlNetInpaintingAliMamaApply(ControlNetApplyAdvanced):
+    """The same node with a mask, for inpainting ControlNets of other base models.
 
-    All others are applied without it, as in the editor; their inpainting hint is made from picture and mask by
-    CNCore_Preprocess.
+    The inpainting ControlNets of Stable Diffusion read a hint that is made from image and mask: see Inpaint Hint.
     """
 
-    DEPRECATED = False
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        before = super().INPUT_TYPES()["required"]
-        required: dict[str, Any] = {}
-        for name, spec in before.items():
-            required[name] = spec
-            if name == "image":
-                required["mask"] = ("MASK",)
-        return {"required": required}
-
-    def run(self, *, mask: Tensor, **inputs: Any) -> tuple[Conditioning, Conditioning]:  # type: ignore[override]
-        """-> CONDITIONING, CONDITIONING."""
-        return super().run(**inputs)
+    INPUTS = (*PROMPTS, NET, VAE, IMAGE, mask("mask"), STRENGTH, *window())
 
 
 class SetUnionControlNetType(Node):
-    """What the hint of a ControlNet Union shows."""
+    """Sets what the hint of a ControlNet Union shows."""
 
-    CATEGORY = "conditioning/controlnet"
-    DESCRIPTION = "Tells a ControlNet Union what its hint shows; auto tells it nothing. Other nets do not mind."
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Sets what the hint of a ControlNet Union shows; auto leaves it unset. Other ControlNets ignore it."
     RETURN_TYPES = ("CONTROL_NET",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"control_net": ("CONTROL_NET",), "type": (["auto", *UNION_CHOICES],)}}
+    INPUTS = (NET, choice("type", ["auto", *UNION_CHOICES]))
 
     def run(self, control_net: ControlNetHandle, type: str) -> tuple[ControlNetHandle]:
         """-> CONTROL_NET."""
         return (replace(control_net, kind="" if type == "auto" else type),)
-
-
-NODES: dict[str, type] = {
-    "SetUnionControlNetType": SetUnionControlNetType,
-    "ControlNetApply": ControlNetApply,
-    "ControlNetApplyAdvanced": ControlNetApplyAdvanced,
-    "ControlNetApplySD3": ControlNetApplySD3,
-    "ControlNetInpaintingAliMamaApply": ControlNetInpaintingAliMamaApply,
-}

@@ -1,38 +1,36 @@
-"""Native nodes that hand over a sampling's parts one by one: noise, guidance, sampler and sigmas."""
+"""ComfyUI's nodes that build a sampling from parts: noise, guidance, sampler and sigmas."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...controlnet_core.diffusion.guidance import Weights
-from ...controlnet_core.diffusion.samplers import SAMPLERS
-from ...controlnet_core.diffusion.schedule import SCHEDULERS, make_sigmas
+from ...controlnet_core.diffusion.schedule import make_sigmas
 from ...controlnet_core.diffusion.steps import Step
 from ...controlnet_core.errors import UnfitError
 from ...controlnet_core.models.vae import unscale_latent
 from ...controlnet_core.pipeline import SampleSettings
-from ..host import Node
+from ..fields import cfg, choice, conditioning, denoise, latent, model, sampler, scheduler, seed, socket, steps
+from ..node import Node
 from ..values import Conditioning, Latent, Model
-from .sampling import CFG, SEED, STEPS
 
 GUIDERS = "sampling/custom_sampling/guiders"
 
 
 @dataclass(frozen=True)
 class Noise:
-    """A headless NOISE. there: whether any is added."""
+    """A NOISE. is_added: False where the latent is noisy already."""
 
     seed: int
-    there: bool = True
+    is_added: bool = True
 
 
 @dataclass(frozen=True, eq=False)
 class Guider:
-    """A headless GUIDER: a model, the two halves of its guidance, and the scale."""
+    """A GUIDER: the model, both halves of its guidance, and the scale."""
 
     model: Model
     positive: Conditioning
@@ -41,15 +39,12 @@ class Guider:
 
 
 class RandomNoise(Node):
-    """Noise by a seed."""
+    """Makes noise from a seed."""
 
     CATEGORY = "sampling/custom_sampling/noise"
-    DESCRIPTION = "The noise that a sampling begins with."
+    DESCRIPTION = "The noise that sampling starts from."
     RETURN_TYPES = ("NOISE",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"noise_seed": SEED}}
+    INPUTS = (seed("noise_seed"),)
 
     def run(self, noise_seed: int) -> tuple[Noise]:
         """-> NOISE."""
@@ -57,31 +52,24 @@ class RandomNoise(Node):
 
 
 class DisableNoise(Node):
-    """No noise."""
+    """Adds no noise."""
 
     CATEGORY = "sampling/custom_sampling/noise"
-    DESCRIPTION = "Adds no noise: the latent that comes in is noisy already."
+    DESCRIPTION = "Adds no noise, for a latent that is noisy already."
     RETURN_TYPES = ("NOISE",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {}}
 
     def run(self) -> tuple[Noise]:
         """-> NOISE."""
-        return (Noise(0, there=False),)
+        return (Noise(0, is_added=False),)
 
 
 class KSamplerSelect(Node):
-    """A sampler by its name."""
+    """Selects a sampler by name."""
 
     CATEGORY = "sampling/custom_sampling/samplers"
-    DESCRIPTION = "The sampler."
+    DESCRIPTION = "Selects a sampler."
     RETURN_TYPES = ("SAMPLER",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"sampler_name": (list(SAMPLERS),)}}
+    INPUTS = (sampler(),)
 
     def run(self, sampler_name: str) -> tuple[str]:
         """-> SAMPLER."""
@@ -89,18 +77,12 @@ class KSamplerSelect(Node):
 
 
 class BasicScheduler(Node):
-    """The sigmas of a scheduler."""
+    """Computes the sigmas of a scheduler."""
 
     CATEGORY = "sampling/custom_sampling/schedulers"
-    DESCRIPTION = "The noise levels that a sampling walks down."
+    DESCRIPTION = "Computes the noise levels of the sampling steps."
     RETURN_TYPES = ("SIGMAS",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        denoise = ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01})
-        return {
-            "required": {"model": ("MODEL",), "scheduler": (list(SCHEDULERS),), "steps": STEPS, "denoise": denoise}
-        }
+    INPUTS = (model("model"), scheduler(), steps(), denoise())
 
     def run(self, model: Model, scheduler: str, steps: int, denoise: float) -> tuple[Tensor]:
         """-> SIGMAS (steps + 1,)."""
@@ -108,15 +90,12 @@ class BasicScheduler(Node):
 
 
 class BasicGuider(Node):
-    """No guidance."""
+    """Follows one prompt, without guidance."""
 
     CATEGORY = GUIDERS
     DESCRIPTION = "Follows one prompt, without guidance."
     RETURN_TYPES = ("GUIDER",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"model": ("MODEL",), "conditioning": ("CONDITIONING",)}}
+    INPUTS = (model("model"), conditioning("conditioning"))
 
     def run(self, model: Model, conditioning: Conditioning) -> tuple[Guider]:
         """-> GUIDER."""
@@ -124,16 +103,12 @@ class BasicGuider(Node):
 
 
 class CFGGuider(Node):
-    """Guidance from one prompt to another."""
+    """Classifier-free guidance."""
 
     CATEGORY = GUIDERS
-    DESCRIPTION = "Classifier-free guidance, as samplers do it."
+    DESCRIPTION = "Classifier-free guidance, as in the samplers."
     RETURN_TYPES = ("GUIDER",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        halves = {"positive": ("CONDITIONING",), "negative": ("CONDITIONING",)}
-        return {"required": {"model": ("MODEL",), **halves, "cfg": CFG}}
+    INPUTS = (model("model"), conditioning("positive"), conditioning("negative"), cfg())
 
     def run(self, model: Model, positive: Conditioning, negative: Conditioning, cfg: float) -> tuple[Guider]:
         """-> GUIDER."""
@@ -141,56 +116,52 @@ class CFGGuider(Node):
 
 
 class DualCFGGuider(Node):
-    """Guidance by two scales: the text's and the picture's, for models that edit pictures."""
+    """Guidance with two scales, for models that edit images: one for the text, one for the image."""
 
     CATEGORY = GUIDERS
     DESCRIPTION = (
-        "Guidance by two scales. For InstructPix2Pix: cond1 is the prompt with the picture, cond2 the empty prompt "
-        "with it, negative the empty prompt without it; cfg_conds is the scale of the text, cfg_cond2_negative that of "
-        "the picture."
+        "Guidance with two scales. For InstructPix2Pix: cond1 is the prompt with the image, cond2 the empty prompt "
+        "with the image, negative the empty prompt without it. cfg_conds is the scale of the text, cfg_cond2_negative "
+        "the scale of the image."
     )
     RETURN_TYPES = ("GUIDER",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        prompts = dict.fromkeys(("cond1", "cond2", "negative"), ("CONDITIONING",))
-        scales = {"cfg_conds": CFG, "cfg_cond2_negative": CFG}
-        return {"required": {"model": ("MODEL",), **prompts, **scales, "style": (["regular", "nested"],)}}
+    INPUTS = (
+        model("model"), conditioning("cond1"), conditioning("cond2"), conditioning("negative"), cfg("cfg_conds"),
+        cfg("cfg_cond2_negative"), choice("style", ["regular", "nested"]),
+    )  # fmt: skip
 
     def run(
-        self,
-        model: Model,
-        cond1: Conditioning,
-        cond2: Conditioning,
-        negative: Conditioning,
-        cfg_conds: float,
-        cfg_cond2_negative: float,
-        style: str = "regular",
-    ) -> tuple[Guider]:
-        """-> GUIDER. Raises UnfitError for prompts with masks, areas or windows, and for a model that is rescaled or
-        guided in an interval only."""
+        self, model: Model, cond1: Conditioning, cond2: Conditioning, negative: Conditioning, cfg_conds: float,
+        cfg_cond2_negative: float, style: str = "regular",
+    ) -> tuple[Guider]:  # fmt: skip
+        """-> GUIDER.
+
+        Raises UnfitError for prompts with masks, areas or time ranges, for a model with RescaleCFG, and for guidance
+        that is limited to an interval.
+        """
         if model.rescale:
-            raise UnfitError("RescaleCFG is defined for one scale: take it off the model, or use CFGGuider")
+            raise UnfitError("RescaleCFG works with one scale: remove it from the model, or use CFGGuider")
         if self.host.shortcuts_of(model).limits_guidance:
             raise UnfitError(
-                "guidance in an interval is defined for one scale: set guidance_start 0 and guidance_end 1 in the node "
-                "Shortcuts (or leave out --guidance), or use CFGGuider"
+                "guidance in an interval works with one scale: set guidance_start 0 and guidance_end 1 in the node "
+                "Shortcuts (or remove --guidance), or use CFGGuider"
             )
+        # Both scales together are one guided prediction whose negative half mixes two prompts.
         weights = Weights.of(cfg_conds, cfg_cond2_negative, nested=style == "nested")
         middle, rest = weights.within_negative()
-        half = [*weighed(cond2, middle), *weighed(negative, rest)]
+        half = [*scale_strengths(cond2, middle), *scale_strengths(negative, rest)]
         return (Guider(model, cond1, half, weights.positive),)
 
 
-PLACED = ("mask", "area", "start_percent", "end_percent")
-"""What confines a prompt to a part of the picture or of the run."""
+LOCAL_OPTIONS = ("mask", "area", "start_percent", "end_percent")
+"""Options that limit a prompt to a part of the image or of the sampling."""
 
 
-def weighed(conditioning: Conditioning, weight: float) -> Conditioning:
-    """The prompts, with strengths that add up to `weight`. Raises UnfitError where they do not act everywhere."""
-    for name in PLACED:
+def scale_strengths(conditioning: Conditioning, weight: float) -> Conditioning:
+    """The same prompts with strengths that add up to `weight`. Raises UnfitError for prompts that act locally."""
+    for name in LOCAL_OPTIONS:
         if any(name in options for _, options in conditioning):
-            raise UnfitError(f"a prompt with {name} came to DualCFGGuider, which weighs whole pictures: leave that out")
+            raise UnfitError(f"DualCFGGuider weighs whole images, and a prompt has the option {name}: remove it")
     total = sum(options.get("strength", 1.0) for _, options in conditioning)
     if total == 0.0:
         raise UnfitError("the strengths of DualCFGGuider's prompts add up to 0: give one of them a strength")
@@ -200,43 +171,33 @@ def weighed(conditioning: Conditioning, weight: float) -> Conditioning:
 
 
 class SamplerCustomAdvanced(Node):
-    """The sampling of these parts."""
+    """Samples a latent with these parts."""
 
     CATEGORY = "sampling/custom_sampling"
-    DESCRIPTION = "Removes noise from a latent, with the noise, guidance, sampler and sigmas of other nodes."
+    DESCRIPTION = "Removes noise from a latent, with noise, guidance, sampler and sigmas from other nodes."
     RETURN_TYPES = ("LATENT", "LATENT")
     RETURN_NAMES = ("output", "denoised_output")
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        names = {"noise": "NOISE", "guider": "GUIDER", "sampler": "SAMPLER", "sigmas": "SIGMAS"}
-        return {"required": {**{name: (kind,) for name, kind in names.items()}, "latent_image": ("LATENT",)}}
+    INPUTS = (
+        socket("NOISE", "noise"), socket("GUIDER", "guider"), socket("SAMPLER", "sampler"),
+        socket("SIGMAS", "sigmas"), latent("latent_image"),
+    )  # fmt: skip
 
     def run(
         self, noise: Noise, guider: Guider, sampler: str, sigmas: Tensor, latent_image: Latent
     ) -> tuple[Latent, Latent]:
-        """-> the LATENT, noisy where the sigmas do not end in 0, and the last prediction of it without noise."""
+        """-> the LATENT (noisy where the sigmas do not end in 0), and the last prediction of it without noise."""
         settings = SampleSettings(
-            noise.seed, max(1, len(sigmas) - 1), guider.cfg, sampler, "custom", add_noise=noise.there,
+            noise.seed, max(1, len(sigmas) - 1), guider.cfg, sampler, "custom", add_noise=noise.is_added,
             sigmas=tuple(sigmas.tolist()),
         )  # fmt: skip
-        seen: list[Tensor] = []
+        predictions: list[Tensor] = []
 
         def watch(step: Step) -> None:
-            seen[:] = [step.denoised]
+            predictions[:] = [step.denoised]
 
         halves = (guider.positive, guider.negative)
         made = self.host.sample(guider.model, *halves, latent_image, settings, watch=watch)
-        if not seen:
+        if not predictions:
             return made, made
-        last = unscale_latent(seen[0].to(torch.float32).cpu(), guider.model.base.config.vae)
+        last = unscale_latent(predictions[0].to(torch.float32).cpu(), guider.model.base.config.vae)
         return made, {**made, "samples": last}
-
-
-NODES: dict[str, type] = {
-    cls.__name__: cls
-    for cls in (
-        RandomNoise, DisableNoise, KSamplerSelect, BasicScheduler, BasicGuider, CFGGuider, DualCFGGuider,
-        SamplerCustomAdvanced,
-    )
-}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Native nodes that read and write pictures."""
+"""ComfyUI's nodes that read and write image files, and those on masks."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ import torch
 from torch import Tensor
 
 from ...controlnet_core.picture_files import PICTURE_ENDINGS
+from ..fields import choice, image, mask, text
 from ..folders import list_files
-from ..host import Node
+from ..node import Node
 from ..pictures import annotated_file, read_mask, read_picture, save_pictures
 
+PICTURE = choice("image", lambda host: list_files([host.input_dir], PICTURE_ENDINGS), image_upload=True)
 
-class _InputPicture(Node):
-    """Base of the nodes that read a picture of the input folder."""
 
-    @classmethod
-    def names(cls) -> list[str]:
-        """Pictures of the input folder, those in subfolders too."""
-        return list(list_files([cls.host.input_dir], PICTURE_ENDINGS))
+class InputPictureNode(Node):
+    """Base of the nodes that read an image of the input folder."""
 
     @classmethod
     def path(cls, image: str) -> Path:
@@ -30,7 +28,7 @@ class _InputPicture(Node):
 
     @classmethod
     def IS_CHANGED(cls, image: str, **others: Any) -> str:
-        """A digest of the file: a picture that was painted over is read again."""
+        """A digest of the file, so that an image that was edited is read again."""
         return hashlib.sha256(cls.path(image).read_bytes()).hexdigest()
 
     @classmethod
@@ -40,33 +38,26 @@ class _InputPicture(Node):
         return True
 
 
-class LoadImage(_InputPicture):
-    """A picture and its transparency."""
+class LoadImage(InputPictureNode):
+    """Reads an image and its transparency."""
 
     CATEGORY = "image"
-    DESCRIPTION = "Reads a picture of the input folder; what is transparent in it becomes the mask."
+    DESCRIPTION = "Reads an image of the input folder. Its transparent part becomes the mask."
     RETURN_TYPES = ("IMAGE", "MASK")
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"image": (cls.names(), {"image_upload": True})}}
+    INPUTS = (PICTURE,)
 
     def run(self, image: str) -> tuple[Tensor, Tensor]:
         """-> IMAGE (frames, H, W, 3), MASK (frames, H, W) or (frames, 64, 64) where nothing is transparent."""
         return read_picture(self.path(image), self.host.on_note)
 
 
-class LoadImageMask(_InputPicture):
-    """One channel of a picture."""
+class LoadImageMask(InputPictureNode):
+    """Reads one channel of an image as a mask."""
 
     CATEGORY = "mask"
-    DESCRIPTION = "Reads one channel of a picture of the input folder as a mask."
+    DESCRIPTION = "Reads one channel of an image of the input folder as a mask."
     RETURN_TYPES = ("MASK",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        channels = ["alpha", "red", "green", "blue"]
-        return {"required": {"image": (cls.names(), {"image_upload": True}), "channel": (channels,)}}
+    INPUTS = (PICTURE, choice("channel", ["alpha", "red", "green", "blue"]))
 
     def run(self, image: str, channel: str) -> tuple[Tensor]:
         """-> MASK (1, H, W)."""
@@ -74,67 +65,55 @@ class LoadImageMask(_InputPicture):
 
 
 class SaveImage(Node):
-    """Pictures into the output folder."""
+    """Saves images in the output folder."""
 
     CATEGORY = "image"
-    DESCRIPTION = "Saves pictures as PNG in the output folder, with the workflow inside."
+    DESCRIPTION = "Saves images as PNG in the output folder, with the workflow inside."
     OUTPUT_NODE = True
     RETURN_TYPES = ()
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        tip = (
-            "How file names begin; folders with /, and %date:yyyy-MM-dd%, %width%, %height% or "
-            "%NodeTitle.input% stand for their values."
-        )
-        return {
-            "required": {
-                "images": ("IMAGE",),
-                "filename_prefix": ("STRING", {"default": "ComfyUI", "tooltip": tip}),
-            },
-            "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
-        }
+    INPUTS = (
+        image("images"),
+        text(
+            "filename_prefix",
+            "Start of the file names. May contain folders with /, and %date:yyyy-MM-dd%, %width%, %height% or "
+            "%NodeTitle.input%, which are replaced by their values.",
+            "ComfyUI",
+        ),
+    )
+    HIDDEN = ("prompt", "extra_pnginfo")
 
     def run(
         self, images: Tensor, filename_prefix: str = "ComfyUI", prompt: Any = None, extra_pnginfo: Any = None
     ) -> dict[str, Any]:
-        """-> what was saved, for the editor. Raises PathError for a prefix that leaves the output folder."""
+        """-> the saved files, for the editor. Raises PathError for a prefix that leaves the output folder."""
         saved = save_pictures(self.host.output_dir, filename_prefix, images, prompt, extra_pnginfo)
         return {"ui": {"images": [{**entry, "type": "output"} for entry in saved]}}
 
 
 class PreviewImage(Node):
-    """Pictures to look at; without the editor they lie in output/temp."""
+    """Shows images; without ComfyUI, writes them into output/temp."""
 
     CATEGORY = "image"
-    DESCRIPTION = "Shows pictures; without the editor they are written into the folder temp of the output folder."
+    DESCRIPTION = "Shows images. Without ComfyUI they are written into the folder temp in the output folder."
     OUTPUT_NODE = True
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("images",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {"images": ("IMAGE",)},
-            "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
-        }
+    INPUTS = (image("images"),)
+    HIDDEN = ("prompt", "extra_pnginfo")
 
     def run(self, images: Tensor, prompt: Any = None, extra_pnginfo: Any = None) -> dict[str, Any]:
-        """-> what was written, for the editor."""
+        """-> the written files, for the editor."""
         saved = save_pictures(self.host.temp_dir, "preview", images, prompt, extra_pnginfo)
         return {"ui": {"images": [{**entry, "type": "temp"} for entry in saved]}, "result": (images,)}
 
 
 class MaskToImage(Node):
-    """A mask, to look at."""
+    """Converts a mask to an image."""
 
     CATEGORY = "mask"
-    DESCRIPTION = "Shows a mask as a gray picture."
+    DESCRIPTION = "Converts a mask to a gray image."
     RETURN_TYPES = ("IMAGE",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"mask": ("MASK",)}}
+    INPUTS = (mask("mask"),)
 
     def run(self, mask: Tensor) -> tuple[Tensor]:
         """-> IMAGE."""
@@ -142,44 +121,27 @@ class MaskToImage(Node):
 
 
 class ImageToMask(Node):
-    """A channel of a picture, as a mask."""
+    """Converts a channel of an image to a mask."""
 
     CATEGORY = "mask"
-    DESCRIPTION = "Takes one channel of a picture as a mask."
+    DESCRIPTION = "Converts one channel of an image to a mask."
     RETURN_TYPES = ("MASK",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"image": ("IMAGE",), "channel": (["red", "green", "blue", "alpha"],)}}
+    INPUTS = (image("image"), choice("channel", ["red", "green", "blue", "alpha"]))
 
     def run(self, image: Tensor, channel: str) -> tuple[Tensor]:
-        """-> MASK; an absent alpha channel is white."""
+        """-> MASK; white for the alpha channel of an image that has none."""
         index = ("red", "green", "blue", "alpha").index(channel)
         return (image[..., index] if index < image.shape[-1] else torch.ones(image.shape[:-1]),)
 
 
 class InvertMask(Node):
-    """Outside for inside."""
+    """Inverts a mask."""
 
     CATEGORY = "mask"
-    DESCRIPTION = "Turns a mask inside out."
+    DESCRIPTION = "Inverts a mask."
     RETURN_TYPES = ("MASK",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"mask": ("MASK",)}}
+    INPUTS = (mask("mask"),)
 
     def run(self, mask: Tensor) -> tuple[Tensor]:
         """-> MASK."""
         return (1.0 - mask,)
-
-
-NODES: dict[str, type] = {
-    "LoadImage": LoadImage,
-    "LoadImageMask": LoadImageMask,
-    "SaveImage": SaveImage,
-    "PreviewImage": PreviewImage,
-    "MaskToImage": MaskToImage,
-    "ImageToMask": ImageToMask,
-    "InvertMask": InvertMask,
-}

@@ -1,19 +1,20 @@
-"""Native nodes on pictures."""
+"""ComfyUI's nodes on images."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..host import Node
+from ..fields import Field, choice, image, integer, number, side
+from ..node import Node
 from .canny import canny
 from .resize import CROPS, IMAGE_METHODS, resize
 
-MAX_SIDE = 16384
+IMAGE = image("image")
+METHOD = choice("upscale_method", IMAGE_METHODS)
 
 
 def resize_image(image: Tensor, width: int, height: int, method: str, crop: str = "disabled") -> Tensor:
@@ -22,53 +23,30 @@ def resize_image(image: Tensor, width: int, height: int, method: str, crop: str 
 
 
 class ImageScale(Node):
-    """To a size."""
+    """Resizes images to a width and height."""
 
     CATEGORY = "image/upscaling"
-    DESCRIPTION = "Resizes pictures to a width and height; 0 keeps the aspect."
+    DESCRIPTION = "Resizes images to a width and height; 0 keeps the aspect ratio."
     RETURN_TYPES = ("IMAGE",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        side = ("INT", {"default": 512, "min": 0, "max": MAX_SIDE, "step": 1})
-        return {
-            "required": {
-                "image": ("IMAGE",),
-                "upscale_method": (list(IMAGE_METHODS),),
-                "width": side,
-                "height": side,
-                "crop": (list(CROPS),),
-            }
-        }
+    INPUTS = (IMAGE, METHOD, side("width", 512, step=1), side("height", 512, step=1), choice("crop", CROPS))
 
     def run(self, image: Tensor, upscale_method: str, width: int, height: int, crop: str) -> tuple[Tensor]:
         """-> IMAGE."""
         if width == 0 and height == 0:
             return (image,)
         rows, columns = image.shape[1:3]
-        width, height = (
-            width or max(1, round(columns * height / rows)),
-            height or max(1, round(rows * width / columns)),
-        )
-        return (resize_image(image, width, height, upscale_method, crop),)
+        new_width = width or max(1, round(columns * height / rows))
+        new_height = height or max(1, round(rows * width / columns))
+        return (resize_image(image, new_width, new_height, upscale_method, crop),)
 
 
 class ImageScaleBy(Node):
-    """By a factor."""
+    """Resizes images by a factor."""
 
     CATEGORY = "image/upscaling"
-    DESCRIPTION = "Resizes pictures by a factor."
+    DESCRIPTION = "Resizes images by a factor."
     RETURN_TYPES = ("IMAGE",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "image": ("IMAGE",),
-                "upscale_method": (list(IMAGE_METHODS),),
-                "scale_by": ("FLOAT", {"default": 1.0, "min": 0.01, "max": 8.0, "step": 0.01}),
-            }
-        }
+    INPUTS = (IMAGE, METHOD, number("scale_by", 1.0, 0.01, 8.0))
 
     def run(self, image: Tensor, upscale_method: str, scale_by: float) -> tuple[Tensor]:
         """-> IMAGE."""
@@ -77,21 +55,12 @@ class ImageScaleBy(Node):
 
 
 class ImageScaleToTotalPixels(Node):
-    """To a number of pixels."""
+    """Resizes images to a number of pixels."""
 
     CATEGORY = "image/upscaling"
-    DESCRIPTION = "Resizes pictures to a number of pixels, in megapixels of 1024 x 1024."
+    DESCRIPTION = "Resizes images to a number of pixels, in megapixels of 1024 x 1024."
     RETURN_TYPES = ("IMAGE",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "image": ("IMAGE",),
-                "upscale_method": (list(IMAGE_METHODS),),
-                "megapixels": ("FLOAT", {"default": 1.0, "min": 0.01, "max": 16.0, "step": 0.01}),
-            }
-        }
+    INPUTS = (IMAGE, METHOD, number("megapixels", 1.0, 0.01, 16.0))
 
     def run(self, image: Tensor, upscale_method: str, megapixels: float) -> tuple[Tensor]:
         """-> IMAGE."""
@@ -101,15 +70,12 @@ class ImageScaleToTotalPixels(Node):
 
 
 class ImageInvert(Node):
-    """Black for white."""
+    """Inverts the colours of images."""
 
     CATEGORY = "image"
-    DESCRIPTION = "Turns white into black and black into white."
+    DESCRIPTION = "Inverts the colours of images."
     RETURN_TYPES = ("IMAGE",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"image": ("IMAGE",)}}
+    INPUTS = (IMAGE,)
 
     def run(self, image: Tensor) -> tuple[Tensor]:
         """-> IMAGE."""
@@ -117,15 +83,12 @@ class ImageInvert(Node):
 
 
 class ImageBatch(Node):
-    """Two batches in one."""
+    """Joins two batches of images."""
 
     CATEGORY = "image"
-    DESCRIPTION = "Joins two batches; the second is brought to the size of the first."
+    DESCRIPTION = "Joins two batches of images. The second is resized to the size of the first."
     RETURN_TYPES = ("IMAGE",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"image1": ("IMAGE",), "image2": ("IMAGE",)}}
+    INPUTS = (image("image1"), image("image2"))
 
     def run(self, image1: Tensor, image2: Tensor) -> tuple[Tensor]:
         """-> IMAGE."""
@@ -135,18 +98,17 @@ class ImageBatch(Node):
 
 
 class EmptyImage(Node):
-    """One colour."""
+    """Makes images of one colour."""
 
     CATEGORY = "image"
-    DESCRIPTION = "Pictures of one colour, given as 0xRRGGBB."
+    DESCRIPTION = "Makes images of one colour, given as 0xRRGGBB."
     RETURN_TYPES = ("IMAGE",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        side = ("INT", {"default": 512, "min": 1, "max": MAX_SIDE, "step": 1})
-        colour = ("INT", {"default": 0, "min": 0, "max": 0xFFFFFF, "step": 1, "display": "color"})
-        batch = ("INT", {"default": 1, "min": 1, "max": 4096})
-        return {"required": {"width": side, "height": side, "batch_size": batch, "color": colour}}
+    INPUTS = (
+        side("width", 512, 1, step=1),
+        side("height", 512, 1, step=1),
+        integer("batch_size", 1, 1, 4096),
+        integer("color", 0, 0, 0xFFFFFF, step=1, display_mode="color"),
+    )
 
     def run(self, width: int, height: int, batch_size: int = 1, color: int = 0) -> tuple[Tensor]:
         """-> IMAGE."""
@@ -154,23 +116,18 @@ class EmptyImage(Node):
         return (rgb.expand(batch_size, height, width, 3).clone(),)
 
 
+def threshold(name: str, default: float) -> Field:
+    """A gradient of the gray image, as a fraction of the largest."""
+    return number(name, default, 0.01, 0.99)
+
+
 class Canny(Node):
-    """Edges."""
+    """Finds edges."""
 
     CATEGORY = "image/preprocessors"
-    DESCRIPTION = "Edges of pictures, white on black."
+    DESCRIPTION = "Finds the edges of images, white on black."
     RETURN_TYPES = ("IMAGE",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        part = {"min": 0.01, "max": 0.99, "step": 0.01}
-        return {
-            "required": {
-                "image": ("IMAGE",),
-                "low_threshold": ("FLOAT", {"default": 0.4, **part}),
-                "high_threshold": ("FLOAT", {"default": 0.8, **part}),
-            }
-        }
+    INPUTS = (IMAGE, threshold("low_threshold", 0.4), threshold("high_threshold", 0.8))
 
     def run(self, image: Tensor, low_threshold: float, high_threshold: float) -> tuple[Tensor]:
         """-> IMAGE (B, H, W, 3) of 0 and 1."""
@@ -179,56 +136,34 @@ class Canny(Node):
 
 
 class ImagePadForOutpaint(Node):
-    """More picture around the picture."""
+    """Adds a border to images, for outpainting."""
 
     CATEGORY = "image"
-    DESCRIPTION = "Adds a gray border to paint into, and the mask of it; feathering blends the mask inwards."
+    DESCRIPTION = "Adds a gray border to be painted, and a mask of it. Feathering blends the mask into the image."
     RETURN_TYPES = ("IMAGE", "MASK")
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        border = ("INT", {"default": 0, "min": 0, "max": MAX_SIDE, "step": 8})
-        return {
-            "required": {
-                "image": ("IMAGE",),
-                "left": border,
-                "top": border,
-                "right": border,
-                "bottom": border,
-                "feathering": ("INT", {"default": 40, "min": 0, "max": MAX_SIDE, "step": 1}),
-            }
-        }
+    INPUTS = (
+        IMAGE, side("left", 0), side("top", 0), side("right", 0), side("bottom", 0), side("feathering", 40, step=1)
+    )  # fmt: skip
 
     def run(
         self, image: Tensor, left: int, top: int, right: int, bottom: int, feathering: int
     ) -> tuple[Tensor, Tensor]:
-        """-> IMAGE, MASK (1, H, W) of 1 outside, falling with the square of the depth inside."""
+        """-> IMAGE, MASK (1, H, W): 1 in the border, falling with the square of the distance from it."""
         rows, columns = image.shape[1:3]
         sides = (left, right, top, bottom)
         padded = F.pad(image.movedim(-1, 1), sides, value=0.5).movedim(1, -1)
         inner = torch.zeros(rows, columns)
+        # ComfyUI does not feather images that are smaller than the feathering on both sides.
         if 0 < 2 * feathering < min(rows, columns):
-            depth = _depth_from_borders(rows, columns, sides)
+            depth = _distance_to_border(rows, columns, sides)
             inner = ((feathering - depth) / feathering).clamp(min=0.0).square()
         return padded, F.pad(inner, sides, value=1.0)[None]
 
 
-def _depth_from_borders(rows: int, columns: int, sides: tuple[int, int, int, int]) -> Tensor:
-    """Distance in pixels to the nearest side that was extended (left, right, top, bottom)."""
+def _distance_to_border(rows: int, columns: int, sides: tuple[int, int, int, int]) -> Tensor:
+    """Distance in pixels to the nearest side that got a border (left, right, top, bottom)."""
     y, x = torch.arange(float(rows))[:, None], torch.arange(float(columns))[None, :]
     far = float(max(rows, columns))
     distances = (x, columns - x, y, rows - y)
     found = [d.expand(rows, columns) for d, side in zip(distances, sides, strict=True) if side]
     return torch.stack(found).amin(dim=0) if found else torch.full((rows, columns), far)
-
-
-NODES: dict[str, type] = {
-    "ImageScale": ImageScale,
-    "ImageScaleBy": ImageScaleBy,
-    "ImageScaleToTotalPixels": ImageScaleToTotalPixels,
-    "ImageInvert": ImageInvert,
-    "ImageBatch": ImageBatch,
-    "EmptyImage": EmptyImage,
-    "ImagePadForOutpaint": ImagePadForOutpaint,
-    "Canny": Canny,
-}

@@ -1,32 +1,28 @@
-"""Native nodes on latents."""
+"""ComfyUI's nodes on latents."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..host import Node
+from ..fields import choice, integer, latent, mask, number, side
+from ..node import Node
 from ..values import Latent
 from .resize import CROPS, LATENT_METHODS, resize
 
-MAX_SIDE = 16384
+SAMPLES = latent("samples")
+METHOD = choice("upscale_method", LATENT_METHODS)
 
 
 class EmptyLatentImage(Node):
-    """Nothing yet."""
+    """Makes empty latents."""
 
     CATEGORY = "latent"
-    DESCRIPTION = "Empty latents, to paint from nothing. Width and height are in pixels."
+    DESCRIPTION = "Makes empty latents to generate images from. Width and height are in pixels."
     RETURN_TYPES = ("LATENT",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        side = ("INT", {"default": 512, "min": 16, "max": MAX_SIDE, "step": 8})
-        batch = ("INT", {"default": 1, "min": 1, "max": 4096})
-        return {"required": {"width": side, "height": side, "batch_size": batch}}
+    INPUTS = (side("width", 512, 16), side("height", 512, 16), integer("batch_size", 1, 1, 4096))
 
     def run(self, width: int, height: int, batch_size: int = 1) -> tuple[Latent]:
         """-> LATENT of zeros."""
@@ -34,30 +30,19 @@ class EmptyLatentImage(Node):
 
 
 class LatentUpscale(Node):
-    """To a size."""
+    """Resizes latents to a width and height."""
 
     CATEGORY = "latent"
-    DESCRIPTION = "Resizes latents to a width and height in pixels; 0 keeps the aspect."
+    DESCRIPTION = "Resizes latents to a width and height in pixels; 0 keeps the aspect ratio."
     RETURN_TYPES = ("LATENT",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        side = ("INT", {"default": 512, "min": 0, "max": MAX_SIDE, "step": 8})
-        return {
-            "required": {
-                "samples": ("LATENT",),
-                "upscale_method": (list(LATENT_METHODS),),
-                "width": side,
-                "height": side,
-                "crop": (list(CROPS),),
-            }
-        }
+    INPUTS = (SAMPLES, METHOD, side("width", 512), side("height", 512), choice("crop", CROPS))
 
     def run(self, samples: Latent, upscale_method: str, width: int, height: int, crop: str) -> tuple[Latent]:
         """-> LATENT."""
         if width == 0 and height == 0:
             return (samples,)
         x = samples["samples"]
+        # ComfyUI's rounding: a missing side comes from the given one in pixels, and none is below 64.
         if width == 0:
             width = round(x.shape[-1] * max(64, height) / x.shape[-2])
         elif height == 0:
@@ -67,21 +52,12 @@ class LatentUpscale(Node):
 
 
 class LatentUpscaleBy(Node):
-    """By a factor."""
+    """Resizes latents by a factor."""
 
     CATEGORY = "latent"
     DESCRIPTION = "Resizes latents by a factor."
     RETURN_TYPES = ("LATENT",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "samples": ("LATENT",),
-                "upscale_method": (list(LATENT_METHODS),),
-                "scale_by": ("FLOAT", {"default": 1.5, "min": 0.01, "max": 8.0, "step": 0.01}),
-            }
-        }
+    INPUTS = (SAMPLES, METHOD, number("scale_by", 1.5, 0.01, 8.0))
 
     def run(self, samples: Latent, upscale_method: str, scale_by: float) -> tuple[Latent]:
         """-> LATENT."""
@@ -91,15 +67,12 @@ class LatentUpscaleBy(Node):
 
 
 class SetLatentNoiseMask(Node):
-    """Where to paint."""
+    """Limits sampling to a mask."""
 
     CATEGORY = "latent/inpaint"
-    DESCRIPTION = "Paints only where the mask is white; the rest of the latent is kept."
+    DESCRIPTION = "Samples only where the mask is white, and keeps the rest of the latent."
     RETURN_TYPES = ("LATENT",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"samples": ("LATENT",), "mask": ("MASK",)}}
+    INPUTS = (SAMPLES, mask("mask"))
 
     def run(self, samples: Latent, mask: Tensor) -> tuple[Latent]:
         """-> LATENT."""
@@ -107,21 +80,12 @@ class SetLatentNoiseMask(Node):
 
 
 class LatentFromBatch(Node):
-    """Some of a batch."""
+    """Takes some latents of a batch."""
 
     CATEGORY = "latent/batch"
-    DESCRIPTION = "Takes some latents out of a batch, with the noise that they would have had in it."
+    DESCRIPTION = "Takes some latents of a batch. They get the same noise as in the whole batch."
     RETURN_TYPES = ("LATENT",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "samples": ("LATENT",),
-                "batch_index": ("INT", {"default": 0, "min": 0, "max": 63}),
-                "length": ("INT", {"default": 1, "min": 1, "max": 64}),
-            }
-        }
+    INPUTS = (SAMPLES, integer("batch_index", 0, 0, 63), integer("length", 1, 1, 64))
 
     def run(self, samples: Latent, batch_index: int, length: int) -> tuple[Latent]:
         """-> LATENT with "batch_index"."""
@@ -138,16 +102,12 @@ class LatentFromBatch(Node):
 
 
 class RepeatLatentBatch(Node):
-    """More of the same."""
+    """Repeats a batch of latents."""
 
     CATEGORY = "latent/batch"
-    DESCRIPTION = "Repeats a batch of latents; each gets noise of its own."
+    DESCRIPTION = "Repeats a batch of latents. Each repetition gets different noise."
     RETURN_TYPES = ("LATENT",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        amount = ("INT", {"default": 1, "min": 1, "max": 64})
-        return {"required": {"samples": ("LATENT",), "amount": amount}}
+    INPUTS = (SAMPLES, integer("amount", 1, 1, 64))
 
     def run(self, samples: Latent, amount: int) -> tuple[Latent]:
         """-> LATENT."""
@@ -158,16 +118,7 @@ class RepeatLatentBatch(Node):
             result["noise_mask"] = mask.repeat(amount, 1, 1, 1)
         indices = samples.get("batch_index")
         if indices is not None:
+            # Continue counting behind the largest index, so that no two latents share their noise.
             span = max(indices) - min(indices) + 1
             result["batch_index"] = [index + turn * span for turn in range(amount) for index in indices]
         return (result,)
-
-
-NODES: dict[str, type] = {
-    "EmptyLatentImage": EmptyLatentImage,
-    "LatentUpscale": LatentUpscale,
-    "LatentUpscaleBy": LatentUpscaleBy,
-    "LatentFromBatch": LatentFromBatch,
-    "RepeatLatentBatch": RepeatLatentBatch,
-    "SetLatentNoiseMask": SetLatentNoiseMask,
-}

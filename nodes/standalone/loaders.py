@@ -1,24 +1,40 @@
-"""Native loaders."""
+"""ComfyUI's loaders: checkpoints, their parts, ControlNets and LoRAs."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-from ...controlnet_core.errors import CheckpointError
-from ..host import Node
+from ...controlnet_core.errors import CheckpointError, UnfitError
+from ..fields import Field, choice, clip, files, integer, model, number, optional
+from ..folders import brief
+from ..node import Node
 from ..values import Clip, ControlNetHandle, Model, Vae
+
+NET = files("control_net_name", "controlnet")
+LORA = files("lora_name", "loras")
+ONE_ENCODER = ("stable_diffusion",)
+OTHER_ONE = (
+    "stable_cascade", "sd3", "stable_audio", "mochi", "ltxv", "pixart", "cosmos", "lumina2", "wan", "hidream",
+    "chroma", "ace", "omnigen2", "qwen_image", "hunyuan_image",
+)  # fmt: skip
+TWO_ENCODERS = ("sdxl",)
+OTHER_TWO = ("sd3", "flux", "hunyuan_video", "hidream", "hunyuan_image")
+"""Types of text encoders in ComfyUI's lists: of base models that this package runs, and of others."""
+DEVICE = choice("device", ["default", "cpu"], advanced=True)
+
+
+def lora_strength(name: str) -> Field:
+    """The strength of a LoRA."""
+    return number(name, 1.0, -100.0, 100.0)
 
 
 class CheckpointLoaderSimple(Node):
-    """MODEL, CLIP and VAE of one file."""
+    """Loads MODEL, CLIP and VAE of a checkpoint."""
 
     CATEGORY = "loaders"
-    DESCRIPTION = "Loads a diffusion model checkpoint: the model, the text encoder and the autoencoder."
+    DESCRIPTION = "Loads a checkpoint: the diffusion model, the text encoder and the autoencoder."
     RETURN_TYPES = ("MODEL", "CLIP", "VAE")
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"ckpt_name": (list(cls.host.files("checkpoints")),)}}
+    INPUTS = (files("ckpt_name", "checkpoints"),)
 
     def run(self, ckpt_name: str) -> tuple[Model, Clip | None, Vae | None]:
         """-> MODEL, CLIP, VAE."""
@@ -26,97 +42,62 @@ class CheckpointLoaderSimple(Node):
 
 
 class ControlNetLoader(Node):
-    """A ControlNet."""
+    """Loads a ControlNet."""
 
     CATEGORY = "loaders"
     DESCRIPTION = "Loads a ControlNet."
     RETURN_TYPES = ("CONTROL_NET",)
+    INPUTS = (NET,)
 
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"control_net_name": (list(cls.host.files("controlnet")),)}}
-
-    def run(self, control_net_name: str) -> tuple[ControlNetHandle]:
-        """-> CONTROL_NET."""
-        return (self.host.load_controlnet(self.host.find("controlnet", control_net_name)),)
-
-
-class DiffControlNetLoader(Node):
-    """A ControlNet; one that holds differences to a base is completed with the model's."""
-
-    CATEGORY = "loaders"
-    DESCRIPTION = "Loads a ControlNet; one that holds differences to a base is completed with the model's."
-    RETURN_TYPES = ("CONTROL_NET",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"model": ("MODEL",), "control_net_name": (list(cls.host.files("controlnet")),)}}
-
-    def run(self, model: Model, control_net_name: str) -> tuple[ControlNetHandle]:
+    def run(self, control_net_name: str, model: Model | None = None) -> tuple[ControlNetHandle]:
         """-> CONTROL_NET."""
         return (self.host.load_controlnet(self.host.find("controlnet", control_net_name), model),)
 
 
-LORA_STRENGTH = ("FLOAT", {"default": 1.0, "min": -100.0, "max": 100.0, "step": 0.01})
+class DiffControlNetLoader(ControlNetLoader):
+    """Loads a ControlNet. A file that holds only differences to a base model is completed with the model."""
+
+    DESCRIPTION = "Loads a ControlNet. A file that holds only differences to a base model is completed with the model."
+    INPUTS = (model("model"), NET)
 
 
 class LoraLoader(Node):
-    """A LoRA on model and text encoder."""
+    """Adds a LoRA to model and text encoder."""
 
     CATEGORY = "loaders"
-    DESCRIPTION = "Adds a LoRA to the model and to the text encoder, each with its own strength; several may follow."
+    DESCRIPTION = "Adds a LoRA to the model and to the text encoder, each with its own strength. LoRAs add up."
     RETURN_TYPES = ("MODEL", "CLIP")
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "model": ("MODEL",),
-                "clip": ("CLIP",),
-                "lora_name": (list(cls.host.files("loras")),),
-                "strength_model": LORA_STRENGTH,
-                "strength_clip": LORA_STRENGTH,
-            }
-        }
+    INPUTS = (model("model"), clip("clip"), LORA, lora_strength("strength_model"), lora_strength("strength_clip"))
 
     def run(
         self, model: Model, clip: Clip | None, lora_name: str, strength_model: float, strength_clip: float
     ) -> tuple[Model, Clip | None]:
         """-> MODEL, CLIP."""
+        # As in ComfyUI, a LoRA of strength 0 is not even looked for.
         if strength_model == strength_clip == 0.0:
             return model, clip
         return self.host.apply_lora(model, clip, self.host.find("loras", lora_name), strength_model, strength_clip)
 
 
-class LoraLoaderModelOnly(Node):
-    """A LoRA on the model."""
+class LoraLoaderModelOnly(LoraLoader):
+    """Adds a LoRA to the model."""
 
-    CATEGORY = "loaders"
-    DESCRIPTION = "Adds a LoRA to the model; its part for the text encoder is left out."
+    DESCRIPTION = "Adds a LoRA to the model, without its part for the text encoder."
     RETURN_TYPES = ("MODEL",)
+    INPUTS = (model("model"), LORA, lora_strength("strength_model"))
 
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        files = list(cls.host.files("loras"))
-        return {"required": {"model": ("MODEL",), "lora_name": (files,), "strength_model": LORA_STRENGTH}}
-
-    def run(self, model: Model, lora_name: str, strength_model: float) -> tuple[Model]:
+    def run(self, model: Model, lora_name: str, strength_model: float) -> tuple[Model]:  # type: ignore[override]
         """-> MODEL."""
-        if strength_model == 0.0:
-            return (model,)
-        return (self.host.apply_lora(model, None, self.host.find("loras", lora_name), strength_model, 0.0)[0],)
+        return super().run(model, None, lora_name, strength_model, 0.0)[:1]
 
 
 class VAELoader(Node):
-    """An autoencoder."""
+    """Loads an autoencoder."""
 
     CATEGORY = "loaders"
     DESCRIPTION = "Loads an autoencoder."
     RETURN_TYPES = ("VAE",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"vae_name": (list(cls.host.files("vae")),)}}
+    INPUTS = (files("vae_name", "vae"),)
 
     def run(self, vae_name: str) -> tuple[Vae]:
         """-> VAE."""
@@ -124,16 +105,12 @@ class VAELoader(Node):
 
 
 class CLIPSetLastLayer(Node):
-    """The same text encoder, stopped at another layer."""
+    """Sets the last layer of the text encoder to use."""
 
     CATEGORY = "conditioning"
-    DESCRIPTION = "Chooses the layer of the text encoder that prompts are read from: -1 is the last."
+    DESCRIPTION = "Sets the layer of the text encoder whose output is used: -1 is the last."
     RETURN_TYPES = ("CLIP",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        layer = ("INT", {"default": -1, "min": -24, "max": -1, "step": 1})
-        return {"required": {"clip": ("CLIP",), "stop_at_clip_layer": layer}}
+    INPUTS = (clip("clip"), integer("stop_at_clip_layer", -1, -24, -1, step=1))
 
     def run(self, clip: Clip | None, stop_at_clip_layer: int) -> tuple[Clip]:
         """-> CLIP."""
@@ -142,12 +119,55 @@ class CLIPSetLastLayer(Node):
         return (clip.with_clip_skip(stop_at_clip_layer),)
 
 
-NODES: dict[str, type] = {
-    "CheckpointLoaderSimple": CheckpointLoaderSimple,
-    "ControlNetLoader": ControlNetLoader,
-    "DiffControlNetLoader": DiffControlNetLoader,
-    "LoraLoader": LoraLoader,
-    "LoraLoaderModelOnly": LoraLoaderModelOnly,
-    "VAELoader": VAELoader,
-    "CLIPSetLastLayer": CLIPSetLastLayer,
-}
+class UNETLoader(Node):
+    """Loads a UNet alone."""
+
+    CATEGORY = "advanced/loaders"
+    DESCRIPTION = "Loads a diffusion model without text encoder and autoencoder."
+    RETURN_TYPES = ("MODEL",)
+    INPUTS = (
+        files("unet_name", "diffusion_models"),
+        choice("weight_dtype", ["default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2"]),
+    )
+
+    def run(self, unet_name: str, weight_dtype: str) -> tuple[Model]:
+        """-> MODEL. fp8_e4m3fn_fast computes like fp8_e4m3fn, which is slower and more exact."""
+        return (self.host.load_unet(self.host.find("diffusion_models", unet_name), weight_dtype),)
+
+
+class CLIPLoader(Node):
+    """Loads a text encoder."""
+
+    CATEGORY = "advanced/loaders"
+    DESCRIPTION = "Loads a text encoder of Stable Diffusion 1.x or 2.x, or of SDXL's refiner; the file tells which."
+    RETURN_TYPES = ("CLIP",)
+    TYPES: ClassVar[tuple[str, ...]] = ONE_ENCODER
+    INPUTS = (
+        files("clip_name", "text_encoders"), choice("type", [*ONE_ENCODER, *OTHER_ONE]), *optional(DEVICE)
+    )  # fmt: skip
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, type: Any) -> bool:
+        """Raises UnfitError for text encoders of another base model, before anything is loaded."""
+        # None: the value is linked and not known yet.
+        if type is not None and type not in cls.TYPES:
+            raise UnfitError(
+                f"text encoders of type {brief(type)} belong to a base model that does not run here: use {cls.TYPES[0]}"
+            )
+        return True
+
+    def run(self, type: str = ONE_ENCODER[0], device: str = "default", **names: str) -> tuple[Clip]:
+        """-> CLIP. names: one file, or two."""
+        self.VALIDATE_INPUTS(type)
+        return (self.host.load_clip([self.host.find("text_encoders", name) for name in names.values()]),)
+
+
+class DualCLIPLoader(CLIPLoader):
+    """Loads SDXL's two text encoders."""
+
+    DESCRIPTION = "Loads SDXL's two text encoders, in any order."
+    TYPES = TWO_ENCODERS
+    INPUTS = (
+        files("clip_name1", "text_encoders"), files("clip_name2", "text_encoders"),
+        choice("type", [*TWO_ENCODERS, *OTHER_TWO]), *optional(DEVICE),
+    )  # fmt: skip

@@ -1,24 +1,21 @@
-"""Native nodes that hold one value."""
+"""ComfyUI's nodes that hold one value."""
 
 from __future__ import annotations
 
 import sys
 from typing import Any
 
-from ..host import Node
+from ..fields import integer, number, switch, text
+from ..node import Node
 
 
 class PrimitiveInt(Node):
-    """A whole number."""
+    """Holds an integer."""
 
     CATEGORY = "utils/primitive"
-    DESCRIPTION = "A whole number."
+    DESCRIPTION = "An integer."
     RETURN_TYPES = ("INT",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        options = {"default": 0, "min": -sys.maxsize, "max": sys.maxsize, "control_after_generate": True}
-        return {"required": {"value": ("INT", options)}}
+    INPUTS = (integer("value", 0, -sys.maxsize, sys.maxsize, control_after_generate=True),)
 
     def run(self, value: Any) -> tuple[Any]:
         """-> the value."""
@@ -26,53 +23,32 @@ class PrimitiveInt(Node):
 
 
 class PrimitiveFloat(PrimitiveInt):
-    """A number."""
+    """Holds a number."""
 
     DESCRIPTION = "A number."
     RETURN_TYPES = ("FLOAT",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"value": ("FLOAT", {"default": 0.0, "min": -sys.maxsize, "max": sys.maxsize})}}
+    INPUTS = (number("value", 0.0, -sys.maxsize, sys.maxsize, step=None),)
 
 
 class PrimitiveBoolean(PrimitiveInt):
-    """Yes or no."""
+    """Holds true or false."""
 
-    DESCRIPTION = "Yes or no."
+    DESCRIPTION = "True or false."
     RETURN_TYPES = ("BOOLEAN",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"value": ("BOOLEAN", {"default": False})}}
+    INPUTS = (switch("value", False),)
 
 
 class PrimitiveString(PrimitiveInt):
-    """A line of text."""
+    """Holds a line of text."""
 
     DESCRIPTION = "A line of text."
     RETURN_TYPES = ("STRING",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"value": ("STRING", {"default": "", "multiline": False})}}
+    INPUTS = (text("value", multiline=False),)
 
 
 class PrimitiveStringMultiline(PrimitiveInt):
-    """Text."""
+    """Holds a text."""
 
-    DESCRIPTION = "Text of any length."
+    DESCRIPTION = "A text of several lines."
     RETURN_TYPES = ("STRING",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"value": ("STRING", {"default": "", "multiline": True})}}
-
-
-NODES: dict[str, type] = {
-    "PrimitiveInt": PrimitiveInt,
-    "PrimitiveFloat": PrimitiveFloat,
-    "PrimitiveBoolean": PrimitiveBoolean,
-    "PrimitiveString": PrimitiveString,
-    "PrimitiveStringMultiline": PrimitiveStringMultiline,
-}
+    INPUTS = (text("value", multiline=True),)

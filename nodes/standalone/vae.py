@@ -1,27 +1,32 @@
-"""Native nodes between pictures and latents."""
+"""ComfyUI's nodes that encode and decode images."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..host import Node
-from ..values import Latent, Vae
+from ..fields import conditioning, image, integer, latent, mask, switch, vae
+from ..node import Node
+from ..values import Conditioning, Latent, Vae
 from .autoencoder import crop_to_multiple
+from .conditioning import with_options
+
+PROMPTS = (conditioning("positive"), conditioning("negative"))
+PIXELS, VAE = image("pixels"), vae("vae")
+FACTOR = 8
+"""Pixels in a latent cell, where no autoencoder is given that says so."""
 
 
 class VAEDecode(Node):
-    """Latents to pictures."""
+    """Decodes latents."""
 
     CATEGORY = "latent"
-    DESCRIPTION = "Decodes latents into pictures."
+    DESCRIPTION = "Decodes latents into images."
     RETURN_TYPES = ("IMAGE",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"samples": ("LATENT",), "vae": ("VAE",)}}
+    INPUTS = (latent("samples"), VAE)
 
     def run(self, samples: Latent, vae: Vae) -> tuple[Tensor]:
         """-> IMAGE."""
@@ -29,50 +34,34 @@ class VAEDecode(Node):
 
 
 class VAEDecodeTiled(Node):
-    """Latents to large pictures, piece by piece."""
+    """Decodes large latents in tiles."""
 
     CATEGORY = "_for_testing"
-    DESCRIPTION = "Decodes latents into pictures in overlapping tiles, for pictures too large at once."
+    DESCRIPTION = "Decodes latents in overlapping tiles, for images that do not fit into memory as a whole."
     RETURN_TYPES = ("IMAGE",)
+    INPUTS = (
+        latent("samples"),
+        VAE,
+        integer("tile_size", 512, 64, 4096, step=32),
+        integer("overlap", 64, 0, 4096, step=32),
+        integer("temporal_size", 64, 8, 4096, step=4),
+        integer("temporal_overlap", 8, 4, 4096, step=4),
+    )
 
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "samples": ("LATENT",),
-                "vae": ("VAE",),
-                "tile_size": ("INT", {"default": 512, "min": 64, "max": 4096, "step": 32}),
-                "overlap": ("INT", {"default": 64, "min": 0, "max": 4096, "step": 32}),
-                "temporal_size": ("INT", {"default": 64, "min": 8, "max": 4096, "step": 4}),
-                "temporal_overlap": ("INT", {"default": 8, "min": 4, "max": 4096, "step": 4}),
-            }
-        }
-
-    def run(
-        self,
-        samples: Latent,
-        vae: Vae,
-        tile_size: int,
-        overlap: int = 64,
-        temporal_size: int = 64,
-        temporal_overlap: int = 8,
-    ) -> tuple[Tensor]:
-        """-> IMAGE. The temporal inputs are for video models and change nothing here."""
+    def run(self, samples: Latent, vae: Vae, tile_size: int, overlap: int = 64, **temporal: int) -> tuple[Tensor]:
+        """-> IMAGE. The temporal inputs are for video models and have no effect here."""
         overlap = min(overlap, tile_size // 4)
-        factor = 8 if vae is None else vae.factor
+        factor = FACTOR if vae is None else vae.factor
         return (self.host.decode(vae, samples["samples"], tile_size // factor, overlap // factor),)
 
 
 class VAEEncode(Node):
-    """Pictures to latents."""
+    """Encodes images."""
 
     CATEGORY = "latent"
-    DESCRIPTION = "Encodes pictures into latents."
+    DESCRIPTION = "Encodes images into latents."
     RETURN_TYPES = ("LATENT",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"pixels": ("IMAGE",), "vae": ("VAE",)}}
+    INPUTS = (PIXELS, VAE)
 
     def run(self, pixels: Tensor, vae: Vae) -> tuple[Latent]:
         """-> LATENT."""
@@ -80,38 +69,81 @@ class VAEEncode(Node):
 
 
 class VAEEncodeForInpaint(Node):
-    """Pictures to latents, gray where something new is wanted."""
+    """Encodes images for inpainting, with the masked part gray."""
 
     CATEGORY = "latent/inpaint"
-    DESCRIPTION = "Encodes pictures with the masked part taken out, for models made to fill it in."
+    DESCRIPTION = "Encodes images with the masked part removed, for models that were trained to fill it in."
     RETURN_TYPES = ("LATENT",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        grow = ("INT", {"default": 6, "min": 0, "max": 64, "step": 1})
-        return {"required": {"pixels": ("IMAGE",), "vae": ("VAE",), "mask": ("MASK",), "grow_mask_by": grow}}
+    INPUTS = (PIXELS, VAE, mask("mask"), integer("grow_mask_by", 6, 0, 64, step=1))
 
     def run(self, pixels: Tensor, vae: Vae, mask: Tensor, grow_mask_by: int = 6) -> tuple[Latent]:
-        """-> LATENT with a noise mask, grown by some pixels so that no seam is seen."""
-        factor = 8 if vae is None else vae.factor
-        mask = F.interpolate(mask.reshape(-1, 1, *mask.shape[-2:]), size=pixels.shape[1:3], mode="bilinear")
-        pixels = crop_to_multiple(pixels[..., :3], factor)
-        mask = crop_to_multiple(mask.movedim(1, -1), factor).round()
-        emptied = (pixels - 0.5) * (1.0 - mask) + 0.5
-        return ({"samples": self.host.encode(vae, emptied), "noise_mask": grow(mask.movedim(-1, 1), grow_mask_by)},)
+        """-> LATENT with a noise mask that is grown by some pixels, so that no seam is visible."""
+        pixels, mask = fit_mask(pixels, mask, vae)
+        samples = self.host.encode(vae, remove_masked(pixels, mask))
+        return ({"samples": samples, "noise_mask": grow(mask.round(), grow_mask_by)},)
+
+
+class InpaintModelConditioning(Node):
+    """Gives an inpainting model the image and the mask."""
+
+    CATEGORY = "conditioning/inpaint"
+    DESCRIPTION = "Gives an inpainting model the image without the masked part, and the mask."
+    RETURN_TYPES = ("CONDITIONING", "CONDITIONING", "LATENT")
+    RETURN_NAMES = ("positive", "negative", "latent")
+    INPUTS = (
+        *PROMPTS,
+        VAE,
+        PIXELS,
+        mask("mask"),
+        switch("noise_mask", True, "Sample only inside the mask; otherwise the whole image may change."),
+    )
+
+    def run(
+        self, positive: Conditioning, negative: Conditioning, pixels: Tensor, vae: Vae, mask: Tensor,
+        noise_mask: bool = True,
+    ) -> tuple[Conditioning, Conditioning, Latent]:  # fmt: skip
+        """-> CONDITIONING, CONDITIONING, LATENT of the whole image."""
+        pixels, mask = fit_mask(pixels, mask, vae)
+        masked = self.host.encode(vae, remove_masked(pixels, mask))
+        options = {"concat_latent_image": masked, "concat_mask": mask}
+        latent = {"samples": self.host.encode(vae, pixels), **({"noise_mask": mask} if noise_mask else {})}
+        return with_options(positive, **options), with_options(negative, **options), latent
+
+
+class InstructPixToPixConditioning(Node):
+    """Gives an InstructPix2Pix model the image to edit."""
+
+    CATEGORY = "conditioning/instructpix2pix"
+    DESCRIPTION = "Gives an InstructPix2Pix model the image that the prompt tells it to change."
+    RETURN_TYPES = InpaintModelConditioning.RETURN_TYPES
+    RETURN_NAMES = InpaintModelConditioning.RETURN_NAMES
+    INPUTS = (*PROMPTS, VAE, PIXELS)
+
+    def run(
+        self, positive: Conditioning, negative: Conditioning, vae: Vae, pixels: Tensor
+    ) -> tuple[Conditioning, Conditioning, Latent]:
+        """-> CONDITIONING, CONDITIONING, empty LATENT of the image's size."""
+        picture = self.host.encode(vae, pixels)
+        halves = [with_options(half, concat_latent_image=picture) for half in (positive, negative)]
+        return halves[0], halves[1], {"samples": torch.zeros_like(picture)}
+
+
+def fit_mask(pixels: Tensor, mask: Tensor, vae: Any) -> tuple[Tensor, Tensor]:
+    """IMAGE (B, H, W, 3) and mask (B, 1, H, W) of the image's size, both cropped to what the autoencoder divides."""
+    factor = FACTOR if vae is None else vae.factor
+    mask = F.interpolate(mask.reshape(-1, 1, *mask.shape[-2:]), size=pixels.shape[1:3], mode="bilinear")
+    mask = crop_to_multiple(mask.movedim(1, -1), factor).movedim(-1, 1)
+    return crop_to_multiple(pixels[..., :3], factor), mask
+
+
+def remove_masked(pixels: Tensor, mask: Tensor) -> Tensor:
+    """IMAGE (B, H, W, 3) with gray where the mask (B, 1, H, W) is above 0.5."""
+    return (pixels - 0.5) * (1.0 - mask.round().movedim(1, -1)) + 0.5
 
 
 def grow(mask: Tensor, pixels: int) -> Tensor:
-    """A mask (B, 1, H, W) of 0 and 1, each 1 widened to a square of side `pixels`."""
+    """A mask (B, 1, H, W) of 0 and 1, with each 1 widened to a square of side `pixels`."""
     if pixels <= 1:
         return mask
     wide = F.max_pool2d(mask, pixels, stride=1, padding=pixels // 2)
     return wide[:, :, : mask.shape[2], : mask.shape[3]]
-
-
-NODES: dict[str, type] = {
-    "VAEDecode": VAEDecode,
-    "VAEDecodeTiled": VAEDecodeTiled,
-    "VAEEncode": VAEEncode,
-    "VAEEncodeForInpaint": VAEEncodeForInpaint,
-}

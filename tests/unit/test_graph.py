@@ -239,9 +239,9 @@ def test_values_are_brought_to_their_type_as_the_host_does() -> None:
     ("prefix", "said"),
     [
         ("../a", "leaves the output folder"),
-        ("a\0", "holds the character NUL"),
+        ("a\0", "contains the character NUL"),
         ("a/\udcff", "half a character"),
-        ("x" * 240, "has a part of 258 bytes, 255 are the most"),
+        ("x" * 240, "has a part of 258 bytes, the limit is 255"),
         ("sub/" + "x" * 300 + "/a", "has a part of 300 bytes"),
     ],
 )

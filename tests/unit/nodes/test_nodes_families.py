@@ -312,7 +312,7 @@ def test_guidance_by_two_scales_refuses_what_it_cannot_weigh(home: Home) -> None
     (text,) = home.run("CLIPTextEncode", text=PROMPT, clip=clip)
     given = {"model": model, "cond1": text, "cond2": text, "negative": text, "cfg_cond2_negative": 1.5}
     (placed,) = home.run("ConditioningSetArea", conditioning=text, width=32, height=32, x=0, y=0, strength=1.0)
-    with pytest.raises(UnfitError, match="a prompt with area"):
+    with pytest.raises(UnfitError, match="a prompt has the option area"):
         home.run("DualCFGGuider", **{**given, "cond2": placed}, cfg_conds=7.5, style="regular")
     with pytest.raises(CoreError, match="choose another, such as"):
         home.run("DualCFGGuider", **given, cfg_conds=1.0, style="regular")

@@ -19,7 +19,7 @@ from comfyui_controlnet_core.controlnet_core.errors import (
     PathError,
     ShapeError,
 )
-from comfyui_controlnet_core.nodes import folders, pictures
+from comfyui_controlnet_core.nodes import file_prefix, folders, pictures
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from PIL import Image
 
@@ -133,7 +133,7 @@ def test_the_workflow_is_inside(run: Any, host: StandaloneHost) -> None:
 
 def test_words_in_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
     moment = time.struct_time((2024, 3, 9, 7, 5, 1, 5, 69, 0))
-    monkeypatch.setattr(pictures.time, "localtime", lambda: moment)
+    monkeypatch.setattr(file_prefix.time, "localtime", lambda: moment)
     prompt = {"1": {"class_type": "KSampler", "inputs": {"seed": 3, "name": "../a:b"}, "_meta": {"title": "Paint"}}}
     cases = {
         "%date:yyyy-MM-dd%/%date:hhmmss%": "2024-03-09/070501",
@@ -145,7 +145,7 @@ def test_words_in_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
         "%Unknown.x% 100%": "%Unknown.x% 100%",
     }
     for prefix, expected in cases.items():
-        assert pictures.expand(prefix, 640, 480, prompt) == expected
+        assert file_prefix.expand_prefix(prefix, 640, 480, prompt) == expected
 
 
 @pytest.mark.parametrize("prefix", ["", ".", "./"])
@@ -219,14 +219,14 @@ def test_names_that_no_file_can_have(run: Any, name: str, said: str) -> None:
 
 
 def test_the_longest_name_can_be_saved(run: Any, host: StandaloneHost) -> None:
-    prefix = "x" * (folders.LONGEST - len("_00001_.png"))
+    prefix = "x" * (folders.MAX_NAME_BYTES - len("_00001_.png"))
     run("SaveImage", images=IMAGE, filename_prefix=prefix)
     assert [path.name for path in host.output_dir.iterdir()] == [f"{prefix}_00001_.png"]
 
 
 @pytest.mark.parametrize("name", ["CON", "a/nul.png", "Com1.txt/b", "a:b"])
 def test_names_that_windows_keeps_for_itself(name: str) -> None:
-    assert "Windows keeps" in folders.name_fault(name, windows=True)
+    assert "Windows reserves" in folders.name_fault(name, windows=True)
     assert folders.name_fault(name, windows=False) == ""
     assert folders.name_fault("console/null/com10", windows=True) == ""
 

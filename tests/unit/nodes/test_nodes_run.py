@@ -324,7 +324,7 @@ def test_block_sensitivity(run: Any, scene: dict[str, Any], host: StandaloneHost
     second = run("CNCore_BlockSensitivity", **given, unit=2)["result"][0]
     assert second.custom[0] == second.custom[1] == 0.0 < second.custom[6]
     run("CNCore_ControlUnit", control_net=scene["net"], image=scene["hint"], block_weights=weights)
-    with pytest.raises(ValueRangeError, match="are 2 ControlNets"):
+    with pytest.raises(ValueRangeError, match="has 2 ControlNets"):
         run("CNCore_BlockSensitivity", **given, unit=3)
     with pytest.raises(ValueRangeError, match="finished latent"):
         run("CNCore_BlockSensitivity", **{**given, "latent": scene["latent"]})

@@ -101,7 +101,7 @@ def test_the_training_node_makes_a_net_that_can_be_used_immediately(run: Any, ho
 def test_train_says_what_does_not_pair(run: Any) -> None:
     with pytest.raises(ShapeError, match="give one square hint for each"):
         run("CNCore_TrainControlNet", **{**examples(), "hints": torch.rand(2, 32, 32, 3)})
-    with pytest.raises(ShapeError, match="2 captions for 3 pictures"):
+    with pytest.raises(ShapeError, match="2 captions for 3 images"):
         run("CNCore_TrainControlNet", **{**examples(), "captions": "a\nb"})
 
 
@@ -122,5 +122,5 @@ def test_the_grid_has_every_picture_in_its_place(run: Any) -> None:
     assert row.shape == (1, 16 + 14, 3 * 24 + 8, 3)
     strips = [row[0, 16:, x : x + 24] for x in (0, 28, 56)]
     assert [bool((strip < 0.5).any()) for strip in strips] == [True, False, True]
-    with pytest.raises(ValueRangeError, match="4 labels for 3 pictures"):
+    with pytest.raises(ValueRangeError, match="4 labels for 3 images"):
         run("CNCore_CompareGrid", images=first, labels="a\nb\nc\nd")

@@ -1,0 +1,41 @@
+"""The base of all node classes: V1 attributes from the fields of a node, and results with text on the node."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from .fields import Field, Output, input_types
+
+
+class Node:
+    """A node. Subclasses declare INPUTS, HIDDEN, OUTPUTS, CATEGORY and so on, and define `run`.
+
+    host: what the node asks for files and models; set by `bind` on a subclass, so that one class can serve several
+    hosts. None before.
+    """
+
+    host: ClassVar[Any] = None
+    INPUTS: ClassVar[tuple[Field, ...]] = ()
+    HIDDEN: ClassVar[tuple[str, ...]] = ()
+    OUTPUTS: ClassVar[tuple[Output, ...]] = ()
+    FUNCTION: ClassVar[str] = "run"
+    CATEGORY: ClassVar[str] = "ControlNet Core"
+    DISPLAY_NAME: ClassVar[str] = ""
+    DESCRIPTION: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if "OUTPUTS" in vars(cls):
+            cls.RETURN_TYPES = tuple(output.type for output in cls.OUTPUTS)
+            cls.RETURN_NAMES = tuple(output.name for output in cls.OUTPUTS)
+            cls.OUTPUT_TOOLTIPS = tuple(output.tooltip for output in cls.OUTPUTS)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """The V1 dictionaries; lists of files are read from the host's folders at each call."""
+        return input_types(cls.INPUTS, cls.HIDDEN, cls.host)
+
+
+def with_text(text: str, *outputs: Any, **ui: Any) -> dict[str, Any]:
+    """A node's result that shows a text on the node. ui: what else the editor shows, such as images."""
+    return {"ui": {"text": [text], **ui}, "result": outputs}
