@@ -4,7 +4,7 @@
 
     pipe = cn.load("demo")
     hint = cn.preprocess("canny", "photo.jpg")
-    image = pipe("a red ball on sand", controls=[cn.control("canny", hint, strength=0.8)], seed=7)
+    image = pipe("a red ball", controls=[cn.control("canny", hint, strength=0.8)], seed=7)
 
 It calls the same host and nodes' functions as the command line, so a workflow with the same settings gives the
 same picture. The package's `__init__` imports this file when one of the names is first used.
@@ -24,11 +24,11 @@ from torch import Tensor
 
 from .. import preprocessors
 from ..controlnet_core.errors import MissingFileError, ShapeError, ValueRangeError
+from ..controlnet_core.picture_files import read_picture
 from ..controlnet_core.pipeline import SampleSettings
 from ..controlnet_core.training.controlnet_training import NATIVE_SIZES
 from ..nodes import builtin
 from ..nodes.control import make_spec
-from ..nodes.pictures import read_picture
 from ..nodes.standalone.host import StandaloneHost
 from ..nodes.values import Clip, ControlSpec, Model, UnitOptions, Vae
 from ..preprocessors.image_ops import as_batch, rgb_frame, to_numpy, unit_range
@@ -200,7 +200,7 @@ def _pixels(picture: Picture) -> np.ndarray:
         path = Path(picture).expanduser()
         if not path.is_file():
             raise MissingFileError(f"there is no picture {path}: check the path", path)
-        return read_picture(path)[0][0].numpy()
+        return read_picture(path).colours()
     if isinstance(picture, Image.Image):
         # Pillow's conversion to RGB cuts off gray values of 16 bits, so those go on as they are
         picture = np.asarray(picture if picture.mode[0] in "IF" else picture.convert("RGB"))

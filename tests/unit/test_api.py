@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -44,15 +45,24 @@ def pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(image).astype(int)
 
 
-@pytest.mark.parametrize("page", ["README.md", "README.ko.md"])
-def test_the_lines_of_the_readme_run(page: str, tmp_path: Path) -> None:
+def readme_code(page: str) -> str:
+    """The block of a README that uses the API."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)
     (code,) = [block for block in blocks if "cn.load" in block]
+    return code
+
+
+def test_the_lines_of_the_readme_run(tmp_path: Path) -> None:
     shutil.copy(PHOTO, tmp_path / "photo.jpg")
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-c", readme_code("README.md")], cwd=tmp_path, check=True)
     with Image.open(tmp_path / "out.png") as image:
         assert image.size == (128, 128)
         assert np.asarray(image).std() > 10
+
+
+def test_the_korean_readme_has_the_same_lines() -> None:
+    english, korean = (ast.unparse(ast.parse(readme_code(page))) for page in ("README.md", "README.ko.md"))
+    assert english == korean
 
 
 def test_importing_the_package_loads_neither_torch_nor_the_api() -> None:
