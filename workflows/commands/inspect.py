@@ -14,6 +14,7 @@ from .. import png
 from ..bundled import find_workflow
 from ..formats import Document, read_document
 from ..overrides import SEED_INPUTS
+from ..paths import exists, user_path
 from ..terminal import printable
 
 _SHOWN = 90
@@ -40,8 +41,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _find(name: str) -> Path:
-    path = Path(name).expanduser()
-    if path.exists():
+    path = user_path(name)
+    if exists(path):
         return path
     try:
         return find_workflow(name)
