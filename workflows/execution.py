@@ -93,6 +93,18 @@ def execute(
     return RunResult(run.results, tuple(executed), time.perf_counter() - began)
 
 
+def idle_controls(graph: Graph, result: RunResult) -> list[str]:
+    """Return a message for each native apply node with strength 0: it adds no unit that a report could name."""
+    notes = []
+    for node in (graph.nodes[node_id] for node_id in result.nodes):
+        strength = node.inputs.get("strength")
+        if isinstance(strength, Link):
+            strength = next(iter(result.nodes[strength.node].outputs[strength.slot]), None)
+        if node.class_type.startswith("ControlNetApply") and strength == 0:
+            notes.append(f"{node.label} had no effect: its strength is 0")
+    return notes
+
+
 class _Run:
     """One pass over a graph. keys, results: of the nodes that are done, by node id."""
 

@@ -15,6 +15,7 @@ from ...controlnet_core.checkpoints.control import load_control
 from ...controlnet_core.checkpoints.embeddings import ENDINGS, read_embedding
 from ...controlnet_core.checkpoints.load import Narrow, load_text_encoder, load_vae
 from ...controlnet_core.checkpoints.lora import read_lora
+from ...controlnet_core.control.effect import idle_notes
 from ...controlnet_core.control.report import Recorder, RunReport
 from ...controlnet_core.control.unit import ControlUnit
 from ...controlnet_core.diffusion.samplers import Step
@@ -286,6 +287,10 @@ class StandaloneHost:
         shared = {"backend": self.backend, "on_step": self._on_step, "cancelled": self._cancelled}
         job = sampling_job(model, positive, negative, latent, settings, **shared)
         result = job.run(on_step=on_step, recorder=recorder, on_memory=self._on_memory, shortcuts=shortcuts)
+        if recorder is not None:
+            units = [unit for _, options in (*positive, *negative) for unit in options.get("control") or ()]
+            base = model.diffusion
+            recorder.notes += idle_notes(units, recorder.sigmas, base.schedule, base.config.unet)
         if recorder is not None and self.on_report is not None and is_reported:
             self.on_report(recorder.report())
         if self.on_measured is not None:

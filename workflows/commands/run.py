@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .. import overrides
 from ..bundled import find_workflow
 from ..destinations import OVERWRITE_HELP, check_file, check_folder, check_replacement
-from ..execution import Cache, RunResult, execute
+from ..execution import Cache, RunResult, execute, idle_controls
 from ..fitting import require_fit
 from ..formats import Document, read_document, to_graph
 from ..graph import Graph
@@ -98,7 +98,10 @@ def _run_once(graph: Graph, session: Session, cache: Cache, reporter: Reporter, 
     require_fit(checked.graph, session.classes, checked.outputs)
     for problem in checked.problems:
         reporter.warn(f"{problem.message} (output nodes that need this are skipped)")
-    return execute(checked.graph, session.classes, outputs=checked.outputs, cache=cache, on_node=reporter.on_node)
+    result = execute(checked.graph, session.classes, outputs=checked.outputs, cache=cache, on_node=reporter.on_node)
+    for note in idle_controls(checked.graph, result):
+        reporter.warn(note)
+    return result
 
 
 def _check_destinations(args: argparse.Namespace, document: Document) -> None:
