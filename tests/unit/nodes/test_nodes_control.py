@@ -96,7 +96,7 @@ def test_a_plan_shows_what_the_new_controls_say(run: Any, scene: dict[str, Any])
     ("node", "inputs", "said"),
     [
         ("CNCore_StrengthSchedule", {"keyframes": ""}, "schedule is empty"),
-        ("CNCore_StrengthSchedule", {"keyframes": "1: 0, 0: 1"}, "keyframes go from 0 to 1"),
+        ("CNCore_StrengthSchedule", {"keyframes": "1: 0, 0: 1"}, "sort them from 0 to 1"),
         ("CNCore_ControlOptions", {"per_picture": "1, many"}, "expected numbers"),
         ("CNCore_BlockWeights", {"custom": "1, inf"}, "expected numbers"),
     ],
