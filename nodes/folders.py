@@ -18,8 +18,8 @@ from typing import Any
 from ..controlnet_core.errors import MissingFileError, PathError
 
 MODEL_ENDINGS = frozenset({".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".pkl"})
-ALIASES = {"diffusion_models": ("unet",), "text_encoders": ("clip",)}
-"""Older folder names for the same kind of file."""
+ALIASES = {"diffusion_models": ("unet",), "text_encoders": ("clip",), "controlnet": ("t2i_adapter",)}
+"""Other folder names that hold the same kind of file."""
 
 
 MAX_NAME_BYTES = 255

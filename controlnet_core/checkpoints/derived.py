@@ -17,7 +17,7 @@ from ..errors import CheckpointError
 from ..models.derived import ControlDifference, ControlLora, DerivedControlNet
 from . import ldm
 from .files import Header
-from .keymap import KeyMap, Rule, matcher
+from .keymap import KeyMap, matcher
 
 SHOWN_KEYS = 4
 LOW_RANK = (".up", ".down")
@@ -45,7 +45,8 @@ def rename(keys: Iterable[str]) -> dict[str, str]:
     """Our name for each key, without its prefix; keys of no weight are left out."""
     names = list(keys)
     plain = [_weight_of(key) for key in names]
-    keymap = KeyMap(_rules(plain))
+    sketch = ldm.sketch(plain)
+    keymap = KeyMap(ldm.controlnet_rules(sketch.unet, sketch.hint_layers))
     found = ((key, keymap.to_ours(weight)) for key, weight in zip(names, plain, strict=True))
     return {key: _like(key, ours) for key, ours in found if ours is not None}
 
@@ -72,11 +73,6 @@ def names_in(header: Header, kind: str, prefix: str) -> dict[str, str]:
 def build(kind: str, config: DerivedConfig, weights: Mapping[str, Tensor]) -> DerivedControlNet:
     """The model of a kind. Raises CheckpointError when hint encoder or zero convolutions are missing."""
     return DERIVED[kind].model(config, weights)
-
-
-def _rules(keys: Iterable[str]) -> tuple[Rule, ...]:
-    names = set(keys)
-    return ldm.controlnet_rules(ldm.sketch_unet(names), ldm.sketch_hint(names))
 
 
 def _weight_of(key: str) -> str:

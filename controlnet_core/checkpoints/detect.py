@@ -239,7 +239,8 @@ def _read_config(header: Header, identity: Identity) -> Config:
         case kind if kind in derived.DERIVED:
             return structure.derived_config({ours: shapes[key] for key, ours in derived.rename(shapes).items()})
         case "controlnet" | "controlnet-union":
-            rules = layout.controlnet_rules(layout.sketch_unet(shapes), layout.sketch_hint(shapes))
+            sketch = layout.sketch(shapes)
+            rules = layout.controlnet_rules(sketch.unet, sketch.hint_layers)
             config = structure.controlnet_config(rename_shapes(shapes, rules))
             unet = fileconfig.refine_unet(config.unet, entries)
             return replace(config, unet=unet, global_pool=bool(entries.get("global_pool_conditions", False)))
@@ -328,12 +329,12 @@ def read_as(config: TextConfig, usual: TextConfig, cut: bool = False) -> TextCon
 
 
 def _unet_config(shapes: Shapes, layout: Layout, entries: Entries) -> UNetConfig:
-    ours = rename_shapes(shapes, layout.unet_rules(layout.sketch_unet(shapes)))
+    ours = rename_shapes(shapes, layout.unet_rules(layout.sketch(shapes).unet))
     return fileconfig.refine_unet(structure.unet_config(ours), entries)
 
 
 def _vae_config(shapes: Shapes, layout: Layout, entries: Entries, preset: ModelConfig, header: Header) -> VAEConfig:
-    config = structure.vae_config(rename_shapes(shapes, layout.vae_rules(layout.sketch_vae(shapes))))
+    config = structure.vae_config(rename_shapes(shapes, layout.vae_rules(layout.sketch(shapes).vae_levels)))
     config = replace(config, scaling_factor=preset.vae.scaling_factor)
     if EDM_MEAN in header.tensors and EDM_STD in header.tensors:
         mean, std = (tuple(t.flatten().tolist()) for t in read_tensors(header, [EDM_MEAN, EDM_STD]).values())

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from ..config import SD21, ModelConfig, UNetConfig
 from . import diffusers, ldm, open_clip
 from .keymap import KeyMap, Rule, add_prefix
-from .structure import Shapes
+from .structure import Shapes, Sketch
 
 EXTRA_PREFIX = "extra."
 """Tensors of this package's own beside the model, such as the vocabulary map of the demo model."""
@@ -27,20 +27,16 @@ class TextPlace:
 class Layout:
     """How one family of tools names the weights.
 
-    The `*_rules` make a table from a config (or the number of the autoencoder's levels); the
-    `sketch_*` read from the keys alone as much of it as a table needs. Prefixes are those of a file
-    with several models in it; the first is the one that is written. `texts` are the places of text encoders,
-    in the order in which they are counted. `drop` and `control_drop` are patterns of keys that are no weights
-    of the model.
+    The `*_rules` make a table from a config (or from the number of levels of the autoencoder); `sketch` reads from the
+    keys what a table needs of a config. The prefixes are those of a file with several models in it; the first one is
+    written. texts: the places of text encoders, in order. drop, control_drop: patterns of keys that are no weights.
     """
 
     unet_rules: Callable[[UNetConfig], tuple[Rule, ...]]
     controlnet_rules: Callable[[UNetConfig, int], tuple[Rule, ...]]
     vae_rules: Callable[[int], tuple[Rule, ...]]
     text_rules: Callable[[], tuple[Rule, ...]]
-    sketch_unet: Callable[[Iterable[str]], UNetConfig]
-    sketch_vae: Callable[[Iterable[str]], int]
-    sketch_hint: Callable[[Iterable[str]], int]
+    sketch: Callable[[Iterable[str]], Sketch]
     unet_prefixes: tuple[str, ...]
     vae_prefixes: tuple[str, ...]
     texts: tuple[TextPlace, ...]
@@ -63,9 +59,7 @@ LDM = Layout(
     controlnet_rules=ldm.controlnet_rules,
     vae_rules=ldm.vae_rules,
     text_rules=ldm.clip_rules,
-    sketch_unet=ldm.sketch_unet,
-    sketch_vae=ldm.sketch_vae,
-    sketch_hint=ldm.sketch_hint,
+    sketch=ldm.sketch,
     unet_prefixes=(ldm.UNET_PREFIX,),
     vae_prefixes=(ldm.VAE_PREFIX, "vae."),
     texts=(CLIP, OPEN_CLIP, EMBEDDERS_CLIP[0], EMBEDDERS_OPEN[0], EMBEDDERS_CLIP[1], EMBEDDERS_OPEN[1]),
@@ -78,9 +72,7 @@ DIFFUSERS = Layout(
     controlnet_rules=diffusers.controlnet_rules,
     vae_rules=diffusers.vae_rules,
     text_rules=diffusers.clip_rules,
-    sketch_unet=diffusers.sketch_unet,
-    sketch_vae=diffusers.sketch_vae,
-    sketch_hint=diffusers.sketch_hint,
+    sketch=diffusers.sketch,
     unet_prefixes=(diffusers.UNET_PREFIX,),
     vae_prefixes=(diffusers.VAE_PREFIX,),
     texts=tuple(TextPlace(prefix, diffusers.clip_rules) for prefix in diffusers.TEXT_PREFIXES),
@@ -92,9 +84,7 @@ CORE = Layout(
     controlnet_rules=lambda config, hint_layers: SAME,
     vae_rules=lambda levels: SAME,
     text_rules=lambda: SAME,
-    sketch_unet=lambda keys: UNetConfig(),
-    sketch_vae=lambda keys: 0,
-    sketch_hint=lambda keys: 0,
+    sketch=lambda keys: Sketch(UNetConfig(), 0, 0),
     unet_prefixes=("unet.",),
     vae_prefixes=("vae.",),
     texts=tuple(TextPlace(prefix, lambda: SAME) for prefix in TEXT_NAMES),
@@ -113,7 +103,7 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
 
 
 def part(shapes: Shapes, prefixes: tuple[str, ...]) -> tuple[str, Shapes]:
-    """The weights below the first of these prefixes that has any, without it; and that prefix."""
+    """The first of these prefixes that any key has, and the weights with it, under their names without it."""
     for prefix in prefixes:
         found = {key[len(prefix) :]: shape for key, shape in shapes.items() if key.startswith(prefix)}
         if found:

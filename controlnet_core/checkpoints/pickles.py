@@ -39,10 +39,10 @@ MAX_DEPTH = 32
 """Levels of tables that are searched for tensors; trainers use up to five."""
 WRAPPERS = ("state_dict", "model_state_dict", "params_ema", "params", "model", "module")
 """Tables in which trainers keep the weights; the first one that is there counts."""
-BESIDE_WEIGHTS = frozenset(
-    "ema ema_state_dict optimizer optimizer_state_dict optimizer_states optimizers scheduler lr_scheduler "
-    "lr_schedulers scaler callbacks loops hyper_parameters rng_state args step".split()
-).union(WRAPPERS)
+BESIDE_WEIGHTS = frozenset({
+    *WRAPPERS, "ema", "ema_state_dict", "optimizer", "optimizer_state_dict", "optimizer_states", "optimizers", "args",
+    "scheduler", "lr_scheduler", "lr_schedulers", "scaler", "callbacks", "loops", "hyper_parameters", "step",
+})  # fmt: skip
 """Tables and tensors that trainers save beside the weights. They are not read."""
 PLAIN = (str, int, float, bool)
 _HASHABLE = frozenset({"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "REDUCE", "NEWOBJ"})

@@ -1,4 +1,4 @@
-"""Saving in this package's own layout, LDM / cldm, or diffusers: atomic, the config beside the weights."""
+"""Saving in this package's own layout, LDM / cldm, or diffusers: atomically, with the config in the metadata."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ..models.text_encoder import ClipTextModel
 from ..models.unet import UNet
 from ..models.vae import AutoencoderKL
 from . import diffusers, fileconfig
+from .check_config import Config
 from .detect import EDM_MEAN, EDM_SIGMA_MAX, EDM_SIGMA_MIN, EDM_STD, V_PRED, ZTSNR
 from .fileconfig import CONFIG_KEY, FAMILY_KEY, config_to_json
 from .io import atomic_write, write_safetensors
@@ -45,9 +46,9 @@ def save_checkpoint(
 ) -> None:
     """Write a whole model as one safetensors file.
 
-    layout "diffusers" uses that layout's names below `unet.`, `vae.`, `text_encoder.`. dtype: float32,
-    float16, bfloat16, or None for the models' own. extras: tensors of this package's own, kept as they
-    are. Raises CheckpointError when the file cannot be written; nothing half-written is left.
+    layout: "diffusers" uses the names of that layout below `unet.`, `vae.`, `text_encoder.`. dtype: float32,
+    float16, bfloat16, or None for the models' own. extras: tensors of this package's own, written as they
+    are. Raises CheckpointError when the file cannot be written; no half-written file is left.
     """
     table = _layout(layout)
     modules = {"unet.": unet, "vae.": vae, "text.": text_model, "text2.": text_model2}
@@ -55,20 +56,20 @@ def save_checkpoint(
     tensors: dict[str, Tensor] = {}
     for prefix, module in modules.items():
         if module is not None:
-            tensors.update(_renamed(module, keymap, prefix))
+            tensors.update(_rename(module, keymap, prefix))
     if table is LDM:
         tensors = fuse(tensors)
     dtypes = _dtypes(tensors, dtype)
     if table is LDM:
         tensors.update(markers(config, dtype or next(unet.parameters()).dtype))
     tensors.update({EXTRA_PREFIX + name: tensor for name, tensor in (extras or {}).items()})
-    write_safetensors(path, tensors, _metadata(config_to_json(config), config.name, metadata), dtypes)
+    write_safetensors(path, tensors, _metadata(config, config.name, metadata), dtypes)
 
 
 def markers(config: ModelConfig, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The keys by which other tools tell what a single file was trained on (the host's); none for plain noise.
+    """The marker keys by which ComfyUI and other tools recognise what a single file was trained on.
 
-    dtype: of those that are empty, so that a file of one type stays that.
+    Models that predict noise have none. dtype: type of the markers that are empty, so that the file has one type.
     """
     noise, vae = config.noise, config.vae
     if config.parametrization == "edm":
@@ -82,8 +83,8 @@ def markers(config: ModelConfig, dtype: torch.dtype) -> dict[str, Tensor]:
     if noise.kind == "edm":
         levels = {EDM_SIGMA_MAX: noise.sigma_max, EDM_SIGMA_MIN: noise.sigma_min}
         return {key: torch.tensor(level, dtype=torch.float64) for key, level in levels.items()}
-    said = (V_PRED, ZTSNR) if noise.zero_terminal_snr else (V_PRED,)
-    return {key: torch.zeros(0, dtype=dtype) for key in said}
+    keys = (V_PRED, ZTSNR) if noise.zero_terminal_snr else (V_PRED,)
+    return {key: torch.zeros(0, dtype=dtype) for key in keys}
 
 
 def save_controlnet(
@@ -98,20 +99,18 @@ def save_controlnet(
 ) -> None:
     """Write a ControlNet as one safetensors file; `ldm` is the cldm layout with `control_model.`.
 
-    family: name of the base it is made for ("sd15", "demo"). narrow: float8, to round the matrices of encoder and
-    middle to; all that reads the hint and all that is added to the base stays in `dtype`. Other arguments and errors
+    family: name of the base it is made for ("sd15", "demo"). narrow: float8, to which the matrices of encoder and
+    middle are rounded; what reads the hint and what is added to the base stays in `dtype`. Other arguments and errors
     as `save_checkpoint`.
     """
-    table = _layout(layout)
-    config = net.config
+    table, config = _layout(layout), net.config
     keymap = KeyMap(add_prefix(table.controlnet_rules(config.unet, 2 * len(config.hint_widths)), table.control_prefix))
-    tensors = dict(_renamed(net, keymap))
+    tensors = dict(_rename(net, keymap))
     dtypes = _dtypes(tensors, dtype)
     if narrow is not None:
         matrices = (n for n, w in net.state_dict().items() if w.ndim > 1 and n.startswith(("encoder.", "middle.")))
         dtypes.update({str(keymap.to_theirs(name)): narrow for name in matrices})
-    described = _metadata(config_to_json(config), family, metadata)
-    write_safetensors(path, tensors, described, dtypes)
+    write_safetensors(path, tensors, _metadata(config, family, metadata), dtypes)
 
 
 def save_vae(
@@ -123,10 +122,8 @@ def save_vae(
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write an autoencoder as a file of its own. Arguments and errors as `save_checkpoint`."""
-    keymap = KeyMap(_layout(layout).vae_rules(len(vae.config.widths)))
-    tensors = dict(_renamed(vae, keymap))
-    described = _metadata(config_to_json(vae.config), "", metadata)
-    write_safetensors(path, tensors, described, _dtypes(tensors, dtype))
+    tensors = dict(_rename(vae, KeyMap(_layout(layout).vae_rules(len(vae.config.widths)))))
+    write_safetensors(path, tensors, _metadata(vae.config, "", metadata), _dtypes(tensors, dtype))
 
 
 def save_folder(
@@ -136,7 +133,7 @@ def save_folder(
 
     Raises CheckpointError when that layout has no such model, or when it cannot be written.
     """
-    config = module.config
+    config, folder = module.config, Path(path)
     if isinstance(config, ControlNetConfig):
         rules = diffusers.controlnet_rules(config.unet, 2 * len(config.hint_widths))
         entries = fileconfig.controlnet_entries(config)
@@ -144,10 +141,8 @@ def save_folder(
         rules, entries = diffusers.unet_rules(config), fileconfig.unet_entries(config)
     else:
         rules, entries = diffusers.vae_rules(len(config.widths)), fileconfig.vae_entries(config)
-    tensors = dict(_renamed(module, KeyMap(rules)))
-    folder = Path(path)
-    described = _metadata(config_to_json(config), "", None)
-    write_safetensors(folder / WEIGHTS_NAME, tensors, described, _dtypes(tensors, dtype))
+    tensors = dict(_rename(module, KeyMap(rules)))
+    write_safetensors(folder / WEIGHTS_NAME, tensors, _metadata(config), _dtypes(tensors, dtype))
     with atomic_write(folder / "config.json") as file:
         file.write(json.dumps(entries, indent=2).encode())
 
@@ -158,7 +153,8 @@ def _layout(name: str) -> Layout:
     return LAYOUTS[name]
 
 
-def _renamed(module: nn.Module, keymap: KeyMap, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def _rename(module: nn.Module, keymap: KeyMap, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Weights of a module under the names of a layout."""
     for name, tensor in module.state_dict().items():
         key = keymap.to_theirs(prefix + name)
         if key is None:
@@ -167,13 +163,13 @@ def _renamed(module: nn.Module, keymap: KeyMap, prefix: str = "") -> Iterator[tu
 
 
 def _dtypes(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, torch.dtype]:
-    """The type to write each weight in."""
+    """The type in which each weight is written."""
     if dtype is not None and dtype not in SAVED_DTYPES:
         raise ValueRangeError(f"dtype is {dtype}, expected one of {', '.join(str(choice) for choice in SAVED_DTYPES)}")
     return {key: dtype or tensor.dtype for key, tensor in tensors.items()}
 
 
-def _metadata(config: str, family: str, metadata: Mapping[str, str] | None) -> dict[str, str]:
-    """`format` is what other tools look for; the rest says what shapes cannot."""
-    own = {"format": "pt", CONFIG_KEY: config, **({FAMILY_KEY: family} if family else {})}
+def _metadata(config: Config, family: str = "", metadata: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Metadata of a file. Other tools look for `format`; the config holds what shapes cannot tell."""
+    own = {"format": "pt", CONFIG_KEY: config_to_json(config), **({FAMILY_KEY: family} if family else {})}
     return {**(metadata or {}), **own}

@@ -238,11 +238,8 @@ INPAINTING = "inpainting"
 INSTRUCT = "InstructPix2Pix"
 WHOLE = ("checkpoint", "unet")
 FIRST_CONVOLUTIONS = (
-    "^input_blocks.0.0.weight$",
-    "^conv_in.weight$",
-    "^unet.conv_in.weight$",
-    "^unet.encoder.blocks.0.conv.weight$",
-)
+    "^input_blocks.0.0.weight$", "^conv_in.weight$", "^unet.conv_in.weight$", "^unet.encoder.blocks.0.conv.weight$",
+)  # fmt: skip
 """The UNet's first convolution in each layout: its input channels tell what else it reads besides the latent."""
 
 DETAILS: tuple[Detail, ...] = (
@@ -297,26 +294,15 @@ FAMILIES: tuple[Family, ...] = (
 """The families, told apart by the width of the text that the cross-attention reads."""
 
 CONTEXT_NEEDLES = (
-    "attn2.to_k.weight$",
-    "attn2.k.weight$",
-    "attn2.to_k.down$",
-    "attn2_to_k.lora_down.weight$",
-    "attn2_to_k.hada_w1_b$",
-    "attn2.to_k.lora_A.weight$",
-    "attn2.to_k.lora_layer.down.weight$",
-    "attn2.to_k.lora.down.weight$",
-    "attn2.processor.to_k_lora.down.weight$",
-    ".to_k_ip.weight$",
-    "^emb_params$",
+    "attn2.to_k.weight$", "attn2.k.weight$", "attn2.to_k.down$", "attn2_to_k.lora_down.weight$",
+    "attn2_to_k.hada_w1_b$", "attn2.to_k.lora_A.weight$", "attn2.to_k.lora_layer.down.weight$",
+    "attn2.to_k.lora.down.weight$", "attn2.processor.to_k_lora.down.weight$", ".to_k_ip.weight$", "^emb_params$",
     "^string_to_param.",
-)
+)  # fmt: skip
 """Weights that read the text: their second size is its width."""
 LABEL_NEEDLES = (
-    "^label_emb.0.0.weight$",
-    "^label_emb.0.0.down$",
-    "^add_embedding.linear_1.weight$",
-    "^label_embed.linear1.weight$",
-)
+    "^label_emb.0.0.weight$", "^label_emb.0.0.down$", "^add_embedding.linear_1.weight$", "^label_embed.linear1.weight$",
+)  # fmt: skip
 """Weights that read the label vector: their second size is its width."""
 ADAPTER_NEEDLES = ("^conv_in.weight$", "^body.0.in_conv.weight$")
 """A T2I-Adapter's first convolution; its input channels tell the family, as it reads no text."""

@@ -7,6 +7,7 @@ the file's own config where it has one (`fileconfig.py`), otherwise from its fam
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import isqrt
 from types import MappingProxyType
 
@@ -23,6 +24,16 @@ from ..config import (
 from ..errors import CheckpointError
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """What a key table needs to know of a model, found from its keys: levels, blocks and the number of hint layers."""
+
+    unet: UNetConfig
+    vae_levels: int
+    hint_layers: int
+
 
 DEFAULT_CONTEXT = 768
 HEAD_DIM = 64

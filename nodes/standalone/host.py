@@ -29,7 +29,8 @@ from ...controlnet_core.models.controlnet import ControlNet
 from ...controlnet_core.models.text_encoder import DualTextEncoder
 from ...controlnet_core.pipeline import SampleSettings
 from ...preprocessors.learned.library import Library
-from ..folders import ALIASES, MODEL_ENDINGS, find_file, list_files
+from ..folders import ALIASES, MODEL_ENDINGS, find_file
+from ..model_choices import list_models
 from ..units import add_units, hint_of, unit_of
 from ..values import Clip, Conditioning, Controlled, ControlNetHandle, ControlSpec, Latent, Model, Vae
 from . import loras
@@ -113,7 +114,7 @@ class StandaloneHost:
 
     def files(self, kind: str) -> tuple[str, ...]:
         """Names of the files of a kind."""
-        return list_files(self.folders(kind), MODEL_ENDINGS)
+        return list_models(self.folders(kind))
 
     def find(self, kind: str, name: str) -> Path:
         """The file of a kind by name. Raises PathError or MissingFileError."""

@@ -126,7 +126,7 @@ def test_prefix_rest_and_nesting() -> None:
 @pytest.mark.parametrize("config", UNETS.values(), ids=UNETS)
 def test_unet_tables_are_bijections_and_shapes_give_the_config_back(layout: Layout, config: UNetConfig) -> None:
     theirs = assert_bijection(KeyMap(layout.unet_rules(config)), on_meta(UNet, config))
-    found = unet_config(rename_shapes(theirs, layout.unet_rules(layout.sketch_unet(theirs))))
+    found = unet_config(rename_shapes(theirs, layout.unet_rules(layout.sketch(theirs).unet)))
     seen = {"num_heads": config.num_heads, "head_dim": config.head_dim, "context_dim": config.context_dim}
     assert replace(found, **seen) == config
 
@@ -147,7 +147,7 @@ def test_controlnet_tables(layout: Layout, config: UNetConfig, hint_widths: tupl
     net = ControlNetConfig(unet=config, hint_channels=4, hint_widths=hint_widths)
     rules = layout.controlnet_rules(config, 2 * len(hint_widths))
     theirs = assert_bijection(KeyMap(rules), on_meta(ControlNet, net))
-    sketch = layout.controlnet_rules(layout.sketch_unet(theirs), layout.sketch_hint(theirs))
+    sketch = layout.controlnet_rules(layout.sketch(theirs).unet, layout.sketch(theirs).hint_layers)
     found = controlnet_config(rename_shapes(theirs, sketch))
     assert (found.hint_channels, found.hint_widths) == (4, hint_widths)
     assert (found.unet.widths, found.unet.transformer_depth) == (config.widths, config.transformer_depth)
@@ -161,7 +161,7 @@ VAES = (VAEConfig(), DEMO.vae, VAEConfig(widths=(32, 64, 64), res_blocks=1, late
 def test_autoencoder_tables(layout: Layout, config: VAEConfig) -> None:
     levels = len(config.widths)
     theirs = assert_bijection(KeyMap(layout.vae_rules(levels)), on_meta(AutoencoderKL, config))
-    assert layout.sketch_vae(theirs) == levels
+    assert layout.sketch(theirs).vae_levels == levels
     found = vae_config(rename_shapes(theirs, layout.vae_rules(levels)))
     assert found == replace(config, scaling_factor=found.scaling_factor)
 

@@ -19,6 +19,7 @@ from comfyui_controlnet_core.controlnet_core.config import DEMO, ControlNetConfi
 from comfyui_controlnet_core.controlnet_core.errors import CheckpointError
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
+from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -240,3 +241,28 @@ def test_a_net_for_gray_hints_reads_the_mean_of_rgb(net: ControlNet) -> None:
     assert torch.equal(check_hint_channels(rgb, 1), rgb.mean(1, keepdim=True))
     assert torch.equal(check_hint_channels(torch.cat([rgb, rgb[:, :1]], 1), 1), rgb.mean(1, keepdim=True))
     assert torch.equal(check_hint_channels(rgb[:, :1], 1), rgb[:, :1])
+
+
+# -------------------------------------------------------------------------------------------- as choices
+
+
+def test_a_workflow_chooses_folders_and_never_shards(tmp_path: Path, weights: dict[str, Tensor], unet: UNet) -> None:
+    models = tmp_path / "models"
+    write_variant(models / "diffusion_models" / "sharded", weights, f"{STEM}.safetensors.index.fp16.json")
+    write_variant(models / "diffusion_models" / "single", weights, f"{STEM}.fp16.safetensors")
+    write_variant(models / "checkpoints" / "sub" / "pipe" / "unet", weights, f"{STEM}.bf16.safetensors")
+    (models / "checkpoints" / "sub" / "pipe" / "model_index.json").write_text("{}")
+    host = StandaloneHost(models_dirs=[models], device="cpu", dtype="fp32")
+    assert host.files("diffusion_models") == ("sharded", f"single/{STEM}.fp16.safetensors")
+    assert host.files("checkpoints") == ("sub/pipe", f"sub/pipe/unet/{STEM}.bf16.safetensors")
+    for kind, name in (("diffusion_models", "sharded"), ("checkpoints", "sub/pipe")):
+        loaded = load_unet(host.find(kind, name))
+        assert torch.equal(loaded.conv_out.weight, unet.conv_out.weight)
+
+
+def test_adapters_are_found_in_their_own_folder(tmp_path: Path) -> None:
+    path = tmp_path / "t2i_adapter" / "canny.safetensors"
+    write_safetensors(path, {"conv_in.weight": torch.zeros(4, 64, 1, 1)})
+    host = StandaloneHost(models_dirs=[tmp_path], device="cpu", dtype="fp32")
+    assert host.files("controlnet") == ("canny.safetensors",)
+    assert host.find("controlnet", "canny.safetensors") == path

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ...controlnet_core.errors import MissingFileError
+from ...controlnet_core.errors import MissingFileError, reading
 from .. import png
 from ..bundled import find_workflow
 from ..formats import Document, read_document
@@ -52,7 +52,9 @@ def _find(name: str) -> Path:
 
 def _may_be_workflow(path: Path) -> bool:
     """PNG, or text that begins as JSON does (a safetensors file begins with a length of 8 bytes)."""
-    with path.open("rb") as file:
+    if path.name.endswith(".json") and ".index." in path.name:  # the index of a model in shards
+        return False
+    with reading(path), path.open("rb") as file:
         head = file.read(64)
     return png.is_png(head) or (head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[") and b"\0" not in head)
 
