@@ -1,10 +1,12 @@
-"""The host's form of CONDITIONING, read as the engine's conditions; the rules are the host's.
+"""Converts CONDITIONING to the engine's conditions, by ComfyUI's rules.
 
-An entry's options: "control" (a tuple of ControlUnit), "control_apply_to_uncond", "area" in latent cells
-(height, width, top, left) or ("percentage", ...) as shares, "strength", "mask" with "mask_strength" and
-"set_area_to_bounds", "start_percent", "end_percent", "pooled_output"; of SDXL also "width", "height",
-"crop_w", "crop_h", "target_width", "target_height", and "aesthetic_score" of its refiner; of inpainting and
-editing models "concat_latent_image" (b, 4, h, w), not scaled, and "concat_mask" (b, 1, H, W).
+Options of an entry:
+- "control" (a tuple of ControlUnit), "control_apply_to_uncond", "strength", "start_percent", "end_percent";
+- "area": (height, width, top, left) in latent cells, or ("percentage", ...) in fractions of the image;
+- "mask" with "mask_strength" and "set_area_to_bounds";
+- "pooled_output"; for SDXL also "width", "height", "crop_w", "crop_h", "target_width", "target_height", and for its
+  refiner "aesthetic_score";
+- for inpainting and editing models "concat_latent_image" (b, 4, h, w), not scaled, and "concat_mask" (b, 1, H, W).
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ from ...controlnet_core.models.vae import scale_latent
 from ..values import Conditioning, Latent
 
 MIN_CELLS = 8
+"""Smallest side of an area that is computed from a mask, in latent cells, as in ComfyUI."""
 SCORES = {"positive": 6.0, "negative": 2.5}
-"""The refiner's aesthetic score where none is given, by half."""
+"""The refiner's aesthetic score where none is given, as in ComfyUI."""
 
 
 def to_conditions(
@@ -37,11 +40,11 @@ def to_conditions(
     config: ModelConfig | None = None,
     latent: Latent | None = None,
 ) -> tuple[tuple[Condition, ...], tuple[Condition, ...]]:
-    """Both halves for a latent of (height, width) cells.
+    """The conditions of both halves of the guidance, for a latent of (height, width) cells.
 
-    config: of the model, where it may read more than text: a label vector, or channels beside the latent.
-    latent: the LATENT to be sampled, its samples scaled for that model. Raises ShapeError for an empty half, and
-    for a text that the label vector cannot be made from.
+    config, latent: needed for models that read more than text: a label vector (SDXL), or further input channels
+    (inpainting). The samples of `latent` are scaled for the model. Raises ShapeError for an empty half, and for a text
+    that does not fit the label vector.
     """
     label_dim = None if config is None else config.unet.label_dim
     halves = []
@@ -65,11 +68,12 @@ def to_conditions(
 
 def _is_shared(condition: Condition, options: dict[str, Any]) -> bool:
     plain = bool(condition.units) and condition.area is None
+    # ComfyUI's rule: control of a prompt that is limited to an area is not passed on to the negative prompt.
     return plain and options.get("control_apply_to_uncond", False) is True
 
 
 def share_control(negative: Sequence[Condition], shared: Sequence[ControlStack]) -> list[Condition]:
-    """Negatives that no unit controls get the units of the positives, one after the other."""
+    """Give the units of the positive conditions to the negative ones in turn, where no negative one has units."""
     result = list(negative)
     plain = [i for i, c in enumerate(negative) if c.area is None]
     if not plain or any(negative[i].units for i in plain):
@@ -81,9 +85,10 @@ def share_control(negative: Sequence[Condition], shared: Sequence[ControlStack])
 
 
 def _with_area_of(half: Sequence[Condition], other: Sequence[Condition]) -> list[Condition]:
-    """This half, with a condition added for each area of the other half that it has none for.
+    """This half, with a condition for each area that only the other half has.
 
-    What guides an area is compared in that area: the text is that of the smallest area around it.
+    Guidance compares both halves in the same area. The added condition has the text of the smallest condition of this
+    half that covers the area.
     """
     result = list(half)
     for area, template in ((c.area, c) for c in other if c.area is not None):
@@ -121,7 +126,7 @@ def _condition(text: Tensor, options: dict[str, Any], size: tuple[int, int]) -> 
 
 
 def _label(options: dict[str, Any], size: tuple[int, int], label_dim: int | None, score: float) -> Tensor | None:
-    """The label vector (1, label_dim): pooled text and the size that was asked for, the latent's by default."""
+    """SDXL's label vector (1, label_dim): pooled text and image sizes. The sizes default to those of the latent."""
     pooled = options.get("pooled_output")
     if label_dim is None or pooled is None:
         return None
@@ -134,7 +139,10 @@ def _label(options: dict[str, Any], size: tuple[int, int], label_dim: int | None
 
 
 def _beside(options: dict[str, Any], config: ModelConfig, latent: Latent) -> Tensor | None:
-    """What inpainting and editing models read beside the latent; without a node for it, the LATENT's own mask."""
+    """The further input channels of inpainting and editing models.
+
+    Without a node that sets them, an inpainting model reads the noise mask of the LATENT.
+    """
     samples, picture = latent["samples"], options.get("concat_latent_image")
     kind = config.unet.in_channels - config.vae.latent_channels
     if kind == INPAINT:
@@ -142,7 +150,8 @@ def _beside(options: dict[str, Any], config: ModelConfig, latent: Latent) -> Ten
         return inpaint_channels(options.get("concat_mask", latent.get("noise_mask")), shown, tuple(samples.shape))
     if kind != EDIT:
         return None
-    if picture is not None and config.noise.kind == "edm":  # CosXL's editing model; the others read it unscaled
+    # CosXL's editing model reads a scaled latent, InstructPix2Pix an unscaled one.
+    if picture is not None and config.noise.kind == "edm":
         picture = scale_latent(picture, config.vae)
     return edit_channels(picture, tuple(samples.shape))
 
@@ -170,14 +179,14 @@ def _area(options: dict[str, Any], mask: Tensor | None, size: tuple[int, int]) -
     rows, columns = min(height, size[0] - top), min(width, size[1] - left)
     if rows < 1 or columns < 1:
         raise ShapeError(
-            f"an area of {width * 8}x{height * 8} at ({left * 8}, {top * 8}) lies outside the picture of "
+            f"an area of {width * 8}x{height * 8} at ({left * 8}, {top * 8}) lies outside the image of "
             f"{size[1] * 8}x{size[0] * 8}: move it inside"
         )
     return Area(top, left, rows, columns)
 
 
 def _bounds(mask: Tensor, size: tuple[int, int]) -> Area:
-    """The smallest rectangle around a mask (B, h, w), at least 8 cells where the picture has them."""
+    """The smallest rectangle around a mask (B, h, w), with sides of MIN_CELLS or more where the image allows it."""
     rows, columns = mask.abs().amax(dim=0).nonzero(as_tuple=True)
     if not len(rows):
         return Area(0, 0, min(MIN_CELLS, size[0]), min(MIN_CELLS, size[1]))

@@ -1,4 +1,4 @@
-"""Resizing as the host does it; a picture depends on the bits of it."""
+"""Resizes images and latents bit for bit as ComfyUI does, so that a workflow gives the same image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CROPS = ("disabled", "center")
 
 
 def resize(x: Tensor, width: int, height: int, method: str, crop: str = "disabled") -> Tensor:
-    """(B, C, h, w) -> (B, C, height, width); `crop="center"` cuts to the new aspect first."""
+    """(B, C, h, w) -> (B, C, height, width). crop: "center" crops to the new aspect ratio first."""
     if width < 1 or height < 1:
         raise ShapeError(f"the new size is {width}x{height}: both sides must be at least 1")
     if crop == "center":
@@ -30,20 +30,22 @@ def resize(x: Tensor, width: int, height: int, method: str, crop: str = "disable
 
 
 def crop_to_aspect(x: Tensor, aspect: float) -> Tensor:
-    """(B, C, h, w) cut at the centre to width / height = `aspect`, to the nearest even number of pixels."""
+    """(B, C, h, w) cropped at the centre to width / height = `aspect`."""
     height, width = x.shape[-2:]
     old = width / height
+    # The same number of pixels is cut on both sides, so the result can be off by one pixel.
     side = round((width - width * (aspect / old)) / 2) if old > aspect else 0
     top = round((height - height * (old / aspect)) / 2) if old < aspect else 0
     return x[..., top : height - top, side : width - side]
 
 
 def _lanczos(x: Tensor, width: int, height: int) -> Tensor:
-    """By Pillow, in 8 bit."""
+    """Resize with Pillow."""
     from PIL import Image
 
     pictures = []
     for picture in x:
+        # ComfyUI goes through 8 bit here, which rounds the colours.
         pixels = np.clip(255.0 * picture.movedim(0, -1).cpu().numpy(), 0, 255).astype(np.uint8)
         image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
         resized = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS), np.float32) / 255.0
@@ -52,16 +54,16 @@ def _lanczos(x: Tensor, width: int, height: int) -> Tensor:
 
 
 def bislerp(x: Tensor, width: int, height: int) -> Tensor:
-    """Bilinear, but with directions of the latent vectors interpolated along the sphere (Shoemake 1985).
+    """Resize latents bilinearly, with spherical interpolation of their vectors (slerp, Shoemake 1985).
 
-    The plain mean of two vectors is shorter than both; latents lose contrast by that.
+    The mean of two vectors is shorter than both of them, so plain interpolation reduces the contrast of latents.
     """
     return _slerp_axis(_slerp_axis(x.float(), width, -1), height, -2).to(x.dtype)
 
 
 def _slerp_axis(x: Tensor, size: int, axis: int) -> Tensor:
     old = x.shape[axis]
-    # pixel centres, as in bilinear interpolation with align_corners off
+    # Interpolating the indices gives the positions of the pixel centres, as with align_corners off.
     index = torch.arange(old, dtype=torch.float32, device=x.device).reshape(1, 1, 1, -1)
     position = F.interpolate(index, size=(1, size), mode="bilinear").flatten()
     first = position.floor().long()
@@ -72,7 +74,7 @@ def _slerp_axis(x: Tensor, size: int, axis: int) -> Tensor:
 
 
 def _slerp(a: Tensor, b: Tensor, ratio: Tensor) -> Tensor:
-    """Between vectors along dimension 1: direction on the great circle, length linear."""
+    """Interpolate vectors along dimension 1: the direction on the great circle, the length linearly."""
     length_a, length_b = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
     unit_a = torch.where(length_a == 0.0, 0.0, a / length_a)
     unit_b = torch.where(length_b == 0.0, 0.0, b / length_b)
@@ -80,5 +82,6 @@ def _slerp(a: Tensor, b: Tensor, ratio: Tensor) -> Tensor:
     angle = dot.acos()
     direction = (((1.0 - ratio) * angle).sin() * unit_a + (ratio * angle).sin() * unit_b) / angle.sin()
     result = direction * (length_a * (1.0 - ratio) + length_b * ratio)
+    # The formula divides by sin(angle), which is 0 for equal and for opposite directions.
     result = torch.where(dot > 1 - 1e-5, a, result)
     return torch.where(dot < 1e-5 - 1, a * (1.0 - ratio) + b * ratio, result)

@@ -101,7 +101,7 @@ def test_what_has_no_place_is_logged(
     lora(host, tmp_path, "a.safetensors", UNET, "lora_unet_down_blocks_7_resnets_0_conv1")
     with caplog.at_level(logging.WARNING):
         run("LoraLoaderModelOnly", model=loaded[0], lora_name="a.safetensors")
-    assert "1 updates applied; without a place here: lora_unet_down_blocks_7_resnets_0_conv1" in caplog.text
+    assert "1 updates applied; these do not fit: lora_unet_down_blocks_7_resnets_0_conv1" in caplog.text
 
 
 def test_a_text_encoder_lora_on_the_model_alone_says_that_it_does_nothing(
@@ -110,4 +110,4 @@ def test_a_text_encoder_lora_on_the_model_alone_says_that_it_does_nothing(
     lora(host, tmp_path, "a.safetensors", TEXT)
     with caplog.at_level(logging.WARNING):
         run("LoraLoaderModelOnly", model=loaded[0], lora_name="a.safetensors")
-    assert "changes nothing here" in caplog.text
+    assert "has no effect here" in caplog.text
