@@ -7,6 +7,7 @@ files of the same name, in subfolders too; a text file beside a picture (`target
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import os
@@ -72,7 +73,8 @@ def find_faults(examples: tuple[Example, ...], known_sizes: Path | None = None) 
     """
     files = dict.fromkeys(file for example in examples for file in _files(example))
     known = _load_sizes(known_sizes)
-    with ThreadPoolExecutor() as pool:  # Pillow decodes without the interpreter's lock, so threads work in parallel
+    # Pillow decodes without holding the interpreter lock, so threads work in parallel.
+    with ThreadPoolExecutor(8) as pool:
         found = dict(zip(files, pool.map(lambda file: _measure(file, known), files), strict=True))
     if known_sizes is not None:
         good = {str(file): value for file, value in found.items() if not isinstance(value, str)}
@@ -182,13 +184,13 @@ def _find_pictures(folder: Path) -> dict[Path, Path]:
 def _read_text(path: Path) -> str:
     """A text file in UTF-8, with or without byte order mark. Raises DamagedFileError naming file and line."""
     with reading(path):
-        data = path.read_bytes()
+        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    bad = data.find(b"\0")  # UTF-16 without a mark can be valid UTF-8, with zeros
     try:
-        text = data.decode("utf-8-sig")
-        bad = text.find("\0")  # UTF-16 without a mark is valid UTF-8 with zeros
+        text = data.decode()
     except UnicodeDecodeError as error:
-        text, bad = data[: error.start].decode("latin-1"), error.start
+        text, bad = "", error.start if bad < 0 else min(bad, error.start)
     if bad < 0:
         return text
-    line = text.count("\n", 0, bad) + 1
+    line = data.count(b"\n", 0, bad) + 1
     raise DamagedFileError(f"{path}, line {line}: this is not text in UTF-8: save the file as UTF-8", path)
