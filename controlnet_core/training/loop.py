@@ -216,8 +216,9 @@ class Loop:
                 self._restore(read_tensors(header))
                 self.step = self.saved_step = int(header.metadata["step"])
         except DamagedFileError as error:
+            reason = getattr(error.__cause__, "strerror", None) or type(error.__cause__).__name__
             raise DamagedFileError(
-                f"{self.state_file} is damaged, or is not the state of this training ({error}): put a copy of it back, "
+                f"{self.state_file} is damaged, or is not the state of this training ({reason}): put a copy back, "
                 "or delete it to train from the start",
                 self.state_file,
             ) from error
@@ -231,9 +232,9 @@ class Loop:
                 if tensors[source].shape != target.shape:
                     raise ValueError(f"{source} has the shape {tuple(tensors[source].shape)}")
                 target.copy_(tensors[source])
-            # The copies keep nothing of the mapped file, which the next save replaces. AdamW counts on the CPU.
-            moments = {
-                key: tensors[f"optimizer.{key}.{name}"].to(p.device, copy=True) for key in ("exp_avg", "exp_avg_sq")
-            }
-            self.optimizer.state[p] = {"step": tensors[f"optimizer.step.{name}"].clone(), **moments}
+            # AdamW counts steps on the CPU. It has no entries for a parameter that never had a gradient.
+            for key, device in (("step", "cpu"), ("exp_avg", p.device), ("exp_avg_sq", p.device)):
+                if (entry := tensors.get(f"optimizer.{key}.{name}")) is not None:
+                    # A copy keeps nothing of the mapped file, which the next save replaces.
+                    self.optimizer.state[p][key] = entry.to(device, copy=True)
         self.generator.set_state(tensors["generator"].clone())

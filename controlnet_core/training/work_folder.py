@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.io import atomic_write
-from ..errors import DamagedFileError, ValueRangeError, reading, writing
+from ..errors import DamagedFileError, ValueRangeError, writing
 from .controlnet_training import TrainingOptions
 from .examples import Examples
 from .loop import Recipe, Report
@@ -104,11 +104,10 @@ class WorkFolder:
 
     def _known_settings(self, path: Path) -> dict[str, Any]:
         try:
-            with reading(path):
-                return dict(json.loads(path.read_bytes()))
-        except DamagedFileError as error:
+            return dict(json.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise DamagedFileError(
-                f"{path} is damaged ({error}): delete it to continue this training with the options given now", path
+                f"{path} is damaged ({error!r}): delete it to continue this training with the options given now", path
             ) from error
 
     def write_log(self, entry: Probe | Report) -> None:

@@ -12,12 +12,10 @@ import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.checkpoints.detect import Identity
 from comfyui_controlnet_core.controlnet_core.checkpoints.load import Checkpoint, load_checkpoint, load_controlnet
-from comfyui_controlnet_core.controlnet_core.checkpoints.save import save_checkpoint
-from comfyui_controlnet_core.controlnet_core.config import DEMO, ModelConfig
+from comfyui_controlnet_core.controlnet_core.config import DEMO
 from comfyui_controlnet_core.controlnet_core.errors import UnfitError, ValueRangeError
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.text_encoder import ClipTextModel
-from comfyui_controlnet_core.controlnet_core.models.tokenizer import ClipTokenizer, VocabMap
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
 from comfyui_controlnet_core.controlnet_core.pipeline import SampleSettings
@@ -34,51 +32,13 @@ from comfyui_controlnet_core.controlnet_core.training.loop import Recipe
 from comfyui_controlnet_core.controlnet_core.training.probe import Probe, first_control, split_rows
 from comfyui_controlnet_core.nodes.scenes import VIEWS
 from comfyui_controlnet_core.nodes.standalone.host import ASSETS
-from comfyui_controlnet_core.workflows import cli
 from PIL import Image
-
-COUNT, SIZE = 9, 64
-QUICK = ("--batch", "2", "--lr", "1e-3", "--size", str(SIZE), "--device", "cpu", "--sample-every", "0")
-
-
-def tiny() -> ModelConfig:
-    return replace(
-        DEMO,
-        unet=replace(DEMO.unet, widths=(32, 32), transformer_depth=(1, 0), num_heads=2, context_dim=32),
-        vae=replace(DEMO.vae, widths=(32, 32)),
-        text=replace(DEMO.text, width=32, heads=2, layers=1),
-        hint_widths=(8, 8, 8, 16),
-    )
+from tiny_training import COUNT, SIZE, make_training_folder, tiny, train
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny base, and examples in both forms: `indexed` as fill50k has them, `paired` with text files."""
-    folder = tmp_path_factory.mktemp("train")
-    for name in ("indexed/source", "indexed/target", "paired/source", "paired/target"):
-        (folder / name).mkdir(parents=True)
-    lines, captions = [], []
-    for number, scene in enumerate(render_many(range(COUNT), SIZE, 1)):
-        captions.append(scene.caption)
-        for place, pixels in (("target", scene.image), ("source", VIEWS["canny"](scene))):
-            image = Image.fromarray((np.clip(pixels, 0, 1) * 255).astype(np.uint8))
-            image.save(folder / "indexed" / place / f"{number}.png")
-            image.save(folder / "paired" / place / f"{number}.png")
-        (folder / "paired" / "target" / f"{number}.txt").write_text(scene.caption)
-        names = {"source": f"source/{number}.png", "target": f"target/{number}.png"}
-        lines.append(json.dumps({**names, "prompt": scene.caption}))
-    (folder / "indexed" / "prompt.json").write_text("\n".join(lines))
-    torch.manual_seed(0)
-    vocab = VocabMap.from_words(ClipTokenizer.load(), captions)
-    config = replace(tiny(), text=replace(tiny().text, vocab_size=vocab.rows))
-    parts = UNet(config.unet), AutoencoderKL(config.vae), ClipTextModel(config.text)
-    save_checkpoint(folder / "base.safetensors", config, *parts, extras={"vocab_map": vocab.to_tensor()}, layout="core")
-    return folder
-
-
-def train(folder: Path, output: Path, *more: str) -> int:
-    data, base = str(folder / "indexed"), str(folder / "base.safetensors")
-    return cli.main(["train", "--data", data, "--base", base, "--output", str(output), *QUICK, *more])
+    return make_training_folder(tmp_path_factory.mktemp("train"))
 
 
 def weights(path: Path) -> torch.Tensor:
