@@ -28,13 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from comfyui_controlnet_core.controlnet_core.analysis.fidelity import (
-    classify_albedo,
-    edge_f1,
-    iou,
-    object_ious,
-    regained,
-)
+from comfyui_controlnet_core.controlnet_core.analysis.fidelity import compare_edges, iou
 from comfyui_controlnet_core.controlnet_core.checkpoints.control import load_control
 from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_checkpoint, load_controlnet
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
@@ -46,7 +40,7 @@ from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.text_encoder import TextEncoder
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
 from comfyui_controlnet_core.controlnet_core.training.demo_stages import UNION_KINDS
-from comfyui_controlnet_core.controlnet_core.training.demo_world import RenderedScene, render_seed
+from comfyui_controlnet_core.controlnet_core.training.demo_world import RenderedScene, render_seed, srgb_to_lab
 from comfyui_controlnet_core.nodes.scenes import VIEWS
 from comfyui_controlnet_core.nodes.scenes import photo as example_photo
 from comfyui_controlnet_core.preprocessors import process
@@ -59,6 +53,17 @@ KINDS = ("canny", "scribble", "depth", "openpose", "segmentation")
 Score = Callable[[RenderedScene, np.ndarray], list[float]]
 
 
+def edge_f1(expected: np.ndarray, found: np.ndarray) -> float:
+    """Return the F-measure of two edge maps (H, W), with a tolerance of 2 pixels."""
+    return compare_edges(expected, found).score
+
+
+def classify_albedo(picture: np.ndarray, albedo: np.ndarray) -> np.ndarray:
+    """Return for each pixel (H, W, 3) of an sRGB picture the index of the nearest of the albedos (L, 3), in CIELAB."""
+    distances = srgb_to_lab(picture)[..., None, :] - srgb_to_lab(albedo)
+    return np.linalg.norm(distances, axis=-1).argmin(axis=-1)
+
+
 def edges(scene: RenderedScene, picture: np.ndarray) -> list[float]:
     """Return the F1 of the picture's canny edges and those of the true picture."""
     maps = [np.asarray(process("canny", p[None]))[0, ..., 0] for p in (scene.image, picture)]
@@ -67,7 +72,9 @@ def edges(scene: RenderedScene, picture: np.ndarray) -> list[float]:
 
 def objects(scene: RenderedScene, picture: np.ndarray) -> list[float]:
     """Return the IoU of each object."""
-    return object_ious(scene.labels, classify_albedo(picture, scene.albedo))
+    found = classify_albedo(picture, scene.albedo)
+    first = 2  # 0 is the sky and 1 the ground
+    return [iou(scene.labels == i, found == i) for i in range(first, int(scene.labels.max()) + 1)]
 
 
 def mannequin(scene: RenderedScene, picture: np.ndarray) -> list[float]:
@@ -185,7 +192,8 @@ def measured(
     other = demo.run([(unit(hints[i]),) for i in swapped], rows)
     shown = {"with": own, "shuffled": other, "none": baselines.free, "ceiling": baselines.ceiling}
     means = {column: mean(score, scenes, made) for column, made in shown.items()}
-    gain = regained(means["with"], means["shuffled"], means["ceiling"])
+    # the share of the possible gain over shuffled hints
+    gain = (means["with"] - means["shuffled"]) / (means["ceiling"] - means["shuffled"])
     figures = f"{means['with']:7.3f}{means['shuffled']:10.3f}{means['none']:7.3f}{means['ceiling']:9.3f}{gain:7.3f}"
     print(f"{unit(hints[0]).name:22}{name:16}{figures}", flush=True)
     if pictures_to:

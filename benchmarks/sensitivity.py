@@ -19,6 +19,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,14 @@ from comfyui_controlnet_core.controlnet_core.analysis.plots import (
     draw_bars,
     new_page,
 )
-from comfyui_controlnet_core.controlnet_core.analysis.sensitivity import Sensitivity, measure, sampled_steps, spearman
+from comfyui_controlnet_core.controlnet_core.analysis.sensitivity import Sensitivity, measure, sampled_steps
 from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_controlnet
 from comfyui_controlnet_core.controlnet_core.control.modes import block_names
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.pipeline import SampleSettings
 from comfyui_controlnet_core.controlnet_core.training.demo_world import render_seed
 from fidelity import ASSETS, FIRST_SEED, KINDS, SCORES, SETTINGS, Demo, hint, load_demo
+from scipy.stats import spearmanr
 from torch import Tensor
 
 BLOCKS = 7
@@ -63,6 +65,11 @@ def information(demo: Demo, row: int, unit: ControlUnit, x0: Tensor) -> Sensitiv
         return demo.latent(row, (replace(unit, block_weights=factors),), x0, settings)
 
     return measure(predict, x0, BLOCKS, [str(p + 1) for p in points])
+
+
+def spearman(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return Spearman's rank correlation."""
+    return float(spearmanr(a, b).statistic)
 
 
 def study(demo: Demo, kind: str, net: torch.nn.Module, count: int) -> dict[str, Any]:

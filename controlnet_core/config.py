@@ -1,4 +1,4 @@
-"""Shapes of the models as data. Presets are made from one another with `replace()`."""
+"""The shapes of the models, as data. Presets derive from one another by `replace()`."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from typing import Literal
 Parametrization = Literal["eps", "v", "edm"]
 
 EMPTY = -1
-"""Depth of a transformer without blocks: a normalisation and two projections (SDXL's mid ControlNet)."""
+"""The depth of a transformer that has a normalisation and two projections but no blocks (SDXL's mid ControlNet)."""
 
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Stable Diffusion's UNet. One entry of `widths` per resolution level, highest resolution first.
+    """Stable Diffusion's UNet.
 
-    `transformer_depth[i]` is the number of transformer blocks behind each residual block of level i:
-    0 for no transformer, `EMPTY` for one without blocks. `middle_res` counts the middle's residual
-    blocks: 2, around its transformer, or 1 in nets without one (SDXL's small ControlNet).
-    Heads are given either by their number (SD1.5: `num_heads=8`) or by their width (`head_dim=64`).
-    All widths are multiples of 32, the number of groups in the group normalisations.
+    in_channels: 4, or more for inpainting models. widths: channels of each resolution level, highest resolution first;
+    multiples of 32, the number of groups in the group normalisations. res_blocks: residual blocks per level of the
+    encoder. transformer_depth: for each level, the number of transformer blocks after each residual block; 0 for no
+    transformer, `EMPTY` for one without blocks. middle_depth: the same for the middle. middle_res: residual blocks of
+    the middle: 2, around its transformer, or 1 in nets without one (SDXL's small ControlNet). num_heads: attention
+    heads of each transformer; head_dim: the width of a head instead (SD2, SDXL). context_dim: width of the text.
+    linear_projection: whether transformers project by linear layers instead of 1x1 convolutions. label_dim: width of
+    SDXL's label vector; None without one.
     """
 
     in_channels: int = 4
@@ -47,10 +50,10 @@ class UNetConfig:
 
 @dataclass(frozen=True)
 class UnionConfig:
-    """What a ControlNet Union has besides: one net for several types of hint.
+    """The additional parts of a ControlNet Union, one net for several types of hint.
 
-    types: how many types it knows (6, ProMax 8). width: of its type embedding. layers: of the
-    network that combines type and hint. type_dim: of the sinusoid that says whether a type is present.
+    types: number of types (6; ProMax has 8). width: of the type embedding. layers: of the network that combines types
+    and hints. type_dim: width of the sinusoid that encodes whether a type is present.
     """
 
     types: int = 6
@@ -61,14 +64,15 @@ class UnionConfig:
 
 @dataclass(frozen=True)
 class ControlNetConfig:
-    """A trainable copy of the encoder and middle of `unet`, with a hint encoder.
+    """A ControlNet: a trainable copy of the encoder and middle of `unet`, with a hint encoder.
 
-    `unet` has depths of its own: SDXL's mid and small nets have fewer transformers than their base.
-    `hint_widths` are the widths of the hint encoder as released (16, 32, 96, 256; the paper's own
-    wording, four stride-2 convolutions, would give /16 and not the /8 of the latent). `union` makes it
-    a ControlNet Union. `global_pool`: its residuals are averaged over the picture (the shuffle net).
+    unet: its depths may differ from the base's: SDXL's mid and small nets have fewer transformers. hint_widths: of the
+    hint encoder. union: makes it a ControlNet Union. global_pool: whether its residuals are averaged over the picture
+    (the shuffle net).
     """
 
+    # The released hint encoder halves three times, to the latent's size. The four convolutions of stride 2 that the
+    # paper describes would halve once more.
     unet: UNetConfig = UNetConfig()
     hint_channels: int = 3
     hint_widths: tuple[int, ...] = (16, 32, 96, 256)
@@ -78,11 +82,11 @@ class ControlNetConfig:
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """A T2I-Adapter (Mou et al. 2023): a small network on the hint alone, one feature map per level.
+    """A T2I-Adapter (Mou et al. 2023): a small network that reads the hint only and returns a feature map per level.
 
-    widths: of the feature maps, the base's own. unshuffle: pixels per cell of the first one, 8, or 16 in
-    the kind for SDXL. res_blocks: per level. kernel: of the second convolution of each. light: narrow
-    levels without a first convolution. conv_down: halves by convolution instead of averaging.
+    widths: of the feature maps, the same as the base's. unshuffle: pixels per cell of the first one along a side: 8, or
+    16 for SDXL. res_blocks: per level. kernel: size of the second convolution of each block. light: narrow levels
+    without a first convolution. conv_down: whether it halves by convolution instead of averaging.
     """
 
     widths: tuple[int, ...] = (320, 640, 1280, 1280)
@@ -95,15 +99,15 @@ class AdapterConfig:
 
     @property
     def xl(self) -> bool:
-        """Whether it is of the kind for SDXL, which halves once only."""
+        """Whether it is the variant for SDXL, which halves only once."""
         return self.unshuffle == 16
 
 
 @dataclass(frozen=True)
 class DerivedConfig:
-    """A ControlNet whose weights are complete only with those of its base: what its file alone tells.
+    """What the file tells of a ControlNet that needs the weights of its base (Control-LoRA, difference file).
 
-    context_dim: width of the text that the base reads; 0 where the file does not tell.
+    context_dim: width of the text that the base reads; 0 if the file does not tell.
     """
 
     context_dim: int = 0
@@ -113,10 +117,11 @@ class DerivedConfig:
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """KL autoencoder. `patch > 1` puts a pixel unshuffle before it and a pixel shuffle behind it.
+    """A KL autoencoder.
 
-    A UNet sees (latent - mean) * scaling_factor / std, with `latent_mean` and `latent_std` per channel; empty
-    ones stand for 0 and 1.
+    patch: above 1, a pixel unshuffle of that factor before the encoder and a pixel shuffle after the decoder.
+    A UNet reads (latent - latent_mean) * scaling_factor / latent_std. latent_mean, latent_std: per channel; empty for
+    0 and 1.
     """
 
     image_channels: int = 3
@@ -130,18 +135,19 @@ class VAEConfig:
 
     @property
     def factor(self) -> int:
-        """Pixels per latent cell along one side."""
+        """Pixels per latent cell along a side."""
         return self.patch * 2 ** (len(self.widths) - 1)
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """CLIP text transformer, and how its base reads it.
+    """A CLIP text transformer, and how its base reads it.
 
-    projection: width of the pooled text behind a last linear layer; None where there is none.
-    stop_layer: the layer that prompts are read from: -1 is the last, -2 the one before it.
-    norm_skipped: whether the final normalisation is applied to a layer that is not the last.
-    padding: the token that fills a chunk behind the end mark (49407 is the end mark itself).
+    projection: width of the pooled text after a last linear layer; None without one.
+    stop_layer: the layer whose states the base reads: -1 is the last, -2 the one before it. A number beyond the first
+        layer means the last.
+    norm_skipped: whether the final normalisation is applied to a layer before the last (SD1.x: yes, SDXL: no).
+    padding: the token that fills a chunk after the end mark (49407 is the end mark itself).
     """
 
     width: int = 768
@@ -158,12 +164,11 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class NoiseConfig:
-    """The noise levels of a model's training.
+    """The noise levels that a model was trained with.
 
-    kind: "discrete", the 1000 timesteps of Stable Diffusion; or "edm", every level from `sigma_min` to
-    `sigma_max` (Karras et al. 2022). zero_terminal_snr: whether the discrete levels are rescaled so that the
-    last one holds no picture (Lin et al. 2023). sigma_data: the standard deviation that the model takes its
-    latents to have.
+    kind: "discrete" for the 1000 timesteps of Stable Diffusion, "edm" for all levels from `sigma_min` to `sigma_max`
+    (Karras et al. 2022). zero_terminal_snr: whether the discrete levels are rescaled so that the last one is pure noise
+    (Lin et al. 2023). sigma_data: the standard deviation that the model assumes for its latents.
     """
 
     kind: Literal["discrete", "edm"] = "discrete"
@@ -175,7 +180,7 @@ class NoiseConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A whole Stable Diffusion model. `text2` is the second text encoder of models that have two."""
+    """A complete Stable Diffusion model. text2: the second text encoder, in models that have two."""
 
     name: str
     unet: UNetConfig
@@ -194,13 +199,11 @@ class ModelConfig:
 
 SD15 = ModelConfig("sd15", UNetConfig(), VAEConfig(), TextConfig())
 
-OPENCLIP_H = TextConfig(
-    width=1024, layers=24, heads=16, activation="gelu", projection=1024, stop_layer=-2, padding=0
-)
-"""OpenCLIP ViT-H's text transformer, as Stable Diffusion 2 reads it: the last layer but one, normalised."""
+OPENCLIP_H = TextConfig(width=1024, layers=24, heads=16, activation="gelu", projection=1024, stop_layer=-2, padding=0)
+"""OpenCLIP ViT-H's text transformer, as Stable Diffusion 2 reads it: the second-to-last layer, normalised."""
 
 OPENCLIP_G = replace(OPENCLIP_H, width=1280, layers=32, heads=20, projection=1280, norm_skipped=False)
-"""OpenCLIP ViT-bigG's, as SDXL reads it: the last layer but one as it is, and the projected pooled text."""
+"""OpenCLIP ViT-bigG's, as SDXL reads it: the second-to-last layer, not normalised, and the projected pooled text."""
 
 SD21 = replace(
     SD15,
@@ -209,7 +212,7 @@ SD21 = replace(
     text=OPENCLIP_H,
     parametrization="v",
 )
-"""Stable Diffusion 2.1 at 768 pixels; 2.0 and 2.1 at 512 pixels are the same with `parametrization="eps"`."""
+"""Stable Diffusion 2.1 for 768 pixels. The models for 512 pixels are the same with `parametrization="eps"`."""
 
 SDXL = replace(
     SD15,
@@ -257,4 +260,4 @@ DEMO = replace(
     text=replace(SD15.text, width=128, layers=2, heads=4, vocab_size=256),
     hint_widths=(16, 24, 32, 64),
 )
-"""The demo model's shape. Scaling factor and vocabulary size are found in training and stored in its file."""
+"""The shape of the demo model. Its scaling factor and vocabulary size are found in training and stored in its file."""

@@ -1,6 +1,6 @@
-"""How well a picture keeps to its condition: measures with published definitions.
+"""How well a picture follows its hint: measures with published definitions.
 
-All maps are arrays (H, W) or (H, W, 3), hint and picture of one size; every score is in 0..1, 1 is best.
+All maps are arrays (H, W) or (H, W, 3), hint and picture of the same size. Scores are from 0 to 1 (best).
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import numpy as np
 from ..errors import ValueRangeError
 
 HIT, MISSED, EXTRA = 1, 2, 3
-"""Marks of a pixel: as the hint wants it; wanted and not there; there and not wanted."""
+"""Marks of a pixel: as in the hint; in the hint only; in the picture only."""
 MOST_COLOURS = 256
 STEEP_DEGREES = 11.25
 
 
 @dataclass(frozen=True, eq=False)
 class Agreement:
-    """A score in 0..1, what was measured in words, and marks (H, W): HIT, MISSED, EXTRA or 0 for each pixel."""
+    """A score from 0 to 1, the measurement in words, and marks (H, W): HIT, MISSED, EXTRA or 0 for each pixel."""
 
     score: float
     words: str
@@ -30,11 +30,11 @@ class Agreement:
 
 
 def compare_edges(expected: np.ndarray, found: np.ndarray, tolerance: float = 2.0) -> Agreement:
-    """F-measure between two edge maps (H, W), non-zero on edges, with a tolerance in pixels.
+    """The F-measure of two edge maps (H, W), non-zero on edges. tolerance: in pixels.
 
-    Precision: share of found edge pixels with an expected one within the tolerance; recall: the
-    other way round; F = 2PR / (P + R). Two empty maps agree (1), one empty map does not (0).
-    Without one-to-one matching this is Martin, Fowlkes and Malik's (2004) boundary measure.
+    Precision is the share of found edge pixels with an expected one within the tolerance, recall the share of expected
+    ones with a found one; F = 2PR / (P + R). The score is 1 if both maps are empty, and 0 if one is. This is the
+    boundary measure of Martin, Fowlkes and Malik (2004), but several pixels may match the same one.
     """
     from scipy.ndimage import distance_transform_edt
 
@@ -45,6 +45,7 @@ def compare_edges(expected: np.ndarray, found: np.ndarray, tolerance: float = 2.
         score = float(expected.any() == found.any())
         where = "only in the hint" if expected.any() else "only in the picture" if found.any() else "in neither"
         return Agreement(score, f"edges {where}", marks)
+    # The distance transform of a map's complement is the distance to its nearest edge.
     right = found & (np.asarray(distance_transform_edt(~expected)) <= tolerance)
     caught = expected & (np.asarray(distance_transform_edt(~found)) <= tolerance)
     marks[caught | right] = HIT
@@ -54,33 +55,28 @@ def compare_edges(expected: np.ndarray, found: np.ndarray, tolerance: float = 2.
     return Agreement(score, words, marks)
 
 
-def edge_f1(expected: np.ndarray, found: np.ndarray, tolerance: float = 2.0) -> float:
-    """The score of `compare_edges`."""
-    return compare_edges(expected, found, tolerance).score
-
-
 # ------------------------------------------------------------------------------------------- segments
 
 
 def label_map(hint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A map in plain colours (H, W, 3) in 0..1 -> labels (H, W), and the colour of each in bytes (L, 3).
+    """Read a map of plain colours (H, W, 3) in 0..1 as labels (H, W) and the colour of each label in bytes (L, 3).
 
-    Raises ValueRangeError for a picture of more than 256 colours, which is no label map.
+    Raises ValueRangeError for more than 256 colours: the picture is then not a label map.
     """
     pixels = np.clip(hint * 255.0 + 0.5, 0, 255).astype(np.uint8)
     colours, labels = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
     if len(colours) > MOST_COLOURS:
         raise ValueRangeError(
-            f"the segmentation map has {len(colours)} colours, expected one for each class: snap it to the palette "
-            "first (preprocessor segment_palette)"
+            f"the segmentation map has {len(colours)} colours, expected one for each class, at most {MOST_COLOURS}: "
+            "snap it to the palette first (preprocessor segment_palette)"
         )
     return labels.reshape(hint.shape[:2]), colours
 
 
 def compare_segments(hint: np.ndarray, found: np.ndarray) -> Agreement:
-    """Mean intersection over union of two maps in plain colours (H, W, 3) over the classes of the hint.
+    """The mean intersection over union (IoU) of two maps of plain colours (H, W, 3), over the classes of the hint.
 
-    A class is a colour. IoU as in PASCAL VOC: |A and B| / |A or B|. Raises ValueRangeError as `label_map`.
+    A class is a colour. IoU = |A and B| / |A or B|, as in PASCAL VOC. Raises ValueRangeError as `label_map` does.
     """
     labels, colours = label_map(hint)
     there, their_colours = label_map(found)
@@ -90,62 +86,49 @@ def compare_segments(hint: np.ndarray, found: np.ndarray) -> Agreement:
 
 
 def compare_segments_by_colour(hint: np.ndarray, picture: np.ndarray) -> Agreement:
-    """As `compare_segments`, for a picture (H, W, 3) in 0..1 that nobody has segmented.
+    """The mean IoU for a picture (H, W, 3) in 0..1 for which there is no segmentation.
 
-    Each pixel is given to the segment whose mean colour in the picture is nearest, in CIELAB: where every
-    segment has a colour of its own inside and nowhere else this is 1. It needs no network; texture and
-    two segments of one colour lower it, so compare it with that of other pictures of the same hint.
+    Each pixel is assigned to the segment whose mean colour in the picture is nearest, in CIELAB. The score is 1 if each
+    segment has a colour of its own. Texture, and segments of the same colour, lower it: compare it only with other
+    pictures of the same hint. Raises ValueRangeError as `label_map` does.
     """
     labels, colours = label_map(hint)
     lab = _lab(picture)
     means = np.stack([lab[labels == i].mean(axis=0) for i in range(len(colours))])
-    return _compare_labels(labels, nearest_colour(lab, means), len(colours))
+    nearest = np.linalg.norm(lab[..., None, :] - means, axis=-1).argmin(axis=-1)
+    return _compare_labels(labels, nearest, len(colours))
 
 
 def _compare_labels(labels: np.ndarray, found: np.ndarray, count: int) -> Agreement:
     scores = [iou(labels == i, found == i) for i in range(count)]
     marks = np.where(labels == found, HIT, MISSED).astype(np.uint8)
-    words = f"mean over {count} segments, {float((labels == found).mean()):.0%} of all pixels are in theirs"
+    share = float((labels == found).mean())
+    words = f"mean over {count} segments, {share:.0%} of all pixels are in the right one"
     return Agreement(float(np.mean(scores)), words, marks)
 
 
-def nearest_colour(lab: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """(H, W, 3), (L, 3) -> (H, W) index of the nearest of the colours."""
-    return np.linalg.norm(lab[..., None, :] - means, axis=-1).argmin(axis=-1)
+def _lab(picture: np.ndarray) -> np.ndarray:
+    """(H, W, 3) sRGB in 0..1 -> CIELAB, where distances are about those that people see."""
+    import cv2
 
-
-def classify_albedo(picture: np.ndarray, albedo: np.ndarray) -> np.ndarray:
-    """(H, W, 3) sRGB in 0..1 -> (H, W) index of the nearest of the albedos (L, 3), by distance in Lab."""
-    return nearest_colour(_lab(picture), _lab(albedo))
-
-
-def _lab(colours: np.ndarray) -> np.ndarray:
-    # Imported here: the demo world's renderer is much to read at the start of an editor that measures nothing.
-    from ..training.demo_world import srgb_to_lab
-
-    return srgb_to_lab(colours)
+    return cv2.cvtColor(picture.astype(np.float32), cv2.COLOR_RGB2LAB)
 
 
 def iou(expected: np.ndarray, found: np.ndarray) -> float:
-    """Intersection over union of two masks (H, W); 1 where both are empty."""
+    """The intersection over union of two masks (H, W); 1 if both are empty."""
     union = np.logical_or(expected, found).sum()
     return 1.0 if union == 0 else float(np.logical_and(expected, found).sum() / union)
-
-
-def object_ious(labels: np.ndarray, found: np.ndarray, first: int = 2) -> list[float]:
-    """IoU of each object: labels from `first` on (0 is the sky and 1 the ground in the demo world)."""
-    return [iou(labels == i, found == i) for i in range(first, int(labels.max()) + 1)]
 
 
 # ------------------------------------------------------------------------------------------- geometry
 
 
 def compare_depth(hint: np.ndarray, found: np.ndarray, tolerance: float = 0.05) -> Agreement:
-    """Depth maps (H, W) in 0..1, near is bright: the share of pixels whose error is at most `tolerance`.
+    """The share of pixels whose depth error is at most `tolerance`, for depth maps (H, W) in 0..1.
 
-    Such maps have no scale and no zero, so the found one is first scaled and shifted to the hint by least
-    squares (Ranftl et al. 2020, eq. 2); words give the mean absolute error, in units of the hint's range.
+    The words give the mean absolute error. Both are in units of the hint's range.
     """
+    # Estimated depth has an unknown scale and zero. Fit both to the hint by least squares (Ranftl et al. 2020, eq. 2).
     flat = found.reshape(-1).astype(np.float64)
     wanted = hint.reshape(-1).astype(np.float64)
     spread = flat - flat.mean()
@@ -155,14 +138,14 @@ def compare_depth(hint: np.ndarray, found: np.ndarray, tolerance: float = 0.05) 
 
 
 def compare_normals(hint: np.ndarray, found: np.ndarray, tolerance: float = STEEP_DEGREES) -> Agreement:
-    """Normal maps (H, W, 3) in 0..1 of one convention: the share of pixels less than `tolerance` degrees apart.
+    """The share of pixels whose normals differ by less than `tolerance` degrees, for maps (H, W, 3) in 0..1.
 
-    Mean angle and the share within 11.25 degrees are the measures of Eigen and Fergus (2015). Black pixels
-    of the hint have no normal and do not count.
+    The words give the mean angle. Both, with 11.25 degrees, are the measures of Eigen and Fergus (2015). Black pixels
+    of the hint have no normal and do not count. Raises ValueRangeError if all are black.
     """
     known = hint.max(axis=-1) > 0.0
     if not known.any():
-        raise ValueRangeError("the normal map is black everywhere: link one that shows normals")
+        raise ValueRangeError("the normal map is black everywhere: connect one that shows normals")
     a, b = (_unit(2.0 * np.asarray(m, np.float64) - 1.0) for m in (hint, found))
     angle = np.degrees(np.arccos(np.clip((a * b).sum(axis=-1), -1.0, 1.0)))
     return _dense(angle < tolerance, f"mean angle {float(angle[known].mean()):.1f} degrees", known)
@@ -176,11 +159,3 @@ def _dense(right: np.ndarray, words: str, known: np.ndarray | None = None) -> Ag
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
-
-
-# ------------------------------------------------------------------------------------------- gain
-
-
-def regained(controlled: float, baseline: float, ceiling: float) -> float:
-    """(with - baseline) / (ceiling - baseline): the share of what could be gained that was gained."""
-    return (controlled - baseline) / (ceiling - baseline)

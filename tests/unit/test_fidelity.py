@@ -36,8 +36,9 @@ def test_precision_and_recall_are_told_apart() -> None:
 
 def test_empty_edge_maps() -> None:
     nothing = np.zeros((20, 30), bool)
-    assert fidelity.edge_f1(nothing, nothing) == 1.0
-    assert fidelity.edge_f1(nothing, line(3)) == fidelity.edge_f1(line(3), nothing) == 0.0
+    assert fidelity.compare_edges(nothing, nothing).score == 1.0
+    for maps in ((nothing, line(3)), (line(3), nothing)):
+        assert fidelity.compare_edges(*maps).score == 0.0
 
 
 def blocks() -> np.ndarray:
