@@ -209,7 +209,7 @@ def _nature(entry: Entry) -> str:
     if not entry.weights:
         return f"{entry.nature}, no files needed"
     files = [weights.file for weights in entry.weights]
-    return f"learned, needs {files[0]}" if len(files) == 1 else f"learned, needs some of {', '.join(files)}"
+    return f"learned, needs {files[0]}" if len(files) == 1 else f"learned, uses {', '.join(files)}"
 
 
 def setting_field(setting: Setting, family: Family) -> Field:

@@ -91,7 +91,7 @@ def test_a_lora_changes_the_picture_and_strength_0_does_not(
 
 def test_a_file_of_which_nothing_fits_is_an_error(host: StandaloneHost, run: Any, loaded: Any, tmp_path: Path) -> None:
     lora(host, tmp_path, "a.safetensors", "lora_unet_double_blocks_0_img_attn_qkv")
-    with pytest.raises(UnfitError, match=r"a\.safetensors is LoRA .*none of its updates has a place .*double_blocks"):
+    with pytest.raises(UnfitError, match=r"a\.safetensors is LoRA .*none of its updates fits .*double_blocks"):
         run("LoraLoaderModelOnly", model=loaded[0], lora_name="a.safetensors")
 
 
