@@ -13,10 +13,11 @@ from pathlib import Path
 import comfyui_controlnet_core
 import cv2
 import numpy as np
+from comfyui_controlnet_core.preprocessors import process
 from comfyui_controlnet_core.preprocessors.catalog import ENTRIES
+from comfyui_controlnet_core.preprocessors.entry import Entry
 from comfyui_controlnet_core.preprocessors.examples import example
 from comfyui_controlnet_core.preprocessors.pose import render, template_pose
-from comfyui_controlnet_core.preprocessors.registry import Entry
 
 SIDE, COLUMNS, LABEL = 176, 7, 18
 EXAMPLES = Path(comfyui_controlnet_core.__file__).parent / "controlnet_core" / "assets" / "examples"
@@ -37,7 +38,7 @@ def main(out: Path, photo: Path) -> None:
 
 def _hint(entry: Entry, photo: np.ndarray) -> np.ndarray:
     image, options = example(entry, photo)
-    return _bytes(entry.process(image, **options)[0])
+    return _bytes(process(entry, image, **options)[0])
 
 
 def _bytes(hint: np.ndarray) -> np.ndarray:

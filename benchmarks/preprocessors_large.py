@@ -51,7 +51,7 @@ def measure(kind: str, side: int) -> dict[str, float]:
     image = image.astype(np.float32) / np.float32(255) if image.dtype == np.uint8 else image
     with _Peak() as peak:
         wall, cpu = time.perf_counter(), time.process_time()
-        hint = entry.process(image, **options)
+        hint = preprocessors.process(entry, image, **options)
         row = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
     if not np.isfinite(hint).all():
         raise SystemExit(f"{kind}: the hint is not finite")

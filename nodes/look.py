@@ -92,7 +92,7 @@ class ControlFidelity(Node):
         try:
             entry = preprocessors.get(FINDERS[kind])
             library = self.host.library() if entry.weights else None
-            return entry.process(picture[..., :3].cpu().numpy(), library=library)
+            return preprocessors.process(entry, picture[..., :3].cpu().numpy(), library=library)
         except preprocessors.PreprocessorError as error:
             raise as_core_error(error) from error
 

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from .. import preprocessors
 from ..controlnet_core.errors import CoreError, MissingFileError, ValueRangeError
+from ..preprocessors.entry import Entry
 from ..preprocessors.families import FAMILIES, Family
 from ..preprocessors.families import Field as Setting
 from ..preprocessors.pose import Pose, write_poses
-from ..preprocessors.registry import Entry
 from .fields import Field, Output, choice, image, integer, latent, mask, optional, side, text
 from .node import Node, with_text
 
@@ -60,7 +60,8 @@ class HintNode(Node):
     def make(self, entry: Entry, image: Tensor, *, parameters: dict[str, Any], **options: Any) -> dict[str, Any]:
         """-> IMAGE (B, H, W, 3), what ran. Raises ValueRangeError, or MissingFileError for a network's files."""
         try:
-            hint = entry.process(
+            hint = preprocessors.process(
+                entry,
                 image,
                 library=self.host.library() if entry.weights else None,
                 output="detect_size",

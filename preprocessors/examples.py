@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .registry import Entry
+from .entry import Entry
 
 STEREO_SHIFT = 12
 
@@ -19,7 +19,7 @@ STEREO_SHIFT = 12
 def example(entry: Entry, photo: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
     """A photo (H,W,3) uint8 -> the input (1,H,W,C) of `entry` for a help page, and the options to run it with.
 
-    `entry.process(image, **options)` is then the picture of the page. Entries with weights need a `library` besides.
+    `process(entry, image, **options)` is then the picture of the page. Entries with weights need a `library` besides.
     """
     image, options = SAMPLES[entry.sample](photo)
     return image[None], {**options, **dict(entry.example)}

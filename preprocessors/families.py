@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from .registry import Entry, Parameter, get
+from .entry import Entry, Parameter
+from .registry import get
 
 
 @dataclass(frozen=True)

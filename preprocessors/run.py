@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .entry import Entry
 from .errors import ParameterError, PictureError, WeightsError
 from .image_ops import as_batch, like, rgb_frame, to_bytes, to_numpy, unit_range, write_hint
 from .parallel import each, thread_count, workers
-from .registry import Entry
 from .resize import Size, detect_size, pad_reflect, resize_hint, resize_map, resize_picture
 
 if TYPE_CHECKING:

@@ -88,7 +88,7 @@ def preprocess(
         raise ValueRangeError(f"there is no preprocessor {kind!r}: choose one of {', '.join(preprocessors.names())}")
     entry = preprocessors.get(kind)
     library = _host(models).library() if entry.weights else None
-    return entry.process(_pixels(picture)[None], library=library, **options)[0]
+    return preprocessors.process(entry, _pixels(picture)[None], library=library, **options)[0]
 
 
 def control(

@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import preprocessors
 from ..controlnet_core.errors import CoreError, DamagedFileError, ValueRangeError
 from ..controlnet_core.picture_files import read_frames
 from .hint_files import Job, write_hint
@@ -17,9 +18,9 @@ from .hint_files import Job, write_hint
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..preprocessors.entry import Entry
     from ..preprocessors.learned.library import Library
     from ..preprocessors.pose import Pose
-    from ..preprocessors.registry import Entry
 
 POSE = "pose"
 _SHOWN_FAILURES = 3
@@ -85,13 +86,11 @@ def hint_sources(
     settings: Settings, jobs: Sequence[Job], mask: np.ndarray | None, library: Library | None
 ) -> dict[str, Any]:
     """Return digests of what every hint depends on besides its picture: mask, networks, all frames of one range."""
-    from ..preprocessors import registry
-
     found: dict[str, Any] = {}
     if mask is not None:
         found["mask"] = hashlib.sha256(f"{mask.shape} {mask.dtype}".encode() + mask.tobytes()).hexdigest()
     if library is not None:
-        found |= {"weights": library.stamps(registry.get(settings.kind)), "dtype": str(library.dtype)}
+        found |= {"weights": library.stamps(preprocessors.get(settings.kind)), "dtype": str(library.dtype)}
     if settings.whole:
         stamps = [(job.source.name, job.source.stat().st_mtime_ns, job.source.stat().st_size) for job in jobs]
         found["frames"] = hashlib.sha256(repr(stamps).encode()).hexdigest()
@@ -107,9 +106,7 @@ def make_all(jobs: Sequence[Job], settings: Settings, mask: np.ndarray | None, l
         for source, group in groupby(jobs, key=lambda job: job.source):
             _draw_poses(source, group, settings, outcome)
         return outcome
-    from ..preprocessors import registry
-
-    entry = registry.get(settings.kind)
+    entry = preprocessors.get(settings.kind)
     whole = settings.whole
     with tqdm(total=len(jobs), unit="picture", disable=None) as bar:
         for chunk, pictures in _chunks(jobs, len(jobs) if whole else settings.chunk, whole, outcome):
@@ -130,11 +127,11 @@ def _hints(
     outcome: Outcome,
 ) -> Iterable[np.ndarray]:
     """Return the hints of pictures of one shape. If that shape is refused, return none and record each failure."""
-    from ..preprocessors.errors import PictureError
-
     try:
-        hints = entry.process(pictures, mask=mask, library=library, **settings.options, **settings.parameters)
-    except PictureError as error:
+        hints = preprocessors.process(
+            entry, pictures, mask=mask, library=library, **settings.options, **settings.parameters
+        )
+    except preprocessors.PictureError as error:
         outcome.failed |= {job.source: DamagedFileError(f"{job.source}: {error}") for job in jobs}
         return ()
     if hints.min() < 0:
@@ -185,7 +182,6 @@ def read_pose_file(path: Path, canvas: tuple[int, int] | None) -> tuple[Pose, ..
 
     canvas: (height, width) for a file that does not name its canvas. Raises DamagedFileError.
     """
-    from ..preprocessors.errors import PictureError
     from ..preprocessors.limits import MAX_JSON_BYTES
     from ..preprocessors.pose import read_poses
 
@@ -193,7 +189,7 @@ def read_pose_file(path: Path, canvas: tuple[int, int] | None) -> tuple[Pose, ..
     try:
         with path.open(encoding="utf-8-sig") as file:
             return read_poses(file.read(MAX_JSON_BYTES + 1), height=height, width=width)
-    except (PictureError, OSError, UnicodeError) as error:
+    except (preprocessors.PictureError, OSError, UnicodeError) as error:
         raise DamagedFileError(f"{path}: {error}", path) from error
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .images import imagenet, infer, to_maps
 
 if TYPE_CHECKING:
-    from ..registry import Weights
+    from ..entry import Weights
     from .library import Library
 
 PATCH = 14

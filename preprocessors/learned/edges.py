@@ -13,7 +13,7 @@ from .pidinet import PiDiNet
 from .teed import TEED
 
 if TYPE_CHECKING:
-    from ..registry import Weights
+    from ..entry import Weights
     from .library import Library
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ..registry import Weights
+    from ..entry import Weights
 
 # Below a models folder, and below the folder of the pack that most people have.
 SUBFOLDERS = (

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ..registry import Entry, Weights
+    from ..entry import Entry, Weights
 
     Loaded = tuple[nn.Module, Any]  # a model and its processor
     Stamp = frozenset[tuple[str, int, int]]  # name, time of change and size of each file

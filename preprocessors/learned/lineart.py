@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .images import infer, to_input, to_maps
 
 if TYPE_CHECKING:
-    from ..registry import Weights
+    from ..entry import Weights
     from .library import Library
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .images import infer, to_input
 
 if TYPE_CHECKING:
-    from ..registry import Weights
+    from ..entry import Weights
     from .library import Library
 
 # MobileNetV2: expansion, width, repetitions, stride of each stage.

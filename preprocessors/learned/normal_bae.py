@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .images import imagenet, infer, to_input
 
 if TYPE_CHECKING:
-    from ..registry import Weights
+    from ..entry import Weights
     from .library import Library
 
 # EfficientNet-B5: kernel, stride, expansion, width, repetitions of each stage.

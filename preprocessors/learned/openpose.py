@@ -15,7 +15,7 @@ from .openpose_decode import find_people
 from .openpose_nets import BodyNet, FaceNet, HandNet
 
 if TYPE_CHECKING:
-    from ..registry import Weights
+    from ..entry import Weights
     from .library import Library
 
 _BODY_SIDE = 184  # the picture's height for the body net

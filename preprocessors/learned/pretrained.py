@@ -27,7 +27,7 @@ from .files import some
 from .images import infer, to_input
 
 if TYPE_CHECKING:
-    from ..registry import Weights
+    from ..entry import Weights
     from .library import Library
 
 _LAYOUT = "channels_last"  # said, since a picture of 1 or 3 rows would be taken for one of that many channels

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import WeightsError
+from ..run import process
 from .files import find_folder, find_weights
 
 if TYPE_CHECKING:
-    from ..registry import Entry, Weights
+    from ..entry import Entry, Weights
     from .library import Library
 
 
@@ -42,7 +43,7 @@ def check(entry: Entry, picture: np.ndarray, library: Library) -> Finding:
         if missing:
             return Finding(entry.name, "absent", " and ".join(f"{w.file}: {w.source} ({w.licence})" for w in missing))
         began = time.perf_counter()
-        hint = np.asarray(entry.process(picture[None], library=library))[0]
+        hint = np.asarray(process(entry, picture[None], library=library))[0]
         seconds = time.perf_counter() - began
     except WeightsError as error:
         plain = error.__cause__ if isinstance(error.__cause__, WeightsError) else error  # without what could do instead

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ... import preprocessors
 from ...controlnet_core.errors import ValueRangeError
 from ...controlnet_core.picture_files import PICTURE_ENDINGS, count_frames, read_picture
 from ..destinations import OVERWRITE_HELP, check_folder
@@ -25,8 +26,8 @@ from ..paths import path_argument, user_path
 from ..session import add_device_arguments, add_models_argument, host_arguments
 
 if TYPE_CHECKING:
+    from ...preprocessors.entry import Entry
     from ...preprocessors.learned.library import Library
-    from ...preprocessors.registry import Entry
 
 _SWITCHES = {"true": True, "false": False, "yes": True, "no": False, "on": True, "off": False}
 
@@ -61,8 +62,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make the hints. Raises an error at the end if an input has none."""
-    from ...preprocessors.errors import PreprocessorError
-
     try:
         if args.list or args.kind is None:
             print("\n".join(_listing(args.kind)))
@@ -79,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         if waiting and settings.whole:
             waiting = jobs
         outcome = make_all(waiting, settings, mask, library)
-    except PreprocessorError as error:
+    except preprocessors.PreprocessorError as error:
         raise HintError(str(error), error.exit_code) from error
     _report(args, jobs, len(jobs) - len(waiting), outcome)
     outcome.check(len(jobs))
@@ -95,9 +94,7 @@ def _plan(args: argparse.Namespace, settings: Settings) -> list[Job]:
 
 def _library(args: argparse.Namespace) -> Library | None:
     """Return the networks of learned kinds, None for other kinds."""
-    from ...preprocessors import registry
-
-    return open_library(args) if args.kind != POSE and registry.get(args.kind).weights else None
+    return open_library(args) if args.kind != POSE and preprocessors.get(args.kind).weights else None
 
 
 def open_library(args: argparse.Namespace) -> Library:
@@ -115,14 +112,12 @@ def open_library(args: argparse.Namespace) -> Library:
 
 def _settings(args: argparse.Namespace) -> Settings:
     """Return the parsed arguments, checked against the parameters of the kind."""
-    from ...preprocessors import registry
-
     if args.chunk < 1:
         raise ValueRangeError(f"--chunk {args.chunk}: choose 1 or more")
     parameters: dict[str, Any] = dict(_assignment(text) for text in args.set)
     whole = False
     if args.kind != POSE:
-        entry = registry.get(args.kind)
+        entry = preprocessors.get(args.kind)
         parameters = entry.values(_typed(entry, parameters))
         whole = (entry.scope == "batch" or entry.ranged) and args.normalize == "batch"
     elif parameters:
@@ -169,7 +164,6 @@ def _typed(entry: Entry, texts: dict[str, str]) -> dict[str, Any]:
 
 def _listing(kind: str | None) -> Iterator[str]:
     """Yield lines with all kinds and their summaries, or one kind with its parameters."""
-    from ...preprocessors import registry
     from ...preprocessors.catalog import ENTRIES
 
     if kind is None:
@@ -178,7 +172,7 @@ def _listing(kind: str | None) -> Iterator[str]:
     elif kind == POSE:
         yield "pose: poses drawn from OpenPose JSON, with hands and faces; no parameters"
     else:
-        entry = registry.get(kind)
+        entry = preprocessors.get(kind)
         yield f"{entry.name}: {entry.summary} ({entry.nature}, {entry.polarity})"
         for parameter in entry.parameters:
             yield f"  {parameter.name}={parameter.default}  {parameter.help} [{parameter.range_text}]"

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from comfyui_controlnet_core.preprocessors.catalog import ENTRIES
+from comfyui_controlnet_core.preprocessors.entry import Entry, Weights
 from comfyui_controlnet_core.preprocessors.learned import depth_anything
 from comfyui_controlnet_core.preprocessors.learned.library import Library
-from comfyui_controlnet_core.preprocessors.registry import Entry, Weights
 from torch import nn
 
 WEIGHT_FREE = tuple(entry for entry in ENTRIES if not entry.weights)

@@ -15,9 +15,9 @@ from comfyui_controlnet_core.nodes.preprocess import read_settings
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.preprocessors import pose
 from comfyui_controlnet_core.preprocessors.catalog import ENTRIES
+from comfyui_controlnet_core.preprocessors.entry import Entry
 from comfyui_controlnet_core.preprocessors.examples import SAMPLES, example
 from comfyui_controlnet_core.preprocessors.families import FAMILIES, Family, family_of
-from comfyui_controlnet_core.preprocessors.registry import Entry
 
 from .conftest import WEIGHT_FREE, make_pictures
 
@@ -67,7 +67,7 @@ def test_a_family_node_gives_the_hint_of_the_library_and_says_so(family: Family)
             continue
         kind = {"kind": entry.name} if len(family.kinds) > 1 else {}
         hint, text = run(f"CNCore_{family.name}", image=IMAGE, **kind, **masked(family))
-        assert torch.equal(hint, entry.process(IMAGE, **masked(family)))
+        assert torch.equal(hint, preprocessors.process(entry, IMAGE, **masked(family)))
         assert text.startswith(f"{entry.name} ({entry.backend}, {entry.nature})") and entry.polarity in text
         assert f"64x64 to {hint.shape[2]}x64" in text
 
@@ -147,7 +147,7 @@ def test_pixel_perfect_gives_the_resolution_at_which_the_hint_covers_the_picture
 def test_every_help_page_has_its_example(entry: Entry) -> None:
     photo = np.rint(make_pictures(1, 120, 160)[0] * 255).astype(np.uint8)
     image, options = example(entry, photo)
-    hint = entry.process(image, **options)
+    hint = preprocessors.process(entry, image, **options)
     assert hint.shape[1:3] == (120, 160) and hint.std() > 0.01
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_controlnet_core import preprocessors
-from comfyui_controlnet_core.preprocessors.registry import Entry
+from comfyui_controlnet_core.preprocessors.entry import Entry
 
 from .conftest import WEIGHT_FREE, make_pictures, options_of
 
@@ -35,7 +35,7 @@ OF_THE_NEIGHBOURHOOD = frozenset(  # a pixel of the hint depends on those around
 
 
 def run(entry: Entry, image: np.ndarray, **options: Any) -> np.ndarray:
-    return entry.process(image, **{**options_of(entry, image), **options})
+    return preprocessors.process(entry, image, **{**options_of(entry, image), **options})
 
 
 def expected_width(entry: Entry, width: int) -> int:
@@ -95,10 +95,12 @@ def large() -> np.ndarray:
 )
 def test_4096_pixels_square(kind: Entry, large: np.ndarray) -> None:
     options = options_of(kind, large)
-    hint = kind.process(large, **options)
+    hint = preprocessors.process(kind, large, **options)
     check(kind, hint, 1, LARGE, LARGE)
     if kind.name in OF_THE_NEIGHBOURHOOD:
-        corner = kind.process(large[:, -512:, -512:], **{name: mask[:, -512:, -512:] for name, mask in options.items()})
+        corner = preprocessors.process(
+            kind, large[:, -512:, -512:], **{name: mask[:, -512:, -512:] for name, mask in options.items()}
+        )
         assert np.array_equal(hint[:, -256:, -256:], corner[:, -256:, -256:])
     elif kind.nature == "measurement" and not kind.side_by_side:  # the picture is no stereo pair
         assert hint.min() < hint.max(), "something is found"

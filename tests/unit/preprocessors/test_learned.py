@@ -11,6 +11,7 @@ import pytest
 import torch
 from comfyui_controlnet_core import preprocessors
 from comfyui_controlnet_core.preprocessors import pose
+from comfyui_controlnet_core.preprocessors.entry import Entry, Weights
 from comfyui_controlnet_core.preprocessors.learned import depth_anything, lineart, mlsd, normal_bae, openpose_nets
 from comfyui_controlnet_core.preprocessors.learned.catalog import LEARNED
 from comfyui_controlnet_core.preprocessors.learned.files import SUBFOLDERS, find_weights, load_strict, read_state
@@ -20,7 +21,6 @@ from comfyui_controlnet_core.preprocessors.learned.openpose import estimate, fac
 from comfyui_controlnet_core.preprocessors.learned.openpose_decode import _FIELDS, _LIMBS, find_people
 from comfyui_controlnet_core.preprocessors.learned.pidinet import PiDiNet
 from comfyui_controlnet_core.preprocessors.learned.teed import TEED
-from comfyui_controlnet_core.preprocessors.registry import Entry, Weights
 from torch import nn
 
 from .conftest import Random, make_pictures, randomized
@@ -67,10 +67,10 @@ SMALL_FRAMES = make_pictures(2, 40, 56)
 @pytest.mark.parametrize("entry", LEARNED, ids=lambda entry: entry.name)
 def test_every_learned_one_runs_on_batches_and_odd_sizes(entry: Entry, nets: Random) -> None:
     library = nets
-    hint = entry.process(SMALL_FRAMES, library=library)
+    hint = preprocessors.process(entry, SMALL_FRAMES, library=library)
     assert hint.shape == (2, 40, 56, 3) and hint.dtype == np.float32
     assert np.isfinite(hint).all() and hint.min() >= 0 and hint.max() <= 1
-    single = entry.process(SMALL_FRAMES[1:2], library=library)
+    single = preprocessors.process(entry, SMALL_FRAMES[1:2], library=library)
     assert np.mean(np.abs(hint[1:2] - single) > 1e-3) < 0.01, "a batch equals its singles, within arithmetic"
     assert len(library.made) == len(set(library.made)), "nets are built once"
 
@@ -79,13 +79,13 @@ def test_every_learned_one_runs_on_batches_and_odd_sizes(entry: Entry, nets: Ran
 def test_a_missing_file_is_an_instant_error_that_helps(entry: Entry, tmp_path: Path) -> None:
     start = time.perf_counter()
     with pytest.raises(preprocessors.WeightsError) as caught:
-        entry.process(np.zeros((1, 64, 64, 3), np.float32), library=Library([tmp_path]))
+        preprocessors.process(entry, np.zeros((1, 64, 64, 3), np.float32), library=Library([tmp_path]))
     assert time.perf_counter() - start < 1.0
     text, weights = str(caught.value), entry.weights[0]
     for part in (weights.file, weights.source, weights.licence, str(tmp_path)):
         assert part in text
     with pytest.raises(preprocessors.WeightsError, match="no folder was given"):
-        entry.process(np.zeros((1, 64, 64, 3), np.float32))
+        preprocessors.process(entry, np.zeros((1, 64, 64, 3), np.float32))
 
 
 @pytest.fixture
@@ -264,9 +264,9 @@ def test_openpose_from_picture_to_bodies_hands_and_faces() -> None:
         x, y, side = hand_box(person.body[list(arm)], 368, 320)
         assert np.abs(hand[:, :2] - (x + side / 2, y + side / 2)).max() < 0.1 * side
     assert person.face.shape == (70, 3) and (person.face[:, 2] > 0).all()
-    hint = entry.process(frames, library=library, hands=True, face=True)
+    hint = preprocessors.process(entry, frames, library=library, hands=True, face=True)
     assert np.array_equal(hint[0], pose.render([pose.Pose((person,), 368, 320)])[0])
-    assert not entry.process(frames, library=IdealOpenPose(truth * 0)).any()
+    assert not preprocessors.process(entry, frames, library=IdealOpenPose(truth * 0)).any()
 
 
 def test_boxes_around_hands_and_faces() -> None:

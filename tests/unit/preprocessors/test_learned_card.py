@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from comfyui_controlnet_core import preprocessors
+from comfyui_controlnet_core.preprocessors.entry import Entry, Weights
 from comfyui_controlnet_core.preprocessors.learned.catalog import LEARNED
 from comfyui_controlnet_core.preprocessors.learned.library import Library
-from comfyui_controlnet_core.preprocessors.registry import Entry, Weights
 from pretended_card import Card
 from torch import nn
 
@@ -41,9 +42,9 @@ def assert_alike(made: np.ndarray, expected: np.ndarray) -> None:
 
 @pytest.mark.parametrize("entry", LEARNED, ids=lambda entry: entry.name)
 def test_of_our_own(entry: Entry, nets: Random, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = entry.process(IMAGE, library=nets)
+    expected = preprocessors.process(entry, IMAGE, library=nets)
     with Card().install(monkeypatch) as card:
-        assert_alike(entry.process(IMAGE, library=OnCard()), expected)
+        assert_alike(preprocessors.process(entry, IMAGE, library=OnCard()), expected)
     assert card.launched and not card.races
 
 
@@ -58,8 +59,8 @@ def test_of_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         entry = entries.get(name)
         assert entry is not None, sorted(entries)
         library = models(tmp_path / name, entry, *MAKERS[name])
-        expected = entry.process(IMAGE, library=library, **QUICK.get(name, {}))
+        expected = preprocessors.process(entry, IMAGE, library=library, **QUICK.get(name, {}))
         with Card().install(monkeypatch) as card:
             there = Library(library.folders, device=str(Card.device))
-            assert_alike(entry.process(IMAGE, library=there, **QUICK.get(name, {})), expected)
+            assert_alike(preprocessors.process(entry, IMAGE, library=there, **QUICK.get(name, {})), expected)
         assert card.launched

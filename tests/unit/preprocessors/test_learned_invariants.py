@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from comfyui_controlnet_core import preprocessors
+from comfyui_controlnet_core.preprocessors.entry import Entry
 from comfyui_controlnet_core.preprocessors.learned.catalog import LEARNED
 from comfyui_controlnet_core.preprocessors.learned.teed import TEED
-from comfyui_controlnet_core.preprocessors.registry import Entry
 
 from .conftest import Random, make_pictures
 
@@ -32,7 +32,7 @@ def check(hint: Any, height: int, width: int) -> None:
 
 
 def test_a_single_pixel(learned: Entry, nets: Random) -> None:
-    check(learned.process(make_pictures(1, 1, 1), library=nets), 1, 1)
+    check(preprocessors.process(learned, make_pictures(1, 1, 1), library=nets), 1, 1)
 
 
 @pytest.mark.parametrize("name", NARROW)
@@ -55,13 +55,13 @@ def test_what_comes_in_other_forms_reads_the_same(
     tame = IMAGE.copy()
     tame[0, 0, :4] = [[1.0] * 3, [0.0] * 3, [0.0] * 3, [1.0] * 3]
     before = strange.copy()
-    expected = learned.process(tame, library=nets, seed=3)
+    expected = preprocessors.process(learned, tame, library=nets, seed=3)
     check(expected, 20, 28)
-    assert np.array_equal(learned.process(strange, library=nets, seed=3), expected)
+    assert np.array_equal(preprocessors.process(learned, strange, library=nets, seed=3), expected)
     assert np.array_equal(strange, before, equal_nan=True), "the input is left alone"
     alpha = np.full((1, 20, 28, 1), 65535, np.uint16)
     words = np.concatenate([np.rint(tame * 255).astype(np.uint16) * 257, alpha], axis=-1)
-    assert np.array_equal(learned.process(words, library=nets), expected)
+    assert np.array_equal(preprocessors.process(learned, words, library=nets), expected)
 
 
 def test_a_gray_picture_reads_like_its_three_channels(nets: Random) -> None:
@@ -104,7 +104,7 @@ def test_progress_and_interruption_after_each_chunk(name: str, nets: Random) -> 
 def test_an_error_names_what_needs_no_files() -> None:
     for entry in LEARNED:
         with pytest.raises(preprocessors.WeightsError) as caught:
-            entry.process(IMAGE)
+            preprocessors.process(entry, IMAGE)
         assert (f"{entry.fallback} needs no weights" in str(caught.value)) == bool(entry.fallback)
     assert {entry.name for entry in LEARNED if not entry.fallback} == {
         "pose_openpose",

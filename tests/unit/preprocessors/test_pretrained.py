@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from comfyui_controlnet_core import preprocessors
+from comfyui_controlnet_core.preprocessors.entry import Entry, Weights
 from comfyui_controlnet_core.preprocessors.learned import pretrained
 from comfyui_controlnet_core.preprocessors.learned.catalog_pretrained import PRETRAINED
 from comfyui_controlnet_core.preprocessors.learned.library import Library
 from comfyui_controlnet_core.preprocessors.learned.selftest import check
 from comfyui_controlnet_core.preprocessors.palettes import hint_to_labels, palette
-from comfyui_controlnet_core.preprocessors.registry import Entry, Weights
 from safetensors.torch import load_file, save_file
 
 from .conftest import make_pictures
@@ -27,17 +27,17 @@ FRAMES = make_pictures(2, 50, 70)
 def test_depth_is_a_range_of_grays_and_opened_once(tmp_path: Path) -> None:
     entry = preprocessors.get("depth_dpt")
     library = models(tmp_path, entry, dpt)
-    hint = entry.process(FRAMES, library=library)
+    hint = preprocessors.process(entry, FRAMES, library=library)
     assert hint.shape == (2, 50, 70, 3) and hint.min() == 0.0 and hint.max() == 1.0
     (kept,) = library._opened.values()
-    assert np.array_equal(entry.process(FRAMES, library=library), hint)
+    assert np.array_equal(preprocessors.process(entry, FRAMES, library=library), hint)
     assert next(iter(library._opened.values())) is kept
 
 
 @pytest.mark.parametrize(("classes", "name"), [(150, "ade20k"), (133, "coco")])
 def test_segmentation_has_the_colours_of_the_palette(classes: int, name: str, tmp_path: Path) -> None:
     entry = preprocessors.get("segment_segformer")
-    hint = entry.process(FRAMES, library=models(tmp_path, entry, lambda: segformer(classes)))
+    hint = preprocessors.process(entry, FRAMES, library=models(tmp_path, entry, lambda: segformer(classes)))
     assert hint.shape == (2, 50, 70, 3)
     assert (hint_to_labels(hint, name) >= 0).all()
     known = {tuple(colour) for colour in palette(name).colours.tolist()}
@@ -47,12 +47,12 @@ def test_segmentation_has_the_colours_of_the_palette(classes: int, name: str, tm
 def test_a_model_of_other_classes_is_refused(tmp_path: Path) -> None:
     entry = preprocessors.get("segment_segformer")
     with pytest.raises(preprocessors.WeightsError, match="knows 19 classes"):
-        entry.process(FRAMES, library=models(tmp_path, entry, lambda: segformer(19)))
+        preprocessors.process(entry, FRAMES, library=models(tmp_path, entry, lambda: segformer(19)))
 
 
 def test_sam_finds_regions_of_the_right_size(tmp_path: Path) -> None:
     entry = preprocessors.get("segment_sam")
-    hint = entry.process(FRAMES, library=models(tmp_path, entry, sam), points=3)
+    hint = preprocessors.process(entry, FRAMES, library=models(tmp_path, entry, sam), points=3)
     assert hint.shape == (2, 50, 70, 3) and np.isfinite(hint).all()
 
 
@@ -61,15 +61,17 @@ def test_vitpose_draws_people(tmp_path: Path) -> None:
         pytest.skip("this release of transformers has no ViTPose")
     entry = preprocessors.get("pose_vitpose")
     library = models(tmp_path, entry, rtdetr, vitpose)
-    hint = entry.process(FRAMES, library=library, person_score=0.0, point_score=0.0)
+    hint = preprocessors.process(entry, FRAMES, library=library, person_score=0.0, point_score=0.0)
     assert hint.shape == (2, 50, 70, 3) and np.isfinite(hint).all()
-    assert not entry.process(FRAMES, library=library, person_score=1.0).any(), "nobody is found, nobody is drawn"
+    assert not preprocessors.process(entry, FRAMES, library=library, person_score=1.0).any(), (
+        "nobody is found, nobody is drawn"
+    )
 
 
 @pytest.mark.parametrize("entry", PRETRAINED, ids=lambda entry: entry.name)
 def test_a_missing_folder_is_an_error_that_helps(entry: Entry, tmp_path: Path) -> None:
     with pytest.raises(preprocessors.WeightsError) as caught:
-        entry.process(FRAMES, library=Library([tmp_path]))
+        preprocessors.process(entry, FRAMES, library=Library([tmp_path]))
     for part in (
         entry.weights[0].file,
         entry.weights[0].source,
@@ -86,7 +88,7 @@ def test_a_damaged_folder_is_refused_by_name(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "config.json").write_text('{"model_type": "dpt"}')
     with pytest.raises(preprocessors.WeightsError, match="does not open"):
-        entry.process(FRAMES, library=Library([tmp_path]))
+        preprocessors.process(entry, FRAMES, library=Library([tmp_path]))
 
 
 def _rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
@@ -109,7 +111,7 @@ def test_a_folder_without_all_weights_is_refused_by_its_keys(change: Any, tmp_pa
     folder = tmp_path / "transformers" / entry.weights[0].file
     _rewrite(folder, change)
     with pytest.raises(preprocessors.WeightsError, match=r"keys missing \(head\.head\.0\.bias, ") as caught:
-        entry.process(FRAMES, library=library)
+        preprocessors.process(entry, FRAMES, library=library)
     assert str(folder) in str(caught.value) and caught.value.path == folder
     finding = check(entry, FRAMES[0], library)
     assert finding.state == "refused" and "keys missing" in finding.text
@@ -121,30 +123,30 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
     key = "head.head.0.weight"
     _rewrite(tmp_path / "transformers" / entry.weights[0].file, lambda state: {**state, key: state[key][:2].clone()})
     with pytest.raises(preprocessors.WeightsError, match="AutoModelForDepthEstimation"):
-        entry.process(FRAMES, library=library)
+        preprocessors.process(entry, FRAMES, library=library)
 
 
 def test_a_converted_dpt_has_no_weights_that_nothing_reads(tmp_path: Path) -> None:
     entry = preprocessors.get("depth_dpt")
     library = models(tmp_path, entry, dpt)
-    expected = entry.process(FRAMES, library=library)
+    expected = preprocessors.process(entry, FRAMES, library=library)
     unread = "neck.fusion_stage.layers.0.residual_layer1."
     _rewrite(
         tmp_path / "transformers" / entry.weights[0].file,
         lambda state: {key: value for key, value in state.items() if not key.startswith(unread)},
     )
-    assert np.array_equal(entry.process(FRAMES, library=library), expected)
+    assert np.array_equal(preprocessors.process(entry, FRAMES, library=library), expected)
 
 
 def test_other_weights_beside_the_same_config_are_read_again(tmp_path: Path) -> None:
     entry = preprocessors.get("depth_dpt")
     library = models(tmp_path, entry, dpt)
-    before = entry.process(FRAMES, library=library)
+    before = preprocessors.process(entry, FRAMES, library=library)
     _rewrite(
         tmp_path / "transformers" / entry.weights[0].file,
         lambda state: {key: value.flip(0).contiguous() for key, value in state.items()},
     )
-    assert not np.array_equal(entry.process(FRAMES, library=library), before)
+    assert not np.array_equal(preprocessors.process(entry, FRAMES, library=library), before)
 
 
 def test_an_old_transformers_is_named() -> None:

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from comfyui_controlnet_core import preprocessors
+from comfyui_controlnet_core.preprocessors.entry import Entry
 from comfyui_controlnet_core.preprocessors.learned import pretrained
 from comfyui_controlnet_core.preprocessors.learned.catalog_pretrained import PRETRAINED
 from comfyui_controlnet_core.preprocessors.learned.library import Library
-from comfyui_controlnet_core.preprocessors.registry import Entry
 
 from .conftest import make_pictures
 from .tiny_transformers import MAKERS, models, transformers
@@ -37,7 +38,7 @@ def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def run(kind: tuple[Entry, Library], image: np.ndarray, **options: Any) -> np.ndarray:
     entry, library = kind
-    return entry.process(image, library=library, **QUICK.get(entry.name, {}), **options)
+    return preprocessors.process(entry, image, library=library, **QUICK.get(entry.name, {}), **options)
 
 
 def check(hint: np.ndarray, count: int, height: int, width: int) -> None:
@@ -93,4 +94,4 @@ def test_nothing_is_fetched_when_a_folder_is_opened(
 
     monkeypatch.setattr(socket, "socket", refuse)
     entry, library = kind
-    check(entry.process(IMAGE, library=Library(library.folders), **QUICK.get(entry.name, {})), 1, 33, 47)
+    check(preprocessors.process(entry, IMAGE, library=Library(library.folders), **QUICK.get(entry.name, {})), 1, 33, 47)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from comfyui_controlnet_core import preprocessors
 from comfyui_controlnet_core.preprocessors.catalog import ENTRIES
-from comfyui_controlnet_core.preprocessors.registry import Entry, Parameter
+from comfyui_controlnet_core.preprocessors.entry import Entry, Parameter
 
 RUN_OPTIONS = {
     "resolution", "resize", "multiple", "output", "mask", "normalize", "seed", "target", "fit", "progress", "library",

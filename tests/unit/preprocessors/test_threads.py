@@ -13,7 +13,7 @@ from comfyui_controlnet_core.preprocessors.classic.gaussian import blurred, blur
 from comfyui_controlnet_core.preprocessors.classic.lineart import lineart, median_above
 from comfyui_controlnet_core.preprocessors.classic.scribble import xdog
 from comfyui_controlnet_core.preprocessors.classic.soft_edge import soft_edge, soft_scribble
-from comfyui_controlnet_core.preprocessors.registry import Entry
+from comfyui_controlnet_core.preprocessors.entry import Entry
 
 from .conftest import make_pictures, options_of
 
@@ -74,13 +74,18 @@ def test_many_frames_equal_their_singles(entry: Entry, monkeypatch: pytest.Monke
     monkeypatch.setattr(parallel, "_LEAST_PIXELS", 1)  # so that small pictures go to threads too
     image = make_pictures(5, 40, 52)
     seen: list[tuple[int, int, threading.Thread]] = []
-    batch = entry.process(
-        image, **options_of(entry, image), progress=lambda *counts: seen.append((*counts, threading.current_thread()))
+    batch = preprocessors.process(
+        entry,
+        image,
+        **options_of(entry, image),
+        progress=lambda *counts: seen.append((*counts, threading.current_thread())),
     )
     assert seen == [(done, 5, threading.current_thread()) for done in range(1, 6)]
     for index in range(5):
         single = image[index : index + 1]
-        assert np.array_equal(batch[index : index + 1], entry.process(single, **options_of(entry, single)))
+        assert np.array_equal(
+            batch[index : index + 1], preprocessors.process(entry, single, **options_of(entry, single))
+        )
 
 
 def test_what_a_frame_or_the_progress_raises_ends_the_run() -> None:

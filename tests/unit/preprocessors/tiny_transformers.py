@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from comfyui_controlnet_core.preprocessors.entry import Entry
 from comfyui_controlnet_core.preprocessors.learned.library import Library
-from comfyui_controlnet_core.preprocessors.registry import Entry
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("transformers.modeling_outputs")

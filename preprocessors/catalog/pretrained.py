@@ -1,0 +1,105 @@
+"""Preprocessors whose network runs through the package transformers, from a folder on disk."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ..entry import Entry, Parameter, Weights
+from .learned import NEAR_AND_FAR, NEAR_IS_WHITE, POSE, network
+
+_net = partial(network, backend="transformers")
+
+
+def _folder(repository: str, licence: str, millions: float) -> Weights:
+    """A model repository, which users have as a folder of its name."""
+    owner, _, name = repository.partition("/")
+    places = (owner, f"transformers/{owner}", "transformers", "LLM", "diffusers")
+    return Weights(name, f"https://huggingface.co/{repository}", licence, millions, places)
+
+
+def _depth(name: str, title: str, function: str, summary: str, weights: Weights) -> Entry:
+    options = {"parameters": NEAR_AND_FAR, **NEAR_IS_WHITE}
+    return _net(name, title, "depth", f"pretrained:{function}", summary, weights, **options)
+
+
+def _segmentation(name: str, title: str, function: str, palette: str, weights: Weights) -> Entry:
+    summary = f"What is where in the scene, in the colours of {palette}."
+    colours = {"polarity": "one colour per class", "palette": palette}
+    return _net(name, title, "seg", f"pretrained:{function}", summary, weights, **colours)
+
+
+PRETRAINED: tuple[Entry, ...] = (
+    _depth(
+        "depth_dpt",
+        "Depth (MiDaS, DPT)",
+        "depth",
+        "Relative depth as MiDaS estimates it; what the depth nets were trained on.",
+        _folder("Intel/dpt-hybrid-midas", "Apache-2.0", 123),
+    ),
+    _depth(
+        "depth_zoe",
+        "Depth (ZoeDepth)",
+        "depth",
+        "Metric depth as ZoeDepth estimates it, cut at its percentiles 2 and 85.",
+        _folder("Intel/zoedepth-nyu-kitti", "MIT", 345),
+    ),
+    _depth(
+        "depth_pro",
+        "Depth (Depth Pro)",
+        "depth_pro",
+        "Metric depth with fine edges as Depth Pro estimates it.",
+        _folder("apple/DepthPro-hf", "Apple model licence, research only", 952),
+    ),
+    _segmentation(
+        "segment_oneformer_ade20k",
+        "Segmentation (OneFormer, ADE20K)",
+        "oneformer",
+        "ADE20K",
+        _folder("shi-labs/oneformer_ade20k_swin_large", "MIT", 219),
+    ),
+    _segmentation(
+        "segment_oneformer_coco",
+        "Segmentation (OneFormer, COCO)",
+        "oneformer",
+        "COCO",
+        _folder("shi-labs/oneformer_coco_swin_large", "MIT", 219),
+    ),
+    _segmentation(
+        "segment_segformer",
+        "Segmentation (SegFormer)",
+        "semantic",
+        "ADE20K",
+        _folder("nvidia/segformer-b5-finetuned-ade-640-640", "NVIDIA, non-commercial research", 84.7),
+    ),
+    _segmentation(
+        "segment_upernet",
+        "Segmentation (UperNet)",
+        "semantic",
+        "ADE20K",
+        _folder("openmmlab/upernet-convnext-small", "MIT", 82),
+    ),
+    _net(
+        "segment_sam",
+        "Regions (Segment Anything)",
+        "seg",
+        "pretrained:sam_regions",
+        "The regions that SAM finds, in colours that mean nothing. Not semantic: regions have no class.",
+        _folder("facebook/sam-vit-base", "Apache-2.0", 93.7),
+        polarity="one colour per region",
+        parameters=(Parameter("points", "int", 16, "Number of points to ask for along each side.", 2, 64, 1),),
+    ),
+    _net(
+        "pose_vitpose",
+        "Human pose (ViTPose)",
+        "openpose",
+        "pretrained:vitpose",
+        "People found by RT-DETR and their joints by ViTPose, free for any use; bodies only.",
+        _folder("PekingU/rtdetr_r50vd_coco_o365", "Apache-2.0", 42.9),
+        _folder("usyd-community/vitpose-base-simple", "Apache-2.0", 85.8),
+        parameters=(
+            Parameter("person_score", "float", 0.3, "Lowest score of a person.", 0, 1, 0.05),
+            Parameter("point_score", "float", 0.3, "Lowest score of a joint.", 0, 1, 0.05),
+        ),
+        **POSE,
+    ),
+)
