@@ -5,7 +5,6 @@ Importing this loads neither numpy, torch nor cv2.
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from .catalog import ENTRIES
@@ -22,6 +21,8 @@ def get(name: str) -> Entry:
     """The entry called `name`. Raises ParameterError with similar names if there is none."""
     if name in _BY_NAME:
         return _BY_NAME[name]
+    from difflib import get_close_matches  # not at the top: it takes as long as the rest of the package's import
+
     near = get_close_matches(name, _BY_NAME, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(_BY_NAME)}"
     raise ParameterError(f"there is no preprocessor {name!r}; {hint}")

@@ -11,9 +11,9 @@ import pytest
 import torch
 from comfyui_controlnet_core import preprocessors
 from comfyui_controlnet_core.preprocessors import pose
+from comfyui_controlnet_core.preprocessors.catalog.learned import LEARNED
 from comfyui_controlnet_core.preprocessors.entry import Entry, Weights
 from comfyui_controlnet_core.preprocessors.learned import depth_anything, lineart, mlsd, normal_bae, openpose_nets
-from comfyui_controlnet_core.preprocessors.learned.catalog import LEARNED
 from comfyui_controlnet_core.preprocessors.learned.files import SUBFOLDERS, find_weights, load_strict, read_state
 from comfyui_controlnet_core.preprocessors.learned.hed import HED
 from comfyui_controlnet_core.preprocessors.learned.library import Library

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from comfyui_controlnet_core import preprocessors
+from comfyui_controlnet_core.preprocessors.catalog.learned import LEARNED
 from comfyui_controlnet_core.preprocessors.entry import Entry, Weights
-from comfyui_controlnet_core.preprocessors.learned.catalog import LEARNED
 from comfyui_controlnet_core.preprocessors.learned.library import Library
 from pretended_card import Card
 from torch import nn
@@ -50,7 +50,7 @@ def test_of_our_own(entry: Entry, nets: Random, monkeypatch: pytest.MonkeyPatch)
 
 def test_of_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers")
-    from comfyui_controlnet_core.preprocessors.learned.catalog_pretrained import PRETRAINED
+    from comfyui_controlnet_core.preprocessors.catalog.pretrained import PRETRAINED
 
     from .tiny_transformers import MAKERS, models
 

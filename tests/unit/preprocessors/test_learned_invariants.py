@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from comfyui_controlnet_core import preprocessors
+from comfyui_controlnet_core.preprocessors.catalog.learned import LEARNED
 from comfyui_controlnet_core.preprocessors.entry import Entry
-from comfyui_controlnet_core.preprocessors.learned.catalog import LEARNED
 from comfyui_controlnet_core.preprocessors.learned.teed import TEED
 
 from .conftest import Random, make_pictures

@@ -15,10 +15,10 @@ from comfyui_controlnet_core.controlnet_core.errors import Interrupted, MissingF
 from comfyui_controlnet_core.nodes import build_nodes
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.preprocessors import pose
+from comfyui_controlnet_core.preprocessors.catalog.learned import LEARNED
+from comfyui_controlnet_core.preprocessors.catalog.pretrained import PRETRAINED
 from comfyui_controlnet_core.preprocessors.entry import Entry
 from comfyui_controlnet_core.preprocessors.families import family_of
-from comfyui_controlnet_core.preprocessors.learned.catalog import LEARNED
-from comfyui_controlnet_core.preprocessors.learned.catalog_pretrained import PRETRAINED
 from comfyui_controlnet_core.preprocessors.learned.lineart import LineartGenerator
 from comfyui_controlnet_core.preprocessors.learned.mlsd import MLSD
 from comfyui_controlnet_core.preprocessors.learned.pidinet import PiDiNet

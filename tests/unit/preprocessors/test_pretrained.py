@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from comfyui_controlnet_core import preprocessors
+from comfyui_controlnet_core.preprocessors.catalog.pretrained import PRETRAINED
 from comfyui_controlnet_core.preprocessors.entry import Entry, Weights
 from comfyui_controlnet_core.preprocessors.learned import pretrained
-from comfyui_controlnet_core.preprocessors.learned.catalog_pretrained import PRETRAINED
 from comfyui_controlnet_core.preprocessors.learned.library import Library
 from comfyui_controlnet_core.preprocessors.learned.selftest import check
 from comfyui_controlnet_core.preprocessors.palettes import hint_to_labels, palette

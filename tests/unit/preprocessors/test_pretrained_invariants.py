@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from comfyui_controlnet_core import preprocessors
+from comfyui_controlnet_core.preprocessors.catalog.pretrained import PRETRAINED
 from comfyui_controlnet_core.preprocessors.entry import Entry
 from comfyui_controlnet_core.preprocessors.learned import pretrained
-from comfyui_controlnet_core.preprocessors.learned.catalog_pretrained import PRETRAINED
 from comfyui_controlnet_core.preprocessors.learned.library import Library
 
 from .conftest import make_pictures
