@@ -41,8 +41,8 @@ from comfyui_controlnet_core.controlnet_core.models.text_encoder import TextEnco
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
 from comfyui_controlnet_core.controlnet_core.training.demo_stages import UNION_KINDS
 from comfyui_controlnet_core.controlnet_core.training.demo_world import RenderedScene, render_seed, srgb_to_lab
-from comfyui_controlnet_core.nodes.scenes import VIEWS
-from comfyui_controlnet_core.nodes.scenes import photo as example_photo
+from comfyui_controlnet_core.nodes.example_pictures import VIEWS
+from comfyui_controlnet_core.nodes.example_pictures import load_photo as example_photo
 from comfyui_controlnet_core.preprocessors import process
 from torch import Tensor
 

@@ -20,7 +20,7 @@ import torch
 from comfyui_controlnet_core.controlnet_core.errors import CoreError
 from comfyui_controlnet_core.controlnet_core.training.demo_world import render_seed
 from comfyui_controlnet_core.nodes import build_nodes, own_nodes
-from comfyui_controlnet_core.nodes.scenes import SCENES, VIEWS
+from comfyui_controlnet_core.nodes.example_pictures import SCENES, VIEWS
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.preprocessors.normals import encode
 from comfyui_controlnet_core.workflows.contract import NodeSpec, read_spec

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 from comfyui_controlnet_core.controlnet_core.training.demo_world import render_seed
-from comfyui_controlnet_core.nodes.scenes import SCENES
+from comfyui_controlnet_core.nodes.example_pictures import SCENES
 from comfyui_controlnet_core.preprocessors.catalog import ENTRIES
 from comfyui_controlnet_core.preprocessors.pose import Person, Pose, write_poses
 from editor_sheet import Sheet

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import builtin, scenes
+from . import builtin, example_pictures
 from .builtin import base_names, base_path, net_names, net_path
 from .fields import Output, choice, integer, model, optional
 from .node import Node
@@ -80,12 +80,12 @@ class ExampleImage(Node):
     INPUTS = (
         choice(
             "picture",
-            lambda host: [*builtin.photos(host.assets_dir), *scenes.SCENES],
+            lambda host: [*builtin.photos(host.assets_dir), *example_pictures.SCENES],
             "A photograph, or a scene of the kind that the demo model was trained on.",
         ),
         choice(
             "view",
-            [*scenes.VIEWS, scenes.STEREO],
+            [*example_pictures.VIEWS, example_pictures.STEREO],
             "The image itself, or an exact hint. Hints and z-pass (distances in metres) exist only for demo scenes; "
             "the stereo pair (the image beside a shifted copy) exists only for photographs.",
             "picture",
@@ -100,4 +100,6 @@ class ExampleImage(Node):
     def run(self, picture: str, view: str, size: int) -> tuple[Any, str]:
         """-> IMAGE (1, size, size, 3), the description."""
         photo = builtin.photos(self.host.assets_dir).get(picture)
-        return scenes.scene(picture, view, size) if photo is None else scenes.photo(photo, view, size)
+        if photo is None:
+            return example_pictures.render_scene(picture, view, size)
+        return example_pictures.load_photo(photo, view, size)

@@ -24,7 +24,7 @@ from ..controlnet_core.training.demo_stages import DemoData
 from ..controlnet_core.training.demo_world import vocabulary
 from ..controlnet_core.training.loop import Loop, Recipe, Report
 from ..controlnet_core.training.rendered_set import RenderedSet, render_scenes
-from ..nodes.scenes import VIEWS
+from ..nodes.example_pictures import VIEWS
 
 SEED = 0
 VAE_FILE = "demo_vae.safetensors"

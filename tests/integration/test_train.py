@@ -30,7 +30,7 @@ from comfyui_controlnet_core.controlnet_core.training.examples import ExampleBat
 from comfyui_controlnet_core.controlnet_core.training.latent_cache import LatentCache
 from comfyui_controlnet_core.controlnet_core.training.loop import Recipe
 from comfyui_controlnet_core.controlnet_core.training.probe import Probe, first_control, split_rows
-from comfyui_controlnet_core.nodes.scenes import VIEWS
+from comfyui_controlnet_core.nodes.example_pictures import VIEWS
 from comfyui_controlnet_core.nodes.standalone.host import ASSETS
 from PIL import Image
 from tiny_training import COUNT, SIZE, make_training_folder, tiny, train

@@ -20,7 +20,7 @@ from comfyui_controlnet_core.controlnet_core.models.union import ControlNetUnion
 from comfyui_controlnet_core.controlnet_core.training import demo_stages
 from comfyui_controlnet_core.controlnet_core.training.demo_world import RenderedScene, render_seed
 from comfyui_controlnet_core.controlnet_core.training.step import initialise_union, noise_loss, union_predictor
-from comfyui_controlnet_core.nodes.scenes import VIEWS
+from comfyui_controlnet_core.nodes.example_pictures import VIEWS
 from comfyui_controlnet_core.workflows import cli
 
 ASSETS = Path(comfyui_controlnet_core.__file__).parent / "controlnet_core" / "assets"

@@ -15,7 +15,7 @@ from comfyui_controlnet_core.controlnet_core.models.tokenizer import ClipTokeniz
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
 from comfyui_controlnet_core.controlnet_core.training.demo_world import render_many
-from comfyui_controlnet_core.nodes.scenes import VIEWS
+from comfyui_controlnet_core.nodes.example_pictures import VIEWS
 from comfyui_controlnet_core.workflows import cli
 from PIL import Image
 

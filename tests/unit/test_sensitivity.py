@@ -29,7 +29,7 @@ from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.unet import Residuals, UNet
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
 from comfyui_controlnet_core.controlnet_core.training.demo_world import render_seed
-from comfyui_controlnet_core.nodes.scenes import VIEWS
+from comfyui_controlnet_core.nodes.example_pictures import VIEWS
 from comfyui_controlnet_core.nodes.standalone.host import ASSETS
 from scipy.stats import spearmanr
 from torch import Tensor

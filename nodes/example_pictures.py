@@ -4,35 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..controlnet_core.errors import ValueRangeError
-
-if TYPE_CHECKING:
-    from ..controlnet_core.training.demo_world import RenderedScene
+from ..controlnet_core.training.demo_world import ADE_CLASS, RenderedScene, render_seed
+from ..preprocessors import process
+from ..preprocessors.depth import depth_to_hint
+from ..preprocessors.examples import SAMPLES
+from ..preprocessors.palettes import labels_to_hint
+from ..preprocessors.pose.draw import draw_poses
 
 STEREO = "stereo pair"
 """A photograph beside a copy whose lower half is shifted, as if it were nearer to the camera."""
 Z_PASS_SKY = 65504.0
 """Distance of the sky: the largest number of a 16-bit float, which renderers write for infinity."""
-SCENES: Mapping[str, int] = MappingProxyType({f"demo scene {i + 1}": 1_000_000 + i for i in range(12)})
+SCENES: Mapping[str, int] = {f"demo scene {i + 1}": 1_000_000 + i for i in range(12)}
 """Name -> seed of a scene. The demo model was not trained on these seeds."""
-CAPTIONS: Mapping[str, str] = MappingProxyType(
-    {
-        "astronaut": "a photo of an astronaut in an orange suit in front of a flag",
-        "coffee": "a photo of a cup of coffee on a wooden table",
-        "coins": "a photo of ancient coins on dark cloth",
-        "rocket": "a photo of a rocket taking off from its launch pad",
-    }
-)
+CAPTIONS: Mapping[str, str] = {
+    "astronaut": "a photo of an astronaut in an orange suit in front of a flag",
+    "coffee": "a photo of a cup of coffee on a wooden table",
+    "coins": "a photo of ancient coins on dark cloth",
+    "rocket": "a photo of a rocket taking off from its launch pad",
+}
 
 
-def photo(path: Path, view: str, size: int) -> tuple[Tensor, str]:
+def load_photo(path: Path, view: str, size: int) -> tuple[Tensor, str]:
     """IMAGE (1, size, size, 3) of a photograph, and its caption. A stereo pair is twice as wide.
 
     view: "picture" or STEREO. Raises ValueRangeError for other views.
@@ -50,17 +49,13 @@ def photo(path: Path, view: str, size: int) -> tuple[Tensor, str]:
         square = image.convert("RGB").crop((left, top, left + side, top + side))
         pixels = np.asarray(square.resize((size, size), Image.Resampling.LANCZOS))
     if view == STEREO:
-        from ..preprocessors.examples import SAMPLES
-
         pixels, _ = SAMPLES["stereo"](pixels)
     caption = CAPTIONS.get(path.stem, path.stem.replace("_", " "))
     return torch.from_numpy(pixels.astype(np.float32) / 255.0)[None], caption
 
 
-def scene(name: str, view: str, size: int) -> tuple[Tensor, str]:
+def render_scene(name: str, view: str, size: int) -> tuple[Tensor, str]:
     """IMAGE (1, size, size, 3) of a demo scene, and its caption. view: a key of VIEWS."""
-    from ..controlnet_core.training.demo_world import render_seed
-
     if view not in VIEWS:
         raise ValueRangeError(f"{name} has no {view}: choose one of {', '.join(VIEWS)}, or a photograph")
     rendered = render_seed(SCENES[name], size)
@@ -72,21 +67,15 @@ def _picture(rendered: RenderedScene) -> np.ndarray:
 
 
 def _canny(rendered: RenderedScene) -> np.ndarray:
-    from ..preprocessors import process
-
     return process("canny", _picture(rendered)[None])[0]
 
 
 def _scribble(rendered: RenderedScene) -> np.ndarray:
     """Thick strokes along the soft edges, as a person would draw them."""
-    from ..preprocessors import process
-
     return (process("soft_edge", _picture(rendered)[None])[0] > 0.5).astype(np.float32)
 
 
 def _depth(rendered: RenderedScene) -> np.ndarray:
-    from ..preprocessors.depth import depth_to_hint
-
     return depth_to_hint(rendered.depth)
 
 
@@ -96,8 +85,6 @@ def _z_pass(rendered: RenderedScene) -> np.ndarray:
 
 
 def _openpose(rendered: RenderedScene) -> np.ndarray:
-    from ..preprocessors.pose.draw import draw_poses
-
     height, width = rendered.depth.shape
     scale = height / 128
     return draw_poses(
@@ -106,21 +93,16 @@ def _openpose(rendered: RenderedScene) -> np.ndarray:
 
 
 def _segmentation(rendered: RenderedScene) -> np.ndarray:
-    from ..controlnet_core.training.demo_world import ADE_CLASS
-    from ..preprocessors.palettes import labels_to_hint
-
     return labels_to_hint(np.array([ADE_CLASS[name] for name in rendered.classes])[rendered.labels])
 
 
-VIEWS: Mapping[str, Callable[[RenderedScene], np.ndarray]] = MappingProxyType(
-    {
-        "picture": _picture,
-        "canny": _canny,
-        "scribble": _scribble,
-        "depth": _depth,
-        "openpose": _openpose,
-        "segmentation": _segmentation,
-        "z-pass": _z_pass,
-    }
-)
+VIEWS: Mapping[str, Callable[[RenderedScene], np.ndarray]] = {
+    "picture": _picture,
+    "canny": _canny,
+    "scribble": _scribble,
+    "depth": _depth,
+    "openpose": _openpose,
+    "segmentation": _segmentation,
+    "z-pass": _z_pass,
+}
 """Views of a rendered scene: each returns (H, W, 3) in [0, 1], or distances in metres for z-pass."""
