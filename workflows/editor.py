@@ -61,7 +61,8 @@ class _At:
     index: int
 
 
-_Step = Link | _Value | _Nothing | _At
+_End = Link | _Value | _Nothing
+_Step = _End | _At
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class _Reader:
         self._inner: dict[tuple[str, ...], _Scope] = {}
         self._has_widget: dict[tuple[str, str], bool] = {}
         self._setters: dict[tuple[str, ...], dict[str, DrawnNode]] = {}
-        self._followed: dict[Any, _Step | None] = {}
+        self._followed: dict[Any, _End | None] = {}
         self._node_count = self._step_count = 0
 
     def spec(self, class_type: str) -> NodeSpec | None:
@@ -255,12 +256,14 @@ class _Reader:
         step: _Step = _At(True, scope, node, index)
         while isinstance(step, _At):
             mark = (step.scope.path, step.node.id, step.is_input, step.index, wanted)
-            known = self._followed.get(mark, mark)
-            if known is None:  # begun, but not ended
-                raise fail(self.name, f"has links that run in a circle at node {step.node.id}", "remove one of them")
-            if known is not mark:
+            if mark in self._followed:
+                known = self._followed[mark]
+                if known is None:  # begun, but not ended
+                    raise fail(
+                        self.name, f"has links that run in a circle at node {step.node.id}", "remove one of them"
+                    )
                 step = known
-                break
+                continue
             self._step_count += 1
             if self._step_count > MAX_STEPS:
                 raise fail(self.name, f"has chains of reroutes with more than {MAX_STEPS} steps", "link nodes directly")

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 _PREPROCESS = "CNCore_Preprocess"
-_APPLY = "CNCore_ApplyControlNet"
-_WEIGHTS = "CNCore_BlockWeights"
 
 _BY_CONDITION: Mapping[str, str] = {
     "": "AIO_Preprocessor",
@@ -50,30 +48,30 @@ PREPROCESSORS: Mapping[str, str] = {
 }
 """Preprocessor nodes, and the condition that they make; empty for any condition."""
 
-OTHERS: Mapping[str, tuple[str, str]] = {
-    "ACN_AdvancedControlNetApply": (_APPLY, ""),
-    "ACN_AdvancedControlNetApply_v2": (_APPLY, ""),
-    "ACN_AdvancedControlNetApplySingle": (_APPLY, ""),
-    "ACN_CustomControlNetWeightsFlux": (_WEIGHTS, ""),
-    "ControlNetLoaderAdvanced": ("CNCore_LoadControlNet", ""),
-    "ControlNetPreprocessorSelector": (_PREPROCESS, ""),
-    "CR Apply Multi-ControlNet": ("CNCore_ApplyControlStack", ""),
-    "CR Multi-ControlNet Stack": ("CNCore_ControlUnit", "one for each net"),
-    "Control Net Stacker": ("CNCore_ControlUnit", "one for each net"),
-    "CustomControlNetWeights": (_WEIGHTS, ""),
-    "DiffControlNetLoaderAdvanced": ("CNCore_LoadControlNet", ""),
-    "Efficient Loader": ("CNCore_LoadCheckpoint", "with CNCore_EncodePrompt"),
-    "KSampler (Efficient)": ("CNCore_Sample", ""),
-    "ExecuteAllControlNetPreprocessors": (_PREPROCESS, "one for each hint"),
-    "HintImageEnchance": ("CNCore_ControlOptions", "hint_fit"),
-    "ImageGenResolutionFromImage": ("CNCore_PixelPerfect", ""),
-    "ImageGenResolutionFromLatent": ("CNCore_PixelPerfect", ""),
-    "PixelPerfectResolution": ("CNCore_PixelPerfect", ""),
-    "RenderPeopleKps": ("CNCore_PoseRender", ""),
-    "ScaledSoftControlNetWeights": (_WEIGHTS, ""),
-    "SoftControlNetWeights": (_WEIGHTS, ""),
-    "TimestepKeyframe": ("CNCore_StrengthSchedule", ""),
-}
+_BY_NODE: Mapping[tuple[str, str], tuple[str, ...]] = {
+    ("CNCore_ApplyControlNet", ""): (
+        "ACN_AdvancedControlNetApply", "ACN_AdvancedControlNetApply_v2", "ACN_AdvancedControlNetApplySingle",
+    ),
+    ("CNCore_BlockWeights", ""): (
+        "ACN_CustomControlNetWeightsFlux", "CustomControlNetWeights", "ScaledSoftControlNetWeights",
+        "SoftControlNetWeights",
+    ),
+    ("CNCore_LoadControlNet", ""): ("ControlNetLoaderAdvanced", "DiffControlNetLoaderAdvanced"),
+    ("CNCore_ControlUnit", "one for each net"): ("CR Multi-ControlNet Stack", "Control Net Stacker"),
+    ("CNCore_ApplyControlStack", ""): ("CR Apply Multi-ControlNet",),
+    (_PREPROCESS, ""): ("ControlNetPreprocessorSelector",),
+    (_PREPROCESS, "one for each hint"): ("ExecuteAllControlNetPreprocessors",),
+    ("CNCore_LoadCheckpoint", "with CNCore_EncodePrompt"): ("Efficient Loader",),
+    ("CNCore_Sample", ""): ("KSampler (Efficient)",),
+    ("CNCore_ControlOptions", "hint_fit"): ("HintImageEnchance",),
+    ("CNCore_PixelPerfect", ""): (
+        "ImageGenResolutionFromImage", "ImageGenResolutionFromLatent", "PixelPerfectResolution",
+    ),
+    ("CNCore_PoseRender", ""): ("RenderPeopleKps",),
+    ("CNCore_StrengthSchedule", ""): ("TimestepKeyframe",),
+}  # fmt: skip
+OTHERS: Mapping[str, tuple[str, str]] = {name: ours for ours, names in _BY_NODE.items() for name in names}
+"""Further nodes -> (our node, its setting in words)."""
 
 WITHOUT: Mapping[str, str] = {
     "AnimalPosePreprocessor": "poses of animals",

@@ -10,7 +10,8 @@ from types import MappingProxyType
 from ..controlnet_core.errors import CoreError, UnfitError
 from .contract import NodeSpec, read_specs
 from .graph import Graph, Node
-from .validation import Problem, as_error
+from .node_checks import Problem
+from .validation import as_error
 
 CONTROLLED_BY = frozenset({"CONDITIONING", "CONTROL_NET", "CNCORE_STACK"})
 """Types of links along which control reaches a sampler."""

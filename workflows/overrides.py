@@ -1,4 +1,4 @@
-"""Changing values of a workflow from outside: `--set NODE.INPUT=VALUE` and `--seeds`."""
+"""Change values of a workflow from the command line: `--set NODE.INPUT=VALUE` and `--seeds`."""
 
 from __future__ import annotations
 
@@ -9,33 +9,40 @@ from typing import Any
 
 from ..controlnet_core.errors import WorkflowError
 from ..nodes.folders import brief
-from .contract import InputSpec, NodeSpec, read_spec
+from .contract import InputSpec, read_spec
 from .graph import Graph, Link, Node
 
 SEED_INPUTS = ("seed", "noise_seed")
+MAX_SEEDS = 10_000
 _SHOWN = 80
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
 def apply_settings(graph: Graph, classes: Mapping[str, type], settings: Sequence[str]) -> Graph:
-    """The graph after each "NODE.INPUT=VALUE"; later ones win.
+    """Return the graph after each "NODE.INPUT=VALUE"; later settings win.
 
-    Raises WorkflowError when a setting names no node or input, more than one node, or a value that
-    does not fit the input's type.
+    Raises WorkflowError for a setting that names no node or input, or more than one node, or whose value does not fit
+    the input's type.
     """
     for setting in settings:
         target, equals, text = setting.partition("=")
-        shown = setting if len(setting) <= _SHOWN else f"{setting[:_SHOWN]}..."
         name, dot, key = target.strip().rpartition(".")
-        if not (equals and dot and name and key):
-            raise WorkflowError(f"--set {shown}: expected NODE.INPUT=VALUE, for instance --set 3.steps=8")
-        node = find_node(graph, name.strip(), shown)
-        graph = _set(graph, classes, node, key.strip(), text, shown)
+        try:
+            if not (equals and dot and name and key):
+                raise ValueError("expected NODE.INPUT=VALUE, for instance --set 3.steps=8")
+            node = find_node(graph, name.strip())
+            graph = graph.with_value(node.id, key.strip(), _value(graph, classes, node, key.strip(), text))
+        except ValueError as error:
+            shown = setting if len(setting) <= _SHOWN else f"{setting[:_SHOWN]}..."
+            raise WorkflowError(f"--set {shown}: {error}") from error
     return graph
 
 
-def find_node(graph: Graph, name: str, setting: str) -> Node:
-    """The node with this id, else the only one with this title, else the only one of this class."""
+def find_node(graph: Graph, name: str) -> Node:
+    """Return the node with this id, else the only one with this title, else the only one of this class.
+
+    Raises ValueError with a message for the user.
+    """
     if name in graph.nodes:
         return graph.nodes[name]
     for attribute in ("title", "class_type"):
@@ -43,41 +50,36 @@ def find_node(graph: Graph, name: str, setting: str) -> Node:
         if len(found) == 1:
             return found[0]
         if found:
-            labels = ", ".join(node.label for node in found)
-            raise WorkflowError(f'--set {setting}: "{name}" may be {labels}: write its id')
+            raise ValueError(f'"{name}" may be {", ".join(node.label for node in found)}: write its id')
     names = [n for node in graph.nodes.values() for n in (node.class_type, node.title)]
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     meant = f'did you mean "{near[0]}"?' if near else "`controlnet inspect FILE` lists them"
-    raise WorkflowError(f'--set {setting}: the workflow has no node "{name}": {meant}')
+    raise ValueError(f'the workflow has no node "{name}": {meant}')
 
 
-def _set(graph: Graph, classes: Mapping[str, type], node: Node, key: str, text: str, setting: str) -> Graph:
+def _value(graph: Graph, classes: Mapping[str, type], node: Node, key: str, text: str) -> Any:
+    """Return the value of a setting. Raises ValueError if the node has no such input that can be set."""
     if node.class_type not in classes:
-        raise WorkflowError(f"--set {setting}: {node.label} is of an unknown class: replace it in the workflow")
-    spec = read_spec(node.class_type, classes[node.class_type])
-    if key not in spec.inputs:
-        raise WorkflowError(f"--set {setting}: {node.label} has no input {key}: {_fields(spec)}")
-    if isinstance(node.inputs.get(key), Link):
-        source = graph.nodes.get(node.inputs[key].node)
-        giver = source.label if source else "a link"
-        raise WorkflowError(f"--set {setting}: {node.label} takes {key} from {giver}: set it there")
-    if not spec.inputs[key].is_widget:
-        kind = spec.inputs[key].type
-        raise WorkflowError(f"--set {setting}: {key} takes a {kind} from another node: link one in the editor")
+        raise ValueError(f"{node.label} is of an unknown class: replace it in the workflow")
+    inputs = read_spec(node.class_type, classes[node.class_type]).inputs
+    if key not in inputs:
+        names = [item.name for item in inputs.values() if item.is_widget]
+        has = f"it has {', '.join(names)}" if names else "it has none that can be set"
+        raise ValueError(f"{node.label} has no input {key}: {has}")
+    current = node.inputs.get(key)
+    if isinstance(current, Link):
+        source = graph.nodes[current.node].label if current.node in graph.nodes else "a link"
+        raise ValueError(f"{node.label} takes {key} from {source}: set it there")
+    if not inputs[key].is_widget:
+        raise ValueError(f"{key} takes a {inputs[key].type} from another node: link one in the editor")
     try:
-        value = parse_value(spec.inputs[key], text)
+        return parse_value(inputs[key], text)
     except ValueError as error:
-        raise WorkflowError(f"--set {setting}: {key} {error}") from error
-    return graph.with_value(node.id, key, value)
-
-
-def _fields(spec: NodeSpec) -> str:
-    names = [item.name for item in spec.inputs.values() if item.is_widget]
-    return f"it has {', '.join(names)}" if names else "it has none that can be set"
+        raise ValueError(f"{key} {error}") from error
 
 
 def parse_value(spec: InputSpec, text: str) -> Any:
-    """A value from the command line by its declared type. Raises ValueError in words for a person."""
+    """Return a value from the command line by its declared type. Raises ValueError with a message for the user."""
     if spec.choices is not None:
         return next((choice for choice in spec.choices if str(choice) == text), text)
     if spec.type == "BOOLEAN":
@@ -94,23 +96,23 @@ def parse_value(spec: InputSpec, text: str) -> Any:
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """Seeds from "7", "1..8" or "1,4,9", each once. Raises WorkflowError for anything else."""
+    """Return seeds from "7", "1..8" or "1,4,9", each once. Raises WorkflowError for anything else."""
     seeds: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,20})(?:\.\.(\d{1,20}))?\s*", part)
         if not match:
-            raise WorkflowError(f"--seeds {text}: expected for instance 7, 1..8 or 1,4,9")
+            raise WorkflowError(f"--seeds {text[:40]}: expected for instance 7, 1..8 or 1,4,9")
         first, last = int(match[1]), int(match[2] or match[1])
-        if last < first or last - first >= 10_000:
-            raise WorkflowError(f"--seeds {text}: {part.strip()} is no range from low to high of at most 10000")
+        if not first <= last < first + MAX_SEEDS:
+            raise WorkflowError(f"--seeds: {part.strip()} is no range from low to high of at most {MAX_SEEDS}")
         seeds.extend(range(first, last + 1))
     return tuple(dict.fromkeys(seeds))
 
 
 def with_seed(graph: Graph, classes: Mapping[str, type], seed: int) -> Graph:
-    """The graph with this seed in every node that has one as a plain value.
+    """Return the graph with this seed in every node that has one as a plain value.
 
-    Raises WorkflowError when there is none.
+    Raises WorkflowError if no node has one.
     """
     found = False
     for node in graph.nodes.values():

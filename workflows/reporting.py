@@ -1,4 +1,4 @@
-"""What a person sees while a workflow runs: one line per node, a bar for steps; all on stderr."""
+"""Show the progress of a workflow on stderr: a line for each node, and a bar for the steps of a sampler."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .terminal import printable
 
 
 class Reporter:
-    """Listens to the execution (`on_node`) and to the host (`on_step`)."""
+    """Receives the events of the execution (`on_node`) and of the host (`on_step`)."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
@@ -19,17 +19,16 @@ class Reporter:
         self._warned: set[str] = set()
 
     def on_node(self, event: NodeEvent) -> None:
-        """A line when a node is done or was taken from the cache."""
-        width = len(str(event.total))
-        self._label = printable(f"{event.index + 1:>{width}}/{event.total} {_title(event)}")  # the bar shows it too
-        if event.state == "start":
-            return
-        self.close()
-        took = "unchanged" if event.state == "cached" else f"{event.seconds:.2f} s"
-        self.line(f"{self._label}  {took}")
+        """Print a line when a node is done or comes from the cache."""
+        node, width = event.node, len(str(event.total))
+        title = node.class_type if node.title in ("", node.class_type) else f"{node.title} ({node.class_type})"
+        self._label = printable(f"{event.index + 1:>{width}}/{event.total} {title}")  # the bar shows it too
+        if event.state != "start":
+            self.close()
+            self.line(f"{self._label}  {'unchanged' if event.state == 'cached' else f'{event.seconds:.2f} s'}")
 
     def on_step(self, done: int, total: int, preview: Any = None) -> None:
-        """The bar of the node that runs; on a terminal only, as tqdm decides."""
+        """Advance the bar of the running node. tqdm shows it on a terminal only."""
         if self.quiet or total <= 1:
             return
         if self._bar is None or self._bar.total != total:
@@ -40,7 +39,7 @@ class Reporter:
         self._bar.update(done - self._bar.n)
 
     def line(self, text: str) -> None:
-        """A line of its own, unless quiet."""
+        """Print a line, unless quiet."""
         if not self.quiet:
             print(printable(text), file=sys.stderr, flush=True)
 
@@ -51,12 +50,7 @@ class Reporter:
             print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-
-
-def _title(event: NodeEvent) -> str:
-    node = event.node
-    return node.class_type if node.title in ("", node.class_type) else f"{node.title} ({node.class_type})"

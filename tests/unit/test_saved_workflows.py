@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from comfyui_controlnet_core.controlnet_core.errors import CoreError, WorkflowError
 from comfyui_controlnet_core.nodes import build_nodes
-from comfyui_controlnet_core.nodes.pictures import annotated_file, expand
+from comfyui_controlnet_core.nodes.file_prefix import expand_prefix
+from comfyui_controlnet_core.nodes.pictures import annotated_file
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.workflows import cli
 from comfyui_controlnet_core.workflows.execution import execute
@@ -399,7 +400,7 @@ def seconds(work: Any) -> float:
         lambda n, classes: read(proxied(" " * (n * 20)), classes),
         lambda n, classes: read(proxied("1" * (n * 20)), classes),
         lambda n, classes: attempt(lambda: annotated_file(" " * (n * 50) + "[inputs", classes["LoadImage"].host)),
-        lambda n, classes: expand("%" * (n * 50), 8, 8),
+        lambda n, classes: expand_prefix("%" * (n * 50), 8, 8),
     ],
     ids=["reroutes", "fit", "check", "comments", "alternatives", "spaces", "digits", "file name", "prefix"],
 )

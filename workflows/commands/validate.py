@@ -13,9 +13,10 @@ from ..bundled import find_workflow
 from ..destinations import check_folder
 from ..fitting import check_fit
 from ..formats import read_document, to_graph
+from ..node_checks import Problem
 from ..session import add_folder_arguments, add_strict_argument, open_session
 from ..terminal import printable
-from ..validation import Problem, as_error, check_outputs
+from ..validation import as_error, check_outputs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
