@@ -102,11 +102,11 @@ def ceiling(setup: Setup) -> Iterator[Row]:
 
 def peers(setup: Setup) -> Iterator[Row]:
     """Measure several evaluations in a row with `step.compare`."""
-    asked = argparse.Namespace(nets=[3], ours_only=False, compiled=setup.compiled, fast=False, accelerate=False)
+    wanted = argparse.Namespace(nets=[3], ours_only=False, compiled=setup.compiled, fast=False, accelerate=False)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_weights(folder, 3, setup.shape)
-        _, *others = make_engines(asked, folder, setup.runtime({}))
+        _, *others = make_engines(wanted, folder, setup.runtime({}))
         engines: list[Any] = [*(named(folder, setup, options) for options in OURS), *others]
         for nets in (1, 0, 3):
             case = make_case(setup.size, 1, nets)

@@ -11,20 +11,20 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Claim:
-    """A goal. asked: the lower bound, or the upper bound if `most`. value: the figure, None if missing."""
+    """A goal. limit: the lower bound, or the upper bound if `most`. value: the figure, None if missing."""
 
     words: str
-    asked: float
+    limit: float
     value: Callable[[dict[str, list[Row]]], float | None]
     most: bool = False
 
     def line(self, parts: dict[str, list[Row]]) -> str:
         """Return a row of the table."""
         value = self.value(parts)
-        bound = f"{'at most' if self.most else 'at least'} {self.asked:g}"
+        bound = f"{'at most' if self.most else 'at least'} {self.limit:g}"
         if value is None:
             return f"| {self.words} | {bound} | not measured | |"
-        met = value <= self.asked if self.most else value >= self.asked
+        met = value <= self.limit if self.most else value >= self.limit
         return f"| {self.words} | {bound} | {value:.2f} | {'yes' if met else 'no'} |"
 
 

@@ -48,7 +48,7 @@ class Row:
 
 
 def main() -> None:
-    """Print the tables; write them to a JSON file too, if asked."""
+    """Print the tables; with --json, write them to a file too."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="*", default=[512, 1024])
     parser.add_argument("--frames", type=int, nargs="*", default=[1, 16])

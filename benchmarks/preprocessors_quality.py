@@ -112,9 +112,9 @@ def edge_scores(
             rows.append(precision_recall(detect(picture), truth))
         precision, recall, f = np.mean(rows, axis=0)
         worst = int(np.argmin([row[2] for row in rows]))
-        asked = f">= {gate}" if gate is not None and noise == 8 else ""
+        goal = f">= {gate}" if gate is not None and noise == 8 else ""
         detail = f"precision {precision:.3f}, recall {recall:.3f}; worst scene {1000 + worst}: F {rows[worst][2]:.3f}"
-        yield Score(f"{name}, noise {noise:g}: F", float(f), asked, detail)
+        yield Score(f"{name}, noise {noise:g}: F", float(f), goal, detail)
 
 
 def precision_recall(found: np.ndarray, truth: np.ndarray, tolerance: float = 2.0) -> tuple[float, float, float]:

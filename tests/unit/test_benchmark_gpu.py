@@ -73,8 +73,8 @@ def test_without_a_card_the_table_says_what_is_not_measured(
 ) -> None:
     goals = importlib.import_module("gpu_goals")
     assert benchmark.main(["--table"]) == 0
-    told = capsys.readouterr().out
-    assert told.count("| not measured | |") == len(goals.CLAIMS) and "no GPU was measured yet" in told
+    printed = capsys.readouterr().out
+    assert printed.count("| not measured | |") == len(goals.CLAIMS) and "no GPU was measured yet" in printed
     row = {"nets": 1, "steps": 20, "prepare": 0.01, "other_seed": 0.001, "peak_bytes": 10}
     peers = [
         {**row, "engine": "ours, default", "seconds": 0.4}, {**row, "engine": "ours, graphs", "seconds": 0.2},
@@ -83,8 +83,8 @@ def test_without_a_card_the_table_says_what_is_not_measured(
     file = tmp_path / "gpu.json"
     file.write_text(json.dumps({"machine": {"card": "C"}, "dtype": "bf16", "parts": {"peers": peers}}))
     assert benchmark.main(["--table", "--json", str(file)]) == 0
-    told = capsys.readouterr().out
-    assert "card C, bf16" in told
-    assert "times as fast as ComfyUI | at least 2.5 | 3.00 | yes |" in told
-    assert "times as fast as diffusers | at least 3 | 2.50 | no |" in told
-    assert "times as fast as diffusers compiled | at least 1.2 | not measured | |" in told
+    printed = capsys.readouterr().out
+    assert "card C, bf16" in printed
+    assert "times as fast as ComfyUI | at least 2.5 | 3.00 | yes |" in printed
+    assert "times as fast as diffusers | at least 3 | 2.50 | no |" in printed
+    assert "times as fast as diffusers compiled | at least 1.2 | not measured | |" in printed

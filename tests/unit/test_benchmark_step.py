@@ -39,7 +39,7 @@ def row(engine: str, nets: int, seconds: float, run: str = "now") -> dict[str, A
     }  # fmt: skip
 
 
-def test_a_further_net_is_told_by_its_operations(scripts: dict[str, ModuleType]) -> None:
+def test_a_further_net_is_counted_by_its_operations(scripts: dict[str, ModuleType]) -> None:
     render = scripts["render"]
     share = render.NET_OF_UNET
     rows = [row("ours", 0, 2.0), row("ours", 3, 2.0 + 3 * 2.0 * share), row("diffusers", 3, 8.0)]
@@ -48,9 +48,9 @@ def test_a_further_net_is_told_by_its_operations(scripts: dict[str, ModuleType])
     assert render.further_net(rows, row("ours", 3, 4.0, run="another process")) is None
     printed = render.table(rows).splitlines()
     assert [cell.strip() for cell in printed[3].split("|")][7:10] == [f"{rows[1]['seconds'] / 8.0:.2f}", "", "1.00"]
-    said = render.claims(rows).splitlines()[1]
+    text = render.claims(rows).splitlines()[1]
     ratio = rows[1]["seconds"] / 8.0
-    assert f"peak memory {ratio:.2f} of that of diffusers" in said and "nothing is prepared again" in said
+    assert f"peak memory {ratio:.2f} of that of diffusers" in text and "nothing is prepared again" in text
     assert render.plot(rows).size[0] == render.WIDTH  # over nets; size and batch have one value each
 
 
