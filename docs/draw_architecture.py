@@ -108,10 +108,17 @@ def imports(axes: Axes) -> None:
         (1.5, 6.0, 2.5, "preprocessors/", "pictures to hints", HOST),
         (7.3, 6.0, 4.2, "training/  analysis/", "trainer, demo world, measurements", NET),
         (11.3, 6.0, 3.0, "checkpoints/", "files to models", NET),
-        (7.3, 4.9, 4.2, "pipeline.py", "combines the parts of a run", BASE),
+        (7.3, 4.9, 4.2, "pipeline.py  backend.py", "combines the parts of a run", BASE),
         (7.3, 3.9, 4.2, "speed/", "optional accelerations", BASE),
         (7.3, 2.9, 4.2, "sample.py  denoise.py  prepare.py", "the algorithm", BASE),
-        (7.3, 1.7, 8.4, "control/  models/  diffusion/  runtime/", "units, networks, noise and samplers, devices", NET),
+        (
+            7.3,
+            1.7,
+            8.4,
+            "control/  conditioning/  models/  diffusion/  runtime/",
+            "units, conditions, networks, noise and samplers, devices",
+            NET,
+        ),
         (7.3, 0.6, 4.2, "config.py  errors.py", "shapes as data, error types", DATA),
     ]
     folders(axes, rows)
