@@ -214,48 +214,35 @@ SD21 = replace(
 )
 """Stable Diffusion 2.1 for 768 pixels. The models for 512 pixels are the same with `parametrization="eps"`."""
 
+# Podell et al. 2023, table 1: no transformer at the highest resolution, ten blocks at the lowest. The label is the
+# pooled text (1280) and six sizes (256 each).
+SDXL_UNET = replace(
+    SD21.unet, widths=(320, 640, 1280), transformer_depth=(0, 2, 10), middle_depth=10, context_dim=2048, label_dim=2816
+)
 SDXL = replace(
     SD15,
     name="sdxl",
-    unet=replace(
-        SD21.unet,
-        widths=(320, 640, 1280),
-        transformer_depth=(0, 2, 10),
-        middle_depth=10,
-        context_dim=2048,
-        label_dim=2816,
-    ),
+    unet=SDXL_UNET,
     vae=replace(SD15.vae, scaling_factor=0.13025),
     text=replace(SD15.text, stop_layer=-2, norm_skipped=False),
     text2=OPENCLIP_G,
 )
 
-SDXL_REFINER = replace(
-    SDXL,
-    name="sdxl-refiner",
-    unet=replace(
-        SDXL.unet,
-        widths=(384, 768, 1536, 1536),
-        transformer_depth=(0, 4, 4, 0),
-        middle_depth=4,
-        context_dim=1280,
-        label_dim=2560,
-    ),
-    text=OPENCLIP_G,
-    text2=None,
-)
+# The refiner reads OpenCLIP's text only, and five numbers: no target size, but an aesthetic score.
+REFINER_UNET = replace(
+    SDXL.unet, widths=(384, 768, 1536, 1536), transformer_depth=(0, 4, 4, 0), middle_depth=4, context_dim=1280,
+    label_dim=2560,
+)  # fmt: skip
+SDXL_REFINER = replace(SDXL, name="sdxl-refiner", unet=REFINER_UNET, text=OPENCLIP_G, text2=None)
 
+# Small enough for a CPU. The autoencoder works on blocks of 4 x 4 pixels, which saves its two most costly levels.
+DEMO_UNET = replace(
+    SD15.unet, widths=(64, 96, 128), res_blocks=1, transformer_depth=(1, 1, 0), num_heads=4, context_dim=128
+)
 DEMO = replace(
     SD15,
     name="demo",
-    unet=replace(
-        SD15.unet,
-        widths=(64, 96, 128),
-        res_blocks=1,
-        transformer_depth=(1, 1, 0),
-        num_heads=4,
-        context_dim=128,
-    ),
+    unet=DEMO_UNET,
     vae=replace(SD15.vae, widths=(64, 128), res_blocks=1, patch=4, scaling_factor=1.0),
     text=replace(SD15.text, width=128, layers=2, heads=4, vocab_size=256),
     hint_widths=(16, 24, 32, 64),

@@ -108,11 +108,12 @@ def draw_heat_map(
     mesh = axes.pcolormesh(table, cmap=COLOURS, vmin=0, vmax=top, edgecolors="white", linewidth=gap)
     axes.invert_yaxis()
     if width >= 28:  # a number fits into a cell
-        centred: dict[str, Any] = {"size": 10, "ha": "center", "va": "center_baseline"}
         for (row, column), value in np.ndenumerate(table):
             if not np.isnan(value):
                 color = INK if value > 0.6 * top else "white"
-                axes.text(column + 0.5, row + 0.5, short(value), color=color, **centred)
+                cx, cy = x + (column + 0.5) * width, y + (row + 0.5) * CELL_HEIGHT
+                # as text of the page: text of the axes would be clipped to them, which takes longer to draw
+                page.text(cx, cy, short(value), 10, color, ha="center", va="center_baseline")
     every = max(1, -(-30 // width))
     axes.set_xticks(np.arange(0, columns, every) + 0.5, names[1][::every])
     axes.set_yticks(np.arange(rows) + 0.5, names[0])

@@ -24,6 +24,7 @@ Curve: TypeAlias = Callable[[float], float]
 """Position on the timestep axis (0 is pure noise, 1 the finished picture) -> factor of the strength."""
 
 
+# eq=False: records with tensors are equal only to themselves, and can be keys of a dictionary.
 @dataclass(frozen=True, eq=False)
 class Hint:
     """A picture for a net, and what it shows ("depth", "canny", ...), for nets that read several kinds."""

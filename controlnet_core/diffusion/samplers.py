@@ -92,6 +92,7 @@ _ALL = (
     Sampler("dpmpp_2m", dpmpp_2m),
     Sampler("dpmpp_2m_sde", dpmpp_2m_sde, noise="brownian"),
     Sampler("dpmpp_3m_sde", dpmpp_3m_sde, noise="brownian"),
+    # In sigma, DDIM is Euler's method. ComfyUI's differs from its Euler only by the noise under a mask.
     Sampler("ddim", euler, fresh_mask_noise=True),
     Sampler("lcm", lcm, noise="ancestral"),
     Sampler("uni_pc", uni_pc, drops_penultimate=True),

@@ -63,6 +63,7 @@ def size_kind(pooled_width: int, label_dim: int) -> type[PictureSize] | type[Sco
 
 def label_vector(pooled: Tensor, size: PictureSize | ScoredSize) -> Tensor:
     """Pooled text (B, P) and sizes -> label vector (B, P + 256 per number), float32."""
+    # The order of the numbers is that of the fields.
     numbers: Sequence[float] = astuple(size)
     sinusoids = timestep_embedding(torch.tensor(numbers, device=pooled.device), SINUSOID).flatten()
     return torch.cat([pooled.float(), sinusoids.expand(pooled.shape[0], -1)], dim=1)

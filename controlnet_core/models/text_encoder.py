@@ -49,6 +49,7 @@ class CausalAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (self._split(proj(x)) for proj in (self.q, self.k, self.v))
+        # Padding comes after the end mark, so the causal mask hides it and no other mask is needed.
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
@@ -150,6 +151,7 @@ class ClipTextModel(nn.Module):
 
     def _embed(self, ids: Tensor, vectors: Sequence[Vector]) -> Tensor:
         x = self.token_embedding(ids)
+        # In place: x is a fresh tensor, not the table itself.
         for row, position, vector in vectors:
             if vector.shape != x.shape[-1:]:
                 raise ShapeError(
@@ -174,6 +176,7 @@ class ClipTextModel(nn.Module):
 
 def first_end(ids: Tensor) -> Tensor:
     """Position of the first end mark in each row of CLIP ids (B,N) -> (B,)."""
+    # argmax returns the first of equal values. The later ones are padding.
     return (ids == END_TOKEN).int().argmax(dim=-1)
 
 
@@ -297,6 +300,7 @@ class TextEncoder(nn.Module):
             z_empty = z[-1:]
             # torch.where keeps positions of weight 1 free of rounding.
             z = torch.where(w == 1.0, z[:-1], (z[:-1] - z_empty) * w + z_empty)
+        # As in ComfyUI, chunks follow one another in the states, and only the first one is pooled.
         return z.flatten(0, 1).unsqueeze(0), pooled[:1].float()
 
 

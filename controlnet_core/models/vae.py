@@ -89,19 +89,17 @@ class VAEUp(nn.Module):
 class VAELevel(nn.Module):
     """The residual blocks of one resolution, and the change to the next. (B, width_in, H, W) -> (B, width, H', W')."""
 
-    def __init__(self, width_in: int, width: int, count: int, change: Callable[[int], nn.Module] | None, name: str):
+    def __init__(self, width_in: int, width: int, count: int, *, down: bool = False, up: bool = False) -> None:
         super().__init__()
         self.res = nn.ModuleList(VAEResBlock(width_in if j == 0 else width, width) for j in range(count))
-        self.down = change(width) if change and name == "down" else None
-        self.up = change(width) if change and name == "up" else None
+        self.down = VAEDown(width) if down else None
+        self.up = VAEUp(width) if up else None
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.res:
             x = block(x)
-        for change in (self.down, self.up):
-            if change is not None:
-                x = change(x)
-        return x
+        x = x if self.down is None else self.down(x)
+        return x if self.up is None else self.up(x)
 
 
 class VAEEncoder(nn.Module):
@@ -114,7 +112,7 @@ class VAEEncoder(nn.Module):
         self.conv_in = nn.Conv2d(config.image_channels * config.patch**2, widths[0], 3, padding=1)
         last = len(widths) - 1
         self.levels = nn.ModuleList(
-            VAELevel(width_in, width, config.res_blocks, VAEDown if i < last else None, "down")
+            VAELevel(width_in, width, config.res_blocks, down=i < last)
             for i, (width_in, width) in enumerate(pairwise((widths[0], *widths)))
         )
         self.middle = VAEMiddle(widths[-1])
@@ -140,7 +138,7 @@ class VAEDecoder(nn.Module):
         self.middle = VAEMiddle(widths[0])
         last = len(widths) - 1
         self.levels = nn.ModuleList(
-            VAELevel(width_in, width, config.res_blocks + 1, VAEUp if i < last else None, "up")
+            VAELevel(width_in, width, config.res_blocks + 1, up=i < last)
             for i, (width_in, width) in enumerate(pairwise((widths[0], *widths)))
         )
         self.norm_out = nn.GroupNorm(GROUPS, widths[-1], eps=1e-6)
@@ -180,7 +178,7 @@ class AutoencoderKL(nn.Module):
                 f"{width // factor * factor}x{height // factor * factor}"
             )
         mean, logvar = self.quant_conv(self.encoder(image)).chunk(2, dim=1)
-        return mean, logvar.clamp(-30.0, 20.0)
+        return mean, logvar.clamp(-30.0, 20.0)  # the released code's bounds: exp(logvar) stays finite
 
     def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> scaled latent (B, 4, H/8, W/8).
@@ -240,6 +238,7 @@ def blend_tiles(
     batch, _, height, width = x.shape
     if height <= tile and width <= tile:
         return run(x)
+    # Each output cell is the mean of the tiles that cover it, weighted by their ramps.
     total = x.new_zeros((batch, channels, height * scale, width * scale))
     weights = x.new_zeros((1, 1, height * scale, width * scale))
     for top in _tile_starts(height, tile, overlap):
@@ -264,7 +263,7 @@ def _tile_starts(length: int, tile: int, overlap: int) -> list[int]:
 
 def _ramp(length: int, overlap: int, fade_in: bool, fade_out: bool) -> Tensor:
     ramp = torch.ones(length)
-    slope = (torch.arange(overlap) + 1) / (overlap + 1)
+    slope = (torch.arange(overlap) + 1) / (overlap + 1)  # never 0, so that every weight can be divided by
     if fade_in and overlap:
         ramp[:overlap] *= slope
     if fade_out and overlap:
