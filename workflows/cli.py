@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "run": (".commands.run", "run a workflow .json, or the picture that it once made"),
         "validate": (".commands.validate", "say what keeps a workflow from running, without running it"),
         "inspect": (".commands.inspect", "say what a model, workflow or picture file is"),
+        "verify": (".commands.verify", "try real model files and write a report for an issue"),
         "nodes": (".commands.nodes", "list the nodes, or describe one"),
         "preprocess": (".commands.preprocess", "make hints from pictures, folders and frames"),
         "train": (".commands.train", "train a ControlNet on a folder of pictures, hints and captions"),
