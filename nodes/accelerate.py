@@ -11,15 +11,13 @@ WEIGHTS = ("shared", "packed")
 
 
 class Accelerate(Node):
-    """Runs this pack's engine inside any sampler."""
+    """Runs this pack's engine inside any sampler. What does not change from step to step is computed once; the image
+    stays the same. Where other nodes change the model (patches, hooks, other packs), ComfyUI's own code runs instead;
+    after each run the text on the node says so and gives the reason.
+    """
 
     DISPLAY_NAME = "Accelerate (ControlNet Core)"
     CATEGORY = "ControlNet Core/sample"
-    DESCRIPTION = (
-        "Runs this pack's engine inside any sampler. What does not change from step to step is computed once; the "
-        "image stays the same. Where other nodes change the model (patches, hooks, other packs), ComfyUI's own code "
-        "runs instead; after each run the text on the node says so and gives the reason."
-    )
     SEARCH_ALIASES = ["speed", "fast", "optimize"]
     INPUTS = (
         model("model", "A Stable Diffusion model. LoRA nodes may stand before or after this node."),

@@ -84,14 +84,12 @@ def make_spec(
 
 
 class ApplyControlNet(Node):
-    """Applies one ControlNet to a prompt and a negative prompt."""
+    """Makes the generated image follow a hint. Link it between the prompt and the sampler. Several nodes in a row add
+    up. For many ControlNets, Control Unit and Apply Control Stack keep the graph tidy.
+    """
 
     DISPLAY_NAME = "Apply ControlNet (ControlNet Core)"
     CATEGORY = CATEGORY
-    DESCRIPTION = (
-        "Makes the generated image follow a hint. Link it between the prompt and the sampler. Several nodes in a row "
-        "add up. For many ControlNets, Control Unit and Apply Control Stack keep the graph tidy."
-    )
     SEARCH_ALIASES = ["controlnet", "control", "guess mode", "apply"]
     INPUTS = (*PROMPTS, *UNIT, *UNIT_OPTIONAL, *UNIT_ADDED)
     OUTPUTS = CONTROLLED
@@ -102,14 +100,12 @@ class ApplyControlNet(Node):
 
 
 class ControlUnitNode(Node):
-    """Adds one ControlNet to a stack."""
+    """One ControlNet with its hint, as part of a stack. Chain as many units as needed, then link the last one to Apply
+    Control Stack.
+    """
 
     DISPLAY_NAME = "Control Unit"
     CATEGORY = CATEGORY
-    DESCRIPTION = (
-        "One ControlNet with its hint, as part of a stack. Chain as many units as needed, then link the last one to "
-        "Apply Control Stack."
-    )
     SEARCH_ALIASES = ["multi controlnet", "control net stacker"]
     INPUTS = (
         *UNIT,
@@ -125,11 +121,10 @@ class ControlUnitNode(Node):
 
 
 class ApplyControlStack(Node):
-    """Applies all units of a stack to a prompt and a negative prompt."""
+    """Makes the generated image follow all hints of a stack. The order of the units does not matter."""
 
     DISPLAY_NAME = "Apply Control Stack"
     CATEGORY = CATEGORY
-    DESCRIPTION = "Makes the generated image follow all hints of a stack. The order of the units does not matter."
     INPUTS = (*PROMPTS, socket(STACK, "stack", "The units, from Control Unit."))
     OUTPUTS = CONTROLLED
 
@@ -141,14 +136,12 @@ class ApplyControlStack(Node):
 
 
 class BlockWeightsNode(Node):
-    """Sets the weight of each block of a ControlNet."""
+    """Weights for the blocks of a ControlNet. Blocks at high resolution control details, blocks at low resolution
+    control the layout. Link it to Apply ControlNet or Control Unit.
+    """
 
     DISPLAY_NAME = "Block Weights"
     CATEGORY = CATEGORY
-    DESCRIPTION = (
-        "Weights for the blocks of a ControlNet. Blocks at high resolution control details, blocks at low resolution "
-        "control the layout. Link it to Apply ControlNet or Control Unit."
-    )
     SEARCH_ALIASES = ["soft weights", "custom controlnet weights", "layer weights"]
     INPUTS = (
         factor("full", tooltip="Blocks at the full resolution of the latent: fine details (0 to 2 in SD1.5)."),

@@ -18,14 +18,12 @@ UNSET = "not said"
 
 
 class StrengthScheduleNode(Node):
-    """Varies the strength of a ControlNet during sampling."""
+    """Changes the strength of a ControlNet during sampling. Keyframes are positions from 0 (pure noise) to 1 (the
+    finished image) and do not depend on the sampler or the number of steps. Control Plan shows the result.
+    """
 
     DISPLAY_NAME = "Strength Schedule"
     CATEGORY = CATEGORY
-    DESCRIPTION = (
-        "Changes the strength of a ControlNet during sampling. Keyframes are positions from 0 (pure noise) to 1 (the "
-        "finished image) and do not depend on the sampler or the number of steps. Control Plan shows the result."
-    )
     SEARCH_ALIASES = ["timestep keyframe", "strength curve", "weight schedule", "easing"]
     INPUTS = (
         text(
@@ -50,15 +48,13 @@ class StrengthScheduleNode(Node):
 
 
 class ControlOptions(Node):
-    """Sets rarely needed options of a unit."""
+    """Further settings of a unit: how a hint of another size is resized, what the hint shows (for ControlNet Union),
+    separate factors for the prompt, the negative prompt and each image of a batch, and averaging for the shuffle
+    ControlNet.
+    """
 
     DISPLAY_NAME = "Control Options"
     CATEGORY = CATEGORY
-    DESCRIPTION = (
-        "Further settings of a unit: how a hint of another size is resized, what the hint shows (for ControlNet "
-        "Union), separate factors for the prompt, the negative prompt and each image of a batch, and averaging for "
-        "the shuffle ControlNet."
-    )
     SEARCH_ALIASES = ["resize mode", "union type", "uncond multiplier", "shuffle", "global average pooling"]
     INPUTS = (
         choice(
@@ -106,14 +102,12 @@ class ControlOptions(Node):
 
 
 class MoreHints(Node):
-    """Adds a hint for a ControlNet Union, which reads several hints at once."""
+    """One more hint for a ControlNet Union, which can follow several hints at once. Chain as many as needed. The first
+    hint is the one of the unit itself; Control Options sets its type.
+    """
 
     DISPLAY_NAME = "More Hints"
     CATEGORY = CATEGORY
-    DESCRIPTION = (
-        "One more hint for a ControlNet Union, which can follow several hints at once. Chain as many as needed. The "
-        "first hint is the one of the unit itself; Control Options sets its type."
-    )
     SEARCH_ALIASES = ["union", "promax", "multi control"]
     INPUTS = (
         image("image", "The hint."),

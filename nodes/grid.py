@@ -19,14 +19,12 @@ GAP = 4
 
 
 class CompareGrid(Node):
-    """Puts labelled images into one grid."""
+    """Puts images side by side into one image, each with a label: a hint beside its result, or one strength beside
+    another. Each image of a batch gets its own place; images of other sizes are resized to the first one's.
+    """
 
     DISPLAY_NAME = "Compare Grid"
     CATEGORY = "ControlNet Core/look"
-    DESCRIPTION = (
-        "Puts images side by side into one image, each with a label: a hint beside its result, or one strength beside "
-        "another. Each image of a batch gets its own place; images of other sizes are resized to the first one's."
-    )
     SEARCH_ALIASES = ["xy plot", "contact sheet", "montage"]
     INPUTS = (
         image("images", "The first images."),

@@ -13,14 +13,12 @@ CATEGORY = "ControlNet Core/load"
 
 
 class LoadCheckpoint(Node):
-    """Loads MODEL, CLIP and VAE of a checkpoint."""
+    """Loads a Stable Diffusion checkpoint: the diffusion model, the text encoder and the autoencoder. The built-in demo
+    model needs no download. Put your own files into models/checkpoints.
+    """
 
     DISPLAY_NAME = "Load Checkpoint (ControlNet Core)"
     CATEGORY = CATEGORY
-    DESCRIPTION = (
-        "Loads a Stable Diffusion checkpoint: the diffusion model, the text encoder and the autoencoder. The built-in "
-        "demo model needs no download. Put your own files into models/checkpoints."
-    )
     SEARCH_ALIASES = ["checkpoint", "model", "demo"]
     INPUTS = (choice("checkpoint", base_names, "The built-in demo model, or a file in models/checkpoints."),)
     OUTPUTS = (
@@ -35,15 +33,13 @@ class LoadCheckpoint(Node):
 
 
 class LoadControlNet(Node):
-    """Loads a ControlNet of any kind and layout."""
+    """Loads a ControlNet, ControlNet Union, Control-LoRA, difference file or T2I-Adapter in any common layout. The
+    built-in demo ControlNets only fit the built-in demo model. Put your own files into models/controlnet; they must be
+    made for the base model of your checkpoint.
+    """
 
     DISPLAY_NAME = "Load ControlNet (ControlNet Core)"
     CATEGORY = CATEGORY
-    DESCRIPTION = (
-        "Loads a ControlNet, ControlNet Union, Control-LoRA, difference file or T2I-Adapter in any common layout. The "
-        "built-in demo ControlNets only fit the built-in demo model. Put your own files into models/controlnet; they "
-        "must be made for the base model of your checkpoint."
-    )
     SEARCH_ALIASES = ["controlnet", "canny", "openpose", "depth", "scribble", "t2i adapter", "control lora", "union"]
     INPUTS = (
         choice("control_net", net_names, "The ControlNet. Use hints of the kind that it was trained on."),
@@ -69,14 +65,12 @@ class LoadControlNet(Node):
 
 
 class ExampleImage(Node):
-    """Loads an example image, or an exact hint of one."""
+    """Example images that are free to use: photographs, and scenes of the demo world with an exact hint for every kind
+    of control. The second output describes the image.
+    """
 
     DISPLAY_NAME = "Example Image"
     CATEGORY = CATEGORY
-    DESCRIPTION = (
-        "Example images that are free to use: photographs, and scenes of the demo world with an exact hint for every "
-        "kind of control. The second output describes the image."
-    )
     INPUTS = (
         choice(
             "picture",

@@ -18,7 +18,7 @@ from ..controlnet_core.control.hint import fit_hint
 from .fields import Output, choice, image, number, optional
 from .node import Node, with_text
 from .pictures import shown, to_image
-from .preprocess import as_core_error
+from .preprocess import core_errors
 from .units import hint_of
 
 EDGE_KINDS = ("canny", "lines", "scribble", "lineart", "soft_edge")
@@ -29,15 +29,13 @@ FINDERS: Mapping[str, str] = MappingProxyType(
 
 
 class ControlFidelity(Node):
-    """Measures how well an image follows its hint."""
+    """Measures how well an image follows its hint, from 0 to 1: F1 score with a tolerance in pixels for edges,
+    intersection over union for segments, the fraction of correct pixels for depth and normals, with the mean error. The
+    output image marks what agrees, what is missing and what was not asked for.
+    """
 
     DISPLAY_NAME = "Control Fidelity"
     CATEGORY = "ControlNet Core/look"
-    DESCRIPTION = (
-        "Measures how well an image follows its hint, from 0 to 1: F1 score with a tolerance in pixels for edges, "
-        "intersection over union for segments, the fraction of correct pixels for depth and normals, with the mean "
-        "error. The output image marks what agrees, what is missing and what was not asked for."
-    )
     SEARCH_ALIASES = ["f1", "score", "measure", "quality", "iou"]
     OUTPUT_NODE = True
     INPUTS = (
@@ -89,12 +87,10 @@ class ControlFidelity(Node):
         """(B, H, W, 3): the images as maps of the hint's kind; None for segments."""
         if kind not in FINDERS:
             return None
-        try:
+        with core_errors():
             entry = preprocessors.get(FINDERS[kind])
             library = self.host.library() if entry.weights else None
             return preprocessors.process(entry, picture[..., :3].cpu().numpy(), library=library)
-        except preprocessors.PreprocessorError as error:
-            raise as_core_error(error) from error
 
 
 def _fitted_map(image: Tensor, picture: Tensor) -> np.ndarray:

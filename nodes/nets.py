@@ -70,11 +70,10 @@ def write_net(host: Any, net: ControlNet, prefix: str, layout: str, dtype: str, 
 
 
 class SaveControlNet(Node):
-    """Saves a ControlNet as a file."""
+    """Saves a ControlNet that this pack loaded or trained as a file, in a layout of your choice."""
 
     DISPLAY_NAME = "Save ControlNet"
     CATEGORY = CATEGORY
-    DESCRIPTION = "Saves a ControlNet that this pack loaded or trained as a file, in a layout of your choice."
     OUTPUT_NODE = True
     INPUTS = (control_net("control_net", "The ControlNet to save."), prefix_field("controlnet/net"), LAYOUT, DTYPE)
     OUTPUTS = (Output("STRING", "file", "The path of the file."),)
@@ -87,14 +86,12 @@ class SaveControlNet(Node):
 
 
 class ConvertControlNet(Node):
-    """Converts a ControlNet's file to another layout."""
+    """Converts a ControlNet file to another layout or precision: the layout of the original release, of diffusers, or
+    of this pack.
+    """
 
     DISPLAY_NAME = "Convert ControlNet"
     CATEGORY = CATEGORY
-    DESCRIPTION = (
-        "Converts a ControlNet file to another layout or precision: the layout of the original release, of diffusers, "
-        "or of this pack."
-    )
     OUTPUT_NODE = True
     INPUTS = (
         net_field("The file to convert. It is not changed."), LAYOUT, DTYPE, prefix_field("controlnet/converted")
@@ -110,14 +107,12 @@ class ConvertControlNet(Node):
 
 
 class TransferControlNet(Node):
-    """Adapts a ControlNet to another checkpoint of the same family."""
+    """Adapts a ControlNet that was trained on one checkpoint to another checkpoint of the same family: adds the
+    difference between the two checkpoints to the weights that the ControlNet shares with them.
+    """
 
     DISPLAY_NAME = "Transfer ControlNet"
     CATEGORY = CATEGORY
-    DESCRIPTION = (
-        "Adapts a ControlNet that was trained on one checkpoint to another checkpoint of the same family: adds the "
-        "difference between the two checkpoints to the weights that the ControlNet shares with them."
-    )
     SEARCH_ALIASES = ["difference", "add difference", "merge"]
     INPUTS = (
         net_field("The ControlNet. Its file is not changed."),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, ClassVar
 
 from .fields import Field, Output, input_types
 
 
 class Node:
-    """A node. Subclasses declare INPUTS, HIDDEN, OUTPUTS, CATEGORY and so on, and define `run`.
+    """Base class. Subclasses declare INPUTS, HIDDEN, OUTPUTS, CATEGORY and so on, and define `run`.
 
+    The first paragraph of a subclass's docstring is the description that users see.
     host: what the node asks for files and models; set by `bind` on a subclass, so that one class can serve several
     hosts. None before.
     """
@@ -25,6 +27,8 @@ class Node:
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
+        if "__doc__" in vars(cls) and cls.__doc__:
+            cls.DESCRIPTION = " ".join(inspect.cleandoc(cls.__doc__).split("\n\n")[0].split())
         if "OUTPUTS" in vars(cls):
             cls.RETURN_TYPES = tuple(output.type for output in cls.OUTPUTS)
             cls.RETURN_NAMES = tuple(output.name for output in cls.OUTPUTS)

@@ -23,14 +23,12 @@ SAME = "The same as in the sampler."
 
 
 class ControlPlan(Node):
-    """Shows which ControlNet acts at which step, how strongly, and its hint."""
+    """Shows before the run which ControlNet acts at which step, the weight of each of its blocks, what is skipped and
+    why, and each hint as the ControlNet will see it. Use the same settings as in the sampler.
+    """
 
     DISPLAY_NAME = "Control Plan"
     CATEGORY = CATEGORY
-    DESCRIPTION = (
-        "Shows before the run which ControlNet acts at which step, the weight of each of its blocks, what is skipped "
-        "and why, and each hint as the ControlNet will see it. Use the same settings as in the sampler."
-    )
     SEARCH_ALIASES = ["debug", "preview control", "timestep"]
     OUTPUT_NODE = True
     INPUTS = (

@@ -7,24 +7,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..preprocessors import PreprocessorError, pose
+from ..preprocessors import pose
 from .fields import Output, choice, number, optional, side, socket, switch, text
 from .node import Node, with_text
-from .preprocess import CATEGORY, MAX_RESOLUTION, as_core_error
+from .preprocess import CATEGORY, MAX_RESOLUTION, core_errors
 
 TEMPLATE_SIDE = 512
 AUTOMATIC = "0 takes it from the keypoints (512 for a template)."
 
 
 class PoseRender(Node):
-    """Draws keypoints as a pose hint."""
+    """Draws poses with bodies, hands and faces as pose ControlNets read them: from keypoints of another node, from
+    OpenPose JSON, or from a template. To find people in an image, use Human Pose, which needs a network.
+    """
 
     DISPLAY_NAME = "Pose Render"
     CATEGORY = f"{CATEGORY}/pose"
-    DESCRIPTION = (
-        "Draws poses with bodies, hands and faces as pose ControlNets read them: from keypoints of another node, from "
-        "OpenPose JSON, or from a template. To find people in an image, use Human Pose, which needs a network."
-    )
     SEARCH_ALIASES = ["openpose", "skeleton", "keypoints", "json"]
     INPUTS = (
         text("json", "OpenPose JSON: one frame, or a list of frames. Empty: the template is used.", multiline=True),
@@ -50,13 +48,11 @@ class PoseRender(Node):
         pose_keypoint: Any = None,
     ) -> dict[str, Any]:  # fmt: skip
         """-> IMAGE (frames, H, W, 3), POSE_KEYPOINT, what was drawn. Raises ValueRangeError."""
-        try:
+        with core_errors():
             source, poses = _poses(json, template, width, height, pose_keypoint)
             sized = [frame.resized(height or frame.height, width or frame.width) for frame in poses]
             strokes = pose.Strokes().times(stroke)
             hint = torch.from_numpy(pose.render(sized, strokes=strokes, body=body, hands=hands, face=face))
-        except PreprocessorError as error:
-            raise as_core_error(error) from error
         text = _report(source, sized, hint)
         return with_text(text, hint, pose.write_poses(sized), text)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -59,7 +61,7 @@ class HintNode(Node):
 
     def make(self, entry: Entry, image: Tensor, *, parameters: dict[str, Any], **options: Any) -> dict[str, Any]:
         """-> IMAGE (B, H, W, 3), what ran. Raises ValueRangeError, or MissingFileError for a network's files."""
-        try:
+        with core_errors():
             hint = preprocessors.process(
                 entry,
                 image,
@@ -70,19 +72,13 @@ class HintNode(Node):
                 **parameters,
             )
             text = report(entry, parameters, image, hint)
-        except preprocessors.PreprocessorError as error:
-            raise as_core_error(error) from error
         return with_text(text, hint, text)
 
 
 class Preprocess(HintNode):
-    """Makes a hint with any preprocessor."""
+    """Makes a hint from an image: edges, lines, scribbles, maps. Choose the kind that your ControlNet was trained on."""
 
     DISPLAY_NAME = "Preprocess"
-    DESCRIPTION = (
-        "Makes a hint from an image: edges, lines, scribbles, maps. Choose the kind that your ControlNet was trained "
-        "on."
-    )
     SEARCH_ALIASES = ["canny", "aio preprocessor", "edges", "scribble", "lineart"]
     INPUTS = (
         _IMAGE,
@@ -123,11 +119,9 @@ class Preprocess(HintNode):
     def run(self, image: Tensor, kind: str, resolution: int, resize: str, settings: str = "", **options: Any) -> Any:
         """-> IMAGE (B, H, W, 3), what ran. Raises ValueRangeError for settings that the kind does not have."""
         parameters = read_settings(settings)
-        try:
+        with core_errors():
             entry = preprocessors.get(kind)
             entry.values(parameters)
-        except preprocessors.PreprocessorError as error:
-            raise as_core_error(error) from error
         return self.make(entry, image, parameters=parameters, resolution=resolution, resize=resize, **options)
 
 
@@ -180,10 +174,9 @@ def _node_class(family: Family) -> type:
         "family": family,
         "DISPLAY_NAME": family.title,
         "CATEGORY": f"{CATEGORY}/{family.group}",
-        "DESCRIPTION": f"{family.help} {_NATURES[family.entries[0].nature]}" if len(family.kinds) == 1 else family.help,
         "SEARCH_ALIASES": [*family.aliases, *family.kinds],
         "INPUTS": family_fields(family),
-        "__doc__": family.help,
+        "__doc__": f"{family.help} {_NATURES[family.entries[0].nature]}" if len(family.kinds) == 1 else family.help,
         "__module__": __name__,
     }
     base = PoseFamilyNode if all(entry.posed for entry in family.entries) else FamilyNode
@@ -233,14 +226,12 @@ def setting_field(setting: Setting, family: Family) -> Field:
 
 
 class PixelPerfect(Node):
-    """Computes the resolution at which a hint fits the image to be generated."""
+    """Computes the resolution of a preprocessor at which one pixel of the hint becomes one pixel of the image to be
+    generated.
+    """
 
     DISPLAY_NAME = "Pixel Perfect Resolution"
     CATEGORY = CATEGORY
-    DESCRIPTION = (
-        "Computes the resolution of a preprocessor at which one pixel of the hint becomes one pixel of the image to "
-        "be generated."
-    )
     SEARCH_ALIASES = ["resolution", "hint size"]
     INPUTS = (
         image("image", "The image that the preprocessor will read."),
@@ -306,7 +297,11 @@ def _value(text: str) -> Any:
         return text
 
 
-def as_core_error(error: preprocessors.PreprocessorError) -> CoreError:
-    """The same message as an error of the engine, with the same exit code."""
-    kinds = {2: ValueRangeError, 3: MissingFileError}
-    return kinds.get(error.exit_code, CoreError)(str(error))
+@contextmanager
+def core_errors() -> Iterator[None]:
+    """Raise errors of a preprocessor as the engine's errors, with the same message and the same exit code."""
+    try:
+        yield
+    except preprocessors.PreprocessorError as error:
+        kinds = {2: ValueRangeError, 3: MissingFileError}
+        raise kinds.get(error.exit_code, CoreError)(str(error)) from error

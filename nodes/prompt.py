@@ -10,14 +10,12 @@ from .values import Conditioning
 
 
 class EncodePrompt(Node):
-    """Encodes a prompt and a negative prompt."""
+    """Encodes a prompt and a negative prompt. (words:1.3) increases the weight of words, (words:0.7) decreases it. Long
+    prompts are encoded in chunks of 75 tokens.
+    """
 
     DISPLAY_NAME = "Encode Prompt"
     CATEGORY = "ControlNet Core/prompt"
-    DESCRIPTION = (
-        "Encodes a prompt and a negative prompt. (words:1.3) increases the weight of words, (words:0.7) decreases it. "
-        "Long prompts are encoded in chunks of 75 tokens."
-    )
     SEARCH_ALIASES = ["text", "clip text encode", "negative prompt"]
     INPUTS = (
         clip("clip", "The text encoder of the checkpoint."),

@@ -14,14 +14,12 @@ from .values import Conditioning, Latent
 
 
 class Sample(Node):
-    """Samples a latent."""
+    """Generates a latent: removes noise step by step, guided by the prompts and by the control applied to them. The
+    same seed gives the same image here and in the native sampler.
+    """
 
     DISPLAY_NAME = "Sample (ControlNet Core)"
     CATEGORY = "ControlNet Core/sample"
-    DESCRIPTION = (
-        "Generates a latent: removes noise step by step, guided by the prompts and by the control applied to them. "
-        "The same seed gives the same image here and in the native sampler."
-    )
     SEARCH_ALIASES = ["ksampler", "sampler", "generate"]
     INPUTS = (
         model("model", "The diffusion model."),
@@ -49,15 +47,13 @@ class Sample(Node):
 
 
 class ControlReport(Node):
-    """Samples a latent, and reports what ran."""
+    """Samples the same latent as Sample, and reports what ran: the number of steps and of model evaluations, how often
+    and how long each ControlNet ran, what was converted to another precision, and how much each block added at each
+    step. Recording takes some time; use Sample where no report is needed.
+    """
 
     DISPLAY_NAME = "Control Report"
     CATEGORY = "ControlNet Core/look"
-    DESCRIPTION = (
-        "Samples the same latent as Sample, and reports what ran: the number of steps and of model evaluations, how "
-        "often and how long each ControlNet ran, what was converted to another precision, and how much each block "
-        "added at each step. Recording takes some time; use Sample where no report is needed."
-    )
     SEARCH_ALIASES = ["debug", "profile", "residual norms", "statistics"]
     OUTPUT_NODE = True
     INPUTS = Sample.INPUTS

@@ -16,18 +16,15 @@ def every(name: str, tooltip: str) -> Field:
 
 
 class ShortcutsNode(Node):
-    """Skips work during sampling; the image changes a little."""
+    """Skips work during sampling, so the image changes a little. What is skipped is extrapolated from the steps before.
+    All shortcuts are off at first. This node replaces the settings of a Shortcuts node before it. The errors given for
+    each field are errors of the latent with the demo model: the mean (and the largest) of twelve scenes in 20 steps.
+    Times are in benchmarks/README.md. Inside ComfyUI, shortcuts act on ControlNets that this pack loaded, and on the
+    UNet where Accelerate is on the same model. Where a shortcut has no effect, the log and the text on the node say so.
+    """
 
     DISPLAY_NAME = "Shortcuts (faster, not exact)"
     CATEGORY = "ControlNet Core/sample"
-    DESCRIPTION = (
-        "Skips work during sampling, so the image changes a little. What is skipped is extrapolated from the steps "
-        "before. All shortcuts are off at first. This node replaces the settings of a Shortcuts node before it. The "
-        "errors given for each field are errors of the latent with the demo model: the mean (and the largest) of "
-        "twelve scenes in 20 steps. Times are in benchmarks/README.md. Inside ComfyUI, shortcuts act on ControlNets "
-        "that this pack loaded, and on the UNet where Accelerate is on the same model. Where a shortcut has no "
-        "effect, the log and the text on the node say so."
-    )
     SEARCH_ALIASES = ["speed", "fast", "cache", "deepcache", "teacache", "easycache", "guidance interval", "reuse"]
     INPUTS = (
         model("model", "The model. LoRA and Accelerate may stand before or after this node."),

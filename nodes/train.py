@@ -18,15 +18,13 @@ REPORT_EVERY = 5
 
 
 class TrainControlNet(Node):
-    """Trains a ControlNet on images and hints."""
+    """Trains a new ControlNet for a checkpoint on a batch of images and their hints, and reports whether it has started
+    to control. For large data sets, and for long runs that can be stopped and resumed, use the command controlnet
+    train.
+    """
 
     DISPLAY_NAME = "Train ControlNet"
     CATEGORY = CATEGORY
-    DESCRIPTION = (
-        "Trains a new ControlNet for a checkpoint on a batch of images and their hints, and reports whether it has "
-        "started to control. For large data sets, and for long runs that can be stopped and resumed, use the command "
-        "controlnet train."
-    )
     INPUTS = (
         choice("checkpoint", base_names, "The checkpoint that the ControlNet is for. It is not changed."),
         image("pictures", "What the ControlNet should learn to produce: a batch of square images."),

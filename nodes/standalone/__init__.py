@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 def native_nodes() -> dict[str, type]:
-    """ComfyUI's node classes by ID, not bound to a host. The name of a class is its ID."""
+    """ComfyUI's node classes by ID, not bound to a host. The name of a class is its ID; base classes end in "Node"."""
     from ..node import Node
     from . import (
         conditioning,
@@ -28,10 +28,9 @@ def native_nodes() -> dict[str, type]:
         loaders, conditioning, control, vae, latents, model_sampling, sampling, custom_sampling, images, files,
         primitives,
     )  # fmt: skip
-    # Base classes have no description, so they are left out.
     return {
         name: value
         for module in modules
         for name, value in vars(module).items()
-        if isinstance(value, type) and issubclass(value, Node) and value.DESCRIPTION
+        if isinstance(value, type) and issubclass(value, Node) and not name.endswith("Node")
     }

@@ -29,9 +29,8 @@ class ConditioningNode(Node):
 
 
 class CLIPTextEncode(ConditioningNode):
-    """Encodes a prompt."""
+    """Encodes a prompt with the text encoder, to guide the model."""
 
-    DESCRIPTION = "Encodes a prompt with the text encoder, to guide the model."
     INPUTS = (prompt("text"), clip("clip"))
 
     def run(self, text: str, clip: Any) -> tuple[Conditioning]:
@@ -40,9 +39,8 @@ class CLIPTextEncode(ConditioningNode):
 
 
 class ConditioningCombine(ConditioningNode):
-    """Averages the predictions of two prompts."""
+    """Uses both prompts: the predictions of the model for each of them are averaged."""
 
-    DESCRIPTION = "Uses both prompts: the predictions of the model for each of them are averaged."
     INPUTS = (conditioning("conditioning_1"), conditioning("conditioning_2"))
 
     def run(self, conditioning_1: Conditioning, conditioning_2: Conditioning) -> tuple[Conditioning]:
@@ -51,9 +49,8 @@ class ConditioningCombine(ConditioningNode):
 
 
 class ConditioningAverage(ConditioningNode):
-    """Mixes two encoded texts."""
+    """Mixes two encoded texts. Strength 1 is the first text alone."""
 
-    DESCRIPTION = "Mixes two encoded texts. Strength 1 is the first text alone."
     INPUTS = (*TO_FROM, share("conditioning_to_strength", 1.0))
 
     def run(
@@ -77,9 +74,8 @@ class ConditioningAverage(ConditioningNode):
 
 
 class ConditioningConcat(ConditioningNode):
-    """Appends one encoded text to another."""
+    """Appends one encoded text to another, as one longer text."""
 
-    DESCRIPTION = "Appends one encoded text to another, as one longer text."
     INPUTS = TO_FROM
 
     def run(self, conditioning_to: Conditioning, conditioning_from: Conditioning) -> tuple[Conditioning]:
@@ -89,9 +85,8 @@ class ConditioningConcat(ConditioningNode):
 
 
 class ConditioningSetArea(ConditioningNode):
-    """Limits a prompt to a rectangle in pixels."""
+    """Limits a prompt to a rectangle of the image, in pixels."""
 
-    DESCRIPTION = "Limits a prompt to a rectangle of the image, in pixels."
     INPUTS = (
         CONDITIONING, side("width", 64, 64), side("height", 64, 64), side("x", 0), side("y", 0), STRENGTH
     )  # fmt: skip
@@ -105,9 +100,8 @@ class ConditioningSetArea(ConditioningNode):
 
 
 class ConditioningSetAreaPercentage(ConditioningNode):
-    """Limits a prompt to a rectangle in fractions of the image."""
+    """Limits a prompt to a rectangle of the image, in fractions of its sides."""
 
-    DESCRIPTION = "Limits a prompt to a rectangle of the image, in fractions of its sides."
     INPUTS = (CONDITIONING, share("width", 1.0), share("height", 1.0), share("x", 0.0), share("y", 0.0), STRENGTH)
 
     def run(
@@ -119,9 +113,8 @@ class ConditioningSetAreaPercentage(ConditioningNode):
 
 
 class ConditioningSetAreaStrength(ConditioningNode):
-    """Sets the weight of a prompt."""
+    """Sets the weight of a prompt beside other prompts."""
 
-    DESCRIPTION = "Sets the weight of a prompt beside other prompts."
     INPUTS = (CONDITIONING, STRENGTH)
 
     def run(self, conditioning: Conditioning, strength: float) -> tuple[Conditioning]:
@@ -130,9 +123,8 @@ class ConditioningSetAreaStrength(ConditioningNode):
 
 
 class ConditioningSetMask(ConditioningNode):
-    """Limits a prompt to a mask."""
+    """Limits a prompt to the white part of a mask."""
 
-    DESCRIPTION = "Limits a prompt to the white part of a mask."
     INPUTS = (CONDITIONING, mask("mask"), STRENGTH, choice("set_cond_area", ["default", "mask bounds"]))
 
     def run(self, conditioning: Conditioning, mask: Tensor, strength: float, set_cond_area: str) -> tuple[Conditioning]:
@@ -146,7 +138,6 @@ class ConditioningZeroOut(ConditioningNode):
     """Replaces the encoded text by zeros."""
 
     CATEGORY = "advanced/conditioning"
-    DESCRIPTION = "Replaces the encoded text by zeros."
     INPUTS = (CONDITIONING,)
 
     def run(self, conditioning: Conditioning) -> tuple[Conditioning]:
@@ -160,10 +151,9 @@ class ConditioningZeroOut(ConditioningNode):
 
 
 class ConditioningSetTimestepRange(ConditioningNode):
-    """Limits a prompt to a part of the sampling."""
+    """Limits a prompt to a part of the sampling: 0 is the start, 1 the end."""
 
     CATEGORY = "advanced/conditioning"
-    DESCRIPTION = "Limits a prompt to a part of the sampling: 0 is the start, 1 the end."
     INPUTS = (CONDITIONING, share("start", 0.0, step=0.001), share("end", 1.0, step=0.001))
 
     def run(self, conditioning: Conditioning, start: float, end: float) -> tuple[Conditioning]:
@@ -180,10 +170,9 @@ SDXL_SIZES = tuple(
 
 
 class CLIPTextEncodeSDXL(ConditioningNode):
-    """Encodes a prompt for each of SDXL's text encoders, with image sizes."""
+    """Encodes a prompt for SDXL: one text for each of its text encoders, and the sizes that SDXL reads."""
 
     CATEGORY = "advanced/conditioning"
-    DESCRIPTION = "Encodes a prompt for SDXL: one text for each of its text encoders, and the sizes that SDXL reads."
     INPUTS = (clip("clip"), *SDXL_SIZES, prompt("text_g"), prompt("text_l"))
 
     def run(self, clip: Any, text_g: str, text_l: str, **sizes: int) -> tuple[Conditioning]:
@@ -192,10 +181,9 @@ class CLIPTextEncodeSDXL(ConditioningNode):
 
 
 class CLIPTextEncodeSDXLRefiner(ConditioningNode):
-    """Encodes a prompt for SDXL's refiner, with image size and aesthetic score."""
+    """Encodes a prompt for SDXL's refiner: text, image size, and aesthetic score."""
 
     CATEGORY = "advanced/conditioning"
-    DESCRIPTION = "Encodes a prompt for SDXL's refiner: text, image size, and aesthetic score."
     INPUTS = (
         number("ascore", 6.0, 0.0, 1000.0), side("width", 1024, step=None), side("height", 1024, step=None),
         prompt("text"), clip("clip"),

@@ -20,10 +20,9 @@ STRENGTH = factor("strength")
 
 
 class ControlNetApply(Node):
-    """Applies a ControlNet to the prompt, and to a negative prompt that has no control of its own."""
+    """Makes an image follow a hint. The negative prompt is controlled the same way."""
 
     CATEGORY = CATEGORY
-    DESCRIPTION = "Makes an image follow a hint. The negative prompt is controlled the same way."
     DEPRECATED = True
     RETURN_TYPES = ("CONDITIONING",)
     INPUTS = (conditioning("conditioning"), NET, IMAGE, STRENGTH)
@@ -39,10 +38,9 @@ class ControlNetApply(Node):
 
 
 class ControlNetApplyAdvanced(Node):
-    """Applies a ControlNet to the prompt and the negative prompt, during a part of the sampling."""
+    """Makes an image follow a hint, during a part of the sampling."""
 
     CATEGORY = CATEGORY
-    DESCRIPTION = "Makes an image follow a hint, during a part of the sampling."
     RETURN_TYPES = ("CONDITIONING", "CONDITIONING")
     RETURN_NAMES = ("positive", "negative")
     INPUTS = (*PROMPTS, NET, IMAGE, STRENGTH, *window(), *optional(VAE))
@@ -79,10 +77,9 @@ class ControlNetInpaintingAliMamaApply(ControlNetApplyAdvanced):
 
 
 class SetUnionControlNetType(Node):
-    """Sets what the hint of a ControlNet Union shows."""
+    """Sets what the hint of a ControlNet Union shows; auto leaves it unset. Other ControlNets ignore it."""
 
     CATEGORY = CATEGORY
-    DESCRIPTION = "Sets what the hint of a ControlNet Union shows; auto leaves it unset. Other ControlNets ignore it."
     RETURN_TYPES = ("CONTROL_NET",)
     INPUTS = (NET, choice("type", ["auto", *UNION_CHOICES]))
 

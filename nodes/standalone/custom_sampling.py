@@ -17,8 +17,6 @@ from ..fields import cfg, choice, conditioning, denoise, latent, model, sampler,
 from ..node import Node
 from ..values import Conditioning, Latent, Model
 
-GUIDERS = "sampling/custom_sampling/guiders"
-
 
 @dataclass(frozen=True)
 class Noise:
@@ -39,10 +37,9 @@ class Guider:
 
 
 class RandomNoise(Node):
-    """Makes noise from a seed."""
+    """The noise that sampling starts from."""
 
     CATEGORY = "sampling/custom_sampling/noise"
-    DESCRIPTION = "The noise that sampling starts from."
     RETURN_TYPES = ("NOISE",)
     INPUTS = (seed("noise_seed"),)
 
@@ -52,10 +49,9 @@ class RandomNoise(Node):
 
 
 class DisableNoise(Node):
-    """Adds no noise."""
+    """Adds no noise, for a latent that is noisy already."""
 
     CATEGORY = "sampling/custom_sampling/noise"
-    DESCRIPTION = "Adds no noise, for a latent that is noisy already."
     RETURN_TYPES = ("NOISE",)
 
     def run(self) -> tuple[Noise]:
@@ -64,10 +60,9 @@ class DisableNoise(Node):
 
 
 class KSamplerSelect(Node):
-    """Selects a sampler by name."""
+    """Selects a sampler."""
 
     CATEGORY = "sampling/custom_sampling/samplers"
-    DESCRIPTION = "Selects a sampler."
     RETURN_TYPES = ("SAMPLER",)
     INPUTS = (sampler(),)
 
@@ -77,10 +72,9 @@ class KSamplerSelect(Node):
 
 
 class BasicScheduler(Node):
-    """Computes the sigmas of a scheduler."""
+    """Computes the noise levels of the sampling steps."""
 
     CATEGORY = "sampling/custom_sampling/schedulers"
-    DESCRIPTION = "Computes the noise levels of the sampling steps."
     RETURN_TYPES = ("SIGMAS",)
     INPUTS = (model("model"), scheduler(), steps(), denoise())
 
@@ -89,12 +83,16 @@ class BasicScheduler(Node):
         return (make_sigmas(model.base.schedule, scheduler, steps, denoise=denoise),)
 
 
-class BasicGuider(Node):
+class GuiderNode(Node):
+    """Base of the nodes that return a GUIDER."""
+
+    CATEGORY = "sampling/custom_sampling/guiders"
+    RETURN_TYPES = ("GUIDER",)
+
+
+class BasicGuider(GuiderNode):
     """Follows one prompt, without guidance."""
 
-    CATEGORY = GUIDERS
-    DESCRIPTION = "Follows one prompt, without guidance."
-    RETURN_TYPES = ("GUIDER",)
     INPUTS = (model("model"), conditioning("conditioning"))
 
     def run(self, model: Model, conditioning: Conditioning) -> tuple[Guider]:
@@ -102,12 +100,9 @@ class BasicGuider(Node):
         return (Guider(model, conditioning, conditioning),)
 
 
-class CFGGuider(Node):
-    """Classifier-free guidance."""
+class CFGGuider(GuiderNode):
+    """Classifier-free guidance, as in the samplers."""
 
-    CATEGORY = GUIDERS
-    DESCRIPTION = "Classifier-free guidance, as in the samplers."
-    RETURN_TYPES = ("GUIDER",)
     INPUTS = (model("model"), conditioning("positive"), conditioning("negative"), cfg())
 
     def run(self, model: Model, positive: Conditioning, negative: Conditioning, cfg: float) -> tuple[Guider]:
@@ -115,16 +110,12 @@ class CFGGuider(Node):
         return (Guider(model, positive, negative, cfg),)
 
 
-class DualCFGGuider(Node):
-    """Guidance with two scales, for models that edit images: one for the text, one for the image."""
+class DualCFGGuider(GuiderNode):
+    """Guidance with two scales. For InstructPix2Pix: cond1 is the prompt with the image, cond2 the empty prompt with
+    the image, negative the empty prompt without it. cfg_conds is the scale of the text, cfg_cond2_negative the scale of
+    the image.
+    """
 
-    CATEGORY = GUIDERS
-    DESCRIPTION = (
-        "Guidance with two scales. For InstructPix2Pix: cond1 is the prompt with the image, cond2 the empty prompt "
-        "with the image, negative the empty prompt without it. cfg_conds is the scale of the text, cfg_cond2_negative "
-        "the scale of the image."
-    )
-    RETURN_TYPES = ("GUIDER",)
     INPUTS = (
         model("model"), conditioning("cond1"), conditioning("cond2"), conditioning("negative"), cfg("cfg_conds"),
         cfg("cfg_cond2_negative"), choice("style", ["regular", "nested"]),
@@ -171,10 +162,9 @@ def scale_strengths(conditioning: Conditioning, weight: float) -> Conditioning:
 
 
 class SamplerCustomAdvanced(Node):
-    """Samples a latent with these parts."""
+    """Removes noise from a latent, with noise, guidance, sampler and sigmas from other nodes."""
 
     CATEGORY = "sampling/custom_sampling"
-    DESCRIPTION = "Removes noise from a latent, with noise, guidance, sampler and sigmas from other nodes."
     RETURN_TYPES = ("LATENT", "LATENT")
     RETURN_NAMES = ("output", "denoised_output")
     INPUTS = (

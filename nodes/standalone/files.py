@@ -39,10 +39,9 @@ class InputPictureNode(Node):
 
 
 class LoadImage(InputPictureNode):
-    """Reads an image and its transparency."""
+    """Reads an image of the input folder. Its transparent part becomes the mask."""
 
     CATEGORY = "image"
-    DESCRIPTION = "Reads an image of the input folder. Its transparent part becomes the mask."
     RETURN_TYPES = ("IMAGE", "MASK")
     INPUTS = (PICTURE,)
 
@@ -52,10 +51,9 @@ class LoadImage(InputPictureNode):
 
 
 class LoadImageMask(InputPictureNode):
-    """Reads one channel of an image as a mask."""
+    """Reads one channel of an image of the input folder as a mask."""
 
     CATEGORY = "mask"
-    DESCRIPTION = "Reads one channel of an image of the input folder as a mask."
     RETURN_TYPES = ("MASK",)
     INPUTS = (PICTURE, choice("channel", ["alpha", "red", "green", "blue"]))
 
@@ -65,10 +63,9 @@ class LoadImageMask(InputPictureNode):
 
 
 class SaveImage(Node):
-    """Saves images in the output folder."""
+    """Saves images as PNG in the output folder, with the workflow inside."""
 
     CATEGORY = "image"
-    DESCRIPTION = "Saves images as PNG in the output folder, with the workflow inside."
     OUTPUT_NODE = True
     RETURN_TYPES = ()
     INPUTS = (
@@ -91,10 +88,9 @@ class SaveImage(Node):
 
 
 class PreviewImage(Node):
-    """Shows images; without ComfyUI, writes them into output/temp."""
+    """Shows images. Without ComfyUI they are written into the folder temp in the output folder."""
 
     CATEGORY = "image"
-    DESCRIPTION = "Shows images. Without ComfyUI they are written into the folder temp in the output folder."
     OUTPUT_NODE = True
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("images",)
@@ -108,10 +104,9 @@ class PreviewImage(Node):
 
 
 class MaskToImage(Node):
-    """Converts a mask to an image."""
+    """Converts a mask to a gray image."""
 
     CATEGORY = "mask"
-    DESCRIPTION = "Converts a mask to a gray image."
     RETURN_TYPES = ("IMAGE",)
     INPUTS = (mask("mask"),)
 
@@ -120,12 +115,16 @@ class MaskToImage(Node):
         return (mask.reshape(-1, *mask.shape[-2:], 1).expand(-1, -1, -1, 3).contiguous(),)
 
 
-class ImageToMask(Node):
-    """Converts a channel of an image to a mask."""
+class MaskNode(Node):
+    """Base of the nodes that return a MASK."""
 
     CATEGORY = "mask"
-    DESCRIPTION = "Converts one channel of an image to a mask."
     RETURN_TYPES = ("MASK",)
+
+
+class ImageToMask(MaskNode):
+    """Converts one channel of an image to a mask."""
+
     INPUTS = (image("image"), choice("channel", ["red", "green", "blue", "alpha"]))
 
     def run(self, image: Tensor, channel: str) -> tuple[Tensor]:
@@ -134,12 +133,9 @@ class ImageToMask(Node):
         return (image[..., index] if index < image.shape[-1] else torch.ones(image.shape[:-1]),)
 
 
-class InvertMask(Node):
+class InvertMask(MaskNode):
     """Inverts a mask."""
 
-    CATEGORY = "mask"
-    DESCRIPTION = "Inverts a mask."
-    RETURN_TYPES = ("MASK",)
     INPUTS = (mask("mask"),)
 
     def run(self, mask: Tensor) -> tuple[Tensor]:

@@ -22,12 +22,17 @@ def resize_image(image: Tensor, width: int, height: int, method: str, crop: str 
     return resize(image.movedim(-1, 1), width, height, method, crop).movedim(1, -1)
 
 
-class ImageScale(Node):
-    """Resizes images to a width and height."""
+class ImageNode(Node):
+    """Base of the nodes that return an IMAGE."""
+
+    CATEGORY = "image"
+    RETURN_TYPES = ("IMAGE",)
+
+
+class ImageScale(ImageNode):
+    """Resizes images to a width and height; 0 keeps the aspect ratio."""
 
     CATEGORY = "image/upscaling"
-    DESCRIPTION = "Resizes images to a width and height; 0 keeps the aspect ratio."
-    RETURN_TYPES = ("IMAGE",)
     INPUTS = (IMAGE, METHOD, side("width", 512, step=1), side("height", 512, step=1), choice("crop", CROPS))
 
     def run(self, image: Tensor, upscale_method: str, width: int, height: int, crop: str) -> tuple[Tensor]:
@@ -40,12 +45,10 @@ class ImageScale(Node):
         return (resize_image(image, new_width, new_height, upscale_method, crop),)
 
 
-class ImageScaleBy(Node):
+class ImageScaleBy(ImageNode):
     """Resizes images by a factor."""
 
     CATEGORY = "image/upscaling"
-    DESCRIPTION = "Resizes images by a factor."
-    RETURN_TYPES = ("IMAGE",)
     INPUTS = (IMAGE, METHOD, number("scale_by", 1.0, 0.01, 8.0))
 
     def run(self, image: Tensor, upscale_method: str, scale_by: float) -> tuple[Tensor]:
@@ -54,12 +57,10 @@ class ImageScaleBy(Node):
         return (resize_image(image, round(columns * scale_by), round(rows * scale_by), upscale_method),)
 
 
-class ImageScaleToTotalPixels(Node):
-    """Resizes images to a number of pixels."""
+class ImageScaleToTotalPixels(ImageNode):
+    """Resizes images to a number of pixels, in megapixels of 1024 x 1024."""
 
     CATEGORY = "image/upscaling"
-    DESCRIPTION = "Resizes images to a number of pixels, in megapixels of 1024 x 1024."
-    RETURN_TYPES = ("IMAGE",)
     INPUTS = (IMAGE, METHOD, number("megapixels", 1.0, 0.01, 16.0))
 
     def run(self, image: Tensor, upscale_method: str, megapixels: float) -> tuple[Tensor]:
@@ -69,12 +70,9 @@ class ImageScaleToTotalPixels(Node):
         return (resize_image(image, round(columns * scale), round(rows * scale), upscale_method),)
 
 
-class ImageInvert(Node):
+class ImageInvert(ImageNode):
     """Inverts the colours of images."""
 
-    CATEGORY = "image"
-    DESCRIPTION = "Inverts the colours of images."
-    RETURN_TYPES = ("IMAGE",)
     INPUTS = (IMAGE,)
 
     def run(self, image: Tensor) -> tuple[Tensor]:
@@ -82,12 +80,9 @@ class ImageInvert(Node):
         return (1.0 - image,)
 
 
-class ImageBatch(Node):
-    """Joins two batches of images."""
+class ImageBatch(ImageNode):
+    """Joins two batches of images. The second is resized to the size of the first."""
 
-    CATEGORY = "image"
-    DESCRIPTION = "Joins two batches of images. The second is resized to the size of the first."
-    RETURN_TYPES = ("IMAGE",)
     INPUTS = (image("image1"), image("image2"))
 
     def run(self, image1: Tensor, image2: Tensor) -> tuple[Tensor]:
@@ -97,12 +92,9 @@ class ImageBatch(Node):
         return (torch.cat((image1, image2)),)
 
 
-class EmptyImage(Node):
-    """Makes images of one colour."""
+class EmptyImage(ImageNode):
+    """Makes images of one colour, given as 0xRRGGBB."""
 
-    CATEGORY = "image"
-    DESCRIPTION = "Makes images of one colour, given as 0xRRGGBB."
-    RETURN_TYPES = ("IMAGE",)
     INPUTS = (
         side("width", 512, 1, step=1),
         side("height", 512, 1, step=1),
@@ -121,12 +113,10 @@ def threshold(name: str, default: float) -> Field:
     return number(name, default, 0.01, 0.99)
 
 
-class Canny(Node):
-    """Finds edges."""
+class Canny(ImageNode):
+    """Finds the edges of images, white on black."""
 
     CATEGORY = "image/preprocessors"
-    DESCRIPTION = "Finds the edges of images, white on black."
-    RETURN_TYPES = ("IMAGE",)
     INPUTS = (IMAGE, threshold("low_threshold", 0.4), threshold("high_threshold", 0.8))
 
     def run(self, image: Tensor, low_threshold: float, high_threshold: float) -> tuple[Tensor]:
@@ -136,10 +126,9 @@ class Canny(Node):
 
 
 class ImagePadForOutpaint(Node):
-    """Adds a border to images, for outpainting."""
+    """Adds a gray border to be painted, and a mask of it. Feathering blends the mask into the image."""
 
     CATEGORY = "image"
-    DESCRIPTION = "Adds a gray border to be painted, and a mask of it. Feathering blends the mask into the image."
     RETURN_TYPES = ("IMAGE", "MASK")
     INPUTS = (
         IMAGE, side("left", 0), side("top", 0), side("right", 0), side("bottom", 0), side("feathering", 40, step=1)

@@ -16,12 +16,16 @@ SAMPLES = latent("samples")
 METHOD = choice("upscale_method", LATENT_METHODS)
 
 
-class EmptyLatentImage(Node):
-    """Makes empty latents."""
+class LatentNode(Node):
+    """Base of the nodes that return a LATENT."""
 
     CATEGORY = "latent"
-    DESCRIPTION = "Makes empty latents to generate images from. Width and height are in pixels."
     RETURN_TYPES = ("LATENT",)
+
+
+class EmptyLatentImage(LatentNode):
+    """Makes empty latents to generate images from. Width and height are in pixels."""
+
     INPUTS = (side("width", 512, 16), side("height", 512, 16), integer("batch_size", 1, 1, 4096))
 
     def run(self, width: int, height: int, batch_size: int = 1) -> tuple[Latent]:
@@ -29,12 +33,9 @@ class EmptyLatentImage(Node):
         return ({"samples": torch.zeros(batch_size, 4, height // 8, width // 8)},)
 
 
-class LatentUpscale(Node):
-    """Resizes latents to a width and height."""
+class LatentUpscale(LatentNode):
+    """Resizes latents to a width and height in pixels; 0 keeps the aspect ratio."""
 
-    CATEGORY = "latent"
-    DESCRIPTION = "Resizes latents to a width and height in pixels; 0 keeps the aspect ratio."
-    RETURN_TYPES = ("LATENT",)
     INPUTS = (SAMPLES, METHOD, side("width", 512), side("height", 512), choice("crop", CROPS))
 
     def run(self, samples: Latent, upscale_method: str, width: int, height: int, crop: str) -> tuple[Latent]:
@@ -51,12 +52,9 @@ class LatentUpscale(Node):
         return ({**samples, "samples": resize(x, *cells, upscale_method, crop)},)
 
 
-class LatentUpscaleBy(Node):
+class LatentUpscaleBy(LatentNode):
     """Resizes latents by a factor."""
 
-    CATEGORY = "latent"
-    DESCRIPTION = "Resizes latents by a factor."
-    RETURN_TYPES = ("LATENT",)
     INPUTS = (SAMPLES, METHOD, number("scale_by", 1.5, 0.01, 8.0))
 
     def run(self, samples: Latent, upscale_method: str, scale_by: float) -> tuple[Latent]:
@@ -66,12 +64,10 @@ class LatentUpscaleBy(Node):
         return ({**samples, "samples": resize(x, width, height, upscale_method)},)
 
 
-class SetLatentNoiseMask(Node):
-    """Limits sampling to a mask."""
+class SetLatentNoiseMask(LatentNode):
+    """Samples only where the mask is white, and keeps the rest of the latent."""
 
     CATEGORY = "latent/inpaint"
-    DESCRIPTION = "Samples only where the mask is white, and keeps the rest of the latent."
-    RETURN_TYPES = ("LATENT",)
     INPUTS = (SAMPLES, mask("mask"))
 
     def run(self, samples: Latent, mask: Tensor) -> tuple[Latent]:
@@ -79,12 +75,10 @@ class SetLatentNoiseMask(Node):
         return ({**samples, "noise_mask": mask.reshape(-1, 1, *mask.shape[-2:])},)
 
 
-class LatentFromBatch(Node):
-    """Takes some latents of a batch."""
+class LatentFromBatch(LatentNode):
+    """Takes some latents of a batch. They get the same noise as in the whole batch."""
 
     CATEGORY = "latent/batch"
-    DESCRIPTION = "Takes some latents of a batch. They get the same noise as in the whole batch."
-    RETURN_TYPES = ("LATENT",)
     INPUTS = (SAMPLES, integer("batch_index", 0, 0, 63), integer("length", 1, 1, 64))
 
     def run(self, samples: Latent, batch_index: int, length: int) -> tuple[Latent]:
@@ -101,12 +95,10 @@ class LatentFromBatch(Node):
         return (result,)
 
 
-class RepeatLatentBatch(Node):
-    """Repeats a batch of latents."""
+class RepeatLatentBatch(LatentNode):
+    """Repeats a batch of latents. Each repetition gets different noise."""
 
     CATEGORY = "latent/batch"
-    DESCRIPTION = "Repeats a batch of latents. Each repetition gets different noise."
-    RETURN_TYPES = ("LATENT",)
     INPUTS = (SAMPLES, integer("amount", 1, 1, 64))
 
     def run(self, samples: Latent, amount: int) -> tuple[Latent]:

@@ -29,10 +29,9 @@ def lora_strength(name: str) -> Field:
 
 
 class CheckpointLoaderSimple(Node):
-    """Loads MODEL, CLIP and VAE of a checkpoint."""
+    """Loads a checkpoint: the diffusion model, the text encoder and the autoencoder."""
 
     CATEGORY = "loaders"
-    DESCRIPTION = "Loads a checkpoint: the diffusion model, the text encoder and the autoencoder."
     RETURN_TYPES = ("MODEL", "CLIP", "VAE")
     INPUTS = (files("ckpt_name", "checkpoints"),)
 
@@ -45,7 +44,6 @@ class ControlNetLoader(Node):
     """Loads a ControlNet."""
 
     CATEGORY = "loaders"
-    DESCRIPTION = "Loads a ControlNet."
     RETURN_TYPES = ("CONTROL_NET",)
     INPUTS = (NET,)
 
@@ -57,15 +55,13 @@ class ControlNetLoader(Node):
 class DiffControlNetLoader(ControlNetLoader):
     """Loads a ControlNet. A file that holds only differences to a base model is completed with the model."""
 
-    DESCRIPTION = "Loads a ControlNet. A file that holds only differences to a base model is completed with the model."
     INPUTS = (model("model"), NET)
 
 
 class LoraLoader(Node):
-    """Adds a LoRA to model and text encoder."""
+    """Adds a LoRA to the model and to the text encoder, each with its own strength. LoRAs add up."""
 
     CATEGORY = "loaders"
-    DESCRIPTION = "Adds a LoRA to the model and to the text encoder, each with its own strength. LoRAs add up."
     RETURN_TYPES = ("MODEL", "CLIP")
     INPUTS = (model("model"), clip("clip"), LORA, lora_strength("strength_model"), lora_strength("strength_clip"))
 
@@ -80,9 +76,8 @@ class LoraLoader(Node):
 
 
 class LoraLoaderModelOnly(LoraLoader):
-    """Adds a LoRA to the model."""
+    """Adds a LoRA to the model, without its part for the text encoder."""
 
-    DESCRIPTION = "Adds a LoRA to the model, without its part for the text encoder."
     RETURN_TYPES = ("MODEL",)
     INPUTS = (model("model"), LORA, lora_strength("strength_model"))
 
@@ -95,7 +90,6 @@ class VAELoader(Node):
     """Loads an autoencoder."""
 
     CATEGORY = "loaders"
-    DESCRIPTION = "Loads an autoencoder."
     RETURN_TYPES = ("VAE",)
     INPUTS = (files("vae_name", "vae"),)
 
@@ -105,10 +99,9 @@ class VAELoader(Node):
 
 
 class CLIPSetLastLayer(Node):
-    """Sets the last layer of the text encoder to use."""
+    """Sets the layer of the text encoder whose output is used: -1 is the last."""
 
     CATEGORY = "conditioning"
-    DESCRIPTION = "Sets the layer of the text encoder whose output is used: -1 is the last."
     RETURN_TYPES = ("CLIP",)
     INPUTS = (clip("clip"), integer("stop_at_clip_layer", -1, -24, -1, step=1))
 
@@ -120,10 +113,9 @@ class CLIPSetLastLayer(Node):
 
 
 class UNETLoader(Node):
-    """Loads a UNet alone."""
+    """Loads a diffusion model without text encoder and autoencoder."""
 
     CATEGORY = "advanced/loaders"
-    DESCRIPTION = "Loads a diffusion model without text encoder and autoencoder."
     RETURN_TYPES = ("MODEL",)
     INPUTS = (
         files("unet_name", "diffusion_models"),
@@ -136,10 +128,9 @@ class UNETLoader(Node):
 
 
 class CLIPLoader(Node):
-    """Loads a text encoder."""
+    """Loads a text encoder of Stable Diffusion 1.x or 2.x, or of SDXL's refiner; the file tells which."""
 
     CATEGORY = "advanced/loaders"
-    DESCRIPTION = "Loads a text encoder of Stable Diffusion 1.x or 2.x, or of SDXL's refiner; the file tells which."
     RETURN_TYPES = ("CLIP",)
     TYPES: ClassVar[tuple[str, ...]] = ONE_ENCODER
     INPUTS = (
@@ -163,9 +154,8 @@ class CLIPLoader(Node):
 
 
 class DualCLIPLoader(CLIPLoader):
-    """Loads SDXL's two text encoders."""
+    """Loads SDXL's two text encoders, in any order."""
 
-    DESCRIPTION = "Loads SDXL's two text encoders, in any order."
     TYPES = TWO_ENCODERS
     INPUTS = (
         files("clip_name1", "text_encoders"), files("clip_name2", "text_encoders"),

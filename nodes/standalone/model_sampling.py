@@ -45,12 +45,16 @@ def sigma(name: str, default: float) -> Field:
     return number(name, default, 0.0, 1000.0, step=0.001, round=False)
 
 
-class ModelSamplingDiscrete(Node):
-    """Sets what a model with 1000 timesteps predicts."""
+class ModelNode(Node):
+    """Base of the nodes that return a MODEL."""
 
     CATEGORY = "advanced/model"
-    DESCRIPTION = "Samples a model as one that predicts the noise or the velocity; zsnr is for zero terminal SNR."
     RETURN_TYPES = ("MODEL",)
+
+
+class ModelSamplingDiscrete(ModelNode):
+    """Samples a model as one that predicts the noise or the velocity; zsnr is for zero terminal SNR."""
+
     INPUTS = (
         model("model"), choice("sampling", ["eps", "v_prediction", "lcm", "x0", "img_to_img"]), switch("zsnr", False)
     )  # fmt: skip
@@ -66,12 +70,9 @@ class ModelSamplingDiscrete(Node):
         return (retrained(model, DISCRETE[sampling], NoiseConfig(zero_terminal_snr=zsnr)),)
 
 
-class ModelSamplingContinuousEDM(Node):
-    """Sets what a model with continuous noise levels predicts (Karras et al. 2022)."""
+class ModelSamplingContinuousEDM(ModelNode):
+    """Samples a model as one that was trained on all noise levels between two limits (EDM)."""
 
-    CATEGORY = "advanced/model"
-    DESCRIPTION = "Samples a model as one that was trained on all noise levels between two limits (EDM)."
-    RETURN_TYPES = ("MODEL",)
     INPUTS = (
         model("model"),
         choice("sampling", ["v_prediction", "edm", "edm_playground_v2.5", "eps", "cosmos_rflow"]),
@@ -95,12 +96,9 @@ class ModelSamplingContinuousEDM(Node):
         return (retrained(model, parametrization, noise, vae=replace(model.base.config.vae, **scaled)),)
 
 
-class RescaleCFG(Node):
-    """Reduces the contrast that guidance adds (Lin et al. 2023, section 3.4)."""
+class RescaleCFG(ModelNode):
+    """Reduces the contrast that strong guidance adds, towards that of images without guidance."""
 
-    CATEGORY = "advanced/model"
-    DESCRIPTION = "Reduces the contrast that strong guidance adds, towards that of images without guidance."
-    RETURN_TYPES = ("MODEL",)
     INPUTS = (model("model"), share("multiplier", 0.7))
 
     def run(self, model: Model, multiplier: float) -> tuple[Model]:

@@ -10,10 +10,9 @@ from ..node import Node
 
 
 class PrimitiveInt(Node):
-    """Holds an integer."""
+    """An integer."""
 
     CATEGORY = "utils/primitive"
-    DESCRIPTION = "An integer."
     RETURN_TYPES = ("INT",)
     INPUTS = (integer("value", 0, -sys.maxsize, sys.maxsize, control_after_generate=True),)
 
@@ -23,32 +22,28 @@ class PrimitiveInt(Node):
 
 
 class PrimitiveFloat(PrimitiveInt):
-    """Holds a number."""
+    """A number."""
 
-    DESCRIPTION = "A number."
     RETURN_TYPES = ("FLOAT",)
     INPUTS = (number("value", 0.0, -sys.maxsize, sys.maxsize, step=None),)
 
 
 class PrimitiveBoolean(PrimitiveInt):
-    """Holds true or false."""
+    """True or false."""
 
-    DESCRIPTION = "True or false."
     RETURN_TYPES = ("BOOLEAN",)
     INPUTS = (switch("value", False),)
 
 
 class PrimitiveString(PrimitiveInt):
-    """Holds a line of text."""
+    """A line of text."""
 
-    DESCRIPTION = "A line of text."
     RETURN_TYPES = ("STRING",)
     INPUTS = (text("value", multiline=False),)
 
 
 class PrimitiveStringMultiline(PrimitiveInt):
-    """Holds a text."""
+    """A text of several lines."""
 
-    DESCRIPTION = "A text of several lines."
     RETURN_TYPES = ("STRING",)
     INPUTS = (text("value", multiline=True),)

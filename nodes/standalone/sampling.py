@@ -20,12 +20,16 @@ def switch(name: str, default: str, other: str) -> Field:
     return choice(name, [default, other])
 
 
-class KSampler(Node):
-    """Samples a latent."""
+class SamplerNode(Node):
+    """Base of the samplers."""
 
     CATEGORY = "sampling"
-    DESCRIPTION = "Removes noise from a latent, guided by the prompt and the negative prompt."
     RETURN_TYPES = ("LATENT",)
+
+
+class KSampler(SamplerNode):
+    """Removes noise from a latent, guided by the prompt and the negative prompt."""
+
     INPUTS = (model("model"), seed(), steps(), *INPUTS, denoise())
 
     def run(
@@ -37,12 +41,9 @@ class KSampler(Node):
         return (self.host.sample(model, positive, negative, latent_image, wanted),)
 
 
-class KSamplerAdvanced(Node):
-    """Runs some of the sampling steps."""
+class KSamplerAdvanced(SamplerNode):
+    """Runs some of the sampling steps, so that several samplers can share one image."""
 
-    CATEGORY = "sampling"
-    DESCRIPTION = "Runs some of the sampling steps, so that several samplers can share one image."
-    RETURN_TYPES = ("LATENT",)
     INPUTS = (
         model("model"),
         switch("add_noise", "enable", "disable"),

@@ -21,10 +21,9 @@ FACTOR = 8
 
 
 class VAEDecode(Node):
-    """Decodes latents."""
+    """Decodes latents into images."""
 
     CATEGORY = "latent"
-    DESCRIPTION = "Decodes latents into images."
     RETURN_TYPES = ("IMAGE",)
     INPUTS = (latent("samples"), VAE)
 
@@ -34,10 +33,9 @@ class VAEDecode(Node):
 
 
 class VAEDecodeTiled(Node):
-    """Decodes large latents in tiles."""
+    """Decodes latents in overlapping tiles, for images that do not fit into memory as a whole."""
 
     CATEGORY = "_for_testing"
-    DESCRIPTION = "Decodes latents in overlapping tiles, for images that do not fit into memory as a whole."
     RETURN_TYPES = ("IMAGE",)
     INPUTS = (
         latent("samples"),
@@ -56,10 +54,9 @@ class VAEDecodeTiled(Node):
 
 
 class VAEEncode(Node):
-    """Encodes images."""
+    """Encodes images into latents."""
 
     CATEGORY = "latent"
-    DESCRIPTION = "Encodes images into latents."
     RETURN_TYPES = ("LATENT",)
     INPUTS = (PIXELS, VAE)
 
@@ -69,10 +66,9 @@ class VAEEncode(Node):
 
 
 class VAEEncodeForInpaint(Node):
-    """Encodes images for inpainting, with the masked part gray."""
+    """Encodes images with the masked part removed, for models that were trained to fill it in."""
 
     CATEGORY = "latent/inpaint"
-    DESCRIPTION = "Encodes images with the masked part removed, for models that were trained to fill it in."
     RETURN_TYPES = ("LATENT",)
     INPUTS = (PIXELS, VAE, mask("mask"), integer("grow_mask_by", 6, 0, 64, step=1))
 
@@ -84,10 +80,9 @@ class VAEEncodeForInpaint(Node):
 
 
 class InpaintModelConditioning(Node):
-    """Gives an inpainting model the image and the mask."""
+    """Gives an inpainting model the image without the masked part, and the mask."""
 
     CATEGORY = "conditioning/inpaint"
-    DESCRIPTION = "Gives an inpainting model the image without the masked part, and the mask."
     RETURN_TYPES = ("CONDITIONING", "CONDITIONING", "LATENT")
     RETURN_NAMES = ("positive", "negative", "latent")
     INPUTS = (
@@ -111,10 +106,9 @@ class InpaintModelConditioning(Node):
 
 
 class InstructPixToPixConditioning(Node):
-    """Gives an InstructPix2Pix model the image to edit."""
+    """Gives an InstructPix2Pix model the image that the prompt tells it to change."""
 
     CATEGORY = "conditioning/instructpix2pix"
-    DESCRIPTION = "Gives an InstructPix2Pix model the image that the prompt tells it to change."
     RETURN_TYPES = InpaintModelConditioning.RETURN_TYPES
     RETURN_NAMES = InpaintModelConditioning.RETURN_NAMES
     INPUTS = (*PROMPTS, VAE, PIXELS)

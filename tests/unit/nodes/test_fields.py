@@ -84,3 +84,16 @@ def test_outputs_become_the_return_attributes_of_a_v1_node() -> None:
 
 def test_a_result_with_text() -> None:
     assert with_text("done", 1, "x", images=[]) == {"ui": {"text": ["done"], "images": []}, "result": (1, "x")}
+
+
+class Described(Two):
+    """Joins two
+    images.
+
+    A note for developers.
+    """
+
+
+def test_the_first_paragraph_of_the_docstring_is_the_description() -> None:
+    assert Described.DESCRIPTION == "Joins two images."
+    assert Inherited.DESCRIPTION == Two.DESCRIPTION
