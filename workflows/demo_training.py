@@ -90,6 +90,7 @@ class DemoTraining:
                 return False
             self._save_base(rough, loop, data, demo_stages.BASE)
         first = load_checkpoint(rough, dtype=torch.float32)
+        # The first pass trained the text encoder too.
         data = replace(data, text=first.text_encoder())
         recipe = self._shorten(demo_stages.BASE_FINE)
         loop = demo_stages.base_stage(data, recipe, self.work / "base.state", first.unet)
@@ -157,6 +158,7 @@ class DemoTraining:
     def _encoded(self, config: ModelConfig, vae: AutoencoderKL, text: TextEncoder | DualTextEncoder) -> DemoData:
         """The encoded scenes. Encoding takes minutes, so all stages after the first read the result from a file."""
         assert isinstance(text, TextEncoder)
+        # Named after the autoencoder: latents of another one are worthless.
         made_by = hashlib.sha256((self.work / VAE_FILE).read_bytes()).hexdigest()[:12]
         file = self.work / f"latents_{len(self.scenes)}_{made_by}.safetensors"
         if file.exists():

@@ -41,12 +41,14 @@ def train(args: argparse.Namespace) -> int:
     """See `commands.train.run`."""
     began = time.monotonic()
     work = WorkFolder(args.work or args.output.with_name(f"{args.output.stem}_training"))
+    # Before the models are loaded: hours of work must not end at a file that cannot be written.
     _check_output(args)
     training, settings = prepare(args, work)
     loop = training.loop
     with work.locked():
         for file in export_files(args.output, args.unlock):
             remove_leftovers(file)
+        # Only now: another training may have written the folder's settings and state while the models were loaded.
         changed = work.claim(settings)
         if loop.resume():
             changes = f" with other settings: {', '.join(changed)}" if changed else ""
@@ -77,8 +79,10 @@ def prepare(args: argparse.Namespace, work: WorkFolder) -> tuple[ControlNetTrain
     recipe, options = choose_recipe(args)
     base = _find_base(args.base)
     checkpoint = load_checkpoint(base, dtype=torch.float32)
-    size = args.size or controlnet_training.NATIVE_SIZES.get(checkpoint.config.name, 512)
+    native = controlnet_training.NATIVE_SIZES.get(checkpoint.config.name, 512)
+    size = native if args.size is None else args.size
     what = "left out" if args.skip_bad else "cannot be used"
+    _print(args, f"checking the pictures in {args.data}")
     data = open_examples(
         args.data,
         size,
@@ -100,9 +104,6 @@ def choose_recipe(args: argparse.Namespace) -> tuple[Recipe, TrainingOptions]:
     """Recipe and options of a command line."""
     given = {name: getattr(args, name) for name in ("steps", "batch", "accumulate", "lr", "ema", "seed")}
     given = {name: value for name, value in given.items() if value is not None}
-    for name in ("steps", "batch", "accumulate"):
-        if given.get(name, 1) < 1:
-            raise ValueRangeError(f"--{name} is {given[name]}: expected 1 or more")
     for name in ("probe_every", "save_every", "sample_steps"):
         if getattr(args, name) < 1:
             raise ValueRangeError(f"--{name.replace('_', '-')} is {getattr(args, name)}: expected 1 or more")
@@ -130,6 +131,7 @@ def _check_output(args: argparse.Namespace) -> None:
         for option, path in inputs.items():
             if path is not None and file.exists() and path.exists() and _is_within(file, path):
                 raise ValueRangeError(f"--output {file} would replace {option} {path}: choose another --output")
+        # A training that continues with more steps replaces its own file.
         if file.exists() and not args.overwrite and not _is_ours(file):
             raise ValueRangeError(
                 f"--output {file} exists, and no training wrote it: choose another name, or add --overwrite"
@@ -142,7 +144,7 @@ def _is_within(file: Path, path: Path) -> bool:
 
 
 def _is_ours(file: Path) -> bool:
-    """Whether a training wrote this file, which it may then replace, for example after more steps."""
+    """Whether a training wrote this file. The files of the demo model, which have a recipe too, do not count."""
     try:
         return read_header(file).metadata.get(RECIPE_KEY, "").startswith(Recipe.__name__)
     except CheckpointError:
@@ -155,6 +157,7 @@ class Watch:
     def __init__(self, args: argparse.Namespace, work: WorkFolder, training: ControlNetTraining) -> None:
         self.args, self.work, self.training = args, work, training
         loop = training.loop
+        # With the probes of the runs before: control may have appeared in one of them.
         self.history: list[Probe] = work.read_probes(loop.step)
         self.bar: Any = tqdm(total=loop.recipe.steps, initial=loop.step, desc="train", unit="step", dynamic_ncols=True)
 

@@ -43,12 +43,12 @@ from .step import (
     uniform_timesteps,
 )
 
+# The recipe of the paper: AdamW with learning rate 1e-5; control appears within 10,000 steps.
 PAPER = Recipe(steps=10_000, batch=4, lr=1e-5)
-"""The recipe of the paper: AdamW, learning rate 1e-5; control appears within 10,000 steps."""
+# The learning rate of the release when the base's decoder is trained as well: the decoder is good already.
 UNLOCKED_LR = 2e-6
-"""Learning rate of the release when the base's decoder is trained as well."""
+# For small models and short runs, see `TrainingOptions.quick`. The demo nets were made in this way.
 QUICK = Recipe(steps=2_000, batch=16, lr=1e-3, lr_end=0.05, warmup=100, betas=(0.9, 0.99))
-"""For small models and short runs, see `TrainingOptions.quick`. The demo nets were made in this way."""
 HINT_STD = 0.05
 NATIVE_SIZES = {"demo": 128, "sd15": 512, "sd2": 768, "sdxl": 1024}
 """Name of a base's config -> side in pixels of the pictures that it was trained on."""
@@ -181,11 +181,13 @@ def prepare_training(
         module.to(device, torch.float32).requires_grad_(False)
     net = _make_net(checkpoint, recipe, options, start).to(device, torch.float32).requires_grad_(True)
     if not options.sd_locked:
+        # The encoder stays locked: the net's copy of it was made for these features.
         for part in (unet.decoder, unet.norm_out, unet.conv_out):
             part.requires_grad_(True)
     train_rows, held_out = split_rows(len(data))
     modules: dict[str, nn.Module] = {"net": net} if options.sd_locked else {"net": net, "base": unet}
 
+    # The loop needs the loss, and the loss needs the record that holds the loop: it is looked up when it is called.
     def loss(generator: torch.Generator) -> Tensor:
         return training._loss(train_rows[draw_rows(len(train_rows), recipe.batch, generator)], generator)
 
@@ -211,8 +213,9 @@ def _check(checkpoint: Checkpoint, data: Examples, start: ControlNet | None) -> 
         raise ValueRangeError(f"the {config.name} checkpoint has EDM noise levels: train on a base with 1000 timesteps")
     if len(data) < 2:
         raise ValueRangeError(f"there are {len(data)} examples: give at least 2, better thousands")
+    # Each level of the UNet but the last halves the latent.
     multiple = config.vae.factor * 2 ** (len(config.unet.widths) - 1)
-    if data.size % multiple:
+    if data.size < multiple or data.size % multiple:
         raise ValueRangeError(f"the size is {data.size} pixels, this base needs a multiple of {multiple}")
     if config.unet.in_channels != config.vae.latent_channels:
         raise UnfitError(f"the {config.name} checkpoint is for inpainting or editing: train on its plain base")
@@ -226,6 +229,7 @@ def _make_net(checkpoint: Checkpoint, recipe: Recipe, options: TrainingOptions, 
         net = ControlNet(start.config)
         net.load_state_dict(start.state_dict())
         return net
+    # Trainable copies start as the locked blocks (Zhang et al. 2023, section 3.1).
     net = ControlNet.from_unet(checkpoint.unet, checkpoint.config.controlnet)
     if options.quick:
         initialise_hint_encoder(net, HINT_STD, torch.Generator().manual_seed(recipe.seed))
@@ -254,6 +258,7 @@ def _conditioner(text: TextEncoder | DualTextEncoder, label_dim: int | None, siz
             return context, None
         if size_kind(pooled.shape[-1], label_dim) is not PictureSize:
             raise UnfitError("a refiner reads an aesthetic score, and no ControlNets are made for it: use its base")
+        # SDXL is told the size and the crop of its pictures; these are whole and of the training's size.
         return context, label_vector(pooled, PictureSize(size, size, 0, 0, size, size))
 
     return condition

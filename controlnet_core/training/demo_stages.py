@@ -37,6 +37,7 @@ from .step import (
     union_predictor,
 )
 
+# Shorter memory than Adam's usual 0.999: these runs have a few thousand steps.
 _FAST = (0.9, 0.99)
 AUTOENCODER = Recipe(steps=1500, batch=12, lr=2e-3, lr_end=0.02, warmup=100, betas=_FAST, weight_decay=0.0)
 AUTOENCODER_FINE = Recipe(
@@ -84,8 +85,8 @@ UNION_KINDS: Mapping[str, str] = {
 }  # fmt: skip
 """Kind that the Union learns -> released name of its type. The sixth type, normals, is not trained."""
 UNION_TYPES = 6
+# The fraction of batches with two kinds of hint at once, so that the net learns to combine them.
 UNION_PAIRS = 0.25
-"""Fraction of batches with two kinds of hint at once."""
 UNKNOWN_WORD, UNKNOWN_SHARE = "xylophone", 0.02
 """A word outside the vocabulary, and the fraction of words that it replaces, so that its row is trained too."""
 
@@ -147,6 +148,7 @@ def autoencoder_stage(
 
     def loss(generator: torch.Generator) -> Tensor:
         images = scenes.picture(draw_rows(len(scenes), recipe.batch, generator))
+        # Half of the pictures are mirrored, which doubles the data; captions do not matter here.
         flipped = torch.rand(len(images), generator=generator) < 0.5
         images = torch.where(flipped[:, None, None, None], images.flip(-1), images)
         return autoencoder_loss(vae, images, generator, kl_weight)
@@ -157,6 +159,7 @@ def autoencoder_stage(
 @torch.no_grad()
 def measure_scale(vae: AutoencoderKL, scenes: RenderedSet, count: int = 512) -> AutoencoderKL:
     """The same weights with the scaling factor 1 / std of the latents, so that these have unit variance."""
+    # The noise schedule assumes latents of unit variance (Rombach et al. 2022, section D.1).
     std = torch.cat([vae.moments(scenes.picture(r))[0] for r in torch.arange(min(count, len(scenes))).split(32)]).std()
     scaled = AutoencoderKL(replace(vae.config, scaling_factor=round(float(1.0 / std), 5)))
     scaled.load_state_dict(vae.state_dict())
@@ -182,6 +185,7 @@ def base_stage(data: DemoData, recipe: Recipe, state: Path | None, start: UNet |
     if start is not None:
         unet.load_state_dict(start.state_dict())
     else:
+        # A UNet that starts with output 0 has the loss 1 from the first step, instead of a large one.
         for parameter in unet.conv_out.parameters():
             nn.init.zeros_(parameter)
     text.model.requires_grad_(True)
@@ -190,6 +194,7 @@ def base_stage(data: DemoData, recipe: Recipe, state: Path | None, start: UNet |
     def loss(generator: torch.Generator) -> Tensor:
         batch = draw_rows(len(data.latents), recipe.batch, generator)
         ids = data.captions(batch, BASE_EMPTY_CAPTIONS, generator)
+        # Words outside the vocabulary share one row; it learns to mean nothing.
         strange = torch.rand(ids.shape, generator=generator) < UNKNOWN_SHARE
         strange &= (ids != text.tokenizer.start) & (ids != text.tokenizer.end)
         context = text(torch.where(strange, unknown, ids))

@@ -34,6 +34,7 @@ def export(
     checkpoint, loop = training.checkpoint, training.loop
     about = {RECIPE_KEY: f"{loop.recipe}, {training.options}, {loop.step} steps done", **(metadata or {})}
     files = export_files(path, not training.options.sd_locked)
+    # The averaged weights: single steps of a small batch are noisy.
     with loop.averaged():
         family = checkpoint.identity.family
         save_controlnet(path, training.net, family=family, layout=layout, dtype=dtype, metadata=about)

@@ -24,6 +24,7 @@ class LatentCache:
 
     def __call__(self, rows: Sequence[int]) -> Tensor:
         """(B, 4, h, w) float32 on the CPU."""
+        # dict.fromkeys removes repetitions: a batch can draw the same example twice.
         fresh = {row: self._encode(row).cpu() for row in dict.fromkeys(rows) if row not in self._kept}
         for row, latent in fresh.items():
             if self._count * latent.numel() * 2 <= self._limit:

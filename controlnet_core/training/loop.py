@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoints.io import read_header, read_tensors, write_safetensors
-from ..errors import DamagedFileError, NonFiniteError, reading
+from ..errors import DamagedFileError, NonFiniteError, ValueRangeError, reading
 
 LossFunction: TypeAlias = Callable[[torch.Generator], Tensor]
 """Draws a batch with the generator and returns its loss, a scalar."""
@@ -45,6 +45,13 @@ class Recipe:
     ema: float = 0.999
     seed: int = 0
     bf16: bool = False
+
+    def __post_init__(self) -> None:
+        ranges = {"steps": 1e9, "batch": 1e6, "accumulate": 1e6, "lr": 1e3, "ema": 1, "seed": 2**63 - 1}
+        for name, high in ranges.items():
+            low, value = int(name in ("steps", "batch", "accumulate")), getattr(self, name)
+            if not low <= value <= high:
+                raise ValueRangeError(f"{name} is {value}: choose a number from {low} to {high:g}")
 
     def lr_at(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
@@ -123,6 +130,7 @@ class Loop:
                 on_report(Report(self.step, self.recipe.steps, loss, rate, self.recipe.lr_at(self.step)))
                 losses, since = [], time.monotonic()
             if self.step % save_every == 0:
+                # Checked first: a state with NaN would replace the last good one.
                 self._mean_loss(losses)
                 self.save()
             on_step(self.step)
@@ -183,6 +191,7 @@ class Loop:
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """Context in which the modules have the averaged weights."""
+        # A copy is kept, because training continues with the plain weights.
         now = {name: parameter.detach().clone() for name, parameter in self.parameters().items()}
         self.use_average()
         try:
@@ -196,6 +205,7 @@ class Loop:
         """Replace the state file, if there is one to write; a kill during the write leaves the old one."""
         if self.state_file is None:
             return
+        # safetensors instead of pickle: reading a damaged or foreign file can run no code.
         tensors = {"generator": self.generator.get_state()}
         for name, p in self.parameters().items():
             tensors |= {f"parameter.{name}": p, f"average.{name}": self.average[name]}

@@ -17,11 +17,11 @@ from torch import Tensor
 APPEARED, CERTAIN = 0.02, 3.0
 # At these noise levels the layout of a picture is decided, so the hint has its largest effect there.
 PROBE_TIMESTEPS = (500.0, 700.0, 850.0, 950.0)
+# Smallest number of losses that a probe compares: with few examples, more noises are drawn.
 PROBE_DRAWS = 32
-"""Smallest number of losses that a probe compares: examples times noises."""
 HELD_OUT, HELD_OUT_SHARE = 32, 0.05
+# With fewer examples than this none is held out: the training needs all of them, and the probe uses them too.
 ALL_TRAINED = 8
-"""With fewer examples than this, none is held out: the probe uses the examples that the net was trained on."""
 
 LossesFunction = Callable[[Tensor, Tensor, float, Tensor], Tensor]
 """(latents, noise, timestep, hints) -> one loss for each example (B,), on the CPU."""
@@ -51,6 +51,7 @@ def split_rows(count: int) -> tuple[Tensor, tuple[int, ...]]:
     """Rows to train on, and rows that are held out for the probe; the same in every run."""
     if count < ALL_TRAINED:
         return torch.arange(count), tuple(range(count))
+    # Seeded by the count alone: a continued training holds out the same examples.
     order = torch.randperm(count, generator=torch.Generator().manual_seed(count))
     held = min(HELD_OUT, max(2, round(count * HELD_OUT_SHARE)))
     return order[held:], tuple(order[:held].tolist())
@@ -58,6 +59,7 @@ def split_rows(count: int) -> tuple[Tensor, tuple[int, ...]]:
 
 def run_probe(step: int, latents: Tensor, hints: Tensor, losses: LossesFunction) -> Probe:
     """Compare the losses at fixed noise. latents (B, 4, h, w), hints (B, 3, H, W), B >= 2, on the device."""
+    # A generator of its own: probes must not change the random numbers of the training.
     generator = torch.Generator().manual_seed(0)
     found: list[tuple[Tensor, Tensor]] = []
     while len(found) * len(latents) < PROBE_DRAWS or len(found) % len(PROBE_TIMESTEPS):

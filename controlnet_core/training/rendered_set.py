@@ -72,9 +72,10 @@ def render_scenes(
     if _is_complete(folder, about):
         return open_scenes(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / INDEX).unlink(missing_ok=True)
+    (folder / INDEX).unlink(missing_ok=True)  # the folder is not complete until it is written again
     shape = (len(seeds), size, size, 3)
     names = ["pictures", *(f"hint_{kind}" for kind in sorted(hints))]
+    # Mapped files: 24,000 scenes with five hints each are 7 GB, more than many machines have in memory.
     arrays = {n: np.lib.format.open_memmap(folder / f"{n}.npy", "w+", np.uint8, shape) for n in names}
     captions: list[str] = []
     for row, scene in enumerate(render_many(seeds, size, workers)):

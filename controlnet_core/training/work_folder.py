@@ -86,7 +86,8 @@ class WorkFolder:
         not in `CHANGEABLE`, DamagedFileError for a settings.json that cannot be read.
         """
         path = self.folder / "settings.json"
-        wanted = json.loads(json.dumps(settings))
+        wanted = json.loads(json.dumps(settings))  # as they come back from the file: tuples are lists
+        # Without a state nothing was trained yet, so any settings will do.
         known = self._known_settings(path) if path.exists() and self.state_file.exists() else wanted
         changed = {
             name: f"{name} was {known.get(name)!r}, is {value!r}"

@@ -33,6 +33,7 @@ def write_caption(
     """A random true sentence about a scene."""
     things = [objects[i] for i in rng.permutation(len(objects))]
     people = [t for t in things if t.kind == "person"]
+    # People are usually named first.
     if people and rng.random() < 0.7:
         things = people + [t for t in things if t.kind != "person"]
     names = [_describe_object(rng, t) for t in things]

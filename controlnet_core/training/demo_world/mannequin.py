@@ -139,6 +139,7 @@ class Mannequin:
     @property
     def clearance(self) -> float:
         """Radius (metres) on the ground that other objects keep free."""
+        # Spread legs need more room.
         spread = max(abs(a) for a, _ in POSES[self.pose].thighs)
         return (0.36 + 0.010 * spread) * self.stature
 

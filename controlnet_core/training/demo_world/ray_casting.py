@@ -58,6 +58,7 @@ class RayCaster:
         origin, rays = self.camera.position, self.rays(x, y)
         with np.errstate(divide="ignore"):
             depth = np.where(rays[:, 1] < 0.0, -origin[1] / rays[:, 1], np.inf)
+        # The ground first: every shape that is nearer replaces it.
         label = np.isfinite(depth).astype(np.int32)
         face = label.copy()
         normal = label[:, None] * Y

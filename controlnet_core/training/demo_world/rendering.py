@@ -61,6 +61,7 @@ def render(scene: Scene, size: int = 128) -> RenderedScene:
     hits = caster.cast(x, y)
     image = shader.colour(hits, x, y)
 
+    # Only pixels at edges need more rays, a small part of the picture.
     edge = np.flatnonzero(_find_edges(hits.face.reshape(size, size)))
     xs = np.concatenate([column[edge] + dx for dx, _ in _OFFSETS])
     ys = np.concatenate([row[edge] + dy for _, dy in _OFFSETS])
@@ -125,6 +126,7 @@ def render_many(seeds: Sequence[int], size: int = 128, workers: int = 2) -> Iter
     if workers <= 1:
         yield from (render_seed(seed, size) for seed in seeds)
         return
+    # Imported here: a single process does not need it. "spawn" is safe with threads, which torch has.
     import multiprocessing
     from functools import partial
 

@@ -47,6 +47,7 @@ def sample_scene(seed: int) -> Scene:
             pitch=math.radians(rng.uniform(5.0, 10.0)),
             fov=math.radians(rng.uniform(40.0, 46.0)),
         )
+        # A wide pose may leave no room for all solids: after some attempts one fewer is placed.
         kept = max(0 if person else 1, count - attempt // ATTEMPTS_PER_COUNT)
         objects = _place_objects(rng, camera, solids[:kept], figure)
         if objects is not None:
@@ -114,9 +115,10 @@ def _place_objects(
         placed.append((figure, _window(camera, figure)))
         if not _is_in_frame(placed[0][1]):
             return None
+    # The more objects, the smaller the solids.
     scale = (1.0, 0.95, 0.85, 0.75)[len(solids) + len(placed) - 1]
     for kind, colour in solids:
-        for _ in range(12):
+        for _ in range(12):  # then a new camera is drawn: some cameras have no room at all
             solid = _sample_solid(rng, kind, colour, scale)
             window = _window(camera, solid)
             if _is_in_frame(window) and all(_are_apart(solid, window, *other) for other in placed):

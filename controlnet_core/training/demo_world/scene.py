@@ -111,7 +111,7 @@ class Scene:
 
     def albedo(self) -> np.ndarray:
         """(L, 3) float32 sRGB in 0..1, one per label; the sky's is the middle of its gradient."""
-        low, high = SKIES[self.sky]
+        low, high = SKIES[self.sky]  # only the sky has a gradient; all other albedos are flat
         sky = tuple(0.5 * (a + b) for a, b in zip(low, high, strict=True))
         objects = (MANNEQUIN_RGB if o.kind == "person" else OBJECT_COLOURS[o.colour] for o in self.objects)
         return np.array([sky, GROUND_COLOURS[self.ground], *objects], dtype=np.float32)

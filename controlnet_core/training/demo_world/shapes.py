@@ -115,6 +115,7 @@ class Box:
     def depth(self, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
         # Slab test: a ray hits where its last entry comes before its first exit.
         o, d = self.frame @ (origin - self.centre), rays @ self.frame.T
+        # A ray parallel to a face divides by 0: its infinite bounds then drop out of the comparison below.
         with np.errstate(divide="ignore"):
             inverse = 1.0 / d
         middle, reach = -o * inverse, np.abs(self.half * inverse)
@@ -151,6 +152,7 @@ class Cylinder:
             side = np.where((y >= 0.0) & (y <= self.height) & (side > 0.0), side, np.inf)
             top = (self.height - o[1]) / rays[:, 1]
             reach = (o[0] + top * rays[:, 0]) ** 2 + (o[2] + top * rays[:, 2]) ** 2
+        # The camera is above the ground, so only rays that go down can hit the top.
         on_top = (reach <= self.radius**2) & (top > 0.0) & (rays[:, 1] < 0.0)
         return np.minimum(side, np.where(on_top, top, np.inf))
 
