@@ -76,7 +76,7 @@ class HintNode(Node):
 
 
 class Preprocess(HintNode):
-    """Makes a hint from an image: edges, lines, scribbles, maps. Choose the kind that your ControlNet was trained on."""
+    """Makes a hint from an image: edges, lines, scribbles, maps. Choose the kind that the ControlNet was trained on."""
 
     DISPLAY_NAME = "Preprocess"
     SEARCH_ALIASES = ["canny", "aio preprocessor", "edges", "scribble", "lineart"]

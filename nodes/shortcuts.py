@@ -17,10 +17,9 @@ def every(name: str, tooltip: str) -> Field:
 
 class ShortcutsNode(Node):
     """Skips work during sampling, so the image changes a little. What is skipped is extrapolated from the steps before.
-    All shortcuts are off at first. This node replaces the settings of a Shortcuts node before it. The errors given for
-    each field are errors of the latent with the demo model: the mean (and the largest) of twelve scenes in 20 steps.
-    Times are in benchmarks/README.md. Inside ComfyUI, shortcuts act on ControlNets that this pack loaded, and on the
-    UNet where Accelerate is on the same model. Where a shortcut has no effect, the log and the text on the node say so.
+    All shortcuts are off at first; the help page lists the error of each setting. This node replaces the settings of a
+    Shortcuts node before it. Inside ComfyUI, shortcuts act on ControlNets that this pack loaded, and on the UNet where
+    Accelerate is on the same model. Where a shortcut has no effect, the log and the text on the node say so.
     """
 
     DISPLAY_NAME = "Shortcuts (faster, not exact)"
@@ -28,37 +27,31 @@ class ShortcutsNode(Node):
     SEARCH_ALIASES = ["speed", "fast", "cache", "deepcache", "teacache", "easycache", "guidance interval", "reuse"]
     INPUTS = (
         model("model", "The model. LoRA and Accelerate may stand before or after this node."),
-        every(
-            "reuse_every",
-            "Run the ControlNets once in this many steps; 1 is every step. 2: in 11 of 20 steps, error 0.5 % (1.8 %) "
-            "with one ControlNet, 0.6 % (1.2 %) with three. 3: in 8 of 20 steps, 0.9 % (1.8 %) and 0.9 % (1.4 %).",
-        ),
+        every("reuse_every", "Run the ControlNets once in this many steps; 1 is every step."),
         number(
             "reuse_tolerance",
             0.0,
             0.0,
             10.0,
             "Run the ControlNets when the latent has changed by this fraction since they last ran; 0 is every step. "
-            "They run often at the start and rarely at the end. 0.1: error 0.8 % (2.0 %) with one ControlNet, 0.9 % "
-            "(2.5 %) with three. Together with reuse_every, they run when one of the two conditions is met.",
+            "They run often at the start and rarely at the end. With reuse_every they run when one of the two "
+            "conditions is met.",
         ),
         every(
             "deep_every",
             "Run the ControlNets and the lower levels of the UNet once in this many steps; the top level runs in "
-            "every step. 2: in 11 of 20 steps, error 1.1 % (2.8 %) with one ControlNet, 1.3 % (3.6 %) with three. 3: "
-            "in 8 of 20 steps, 1.8 % (3.5 %) and 1.9 % (4.3 %). Inside ComfyUI it needs Accelerate.",
+            "every step. Inside ComfyUI it needs Accelerate.",
         ),
         every(
             "encoder_every",
             "Run the ControlNets and the encoder of the UNet once in this many steps; 1 is every step. Cannot be "
-            "combined with deep_every. 2: in 11 of 20 steps, error 1.7 % (7.9 %) with one ControlNet, 1.0 % (3.4 %) "
-            "with three. Inside ComfyUI it needs Accelerate.",
+            "combined with deep_every. Inside ComfyUI it needs Accelerate.",
         ),
         share(
             "guidance_start",
             0.0,
             "Where guidance by the negative prompt starts: 0 is pure noise, 1 is the finished image. Without guidance "
-            "a step takes half the time. 0.1 to 0.8: error 12 % (52 %) with one ControlNet, 8.5 % (20 %) with three.",
+            "a step takes half the time.",
         ),
         share("guidance_end", 1.0, "Where guidance by the negative prompt ends."),
         *optional(
@@ -66,8 +59,7 @@ class ShortcutsNode(Node):
                 "careful",
                 False,
                 "For the fields whose names end in every: computes every step until 30 % of the sampling, where the "
-                "layout is decided, and at least every second step until 50 %. With deep_every 3: in 11 of 20 steps, "
-                "error 1.1 % (4.6 %) with one ControlNet, 0.8 % (1.0 %) with three.",
+                "layout is decided, and at least every second step until 50 %.",
             )
         ),
     )
