@@ -1,4 +1,4 @@
-"""`controlnet doctor`: versions, device, folders, built-in files, and a self-check of a second."""
+"""`controlnet doctor`: check versions, device, folders and built-in files, and run a self-check of a second."""
 
 from __future__ import annotations
 
@@ -13,31 +13,26 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ..bundled import bundled_names
+from ...nodes.folders import MODEL_ENDINGS, walk_files
+from ..bundled import FOLDER, bundled_names
 from ..session import add_device_arguments, add_folder_arguments, host_arguments
 
 _NAME_WIDTH = 24
-_PACKAGES = (
-    ("comfyui-controlnet-core", True),
-    ("torch", True),
-    ("numpy", True),
-    ("safetensors", True),
-    ("pillow", True),
-    ("pyyaml", True),
-    ("opencv-python", True),
-    ("einops", True),
-    ("scipy", True),
-    ("matplotlib", True),
-    ("tokenizers", True),
-    ("torchsde", True),
-    ("tqdm", True),
-    ("transformers", False),
-)
+_NEEDED = (
+    "comfyui-controlnet-core", "torch", "numpy", "safetensors", "pillow", "pyyaml", "opencv-python", "einops", "scipy",
+    "matplotlib", "tokenizers", "torchsde", "tqdm",
+)  # fmt: skip
+_OPTIONAL = ("transformers",)
+_ASSETS = FOLDER.parent / "controlnet_core" / "assets"
+_REMEDIES = {
+    "refused": "get the file again if it is damaged",
+    "implausible": "look at the hint, the file may be another one",
+}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; `remedy` is empty when all is well."""
+    """One line of the report. remedy: what to do, empty if nothing is wrong."""
 
     name: str
     text: str
@@ -45,34 +40,33 @@ class Finding:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `doctor`."""
+    """Add the options of `doctor`."""
     add_folder_arguments(parser)
     add_device_arguments(parser)
     parser.add_argument(
-        "--preprocessors",
-        action="store_true",
-        help="try every learned preprocessor: is its file there, does it load, is its hint plausible",
-    )
+        "--preprocessors", action="store_true",
+        help="try every learned preprocessor: does its file exist, does it load, is its hint plausible",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 when everything that a run needs is there, else 1."""
+    """Print the findings. Returns 0 if everything that a run needs is there, else 1."""
     findings = []
     for item in _findings(args):
         findings.append(item)
-        if not args.json:  # at once: with large nets a line may take a minute
+        if not args.json:  # each at once: with large networks a line may take a minute
             mark, advice = ("!", f": {item.remedy}") if item.remedy else (" ", "")
             print(f"{mark} {item.name:<{_NAME_WIDTH}} {item.text}{advice}", flush=True)
-    well = not any(finding.remedy for finding in findings)
+    is_well = not any(finding.remedy for finding in findings)
     if args.json:
-        print(json.dumps({"ok": well, "findings": [asdict(finding) for finding in findings]}))
-    return 0 if well else 1
+        print(json.dumps({"ok": is_well, "findings": [asdict(finding) for finding in findings]}))
+    return 0 if is_well else 1
 
 
 def _findings(args: argparse.Namespace) -> Iterator[Finding]:
     yield Finding("python", f"{platform.python_version()} on {platform.platform()}")
-    yield from (_package(name, needed) for name, needed in _PACKAGES)
+    yield from (_package(name) for name in (*_NEEDED, *_OPTIONAL))
     options = host_arguments(args)
     yield _device(options["device"])
     yield from _folders(options)
@@ -84,37 +78,33 @@ def _findings(args: argparse.Namespace) -> Iterator[Finding]:
 
 
 def _preprocessors(args: argparse.Namespace) -> Iterator[Finding]:
-    """One line for each learned preprocessor, and one that counts them; an absent file is no fault."""
+    """Yield a line for each learned preprocessor, and one that counts them. A missing file is no fault."""
     from ...controlnet_core.picture_files import read_picture
     from ...preprocessors.learned.files import SUBFOLDERS
     from ...preprocessors.learned.selftest import check_all
     from .preprocess import open_library
 
-    folder = Path(__file__).parents[2] / "controlnet_core" / "assets" / "examples"
-    remedies = {
-        "refused": "get the file again if it is damaged",
-        "implausible": "look at the hint, the file may be another one",
-    }
     library = open_library(args)
     states: Counter[str] = Counter()
-    for found in check_all(read_picture(folder / "astronaut.jpg").pixels, library):
+    for found in check_all(read_picture(_ASSETS / "examples" / "astronaut.jpg").pixels, library):
         states[found.state] += 1
-        yield Finding(found.name, f"{found.state}, {found.text}", remedies.get(found.state, ""))
+        yield Finding(found.name, f"{found.state}, {found.text}", _REMEDIES.get(found.state, ""))
     counts = ", ".join(f"{count} {state}" for state, count in states.most_common())
-    places = ", ".join(str(place) for place in library.folders) or "no folder, give one by --models"
-    yield Finding(
-        "preprocessors", f"{counts}; looked in {places}, and below in {', '.join(SUBFOLDERS[1:4])} and others"
-    )
+    places = ", ".join(str(place) for place in library.folders) or "no folder, give one with --models"
+    below = ", ".join(SUBFOLDERS[1:4])
+    yield Finding("preprocessors", f"{counts}; searched {places}, and their subfolders {below} and others")
 
 
-def _package(name: str, needed: bool) -> Finding:
-    try:
-        return Finding(name, version(name))
-    except PackageNotFoundError:
-        if name == "opencv-python":  # any build of it gives the module cv2
-            return _package("opencv-python-headless", needed)
-        remedy = f"install it with `pip install {name}`" if needed else ""
-        return Finding(name, "not installed" if needed else "not installed, only learned preprocessors need it", remedy)
+def _package(name: str) -> Finding:
+    # every build of OpenCV offers the same module
+    for build in (name, f"{name}-headless") if name == "opencv-python" else (name,):
+        try:
+            return Finding(name, version(build))
+        except PackageNotFoundError:
+            continue
+    if name in _OPTIONAL:
+        return Finding(name, "not installed, only learned preprocessors need it")
+    return Finding(name, "not installed", f"install it with `pip install {name}`")
 
 
 def _device(name: str) -> Finding:
@@ -131,30 +121,24 @@ def _device(name: str) -> Finding:
 
 
 def _folders(options: dict[str, Any]) -> Iterator[Finding]:
-    for kind in ("input_dir", "output_dir"):
-        folder: Path = options[kind]
-        there = "" if folder.is_dir() else " (not there yet)"
-        yield Finding(kind.removesuffix("_dir"), f"{folder.absolute()}{there}")
-    roots = options["models_dirs"]
-    for root in roots:
-        count = sum(1 for path in root.rglob("*") if path.suffix in (".safetensors", ".ckpt", ".pth", ".pt", ".bin"))
+    for kind in ("input", "output"):
+        folder: Path = options[f"{kind}_dir"]
+        yield Finding(kind, f"{folder.absolute()}{'' if folder.is_dir() else ' (not there yet)'}")
+    for root in options["models_dirs"]:
+        count = sum(path.suffix.lower() in MODEL_ENDINGS for path in walk_files(root))
         yield Finding("models", f"{root.absolute()}, {count} files")
     for kind, folders in options["model_folders"].items():
         for folder in folders:
             yield Finding("models", f"{kind}: {folder}{'' if folder.is_dir() else ' (not there)'}")
-    if not roots and not options["model_folders"]:
-        yield Finding("models", "none given, the built-in demo models are there anyway")
+    if not options["models_dirs"] and not options["model_folders"]:
+        yield Finding("models", "no folder; the built-in demo models are always there")
 
 
 def _assets() -> Iterator[Finding]:
-    from ... import controlnet_core
-
-    folder = Path(controlnet_core.__file__).parent / "assets"
-    models = sorted(path.name for path in folder.rglob("*.safetensors"))
-    remedy = "" if models else "install the package again, its wheel holds them"
-    yield Finding("demo models", ", ".join(models) or "none", remedy)
-    names = bundled_names()
-    yield Finding("workflows", ", ".join(names) or "none", "" if names else "install the package again")
+    models = sorted(path.name for path in walk_files(_ASSETS) if path.suffix == ".safetensors")
+    for name, found in (("demo models", models), ("workflows", bundled_names())):
+        remedy = "" if found else "install the package again, they are part of it"
+        yield Finding(name, ", ".join(found) or "none", remedy)
 
 
 def _noise() -> Finding:
@@ -165,7 +149,7 @@ def _noise() -> Finding:
 
 
 def _self_check(device: str) -> Finding:
-    """The paper's first identity on a small net: a fresh ControlNet leaves the UNet as it is."""
+    """Check the paper's first identity on a small net: a new ControlNet does not change the UNet's output."""
     import torch
 
     from ...controlnet_core.config import DEMO
@@ -184,5 +168,6 @@ def _self_check(device: str) -> Finding:
         residuals = net(x, t, text, torch.rand(1, 3, 128, 128, device=device))
         controlled = unet(x, t, text, residuals=residuals)
     same = torch.equal(plain, controlled) and bool(torch.isfinite(plain).all())
-    text_said = f"a fresh ControlNet leaves the UNet bit-equal ({time.perf_counter() - began:.1f} s)"
-    return Finding("self-check", text_said if same else "failed", "" if same else "report it with this output")
+    if not same:
+        return Finding("self-check", "failed", "report it with this output")
+    return Finding("self-check", f"a new ControlNet leaves the UNet bit-equal ({time.perf_counter() - began:.1f} s)")
