@@ -21,6 +21,7 @@ def find_workflow(name: str) -> Path:
 
     Raises MissingFileError that names the nearest bundled workflow if there is none.
     """
+    # A file of the user wins over a bundled workflow of the same name.
     given = user_path(name)
     if exists(given):
         return given

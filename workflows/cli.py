@@ -89,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except MemoryError:
             return _report(OutOfMemory("out of memory: use a smaller picture or batch"), arguments)
         except Exception as error:
-            if received:  # a signal during an import can come out as another error
+            # A signal during an import can come out as another error.
+            if received:
                 return _report(_interrupted(received), arguments)
             return _report(_unexpected(error), arguments)
 
@@ -97,18 +98,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _interrupted(received: Sequence[int]) -> Interrupted:
     error = Interrupted("interrupted; what was saved before stays")
     if received:
-        error.exit_code = 128 + received[0]  # as shells report a process that a signal ended
+        # Shells report a process that a signal ended in this way.
+        error.exit_code = 128 + received[0]
     return error
 
 
 def _unexpected(error: Exception) -> CoreError:
-    if isinstance(error, OSError) and error.filename:  # a file or folder of the user that cannot be read or written
+    # A file or folder of the user that cannot be read or written.
+    if isinstance(error, OSError) and error.filename:
         reason = error.strerror or type(error).__name__
         return DamagedFileError(f"{error.filename} cannot be used ({reason}): check its name and permissions")
     return CoreError(f"unexpected {type(error).__name__}: {error} (--debug shows where)")
 
 
 def _dispatch(arguments: list[str]) -> int:
+    # Find the subcommand before parsing, because the parser needs the options of this one only.
     command = next((word for word in arguments if word in COMMANDS), None)
     parser = build_parser(command)
     args = parser.parse_args(arguments)
@@ -121,10 +125,12 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _report(error: CoreError, arguments: list[str]) -> int:
     """Print one line on stderr, with --json also an object on stdout, and with --debug the traceback."""
+    # The arguments may have failed to parse, so look for the words themselves.
     if "--debug" in arguments:
         traceback.print_exc()
     message = " ".join(str(error).split())
-    if len(message) > MAX_MESSAGE:  # it quotes something long from a file; its beginning and end say what is wrong
+    # A long message quotes something from a file. Its beginning and its end say what is wrong.
+    if len(message) > MAX_MESSAGE:
         message = f"{message[: MAX_MESSAGE // 2]} ... {message[-MAX_MESSAGE // 2 :]}"
     print(f"error: {printable(message)}", file=sys.stderr)
     if "--json" in arguments:
@@ -147,7 +153,8 @@ def _stop_signals() -> Iterator[list[int]]:
 
     try:
         previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread, where Python delivers no signals anyway
+    except ValueError:
+        # Not in the main thread, where Python delivers no signals anyway.
         yield received
         return
     try:

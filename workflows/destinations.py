@@ -41,6 +41,7 @@ def check_replacement(
     """
     if not exists(file):
         return
+    # By file, not by name: one of the names may be a link, or written in another way.
     same = next((path for path in inputs if exists(path) and file.samefile(path)), None)
     if same is not None:
         raise ValueRangeError(f"{option} {file}: the run reads {same}, which would be overwritten: choose another name")
@@ -53,13 +54,15 @@ def check_replacement(
 
 def _check(given: str, folder: Path) -> None:
     """given: the option as it was written."""
+    # The folder may not exist yet. Then its nearest existing parent decides.
     existing = folder.absolute()
     while not exists(existing) and existing != existing.parent:
         existing = existing.parent
     if not existing.is_dir():
         raise ValueRangeError(f"{given}: {existing} is a file, expected a folder: choose another name")
     try:
-        with TemporaryFile(dir=existing):  # permissions are not enough: nobody can create files in /proc
+        # Permissions are not enough: nobody can create files in /proc.
+        with TemporaryFile(dir=existing):
             pass
     except OSError as error:
         raise ValueRangeError(f"{given}: {existing} is not writable: choose another folder") from error

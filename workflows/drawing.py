@@ -99,6 +99,7 @@ def read_drawing(workflow: Mapping[str, Any], name: str) -> tuple[Drawing, dict[
 
     Raises WorkflowError with the place in the file where it differs from what the editor writes.
     """
+    # Newer files keep all definitions at the top, older ones inside the subgraph that uses them.
     drawing = _drawing(workflow, name, ())
     definitions: dict[str, Definition] = {}
     pending: list[tuple[Any, Place]] = [(workflow, ())]
@@ -132,6 +133,7 @@ def _definition(data: dict[str, Any], where: str, place: Place) -> Definition:
 
 def _sources(data: dict[str, Any], drawing: Drawing, where: str) -> dict[int, DrawnLink]:
     """Output number -> the link that feeds it: the first that the output names, else the first in the file."""
+    # Both places are needed: some files list links in linkIds that are gone, others leave linkIds empty.
     found: dict[int, DrawnLink] = {}
     for link in drawing.links.values():
         if link.target == drawing.output_node:
@@ -221,7 +223,8 @@ def _text(value: Any) -> str:
 
 
 def _slot(slot: dict[str, Any], where: str) -> Slot:
-    name = as_text(slot.get("name"), f"{where}, name", may_be_empty=True)  # a reroute's input has no name
+    # The input of a reroute has no name.
+    name = as_text(slot.get("name"), f"{where}, name", may_be_empty=True)
     link = slot.get("link")
     number = None if link is None else as_index(link, f"{where}, link")
     return Slot(name, _type(slot.get("type")), number, slot.get("widget") is not None)
@@ -236,6 +239,7 @@ def _type(value: Any) -> str:
 
 def _proxies(value: Any) -> tuple[tuple[str, str], ...]:
     """Return (inner node id, widget) pairs. Some versions store them as JSON text, or as "12: name"."""
+    # A value that cannot be read only concerns which widgets an instance shows, so it is no error.
     if isinstance(value, str):
         try:
             value = json.loads(value)

@@ -122,6 +122,7 @@ class _Reader:
             self._node_count += 1
             if self._node_count > MAX_NODES:
                 raise fail(self.name, f"has more than {MAX_NODES} nodes", "split it")
+            # Links through bypassed nodes are followed when their targets are read.
             if drawn.mode in (MUTED, BYPASSED) or drawn.type in EDITOR_ONLY:
                 continue
             if drawn.type in self.definitions:
@@ -156,6 +157,7 @@ class _Reader:
                 source = _Value(prompt_value(declared.get(slot.name), source.value), source.place)
             if not isinstance(source, _Nothing):
                 values[slot.name] = source
+            # Without a reason nothing was linked, and the widget keeps its own value.
             elif source.reason:
                 values.pop(slot.name, None)
                 absent[slot.name] = source.reason
@@ -193,10 +195,12 @@ class _Reader:
         if proxies:
             proxied = set(proxies)
             shown = [key for key in keys if key not in proxied]
+            # Some versions store the values of all widgets, some only those of the listed ones.
             is_longer = isinstance(instance.saved, list) and len(instance.saved) >= len(shown) + len(proxies)
             keys = [*(shown if is_longer else ()), *proxies]
         values = dict(self._instance_values(instance, definition, keys))
-        for name, value in scope.overrides.get(instance.id, {}).items():  # a widget that two levels show
+        # A widget may be shown through two levels of subgraphs.
+        for name, value in scope.overrides.get(instance.id, {}).items():
             values["-1", name] = value
             values.update({key: value for key in proxies if key[1] == name and key[0] != "-1"})
         promoted: dict[str, _Value] = {}
@@ -221,6 +225,7 @@ class _Reader:
             if values[at] is not None:
                 yield key, _Value(values[at], (*instance.place, "widgets_values", at))
             spec = self._widget_spec(definition, key) if has_surplus else None
+            # An instance also stores "control_after_generate" after a seed.
             at += 2 if spec is not None and has_control(spec) else 1
 
     def _widget_spec(self, definition: Definition, key: tuple[str, str]) -> InputSpec | None:
@@ -237,7 +242,8 @@ class _Reader:
         """Whether a subgraph's input feeds a widget inside, also through further subgraphs."""
         key = (subgraph, name)
         if key not in self._has_widget:
-            self._has_widget[key] = False  # the answer for a definition that contains itself
+            # This is the answer if the search comes back to this input, in a definition that contains itself.
+            self._has_widget[key] = False
             self._has_widget[key] = any(
                 slot.is_widget or (node.type in self.definitions and self._ends_in_widget(node.type, slot.name))
                 for node, slot in self.definitions[subgraph].targets.get(name, ())
@@ -258,7 +264,8 @@ class _Reader:
             mark = (step.scope.path, step.node.id, step.is_input, step.index, wanted)
             if mark in self._followed:
                 known = self._followed[mark]
-                if known is None:  # begun, but not ended
+                # None marks a point whose end is not known yet: the link leads back to it.
+                if known is None:
                     raise fail(
                         self.name, f"has links that run in a circle at node {step.node.id}", "remove one of them"
                     )
@@ -333,7 +340,8 @@ class _Reader:
         while place is not None:
             if place.path not in self._setters:
                 found = [item for item in place.drawing.nodes.values() if item.type in _SET_NODES]
-                self._setters[place.path] = {_variable(item): item for item in reversed(found)}  # the first one counts
+                # The editor takes the first node of a name, so it must be written last.
+                self._setters[place.path] = {_variable(item): item for item in reversed(found)}
             setter = self._setters[place.path].get(name)
             if setter is not None:
                 return _At(True, place, setter, 0)
@@ -361,6 +369,7 @@ def _bypass(node: DrawnNode, slot: int, wanted: str) -> int | None:
     whose type fits.
     """
     inputs = node.inputs
+    # An input of any type takes what stands in the same place.
     if wanted in ("*", ""):
         return (slot if slot < len(inputs) else 0) if inputs else None
     output = node.outputs[slot] if slot < len(node.outputs) else "*"

@@ -93,6 +93,9 @@ EDITOR_NODES: Mapping[str, str] = {
 """Nodes that only act in the editor, and what to do instead."""
 
 
+# These tables are looked up by id only: other packs are never imported or run here.
+
+
 def equivalent(class_type: str) -> tuple[str, str] | None:
     """Return (our class, its setting in words) for a node of another pack, None if there is no equivalent."""
     if class_type in PREPROCESSORS:

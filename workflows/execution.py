@@ -81,6 +81,7 @@ def execute(
     specs = read_specs(classes, [node.class_type for node in graph.nodes.values()])
     if outputs is None:
         outputs = [node.id for node in graph.nodes.values() if specs[node.class_type].is_output]
+    # ComfyUI starts with the output nodes and runs only what they need.
     order = graph.order(outputs)
     run = _Run(graph, classes, specs, cache or Cache())
     executed = []
@@ -89,6 +90,7 @@ def execute(
             raise Interrupted(f"stopped before {graph.nodes[node_id].label}; what was saved before stays")
         if run.step(node_id, index, len(order), on_node):
             executed.append(node_id)
+    # Drop the results of earlier runs, as ComfyUI does: they may hold gigabytes.
     run.cache.results = {run.keys[node_id]: run.results[node_id] for node_id in order}
     return RunResult(run.results, tuple(executed), time.perf_counter() - began)
 
@@ -133,6 +135,7 @@ class _Run:
         """Return a digest of class, values and the keys of the sources. Equal keys mean equal results."""
         cls, spec = self.classes[node.class_type], self.specs[node.class_type]
         parts: list[Any] = [node.class_type]
+        # A node that knows its own id may depend on it, so equal nodes do not share a result.
         if "UNIQUE_ID" in spec.hidden.values() or getattr(cls, "NOT_IDEMPOTENT", False):
             parts.append(node.id)
         changed = self._is_changed(node, cls)
@@ -152,7 +155,8 @@ class _Run:
             return probe(**{n: None if isinstance(v, Link) else v for n, v in self._declared(node).items()})
         except CoreError as error:
             raise _named(error, node) from error
-        except Exception:  # ComfyUI's rule: if the check fails, the node counts as changed
+        except Exception:
+            # ComfyUI's rule: if this method fails, the node counts as changed.
             return float("nan")
 
     def _declared(self, node: Node) -> dict[str, Any]:
@@ -188,6 +192,7 @@ class _Run:
             return [lists]
         if not lists:
             return [{}]
+        # An empty list means that the node does not run at all.
         if not all(lists.values()):
             return []
         count = max(len(values) for values in lists.values())
@@ -232,6 +237,7 @@ def _named(error: CoreError, node: Node) -> CoreError:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
+    # By name: torch.AcceleratorError does not exist in older versions, and torch need not be imported here.
     if type(error).__name__ in ("OutOfMemoryError", "AcceleratorError"):
         return "memory" in str(error).lower()
     text = str(error)

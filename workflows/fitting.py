@@ -64,12 +64,14 @@ def require_fit(graph: Graph, classes: Mapping[str, type], outputs: Sequence[str
 
 
 def _problem(use: Use, classes: Mapping[str, type]) -> Iterator[Problem]:
-    from ..controlnet_core.checkpoints.fit import misfit  # imports torch
+    # Imported here, because it imports torch.
+    from ..controlnet_core.checkpoints.fit import misfit
 
     loader = LOADERS[use.net.class_type]
     try:
         reason = misfit(_file(use.net, classes), _file(use.base, classes))
     except CoreError:
+        # The file cannot be read. Its loader says so with more detail.
         return
     if reason:
         where = f"{use.net.label}, input {loader.input}"
@@ -83,6 +85,7 @@ def _file(node: Node, classes: Mapping[str, type]) -> Path:
     loader = LOADERS[node.class_type]
     host = classes[node.class_type].host  # type: ignore[attr-defined]
     name = node.inputs[loader.input]
+    # The built-in demo models are listed beside the files of the folders.
     included = {**builtin.checkpoints(host.assets_dir), **builtin.controlnets(host.assets_dir)}
     return included.get(name) or host.find(loader.kind, name)
 
@@ -98,7 +101,8 @@ def uses(graph: Graph, classes: Mapping[str, type], outputs: Sequence[str] | Non
     nets: dict[str, dict[str, Node]] = {}
     for node in (graph.nodes[node_id] for node_id in graph.order(outputs)):
         models = list(_sources(graph, specs, node, frozenset({"MODEL"})))
-        base = bases.get(models[0].id) if len(models) == 1 else None  # with two models it is not known which is meant
+        # With two models the links do not tell which one the control acts on.
+        base = bases.get(models[0].id) if len(models) == 1 else None
         bases[node.id] = node if _loads(node, "MODEL") else base
         before = [nets.get(source.id, {}) for source in _sources(graph, specs, node, CONTROLLED_BY)]
         nets[node.id] = {key: net for held in before for key, net in held.items()}

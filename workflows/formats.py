@@ -51,7 +51,8 @@ def to_graph(document: Document, classes: Mapping[str, type]) -> Graph:
     try:
         drawn = editor.to_graph(document.workflow, classes, document.name).nodes
     except WorkflowError:
-        return replace(graph, workflow=document.workflow)  # only passed on: the prompt is what runs
+        # The prompt is what runs. The editor's form is only passed on into the saved pictures.
+        return replace(graph, workflow=document.workflow)
     # The editor's form says where each value stands, so that a changed value can be written back.
     nodes = {
         key: replace(node, places=drawn[key].places, models=drawn[key].models)
@@ -140,12 +141,14 @@ def parse_json(data: bytes | str, name: str) -> Any:
     except json.JSONDecodeError as error:
         reason = f"line {error.lineno}: {error.msg}"[:100]
         raise fail(name, f"is no valid JSON ({reason})", "save it again in the editor") from error
-    except ValueError as error:  # Python refuses to read a whole number of thousands of digits
+    except ValueError as error:
+        # Python refuses to read an integer of more than 4300 digits.
         raise fail(name, "holds a number of thousands of digits", "give another value") from error
 
 
 def from_api(data: Mapping[str, Any], name: str) -> Graph:
     """Return the graph of an API form: {id: {"class_type": ..., "inputs": ..., "_meta": {"title": ...}}}."""
+    # Checked before the nodes are built: a small file can list millions of them.
     if len(data) > MAX_NODES:
         raise fail(name, f"has {len(data)} nodes, more than {MAX_NODES}", "split it")
     return Graph({str(key): _api_node(str(key), value, name, data) for key, value in data.items()})

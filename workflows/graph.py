@@ -113,6 +113,7 @@ class Graph:
             elif source not in done:
                 done[source] = False
                 stack.append((source, self._sources(source)))
+            # A source that is begun but not done is further down on the stack: the links run in a circle.
             elif not done[source]:
                 path = [entry[0] for entry in stack]
                 raise WorkflowError(self._cycle_message(path[path.index(source) :]))

@@ -98,6 +98,7 @@ def _files_of(folder: Path, output: Path) -> Iterator[Path]:
 
     Hidden files are skipped: macOS puts a "._a.png" beside "a.png", which is no picture.
     """
+    # With `preprocess . --output output` the hints of the first run must not become pictures of the second.
     here, hints = folder.resolve(), output.resolve()
     has_hints = here in hints.parents
     for path in walk_files(folder):
@@ -109,7 +110,8 @@ def is_made(job: Job, note: str) -> bool:
     """Whether the hint exists, is no older than its source, and was made with the settings of `note`."""
     if not job.target.is_file() or job.target.stat().st_mtime < job.source.stat().st_mtime:
         return False
-    with job.target.open("rb") as file:  # a file system may lose the end of a file when the power fails
+    # Files appear when they are complete, but a power failure can still cut off the end.
+    with job.target.open("rb") as file:
         file.seek(max(0, job.target.stat().st_size - len(_PNG_END)))
         is_whole = file.read() == _PNG_END
     return is_whole and _note(job.target) == note
@@ -122,7 +124,8 @@ def _note(path: Path) -> str | None:
     try:
         with Image.open(path, formats=["PNG"]) as picture:
             return picture.info.get(_NOTE)
-    except Exception:  # whatever Pillow raises for it, it is no hint of this command
+    except Exception:
+        # Pillow raises many types. A file that it cannot read is no hint of this command.
         return None
 
 
@@ -135,6 +138,7 @@ def write_hint(hint: np.ndarray, path: Path, note: str) -> None:
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
+    # The settings stand in the file itself, so they stay with it when it is moved.
     info = PngInfo()
     info.add_text(_NOTE, note)
     temporary = temporary_file(path.parent)

@@ -91,6 +91,7 @@ def hint_sources(
         found["mask"] = hashlib.sha256(f"{mask.shape} {mask.dtype}".encode() + mask.tobytes()).hexdigest()
     if library is not None:
         found |= {"weights": library.stamps(preprocessors.get(settings.kind)), "dtype": str(library.dtype)}
+    # Names, times and sizes are enough, and much faster than reading all frames.
     if settings.whole:
         stamps = [(job.source.name, job.source.stat().st_mtime_ns, job.source.stat().st_size) for job in jobs]
         found["frames"] = hashlib.sha256(repr(stamps).encode()).hexdigest()
@@ -134,6 +135,7 @@ def _hints(
     except preprocessors.PictureError as error:
         outcome.failed |= {job.source: DamagedFileError(f"{job.source}: {error}") for job in jobs}
         return ()
+    # The inpaint kind marks masked pixels by -1, as its net was trained to read them.
     if hints.min() < 0:
         raise ValueRangeError(
             f"{entry.name} marks pixels by values below 0, which a PNG cannot hold: use the node, or "
@@ -155,6 +157,7 @@ def _chunks(jobs: Sequence[Job], size: int, whole: bool, outcome: Outcome) -> It
                 f"{job.source} is {picture.shape} and the frames before it are {pictures[0].shape}: one range "
                 "over all frames needs frames of one size; choose --normalize frame"
             )
+        # A batch is one array, so its pictures must have one shape.
         if pictures and (not same or len(pictures) == size):
             yield group, np.stack(pictures)
             group, pictures = [], []
@@ -203,7 +206,8 @@ def _draw_poses(source: Path, jobs: Iterable[Job], settings: Settings, outcome: 
     except DamagedFileError as error:
         outcome.failed[source] = error
         return
-    notes = dict.fromkeys(note for pose in frames for note in pose.notes)  # each once, in order
+    # Report each note once, in order.
+    notes = dict.fromkeys(note for pose in frames for note in pose.notes)
     outcome.notes += [f"{source}: {note}" for note in notes]
     for job in jobs:
         pose = frames[job.frame]

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 RENAMED_TYPES = {
-    "ConditioningAverage ": "ConditioningAverage",  # the old name ended with a space
+    # The old name ended with a space.
+    "ConditioningAverage ": "ConditioningAverage",
     "SDV_img2vid_Conditioning": "SVD_img2vid_Conditioning",
     "T2IAdapterLoader": "ControlNetLoader",
 }
@@ -25,6 +26,7 @@ def current_inputs(class_type: str, inputs: Mapping[str, Any]) -> dict[str, Any]
     if class_type == "ControlNetLoader":
         current = {_RENAMED_INPUTS.get(name, name): value for name, value in inputs.items()}
     sampler = current.get("sampler_name")
-    if class_type in _SAMPLERS and isinstance(sampler, str):  # the first versions wrote "sample_euler"
+    # The first versions wrote "sample_euler".
+    if class_type in _SAMPLERS and isinstance(sampler, str):
         current["sampler_name"] = sampler.removeprefix("sample_")
     return current

@@ -29,7 +29,8 @@ def model_folders(
     by_kind: dict[str, list[Path]] = {}
     for path in map(user_path, paths):
         if path.is_dir():
-            inner = path / "models"  # the folder of ComfyUI itself is accepted too
+            # The folder of ComfyUI itself is accepted too.
+            inner = path / "models"
             roots.append(inner if inner.is_dir() and not (path / "checkpoints").is_dir() else path)
         elif path.is_file():
             for kind, folder, is_default in read_extra_paths(path, warn):
@@ -44,9 +45,11 @@ def read_extra_paths(path: Path, warn: Warn = warnings.warn) -> Iterator[tuple[s
     """Yield (kind, folder, whether it comes first) for each folder in an extra_model_paths.yaml."""
     here = path.absolute().parent
     for name, section in _sections(path).items():
+        # As in ComfyUI, relative paths start at the folder of the file, not at the working directory.
         base = here
         if section.get("base_path"):
             base = _joined(here, str(section["base_path"]))
+            # A warning, not an error: people share one file between machines that have different folders.
             if not base.is_dir():
                 warn(f"{path}, {name}: base_path {base} does not exist: correct it, or remove the section")
         for kind, value in section.items():
@@ -71,7 +74,8 @@ def _sections(path: Path) -> dict[str, dict[str, Any]]:
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise WorkflowError(f"{path}{line}: {error.problem or 'is no valid YAML'}: correct the line") from error
-    except Exception as error:  # safe_load also raises ValueError for a date that does not exist, RecursionError, ...
+    except Exception as error:
+        # safe_load raises other errors too: ValueError for a date that does not exist, RecursionError, and more.
         raise WorkflowError(f"{path} cannot be read as YAML ({error}): give a folder or a .yaml file") from error
     if data is None:
         return {}

@@ -99,7 +99,8 @@ class NodeChecker:
         return f"takes {spec.type}, {source.label} gives {name}: link it to a {spec.type} output"
 
     def _value(self, spec: InputSpec, value: Any) -> Problem | None:
-        if spec.name == "filename_prefix":  # found before hours of sampling, not after
+        # Without this check the error would come after hours of sampling.
+        if spec.name == "filename_prefix":
             fault = name_fault(re.sub("%[^%]+%", "", value), ending=NUMBER_BYTES)
             if leaves_folder(value):
                 message = f"{brief(value)} leaves the output folder: name a file inside it"
@@ -108,6 +109,7 @@ class NodeChecker:
                 return self._problem(spec.name, f"{brief(value)} {fault}: give another name", PathError)
         if spec.type == "STRING" and "embedding:" in value:
             return self._embeddings(spec, value)
+        # As in ComfyUI, a class that checks an input itself is not checked for range and choice.
         if spec.name in self.own_checks or self.checks_all:
             return None
         if spec.choices is not None:
@@ -124,7 +126,8 @@ class NodeChecker:
         host: Any = getattr(self.cls, "host", None)
         if not hasattr(host, "embedding_file") or all(item.type != "CLIP" for item in self.spec.inputs.values()):
             return None
-        from ..controlnet_core.models.prompt import embedding_names  # imports torch
+        # Imported here, because it imports torch.
+        from ..controlnet_core.models.prompt import embedding_names
 
         try:
             for name in embedding_names(prompt):
@@ -136,6 +139,7 @@ class NodeChecker:
     def _choice(self, spec: InputSpec, choices: Sequence[Any], value: Any) -> Problem | None:
         if value in choices:
             return None
+        # A workflow from Windows names files in subfolders with backslashes.
         same = next((c for c in choices if isinstance(c, str) and _as_path(c) == _as_path(value)), None)
         if same is not None:
             self.values[spec.name] = same
@@ -158,6 +162,7 @@ class NodeChecker:
             return f"{start}: {folder}{source}"
         folders = self._searched(spec.name)
         searched = f"; searched {', '.join(map(str, folders))}" if folders else ""
+        # Advice of the author is better than a guess, so this comes last.
         near = difflib.get_close_matches(value, [c for c in choices if isinstance(c, str)], n=1, cutoff=0.6)
         if near:
             return f"{start}: the nearest is {near[0]!r}{searched}"
@@ -224,6 +229,7 @@ def convert(spec: InputSpec, value: Any) -> Any:
 
 
 def _to_int(value: Any) -> int:
+    # int() does what ComfyUI does: it reads "20" and cuts 20.7 down to 20.
     try:
         return int(value)
     except (TypeError, ValueError, OverflowError) as error:

@@ -45,6 +45,7 @@ def find_node(graph: Graph, name: str) -> Node:
     """
     if name in graph.nodes:
         return graph.nodes[name]
+    # A title is given by a person, so it is preferred to a class.
     for attribute in ("title", "class_type"):
         found = [n for n in graph.nodes.values() if getattr(n, attribute).casefold() == name.casefold()]
         if len(found) == 1:
@@ -81,6 +82,7 @@ def _value(graph: Graph, classes: Mapping[str, type], node: Node, key: str, text
 def parse_value(spec: InputSpec, text: str) -> Any:
     """Return a value from the command line by its declared type. Raises ValueError with a message for the user."""
     if spec.choices is not None:
+        # Choices may be numbers. An unknown one is returned as it is: validation lists the choices.
         return next((choice for choice in spec.choices if str(choice) == text), text)
     if spec.type == "BOOLEAN":
         if text.lower() in _TRUE + _FALSE:
@@ -99,6 +101,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     """Return seeds from "7", "1..8" or "1,4,9", each once. Raises WorkflowError for anything else."""
     seeds: list[int] = []
     for part in text.split(","):
+        # 20 digits hold every 64-bit seed.
         match = re.fullmatch(r"\s*(\d{1,20})(?:\.\.(\d{1,20}))?\s*", part)
         if not match:
             raise WorkflowError(f"--seeds {text[:40]}: expected for instance 7, 1..8 or 1,4,9")

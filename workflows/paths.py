@@ -31,5 +31,6 @@ def path_argument(text: str) -> Path:
     """Return `user_path`, for the type of an argument."""
     try:
         return user_path(text)
-    except ValueRangeError as error:  # argparse replaces the message of any other error
+    except ValueRangeError as error:
+        # argparse replaces the message of any other error.
         raise argparse.ArgumentTypeError(str(error)) from error

@@ -26,13 +26,17 @@ def read_text(data: bytes, name: str = "the picture") -> dict[str, str]:
 
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            warnings.simplefilter("ignore")  # of large pictures, which have a limit below
+            # Pillow warns of large pictures. The limit for them is below.
+            warnings.simplefilter("ignore")
             if not {"prompt", "workflow"} & image.info.keys():
                 PICTURE_PIXELS.check(image.width * image.height, "the picture")
-                image.load()  # other programs write texts behind the pixels
-                if b"IEND" not in data:  # Pillow accepts a file whose end is missing
+                # Some programs write texts behind the pixels, so these must be read.
+                image.load()
+                # Pillow accepts a file whose end is missing.
+                if b"IEND" not in data:
                     raise ValueError("it has no end")
             return {str(key): str(text) for key, text in image.info.items() if isinstance(text, str)}
-    except Exception as error:  # Pillow's decoders raise almost anything for a damaged file
+    except Exception as error:
+        # Pillow's decoders raise almost anything for a damaged file.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WorkflowError(f"{name} is cut short or damaged ({reason}): copy or download it again") from error

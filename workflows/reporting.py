@@ -22,7 +22,8 @@ class Reporter:
         """Print a line when a node is done or comes from the cache."""
         node, width = event.node, len(str(event.total))
         title = node.class_type if node.title in ("", node.class_type) else f"{node.title} ({node.class_type})"
-        self._label = printable(f"{event.index + 1:>{width}}/{event.total} {title}")  # the bar shows it too
+        # The bar of the node shows the same label.
+        self._label = printable(f"{event.index + 1:>{width}}/{event.total} {title}")
         if event.state != "start":
             self.close()
             self.line(f"{self._label}  {'unchanged' if event.state == 'cached' else f'{event.seconds:.2f} s'}")

@@ -37,7 +37,8 @@ def is_report(path: Path) -> bool:
                 return _NOTE in picture.info
         entries = json.loads(path.read_bytes())
         return isinstance(entries, list) and all({"title", "sigmas", "units"} <= entry.keys() for entry in entries)
-    except Exception:  # a file that cannot be read as a report is none
+    except Exception:
+        # A file that cannot be read as a report is no report.
         return False
 
 
@@ -67,7 +68,8 @@ def tell_reports(reports: Sequence[RunReport], path: Path | None, reporter: Repo
         reason = f"--report {path} cannot be written ({error.strerror or error})"
         raise ValueRangeError(f"{reason}: choose another folder") from error
     finally:
-        with contextlib.suppress(OSError):  # the folder may not exist, or be a file
+        # The folder may not exist, or may be a file.
+        with contextlib.suppress(OSError):
             temporary.unlink()
     reporter.line(f"report: {path}")
 

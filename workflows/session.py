@@ -122,6 +122,7 @@ def tuned(args: argparse.Namespace, device: str, dtype: str) -> Any:
         if not 1 <= threads <= MAX_THREADS:
             raise ValueRangeError(f"--threads {threads}: give 1 to {MAX_THREADS}")
         torch.set_num_threads(threads)
+    # Subcommands offer different options, hence hasattr.
     names = ("memory", "graphs", "side_by_side", "wide", "compile", "winograd")
     asked = {name: getattr(args, name) for name in names if hasattr(args, name)}
     return replace(Runtime.choose(device, dtype), chunk=chunk, **asked)
@@ -129,6 +130,7 @@ def tuned(args: argparse.Namespace, device: str, dtype: str) -> Any:
 
 def shortcuts(args: argparse.Namespace) -> Any:
     """Return the `Shortcuts` for the options, None if there are none. Raises ValueRangeError."""
+    # None means that an option was not given: then the Shortcuts node of the workflow decides.
     found = {field: getattr(args, option, None) for option, field in SHORTCUTS.items()}
     given = {field: value for field, value in found.items() if value is not None}
     if getattr(args, "guidance", None) is not None:
@@ -164,6 +166,7 @@ def host_arguments(args: argparse.Namespace) -> dict[str, Any]:
     roots, by_kind = model_folders(
         args.models or [], lambda text: print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
     )
+    # ./models is used only without --models, so that its files never shadow those of a named folder.
     if not args.models and Path("models").is_dir():
         roots = (Path("models"),)
     return {

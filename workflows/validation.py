@@ -90,7 +90,8 @@ def check_outputs(graph: Graph, classes: Mapping[str, type]) -> Checked:
         return Checked(graph, (), [*problems, Problem("", "", str(error))])
     nodes = dict(graph.nodes)
     faulty: set[str] = set()
-    for node_id in needed:  # sources come first
+    # Sources come first, so a fault is known before the nodes that it reaches.
+    for node_id in needed:
         node = nodes[node_id]
         if node.class_type in specs:
             checker = NodeChecker(node, specs, graph, classes[node.class_type])
@@ -99,6 +100,7 @@ def check_outputs(graph: Graph, classes: Mapping[str, type]) -> Checked:
             nodes[node_id] = replace(node, inputs=checker.values)
             if found or any(link.node in faulty for _, link in node.links()):
                 faulty.add(node_id)
+    # ComfyUI refuses a whole prompt with an unknown class, since it cannot know which nodes are output nodes.
     runnable = () if unknown else tuple(node_id for node_id in outputs if node_id not in faulty)
     return Checked(Graph(nodes, graph.workflow), runnable, problems)
 
@@ -132,10 +134,13 @@ def _unknown_class(node: Node, classes: Mapping[str, type]) -> str:
 def _misspelled(name: str, classes: Mapping[str, type]) -> str | None:
     """Return the class whose name differs only by a slip of the pen, if there is one.
 
-    Names of real nodes often share most letters (CLIPVisionLoader, CLIPLoader) and do different work, so a suggestion
-    must have the same number of words, and a long one nearly all letters.
+    Names of nodes that do different work often share most letters (CLIPVisionLoader and CLIPLoader, VAEEncodeTiled and
+    VAEDecodeTiled). So each word must be close to the word in the same place.
     """
-    cutoff = 0.75 if len(name) < 8 else 0.85
-    words = len(_WORD.findall(name[:100]))
-    close = difflib.get_close_matches(name, classes, n=5, cutoff=cutoff)
-    return next((found for found in close if len(_WORD.findall(found)) == words), None)
+    words = _WORD.findall(name[:100])
+    for found in difflib.get_close_matches(name, classes, n=5, cutoff=0.75):
+        others = _WORD.findall(found)
+        ratios = [difflib.SequenceMatcher(None, a, b).ratio() for a, b in zip(words, others, strict=False)]
+        if len(words) == len(others) and min(ratios, default=0.0) >= 0.75:
+            return found
+    return None

@@ -56,6 +56,7 @@ def upload_index(widgets: Sequence[InputSpec]) -> int | None:
     The editor declares the button as one more required input, so it comes after all required widgets, wherever the
     input with the upload option stands.
     """
+    # Only required inputs count: the editor ignores the upload option of optional ones.
     required = [index for index, spec in enumerate(widgets) if spec.required]
     has_button = any(widgets[index].options.get(kind) for index in required for kind in _UPLOADS)
     return required[-1] if has_button else None
@@ -111,7 +112,8 @@ def dynamic_prompt(text: str) -> str:
     """
     text = _without_comments(text)
     result: list[str] = []
-    depth = skipped = 0  # skipped: depth inside alternatives that are not taken, 0 where text is kept
+    # skipped is the depth inside alternatives that are not taken; 0 where text is kept.
+    depth = skipped = 0
     for piece in re.findall(r"\\.|.", text, re.DOTALL):
         if piece == "{":
             depth += 1

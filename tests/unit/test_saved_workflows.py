@@ -335,6 +335,8 @@ def test_kinds_that_do_not_run_here_are_found_by_validation(
         ("KSamplr", "KSampler"),
         ("LoadImge", "LoadImage"),
         ("VAEDecoder", "VAEDecode"),
+        ("VAEEncodeTiled", None),
+        ("ConditioningZeroOuts", "ConditioningZeroOut"),
         ("GrowMask", None),
         ("UpscaleModelLoader", None),
         ("ImageUpscaleWithModel", None),

@@ -55,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
     findings = []
     for item in _findings(args):
         findings.append(item)
-        if not args.json:  # each at once: with large networks a line may take a minute
+        # Print each line at once: with large networks the next one may take a minute.
+        if not args.json:
             mark, advice = ("!", f": {item.remedy}") if item.remedy else (" ", "")
             print(f"{mark} {item.name:<{_NAME_WIDTH}} {item.text}{advice}", flush=True)
     is_well = not any(finding.remedy for finding in findings)
@@ -96,7 +97,7 @@ def _preprocessors(args: argparse.Namespace) -> Iterator[Finding]:
 
 
 def _package(name: str) -> Finding:
-    # every build of OpenCV offers the same module
+    # Every build of OpenCV offers the same module.
     for build in (name, f"{name}-headless") if name == "opencv-python" else (name,):
         try:
             return Finding(name, version(build))
@@ -160,6 +161,7 @@ def _self_check(device: str) -> Finding:
     torch.manual_seed(0)
     unet = UNet(DEMO.unet).to(device).eval()
     net = ControlNet.from_unet(unet).to(device).eval()
+    # Random input is enough: the zero convolutions of a new net give 0 for any feature (section 3.1 of the paper).
     x = torch.randn(1, 4, 16, 16, device=device)
     text = torch.randn(1, 77, DEMO.unet.context_dim, device=device)
     t = torch.tensor([500.0], device=device)

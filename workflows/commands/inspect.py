@@ -46,6 +46,7 @@ def _find(name: str) -> Path:
     path = user_path(name)
     if exists(path):
         return path
+    # A bundled name such as canny_to_image is accepted too, but the error must not suggest one for a model file.
     try:
         return find_workflow(name)
     except MissingFileError:
@@ -54,7 +55,8 @@ def _find(name: str) -> Path:
 
 def _may_be_workflow(path: Path) -> bool:
     """Whether a file is a PNG, or a text that begins as JSON does."""
-    if path.name.endswith(".json") and ".index." in path.name:  # the index of a model in shards
+    # The index of a model in shards is JSON too, but no workflow.
+    if path.name.endswith(".json") and ".index." in path.name:
         return False
     with reading(path), path.open("rb") as file:
         head = file.read(64)
@@ -65,6 +67,7 @@ def _may_be_workflow(path: Path) -> bool:
 
 def as_dict(document: Document) -> dict[str, Any]:
     """Return the facts of a workflow for JSON."""
+    # Nothing is resolved here, so that a workflow with unknown nodes can be inspected too.
     rows = list(_nodes(document))
     models = {value for *_, inputs in rows for value in inputs.values() if _is_model(value)}
     seeds = [inputs[name] for *_, inputs in rows for name in SEED_INPUTS if isinstance(inputs.get(name), int)]

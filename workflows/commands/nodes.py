@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         names = [_find(args.name, classes)]
     if args.json:
+        # Choices of other packs may be of any type, hence default=str.
         print(json.dumps({name: as_dict(read_spec(name, classes[name]), classes[name]) for name in names}, default=str))
     elif args.name is None:
         print("\n".join(_overview({name: classes[name] for name in names})))
@@ -42,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _find(name: str, classes: Mapping[str, type]) -> str:
+    # The prefix of our own nodes may be left out.
     wanted = (name.casefold(), f"cncore_{name}".casefold())
     found = next((key for key in classes if key.casefold() in wanted), None)
     if found is not None:

@@ -69,12 +69,14 @@ def run(args: argparse.Namespace) -> int:
         settings = _settings(args)
         check_folder("--output", args.output)
         jobs = _plan(args, settings)
+        # Before any network is loaded, and before the first hint is written.
         check_targets(jobs, [args.mask] if args.mask else [], overwrite=args.overwrite)
         remove_old_leftovers(jobs)
         mask = None if args.mask is None else read_picture(args.mask).pixels[..., 0]
         library = _library(args)
         settings = replace(settings, sources=hint_sources(settings, jobs, mask, library))
         waiting = [job for job in jobs if args.overwrite or not is_made(job, settings.note)]
+        # With one range over all frames, a single new frame changes all hints.
         if waiting and settings.whole:
             waiting = jobs
         outcome = make_all(waiting, settings, mask, library)
@@ -105,6 +107,7 @@ def open_library(args: argparse.Namespace) -> Library:
 
     options = host_arguments(args)
     named = [folder for kind, folders in options["model_folders"].items() if "annotator" in kind for folder in folders]
+    # Learned preprocessors are small; on a CPU fp16 would be slower than fp32.
     auto = torch.float16 if options["device"].startswith("cuda") else torch.float32
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}.get(args.dtype, auto)
     return Library([*named, *options["models_dirs"]], device=options["device"], dtype=dtype)
@@ -119,6 +122,7 @@ def _settings(args: argparse.Namespace) -> Settings:
     if args.kind != POSE:
         entry = preprocessors.get(args.kind)
         parameters = entry.values(_typed(entry, parameters))
+        # Only these kinds can share a range: those that read all frames together, and those that map values to it.
         whole = (entry.scope == "batch" or entry.ranged) and args.normalize == "batch"
     elif parameters:
         raise ValueRangeError(f"pose has no parameters, got {', '.join(parameters)}")
@@ -185,6 +189,7 @@ def _report(args: argparse.Namespace, jobs: Sequence[Job], kept: int, outcome: O
         failed = f", {len(outcome.failed)} failed" if outcome.failed else ""
         white = f", {outcome.over_white} laid over white for their alpha channel" if outcome.over_white else ""
         print(f"{outcome.made} made, {kept} there already{failed}{white}, in {args.output}")
-    elif not outcome.failed:  # else the object of the error is printed
+    elif not outcome.failed:
+        # With a failure the JSON object of the error is printed instead.
         outputs = [str(job.target) for job in jobs]
         print(json.dumps({"ok": True, "made": outcome.made, "kept": kept, "outputs": outputs}))

@@ -61,7 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the workflow once, or once for each seed. Nodes that do not change between seeds run once."""
     began = time.perf_counter()
-    document = read_document(find_workflow(args.file))  # before torch is imported: a bad file is reported at once
+    # Read the file before torch is imported: a bad file is reported at once.
+    document = read_document(find_workflow(args.file))
     seeds = overrides.parse_seeds(args.seeds) if args.seeds is not None else (None,)
     reporter = Reporter(quiet=args.quiet)
     _check_destinations(args, document)
@@ -73,10 +74,13 @@ def run(args: argparse.Namespace) -> int:
 
     session = open_session(args, reporter.on_step)
     if args.measure:
+        # Measuring samples twice more, so it is only done on request.
         session.host.on_measured = on_measured
+    # Measuring what each block adds costs time on a GPU, so only with --report.
     session.host.on_report, session.host.observe = reports.append, args.report is not None
     session.host.on_note = reporter.line
     graph = overrides.apply_settings(to_graph(document, session.classes), session.classes, args.set)
+    # One cache for all seeds: text encoding and hints run once.
     cache = Cache()
     rows = []
     try:
@@ -106,6 +110,7 @@ def _run_once(graph: Graph, session: Session, cache: Cache, reporter: Reporter, 
 
 def _check_destinations(args: argparse.Namespace, document: Document) -> None:
     """Raise ValueRangeError for an --output or a --report that cannot be written, or must not."""
+    # Checked before the models are loaded: an hour of sampling must not end with an error.
     check_folder("--output", Path(args.output))
     if args.report is not None:
         report_ending(args.report)
@@ -118,7 +123,8 @@ def _check_destinations(args: argparse.Namespace, document: Document) -> None:
 def _texts(data: Any) -> Iterator[str]:
     """Yield all texts of a workflow that could name a picture."""
     pending = [data]
-    while pending:  # not recursive: the file may be nested deeply
+    # Without recursion, because the file may be nested deeply.
+    while pending:
         item = pending.pop()
         if isinstance(item, str) and item.lower().endswith((".png", ".json")):
             yield item
@@ -127,6 +133,7 @@ def _texts(data: Any) -> Iterator[str]:
 
 
 def _row(seed: int | None, result: RunResult, session: Session) -> dict[str, Any]:
+    # Previews are of type "temp": they are not what the workflow was run for.
     saved = [entry for entry in result.ui("images") if entry.get("type") == "output"]
     folder = Path(session.host.output_dir)
     return {
