@@ -43,6 +43,7 @@ def own_nodes() -> dict[str, type]:
 def bind(classes: Mapping[str, type], host: Host) -> dict[str, type]:
     """Subclasses of these node classes that use a host."""
     return {
+        # Subclasses, so that the classes themselves stay unbound: one process may have several hosts.
         name: type(cls.__name__, (cls,), {"host": host, "__module__": cls.__module__, "__doc__": cls.__doc__})
         for name, cls in classes.items()
     }

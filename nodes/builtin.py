@@ -21,6 +21,7 @@ def controlnets(assets: Path) -> Mapping[str, Path]:
     """Name -> file of the built-in ControlNets."""
     files = {path.stem.removeprefix("demo_"): path for path in assets.glob("demo_*.safetensors")}
     kinds = {kind: path for kind, path in files.items() if kind not in _PARTS}
+    # Saved workflows contain the name, never the position, so the order may change.
     known = [kind for kind in _ORDER if kind in kinds]
     others = sorted(kind for kind in kinds if kind not in _ORDER)
     return {f"demo {kind.replace('_', ' ')} {_MARK}": kinds[kind] for kind in [*known, *others]}

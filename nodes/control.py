@@ -16,6 +16,7 @@ from .node import Node
 from .values import BlockWeights, Conditioning, ControlSpec, HintSpec, SpecStack, UnitOptions
 
 CATEGORY = "ControlNet Core/control"
+# Other packs have sockets called STACK or WEIGHTS with other contents: ours need names that nobody else uses.
 STACK = "CNCORE_STACK"
 WEIGHTS = "CNCORE_WEIGHTS"
 SCHEDULE = "CNCORE_SCHEDULE"
@@ -32,6 +33,7 @@ PROMPTS = (
     conditioning("positive", "The encoded prompt."),
     conditioning("negative", "The encoded negative prompt."),
 )
+# The order of ComfyUI's own apply node: the editor saves the values of widgets by position.
 UNIT = (
     control_net("control_net", "The ControlNet, from Load ControlNet or from a native loader."),
     image("image", "The hint, of the kind that the ControlNet was trained on."),
@@ -174,6 +176,7 @@ class BlockWeightsNode(Node):
         preset: str = BY_SLIDERS, preset_first: float = 0.0, preset_last: float = 1.0,
     ) -> tuple[BlockWeights]:  # fmt: skip
         """-> the weights."""
+        # One value for "no preset" in the engine, whatever the node calls it.
         name = "" if preset == BY_SLIDERS else preset
         levels = (full, half, quarter, eighth)
         return (BlockWeights(levels, middle, read_numbers(custom), name, preset_first, preset_last),)
@@ -182,6 +185,7 @@ class BlockWeightsNode(Node):
 def read_numbers(text: str) -> tuple[float, ...]:
     """ "1, 0.5" -> (1.0, 0.5). Raises ValueRangeError for text that is not a list of finite numbers."""
     try:
+        # float() also accepts nan and inf, which would spread over the whole image.
         numbers = tuple(float(part) for part in text.replace(";", ",").split(",") if part.strip())
     except ValueError:
         numbers = (math.nan,)

@@ -96,6 +96,7 @@ class ControlOptions(Node):
         average_over_picture: bool,
     ) -> tuple[UnitOptions]:  # fmt: skip
         """-> the options."""
+        # Without a kind the engine uses the one that SetUnionControlNetType set on the ControlNet.
         kind = "" if hint_type == UNSET else hint_type
         items = read_numbers(per_picture)
         return (UnitOptions(hint_fit, kind, positive_factor, negative_factor, items, average_over_picture),)
@@ -118,4 +119,5 @@ class MoreHints(Node):
 
     def run(self, image: Tensor, hint_type: str, more_hints: tuple[HintSpec, ...] = ()) -> tuple[tuple[HintSpec, ...]]:
         """-> the hints."""
+        # A new tuple: the list that came in may be linked to other nodes as well.
         return ((*more_hints, HintSpec(image, hint_type)),)

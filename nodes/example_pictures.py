@@ -46,6 +46,7 @@ def load_photo(path: Path, view: str, size: int) -> tuple[Tensor, str]:
     with Image.open(path) as image:
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
+        # The largest square in the middle: the demo model was trained on squares.
         square = image.convert("RGB").crop((left, top, left + side, top + side))
         pixels = np.asarray(square.resize((size, size), Image.Resampling.LANCZOS))
     if view == STEREO:

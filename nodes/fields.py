@@ -21,6 +21,7 @@ MAX_SIDE = 16384
 MAX_SEED = 2**64 - 1
 V1_NAMES = {"dynamic_prompts": "dynamicPrompts", "display_mode": "display"}
 """Options of a field that the V1 dictionaries call otherwise."""
+# All options of the V1 dictionaries, in one place: what is not listed here never reaches ComfyUI.
 OPTIONS = (
     "default", "min", "max", "step", "round", "display_mode", "control_after_generate", "multiline", "dynamic_prompts",
     "image_upload", "tooltip", "lazy", "advanced",
@@ -57,6 +58,7 @@ class Field:
     def v1(self, host: Any) -> tuple[Any, ...]:
         """The entry of a V1 dictionary: (type, options), or (choices, options) for a list."""
         given = {V1_NAMES.get(name, name): getattr(self, name) for name in OPTIONS}
+        # ComfyUI has its own defaults for what is missing; a null would replace them.
         options = {name: value for name, value in given.items() if value is not None}
         kind = self.type if self.choices is None else list_choices(self.choices, host)
         return (kind, options) if options else (kind,)
@@ -78,6 +80,7 @@ def list_choices(choices: Choices, host: Any) -> list[str]:
 
 def input_types(fields: Iterable[Field], hidden: Sequence[str], host: Any) -> dict[str, Any]:
     """What a V1 node answers to INPUT_TYPES. hidden: values that ComfyUI fills in, such as "unique_id"."""
+    # ComfyUI expects the group "required", even if it is empty.
     groups: dict[str, Any] = {"required": {}}
     for field in fields:
         groups.setdefault("optional" if field.optional else "required", {})[field.name] = field.v1(host)
@@ -99,6 +102,7 @@ def socket(type: str, name: str, tooltip: str | None = None) -> Field:
     return Field(name, type, tooltip)
 
 
+# ComfyUI links an output to an input only if their types are equal, so these names are ComfyUI's.
 model = partial(socket, "MODEL")
 clip = partial(socket, "CLIP")
 vae = partial(socket, "VAE")
@@ -186,6 +190,7 @@ def window(start: str | None = None, end: str | None = None) -> tuple[Field, Fie
 
 def seed(name: str = "seed", tooltip: str | None = None) -> Field:
     """The seed of the noise; the editor can count it up after each run."""
+    # ComfyUI's range of seeds: the noise generator takes 64 bits.
     return integer(name, 0, 0, MAX_SEED, tooltip, control_after_generate=True)
 
 
@@ -196,6 +201,7 @@ def steps(tooltip: str | None = None) -> Field:
 
 def cfg(name: str = "cfg", default: float = 8.0, tooltip: str | None = None) -> Field:
     """The scale of classifier-free guidance."""
+    # Rounded to 0.01, though the buttons step by 0.1: people type values such as 7.25.
     return number(name, default, 0.0, 100.0, tooltip, step=0.1, round=0.01)
 
 

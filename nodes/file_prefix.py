@@ -49,6 +49,7 @@ def _format_date(form: str, now: time.struct_time) -> str:
 
 def _node_value(token: str, prompt: Any) -> str | None:
     """The value of "Title.input" or "Class.input" in an API-form prompt, if there is one."""
+    # The editor writes the title of a node before the dot, scripts write its class.
     title, dot, name = token.rpartition(".")
     if not dot or not isinstance(prompt, Mapping):
         return None

@@ -38,6 +38,7 @@ def leaves_folder(name: Any) -> bool:
     if not isinstance(name, str):
         return False
     path = name.replace("\\", "/")
+    # The same on every system, so that a workflow from Windows is refused on Linux as well: C: is a drive there.
     return path.startswith(("/", "~")) or ".." in path.split("/") or (len(path) > 1 and path[1] == ":")
 
 
@@ -46,6 +47,7 @@ def name_fault(name: str, ending: int = 0, windows: bool = os.name == "nt") -> s
     if "\0" in name:
         return "contains the character NUL"
     try:
+        # File systems limit the bytes of a name, not its characters: a Korean letter takes three.
         parts = [part.encode() for part in name.replace("\\", "/").split("/")]
     except UnicodeEncodeError as error:
         return f"contains {name[error.start]!r}, which is half a character"
@@ -161,6 +163,7 @@ def find_file(folders: Sequence[Path], name: str, kind: str, endings: frozenset[
             return path
     if not folders:
         raise MissingFileError(f"there is no {kind} {brief(name)}, and no folder for {kind}: give one with --models")
+    # Workflows from other people name files that differ by a version or by an ending.
     near = difflib.get_close_matches(name, list_files(folders, endings), n=1, cutoff=0.5)
     meant = f"did you mean {near[0]!r}? Searched" if near else "searched"
     raise MissingFileError(

@@ -41,6 +41,7 @@ class CompareGrid(Node):
         words = labels.strip("\n").split("\n") if labels.strip() else []
         if len(words) > len(pictures):
             raise ValueRangeError(f"{len(words)} labels for {len(pictures)} images: remove some of the labels")
+        # As many columns as rows, or one more.
         columns = columns or math.ceil(math.sqrt(len(pictures)))
         height = label_height(images.shape[1]) if words else 0
         words += [""] * (len(pictures) - len(words))
@@ -51,6 +52,7 @@ class CompareGrid(Node):
 def resize_batch(batch: Tensor, size: tuple[int, int]) -> Tensor:
     """IMAGE (B, H, W, C) -> (B, 3, h, w) of this size (height, width)."""
     x = batch[..., :3].float().movedim(-1, 1)
+    # Other packs also send images with one channel.
     x = x.expand(-1, 3, -1, -1)
     if tuple(x.shape[-2:]) == tuple(size):
         return x

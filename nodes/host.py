@@ -20,6 +20,7 @@ from ..preprocessors.learned.library import Library
 from .values import Conditioning, Controlled, ControlSpec, Latent
 
 
+# A protocol, not a base class: ComfyUI's side must be importable without any code of the standalone host.
 class Host(Protocol):
     """The interface of a host. MODEL, CLIP, VAE and CONTROL_NET are objects of the host, so they are typed Any."""
 

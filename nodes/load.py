@@ -61,6 +61,7 @@ class LoadControlNet(Node):
 
     def run(self, control_net: str, model: Any = None) -> tuple[Any]:
         """-> CONTROL_NET."""
+        # Without a model, a difference file is completed at the start of the sampling, when its model is known.
         return (self.host.load_controlnet(net_path(self.host, control_net), model),)
 
 
@@ -74,6 +75,7 @@ class ExampleImage(Node):
     INPUTS = (
         choice(
             "picture",
+            # Photographs are listed from the folder, so that more of them can be added there.
             lambda host: [*builtin.photos(host.assets_dir), *example_pictures.SCENES],
             "A photograph, or a scene of the kind that the demo model was trained on.",
         ),

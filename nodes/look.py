@@ -59,6 +59,7 @@ class ControlFidelity(Node):
     )
     OUTPUTS = (
         Output(
+            # The output is called f1, since the first version compared edges only.
             "FLOAT",
             "f1",
             "Mean score of the batch, 0 to 1: F1 for edges, IoU for segments, fraction of correct pixels otherwise.",
@@ -75,6 +76,7 @@ class ControlFidelity(Node):
         maps = self._find(picture, kind) if found is None else _fitted_map(found, picture)
         results, drawings = [], []
         for i, pixels in enumerate(picture[..., :3].cpu().numpy()):
+            # One hint may belong to a whole batch of images, so it is repeated.
             expected, there = wanted[i % len(wanted)], None if maps is None else maps[i % len(maps)]
             results.append(agreement(kind, expected, pixels, there, tolerance))
             drawings.append(draw_comparison(expected, pixels, results[-1]))
@@ -103,6 +105,7 @@ def agreement(kind: str, hint: np.ndarray, picture: np.ndarray, found: np.ndarra
     if found is None:
         return fidelity.compare_segments_by_colour(_rgb(hint), picture)
     if kind in EDGE_KINDS:
+        # Soft edges have gray values: half of the range counts as an edge.
         return fidelity.compare_edges(hint.max(axis=-1) > 0.5, found.max(axis=-1) > 0.5, pixels)
     compare, form = DENSE[kind]
     return compare(form(hint), form(found))

@@ -19,6 +19,7 @@ from .folders import inside, publish, remove_leftovers, temporary_file
 from .node import Node, with_text
 
 CATEGORY = "ControlNet Core/train"
+# The name that people know each layout by -> the name in `save_controlnet`.
 LAYOUTS: dict[str, LayoutName] = {"cldm": "ldm", "diffusers": "diffusers", "core": "core"}
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 LAYOUT = choice(
@@ -46,6 +47,7 @@ def write_numbered(folder: Path, prefix: str, write: Callable[[Path], object]) -
 
     write: writes the file under the name that it gets. Raises PathError for a prefix that leaves the folder.
     """
+    # Links are not followed: a link in the output folder must not let a workflow write elsewhere.
     names = (inside(folder, f"{prefix}_{n:05d}.safetensors", follow_links=False) for n in itertools.count(1))
     first = next(names)
     remove_leftovers(first.parent)
@@ -131,11 +133,13 @@ class TransferControlNet(Node):
         self, control_net_name: str, source: str, target: str, strength: float, dtype: str, filename_prefix: str
     ) -> tuple[Any, str]:
         """-> CONTROL_NET, the file's path. Raises UnfitError for ControlNets and checkpoints of different families."""
+        # Imported here, since no other node needs the training code.
         from ..controlnet_core.training.transfer_controlnet import transfer_controlnet
 
         net, identity = load_controlnet(net_path(self.host, control_net_name))
         before, after = (load_unet(base_path(self.host, name)) for name in (source, target))
         moved = transfer_controlnet(net, before, after, strength)
+        # Not every checkpoint file tells its family; then it is that of the ControlNet.
         family = identify_file(base_path(self.host, target)).family or identity.family
         note = f"Transfer ControlNet: {control_net_name} + {strength:g} x ({target} - {source})"
         path = write_net(self.host, moved, filename_prefix, "cldm", dtype, family, note)

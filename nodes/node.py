@@ -27,6 +27,7 @@ class Node:
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
+        # ComfyUI reads these attributes from the class, so they are set when the class is defined.
         if "__doc__" in vars(cls) and cls.__doc__:
             cls.DESCRIPTION = " ".join(inspect.cleandoc(cls.__doc__).split("\n\n")[0].split())
         if "OUTPUTS" in vars(cls):

@@ -72,6 +72,7 @@ def read_picture(path: Path, on_note: Callable[[str], None] | None = None) -> tu
     # As in ComfyUI, colours are not multiplied by alpha: inpainting needs the colours under the mask.
     frames = list(read_frames(path, PICTURE_PIXELS))
     height, width = frames[0].pixels.shape[:2]
+    # A batch needs one size; thumbnails in a file have another one.
     taken = [frame for frame in frames if frame.pixels.shape[:2] == (height, width)]
     images = np.empty((len(taken), height, width, 3), np.float32)
     for image, frame in zip(images, taken, strict=True):
@@ -128,6 +129,7 @@ def save_pictures(
     if images.ndim != 4 or 0 in images.shape or images.shape[-1] not in (1, 3, 4):
         raise ShapeError(f"the images have shape {tuple(images.shape)}, expected (batch, height, width, 3)")
     height, width = images.shape[1:3]
+    # Prefixes of workflows from Windows contain backslashes.
     name = posixpath.normpath(expand_prefix(prefix, width, height, prompt).replace("\\", "/"))
     target = inside(folder, DEFAULT_PREFIX if name == "." else name, follow_links=False)
     subfolder = target.parent.relative_to(folder).as_posix()
@@ -181,6 +183,7 @@ def _write(folder: Path, stem: str, data: bytes) -> Path:
 
 
 def _unwritable(folder: Path, error: OSError) -> CoreError:
+    # Most other errors are about the name: too long, or not allowed by the file system.
     remedy = "free some space" if error.errno in DISK_FULL else "choose another name"
     return CoreError(
         f"the image cannot be written into {folder} ({error.strerror or error}): {remedy}, or "

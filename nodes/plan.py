@@ -52,6 +52,7 @@ class ControlPlan(Node):
         height, width = latent["samples"].shape[-2:]
         wanted = SampleSettings(**settings)
         plan = plan_of(controlled, wanted, height)
+        # ComfyUI manages memory itself, so inside ComfyUI this text is empty.
         memory = self.host.memory(model, positive, latent, wanted)
         text = "\n\n".join(part for part in (describe(plan), self._describe_shortcuts(model), memory) if part)
         hints = hints_as_seen(controlled, height, width)
@@ -68,6 +69,7 @@ class ControlPlan(Node):
 
 def plan_of(controlled: Controlled, settings: SampleSettings, latent_height: int) -> RunPlan:
     """The plan of a run with these settings. latent_height: in latent cells."""
+    # The same function that the sampler uses, so the plan lists exactly the steps that will run.
     sigmas = cut_sigmas(controlled.schedule, settings)
     title = f"{settings.sampler} / {settings.scheduler}"
     base, schedule = controlled.config.unet, controlled.schedule
@@ -79,6 +81,7 @@ def hints_as_seen(controlled: Controlled, height: int, width: int) -> Tensor:
 
     height, width: of the latent, in cells.
     """
+    # A batch of images needs one size, so all hints are shown at the size of the image.
     hints = [hint for unit in controlled.units for hint in _fitted_hints(unit, controlled, height, width)]
     if not hints:
         factor = controlled.config.vae.factor

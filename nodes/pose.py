@@ -50,6 +50,7 @@ class PoseRender(Node):
         """-> IMAGE (frames, H, W, 3), POSE_KEYPOINT, what was drawn. Raises ValueRangeError."""
         with core_errors():
             source, poses = _poses(json, template, width, height, pose_keypoint)
+            # Keypoints of another node may be in pixels of another image, or in fractions.
             sized = [frame.resized(height or frame.height, width or frame.width) for frame in poses]
             strokes = pose.Strokes().times(stroke)
             hint = torch.from_numpy(pose.render(sized, strokes=strokes, body=body, hands=hands, face=face))
@@ -59,6 +60,7 @@ class PoseRender(Node):
 
 def _poses(json: str, template: str, width: int, height: int, pose_keypoint: Any) -> tuple[str, tuple[pose.Pose, ...]]:
     """The source in words, and one pose for each frame."""
+    # A linked input is chosen on purpose, while text fields may contain what was typed before.
     if pose_keypoint is not None:
         return "keypoints", pose.read_poses(pose_keypoint, height=height or None, width=width or None)
     if json.strip():

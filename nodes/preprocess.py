@@ -66,6 +66,7 @@ class HintNode(Node):
                 entry,
                 image,
                 library=self.host.library() if entry.weights else None,
+                # The hint keeps the size at which it was made: Apply ControlNet resizes it once, to the latent.
                 output="detect_size",
                 progress=self.host.progress,
                 **options,
@@ -106,6 +107,7 @@ class Preprocess(HintNode):
     @classmethod
     def VALIDATE_INPUTS(cls, kind: Any = None, settings: Any = None) -> bool | str:
         """True, or a message about settings that the kind does not have. A linked input is checked when it arrives."""
+        # None while the input is linked; ComfyUI calls `run` later with the value.
         if not isinstance(kind, str):
             return True
         try:
@@ -133,6 +135,7 @@ class FamilyNode(HintNode):
     def run(self, image: Tensor, resolution: int, kind: str = "", mask: Tensor | None = None, **given: Any) -> Any:
         """-> IMAGE (B, H, W, 3), what ran."""
         kind = kind or self.family.kinds[0]
+        # Families without these fields use the defaults of `process`.
         options = {name: given[name] for name in ("normalize", "seed") if name in given}
         return self.make(
             preprocessors.get(kind),
@@ -179,6 +182,7 @@ def _node_class(family: Family) -> type:
         "__doc__": f"{family.help} {_NATURES[family.entries[0].nature]}" if len(family.kinds) == 1 else family.help,
         "__module__": __name__,
     }
+    # One class has one list of outputs, so keypoints exist only where every kind of the family finds people.
     base = PoseFamilyNode if all(entry.posed for entry in family.entries) else FamilyNode
     return type(f"{family.name}Node", (base,), attributes)
 
@@ -190,6 +194,7 @@ def family_fields(family: Family) -> tuple[Field, ...]:
     settings = [setting_field(setting, family) for setting in family.fields]
     settings += [_NORMALIZE] if family.has_range else []
     settings += [_SEED] if family.is_seeded else []
+    # The mask stays the last input, where it was in saved workflows.
     settings += [] if family.needs_mask else [_MASK]
     return (*required, *optional(*settings))
 
@@ -289,6 +294,7 @@ def read_settings(text: str) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
+    # The preprocessor knows the type of each setting and converts numbers; only words must be told from them.
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:

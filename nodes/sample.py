@@ -56,6 +56,7 @@ class ControlReport(Node):
     CATEGORY = "ControlNet Core/look"
     SEARCH_ALIASES = ["debug", "profile", "residual norms", "statistics"]
     OUTPUT_NODE = True
+    # The same inputs, so that one node can be replaced by the other in a workflow.
     INPUTS = Sample.INPUTS
     OUTPUTS = (
         Output("LATENT", "latent", "The generated latent, the same as from Sample."),
@@ -68,6 +69,7 @@ class ControlReport(Node):
     ) -> dict[str, Any]:
         """-> LATENT, the report, IMAGE (1, H, W, 3)."""
         wanted = SampleSettings(**settings)
+        # Observing computes the norm of every residual in each step, so Sample does without it.
         recorder = Recorder(wanted.title, observe=True)
         result = self.host.sample(model, positive, negative, latent, wanted, recorder)
         report = recorder.report()

@@ -65,7 +65,9 @@ class BlockSensitivity(Node):
         x0 = latent["samples"]
         names = block_names(len(chosen.weights(controlled.config.unet, x0.shape[-2])))
         measured = sampled_steps(steps, samples)
+        # cfg 1 skips the negative prompt: control of it does not change the prediction that is measured.
         settings = SampleSettings(seed, steps, cfg=1.0, sampler="euler", scheduler="normal", leftover_noise=False)
+        # Outside of a noise mask the result is the input, which does not depend on the ControlNet.
         plain = {key: value for key, value in latent.items() if key != "noise_mask"}
 
         def predict(point: int, factors: tuple[float, ...]) -> Tensor:

@@ -91,5 +91,6 @@ class ShortcutsNode(Node):
 
     def run(self, model: Any, unique_id: str | None = None, **fields: Any) -> dict[str, Any]:
         """-> MODEL, what will be skipped. Raises ValueRangeError for fields that contradict each other."""
+        # The node's ID lets the host show on it, after each run, what was skipped.
         result, text = self.host.shorten(model, Shortcuts(**fields), unique_id)
         return with_text(text, result, text)

@@ -60,6 +60,8 @@ class TrainControlNet(Node):
         from ..controlnet_core.training.loop import Recipe
 
         base = load_checkpoint(base_path(self.host, checkpoint), dtype=torch.float32)
+        # In runs of some hundred steps the usual beta2 of 0.999 would remember the gradients of the start until the
+        # end.
         recipe = Recipe(
             numbers["steps"], numbers["batch"], numbers["learning_rate"], seed=numbers["seed"],
             betas=(0.9, 0.99) if numbers["quick"] else (0.9, 0.999),
@@ -92,6 +94,7 @@ class TrainControlNet(Node):
             f"loss by {probe.control:.1%} ({probe.certainty:.1f} standard errors): "
             f"{'it controls' if probe.appeared else 'it does not control yet, train for longer'}; saved as {path}"
         )
+        # Loaded from its file, so that the node returns exactly what a later run will load.
         return self.host.load_controlnet(path), report, samples.movedim(1, -1)
 
 

@@ -13,6 +13,7 @@ from ..controlnet_core.errors import ShapeError, UnfitError, ValueRangeError
 from ..controlnet_core.models.control import ControlModel
 from .values import Conditioning, ControlSpec
 
+# Every family of Stable Diffusion has a text encoder of its own width, so the width tells which one was used.
 BASES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SDXL", 1280: "SDXL's refiner"}
 """Base models by the width of the text that they read."""
 
@@ -47,6 +48,7 @@ def unit_of(spec: ControlSpec, net: ControlModel, hint: Tensor, name: str, kind:
 
 def hint_of(image: Tensor) -> Tensor:
     """IMAGE (B, H, W, C) or (H, W, C) -> hint (B, C, H, W). Raises ShapeError or ValueRangeError."""
+    # Some packs send one image without a batch dimension.
     if image.ndim == 3:
         image = image[None]
     if image.ndim != 4 or 0 in image.shape:
@@ -66,6 +68,7 @@ def add_units(conditioning: Conditioning, units: Sequence[ControlUnit], *, to_un
     for text, options in conditioning:
         for unit in units:
             check_text(unit, text)
+        # A new tuple for each entry: other nodes may use the conditioning that came in.
         control = (*(options.get("control") or ()), *units)
         result.append([text, {**options, "control": control, "control_apply_to_uncond": to_uncond}])
     return result

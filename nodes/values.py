@@ -31,6 +31,7 @@ from ..controlnet_core.pipeline import DiffusionModel
 Clip: TypeAlias = TextEncoder | DualTextEncoder
 """A CLIP without ComfyUI."""
 Conditioning: TypeAlias = list[list[Any]]
+# Mappings, since nodes of other packs add keys of their own, which have to survive.
 Latent: TypeAlias = Mapping[str, Any]
 """{"samples": (B, 4, h, w)}, not scaled for the UNet; may have "noise_mask" (B, 1, H, W) and "batch_index" (list of
 int: the position of each row in the batch that the noise is made for)."""
@@ -139,6 +140,7 @@ class ControlSpec:
     hints: tuple[HintSpec, ...] = ()
 
 
+# A tuple: a stack is linked to several nodes, and none of them may change it for the others.
 SpecStack: TypeAlias = tuple[ControlSpec, ...]
 """A CNCORE_STACK."""
 

@@ -37,6 +37,7 @@ def decode_latents(
     if tile is None:
         rows, tile = _plan(model, samples, backend, on_note)
     with torch.inference_mode(), _named_memory_error(samples):
+        # The batch is decoded in parts: a decoder needs far more memory for an image than the UNet for its latent.
         pictures = []
         for part in scale_latent(samples, model.config).split(rows):
             x = _on_device(part, backend)
@@ -48,6 +49,7 @@ def decode_latents(
 def encode_pictures(vae: Vae | None, pixels: Tensor, backend: Backend) -> Tensor:
     """IMAGE (B, H, W, C), cropped to a multiple of the autoencoder's factor -> latents (B, 4, H/8, W/8)."""
     model = _placed(vae, backend)
+    # Three channels: ComfyUI passes images with alpha through many nodes.
     pixels = crop_to_multiple(pixels[..., :3], model.config.factor)
     with torch.inference_mode(), _named_memory_error(pixels):
         latents = model.encode(_on_device(pixels.movedim(-1, 1) * 2.0 - 1.0, backend))

@@ -71,6 +71,7 @@ def _is_ridge(strength: Tensor, gx: Tensor, gy: Tensor) -> Tensor:
 
 def _grow(strong: Tensor, weak: Tensor) -> Tensor:
     """Strong pixels, and all weak pixels that are connected to them."""
+    # Each round extends the edges by one pixel; most images need few rounds.
     while True:
         wider = (F.max_pool2d(strong.float(), 3, stride=1, padding=1) > 0.0) & (weak | strong)
         if torch.equal(wider, strong):

@@ -61,6 +61,7 @@ class ConditioningAverage(ConditioningNode):
         share = conditioning_to_strength
         result = []
         for text, options in conditioning_to:
+            # The texts may have different lengths: as in ComfyUI, the second is cut or filled up with zeros.
             fitted = torch.zeros_like(text)
             length = min(text.shape[1], other.shape[1])
             fitted[:, :length] = other[:, :length]
@@ -95,6 +96,7 @@ class ConditioningSetArea(ConditioningNode):
         self, conditioning: Conditioning, width: int, height: int, x: int, y: int, strength: float
     ) -> tuple[Conditioning]:
         """-> CONDITIONING."""
+        # Areas are stored in latent cells of 8 pixels. A rectangle that a mask set before must no longer count.
         area = (height // 8, width // 8, y // 8, x // 8)
         return (with_options(conditioning, area=area, strength=strength, set_area_to_bounds=False),)
 
@@ -108,6 +110,7 @@ class ConditioningSetAreaPercentage(ConditioningNode):
         self, conditioning: Conditioning, width: float, height: float, x: float, y: float, strength: float
     ) -> tuple[Conditioning]:
         """-> CONDITIONING."""
+        # Resolved when the sampling starts, since only then the size of the latent is known.
         area = ("percentage", height, width, y, x)
         return (with_options(conditioning, area=area, strength=strength, set_area_to_bounds=False),)
 
@@ -129,6 +132,7 @@ class ConditioningSetMask(ConditioningNode):
 
     def run(self, conditioning: Conditioning, mask: Tensor, strength: float, set_cond_area: str) -> tuple[Conditioning]:
         """-> CONDITIONING."""
+        # Some packs send masks without a batch dimension.
         mask = mask[None] if mask.ndim < 3 else mask
         bounds = set_cond_area != "default"
         return (with_options(conditioning, mask=mask, set_area_to_bounds=bounds, mask_strength=strength),)
@@ -145,6 +149,7 @@ class ConditioningZeroOut(ConditioningNode):
         result = []
         for text, options in conditioning:
             pooled = options.get("pooled_output")
+            # SDXL also reads the pooled text, which has to be zero as well.
             zeroed = {} if pooled is None else {"pooled_output": torch.zeros_like(pooled)}
             result.append([torch.zeros_like(text), {**options, **zeroed}])
         return (result,)

@@ -47,6 +47,7 @@ def to_conditions(
     that does not fit the label vector.
     """
     label_dim = None if config is None else config.unet.label_dim
+    # Both halves are needed before either is complete: areas and shared control go from one to the other.
     halves = []
     for name, conditioning in (("positive", positive), ("negative", negative)):
         if not conditioning:
@@ -79,6 +80,7 @@ def share_control(negative: Sequence[Condition], shared: Sequence[ControlStack])
     if not plain or any(negative[i].units for i in plain):
         return result
     for index, units in enumerate(shared):
+        # As in ComfyUI, in turn: a batch of prompts need not have as many negatives.
         target = plain[index % len(plain)]
         result[target] = replace(negative[target], units=units)
     return result
@@ -95,6 +97,7 @@ def _with_area_of(half: Sequence[Condition], other: Sequence[Condition]) -> list
         around = [c for c in result if _covers(c.area, area)]
         if not around:
             continue
+        # Areas may be nested: the closest one says best what is wanted there.
         smallest = min(around, key=lambda c: float("inf") if c.area is None else c.area.height * c.area.width)
         if smallest.area != area:
             result.append(replace(template, text=smallest.text, label=smallest.label))
@@ -162,6 +165,7 @@ def _mask(options: dict[str, Any], size: tuple[int, int]) -> Tensor | None:
         return None
     mask = mask.float().reshape(-1, 1, *mask.shape[-2:])
     if tuple(mask.shape[-2:]) != size:
+        # Bilinear, as in ComfyUI: a soft border of the mask stays soft.
         mask = F.interpolate(mask, size=size, mode="bilinear")
     return mask[:, 0]
 
@@ -176,6 +180,7 @@ def _area(options: dict[str, Any], mask: Tensor | None, size: tuple[int, int]) -
         height, width, top, left = (round(a * s) for a, s in zip(area[1:], size * 2, strict=True))
         area = (max(1, height), max(1, width), top, left)
     height, width, top, left = (int(a) for a in area)
+    # An area may reach over the border, as when a workflow is used at a smaller size.
     rows, columns = min(height, size[0] - top), min(width, size[1] - left)
     if rows < 1 or columns < 1:
         raise ShapeError(

@@ -31,6 +31,7 @@ class ControlNetApply(Node):
         self, conditioning: Conditioning, control_net: ControlNetHandle, image: Tensor, strength: float
     ) -> tuple[Conditioning]:
         """-> CONDITIONING."""
+        # As in ComfyUI: nothing is applied, so not even the base model has to match.
         if strength == 0:
             return (conditioning,)
         unit = self.host.unit(ControlSpec(control_net, image, strength))

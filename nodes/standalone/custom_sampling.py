@@ -177,12 +177,14 @@ class SamplerCustomAdvanced(Node):
     ) -> tuple[Latent, Latent]:
         """-> the LATENT (noisy where the sigmas do not end in 0), and the last prediction of it without noise."""
         settings = SampleSettings(
+            # An empty table of sigmas is allowed and returns the latent; the settings need at least one step.
             noise.seed, max(1, len(sigmas) - 1), guider.cfg, sampler, "custom", add_noise=noise.is_added,
             sigmas=tuple(sigmas.tolist()),
         )  # fmt: skip
         predictions: list[Tensor] = []
 
         def watch(step: Step) -> None:
+            # Only the last prediction is returned, so only one is kept.
             predictions[:] = [step.denoised]
 
         halves = (guider.positive, guider.negative)

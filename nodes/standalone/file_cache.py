@@ -29,6 +29,7 @@ class FileCache:
             stat = path.stat()
         except OSError:
             return load(path)  # raises an error that names the file and the reason
+        # Resolved: the same file may be found under two names, through a link.
         key = (kind, path.resolve(), stat.st_mtime_ns, stat.st_size)
         if key not in self._loaded:
             self._loaded[key] = load(path)

@@ -29,6 +29,7 @@ class InputPictureNode(Node):
     @classmethod
     def IS_CHANGED(cls, image: str, **others: Any) -> str:
         """A digest of the file, so that an image that was edited is read again."""
+        # By content, since an editor may save an image twice within the resolution of file times.
         return hashlib.sha256(cls.path(image).read_bytes()).hexdigest()
 
     @classmethod

@@ -108,6 +108,7 @@ class StandaloneHost:
 
     def folders(self, kind: str) -> tuple[Path, ...]:
         """Folders in which files of a kind are looked for."""
+        # Folders that were named for a kind go before the subfolders of a models folder, as in ComfyUI.
         names = (kind, *ALIASES.get(kind, ()))
         own = [folder for name in names for folder in self.model_folders.get(name, ())]
         return (*own, *(root / name for root in self.models_dirs for name in names))
@@ -149,6 +150,7 @@ class StandaloneHost:
 
     def load_clip(self, paths: Sequence[Path]) -> Clip:
         """CLIP of one file, or of SDXL's two."""
+        # The cache has one path as key, so the other files are part of the kind.
         others = [str(path) for path in paths[1:]]
         return self._cache.get(" ".join(["clip", *others]), paths[0], lambda p: load_text_encoder([p, *paths[1:]]))
 
@@ -187,7 +189,9 @@ class StandaloneHost:
 
     def library(self) -> Library:
         """Where learned preprocessors find their networks: folders for annotators first, then the models folders."""
+        # Created at the first use: most workflows need no learned preprocessor.
         if self._library is None:
+            # Packs name these folders differently, but with this word in it: controlnet_annotators, annotator_ckpts.
             named = (f for kind, found in self.model_folders.items() if "annotator" in kind for f in found)
             runtime = self.runtime
             self._library = Library([*named, *self.models_dirs], device=str(runtime.device), dtype=runtime.dtype)
@@ -202,6 +206,7 @@ class StandaloneHost:
         """
         if clip is None:
             raise CheckpointError("the checkpoint has no text encoder: load one that has")
+        # CLIP is loaded on the CPU; it is moved at its first prompt, and stays.
         encoder = clip.to(device=self.runtime.device, dtype=self.runtime.dtype)
         with torch.inference_mode():
             if first is None:
@@ -241,6 +246,7 @@ class StandaloneHost:
 
     def controlled(self, model: Model, conditioning: Conditioning) -> Controlled:
         """The units on a conditioning, each once, with the model's noise levels and shapes."""
+        # Both halves and several prompts share units: a dict keeps each once and in order.
         units = dict.fromkeys(unit for _, options in conditioning for unit in options.get("control") or ())
         return Controlled(tuple(units), model.diffusion.schedule, model.diffusion.config)
 

@@ -66,6 +66,7 @@ class ImageScaleToTotalPixels(ImageNode):
     def run(self, image: Tensor, upscale_method: str, megapixels: float) -> tuple[Tensor]:
         """-> IMAGE."""
         rows, columns = image.shape[1:3]
+        # ComfyUI rounds the number of pixels down before it computes the scale.
         scale = math.sqrt(int(megapixels * 1024 * 1024) / (columns * rows))
         return (resize_image(image, round(columns * scale), round(rows * scale), upscale_method),)
 
@@ -88,6 +89,7 @@ class ImageBatch(ImageNode):
     def run(self, image1: Tensor, image2: Tensor) -> tuple[Tensor]:
         """-> IMAGE."""
         if image1.shape[1:3] != image2.shape[1:3]:
+            # Bilinear and cropped at the centre, whatever the sizes, as in ComfyUI.
             image2 = resize_image(image2, image1.shape[2], image1.shape[1], "bilinear", "center")
         return (torch.cat((image1, image2)),)
 

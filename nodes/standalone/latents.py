@@ -90,6 +90,7 @@ class LatentFromBatch(LatentNode):
         result = {**samples, "samples": x[rows].clone(), "batch_index": indices}
         mask = samples.get("noise_mask")
         if mask is not None and len(mask) > 1:
+            # A batch of masks may be smaller than the batch of latents, and is repeated.
             repeats = math.ceil(len(x) / len(mask))
             result["noise_mask"] = mask.repeat(repeats, 1, 1, 1)[: len(x)][rows]
         return (result,)

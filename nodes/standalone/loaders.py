@@ -12,6 +12,8 @@ from ..values import Clip, ControlNetHandle, Model, Vae
 
 NET = files("control_net_name", "controlnet")
 LORA = files("lora_name", "loras")
+# ComfyUI's lists are complete, so that a workflow for another base model is refused with a reason, and not as a value
+# that is unknown.
 ONE_ENCODER = ("stable_diffusion",)
 OTHER_ONE = (
     "stable_cascade", "sd3", "stable_audio", "mochi", "ltxv", "pixart", "cosmos", "lumina2", "wan", "hidream",
@@ -83,6 +85,7 @@ class LoraLoaderModelOnly(LoraLoader):
 
     def run(self, model: Model, lora_name: str, strength_model: float) -> tuple[Model]:  # type: ignore[override]
         """-> MODEL."""
+        # Without a CLIP the part for the text encoder is skipped.
         return super().run(model, None, lora_name, strength_model, 0.0)[:1]
 
 

@@ -39,6 +39,7 @@ def apply_lora(
 
 def _report_unplaced(lora: LoraFile, placed: Sequence[Placed], model: Model) -> None:
     """Raise UnfitError where no update fits; log the updates that do not fit."""
+    # A LoRA for another base fits nowhere; one with a few unknown names is common and works.
     applied = sum(len(part.updates) for part in placed)
     left = [name for part in placed for name in part.unplaced]
     name = lora.path.name

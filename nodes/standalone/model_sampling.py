@@ -28,6 +28,7 @@ PLAYGROUND = VAEConfig(
 
 def retrained(model: Model, parametrization: Parametrization, noise: NoiseConfig, **config: Any) -> Model:
     """The MODEL, sampled as a model that was trained with this noise and predicts this quantity."""
+    # LoRAs stay on the MODEL: they are merged into the base when it is sampled.
     base = model.base
     changed = replace(base.config, parametrization=parametrization, noise=noise, **config)
     return replace(model, base=replace(base, config=changed, schedule=make_schedule(noise)))

@@ -14,6 +14,7 @@ class PrimitiveInt(Node):
 
     CATEGORY = "utils/primitive"
     RETURN_TYPES = ("INT",)
+    # ComfyUI's limits: JavaScript cannot represent larger integers anyway.
     INPUTS = (integer("value", 0, -sys.maxsize, sys.maxsize, control_after_generate=True),)
 
     def run(self, value: Any) -> tuple[Any]:

@@ -18,6 +18,7 @@ def resize(x: Tensor, width: int, height: int, method: str, crop: str = "disable
     """(B, C, h, w) -> (B, C, height, width). crop: "center" crops to the new aspect ratio first."""
     if width < 1 or height < 1:
         raise ShapeError(f"the new size is {width}x{height}: both sides must be at least 1")
+    # Cropping first: the proportions of what is left do not change.
     if crop == "center":
         x = crop_to_aspect(x, width / height)
     if method == "lanczos":

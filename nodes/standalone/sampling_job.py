@@ -96,5 +96,6 @@ def describe_memory(
     sigmas = cut_sigmas(diffusion.schedule, settings).tolist()
     job = Job(diffusion.unet, diffusion.config, diffusion.schedule, *conditions, tuple(samples.shape), sigmas)
     run = Run(shortcuts, waits_for_results(runtime.device))
+    # CUDA graphs keep all work buffers of a step, so they need more memory.
     graphs = runtime.graphs and not why_never(run, runtime.device)
     return plan_run(job, backend, shortcuts, graphs).words()

@@ -48,6 +48,7 @@ class VAEDecodeTiled(Node):
 
     def run(self, samples: Latent, vae: Vae, tile_size: int, overlap: int = 64, **temporal: int) -> tuple[Tensor]:
         """-> IMAGE. The temporal inputs are for video models and have no effect here."""
+        # ComfyUI's limit. Larger overlaps would decode most pixels several times.
         overlap = min(overlap, tile_size // 4)
         factor = FACTOR if vae is None else vae.factor
         return (self.host.decode(vae, samples["samples"], tile_size // factor, overlap // factor),)
@@ -139,5 +140,6 @@ def grow(mask: Tensor, pixels: int) -> Tensor:
     """A mask (B, 1, H, W) of 0 and 1, with each 1 widened to a square of side `pixels`."""
     if pixels <= 1:
         return mask
+    # An even side makes the result one pixel larger, which is cut off.
     wide = F.max_pool2d(mask, pixels, stride=1, padding=pixels // 2)
     return wide[:, :, : mask.shape[2], : mask.shape[3]]
