@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import CoreError
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -67,9 +69,15 @@ class Page:
 
 @contextmanager
 def new_page(width: int, height: int) -> Iterator[Page]:
-    """Open a page of this size; draw on it, and read its `pixels()`, inside the `with` block."""
-    from matplotlib import style
-    from matplotlib.figure import Figure
+    """Open a page of this size; draw on it, and read its `pixels()`, inside the `with` block.
+
+    Raises CoreError if matplotlib is not installed.
+    """
+    try:
+        from matplotlib import style
+        from matplotlib.figure import Figure
+    except ImportError as error:  # ComfyUI itself does not need it, and a pack may be copied without its requirements
+        raise CoreError(f"pictures of plans and reports need matplotlib ({error}): pip install matplotlib") from error
 
     # ComfyUI runs many packs in one process, and some change matplotlib's defaults: use the original ones here. Names
     # of files are not TeX: one with a "$" would be typeset as a formula, or fail.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import matplotlib.style
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.diffusion.noise import noise_source
 from comfyui_controlnet_core.controlnet_core.diffusion.samplers import SAMPLERS, get_sampler
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import make_sigmas, scaled_linear
+from comfyui_controlnet_core.controlnet_core.errors import CoreError
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 
 SCHEDULE = scaled_linear()
@@ -113,3 +116,9 @@ def test_a_picture_depends_on_its_input_alone() -> None:
 
 def test_spans() -> None:
     assert spans([1, 2, 3, 7, 9, 10]) == "1-3, 7, 9-10"
+
+
+def test_a_missing_matplotlib_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # what Python itself does for a module that cannot be imported
+    with pytest.raises(CoreError, match="pip install matplotlib"):
+        draw_plan(plan(), [])
