@@ -38,7 +38,8 @@ HEADER_BYTES = Limit(
     32_000_000, "bytes", "SDXL's header has 0.3 MB, a LoRA's with all its training captions a few MB; JSON takes 20x"
 )
 JSON_BYTES = Limit(8_000_000, "bytes", "the index of a sharded model has 0.2 MB; a parsed JSON file takes 20x as much")
-TENSORS = Limit(200_000, "values", "SDXL with its training state has about 10,000")
+JSON_PARTS = Limit(300_000, "lists and tables", "SDXL's header has 7,500; Python parses a million in two seconds")
+TENSORS = Limit(50_000, "values", "SDXL with its training state has about 10,000")
 KEY_LENGTH = Limit(
     1_000, "characters", "names of weights have about 100; long names times many tensors fill the memory"
 )
@@ -51,7 +52,7 @@ TUPLE_VALUES = Limit(
 )
 UNPACKED_RATIO = Limit(4, "times its size on disk when unpacked", "PyTorch stores weights unpacked; they pack to 90 %")
 SHARED_RATIO = Limit(4, "times its size on disk as tensors", "tied weights are shared once; views can repeat endlessly")
-MODEL_BLOCKS = Limit(512, "blocks", "SDXL's ControlNet has 89; building one takes about a millisecond")
+MODEL_BLOCKS = Limit(256, "blocks", "SDXL's ControlNet has 89; building one takes a few milliseconds")
 CONFIG_NUMBER = Limit(10_000_000, "as a number", "the largest one in use is a vocabulary of 250,000 words")
 HEADS = Limit(1_024, "attention heads", "SDXL's widest layer has 20")
 

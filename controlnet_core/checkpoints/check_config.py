@@ -10,15 +10,7 @@ from dataclasses import is_dataclass
 from math import isfinite
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ..config import (
-    AdapterConfig,
-    ControlNetConfig,
-    DerivedConfig,
-    ModelConfig,
-    TextConfig,
-    UNetConfig,
-    VAEConfig,
-)
+from ..config import AdapterConfig, ControlNetConfig, DerivedConfig, ModelConfig, TextConfig, UNetConfig, VAEConfig
 from ..errors import CheckpointError
 from ..limits import CONFIG_NUMBER, MODEL_BLOCKS
 

@@ -1,7 +1,7 @@
 """Files that are complete only with their base: difference files and Control-LoRAs.
 
-Both are in the original layout. A difference file marks itself by a key `difference`; a Control-LoRA
-by `lora_controlnet`, and keeps pairs `NAME.up`, `NAME.down` for the weight `NAME.weight`.
+Both are in the original layout. A difference file has a key `difference`, a Control-LoRA a key `lora_controlnet` and
+pairs `NAME.up`, `NAME.down` for the weight `NAME.weight`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .keymap import KeyMap, matcher
 SHOWN_KEYS = 4
 LOW_RANK = (".up", ".down")
 NOTE = "__"
-"""Stands in keys of notes that tools leave beside the weights; the host passes them over too."""
+"""Part of the keys of notes that tools leave beside the weights. ComfyUI ignores them too."""
 
 
 @dataclass(frozen=True)
@@ -43,27 +43,31 @@ DERIVED: Mapping[str, Derived] = MappingProxyType(
 
 def rename(keys: Iterable[str]) -> dict[str, str]:
     """Our name for each key, without its prefix; keys of no weight are left out."""
-    names = list(keys)
-    plain = [_weight_of(key) for key in names]
-    sketch = ldm.sketch(plain)
+    # the halves of a low-rank pair are renamed as the weight that they stand for
+    weights = {key: next((key.removesuffix(e) + ".weight" for e in LOW_RANK if key.endswith(e)), key) for key in keys}
+    sketch = ldm.sketch(weights.values())
     keymap = KeyMap(ldm.controlnet_rules(sketch.unet, sketch.hint_layers))
-    found = ((key, keymap.to_ours(weight)) for key, weight in zip(names, plain, strict=True))
-    return {key: _like(key, ours) for key, ours in found if ours is not None}
+    names = {}
+    for key, weight in weights.items():
+        ours = keymap.to_ours(weight)
+        if ours is not None:
+            names[key] = ours if key == weight else ours.removesuffix(".weight") + key[key.rindex(".") :]
+    return names
 
 
 def names_in(header: Header, kind: str, prefix: str) -> dict[str, str]:
-    """Our name for each key of the file, prefix and all. Raises CheckpointError for keys left over."""
+    """Our name for each key of the file, prefix included. Raises CheckpointError for keys that are left over."""
     dropped = matcher(DERIVED[kind].drop)
     keys = [key for key in header.tensors if not dropped.find(key) and NOTE not in key]
     below = {key[len(prefix) :]: key for key in keys if key.startswith(prefix)}
     ours = rename(below)
     leftover = [key for key in keys if key.removeprefix(prefix) not in ours]
     halves = {name.rpartition(".")[0] for name in ours.values() if name.endswith(LOW_RANK)}
-    single = [h for h in sorted(halves) if not {h + end for end in LOW_RANK} <= set(ours.values())]
-    for what, found in (("left over", leftover), ("without its other half", single)):
+    single = [half for half in sorted(halves) if not {half + end for end in LOW_RANK} <= set(ours.values())]
+    for fault, found in (("left over", leftover), ("without its other half", single)):
         if found:
             raise CheckpointError(
-                f"{header.path.name} has keys {what}: {', '.join(found[:SHOWN_KEYS])}: it is incomplete or a variant "
+                f"{header.path.name} has keys {fault}: {', '.join(found[:SHOWN_KEYS])}: it is incomplete or a variant "
                 "that this version does not know; download it again",
                 header.path,
             )
@@ -73,15 +77,3 @@ def names_in(header: Header, kind: str, prefix: str) -> dict[str, str]:
 def build(kind: str, config: DerivedConfig, weights: Mapping[str, Tensor]) -> DerivedControlNet:
     """The model of a kind. Raises CheckpointError when hint encoder or zero convolutions are missing."""
     return DERIVED[kind].model(config, weights)
-
-
-def _weight_of(key: str) -> str:
-    for end in LOW_RANK:
-        if key.endswith(end):
-            return key.removesuffix(end) + ".weight"
-    return key
-
-
-def _like(key: str, ours: str) -> str:
-    end = next((end for end in LOW_RANK if key.endswith(end)), None)
-    return ours if end is None else ours.removesuffix(".weight") + end

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from ..config import (
     SD15,
-    AdapterConfig,
     ControlNetConfig,
     DerivedConfig,
     ModelConfig,
@@ -19,7 +17,7 @@ from ..config import (
     TextConfig,
     UNetConfig,
     VAEConfig,
-)
+)  # fmt: skip
 from ..errors import CheckpointError, reading
 from . import derived, fileconfig, open_clip, structure
 from .adapters import ADAPTER_RULES
@@ -46,28 +44,14 @@ from .signatures import (
     ZERO_TERMINAL_SNR,
     KeyIndex,
     Signature,
-)
+)  # fmt: skip
 from .structure import Shapes
 
 Entries: TypeAlias = Mapping[str, Any]
 """A model's config.json; empty where there is none."""
 ADAPTER_KINDS = frozenset(kind for kind, _ in ADAPTER_RULES)
-WITHOUT_CONFIG = frozenset({"lora", "textual-inversion"})
+WITHOUT_CONFIG = frozenset(name for name, kind in KINDS.items() if kind.supported and kind.config is None)
 """Kinds that are added to a model and are no models themselves."""
-CONFIG_OF_KIND: Mapping[str, type[Config]] = MappingProxyType(
-    {
-        "checkpoint": ModelConfig,
-        "controlnet": ControlNetConfig,
-        "controlnet-union": ControlNetConfig,
-        "controlnet-difference": DerivedConfig,
-        "control-lora": DerivedConfig,
-        "t2i-adapter": AdapterConfig,
-        "t2i-adapter-light": AdapterConfig,
-        "unet": UNetConfig,
-        "vae": VAEConfig,
-        "text-encoder": TextConfig,
-    }
-)
 HINT_CHANNELS = (1, 3)
 """Channels of hints that a ControlNet can be given: a gray or an RGB picture."""
 SCALED_FP8 = "scaled fp8"
@@ -88,11 +72,11 @@ PLAYGROUND_SCALE = 0.5
 class Identity:
     """What a file is.
 
-    kind: a word of the signature table such as "checkpoint", "controlnet", "lora"; "unknown" for
-    anything else. family: "sd15", "sd2", "sdxl", "sdxl-refiner", the name of a model of this package's
-    own ("demo"), "custom" for shapes of no released family, "" where the file cannot tell.
-    prefix: stands before the keys of the model. config: the shapes, where the kind is supported.
-    supported: whether this package loads the file; if not, `problem` says why.
+    kind: a kind of the signature table such as "checkpoint", "controlnet", "lora"; "unknown" for anything else.
+    family: "sd15", "sd2", "sdxl", "sdxl-refiner", the name of a model of this package ("demo"), "custom" for shapes of
+    no released family, "" where the file does not show it. prefix: stands before the keys of the model.
+    config: the shapes, where the kind is supported. supported: whether this package loads the file; if not,
+    `problem` says why. folder: where such files belong, below `models/`.
     """
 
     kind: str
@@ -225,8 +209,9 @@ def _add_config(header: Header, identity: Identity, signature: Signature) -> Ide
 
 
 def _read_config(header: Header, identity: Identity) -> Config:
-    if CONFIG_KEY in header.metadata:
-        return fileconfig.config_from_json(header.metadata[CONFIG_KEY], CONFIG_OF_KIND[identity.kind])
+    kind_of_config = KINDS[identity.kind].config
+    if CONFIG_KEY in header.metadata and kind_of_config is not None:
+        return fileconfig.config_from_json(header.metadata[CONFIG_KEY], kind_of_config)
     header = open_clip.split_fused(header)
     layout, entries = LAYOUTS.get(identity.layout, LAYOUTS["ldm"]), header.configs.get("", {})
     _, shapes = part(header.shapes, (identity.prefix,))
@@ -281,10 +266,11 @@ def _checkpoint_config(header: Header, identity: Identity, layout: Layout) -> Mo
 
 
 def base_config(header: Header, identity: Identity, unet: UNetConfig) -> ModelConfig:
-    """Config of a model of which the file has (at least) the UNet; the other parts are the family's usual ones."""
+    """Config of a model whose UNet is in the file; the other parts are those of the family."""
     if isinstance(identity.config, ModelConfig):
         return identity.config
-    parametrization, noise = _training(header, identity.details)
+    with reading(header.path, CheckpointError):
+        parametrization, noise = _training(header, identity.details)
     return replace(
         _preset(identity.family), name=identity.family, unet=unet, parametrization=parametrization, noise=noise
     )
@@ -306,7 +292,7 @@ def _training(header: Header, details: tuple[str, ...]) -> tuple[Parametrization
 def _text_configs(
     shapes: Shapes, layout: Layout, configs: Mapping[str, Entries], preset: ModelConfig
 ) -> tuple[TextConfig | None, TextConfig | None]:
-    """Config of the first and the second text encoder, with what the family fixes; None where there is none."""
+    """Configs of the first and the second text encoder; None where there is none."""
     found: list[TextConfig] = []
     for place, usual in zip(find_texts(layout, shapes).values(), (preset.text, preset.text2), strict=False):
         _, text = part(shapes, (place.prefix,))
@@ -319,11 +305,11 @@ def _text_configs(
 
 
 def read_as(config: TextConfig, usual: TextConfig, cut: bool = False) -> TextConfig:
-    """A text encoder's config, read at the layer and with the padding of `usual`.
+    """The config of a text encoder, to be read at the layer and with the padding of `usual`.
 
-    cut: whether layers that nothing is read from are left out of the file, as diffusers does where the rest is
-    normalised (Stable Diffusion 2: 23 layers, of which the last is read).
+    cut: whether the file may lack the layers behind the one that is read.
     """
+    # diffusers leaves out SD2's last layer: of its 23 layers the last is read, where OpenCLIP reads the last but one
     stop = -1 if cut and usual.norm_skipped else usual.stop_layer
     return replace(config, stop_layer=stop, norm_skipped=usual.norm_skipped, padding=usual.padding)
 

@@ -1,7 +1,7 @@
 """Textual inversions: a few learned vectors that stand for a word (Gal et al. 2022).
 
-Forms: `string_to_param` (.pt of the original release and of webui), `emb_params` (.safetensors of webui), `clip_l`
-with `clip_g` (SDXL), and one tensor under the word itself (diffusers).
+Their keys are `string_to_param` (.pt of the original release and of webui), `emb_params` (.safetensors of webui),
+`clip_l` with `clip_g` (SDXL), or the word itself (diffusers).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from .io import read_tensors
 from .plan import open_as
 
 ENDINGS = (".safetensors", ".pt", ".bin")
-"""What a prompt may leave out of a file's name, in the order in which they are tried."""
+"""Endings that a prompt may leave out of the name of a file, in the order in which they are tried."""
 
 
 @dataclass(frozen=True)
 class TextualInversion:
-    """The vectors of a word, (n, width) for each text encoder that the file is made for, by their key."""
+    """The vectors of a word: (n, width) for each text encoder that the file is made for, by their key."""
 
     path: Path
     identity: Identity

@@ -1,4 +1,4 @@
-"""What a file says about itself: this package's metadata, and the JSON configs of a diffusers folder."""
+"""Configs that files carry: this package's metadata, and the JSON configs of a diffusers folder, read and written."""
 
 from __future__ import annotations
 
@@ -8,20 +8,13 @@ from dataclasses import asdict, is_dataclass, replace
 from types import MappingProxyType
 from typing import Any, get_args, get_type_hints
 
-from ..config import (
-    ControlNetConfig,
-    NoiseConfig,
-    Parametrization,
-    TextConfig,
-    UNetConfig,
-    VAEConfig,
-)
+from ..config import ControlNetConfig, NoiseConfig, Parametrization, TextConfig, UNetConfig, VAEConfig
 from ..errors import CheckpointError, CoreError
 from .check_config import Config, check_config
 from .files import parse_table
 
 CONFIG_KEY = "controlnet_core.config"
-"""Metadata entry in which this package's files keep their config, as JSON with the type's name."""
+"""Metadata entry with the config, as JSON with the name of its type."""
 
 FAMILY_KEY = "controlnet_core.family"
 """Metadata entry with the name of the model, or of the base that a ControlNet is made for."""
@@ -41,7 +34,7 @@ SAME_ARITHMETIC: Mapping[str, Any] = MappingProxyType(
         "shift_factor": None,
     }
 )
-"""Entries of a diffusers config that change the arithmetic and not the shapes, as these models have them."""
+"""Entries of a diffusers config that change the arithmetic and not the shapes, with the values that run here."""
 
 
 def config_to_json(config: Config) -> str:
@@ -90,12 +83,9 @@ def check_arithmetic(entries: Mapping[str, Any]) -> None:
 
 
 def refine_unet(config: UNetConfig, entries: Mapping[str, Any]) -> UNetConfig:
-    """A UNet's heads from its diffusers config.
-
-    There `attention_head_dim` is, despite its name, the number of heads, one for all levels or one
-    per level; models whose heads are equally wide everywhere are told by their width.
-    """
+    """The config of a UNet with the number of heads from its diffusers config."""
     check_arithmetic(entries)
+    # Despite its name, `attention_head_dim` is the number of heads: one for all levels, or one for each level.
     heads = entries.get("num_attention_heads") or entries.get("attention_head_dim")
     if isinstance(heads, int):
         return replace(config, num_heads=heads, head_dim=None)
@@ -105,6 +95,7 @@ def refine_unet(config: UNetConfig, entries: Mapping[str, Any]) -> UNetConfig:
         raise CheckpointError(f"its config says that it has {heads} attention heads, expected positive numbers")
     if len(set(heads)) == 1:
         return replace(config, num_heads=heads[0], head_dim=None)
+    # SD2 and SDXL have more heads at wider levels, so that all heads are equally wide.
     dims = {width // count for width, count in zip(config.widths, heads, strict=True)}
     if len(dims) != 1:
         raise CheckpointError(f"its heads are {heads} for widths {list(config.widths)}, expected equal ones")
@@ -112,7 +103,7 @@ def refine_unet(config: UNetConfig, entries: Mapping[str, Any]) -> UNetConfig:
 
 
 def refine_vae(config: VAEConfig, entries: Mapping[str, Any]) -> VAEConfig:
-    """How an autoencoder's latents are scaled, from its diffusers config."""
+    """The config of an autoencoder with the scale of its latents from its diffusers config."""
     check_arithmetic(entries)
     mean, std = (tuple(entries.get(f"latents_{name}") or ()) for name in ("mean", "std"))
     factor = float(entries.get("scaling_factor", config.scaling_factor))
@@ -122,7 +113,7 @@ def refine_vae(config: VAEConfig, entries: Mapping[str, Any]) -> VAEConfig:
 
 
 def refine_text(config: TextConfig, entries: Mapping[str, Any]) -> TextConfig:
-    """A text encoder's heads and activation from its transformers config."""
+    """The config of a text encoder with heads and activation from its transformers config."""
     activation = entries.get("hidden_act", config.activation)
     if activation not in ("quick_gelu", "gelu"):
         raise CheckpointError(f"its text encoder uses {activation}, expected quick_gelu or gelu")
@@ -184,7 +175,7 @@ def vae_entries(config: VAEConfig) -> dict[str, Any]:
 
 
 def training(entries: Mapping[str, Any]) -> tuple[Parametrization, NoiseConfig]:
-    """What the UNet predicts and on which noise levels, from a diffusers scheduler config.
+    """What the UNet predicts and its noise levels, from the config of a diffusers scheduler.
 
     Raises CheckpointError for a prediction or a schedule that this package does not have.
     """

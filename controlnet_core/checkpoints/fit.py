@@ -1,6 +1,6 @@
-"""Whether a file that controls was made for a base, told from the headers of both.
+"""Whether a net that controls was made for a base, from the headers of both files.
 
-A ControlNet on the wrong base otherwise ends in "mat1 and mat2 shapes cannot be multiplied", minutes later.
+Without this check a ControlNet on the wrong base ends in "mat1 and mat2 shapes cannot be multiplied", minutes later.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .detect import Identity, base_config
 from .plan import control_plan, open_as
 
 KNOWN = (SD15, SD21, SDXL, SDXL_REFINER, DEMO)
-"""Models whose UNet is known by the width of their text."""
+"""Models that are recognised by the width of the text that their UNet reads."""
 
 
 def outline(path: str | Path) -> tuple[ControlModel, Identity]:
@@ -44,7 +44,7 @@ def base_of(path: str | Path) -> tuple[ModelConfig, Identity]:
 
 
 def misfit(control: str | Path, base: str | Path) -> str:
-    """Why a control file cannot act on a base, in words that name both files; empty where it can.
+    """Why a net cannot act on a base, in words that name both files; empty where it can.
 
     Reads headers only. Raises as `outline`.
     """
@@ -62,12 +62,10 @@ def misfit(control: str | Path, base: str | Path) -> str:
 
 
 def text_widths(net: ControlModel) -> tuple[int, ...]:
-    """Widths of the text that the bases of a net read; empty where that is not known.
-
-    A T2I-Adapter reads no text itself: it was made for the known models whose blocks are as wide as its features.
-    """
+    """Widths of the text that the bases of a net read; empty where that is not known."""
     if net.context_dim is not None:
         return (net.context_dim,)
+    # A T2I-Adapter reads no text itself: it was made for the known models whose blocks are as wide as its features.
     fitting = () if net.needs_base else (model.unet for model in KNOWN if net.fits(model.unet))
     return tuple(dict.fromkeys(unet.context_dim for unet in fitting))
 
@@ -75,5 +73,5 @@ def text_widths(net: ControlModel) -> tuple[int, ...]:
 def fits_text(net: ControlModel, width: int) -> bool:
     """Whether a prompt of this width may come from a base of the net; True where that is not known."""
     widths = text_widths(net)
-    told = net.context_dim is not None or width in {model.unet.context_dim for model in KNOWN}
-    return width in widths or not (widths and told)
+    is_known = net.context_dim is not None or width in {model.unet.context_dim for model in KNOWN}
+    return width in widths or not (widths and is_known)

@@ -100,6 +100,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _read_model(folder: Path) -> Mapping[str, TensorInfo]:
     """Tensors of one model, in the variant that comes first in the order of stems, forms and `VARIANTS`."""
+    # A directory is listed instead of trying names, because a variant may be called anything.
     found = [name for name in (_WEIGHTS.fullmatch(file.name) for file in folder.iterdir()) if name]
     if not found:
         return {}
@@ -120,6 +121,7 @@ def _read_shards(index: Path) -> Mapping[str, TensorInfo]:
     shards: dict[str, Header] = {}
     tensors: dict[str, TensorInfo] = {}
     for key, name in places.items():
+        # An index comes from a stranger: a path in it could read any file of the machine.
         if not isinstance(name, str) or Path(name).name != name:
             raise CheckpointError(f"{index} points to {name!r}, outside of its folder: it was not read", index)
         file = index.with_name(name)

@@ -1,9 +1,11 @@
-"""Renaming of weights as reversible data.
+"""Renaming of weights by tables of rules that work in both directions.
 
-A `Rule` pairs two patterns, one in a foreign layout and one in this package's names. Patterns are
-dotted names whose segments are literal or one of: `{p}` (`weight` or `bias`), `{rest}` (all remaining
-segments, last only), or any other `{name}` (an index). A literal segment wins over an index.
-Matching walks a tree of segments, so its cost does not grow with the number of rules.
+A `Rule` pairs two patterns: `theirs` in the layout of a file, `ours` in this package's names. A pattern is a dotted
+name whose segments are literal, or `{p}` (`weight` or `bias`), `{rest}` (all remaining segments, at the end only), or
+any other `{name}` (an index). A literal segment is preferred to an index.
+
+    Rule("input_blocks.{n}.0.op.{p}", "encoder.blocks.{n}.conv.{p}")
+    input_blocks.3.0.op.weight  <->  encoder.blocks.3.conv.weight
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ PARAMETERS = frozenset({"weight", "bias"})
 
 @dataclass(frozen=True)
 class Rule:
-    """One correspondence between a foreign key pattern and this package's.
+    """One pair of patterns.
 
-    `linear`: the foreign layout keeps a linear layer's (out, in) matrix where this package has a 1x1
-    convolution. `alias`: an older foreign spelling, which is read and never written.
+    linear: the file has the (out, in) matrix of a linear layer where this package has a 1x1 convolution.
+    alias: an older spelling, which is read and never written.
     """
 
     theirs: str
@@ -55,7 +57,10 @@ def _edge(segment: str) -> str:
 
 
 class PatternTree:
-    """Patterns of `Rule.theirs` (or `Rule.ours`), looked up by key."""
+    """Patterns of one side of the rules, looked up by key.
+
+    The lookup walks a tree of segments, so that its cost does not grow with the number of rules.
+    """
 
     def __init__(self, rules: Iterable[tuple[str, Rule]]) -> None:
         self._root = _Node()
@@ -76,6 +81,7 @@ def _walk(node: _Node, segments: list[str], at: int, captured: list[str]) -> tup
     if at == len(segments):
         return None if node.rule is None else (node.rule, captured)
     segment = segments[at]
+    # Try the literal first; when it leads nowhere, the index gets its chance.
     if child := node.children.get(segment):
         found = _walk(child, segments, at + 1, captured)
         if found:
@@ -101,12 +107,15 @@ def _fill(source: str, target: str, captured: list[str]) -> str:
 
 @dataclass(frozen=True)
 class Renamed:
-    """Result of renaming: `pairs` maps foreign keys to ours; `unknown` matched no rule."""
+    """Result of renaming.
+
+    pairs: our name for each key of the file. unknown: keys that match no rule. clashes: pairs of keys that stand for
+    the same weight, such as an old and a new spelling of it.
+    """
 
     pairs: Mapping[str, str]
     unknown: tuple[str, ...]
     clashes: tuple[tuple[str, str], ...]
-    """Foreign keys that stand for the same weight, such as an old and a new spelling of it."""
 
 
 class KeyMap:
@@ -118,22 +127,22 @@ class KeyMap:
         self._ours = PatternTree((rule.ours, rule) for rule in self.rules if not rule.alias)
 
     def to_ours(self, key: str) -> str | None:
-        """This package's name for a foreign key; None when no rule matches."""
+        """Our name for a key of the file; None when no rule matches."""
         found = self._theirs.find(key)
         return None if found is None else _fill(found[0].theirs, found[0].ours, found[1])
 
     def to_theirs(self, key: str) -> str | None:
-        """The foreign name for a key of ours; None when no rule matches."""
+        """The name in the file for a name of ours; None when no rule matches."""
         found = self._ours.find(key)
         return None if found is None else _fill(found[0].ours, found[0].theirs, found[1])
 
     def is_linear(self, key: str) -> bool:
-        """Whether the foreign layout keeps this weight of ours, a 1x1 convolution, as a matrix."""
+        """Whether the file has this weight of ours, a 1x1 convolution, as a matrix."""
         found = self._ours.find(key)
         return found is not None and found[0].linear
 
     def rename(self, keys: Iterable[str]) -> Renamed:
-        """Rename foreign keys; nothing is lost: each key ends in exactly one of the three results."""
+        """Rename the keys of a file; each key ends in exactly one of the three results."""
         pairs: dict[str, str] = {}
         owner: dict[str, str] = {}
         unknown: list[str] = []

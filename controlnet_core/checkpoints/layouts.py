@@ -124,6 +124,7 @@ def find_texts(layout: Layout, shapes: Shapes) -> dict[str, TextPlace]:
 
 def usual_texts(layout: Layout, config: ModelConfig) -> dict[str, TextPlace]:
     """Places in which a file of this layout has the text encoders of such a model."""
+    # SD1 has CLIP, SD2 OpenCLIP; SDXL and its refiner keep theirs below `conditioner.embedders`.
     if layout is not LDM:
         return dict(zip(TEXT_NAMES, layout.texts, strict=False))
     if config.text2 is not None:

@@ -91,7 +91,7 @@ def load_checkpoint(
     parts = dict(plan.modules)
     sibling = header.metadata.get(VAE_FILE_KEY)
     if sibling and "vae." not in parts:
-        # the metadata comes from a stranger: it may name a file of this folder and no other
+        # The metadata comes from a stranger: it may name a file in this folder and no other.
         if Path(sibling).name != sibling or sibling in (".", ".."):
             raise CheckpointError(
                 f"{header.path.name} names its autoencoder as {sibling!r}, which is no plain file name: "
@@ -196,12 +196,15 @@ def fill(plan: Plan, dtype: torch.dtype | None, device: Device, narrow: Narrow =
         raise ValueRangeError(f"dtype is {dtype}, expected one of {', '.join(str(choice) for choice in MODEL_DTYPES)}")
     names = check(plan)
     tensors = read_tensors(plan.header, names)
+    # `pop` lets go of each stored tensor as soon as it is converted, so that a file is never in memory twice.
     ours = {names[key]: tensors.pop(key) for key in names}
     for prefix, module in plan.modules.items():
         stored = [plan.header.tensors[key] for key, name in names.items() if name.startswith(prefix)]
         target = dtype or stored_dtype(plan.header, stored)
+        # Text encoders lose too much in float8, and autoencoders are small.
         form = narrow if isinstance(module, UNet | ControlModel) else None
         shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
+        # `view` makes 1x1 convolutions of linear layers, where a layout has those; the check allows nothing else.
         state = {
             name: _convert(ours.pop(prefix + name).detach().view(shape), target, form).to(device)
             for name, shape in shapes.items()

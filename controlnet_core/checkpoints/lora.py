@@ -129,6 +129,7 @@ def _split(key: str) -> tuple[str, Kind | None, str] | None:
     for end in BIAS_ENDINGS:
         if key.endswith(end):
             return key.removesuffix(end) + BIAS, DIFFERENCE, "diff"
+    # One ending may be the end of another, such as ".lora_magnitude_vector.weight" and its longer forms.
     ends = [end for end in ENDINGS if key.endswith(end)]
     if not ends:
         return None
@@ -146,6 +147,7 @@ def _make_update(parts: Mapping[str, Tensor], kind: Kind | None, peft_alpha: tup
     alpha, root = peft_alpha
     if ALPHA in parts:
         alpha = float(parts[ALPHA])
+    # PEFT measures DoRA's norm on the changed weight, as the paper does; LyCORIS on the weight of the base.
     if PEFT_MAGNITUDE in parts:
         return Update(kind, own, alpha, parts[PEFT_MAGNITUDE].flatten(), "sum", root)
     return Update(kind, own, alpha, parts.get(MAGNITUDE), "base", root)

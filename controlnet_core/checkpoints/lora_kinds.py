@@ -1,4 +1,4 @@
-"""What a LoRA file adds to one weight: the kinds of low-rank update, each with its arithmetic.
+"""What a LoRA file adds to one weight: the kinds of low-rank updates and their arithmetic.
 
     W' = W + strength * scale * delta                                     scale = alpha / rank
     DoRA: W' = W + strength * (m * (W + scale * delta) / norm - W)        m the trained magnitude
@@ -17,23 +17,23 @@ import torch
 from torch import Tensor
 
 Parts = Mapping[str, Tensor]
-"""The tensors of one update by the part they play, such as "up" and "down"; float32."""
+"""The float32 tensors of one update by their part in it, such as "up" and "down"."""
 NormOf = Literal["base", "sum"]
 
 
 class Kind(Protocol):
-    """One way to write a change of a weight."""
+    """One form in which files store the change of a weight."""
 
     name: str
     complete: tuple[frozenset[str], ...]
-    """Sets of parts, one of which must be there."""
+    """Sets of parts; an update is complete if it has all parts of one of them."""
 
     def delta(self, parts: Parts, shape: torch.Size) -> Tensor:
         """The change, in the shape of the weight. Raises RuntimeError where the parts do not make that shape."""
         ...
 
     def rank(self, parts: Parts) -> int | None:
-        """What alpha is divided by; None where alpha does not count."""
+        """The rank, by which alpha is divided; None where alpha has no effect."""
         ...
 
 
@@ -96,7 +96,7 @@ class Kronecker:
 
 
 class Difference:
-    """The change written out, as trainers do for normalisations and biases."""
+    """The change itself, as trainers store it for normalisations and biases."""
 
     name = "difference"
     complete = (frozenset({"diff"}),)
@@ -106,7 +106,7 @@ class Difference:
         return parts["diff"].reshape(shape)
 
     def rank(self, parts: Parts) -> None:
-        """Alpha does not count."""
+        """Alpha has no effect."""
 
 
 def _tucker(core: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
@@ -118,9 +118,9 @@ def _tucker(core: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
 class Update:
     """A change of one weight.
 
-    alpha: as the file gives it; None for scale 1. magnitude: DoRA's m, one number per output row, or per
-    input column. norm_of: whose rows m replaces the norm of. LyCORIS files (`dora_scale`) mean the base's, as the
-    host reads them, PEFT's the sum's, as the paper has it; columns are always the sum's.
+    alpha: as in the file; None for scale 1. magnitude: DoRA's m, one number per output row, or per input column.
+    norm_of: the matrix whose norm of rows m replaces. It is the base in LyCORIS files (`dora_scale`), as ComfyUI reads
+    them, and the sum in PEFT files, as in the paper. For columns it is always the sum.
     root: divide alpha by the root of the rank (rank-stabilised LoRA, Kalajdzievski 2023).
     """
 
@@ -133,7 +133,7 @@ class Update:
 
     @property
     def scale(self) -> float:
-        """What `delta` is multiplied by."""
+        """Factor of the change: alpha / rank."""
         rank = self.kind.rank(self.parts)
         if self.alpha is None or rank is None:
             return 1.0
@@ -150,7 +150,7 @@ class Update:
         return Update(self.kind, parts, self.alpha, magnitude, self.norm_of, self.root)
 
     def apply(self, weight: Tensor, strength: float) -> Tensor:
-        """The changed weight, float32 like the one that comes in, which stays as it is."""
+        """The changed weight. weight: float32, is not changed; returns a new tensor of its shape."""
         own = self.to(weight.device)
         delta = own.delta(weight.shape)
         if own.magnitude is None:

@@ -1,8 +1,7 @@
-"""Where the updates of a LoRA file go, and models with the updates merged in.
+"""Finding the weights that the updates of a LoRA file change, and merging the updates into a model.
 
-Every weight of a model is known by all the names that tools give it; an update is placed by looking
-its module's name up. Merging makes a new model: weights that no update touches are shared with the
-old one, which stays as it is.
+A table has all names that tools give to each weight of a model; the name of an update's module is looked up in it.
+Merging makes a new model, which shares the weights without an update with the old one.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from .lora_kinds import Update
 
 ModelT = TypeVar("ModelT", UNet, ClipTextModel)
 TEXT_STARTS = ("lora_te_", "lora_te1_", "lora_te2_", "text_encoder.", "text_encoder_2.", "text_encoders.")
-"""How names begin that mean a text encoder; all others mean the UNet."""
+"""Beginnings of names that mean a text encoder. All other names mean the UNet."""
 ONE_TEXT_MODEL = (
     ("lora_te_", "lora_te1_", "text_encoder.", *(f"text_encoders.clip_{name}.transformer." for name in "lhg")),
 )
@@ -33,12 +32,12 @@ TWO_TEXT_MODELS = (
     ("lora_te1_", "text_encoder.", "text_encoders.clip_l.transformer."),
     ("lora_te2_", "text_encoder_2.", "text_encoders.clip_g.transformer."),
 )
-"""Prefixes of each text model's names: kohya's end in "_" and have no dots behind it."""
+"""Prefixes of the names of each text model. Those of kohya end in "_", and the names behind it have no dots."""
 
 
 @dataclass(frozen=True)
 class Placed:
-    """Updates of one model by our name of the weight, and the modules of the file that it does not have."""
+    """Updates of one model by our name of the weight, and the modules in the file that the model does not have."""
 
     updates: Mapping[str, Update]
     unplaced: tuple[str, ...] = ()
@@ -48,7 +47,7 @@ class Placed:
 
 
 def unet_names(unet: UNet) -> dict[str, str]:
-    """Our module by each name that tools give it."""
+    """Our name of each module of a UNet, by each name that tools give it."""
     old, new = KeyMap(ldm.unet_rules(unet.config)), KeyMap(diffusers.unet_rules(unet.config))
     return {
         name: ours
@@ -59,7 +58,7 @@ def unet_names(unet: UNet) -> dict[str, str]:
 
 
 def text_names(model: ClipTextModel, prefixes: Iterable[str]) -> dict[str, str]:
-    """Our module of a text model by each name that tools give it."""
+    """Our name of each module of a text model, by each name that tools give it."""
     keymap = KeyMap(ldm.clip_rules())
     found = {}
     for ours in _modules(model.state_dict()):
@@ -88,7 +87,7 @@ def _ldm_names(name: str | None) -> Iterator[str]:
 
 
 def _diffusers_names(name: str | None) -> Iterator[str]:
-    """kohya's and LyCORIS' with underscores, PEFT's with dots, and diffusers' before PEFT with `processor`."""
+    """Names of kohya and LyCORIS with underscores, of PEFT with dots, of older diffusers with `processor`."""
     if name is None:
         return
     yield f"lora_unet_{name.replace('.', '_')}"
@@ -103,12 +102,12 @@ def _diffusers_names(name: str | None) -> Iterator[str]:
 
 
 def place_unet(lora: LoraFile, unet: UNet) -> Placed:
-    """The updates of a file that are meant for the UNet. Raises UnfitError where they are of another shape."""
+    """The updates of a file for the UNet. Raises UnfitError when one has another shape than its weight."""
     return _place(lora, _meant(lora, text=False), unet_names(unet), unet.state_dict())
 
 
 def place_text(lora: LoraFile, models: Sequence[ClipTextModel]) -> tuple[Placed, ...]:
-    """The same for each text model, one (SD1.x, SD2.x) or two (SDXL); what neither has is in the first's `unplaced`."""
+    """The updates for each text model, one (SD1.x, SD2.x) or two (SDXL). The first one's `unplaced` are in neither."""
     prefixes = ONE_TEXT_MODEL if len(models) == 1 else TWO_TEXT_MODELS
     meant = _meant(lora, text=True)
     placed = [
@@ -161,7 +160,7 @@ def _check_shape(lora: LoraFile, name: str, update: Update, shape: torch.Size) -
 def merge(model: ModelT, updates: Sequence[tuple[Mapping[str, Update], float]]) -> ModelT:
     """A new model with the updates in its weights, each with its strength, one after the other.
 
-    Arithmetic in float32, the result in the weights' own dtype, or in float16 where that is float8. The old model
+    Computes in float32. A changed weight has the dtype that it had, or float16 in place of float8. The old model
     is not changed; weights without an update are shared with it.
     """
     state = dict(model.state_dict())

@@ -1,8 +1,8 @@
-"""Key table of OpenCLIP's text transformer, and its two tensors that are laid out differently.
+"""Key table of OpenCLIP's text transformer, and its two tensors with another shape.
 
-OpenCLIP keeps the projections of queries, keys and values of a layer in one tensor, one below the other, and the
-last projection transposed, as a plain parameter. `split_fused` shows them as the tensors that the table names: views,
-of which nothing is copied before the weights are read. `fuse` is the way back.
+OpenCLIP has the projections to queries, keys and values of a layer in one tensor, one below the other, and the
+last projection transposed, as a plain parameter. `split_fused` replaces them in a header by the tensors of the table,
+which are views: nothing is copied. `fuse` is the way back.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def text_rules() -> tuple[Rule, ...]:
 
 
 def split_fused(header: Header) -> Header:
-    """The header with a tensor for each key of the table; one without OpenCLIP's tensors is returned as it is."""
+    """The header with one tensor for each key of the table; a header without OpenCLIP's tensors stays as it is."""
     tensors = {key: info for name, info in header.tensors.items() for key, info in _views(name, info)}
     return header if tensors.keys() == header.tensors.keys() else replace(header, tensors=tensors)
 
@@ -65,7 +65,7 @@ def _in_three(shape: tuple[int, ...]) -> bool:
 
 
 def fuse(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors under the table's names, as OpenCLIP keeps them."""
+    """Tensors under the names of the table -> the tensors of OpenCLIP."""
     result: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         stem, _, kind = name.rpartition(".")

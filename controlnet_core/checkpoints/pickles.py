@@ -108,6 +108,7 @@ def _check_pickle(stream: IO[bytes] | bytes) -> None:
     memo: dict[Any, int] = {}
     for step, (op, arg, _) in enumerate(pickletools.genops(stream)):
         PICKLE_STEPS.check(step, "its pickle")
+        # PyTorch's unpickler knows few instructions; DUP, PUT and GET without BIN are not among them.
         if op.name.endswith("BINGET"):
             sizes.append(memo[arg])
             continue
@@ -176,6 +177,7 @@ def load_pickle(path: Path) -> Any:
         with zipfile.ZipFile(path) as archive:
             stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
     placeholders: list[Any] = [_placeholder(name) for name in TRAINER_CLASSES]
+    # PyTorch warns about pickles of protocols above 2; the error below is the better message.
     try:
         with warnings.catch_warnings(), _allow(placeholders):
             warnings.simplefilter("ignore")
@@ -217,6 +219,8 @@ def _find_weights(content: Any) -> tuple[Any, str, dict[str, Any]]:
     """The table with the weights, the names of the tables around it (a dot behind each), and the plain values there."""
     prefix, notes = "", {}
     while isinstance(content, Mapping) and prefix.count(".") < MAX_DEPTH:
+        # Beside "state_dict" is training state only. The other names are common words, which may also be parts of a
+        # model: they count as wrappers where everything beside them is known to be training state.
         wrapper = next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
         others = {key for key, value in content.items() if isinstance(value, (Mapping, Tensor))}
         if wrapper is None or (wrapper != "state_dict" and not others <= BESIDE_WEIGHTS):

@@ -100,6 +100,7 @@ def checkpoint_plan(header: Header, identity: Identity) -> Plan:
     """The plan for a whole model."""
     config = identity.config
     assert isinstance(config, ModelConfig)
+    # Views replace OpenCLIP's fused tensors here, because the key tables have no rule for one tensor to three.
     layout = LAYOUTS[identity.layout]
     header = split_fused(header)
     unet_prefix, _ = part(header.shapes, layout.unet_prefixes)
@@ -127,6 +128,7 @@ def control_plan(header: Header, identity: Identity) -> Plan:
         layout = LAYOUTS[identity.layout]
         net = ControlNetUnion if config.union else ControlNet
         rules = layout.controlnet_rules(config.unet, 2 * len(config.hint_widths))
+        # With a prefix the file is a training checkpoint, which may hold the locked base as well.
         drop = layout.control_drop if identity.prefix else layout.drop
     modules = {"": on_meta(net, config, header)}
     return Plan(header, identity, KeyMap(add_prefix(rules, identity.prefix)), modules, drop)
@@ -179,6 +181,7 @@ def check(plan: Plan) -> dict[str, str]:
     dropped = matcher(plan.drop)
     keys = [key for key in plan.header.tensors if key.startswith(plan.scope) and not dropped.find(key)]
     renamed = plan.keymap.rename(keys)
+    # The modules are on the meta device, so that their state has shapes and no memory.
     expected = {
         prefix + name: tuple(tensor.shape)
         for prefix, module in plan.modules.items()

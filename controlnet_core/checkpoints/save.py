@@ -60,6 +60,7 @@ def save_checkpoint(
     if table is LDM:
         tensors = fuse(tensors)
     dtypes = _dtypes(tensors, dtype)
+    # The markers come after `_dtypes`: numbers such as sigma_max keep their own type.
     if table is LDM:
         tensors.update(markers(config, dtype or next(unet.parameters()).dtype))
     tensors.update({EXTRA_PREFIX + name: tensor for name, tensor in (extras or {}).items()})
@@ -108,6 +109,7 @@ def save_controlnet(
     tensors = dict(_rename(net, keymap))
     dtypes = _dtypes(tensors, dtype)
     if narrow is not None:
+        # Vectors stay wide: they have few values, and normalisation and bias are sensitive.
         matrices = (n for n, w in net.state_dict().items() if w.ndim > 1 and n.startswith(("encoder.", "middle.")))
         dtypes.update({str(keymap.to_theirs(name)): narrow for name in matrices})
     write_safetensors(path, tensors, _metadata(config, family, metadata), dtypes)

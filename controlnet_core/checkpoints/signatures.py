@@ -11,16 +11,33 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from ..config import SD15, SD21, SDXL, SDXL_REFINER, ModelConfig
+from ..config import (
+    SD15,
+    SD21,
+    SDXL,
+    SDXL_REFINER,
+    AdapterConfig,
+    ControlNetConfig,
+    DerivedConfig,
+    ModelConfig,
+    TextConfig,
+    UNetConfig,
+    VAEConfig,
+)  # fmt: skip
+from .check_config import Config
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of model file: its title, its folder below `models/`, and whether this package loads it."""
+    """A kind of model file: its title, its folder below `models/`, whether this package loads it, and its config.
+
+    Kinds that are added to a model, such as LoRAs, have no config.
+    """
 
     title: str
     folder: str
     supported: bool = False
+    config: type[Config] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,16 +94,16 @@ class Family:
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
-        "checkpoint": Kind("checkpoint", "checkpoints", True),
-        "unet": Kind("UNet alone", "diffusion_models", True),
-        "vae": Kind("autoencoder (VAE)", "vae", True),
-        "text-encoder": Kind("CLIP text encoder", "text_encoders", True),
-        "controlnet": Kind("ControlNet", "controlnet", True),
-        "controlnet-union": Kind("ControlNet Union", "controlnet", True),
-        "controlnet-difference": Kind("ControlNet difference file", "controlnet", True),
-        "control-lora": Kind("Control-LoRA", "controlnet", True),
-        "t2i-adapter": Kind("T2I-Adapter", "controlnet", True),
-        "t2i-adapter-light": Kind("light T2I-Adapter", "controlnet", True),
+        "checkpoint": Kind("checkpoint", "checkpoints", True, ModelConfig),
+        "unet": Kind("UNet alone", "diffusion_models", True, UNetConfig),
+        "vae": Kind("autoencoder (VAE)", "vae", True, VAEConfig),
+        "text-encoder": Kind("CLIP text encoder", "text_encoders", True, TextConfig),
+        "controlnet": Kind("ControlNet", "controlnet", True, ControlNetConfig),
+        "controlnet-union": Kind("ControlNet Union", "controlnet", True, ControlNetConfig),
+        "controlnet-difference": Kind("ControlNet difference file", "controlnet", True, DerivedConfig),
+        "control-lora": Kind("Control-LoRA", "controlnet", True, DerivedConfig),
+        "t2i-adapter": Kind("T2I-Adapter", "controlnet", True, AdapterConfig),
+        "t2i-adapter-light": Kind("light T2I-Adapter", "controlnet", True, AdapterConfig),
         "lora": Kind("LoRA", "loras", True),
         "textual-inversion": Kind("textual inversion", "embeddings", True),
         # The kinds below are only recognised: the error message can then say what the file is.

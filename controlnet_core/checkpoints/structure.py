@@ -1,7 +1,7 @@
 """A model's config from the shapes of its weights, under this package's names.
 
-What shapes cannot tell (the number of attention heads, the autoencoder's scaling factor) comes from
-the file's own config where it has one (`fileconfig.py`), otherwise from its family.
+Shapes do not show the number of attention heads and the scaling factor of the autoencoder. These come from
+the config of the file where it has one (`fileconfig.py`), otherwise from its family.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Sketch:
 DEFAULT_CONTEXT = 768
 HEAD_DIM = 64
 HEAD_DIM_CONTEXTS = frozenset({1024, 1280, 2048})
-"""Widths of the text in SD2 and SDXL, whose attention heads are 64 wide; SD1.5 has 8 heads."""
+"""Widths of the text in SD2 and SDXL, whose attention heads are 64 wide. SD1.5 has 8 heads at every width."""
 CONTEXT_OF_LABEL: Mapping[int, int] = MappingProxyType({2816: 2048, 2560: 1280})
 """Width of the text by the width of the label vector, for nets without any transformer (SDXL small)."""
 OPENCLIP_WIDTHS = frozenset({1024, 1280})
@@ -73,7 +73,7 @@ def _encoder_levels(shapes: Shapes) -> list[list[int]]:
     """Indices of the encoder's residual blocks by level; a downsampling stands between two levels."""
     levels: list[list[int]] = [[]]
     n = 1
-    while True:
+    while True:  # block 0 is the first convolution
         if f"encoder.blocks.{n}.res.conv1.weight" in shapes:
             levels[-1].append(n)
         elif f"encoder.blocks.{n}.conv.weight" in shapes:
@@ -111,6 +111,7 @@ def unet_config(shapes: Shapes) -> UNetConfig:
 
 def _depth(shapes: Shapes, block: str) -> int:
     depth = _count(shapes, f"{block}.transformer.blocks.{{}}.norm1.weight")
+    # SDXL's mid ControlNet has transformers without blocks, which are not the same as no transformers
     return EMPTY if not depth and f"{block}.transformer.norm.weight" in shapes else depth
 
 
@@ -131,6 +132,7 @@ def controlnet_config(shapes: Shapes) -> ControlNetConfig:
 
 def hint_widths(shapes: Shapes) -> tuple[int, ...]:
     """Widths of a hint encoder: every second of its convolutions, from the first, widens."""
+    # the last convolution leads to the width of the UNet and is not listed
     layers = _count(shapes, "hint.convs.{}.weight")
     return tuple(_size(shapes, f"hint.convs.{i}.weight", 0) for i in range(0, layers - 1, 2))
 
@@ -170,7 +172,7 @@ def adapter_config(shapes: Shapes) -> AdapterConfig:
 
 
 def vae_config(shapes: Shapes) -> VAEConfig:
-    """Config of an autoencoder; a picture of 3 channels in patches of p x p has 3 p^2 channels."""
+    """Config of an autoencoder. It works on patches of p x p pixels if it has 3 p^2 channels instead of 3."""
     levels = _count(shapes, "encoder.levels.{}.res.0.conv1.weight")
     pixels = _size(shapes, "decoder.conv_out.weight", 0)
     patch = isqrt(pixels // 3) if pixels % 3 == 0 else 1

@@ -28,6 +28,7 @@ FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 def plain_keys(tensors: Mapping[str, TensorInfo]) -> Mapping[str, TensorInfo]:
     """The tensors of a file without wrappers, training state and scales. Raises CheckpointError for unknown scales."""
+    # A file with nothing else is no training state: a learned word may be called "step".
     tensors = {key: info for key, info in tensors.items() if key not in TRAINING_STATE} or tensors
     bare = {key.replace(COMPILED, ""): info for key, info in tensors.items()}
     tensors = bare if len(bare) == len(tensors) else tensors
@@ -50,6 +51,7 @@ def attach_scales(tensors: Mapping[str, TensorInfo]) -> Mapping[str, TensorInfo]
     Raises CheckpointError for scales of blocks, whose layout is not published.
     """
     scales = {key.removesuffix(end) + ".weight": key for end in SCALES for key in tensors if key.endswith(end)}
+    # Other types with a scale are quantised in ways that are not read here; loading names them.
     scales = {key: scale for key, scale in scales.items() if key in tensors and tensors[key].dtype in FLOAT8}
     used = {*scales.values()}
     result: dict[str, TensorInfo] = {}

@@ -67,8 +67,11 @@ HEADERS = {
     "three offsets": {"w": {**ENTRY, "data_offsets": [0, 8, 8]}},
     "offsets are text": {"w": {**ENTRY, "data_offsets": ["0", "8"]}},
     "offsets are null": {"w": {**ENTRY, "data_offsets": None}},
+    "metadata is a number": {"__metadata__": 3, "w": ENTRY},
+    "metadata holds a number": {"__metadata__": {"format": 3}, "w": ENTRY},
     "name of a megabyte": {"w" * 1_000_000: ENTRY},
-    "too many tensors": {str(i): {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(200_001)},
+    "too many tensors": {str(i): {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(50_001)},
+    "millions of lists": b'{"w":[' + b"[]," * 10_000_000 + b"[]]}",
     "number of many digits": b'{"w":{"dtype":"F32","shape":[1' + b"0" * 5_000 + b'],"data_offsets":[0,8]}}',
 }
 
@@ -351,6 +354,7 @@ def mutations(content: bytes, count: int, seed: int) -> Iterator[bytes]:
     for _ in range(count):
         changed = bytearray(content)
         for _ in range(rng.choice((1, 1, 2, 8))):
+            changed = changed or bytearray(1)
             at = int(len(changed) * rng.random() ** 3)
             match rng.randrange(4):
                 case 0:
