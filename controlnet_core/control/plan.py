@@ -132,7 +132,7 @@ def _halves(unit: ControlUnit) -> str:
     if set(factors.values()) == {1.0}:
         return "both halves"
     acting = [f"the {name} half" + ("" if f == 1.0 else f" times {f:g}") for name, f in factors.items() if f]
-    return " and ".join(acting) + (" alone" if len(acting) == 1 else "") if acting else "neither half"
+    return " and ".join(acting) + (" only" if len(acting) == 1 else "") if acting else "neither half"
 
 
 def _why_idle(unit: ControlUnit, sigma: float, schedule: NoiseSchedule) -> str:

@@ -93,7 +93,7 @@ class BlockWeights:
         found = [levels[0]]
         for level, factor in enumerate(levels):
             found += [factor] * config.res_blocks
-            found += levels[level + 1 : level + 2]  # the skip behind a downsampling belongs to the next resolution
+            found += levels[level + 1 : level + 2]  # the skip after a downsampling belongs to the next resolution
         return (*found, self.middle)
 
 

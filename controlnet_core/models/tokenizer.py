@@ -89,7 +89,7 @@ class ClipTokenizer:
             raise MissingFileError(f"no CLIP vocabulary at {path}: reinstall the package, or give its path", path)
         try:
             with gzip.open(path, "rt", encoding="utf-8") as file:
-                # The first line names the version; behind the pairs that CLIP uses there are more.
+                # The first line names the version. After the pairs that CLIP uses there are more.
                 pairs = [tuple(line.split()) for line in islice(file, 1, _MERGES + 1)]
         except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
             raise ValueRangeError(f"{path} is not the CLIP vocabulary ({error}): reinstall the package") from error

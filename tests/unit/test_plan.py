@@ -71,7 +71,7 @@ def test_blocks_that_are_not_heard_say_why() -> None:
     assert "blocks 0, 1, 2, 3, 4, 5 have no effect: mode mid-only" in describe(found)
     weighted = plan(ControlUnit(NET, HINT, mode="control", block_weights=(1, 0, 1, 1, 1, 1, 1)))
     assert weighted.units[0].why_unused[1] == "block weight 0"
-    assert "the positive half alone" in describe(weighted)
+    assert "the positive half only" in describe(weighted)
     assert weighted.units[0].steps[0].weights == pytest.approx([0.825**6, 0, *(0.825**i for i in (4, 3, 2, 1, 0))])
 
 
@@ -84,8 +84,8 @@ def test_a_curve_shows_in_the_weights() -> None:
 
 
 def test_the_halves_are_named() -> None:
-    assert "the positive half alone" in words(ControlUnit(NET, HINT, negative=0.0))
-    assert "the negative half times 0.5 alone" in words(ControlUnit(NET, HINT, positive=0.0, negative=0.5))
+    assert "the positive half only" in words(ControlUnit(NET, HINT, negative=0.0))
+    assert "the negative half times 0.5 only" in words(ControlUnit(NET, HINT, positive=0.0, negative=0.5))
     assert "the positive half and the negative half times 0.5" in words(ControlUnit(NET, HINT, negative=0.5))
 
 

@@ -88,7 +88,7 @@ def test_a_plan_shows_what_the_new_controls_say(run: Any, scene: dict[str, Any])
     given = {"control_net": scene["net"], "image": scene["hint"], "schedule": schedule, "options": options}
     positive, _ = run("CNCore_ApplyControlNet", positive=scene["positive"], negative=scene["negative"], **given)
     text = run("CNCore_ControlPlan", model=scene["model"], positive=positive, latent=scene["latent"])["result"][0]
-    assert "the positive half alone" in text
+    assert "the positive half only" in text
     assert "schedule" in text
 
 
