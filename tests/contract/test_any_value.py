@@ -1,4 +1,4 @@
-"""Any value in any input of any node: a workflow from a stranger is refused in words, or runs, but never surprises."""
+"""Any value in any input of any node: a workflow is refused with a message or runs, and never fails otherwise."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ FIELDS = (
     "1,2,x", "1e999", "0:1, 0.5:nan", "low=\u00b2", "(" * 99, "#zzz", "%", '{"people": 1}',
     '[{"canvas_width": 1e9, "canvas_height": 1e9, "people": []}]',
 )  # fmt: skip
-"""Further texts for fields that have a language of their own."""
+"""Further texts for fields with a syntax of their own."""
 
 
 class Sink:
-    """Makes a node that is not an output one that is looked at."""
+    """An output node, so that the node before it is run."""
 
     RETURN_TYPES = ()
     FUNCTION = "run"
@@ -75,7 +75,7 @@ def before_a_sink(name: str, values: dict[str, Any]) -> Graph:
     return Graph({"p": pixels, "1": node, "2": Node("2", "Sink", {"value": Link("1", 0)})})
 
 
-def test_a_check_answers_whatever_stands_in_an_input(classes: dict[str, type]) -> None:
+def test_validation_answers_for_any_value_of_an_input(classes: dict[str, type]) -> None:
     for name, cls in classes.items():
         defaults = values_of(cls)
         for item in read_spec(name, cls).inputs.values():
@@ -90,8 +90,8 @@ def linked(item: InputSpec) -> Link:
     return Link("p", 0 if item.type == "IMAGE" else 1)
 
 
-def test_fields_with_a_language_of_their_own_refuse_in_words(classes: dict[str, type]) -> None:
-    """Nodes of pictures and texts alone really run, as far as their check lets them."""
+def test_fields_with_a_syntax_refuse_bad_text_with_a_message(classes: dict[str, type]) -> None:
+    """Nodes that read only images and texts are really run, where validation accepts the value."""
     ran = set()
     for name, cls in classes.items():
         inputs = read_spec(name, cls).inputs.values()

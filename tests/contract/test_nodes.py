@@ -57,7 +57,7 @@ def classes(folder: Path) -> dict[str, type]:
 
 
 def info(cls: Any) -> dict[str, Any]:
-    """A node class in the form of the host's /object_info; lists of files are left out."""
+    """A node class in the form of ComfyUI's /object_info, without lists of files."""
     declared = cls.INPUT_TYPES()
 
     def entry(name: str, value: tuple[Any, ...]) -> list[Any]:
@@ -78,7 +78,7 @@ def info(cls: Any) -> dict[str, Any]:
 
 
 def record() -> dict[str, Any]:
-    """The present state of our nodes."""
+    """Our nodes as they are now."""
     with tempfile.TemporaryDirectory() as folder:
         found = classes(Path(folder))
         return {name: info(found[name]) for name in own_nodes()}
@@ -111,12 +111,12 @@ def _compatible(before: list[Any], now: list[Any], name: str) -> None:
         assert old == new, f"{name} {option}"
 
 
-def test_the_record_is_complete() -> None:
+def test_the_record_has_all_nodes() -> None:
     assert set(NOW) == set(json.loads(RECORD.read_text("utf-8"))), "record the new nodes: python tests/contract/..."
 
 
 @pytest.mark.parametrize("name", sorted(own_nodes()))
-def test_our_nodes_have_a_face(name: str, tmp_path: Path) -> None:
+def test_our_nodes_have_names_and_tooltips(name: str, tmp_path: Path) -> None:
     cls: Any = classes(tmp_path)[name]
     assert name.startswith(PREFIX)
     assert cls.DISPLAY_NAME and cls.DESCRIPTION.endswith(".") and cls.CATEGORY.startswith("ControlNet Core/")
@@ -139,7 +139,7 @@ def test_every_node_keeps_the_contract(name: str, tmp_path: Path) -> None:
             assert default in entry.choices, entry.name
 
 
-def test_the_native_nodes_of_everyday_workflows_are_there(tmp_path: Path) -> None:
+def test_the_native_nodes_of_common_workflows_exist(tmp_path: Path) -> None:
     assert set(classes(tmp_path)) >= NATIVE
 
 

@@ -1,4 +1,4 @@
-"""What people see of the nodes: help pages, translations, pictures, and that all of it is packaged."""
+"""What users see of the nodes: help pages, translations and pictures, and that all of it is in the package."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ PACKAGED = ("controlnet_core", "preprocessors", "nodes", "workflows", "web", "lo
 AGAIN = "run python docs/make_node_docs.py"
 THUMBNAIL_AGAIN = "run python docs/draw_thumbnails.py"
 TEMPLATE_FOLDERS = ("example_workflows", "example", "examples", "workflow", "workflows")
-"""Names that the editor looks for; of a pack that has two of them it can open only one."""
+"""Folder names that ComfyUI looks for. Of a pack with two of them it can open only one."""
 COVERED = 0.9
-"""Part of the texts that a translation must have; the rest is shown in English."""
+"""Fraction of the texts that must be translated; ComfyUI shows the rest in English."""
 HANGUL = re.compile("[\uac00-\ud7a3]")
 
 
@@ -115,7 +115,7 @@ def test_korean_is_korean_and_of_nodes_that_exist() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(NODES))
-def test_every_node_has_a_korean_face(name: str) -> None:
+def test_every_node_has_a_korean_name_and_description(name: str) -> None:
     entry = locale("ko").get(name, {})
     assert HANGUL.search(entry.get("display_name", "")), f"{name}: write its entry in locales/ko/nodeDefs.json"
     assert HANGUL.search(entry.get("description", ""))
@@ -129,7 +129,7 @@ def _at(entry: Any, key: str) -> str:
 
 
 @pytest.mark.parametrize("language", ["en", "ko"])
-def test_translations_have_no_signs_of_the_editors_message_format(language: str) -> None:
+def test_translations_escape_the_signs_of_comfyuis_message_format(language: str) -> None:
     texts = json.dumps(locale(language), ensure_ascii=False)
     for text in re.findall(r'"((?:[^"\\]|\\.)*)"', texts):
         assert not generator.SPECIAL.search(generator.LITERAL.sub("", text)), text
@@ -141,7 +141,7 @@ def test_translations_have_no_signs_of_the_editors_message_format(language: str)
 # ---- templates
 
 
-def test_the_editor_finds_one_folder_of_templates() -> None:
+def test_comfyui_finds_one_folder_of_templates() -> None:
     assert [name for name in TEMPLATE_FOLDERS if (ROOT / name).is_dir()] == ["workflows"]
 
 

@@ -35,7 +35,7 @@ def tiny(width: int) -> ModelConfig:
 
 
 def random_controlnet(unet: UNet, config: ModelConfig, seed: int) -> ControlNet:
-    """A net whose zero convolutions are not zero, so that it is heard."""
+    """A ControlNet whose zero convolutions are not zero, so that it has an effect."""
     generator = torch.Generator().manual_seed(seed)
     net = ControlNet.from_unet(unet, config.controlnet)
     with torch.no_grad():

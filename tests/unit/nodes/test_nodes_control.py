@@ -1,4 +1,4 @@
-"""Nodes of control: what a unit may have besides, other kinds of nets, and the native nodes for them."""
+"""Nodes that apply control: optional inputs of a unit, other kinds of ControlNets, and ComfyUI's nodes for them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def controlled(run: Any, scene: dict[str, Any], steps: int = 2, **unit: Any) -> 
 
 
 def test_a_workflow_saved_before_the_new_inputs_runs_as_it_did(run: Any, scene: dict[str, Any]) -> None:
-    """They are optional, and what they say by default is nothing."""
+    """The inputs that were added later are optional, and have no effect by default."""
     (options,) = run("CNCore_ControlOptions")
     (schedule,) = run("CNCore_StrengthSchedule", keyframes="0: 1")
     (weights,) = run("CNCore_BlockWeights")
@@ -82,7 +82,7 @@ def test_a_factor_per_picture_is_a_strength_of_its_own(run: Any, scene: dict[str
         assert (both[i] - controlled(run, scene, strength=strength)[i]).abs().max() < 1e-4
 
 
-def test_a_plan_shows_what_the_new_controls_say(run: Any, scene: dict[str, Any]) -> None:
+def test_a_plan_shows_the_optional_settings(run: Any, scene: dict[str, Any]) -> None:
     (schedule,) = run("CNCore_StrengthSchedule", keyframes="0: 1, 0.5: 0", easing="hold")
     (options,) = run("CNCore_ControlOptions", average_over_picture=True, hint_fit="pad")
     given = {"control_net": scene["net"], "image": scene["hint"], "schedule": schedule, "options": options}
@@ -138,7 +138,7 @@ def _options(run: Any, **options: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def kinds(assets: Path, tmp_path: Path, host: StandaloneHost) -> Path:
-    """A models tree with a difference file and a ControlNet Union for the tiny model, found by the host too."""
+    """A models folder with a difference file and a ControlNet Union for the tiny model; the host finds it too."""
     folder = tmp_path / "models" / "controlnet"
     folder.mkdir(parents=True)
     base = load_unet(assets / "demo_base.safetensors").state_dict()
@@ -175,7 +175,7 @@ def test_a_difference_file_is_the_net_that_it_was_made_from(
     assert (controlled(run, scene, control_net=net) - whole).abs().max() < 1e-3 * whole.abs().max()
 
 
-def test_a_difference_file_for_another_base_is_told_when_it_is_loaded(
+def test_a_difference_file_for_another_base_is_refused_when_it_is_loaded(
     run: Any, scene: dict[str, Any], kinds: Path, host: StandaloneHost
 ) -> None:
     config = scene["model"].base.config
@@ -188,7 +188,7 @@ def test_a_difference_file_for_another_base_is_told_when_it_is_loaded(
         run("CNCore_LoadControlNet", control_net="difference.safetensors", model=other)
 
 
-def test_a_union_is_told_its_type_by_our_node_and_the_native_one(run: Any, scene: dict[str, Any], kinds: Path) -> None:
+def test_both_nodes_set_the_hint_type_of_a_union(run: Any, scene: dict[str, Any], kinds: Path) -> None:
     (union,) = run("CNCore_LoadControlNet", control_net="union.safetensors")
     (native,) = run("SetUnionControlNetType", control_net=union, type="depth")
     (auto,) = run("SetUnionControlNetType", control_net=native, type="auto")
@@ -208,7 +208,7 @@ def test_a_union_is_told_its_type_by_our_node_and_the_native_one(run: Any, scene
 def test_apply_nodes_for_other_bases_apply_our_nets_as_the_advanced_one(
     name: str, run: Any, scene: dict[str, Any]
 ) -> None:
-    """As in the editor, which hands autoencoder and mask to the nets that read them and to no other."""
+    """As in ComfyUI, which passes autoencoder and mask only to ControlNets that read them."""
     *_, vae = run("CNCore_LoadCheckpoint", checkpoint=DEMO)
     given = {"control_net": scene["net"], "image": scene["hint"], "strength": 0.7, "start_percent": 0.0,
              "end_percent": 0.5}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Pictures in and out: every form of file, names that never leave their folder, nothing half-written."""
+"""Images in and out: every form of file, names that never leave their folder, no incomplete files."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_changed_file_is_read_again(host: StandaloneHost) -> None:
 # ---- writing
 
 
-def test_numbers_go_on_and_nothing_is_overwritten(run: Any, host: StandaloneHost) -> None:
+def test_numbers_continue_and_no_file_is_overwritten(run: Any, host: StandaloneHost) -> None:
     host.output_dir.mkdir()
     (host.output_dir / "a_00007_.png").write_bytes(b"mine")
     (host.output_dir / "a_b_00009_.png").write_bytes(b"another prefix")
@@ -131,7 +131,7 @@ def test_the_workflow_is_inside(run: Any, host: StandaloneHost) -> None:
         assert json.loads(image.text["workflow"]) == {"nodes": []}
 
 
-def test_words_in_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_placeholders_in_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
     moment = time.struct_time((2024, 3, 9, 7, 5, 1, 5, 69, 0))
     monkeypatch.setattr(file_prefix.time, "localtime", lambda: moment)
     prompt = {"1": {"class_type": "KSampler", "inputs": {"seed": 3, "name": "../a:b"}, "_meta": {"title": "Paint"}}}
@@ -165,7 +165,7 @@ def test_a_full_disk_leaves_nothing(run: Any, host: StandaloneHost, monkeypatch:
     assert list(host.output_dir.iterdir()) == []
 
 
-def test_previews_lie_apart(run: Any, host: StandaloneHost) -> None:
+def test_previews_are_written_into_the_temporary_folder(run: Any, host: StandaloneHost) -> None:
     entry = run("PreviewImage", images=IMAGE)["ui"]["images"][0]
     assert entry["type"] == "temp" and (host.temp_dir / entry["filename"]).is_file()
     assert run("LoadImage", image=f"{entry['filename']} [temp]")[0].shape == IMAGE.shape
@@ -225,7 +225,7 @@ def test_the_longest_name_can_be_saved(run: Any, host: StandaloneHost) -> None:
 
 
 @pytest.mark.parametrize("name", ["CON", "a/nul.png", "Com1.txt/b", "a:b"])
-def test_names_that_windows_keeps_for_itself(name: str) -> None:
+def test_names_that_windows_reserves(name: str) -> None:
     assert "Windows reserves" in folders.name_fault(name, windows=True)
     assert folders.name_fault(name, windows=False) == ""
     assert folders.name_fault("console/null/com10", windows=True) == ""

@@ -1,4 +1,4 @@
-"""LoRA nodes without the editor: strengths, chains, and what is told when a file does not fit."""
+"""LoRA nodes without ComfyUI: strengths, chains, and messages for files that do not fit."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_file_of_which_nothing_fits_is_an_error(host: StandaloneHost, run: Any
         run("LoraLoaderModelOnly", model=loaded[0], lora_name="a.safetensors")
 
 
-def test_what_has_no_place_is_logged(
+def test_updates_that_do_not_fit_are_logged(
     host: StandaloneHost, run: Any, loaded: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     lora(host, tmp_path, "a.safetensors", UNET, "lora_unet_down_blocks_7_resnets_0_conv1")

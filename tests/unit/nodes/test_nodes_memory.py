@@ -1,4 +1,4 @@
-"""Pictures are decoded as memory allows: fewer at a time, then in tiles, and that is said."""
+"""Latents are decoded as memory allows: fewer at a time, then in tiles, with a note."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 DEMO = "demo (built in)"
 
 
-def test_weights_that_are_still_to_be_packed_count(host: StandaloneHost, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_are_not_packed_yet_are_counted(host: StandaloneHost, monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, vae = host.load_checkpoint(host.assets_dir / "demo_base.safetensors")
     assert vae is not None
     notes: list[str] = []

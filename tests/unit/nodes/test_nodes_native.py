@@ -1,4 +1,4 @@
-"""The arithmetic of native nodes, held to values computed by hand or by the host's own functions."""
+"""The arithmetic of ComfyUI's nodes, compared with values that are computed by hand."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_areas_in_cells_and_in_shares() -> None:
         to_conditions([entry(area=(4, 4, 9, 0))], [entry()], (8, 8))
 
 
-def test_an_area_is_compared_with_the_other_half_in_that_area() -> None:
+def test_an_area_of_one_half_gets_the_text_of_the_other_half() -> None:
     positive, negative = to_conditions([entry(1.0), entry(2.0, area=(4, 4, 0, 0))], [entry(3.0)], (8, 8))
     assert len(positive) == 2 and len(negative) == 2
     assert negative[1].area == positive[1].area
@@ -107,7 +107,7 @@ def test_image_sizes(run: Any) -> None:
         run("ImageScaleBy", image=torch.rand(1, 4, 4, 3), scale_by=0.01)
 
 
-def test_borders_to_paint_into(run: Any) -> None:
+def test_borders_for_outpainting(run: Any) -> None:
     image, mask = run("ImagePadForOutpaint", image=torch.ones(1, 16, 20, 3), left=8, bottom=8, feathering=4)
     assert image.shape == (1, 24, 28, 3) and mask.shape == (1, 24, 28)
     assert image[0, 0, 0, 0] == 0.5 and image[0, 0, 8, 0] == 1.0

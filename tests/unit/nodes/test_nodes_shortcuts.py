@@ -53,7 +53,7 @@ def sample(run: Any, scene: dict[str, Any], **changes: Any) -> torch.Tensor:
     return run("CNCore_Sample", **{**scene, "steps": STEPS, "cfg": 4.0, **changes})[0]["samples"]
 
 
-def test_as_it_is_placed_it_changes_nothing(run: Any, scene: dict[str, Any]) -> None:
+def test_the_defaults_change_nothing(run: Any, scene: dict[str, Any]) -> None:
     shown = run("CNCore_Shortcuts", model=scene["model"])
     model, text = shown["result"]
     assert text == "nothing is left out" and shown["ui"] == {"text": [text]}
@@ -126,7 +126,7 @@ def test_a_later_node_replaces_an_earlier_one(run: Any, scene: dict[str, Any]) -
         ({"deep_every": 0}, "1 is every evaluation"),
     ],
 )
-def test_fields_that_contradict_each_other_are_told_before_the_run(
+def test_fields_that_contradict_each_other_are_refused_before_the_run(
     run: Any, fields: dict[str, Any], words: str
 ) -> None:
     said = ShortcutsNode.VALIDATE_INPUTS(**fields)
@@ -146,8 +146,8 @@ def test_the_plan_says_that_not_all_is_computed(run: Any, scene: dict[str, Any],
     assert "shortcuts" not in run("CNCore_ControlPlan", model=model, **given)["result"][0]
 
 
-def test_two_scales_of_guidance_have_no_interval(run: Any, scene: dict[str, Any], host: StandaloneHost) -> None:
-    """Whoever asked for it, the node or the run."""
+def test_guidance_with_two_scales_refuses_an_interval(run: Any, scene: dict[str, Any], host: StandaloneHost) -> None:
+    """The interval may come from the node or from the run."""
     halves = {"cond1": scene["positive"], "cond2": scene["positive"], "negative": scene["negative"]}
     scales = {"cfg_conds": 4.0, "cfg_cond2_negative": 1.5}
     with pytest.raises(UnfitError, match="one scale"):
@@ -164,7 +164,7 @@ def test_two_scales_of_guidance_have_no_interval(run: Any, scene: dict[str, Any]
 
 
 def workflow_with(folder: Path, **fields: Any) -> Path:
-    """canny_to_image in fewer steps, with the node before its sampler; fields: what it says beside its defaults."""
+    """canny_to_image in fewer steps, with the node before its sampler; fields: values other than its defaults."""
     classes = build_nodes(StandaloneHost(folder, folder, device="cpu", dtype="fp32"))
     graph = load_graph(WORKFLOW, classes)
     (sampler,) = (node.id for node in graph.nodes.values() if node.class_type == "CNCore_Sample")
@@ -205,7 +205,7 @@ def test_the_command_takes_a_workflow_with_the_node_as_its_own_options(
 
 def test_the_command_refuses_a_contradiction_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     workflow = workflow_with(tmp_path, encoder_every=2, deep_every=2)
-    assert cli.main(["run", str(workflow), "--output", str(tmp_path / "output")]) == 2
+    assert cli.main(["run", str(workflow), "--strict", "--output", str(tmp_path / "output")]) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and "choose one of them" in said[0]
 

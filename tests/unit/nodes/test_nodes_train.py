@@ -1,4 +1,4 @@
-"""Nodes that make, write and move ControlNets, and the grid that compares pictures."""
+"""Nodes that train, save, convert and transfer ControlNets, and the grid that compares images."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_the_training_node_makes_a_net_that_can_be_used_immediately(run: Any, ho
     assert Path(report.rpartition("saved as ")[2]).is_file()
 
 
-def test_train_says_what_does_not_pair(run: Any) -> None:
+def test_training_refuses_hints_and_captions_that_do_not_match(run: Any) -> None:
     with pytest.raises(ShapeError, match="give one square hint for each"):
         run("CNCore_TrainControlNet", **{**examples(), "hints": torch.rand(2, 32, 32, 3)})
     with pytest.raises(ShapeError, match="2 captions for 3 images"):
