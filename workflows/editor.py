@@ -20,7 +20,7 @@ from .widgets import has_control, prompt_value, widget_values
 
 MAX_DEPTH = 64
 MAX_STEPS = 500_000
-"""Links that are followed in one workflow; a real one needs a few thousand steps."""
+"""Links that are followed, and inputs of bypassed nodes that are compared; a real workflow needs a few thousand."""
 _SET_NODES = frozenset({"SetNode", "easy setNode"})
 _GET_NODES = frozenset({"GetNode", "easy getNode"})
 _PASSING = frozenset({"Reroute", "Reroute (rgthree)"}) | _SET_NODES
@@ -273,7 +273,8 @@ class _Reader:
                 continue
             self._step_count += 1
             if self._step_count > MAX_STEPS:
-                raise fail(self.name, f"has chains of reroutes with more than {MAX_STEPS} steps", "link nodes directly")
+                fault = f"has chains of reroutes or bypassed nodes with more than {MAX_STEPS} steps"
+                raise fail(self.name, fault, "link nodes directly")
             self._followed[mark] = None
             marks.append(mark)
             step = self._source(step) if step.is_input else self._output(step, wanted)
@@ -321,6 +322,7 @@ class _Reader:
         if node.mode == MUTED:
             return _Nothing(f"{node.label}, which it is linked to, is muted: unmute it or link another")
         if node.mode == BYPASSED:
+            self._step_count += len(node.inputs)
             index = _bypass(node, at.index, wanted)
             if index is None:
                 return _Nothing(f"{node.label} is bypassed and has no {wanted} input to pass on: use it again")

@@ -108,7 +108,7 @@ def check_outputs(graph: Graph, classes: Mapping[str, type]) -> Checked:
 def _without_stray_links(node: Node, specs: Mapping[str, NodeSpec]) -> Node:
     """Drop links into inputs that the class does not declare: they have no effect, also on what must run."""
     spec = specs.get(node.class_type)
-    stray = [name for name, _ in node.links() if spec is not None and name not in spec.inputs]
+    stray = {name for name, _ in node.links() if spec is not None and name not in spec.inputs}
     if not stray:
         return node
     return replace(node, inputs={name: value for name, value in node.inputs.items() if name not in stray})

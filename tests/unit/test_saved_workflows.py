@@ -397,6 +397,7 @@ def seconds(work: Any) -> float:
         lambda n, classes: read(reroutes(n), classes),
         lambda n, classes: uses(read(loras(n), CHAIN), CHAIN),
         lambda n, classes: check(read(loras(n), CHAIN), CHAIN),
+        lambda n, classes: check(read(stray(n * 10), classes), classes),
         lambda n, classes: dynamic_prompt("/* " * (n * 20)),
         lambda n, classes: dynamic_prompt("{a|" * (n * 20)),
         lambda n, classes: read(proxied(" " * (n * 20)), classes),
@@ -404,7 +405,18 @@ def seconds(work: Any) -> float:
         lambda n, classes: attempt(lambda: annotated_file(" " * (n * 50) + "[inputs", classes["LoadImage"].host)),
         lambda n, classes: expand_prefix("%" * (n * 50), 8, 8),
     ],
-    ids=["reroutes", "fit", "check", "comments", "alternatives", "spaces", "digits", "file name", "prefix"],
+    ids=[
+        "reroutes",
+        "fit",
+        "check",
+        "stray links",
+        "comments",
+        "alternatives",
+        "spaces",
+        "digits",
+        "file name",
+        "prefix",
+    ],
 )
 def test_reading_takes_linear_time(classes: dict[str, type], work: Any) -> None:
     """Four times the size takes about four times as long; with quadratic time it was sixteen times."""
@@ -418,9 +430,25 @@ def proxied(widget: str) -> dict[str, Any]:
     return saved([instance], [], definitions={"subgraphs": [definition]})
 
 
+def stray(count: int) -> dict[str, Any]:
+    """Many links into inputs that the class does not declare."""
+    inputs = {f"x{n}": ["1", 0] for n in range(count)}
+    return {"1": API["1"], "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0], **inputs}}}
+
+
 def attempt(work: Any) -> None:
     with pytest.raises(CoreError):
         work()
+
+
+def test_bypassed_nodes_that_each_wanted_type_walks_anew_are_refused(classes: dict[str, type]) -> None:
+    nodes, links = [EMPTY], [[1, 1, 0, 2, 0, "*"]]
+    for n in range(2, 4800, 2):
+        bypassed = node(n, "Blur", [("a", "*", n - 1)], mode=4, outputs=[{"type": "*"}])
+        nodes += [bypassed, node(n + 1, "PreviewImage", [("images", f"T{n},IMAGE", n)])]
+        links += [[n, n, 0, n + 1, 0, "x"], [n + 1, n, 0, n + 2, 0, "*"]]
+    with pytest.raises(WorkflowError, match="chains of reroutes or bypassed nodes"):
+        read(saved(nodes, links), classes)
 
 
 def test_a_workflow_with_endless_inputs_is_refused(classes: dict[str, type]) -> None:
