@@ -372,7 +372,7 @@ class Session:
         own = getattr(self, name, None)
         if own:
             return own()
-        names = ("comfyui_accelerate", "comfyui_preprocess", "comfyui_nets", "comfyui_shortcuts", "comfyui_card")
+        names = ("comfyui_accelerate", "comfyui_preprocess", "comfyui_nets", "comfyui_shortcuts", "comfyui_card", "comfyui_packs")
         modules = (importlib.import_module(module) for module in names)
         return next(getattr(module, name) for module in modules if hasattr(module, name))(self)
 
@@ -709,10 +709,13 @@ def main(folder: str, pack: str, out: str) -> None:
 
 
 def serve(folder: str, pack: str, port: str) -> None:
-    """The host's own main program, on loopback, with PACK's `custom_nodes` as its only one."""
+    """Run ComfyUI's own main program on loopback, with the `custom_nodes` of PACK as the only ones.
+
+    HOST_ARGS: further arguments, such as `--front-end-root FOLDER` for another release of the frontend.
+    """
     sys.path.insert(0, folder)
-    base = str(Path(pack).parents[1])
-    sys.argv = [f"{folder}/main.py", "--cpu", "--base-directory", base, "--port", port]
+    more = os.environ.get("HOST_ARGS", "").split()
+    sys.argv = [f"{folder}/main.py", "--cpu", "--base-directory", str(Path(pack).parents[1]), "--port", port, *more]
     without_torchvision()
     runpy.run_path(f"{folder}/main.py", run_name="__main__")
 

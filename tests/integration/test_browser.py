@@ -77,15 +77,23 @@ FIT = """() => {
     app.canvas.setDirty(true, true);
 }"""
 OVERLAPS = """() => {
+    const scale = app.canvas.ds.scale, title = LiteGraph.NODE_TITLE_HEIGHT;
     const box = node => {
         const [x, y] = node.pos, [width, height] = node.size;
-        return {name: node.title, left: x, top: y - LiteGraph.NODE_TITLE_HEIGHT, right: x + width, bottom: y + height};
+        const shown = document.querySelector(`[data-node-id="${node.id}"]`)?.getBoundingClientRect();
+        const right = x + (shown ? shown.width / scale : width);
+        const bottom = shown ? y - title + shown.height / scale : y + height;
+        return {name: node.title, left: x, top: y - title, right, bottom};
     };
     const meet = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
     const boxes = app.graph.nodes.map(box);
     return boxes.flatMap((a, i) => boxes.slice(i + 1).filter(b => meet(a, b)).map(b => `${a.name} and ${b.name}`));
 }"""
-"""Nodes that lie over each other, at the size that the editor gives them."""
+"""Nodes that overlap, by their size on the screen. A Vue node is an element of the page, a classic one is drawn."""
+VUE = "Comfy.VueNodes.Enabled"
+VUE_NODES = "() => document.querySelectorAll('[data-node-id]').length"
+FIRST_WITH_VUE = (1, 49)
+"""The first release of the frontend that these tests drive with Vue nodes. Before it they are an experiment."""
 ADD_APPLY = """() => {
     app.graph.clear();
     const node = LiteGraph.createNode('CNCore_ApplyControlNet');
@@ -205,6 +213,11 @@ class Editor:
         """Change one of the editor's settings."""
         self.page.evaluate("([name, value]) => app.extensionManager.setting.set(name, value)", [setting, value])
 
+    def modes(self) -> tuple[bool, ...]:
+        """Values of the setting for Vue nodes that this frontend can be tested with."""
+        version = self.page.evaluate("() => window.__COMFYUI_FRONTEND_VERSION__")
+        return (False, True) if tuple(map(int, version.split(".")[:2])) >= FIRST_WITH_VUE else (False,)
+
     def command(self, name: str) -> None:
         """What a menu entry or key does."""
         self.page.evaluate("name => app.extensionManager.command.execute(name)", name)
@@ -213,13 +226,26 @@ class Editor:
         """Open the template browser at this pack's templates; its dialog."""
         self.command("Comfy.BrowseTemplates")
         dialog = self.page.get_by_role("dialog")
-        dialog.get_by_role("option", name=PACK, exact=True).click()
+        entries = [dialog.get_by_role(role, name=PACK, exact=True) for role in ("option", "button")]
+        entries[0].or_(entries[1]).click()  # an option up to frontend 1.27, a button later
         return dialog
 
     def card(self, dialog: Any, name: str) -> Any:
-        """The picture of a template; the browser makes its cards a dozen at a time, as one scrolls down."""
+        """The picture of a template.
+
+        Up to frontend 1.27 the browser adds cards while one scrolls down. Later it adds the picture of a card that is
+        in view.
+        """
         picture = dialog.get_by_alt_text(name, exact=True)
-        wait(lambda: picture.count() or self.scroll_down(dialog), f"the card of {name}")
+        card = dialog.get_by_test_id(f"template-workflow-{name}")
+
+        def scroll() -> None:
+            if card.count():
+                card.first.scroll_into_view_if_needed()
+            else:
+                self.scroll_down(dialog)
+
+        wait(lambda: picture.count() or scroll(), f"the card of {name}")
         picture.first.locator("xpath=..").scroll_into_view_if_needed()
         return picture.first
 
@@ -235,7 +261,7 @@ class Editor:
         self.card(dialog, name)
         dialog.get_by_text(name, exact=True).first.click()  # its title; the line below may say the same
         dialog.wait_for(state="hidden")
-        wanted = [node["type"] for node in json.loads((FOLDER / f"{name}.json").read_text("utf-8"))["nodes"]]
+        wanted = [node["type"] for node in nodes_of(name)]
         wait(lambda: sorted(self.page.evaluate(TYPES)) == sorted(wanted), f"the nodes of {name}")
         self.show_all()
 
@@ -290,6 +316,11 @@ class Editor:
         self.show_all()
         with Image.open(io.BytesIO(self.page.screenshot())) as picture:
             picture.convert("RGB").save(target, quality=QUALITY, optimize=True)
+
+
+def nodes_of(name: str) -> list[dict[str, Any]]:
+    """The nodes of a template."""
+    return json.loads((FOLDER / f"{name}.json").read_text("utf-8"))["nodes"]
 
 
 def pixels(data: bytes) -> np.ndarray:
@@ -368,7 +399,12 @@ def names(entry: dict[str, Any]) -> set[str]:
 @pytest.mark.parametrize("name", bundled_names())
 def test_every_template_in_the_editor(name: str, editor: Editor, tmp_path: Path) -> None:
     editor.load_template(name)
-    assert editor.page.evaluate(OVERLAPS) == []
+    for vue in editor.modes():
+        editor.set(VUE, vue)
+        editor.show_all()
+        wait(lambda vue=vue: editor.page.evaluate(VUE_NODES) == (len(nodes_of(name)) if vue else 0), "the other mode")
+        assert editor.page.evaluate(OVERLAPS) == []
+    editor.set(VUE, False)
     editor.run()
     folder = Path(os.environ["SCREENSHOTS"]).resolve() if "SCREENSHOTS" in os.environ else tmp_path
     folder.mkdir(parents=True, exist_ok=True)
