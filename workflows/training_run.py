@@ -28,7 +28,7 @@ from ..controlnet_core.training.example_folder import open_examples
 from ..controlnet_core.training.export import RECIPE_KEY, export, export_files
 from ..controlnet_core.training.loop import Recipe, Report
 from ..controlnet_core.training.probe import ALL_TRAINED, Probe, first_control
-from ..controlnet_core.training.work_folder import WorkFolder, remove_leftovers, settings_of
+from ..controlnet_core.training.work_folder import WorkFolder, settings_of
 from ..nodes.builtin import checkpoints
 from ..nodes.standalone.host import ASSETS
 from .destinations import check_file
@@ -45,9 +45,7 @@ def train(args: argparse.Namespace) -> int:
     _check_output(args)
     training, settings = prepare(args, work)
     loop = training.loop
-    with work.locked():
-        for file in export_files(args.output, args.unlock):
-            remove_leftovers(file)
+    with work.locked(*export_files(args.output, args.unlock)):
         # Only now: another training may have written the folder's settings and state while the models were loaded.
         changed = work.claim(settings)
         if loop.resume():

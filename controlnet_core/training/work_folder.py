@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
-import os
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -27,8 +26,6 @@ from .probe import Probe
 CHANGEABLE = frozenset(
     {"steps", "batch", "accumulate", "lr", "lr_end", "warmup", "weight_decay", "betas", "clip", "ema", "seed", "bf16"}
 )
-_OURS = re.compile(r"\.(training\.state|settings\.json|sizes\.json|step_\d+\.png)\.\d+\.tmp")
-"""Names under which files of this folder are written before they are complete."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +40,17 @@ class WorkFolder:
         return self.folder / "training.state"
 
     @property
+    def _settings_file(self) -> Path:
+        return self.folder / "settings.json"
+
+    @property
     def sizes_file(self) -> Path:
         """The sizes of the pictures that were checked, see `open_examples`."""
         return self.folder / "sizes.json"
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other trainings out of the folder, and remove what killed ones left half-written.
+    def locked(self, *outputs: Path) -> Iterator[None]:
+        """Keep other trainings out of the folder, and remove what killed ones left half-written, also of the outputs.
 
         Raises ValueRangeError when another training uses the folder.
         """
@@ -66,9 +67,11 @@ class WorkFolder:
                     f"{self.folder} is used by another training ({error.strerror}): wait for it or stop it, or choose "
                     "another --work folder"
                 ) from error
-            for left in (*self.folder.glob(".*.tmp"), *(self.folder / "samples").glob(".*.tmp")):
-                if _OURS.fullmatch(left.name):
-                    left.unlink()
+            written = (self.state_file, self._settings_file, self.sizes_file, *outputs)
+            patterns = [path.with_name(f".{glob.escape(path.name)}.*.tmp") for path in written]
+            for pattern in (*patterns, self.folder / "samples" / ".step_*.png.*.tmp"):
+                for left in pattern.parent.glob(pattern.name):
+                    left.unlink(missing_ok=True)
             self._mend_log()
             yield
 
@@ -85,7 +88,7 @@ class WorkFolder:
         Returns what changed, such as "lr was 0.001, is 0.0001". Raises ValueRangeError where a setting changed that is
         not in `CHANGEABLE`, DamagedFileError for a settings.json that cannot be read.
         """
-        path = self.folder / "settings.json"
+        path = self._settings_file
         wanted = json.loads(json.dumps(settings))  # as they come back from the file: tuples are lists
         # Without a state nothing was trained yet, so any settings will do.
         known = self._known_settings(path) if path.exists() and self.state_file.exists() else wanted
@@ -155,28 +158,6 @@ def _lock(file: BinaryIO) -> None:
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def remove_leftovers(path: Path) -> None:
-    """Remove the temporary files that killed processes left beside a file they were about to write."""
-    pattern = re.compile(re.escape(f".{path.name}.") + r"(\d{1,9})\.tmp")
-    for left in path.parent.glob(".*.tmp"):
-        match = pattern.fullmatch(left.name)
-        if match and not _is_running(int(match[1])):
-            left.unlink(missing_ok=True)
-
-
-def _is_running(process: int) -> bool:
-    """Whether another process with this number exists."""
-    if sys.platform == "win32":  # there os.kill would end it; Windows itself keeps files that are open
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return process != os.getpid()
 
 
 def settings_of(

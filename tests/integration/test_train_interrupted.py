@@ -21,9 +21,6 @@ from comfyui_controlnet_core.controlnet_core.training.loop import Loop, Recipe
 from comfyui_controlnet_core.controlnet_core.training.work_folder import WorkFolder
 from tiny_training import SIZE, make_training_folder, train
 
-DEAD_PROCESS = 999_999_999
-"""No process has this number: the systems' largest is 2^22."""
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -141,10 +138,9 @@ def test_leftovers_of_killed_runs_are_removed(folder: Path, tmp_path: Path) -> N
         work / ".training.state.1.tmp",
         work / ".settings.json.22.tmp",
         work / "samples" / ".step_000100.png.333.tmp",
-        tmp_path / f".net.safetensors.{DEAD_PROCESS}.tmp",
+        tmp_path / ".net.safetensors.4444.tmp",
     ]
-    # of a running process (this test's parent), of another file, and of somebody else
-    kept = [tmp_path / f".net.safetensors.{os.getppid()}.tmp", tmp_path / ".other.safetensors.1.tmp", work / ".my.tmp"]
+    kept = [tmp_path / ".other.safetensors.1.tmp", work / ".my.tmp"]  # of another file, and of somebody else
     for path in (*leftovers, *kept):
         path.write_bytes(b"half")
     (work / "log.jsonl").write_text('{"kind": "report", "step": 1}\n{"kind": "rep')
