@@ -1,4 +1,4 @@
-"""Reading workflows: the editor's form with all its furniture, the API form, pictures, hostile files."""
+"""Reading workflows: the editor's form, the API form, pictures, hostile files."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_dynamic_prompts_take_the_first_alternative(text: str, result: str) -> N
     assert dynamic_prompt(text) == result
 
 
-# ---- what only the editor knows -------------------------------------------------------------------------
+# ---- nodes that only exist in the editor -------------------------------------------------------------------------
 
 
 def image_chain(middle: list[dict[str, Any]], links: list[Any], last: int) -> Graph:
