@@ -36,14 +36,14 @@ import torch
 from comfyui_controlnet_core.controlnet_core.config import SD15, SDXL, ModelConfig
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import make_schedule
-from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
+from comfyui_controlnet_core.controlnet_core.backend import Backend
 from comfyui_controlnet_core.controlnet_core.engine.chunks import Part, evaluate_parts
-from comfyui_controlnet_core.controlnet_core.engine.condition import Condition
-from comfyui_controlnet_core.controlnet_core.engine.graphs import Graphs
-from comfyui_controlnet_core.controlnet_core.engine.job import Job
-from comfyui_controlnet_core.controlnet_core.engine.prepare import prepare
-from comfyui_controlnet_core.controlnet_core.engine.run import Run
-from comfyui_controlnet_core.controlnet_core.engine.runtime import DTYPES, Runtime, choose_device
+from comfyui_controlnet_core.controlnet_core.conditioning.condition import Condition
+from comfyui_controlnet_core.controlnet_core.speed.cuda_graphs import Graphs
+from comfyui_controlnet_core.controlnet_core.conditioning.job import Job
+from comfyui_controlnet_core.controlnet_core.prepare import prepare
+from comfyui_controlnet_core.controlnet_core.speed import Run
+from comfyui_controlnet_core.controlnet_core.runtime.device import DTYPES, Runtime, choose_device
 from comfyui_controlnet_core.controlnet_core.errors import ValueRangeError
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet

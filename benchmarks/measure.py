@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from comfyui_controlnet_core.controlnet_core.engine.live import LiveTensors
+from comfyui_controlnet_core.controlnet_core.runtime.tensor_memory import TensorMemory
 
 
 def seconds(call: Callable[[], Any], device: torch.device) -> float:
@@ -31,7 +31,7 @@ def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
         base = torch.cuda.memory_allocated()
         call()
         return torch.cuda.max_memory_allocated() - base
-    with LiveTensors() as live:
+    with TensorMemory() as live:
         call()
     return live.peak
 

@@ -16,20 +16,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from comfyui_controlnet_core.controlnet_core.backend import Backend
 from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_controlnet, load_unet
 from comfyui_controlnet_core.controlnet_core.checkpoints.save import save_checkpoint, save_controlnet
+from comfyui_controlnet_core.controlnet_core.conditioning.condition import Condition
+from comfyui_controlnet_core.controlnet_core.conditioning.job import Job
 from comfyui_controlnet_core.controlnet_core.config import SD15
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.diffusion.denoiser import scale_input
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
-from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
 from comfyui_controlnet_core.controlnet_core.engine.chunks import Part, evaluate_parts
-from comfyui_controlnet_core.controlnet_core.engine.condition import Condition
-from comfyui_controlnet_core.controlnet_core.engine.graphs import Graphs
-from comfyui_controlnet_core.controlnet_core.engine.job import Job
-from comfyui_controlnet_core.controlnet_core.engine.prepare import Prepared, prepare, prepare_once
-from comfyui_controlnet_core.controlnet_core.engine.run import Run
-from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime, waits_for_results
+from comfyui_controlnet_core.controlnet_core.prepare import Prepared, prepare, prepare_once
+from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime, waits_for_results
+from comfyui_controlnet_core.controlnet_core.speed.cuda_graphs import Graphs
+from comfyui_controlnet_core.controlnet_core.speed import Run
 from torch import Tensor, nn
 
 CFG = 7.0

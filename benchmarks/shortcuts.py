@@ -25,16 +25,16 @@ from typing import Any
 import numpy as np
 import torch
 from comfyui_controlnet_core import controlnet_core
+from comfyui_controlnet_core.controlnet_core.backend import Backend
 from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_checkpoint, load_controlnet
+from comfyui_controlnet_core.controlnet_core.conditioning.condition import Condition
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import make_sigmas, scaled_linear
-from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
-from comfyui_controlnet_core.controlnet_core.engine.condition import Condition
 from comfyui_controlnet_core.controlnet_core.engine.evaluate import evaluate
-from comfyui_controlnet_core.controlnet_core.engine.pack import can_pack
-from comfyui_controlnet_core.controlnet_core.engine.run import EXACT, Run, Shortcuts, stage_ends
-from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
+from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
+from comfyui_controlnet_core.controlnet_core.speed.packed_cpu.pack import can_pack
+from comfyui_controlnet_core.controlnet_core.speed import EXACT, Run, Shortcuts, stage_ends
 from comfyui_controlnet_core.controlnet_core.training.demo_world import render_seed
 from fidelity import FIRST_SEED, hint, pictures
 from measure import machine

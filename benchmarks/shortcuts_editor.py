@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from comfyui_controlnet_core.controlnet_core.engine.run import EXACT, Shortcuts
-from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
+from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
+from comfyui_controlnet_core.controlnet_core.speed import EXACT, Shortcuts
 from measure import machine, seconds
 from peers import SHAPES, Accelerated, Comfy, Pool, make_case, write_weights
 

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from comfyui_controlnet_core.controlnet_core.engine.runtime import DTYPES, Runtime
+from comfyui_controlnet_core.controlnet_core.runtime.device import DTYPES, Runtime
 from measure import machine, peak_bytes, seconds
 from peers import (
     RECIPES,

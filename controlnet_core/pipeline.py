@@ -1,10 +1,20 @@
-"""From noise to a latent: the algorithm on one page. The first file to read.
+"""Puts a run together: memory plan, weights on the device, chunks, accelerations. The algorithm is in `sample.py` and
+`denoise.py`.
 
-    sigmas = make_sigmas(...)                    the noise levels of the steps
-    job = Job(model, conditions, size, sigmas)   what is to be made
-    parts = prepare_parts(job)                   all that does not depend on x, once; one part, if memory suffices
-    x = latent + noise * sigmas[0]
-    x = sampler(denoise, x, sigmas)              denoise: x, sigma -> evaluate_parts(parts, x, sigma, cfg, run)
+What is combined, in this order; each row surrounds or precedes the ones below it:
+
+=====================  ================================================  =============================================
+part                   chosen by                                         excluded by
+=====================  ================================================  =============================================
+offloaded weights      memory plan (`--memory`)                          packed weights
+Winograd filters       memory plan (`--no-winograd`)                     weights that are not packed
+chunks of the batch    memory plan (`--chunk`)
+guidance interval      `Shortcuts.guidance_start`, `guidance_end`
+CUDA graphs            `Runtime.graphs`                                  see `speed.graph_blocker`
+shortcuts              `Shortcuts`                                       encoder_every and deep_every exclude each other
+parallel nets          `Runtime.parallel_nets`                           see `speed.parallel_blocker`
+transformed modules    `speed.TRANSFORMS`                                the first that applies wins
+=====================  ================================================  =============================================
 """
 
 from __future__ import annotations
@@ -13,66 +23,40 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from .backend import Backend
+from .conditioning.condition import Condition
+from .conditioning.job import Job
 from .config import ModelConfig
-from .control.hint import repeat_to
+from .control.recording import record_casts, record_evaluations, record_nets
 from .control.report import Recorder
-from .diffusion.denoiser import add_noise, is_max_denoise
-from .diffusion.noise import AncestralSeed, initial_noise, mask_noise, noise_source
-from .diffusion.samplers import Sampler, Step, get_sampler
-from .diffusion.schedule import NoiseSchedule, make_sigmas
-from .engine.backend import Backend
-from .engine.choices import left_aside
-from .engine.chunks import evaluate_parts, fit_run, prepare_parts
-from .engine.condition import Condition
-from .engine.graphs import Graphs, why_never, why_not
-from .engine.job import Job
-from .engine.memory import MemoryPlan
-from .engine.record import note_casts
-from .engine.run import EXACT, Run, Shortcuts, stage_ends
-from .engine.runtime import Cancelled, check_cancelled, waits_for_results
+from .denoise import Denoiser
+from .diffusion.samplers import Step
+from .diffusion.schedule import NoiseSchedule
 from .errors import OutOfMemory, ShapeError
+from .finite import FiniteGuard
+from .memory_estimate import estimate_run
+from .models.float8 import has_float8
 from .models.unet import UNet
+from .prepare import Prepared, check_job, prepare
+from .runtime.device import Cancelled, results_are_free
+from .runtime.memory import MemoryPlan, Streaming, free_bytes, plan_memory
+from .runtime.weight_bytes import largest_weight
+from .sample import Denoise, SampleSettings, cut_sigmas, sample_latent
+from .speed import ACCELERATIONS, EXACT, EvaluationClock, RunContext, Shortcuts, load, stage_ends
+
+GRAPHS = "cuda_graphs"
+"""The one acceleration that the memory plan has to know: its buffers are part of the estimate."""
 
 
 @dataclass(frozen=True, eq=False)
 class DiffusionModel:
-    """A UNet with what its training fixed: parametrisation (in `config`) and noise levels."""
+    """A UNet with what its training fixed: parametrization (in `config`) and noise levels."""
 
     unet: UNet
     config: ModelConfig
     schedule: NoiseSchedule
-
-
-@dataclass(frozen=True)
-class SampleSettings:
-    """How to sample. `denoise` below 1 keeps that much less of the latent that comes in changed.
-
-    start_step, end_step cut the table of sigmas; with `add_noise` off the latent is taken as noisy
-    already, and with `leftover_noise` on the last cut step leaves it so. sigmas: a table to walk down instead of
-    that of scheduler, steps and denoise. rescale: the share of guidance's contrast that is taken back, 0 to 1.
-    """
-
-    seed: int = 0
-    steps: int = 20
-    cfg: float = 7.0
-    sampler: str = "euler"
-    scheduler: str = "normal"
-    denoise: float = 1.0
-    add_noise: bool = True
-    start_step: int = 0
-    end_step: int | None = None
-    leftover_noise: bool = True
-    ancestral: AncestralSeed = "shifted"
-    sigmas: tuple[float, ...] | None = None
-    rescale: float = 0.0
-
-    @property
-    def title(self) -> str:
-        """What reports call a run with these settings."""
-        return f"{self.sampler} / {self.scheduler}, seed {self.seed}"
 
 
 def generate(
@@ -93,163 +77,208 @@ def generate(
 ) -> Tensor:
     """Sample a latent.
 
-    latent: (B, 4, h, w), scaled; zeros to start from nothing. noise_mask: (B or 1, 1 or none, H, W) in
-    [0, 1], where to paint; the rest keeps the latent. shortcuts: what may be left out, at a price in
-    exactness (see `engine.run`). recorder: hears what runs (see `control.report`).
-    on_memory: hears, before anything is computed, how much memory the run will take.
+    latent: (B, 4, h, w), scaled; zeros to start from nothing. noise_mask: (B or 1, 1 or none, H, W) in [0, 1], where to
+    paint; the rest keeps the latent. shortcuts: what may be skipped, at a price in exactness. recorder: is told what
+    runs. on_memory: is called with the memory plan before anything is computed.
     Returns (B, 4, h, w) float32 on the CPU.
     Raises ShapeError, UnfitError, NonFiniteError, Interrupted, OutOfMemory.
     """
-    asked = _Asked(
-        model, positive, negative, latent, settings, backend, noise_mask, batch_index, on_step, cancelled, on_memory
-    )
-    runtime = backend.runtime
-    watched = waits_for_results(runtime.device)
-    ends = stage_ends(model.schedule.percent_to_sigma)
-    run = Run(shortcuts, watched, recorder, settings.rescale, ends=ends, side_by_side=backend.beside)
+    channels = model.config.vae.latent_channels
+    if latent.ndim != 4 or latent.shape[1] != channels:
+        raise ShapeError(f"the latent has shape {tuple(latent.shape)}, expected (B, {channels}, h, w)")
+    sigmas = cut_sigmas(model.schedule, settings)
+    if len(sigmas) < 2:
+        return latent.float().cpu()
+    halves = positive, negative if settings.cfg != 1.0 else ()
+    job = Job(model.unet, model.config, model.schedule, *halves, tuple(latent.shape), sigmas.tolist())
+
+    def told(step: Step) -> None:
+        if recorder is not None:
+            recorder.step(float(step.sigma))
+        if on_step is not None:
+            on_step(step)
+
+    def run(guard: FiniteGuard, recorder: Recorder | None) -> Tensor:
+        denoise = make_denoiser(job, backend, settings, shortcuts, recorder, guard, on_memory)
+        start = latent.to(backend.runtime.device, torch.float32)
+        return sample_latent(
+            denoise, start, sigmas, settings, model.schedule, noise_mask=noise_mask, batch_index=batch_index,
+            on_step=told, cancelled=cancelled,
+        )  # fmt: skip
+
+    guard = FiniteGuard(every_step=results_are_free(backend.runtime.device))
     try:
         with torch.inference_mode():
-            result = _generate(asked, run)
-            if run.failed:
-                # the same again, looking at each step: names the culprit
-                return _generate(asked, Run(shortcuts, rescale=settings.rescale, ends=ends))
-            return result
+            result = run(guard, recorder)
+            # On a GPU the check is read once, at the end. A second run looks at each step and names the culprit.
+            return run(FiniteGuard(every_step=True), None) if guard.failed else result
     except torch.cuda.OutOfMemoryError as error:
-        raise OutOfMemory(
-            f"the device has no memory left for a batch of {latent.shape[0]} latents of {latent.shape[3]}x"
-            f"{latent.shape[2]}: use a smaller picture, fewer pictures at a time (--chunk), fewer ControlNets, "
-            "dtype fp16, or streamed weights (--memory streamed)"
-        ) from error
+        raise _out_of_memory(latent) from error
     finally:
         backend.rest()
 
 
-@dataclass(frozen=True, eq=False)
-class _Asked:
-    """What `generate` was asked for."""
-
-    model: DiffusionModel
-    positive: Sequence[Condition]
-    negative: Sequence[Condition]
-    latent: Tensor
-    settings: SampleSettings
-    backend: Backend
-    noise_mask: Tensor | None
-    batch_index: Sequence[int] | None
-    on_step: Callable[[Step], None] | None
-    cancelled: Cancelled | None
-    on_memory: Callable[[MemoryPlan], None] | None
-
-
-def _generate(asked: _Asked, run: Run) -> Tensor:
-    model, settings, latent = asked.model, asked.settings, asked.latent
-    if latent.ndim != 4 or latent.shape[1] != model.config.vae.latent_channels:
-        raise ShapeError(
-            f"the latent has shape {tuple(latent.shape)}, expected (B, {model.config.vae.latent_channels}, h, w)"
-        )
-    sampler = get_sampler(settings.sampler)
-    sigmas = cut_sigmas(model.schedule, settings)
-    if len(sigmas) < 2:
-        return latent.float().cpu()
-    guided = asked.negative if settings.cfg != 1.0 else ()
-    shape, known = tuple(latent.shape), sigmas.tolist()
-    job = Job(model.unet, model.config, model.schedule, asked.positive, guided, shape, known)
-    predict = _prepared(asked, job, run)
-    canvas = _canvas(asked, sampler)
-    start = add_noise(canvas.clean, canvas.noise, sigmas[0], is_max_denoise(sigmas[0], model.schedule.sigma_max))
-
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        check_cancelled(asked.cancelled)
-        return canvas.after(predict(canvas.before(x, sigma), sigma))
-
-    def told(step: Step) -> None:
-        if run.recorder is not None:
-            run.recorder.step(float(step.sigma))
-        if asked.on_step is not None:
-            asked.on_step(step)
-
-    source = noise_source(sampler, start, sigmas, settings.seed, ancestral=settings.ancestral)
-    result = sampler(denoise, start, sigmas, noise=source, on_step=told)
-    if float(sigmas[-1]) == 0.0:  # with noise left over, the next pass blends
-        result = canvas.after(result)
-    return result.float().cpu()
-
-
-def _prepared(asked: _Asked, job: Job, run: Run) -> Callable[[Tensor, Tensor], Tensor]:
-    """All that does not depend on x, made so that it fits. -> x, sigma -> the guided prediction of x0."""
-    backend, shortcuts, cfg = asked.backend, run.shortcuts, asked.settings.cfg
-    graphs = backend.runtime.graphs and not why_never(run, backend.runtime.device)
-    plan = fit_run(job, backend, shortcuts, graphs)
-    if asked.on_memory is not None:
-        asked.on_memory(plan)
-    if backend.runtime.graphs and not why_not(run, backend):
-        run.graphs = Graphs(backend, (job.unet, *dict.fromkeys(unit.net for unit in job.units)))
-    prepared = alone = prepare_parts(job, backend, plan.chunk)
-    if shortcuts.limits_guidance:
-        alone = prepare_parts(replace(job, negative=()), backend, plan.chunk)
-    if run.recorder is not None:
-        run.recorder.memory = plan.data()
-        run.recorder.notes += left_aside(job, backend, run)
-        for own in dict.fromkeys(part.prepared for part in prepared):
-            note_casts(run.recorder, own)
-
-    def predict(x: Tensor, sigma: Tensor) -> Tensor:
-        inside = job.schedule.in_window(float(sigma), shortcuts.guidance_start, shortcuts.guidance_end)
-        return evaluate_parts(prepared if inside else alone, x, sigma, cfg, run)
-
-    return predict
-
-
-def _canvas(asked: _Asked, sampler: Sampler) -> Canvas:
-    """The latent on the device, with the noise and the mask of this run."""
-    settings, device = asked.settings, asked.backend.runtime.device
-    clean = asked.latent.to(device, torch.float32)
-    noise = initial_noise(asked.latent.shape, settings.seed, asked.batch_index)
-    noise = noise.to(device) if settings.add_noise else torch.zeros_like(clean)
-    mask = None if asked.noise_mask is None else fit_noise_mask(asked.noise_mask.to(device), clean)
-    return Canvas(clean, noise, mask_noise(sampler, noise, settings.seed), mask)
-
-
-@dataclass(frozen=True, eq=False)
-class Canvas:
-    """Where is painted. clean: the latent that came in, noise: of the start, kept: of what stays, all (B, 4, h, w).
-
-    mask: (1 or B, 1, h, w), 1 where something new is made; None is everywhere.
-    """
-
-    clean: Tensor
-    noise: Tensor
-    kept: Tensor
-    mask: Tensor | None
-
-    def before(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """What a model gets to see: outside of the mask the latent that came in, as noisy as x."""
-        if self.mask is None:
-            return x
-        return x * self.mask + add_noise(self.clean, self.kept, sigma) * (1.0 - self.mask)
-
-    def after(self, x: Tensor) -> Tensor:
-        """What is painted, on the latent that came in."""
-        return x if self.mask is None else x * self.mask + self.clean * (1.0 - self.mask)
-
-
-def cut_sigmas(schedule: NoiseSchedule, settings: SampleSettings) -> Tensor:
-    """The sigmas of a run, cut to start_step..end_step; the last is 0 unless noise is to be left over."""
-    if settings.sigmas is not None:
-        return torch.tensor(settings.sigmas)
-    sigmas = make_sigmas(
-        schedule, settings.scheduler, settings.steps, denoise=settings.denoise, sampler=settings.sampler
+def _out_of_memory(latent: Tensor) -> OutOfMemory:
+    return OutOfMemory(
+        f"the device has no memory left for a batch of {latent.shape[0]} latents of {latent.shape[3]}x"
+        f"{latent.shape[2]}: use a smaller image, fewer images at a time (--chunk), fewer ControlNets, "
+        "dtype fp16, or streamed weights (--memory streamed)"
     )
-    end = settings.end_step
-    if end is not None and end < len(sigmas) - 1:
-        sigmas = sigmas[: end + 1].clone()
-        if not settings.leftover_noise:
-            sigmas[-1] = 0.0
-    return sigmas[min(settings.start_step, len(sigmas) - 1) :]
 
 
-def fit_noise_mask(mask: Tensor, latent: Tensor) -> Tensor:
-    """A noise mask (B, H, W) or (B, 1, H, W) -> (1 or B, 1, h, w) of the latent, bilinear as the host does."""
-    mask = repeat_to(mask.reshape(-1, 1, *mask.shape[-2:]).float(), latent.shape[0], "noise mask")
-    return F.interpolate(mask, size=latent.shape[-2:], mode="bilinear")
+def make_denoiser(
+    job: Job,
+    backend: Backend,
+    settings: SampleSettings,
+    shortcuts: Shortcuts = EXACT,
+    recorder: Recorder | None = None,
+    guard: FiniteGuard | None = None,
+    on_memory: Callable[[MemoryPlan], None] | None = None,
+) -> Denoise:
+    """Prepare a job so that it fits into memory, and build its denoiser: x, sigma -> guided prediction of x0."""
+    guard = guard or FiniteGuard(every_step=True)
+    context = RunContext(
+        backend.runtime, shortcuts, EvaluationClock(shortcuts), backend.streams, backend.programs, (job.unet,),
+        checks_each_step=guard.every_step, recorder=recorder,
+    )  # fmt: skip
+    plan = apply_plan(job, backend, shortcuts, _replays(context))
+    if on_memory is not None:
+        on_memory(plan)
+    context = replace(
+        context,
+        offloaded=backend.conveyor is not None,
+        owners=(job.unet, *dict.fromkeys(unit.net for unit in job.units)),
+    )
+    denoise = build_denoiser(job, backend, settings, plan.chunk, context, guard)
+    if recorder is None:
+        return denoise
+    recorder.memory = plan.data()
+    recorder.notes += blocked_choices(job, backend, context)
 
+    def counted(x: Tensor, sigma: Tensor) -> Tensor:
+        recorder.evaluation()
+        return denoise(x, sigma)
+
+    return counted
+
+
+def _replays(context: RunContext) -> bool:
+    """Whether evaluations are replayed as CUDA graphs, wherever the weights are."""
+    return any(row.is_wanted(context) and not row.blocker(context) for row in ACCELERATIONS if row.module == GRAPHS)
+
+
+def build_denoiser(
+    job: Job, backend: Backend, settings: SampleSettings, chunk: int, context: RunContext,
+    guard: FiniteGuard | None = None,
+) -> Denoise:  # fmt: skip
+    """The denoiser of a job, `chunk` images of its batch at a time."""
+    shortcuts = context.shortcuts
+    guided = unguided = _prepare_parts(job, backend, chunk)
+    if shortcuts.limits_guidance:
+        unguided = _prepare_parts(replace(job, negative=()), backend, chunk)
+    for prepared in dict.fromkeys(prepared for _, prepared in guided):
+        record_casts(context.recorder, prepared)
+    ends = stage_ends(job.schedule.percent_to_sigma)
+
+    def with_accelerations(prepared: Prepared, own: RunContext) -> Denoise:
+        denoiser = Denoiser(prepared, settings.cfg, settings.rescale)
+        record_nets(denoiser, context.recorder)
+        for acceleration in ACCELERATIONS:
+            acceleration.wrap(denoiser, own)
+        record_evaluations(denoiser, context.recorder)
+        return denoiser if guard is None else guard.around(denoiser)
+
+    def part(guided: Prepared, unguided: Prepared) -> Denoise:
+        # Each part of a batch counts its own evaluations and keeps its own state between them.
+        own = replace(context, clock=EvaluationClock(shortcuts, ends))
+        inside = with_accelerations(guided, own)
+        outside = with_accelerations(unguided, own) if unguided is not guided else inside
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            level = float(sigma)
+            own.clock.begin(level)
+            guides = job.schedule.in_window(level, shortcuts.guidance_start, shortcuts.guidance_end)
+            return (inside if guides else outside)(x, sigma)
+
+        return denoise
+
+    parts = [(images, part(own, other)) for (images, own), (_, other) in zip(guided, unguided, strict=True)]
+    return parts[0][1] if len(parts) == 1 else load("chunks").ChunkedDenoiser(parts)
+
+
+def _prepare_parts(job: Job, backend: Backend, chunk: int) -> tuple[tuple[slice, Prepared], ...]:
+    """The parts of a batch, prepared; taken from the backend if one of its last jobs was the same."""
+    batch = job.shape[0]
+
+    def make() -> tuple[tuple[slice, Prepared], ...]:
+        placed = backend.place(job)
+        if chunk >= batch:
+            return ((slice(0, batch), prepare(placed, backend.runtime)),)
+        return load("chunks").prepare_chunks(placed, chunk, lambda part: prepare(part, backend.runtime))
+
+    key, owners = job.key()
+    return backend.runs.once((chunk if chunk < batch else 0, *key), owners, make)
+
+
+def plan_run(job: Job, backend: Backend, shortcuts: Shortcuts = EXACT, graphs: bool | None = None) -> MemoryPlan:
+    """How much memory a run takes and how it is made to fit. graphs: whether evaluations are replayed, None to decide.
+
+    Winograd filters are used unless the runtime or the memory is against it. Raises what `check_job` raises.
+    """
+    check_job(job)
+    if graphs is None:
+        checks = results_are_free(backend.runtime.device)
+        graphs = _replays(RunContext(backend.runtime, shortcuts, EvaluationClock(shortcuts), checks_each_step=checks))
+    if not (backend.packs and backend.runtime.winograd):
+        return _plan(job, backend, shortcuts, graphs, winograd=False)
+    plan = _plan(job, backend, shortcuts, graphs, winograd=True)
+    if plan.fits:
+        return replace(plan, winograd=True)
+    return replace(_plan(job, backend, shortcuts, graphs, winograd=False), winograd=False)
+
+
+def _plan(job: Job, backend: Backend, shortcuts: Shortcuts, graphs: bool, winograd: bool) -> MemoryPlan:
+    batch, runtime = job.shape[0], backend.runtime
+    models = backend.models(job)
+    loaded = sum(backend.loaded_bytes(model) for model in models)
+    ahead = load("offload").AHEAD if backend.may_offload or backend.conveyor is not None else 0
+    streaming = Streaming(
+        None if backend.may_offload else backend.resident, backend.resident, backend.may_offload,
+        ahead + largest_weight(models, runtime.dtype),
+    )  # fmt: skip
+    return plan_memory(
+        lambda images: estimate_run(job, backend, shortcuts, graphs, winograd, images, build_denoiser), batch, loaded,
+        free_bytes(runtime.device), runtime.chunk, streaming,
+    )  # fmt: skip
+
+
+def apply_plan(job: Job, backend: Backend, shortcuts: Shortcuts = EXACT, graphs: bool = False) -> MemoryPlan:
+    """Plan a run and set the backend accordingly: which weights stay on the device, and which filters are used."""
+    plan = plan_run(job, backend, shortcuts, graphs)
+    if plan.resident is not None and backend.may_offload and backend.release(backend.models(job)):
+        plan = plan_run(job, backend, shortcuts, graphs)  # models of other runs have left the device
+    backend.offload_beyond(plan.resident)
+    backend.use_winograd(bool(plan.winograd))
+    return plan
+
+
+def blocked_choices(job: Job, backend: Backend, context: RunContext) -> list[str]:
+    """A line for each choice of the runtime that has no effect in this run, with the reason."""
+    runtime = backend.runtime
+    reasons = ((row.note, row.why_without_effect(context)) for row in ACCELERATIONS)
+    notes = [f"{note}: {reason}" for note, reason in reasons if reason]
+    plain_blocks = ""
+    if backend.conveyor is not None:
+        plain_blocks = "weights are streamed from the host"
+    elif backend.packs:
+        plain_blocks = "weights are packed for the processor"
+    elif all(has_float8(model) for model in backend.models(job)):
+        plain_blocks = "weights are in float8"
+    if plain_blocks:
+        notes += ["no fused blocks: " + plain_blocks] * runtime.fused_qkv + [
+            "not compiled: " + plain_blocks
+        ] * runtime.compile
+    return notes
+
+
+__all__ = ["DiffusionModel", "SampleSettings", "generate"]

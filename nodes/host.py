@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import torch
 
 from ..controlnet_core.control.report import Recorder
-from ..controlnet_core.engine.run import Shortcuts
 from ..controlnet_core.models.controlnet import ControlNet
-from ..controlnet_core.pipeline import SampleSettings
+from ..controlnet_core.sample import SampleSettings
+from ..controlnet_core.speed import Shortcuts
 from ..preprocessors.learned.library import Library
 from .values import Conditioning, Controlled, ControlSpec, Latent
 

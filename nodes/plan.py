@@ -11,8 +11,8 @@ from ..controlnet_core.analysis.charts import SeenHint, draw_plan
 from ..controlnet_core.control.hint import check_hint_channels, fit_hint
 from ..controlnet_core.control.plan import RunPlan, describe, make_plan
 from ..controlnet_core.control.unit import ControlUnit
-from ..controlnet_core.engine.run import EXACT
-from ..controlnet_core.pipeline import SampleSettings, cut_sigmas
+from ..controlnet_core.sample import SampleSettings, cut_sigmas
+from ..controlnet_core.speed import EXACT
 from .control import CATEGORY
 from .fields import Output, conditioning, denoise, latent, model, sampler, scheduler, steps
 from .node import Node, with_text

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..controlnet_core.analysis.charts import draw_report
 from ..controlnet_core.control.report import Recorder, describe
-from ..controlnet_core.pipeline import SampleSettings
+from ..controlnet_core.sample import SampleSettings
 from .fields import Output, cfg, conditioning, denoise, latent, model, sampler, scheduler, seed, steps
 from .node import Node, with_text
 from .pictures import shown, to_image

@@ -13,7 +13,7 @@ from ..controlnet_core.control.modes import block_names
 from ..controlnet_core.control.report import Recorder
 from ..controlnet_core.control.weights import BlockWeights
 from ..controlnet_core.errors import ValueRangeError
-from ..controlnet_core.pipeline import SampleSettings
+from ..controlnet_core.sample import SampleSettings
 from .control import WEIGHTS
 from .fields import MAX_SEED, Output, conditioning, integer, latent, model
 from .node import Node, with_text

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..controlnet_core.engine.run import Shortcuts
 from ..controlnet_core.errors import ValueRangeError
+from ..controlnet_core.speed import Shortcuts
 from .fields import Field, Output, integer, model, number, optional, share, switch
 from .node import Node, with_text
 

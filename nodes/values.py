@@ -22,11 +22,11 @@ from ..controlnet_core.control.curve import StrengthCurve
 from ..controlnet_core.control.unit import ControlStack
 from ..controlnet_core.control.weights import BlockWeights
 from ..controlnet_core.diffusion.schedule import NoiseSchedule
-from ..controlnet_core.engine.run import EXACT, Shortcuts
 from ..controlnet_core.models.control import ControlModel
 from ..controlnet_core.models.text_encoder import DualTextEncoder, TextEncoder
 from ..controlnet_core.models.vae import AutoencoderKL
 from ..controlnet_core.pipeline import DiffusionModel
+from ..controlnet_core.speed import EXACT, Shortcuts
 
 Clip: TypeAlias = TextEncoder | DualTextEncoder
 """A CLIP without ComfyUI."""

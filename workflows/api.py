@@ -25,7 +25,7 @@ from torch import Tensor
 from .. import preprocessors
 from ..controlnet_core.errors import MissingFileError, ShapeError, ValueRangeError
 from ..controlnet_core.picture_files import read_picture
-from ..controlnet_core.pipeline import SampleSettings
+from ..controlnet_core.sample import SampleSettings
 from ..controlnet_core.training.controlnet_training import NATIVE_SIZES
 from ..nodes import builtin
 from ..nodes.control import make_spec

@@ -97,9 +97,9 @@ def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
     add("--chunk", type=int, default=0, metavar="N", help="evaluate N pictures of a batch at a time; 0: all that fit")
     add("--graphs", action="store_true", help="replay evaluations as CUDA graphs, captured once for each picture size")
     add(
-        "--side-by-side", action="store_true", help="run ControlNets in parallel to the UNet's encoder, in CUDA streams"
+        "--side-by-side", dest="parallel_nets", action="store_true", help="run ControlNets in parallel to the UNet's encoder, in CUDA streams"
     )
-    add("--wide", action="store_true", help="compute blocks in fewer, larger kernels (for CUDA, not measured yet)")
+    add("--wide", dest="fused_qkv", action="store_true", help="compute blocks in fewer, larger kernels (for CUDA, not measured yet)")
     add("--compile", action="store_true", help="compile transformer blocks with torch.compile, at the first step")
     add(
         "--no-winograd", dest="winograd", action="store_false",
@@ -112,7 +112,7 @@ def tuned(args: argparse.Namespace, device: str, dtype: str) -> Any:
     """Return the `Runtime` for the options. Raises ValueRangeError."""
     import torch
 
-    from ..controlnet_core.engine.runtime import Runtime
+    from ..controlnet_core.runtime.device import Runtime
 
     chunk = getattr(args, "chunk", 0)
     if chunk < 0:
@@ -123,7 +123,7 @@ def tuned(args: argparse.Namespace, device: str, dtype: str) -> Any:
             raise ValueRangeError(f"--threads {threads}: give 1 to {MAX_THREADS}")
         torch.set_num_threads(threads)
     # Subcommands offer different options, hence hasattr.
-    names = ("memory", "graphs", "side_by_side", "wide", "compile", "winograd")
+    names = ("memory", "graphs", "parallel_nets", "fused_qkv", "compile", "winograd")
     asked = {name: getattr(args, name) for name in names if hasattr(args, name)}
     return replace(Runtime.choose(device, dtype), chunk=chunk, **asked)
 
@@ -137,7 +137,7 @@ def shortcuts(args: argparse.Namespace) -> Any:
         given["guidance_start"], given["guidance_end"] = args.guidance
     if not given:
         return None
-    from ..controlnet_core.engine.run import Shortcuts
+    from ..controlnet_core.speed import Shortcuts
 
     return Shortcuts(**given)
 
@@ -158,7 +158,7 @@ def host_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
     Raises MissingFileError for a folder that does not exist, ValueRangeError for a device that this machine lacks.
     """
-    from ..controlnet_core.engine.runtime import choose_device
+    from ..controlnet_core.runtime.device import choose_device
 
     source = getattr(args, "input", None)
     if source is not None and not source.is_dir():

@@ -19,9 +19,9 @@ from tqdm import tqdm
 from ..controlnet_core.checkpoints.io import read_header
 from ..controlnet_core.checkpoints.load import load_checkpoint, load_controlnet
 from ..controlnet_core.checkpoints.save import LayoutName
-from ..controlnet_core.engine.runtime import DTYPES, Runtime
 from ..controlnet_core.errors import CheckpointError, Interrupted, MissingFileError, ValueRangeError
-from ..controlnet_core.pipeline import SampleSettings
+from ..controlnet_core.runtime.device import DTYPES, Runtime
+from ..controlnet_core.sample import SampleSettings
 from ..controlnet_core.training import controlnet_training
 from ..controlnet_core.training.controlnet_training import ControlNetTraining, TrainingOptions
 from ..controlnet_core.training.example_folder import open_examples

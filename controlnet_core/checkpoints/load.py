@@ -19,7 +19,7 @@ from ..config import OPENCLIP_G, OPENCLIP_H, SD15, SDXL, ModelConfig, TextConfig
 from ..errors import CheckpointError, ValueRangeError
 from ..models.control import ControlModel
 from ..models.controlnet import ControlNet
-from ..models.narrow import NARROW, held
+from ..models.float8 import FLOAT8, storage_dtype
 from ..models.text_encoder import ClipTextModel, DualTextEncoder, TextEncoder
 from ..models.tokenizer import ClipTokenizer, VocabMap
 from ..models.unet import UNet
@@ -31,7 +31,7 @@ from .layouts import EXTRA_PREFIX
 from .plan import PARTS, ModelT, Plan, check, checkpoint_plan, control_plan, open_as, part_plan
 
 MODEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-STORED_AS: Mapping[torch.dtype, torch.dtype] = {torch.float64: torch.float32, **dict.fromkeys(NARROW, torch.float16)}
+STORED_AS: Mapping[torch.dtype, torch.dtype] = {torch.float64: torch.float32, **dict.fromkeys(FLOAT8, torch.float16)}
 """Types in which weights are stored and not computed with; float16 holds every float8 value exactly."""
 Narrow: TypeAlias = torch.dtype | Literal["stored"] | None
 """What stays in float8: a float8 dtype, all matrices of a net, rounded to it; "stored", those that the file has in
@@ -218,7 +218,7 @@ def _convert(weight: Tensor, wide: torch.dtype, narrow: Narrow) -> Tensor:
     if narrow is None:
         return weight.to(wide)
     rounded = weight if narrow == "stored" else weight.to(narrow)
-    return rounded.to(held(rounded, wide))
+    return rounded.to(storage_dtype(rounded, wide))
 
 
 def stored_dtype(header: Header, infos: Iterable[TensorInfo]) -> torch.dtype:

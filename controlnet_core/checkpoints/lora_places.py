@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UnfitError
-from ..models.narrow import computable
+from ..models.float8 import computable
 from ..models.text_encoder import ClipTextModel
 from ..models.unet import UNet
 from . import diffusers, ldm

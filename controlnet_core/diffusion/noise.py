@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ValueRangeError
-from ..models.transfer import sent
+from ..models.to_device import to_device_async
 from .samplers import Sampler
 from .steps import NoiseSource
 
@@ -91,7 +91,7 @@ def ancestral_noise(x: Tensor, seed: int, convention: AncestralSeed = "shifted")
 
     def draw(sigma: Tensor, sigma_next: Tensor) -> Tensor:
         noise = torch.randn(x.shape, dtype=x.dtype, device=device, generator=generator)
-        return noise if device == x.device else sent(noise, x.device)
+        return noise if device == x.device else to_device_async(noise, x.device)
 
     return draw
 
@@ -112,7 +112,7 @@ def brownian_noise(x: Tensor, sigmas: Tensor, seed: int) -> NoiseSource:
             path = _brownian_path(x, table[table > 0], seed)
         low, high = sorted((float(sigma), float(sigma_next)))
         sign = 1.0 if sigma < sigma_next else -1.0
-        return sent(sign * path(low, high) / (sigma_next - sigma).abs().sqrt(), x.device, x.dtype)
+        return to_device_async(sign * path(low, high) / (sigma_next - sigma).abs().sqrt(), x.device, x.dtype)
 
     return increment
 

@@ -6,17 +6,17 @@ features are added inside the base's encoder, where the next block reads them to
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import TypeAlias
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import AdapterConfig, UNetConfig
 from ..errors import ShapeError, UnfitError
-from .control import ControlModel, Direct, Load, Seat, Sitting
+from .control import BindContext, ControlModel, ResidualProjection, identity
 from .unet import encoder_widths
 
 XL_HALVED = 2
@@ -78,8 +78,14 @@ class AdapterLevel(nn.Module):
         return x
 
 
+AdapterInputs: TypeAlias = tuple["Tensor | None", ...]
+"""For each target the feature map, (1 or rows, C, h, w), or None if nothing is added."""
+
+
 class Adapter(ControlModel):
     """All levels on the unshuffled hint: each cell of the first one reads unshuffle x unshuffle pixels."""
+
+    entry = "encoder"
 
     def __init__(self, config: AdapterConfig) -> None:
         super().__init__()
@@ -106,37 +112,26 @@ class Adapter(ControlModel):
         """Whether the features are as wide as the base's blocks at their places."""
         return adapter_places(self.config, config) is not None
 
-    def load(self, sitting: Sitting) -> Load:
-        """The features are kept, and evaluations make nothing more."""
-        places = adapter_places(self.config, sitting.base)
-        if places is None:  # `bind` says so
-            return Load(0, 0)
-        cells = [sitting.cells[place] for place in places]
-        kept = sitting.laid * sum(n * width for n, width in zip(cells, self.config.widths, strict=True))
-        return Load(kept, self._binding(sitting, cells))
-
-    def _binding(self, sitting: Sitting, cells: list[int]) -> int:
-        """The hint and its cells; then the features so far, and of a residual block its input and two maps."""
-        pixels = sitting.pictures * sitting.pixels[0] * sitting.pixels[1] * self.hint_channels
-        made, most = 0, 2 * pixels
-        for n, width in zip(cells, self.config.widths, strict=True):
-            inner = width // 4 if self.config.light else width
-            most = max(most, pixels + made + sitting.pictures * n * 3 * inner)
-            made += sitting.pictures * n * width
-        return max(most, pixels + made)
-
-    def bind(self, seat: Seat) -> BoundAdapter:
+    def bind(self, context: BindContext) -> BoundAdapter:
         """Compute the features, once. Raises UnfitError on a base without a place for them."""
-        places = adapter_places(self.config, seat.base)
+        places = adapter_places(self.config, context.base)
         if places is None:
             raise UnfitError(
-                f"the T2I-Adapter was made for {self.made_for}, this base has widths {seat.base.widths}: "
+                f"the T2I-Adapter was made for {self.made_for}, this base has widths {context.base.widths}: "
                 "load a T2I-Adapter made for this base"
             )
-        maps: list[Tensor | None] = [None] * (len(encoder_widths(seat.base)) + 1)
-        for place, feature in zip(places, self(self.divisible(seat.hint(self.hint_channels))), strict=True):
-            maps[place] = seat.spread(feature)
+        maps: list[Tensor | None] = [None] * (len(encoder_widths(context.base)) + 1)
+        for place, feature in zip(places, self(self.divisible(context.hint)), strict=True):
+            maps[place] = context.spread(feature)
         return BoundAdapter(tuple(maps))
+
+    def features(self, x: Tensor, inputs: AdapterInputs) -> Iterator[Tensor | None]:
+        """The maps that were computed from the hint: the same at every x and sigma."""
+        return iter(inputs)
+
+    def projections(self, inputs: AdapterInputs) -> Sequence[ResidualProjection]:
+        """None: the features are the residuals."""
+        return [identity] * len(inputs)
 
     def divisible(self, hint: Tensor) -> Tensor:
         """The hint at the next multiple of `unshuffle` on each side, which a latent of odd size does not give."""
@@ -166,19 +161,13 @@ class Adapter(ControlModel):
 
 @dataclass(frozen=True, eq=False)
 class BoundAdapter:
-    """A T2I-Adapter in its seat. maps: for each target (1 or rows, C, h, w), None where it adds nothing."""
+    """The feature maps of a T2I-Adapter in one run."""
 
-    maps: tuple[Tensor | None, ...]
-    entry: Literal["skips", "encoder"] = "encoder"
+    maps: AdapterInputs
 
-    @property
-    def outlets(self) -> list[Direct]:
-        """The features are the residuals."""
-        return [Direct()] * len(self.maps)
-
-    def features(self, x: Tensor, sigma: float) -> Iterator[Tensor | None]:
-        """The same at every x and sigma."""
-        return iter(self.maps)
+    def inputs_at(self, sigma: float) -> AdapterInputs:
+        """The maps; they do not depend on the noise level."""
+        return self.maps
 
 
 def adapter_places(config: AdapterConfig, unet: UNetConfig) -> tuple[int, ...] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,14 +17,16 @@ from torch import Tensor, nn
 
 from ..config import ControlNetConfig, UNetConfig
 from ..errors import ShapeError
-from .control import Bound, ControlModel, Load, Outlet, Pooled, Projections, Seat, Sitting
+from .control import BindContext, BoundNet, ControlModel, ResidualProjection, pooled
 from .layers import Mlp, repeat_rows
+from .projections import JoinedProjections, Projections
 from .unet import (
-    Projected,
+    BlockInputs,
     Residuals,
     TimeEmbedding,
     UNet,
     UNetEncoder,
+    UNetInputs,
     UNetMiddle,
     check_context,
     embed_time_and_label,
@@ -116,28 +118,39 @@ class ControlNet(ControlModel):
         compared = ("widths", "res_blocks", "context_dim", "label_dim")
         return all(getattr(own, name) == getattr(config, name) for name in compared)
 
-    def load(self, sitting: Sitting) -> Load:
-        """As `load_of` its config."""
-        return load_of(self.config, sitting)
+    def bind(self, context: BindContext) -> BoundControlNet:
+        """Embed the hint; project text and timesteps."""
+        return self._bound(context, self.embed_hint(context.hint, context.size), context.project(self))
 
-    def bind(self, seat: Seat) -> BoundControlNet:
-        """Embed the hint, project text and timesteps."""
-        hint = self.embed_hint(seat.hint(self.config.hint_channels), seat.size)
-        pool = seat.pool or self.config.global_pool
-        return BoundControlNet(self, seat.spread(hint), seat.project(self), seat.rows, seat.distinct, pool)
+    def _bound(self, context: BindContext, hint: Tensor, projections: Projections) -> BoundControlNet:
+        pool = context.pool or self.config.global_pool
+        return BoundControlNet(context.spread(hint), projections, context.rows, context.distinct_rows, pool)
 
-    def join(self, bounds: Sequence[Bound]) -> BoundControlNet | None:
-        """Several hints for this net as one batch; not where some are pooled and some are not."""
+    def join(self, bounds: Sequence[BoundNet]) -> BoundControlNet | None:
+        """Several hints for this net as one batch; not if only some of them are pooled."""
         mine = [bound for bound in bounds if isinstance(bound, BoundControlNet)]
         if len(mine) < len(bounds) or len({bound.pool for bound in mine}) > 1:
             return None
-        hints = [bound.hint.expand(bound.rows, -1, -1, -1) for bound in mine]
-        projections = mine[0].projections.joined([bound.projections for bound in mine[1:]])
+        hints = torch.cat([bound.hint.expand(bound.rows, -1, -1, -1) for bound in mine])
+        projections = JoinedProjections([bound.projections for bound in mine])  # type: ignore[misc]
         rows = sum(bound.rows for bound in mine)
-        return BoundControlNet(self, torch.cat(hints), projections, rows, rows, mine[0].pool)
+        return BoundControlNet(hints, projections, rows, rows, mine[0].pool)
+
+    def features(self, x: Tensor, inputs: ControlNetInputs) -> Iterator[Tensor]:
+        """What each zero convolution reads, one feature map at a time."""
+        # The conditional and the unconditional half see the same latent and hint until they first read their text:
+        # up to there the net runs on the rows that differ.
+        rows = inputs.distinct_rows if inputs.blocks.encoder.one_timestep else inputs.rows
+        hint = inputs.hint if inputs.hint.shape[0] == 1 else inputs.hint[:rows]
+        for feature in self.encode(x[:rows], hint, inputs.blocks.encoder, inputs.blocks.middle):
+            yield repeat_rows(feature, inputs.rows)
+
+    def projections(self, inputs: ControlNetInputs) -> Sequence[ResidualProjection]:
+        """The zero convolutions."""
+        return [pooled(zero) for zero in self.zeros] if inputs.pool else self.zeros
 
     def embed(self, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """As `UNet.embed`, with the copy's own weights."""
+        """Timesteps (B,) and label vector -> (B, embed_dim), with this net's copy of the embedding weights."""
         return embed_time_and_label(self.time_embed, self.label_embed, t, y)
 
     def embed_hint(self, hint: Tensor, latent_size: tuple[int, int]) -> Tensor:
@@ -158,8 +171,8 @@ class ControlNet(ControlModel):
             )
         return embedded
 
-    def features(self, x: Tensor, hint: Tensor, encoder: Projected, middle: Projected) -> Iterator[Tensor]:
-        """What the zero convolutions read, one feature map at a time; `hint` is the embedded one."""
+    def encode(self, x: Tensor, hint: Tensor, encoder: BlockInputs, middle: BlockInputs) -> Iterator[Tensor]:
+        """Encoder and middle block: yields one feature map per zero convolution. hint: embedded, (1 or B, C, h, w)."""
         h = x
         for h in self.encoder.walk(x, encoder, hint):
             yield h
@@ -167,12 +180,10 @@ class ControlNet(ControlModel):
 
     @property
     def zeros(self) -> list[ZeroConv]:
-        """All zero convolutions, in the order of `features`: one per skip, then the middle's."""
+        """All zero convolutions, in the order of `encode`: one per skip, then the one of the middle block."""
         return [*self.zero_convs, self.zero_conv_middle]  # type: ignore[list-item]
 
-    def forward(
-        self, x: Tensor, t: Tensor, context: Tensor, hint: Tensor, y: Tensor | None = None
-    ) -> Residuals:
+    def forward(self, x: Tensor, t: Tensor, context: Tensor, hint: Tensor, y: Tensor | None = None) -> Residuals:
         """Residuals for `UNet.forward`.
 
         x: (B, 4, h, w), t: (B,), context: (B, tokens, context_dim), as the UNet gets them;
@@ -181,65 +192,34 @@ class ControlNet(ControlModel):
         check_context(context, self.config.unet)
         emb = self.embed(t, y)
         hint = self.embed_hint(hint, (x.shape[-2], x.shape[-1]))
-        features = self.features(x, hint, self.encoder.project(emb, context), self.middle.project(emb, context))
+        features = self.encode(x, hint, self.encoder.project(emb, context), self.middle.project(emb, context))
         *skips, middle = [zero(h) for zero, h in zip(self.zeros, features, strict=True)]
         return Residuals(tuple(skips), middle)
 
 
+class ControlNetInputs(NamedTuple):
+    """What a ControlNet reads besides x at one noise level.
+
+    hint: embedded, (1 or rows, widths[0], h, w). rows, distinct_rows: see `BindContext`. pool: average the residuals.
+    """
+
+    hint: Tensor
+    blocks: UNetInputs
+    rows: int
+    distinct_rows: int
+    pool: bool
+
+
 @dataclass(frozen=True, eq=False)
 class BoundControlNet:
-    """A ControlNet in its seat.
+    """A ControlNet's hint and projections in one run; fields as in `ControlNetInputs`."""
 
-    hint: embedded, (1 or rows, widths[0], h, w). distinct: rows that differ; the others are copies of these, hint
-    and all, until they read their text. pool: average the residuals.
-    """
-
-    net: ControlNet
     hint: Tensor
-    projections: Projections
+    projections: Projections | JoinedProjections
     rows: int
-    distinct: int
+    distinct_rows: int
     pool: bool = False
-    entry: Literal["skips", "encoder"] = "skips"
 
-    @property
-    def outlets(self) -> Sequence[Outlet]:
-        """The zero convolutions."""
-        return [Pooled(zero) for zero in self.net.zeros] if self.pool else self.net.zeros
-
-    def features(self, x: Tensor, sigma: float) -> Iterator[Tensor]:
-        """What the zero convolutions read."""
-        stack = self.projections.at(sigma)
-        own = self.distinct if stack.encoder.one_timestep else self.rows
-        hint = self.hint if self.hint.shape[0] == 1 else self.hint[:own]
-        for feature in self.net.features(x[:own], hint, stack.encoder, stack.middle):
-            yield repeat_rows(feature, self.rows)
-
-
-def load_of(config: ControlNetConfig, sitting: Sitting) -> Load:
-    """What a ControlNet takes: the embedded hint is kept; residuals are as large as the targets, or one cell each."""
-    pool = sitting.pool or config.global_pool
-    widths = (*encoder_widths(config.unet), config.unet.widths[-1])
-    cells = (1,) * len(widths) if pool else sitting.cells
-    residuals = tuple(sitting.rows * n * width for n, width in zip(cells, widths, strict=True))
-    embedded = sitting.laid * sitting.size[0] * sitting.size[1] * widths[0]
-    binding = hint_values(config, sitting.pictures, sitting.pixels, sitting.hints)
-    return Load(embedded, binding, residuals, config.unet, batch=(pool,))
-
-
-def hint_values(config: ControlNetConfig, pictures: int, pixels: tuple[int, int], hints: int = 1) -> int:
-    """Most values alive while hints, each for so many pictures, are embedded one after the other.
-
-    All of them are there, at (H, W) pixels; of the last, a convolution's input, its output and its activation.
-    """
-    cells = pictures * pixels[0] * pixels[1]
-    shown = hints * cells * config.hint_channels
-    values, largest = cells * config.hint_channels, 0
-    layers = [(config.hint_widths[0], 1)]
-    for width, next_width in pairwise(config.hint_widths):
-        layers += [(width, 1), (next_width, 4)]
-    for width, shrink in layers:
-        cells //= shrink
-        largest = max(largest, values + 2 * cells * width)
-        values = cells * width
-    return shown + largest + (hints - 1) * cells * config.unet.widths[0]
+    def inputs_at(self, sigma: float) -> ControlNetInputs:
+        """Hint, text and timestep for this noise level."""
+        return ControlNetInputs(self.hint, self.projections.at(sigma), self.rows, self.distinct_rows, self.pool)

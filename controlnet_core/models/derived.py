@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ..config import ControlNetConfig, DerivedConfig, UNetConfig
 from ..errors import CheckpointError, UnfitError
-from .control import Bound, ControlModel, Seat
+from .control import BindContext, BoundNet, ControlModel
 from .controlnet import ControlNet
-from .narrow import computable
+from .float8 import computable
 from .unet import UNet
 
 PARTS = ("time_embed.", "label_embed.", "encoder.", "middle.")
@@ -99,9 +99,9 @@ class DerivedControlNet(ControlModel):
         net.load_state_dict(state, strict=True, assign=True)
         return net.eval().requires_grad_(False)
 
-    def bind(self, seat: Seat) -> Bound:
-        """Never: what is bound is what `resolve` gives."""
-        raise UnfitError(f"this {self.title} is complete only with its base: it has to be resolved first")
+    def bind(self, context: BindContext) -> BoundNet:
+        """Always raises: only the net that `resolve` returns can be bound."""
+        raise UnfitError(f"this {self.title} is complete only with its base: call resolve(unet) and bind the result")
 
 
 class ControlDifference(DerivedControlNet):

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from ..config import TextConfig
 from ..errors import ShapeError, ValueRangeError
 from .prompt import Chunk, empty_chunk, tokenize_prompt
+from .to_device import to_device_async
 from .tokenizer import END_TOKEN, VOCAB_SIZE, ClipTokenizer, VocabMap, map_ids
-from .transfer import sent
 
 Embeddings: TypeAlias = Callable[[int, str], Tensor]
 """(width of a text encoder, name of a textual inversion) -> its vectors (n, width)."""
@@ -244,7 +244,7 @@ class TextEncoder(nn.Module):
 
     def states(self, ids: Tensor, vectors: Sequence[Vector] = ()) -> tuple[Tensor, Tensor]:
         """CLIP ids (B,77) -> hidden states (B,77,width) and pooled (B,width). vectors: of textual inversions."""
-        ids = sent(ids, self.device)
+        ids = to_device_async(ids, self.device)
         rows = ids if self.vocab_map is None else map_ids(self.vocab_map.to(self.device), ids)
         stop = self.config.stop_layer
         # ComfyUI's CLIPSetLastLayer: a number beyond the first layer means the last one, with its normalisation.

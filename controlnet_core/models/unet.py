@@ -33,7 +33,7 @@ Shifts: TypeAlias = tuple["Tensor | None", ...]
 """The timestep's projection for each block of a stack."""
 
 
-class Projected(NamedTuple):
+class BlockInputs(NamedTuple):
     """What one stack of blocks (encoder, middle or decoder) needs besides x."""
 
     shifts: Shifts
@@ -45,12 +45,12 @@ class Projected(NamedTuple):
         return all(shift is None or shift.shape[0] == 1 for shift in self.shifts)
 
 
-class Stack(NamedTuple):
+class UNetInputs(NamedTuple):
     """The same for encoder, middle and decoder of one net at one sigma; a ControlNet has no decoder."""
 
-    encoder: Projected
-    middle: Projected
-    decoder: Projected | None = None
+    encoder: BlockInputs
+    middle: BlockInputs
+    decoder: BlockInputs | None = None
 
 
 class Residuals(NamedTuple):
@@ -73,9 +73,9 @@ class BlockStack(nn.Module):
         """(B, tokens, context_dim) -> keys and values of each block."""
         return tuple(block.text_kv(context) for block in self.blocks)
 
-    def project(self, emb: Tensor, context: Tensor) -> Projected:
+    def project(self, emb: Tensor, context: Tensor) -> BlockInputs:
         """Both of the above."""
-        return Projected(self.time_shifts(emb), self.text_kv(context))
+        return BlockInputs(self.time_shifts(emb), self.text_kv(context))
 
 
 class TimeEmbedding(Mlp):
@@ -106,7 +106,7 @@ class UNetEncoder(BlockStack):
                 blocks.append(Downsample(width))
         self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, x: Tensor, projected: Projected, hint: Tensor | None = None) -> list[Tensor]:
+    def forward(self, x: Tensor, projected: BlockInputs, hint: Tensor | None = None) -> list[Tensor]:
         """Latent (B, 4, H, W) -> the output of each block, each a skip; the last feeds the middle.
 
         `hint` (B, widths[0], H, W), the embedded condition of a ControlNet, is added behind the
@@ -115,7 +115,7 @@ class UNetEncoder(BlockStack):
         """
         return list(self.walk(x, projected, hint))
 
-    def walk(self, x: Tensor, projected: Projected, hint: Tensor | None = None) -> Iterator[Tensor]:
+    def walk(self, x: Tensor, projected: BlockInputs, hint: Tensor | None = None) -> Iterator[Tensor]:
         """As `forward`, one block at a time: who does not need all outputs does not hold them."""
         h = x
         for index, (block, shift, kv) in enumerate(zip(self.blocks, *projected, strict=True)):
@@ -136,9 +136,9 @@ class UNetMiddle(nn.Module):
         self.transformer = make_transformer(config, width, depth) if depth else None
         self.res2 = ResBlock(width, width, config.embed_dim) if config.middle_res > 1 else None
 
-    def project(self, emb: Tensor, context: Tensor) -> Projected:
+    def project(self, emb: Tensor, context: Tensor) -> BlockInputs:
         """Shifts of both residual blocks; keys and values of the transformer."""
-        return Projected(self.time_shifts(emb), self.text_kv(context))
+        return BlockInputs(self.time_shifts(emb), self.text_kv(context))
 
     def time_shifts(self, emb: Tensor) -> Shifts:
         """(B, embed_dim) -> the shifts of the residual blocks."""
@@ -148,7 +148,7 @@ class UNetMiddle(nn.Module):
         """(B, tokens, context_dim) -> keys and values of the transformer."""
         return () if self.transformer is None else (self.transformer.text_kv(context),)
 
-    def forward(self, h: Tensor, projected: Projected) -> Tensor:
+    def forward(self, h: Tensor, projected: BlockInputs) -> Tensor:
         """(B, C, h, w) -> (B, C, h, w)."""
         first, second = projected.shifts
         h = self.res1(h, first)
@@ -184,22 +184,22 @@ class UNetDecoder(BlockStack):
 
         self.top_blocks = config.res_blocks + 1
 
-    def forward(self, h: Tensor, skips: list[Tensor], projected: Projected) -> Tensor:
+    def forward(self, h: Tensor, skips: list[Tensor], projected: BlockInputs) -> Tensor:
         """Middle output and the encoder's skips -> (B, widths[0], H, W).
 
         `skips` is emptied: each is let go when it has been read.
         """
         return self.top(self.lower(h, skips, projected), skips, projected)
 
-    def lower(self, h: Tensor, skips: list[Tensor], projected: Projected) -> Tensor:
+    def lower(self, h: Tensor, skips: list[Tensor], projected: BlockInputs) -> Tensor:
         """All levels but the top one: middle output -> (B, C, H, W). Leaves the top level's skips."""
         return self._through(h, skips, projected, slice(None, -self.top_blocks))
 
-    def top(self, h: Tensor, skips: list[Tensor], projected: Projected) -> Tensor:
+    def top(self, h: Tensor, skips: list[Tensor], projected: BlockInputs) -> Tensor:
         """The level of the latent's own resolution, which reads the first `top_blocks` skips."""
         return self._through(h, skips, projected, slice(-self.top_blocks, None))
 
-    def _through(self, h: Tensor, skips: list[Tensor], projected: Projected, part: slice) -> Tensor:
+    def _through(self, h: Tensor, skips: list[Tensor], projected: BlockInputs, part: slice) -> Tensor:
         steps = list(zip(self.blocks, *projected, strict=True))[part]
         for block, shift, kv in steps:
             h = block(torch.cat([h, skips.pop()], dim=1), shift, kv)

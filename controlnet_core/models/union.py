@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from ..config import ControlNetConfig, UnionConfig
 from ..errors import ShapeError, ValueRangeError
-from .control import Seat
+from .control import BindContext
 from .controlnet import BoundControlNet, ControlNet
 from .layers import Mlp, timestep_embedding
-from .transfer import sent
+from .to_device import to_device_async
 from .unet import Residuals, check_context
 
 UNION_TYPES: tuple[tuple[str, ...], ...] = (
@@ -99,7 +99,9 @@ class UnionHead(nn.Module):
         """-> (1, embed_dim), added to the timestep's embedding."""
         present = torch.zeros(self.config.types)
         present[list(types)] = 1.0
-        sinusoid = timestep_embedding(sent(present, self.task_embedding.device), self.config.type_dim).flatten()[None]
+        sinusoid = timestep_embedding(
+            to_device_async(present, self.task_embedding.device), self.config.type_dim
+        ).flatten()[None]
         return self.type_embed(sinusoid.to(self.task_embedding.dtype))
 
 
@@ -112,19 +114,19 @@ class ControlNetUnion(ControlNet):
             raise ValueError("a ControlNetUnion needs a config with union")
         self.union = UnionHead(config.union, config.unet.widths[0], config.unet.embed_dim)
 
-    def bind(self, seat: Seat) -> BoundControlNet:
-        """Embed the hints with their types, project text and timesteps.
+    def bind(self, context: BindContext) -> BoundControlNet:
+        """Embed the hints with their types; project text and timesteps.
 
         Raises ShapeError for several hints of which one has no type, ValueRangeError for unknown types.
         """
-        kinds = seat.kinds
+        kinds = context.kinds
         if len(kinds) > 1 and not all(kinds):
-            raise ShapeError(f"{len(kinds)} hints came and one of them has no type: say what each of them shows")
+            raise ShapeError(
+                f"{len(kinds)} hints were given and at least one has no control type: set the type of each hint"
+            )
         types = tuple(union_type(kind) for kind in kinds if kind)
-        hint = self.embed_hints(seat.hints(self.config.hint_channels), types, seat.size)
-        projections = seat.project(self, lambda t, y: self.embed(t, y, types))
-        pool = seat.pool or self.config.global_pool
-        return BoundControlNet(self, seat.spread(hint), projections, seat.rows, seat.distinct, pool)
+        hint = self.embed_hints(context.hints, types, context.size)
+        return self._bound(context, hint, context.project(self, lambda t, y: self.embed(t, y, types)))
 
     def check_types(self, types: Sequence[int]) -> None:
         """Raise ValueRangeError for types that this net does not have."""
@@ -170,6 +172,6 @@ class ControlNetUnion(ControlNet):
         check_context(context, self.config.unet)
         emb = self.embed(t, y, types)
         hint = self.embed_hints(hints, types, (x.shape[-2], x.shape[-1]))
-        features = self.features(x, hint, self.encoder.project(emb, context), self.middle.project(emb, context))
+        features = self.encode(x, hint, self.encoder.project(emb, context), self.middle.project(emb, context))
         *skips, middle = [zero(h) for zero, h in zip(self.zeros, features, strict=True)]
         return Residuals(tuple(skips), middle)

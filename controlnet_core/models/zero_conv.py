@@ -1,4 +1,4 @@
-"""The zero convolution: the one place where control enters (Zhang et al. 2023, section 3.1)."""
+"""The zero convolution (Zhang et al. 2023, section 3.1)."""
 
 from __future__ import annotations
 
@@ -24,9 +24,5 @@ class ZeroConv(nn.Module):
         zero_(self.conv)
 
     def forward(self, h: Tensor) -> Tensor:
-        """(B, C, H, W) feature -> (B, C, H, W) residual. This is the definition."""
+        """(B, C, H, W) feature -> (B, C, H, W) residual, before strength and mask (see `control.residuals`)."""
         return self.conv(h)
-
-    def accumulate(self, target: Tensor, h: Tensor, weight: float) -> Tensor:
-        """`target + weight * (W h + b)`, written into `target` in one pass: the strength costs nothing."""
-        return target.add_(self.conv(h), alpha=weight)

@@ -14,21 +14,21 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from ..backend import Backend
 from ..checkpoints.load import Checkpoint
+from ..conditioning.condition import Condition
 from ..control.unit import ControlUnit
 from ..diffusion.schedule import NoiseSchedule, make_schedule
-from ..engine.backend import Backend
-from ..engine.condition import Condition
-from ..engine.runtime import Runtime
 from ..errors import CheckpointError, UnfitError, ValueRangeError
 from ..models.control import check_base
 from ..models.controlnet import ControlNet
 from ..models.label import PictureSize, label_vector, size_kind
 from ..models.text_encoder import DualTextEncoder, TextEncoder
-from ..models.transfer import sent
+from ..models.to_device import to_device_async
 from ..models.unet import UNet
 from ..models.vae import AutoencoderKL
 from ..pipeline import DiffusionModel, SampleSettings, generate
+from ..runtime.device import Runtime
 from .examples import Examples
 from .latent_cache import LatentCache
 from .loop import Loop, Recipe
@@ -120,12 +120,12 @@ class ControlNetTraining:
         keep = torch.rand(len(rows), generator=generator) >= self.options.empty_captions
         chosen = rows.tolist()
         captions = [text if kept else "" for text, kept in zip(self.data.captions(chosen), keep, strict=True)]
-        latents = sent(self.latents(chosen), self.device)
+        latents = to_device_async(self.latents(chosen), self.device)
         draw = high_noise_timesteps if self.options.quick else uniform_timesteps
         t = draw(len(chosen), generator)
         # Noise is drawn on the CPU, so that the same seed trains the same net on every device.
-        noise = sent(torch.randn(latents.shape, generator=generator), self.device)
-        predict = self._predictor(captions, sent(self.data.hints(chosen), self.device))
+        noise = to_device_async(torch.randn(latents.shape, generator=generator), self.device)
+        predict = self._predictor(captions, to_device_async(self.data.hints(chosen), self.device))
         return noise_loss(predict, latents, t, noise, self.schedule, self.checkpoint.config.parametrization)
 
     def sample(self, count: int = 4, settings: SampleSettings | None = None) -> Tensor:

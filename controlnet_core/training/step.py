@@ -13,7 +13,7 @@ from ..config import Parametrization
 from ..diffusion.denoiser import add_noise, scale_input, training_target
 from ..diffusion.schedule import NoiseSchedule
 from ..models.controlnet import ControlNet
-from ..models.transfer import sent
+from ..models.to_device import to_device_async
 from ..models.unet import Residuals, UNet
 from ..models.union import ControlNetUnion
 from ..models.vae import AutoencoderKL
@@ -59,10 +59,10 @@ def noise_losses(
     parametrization: Parametrization,
 ) -> Tensor:
     """The loss of `noise_loss` for each picture of the batch, (B,)."""
-    sigma = sent(schedule.sigma(t), latents.device)
+    sigma = to_device_async(schedule.sigma(t), latents.device)
     noisy = add_noise(latents, noise, sigma)
     target = training_target(parametrization, latents, noise, sigma)
-    predicted = predict(scale_input(noisy, sigma), sent(t, latents.device))
+    predicted = predict(scale_input(noisy, sigma), to_device_async(t, latents.device))
     return F.mse_loss(predicted, target, reduction="none").flatten(1).mean(1)
 
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, ref
 
 import comfy.model_management
@@ -22,17 +21,19 @@ import torch
 from torch import Tensor, nn
 
 from ...controlnet_core.config import UNetConfig
+from ...controlnet_core.control.bound_unit import NetInputs, UnitInputs
 from ...controlnet_core.control.modes import block_heights
-from ...controlnet_core.engine.pack import most_packed_bytes, packed_bytes
-from ...controlnet_core.engine.projections import Projections
-from ...controlnet_core.engine.run import Run
+from ...controlnet_core.denoise import ControlledUNet
 from ...controlnet_core.errors import UnfitError
+from ...controlnet_core.models.projections import Projections
 from ...controlnet_core.models.unet import UNet, encoder_widths
-from . import binding
-from .bases import base_config
-from .carried import identity, sampling_of
-from .layers import attention_is_slow, with_host_arithmetic
+from ...controlnet_core.prepare import BatchInputs
+from ...controlnet_core.speed import most_packed_bytes, packed_bytes
+from . import borrowed_unet
+from .host_layers import attention_is_slow, with_host_arithmetic
+from .model_config import base_config
 from .residuals import STREAM_TAKER, WRAPPER, Residuals, Stream, acting, by_target, ready
+from .shortcut_state import identity, sampling_of
 
 KEY = STREAM_TAKER
 CALLBACKS = comfy.patcher_extension.CallbacksMP
@@ -49,7 +50,7 @@ def accelerated(model: Any, weights: str, node: str | None = None) -> tuple[Any,
     config = base_config(model.model)
     if config is None:
         return model, "native: the model is not Stable Diffusion 1, 2 or XL, whose UNet this engine knows"
-    engine = Engine(binding.frame(config), weights, node)
+    engine = Engine(borrowed_unet.frame(config), weights, node)
     clone = model.clone()
     clone.remove_wrappers_with_key(WRAPPER, KEY)
     for kind in (CALLBACKS.ON_PRE_RUN, CALLBACKS.ON_CLEANUP, CALLBACKS.ON_DETACH):
@@ -168,13 +169,13 @@ class Timesteps:
 class Engine:
     """The wrapper. Between runs it holds no layer of the editor's; a packed copy by choice."""
 
-    def __init__(self, frame: binding.Frame, weights: str, node: str | None) -> None:
+    def __init__(self, frame: borrowed_unet.Frame, weights: str, node: str | None) -> None:
         self.frame, self.weights, self.node = frame, weights, node
         self.report = Report(weights)
         self.patcher: Callable[[], Any] = lambda: None
-        self.bound: binding.BorrowedUNet | str | None = None  # or why there is none
+        self.bound: borrowed_unet.BorrowedUNet | str | None = None  # or why there is none
         self.packs = False
-        self.copy: tuple[Any, binding.BorrowedUNet] | None = None
+        self.copy: tuple[Any, borrowed_unet.BorrowedUNet] | None = None
         # Keyed by the editor's identity of a conditioning, which does not outlive a run.
         self.projections: WeakKeyDictionary[Any, dict[Any, Projections]] = WeakKeyDictionary()
 
@@ -229,10 +230,10 @@ class Engine:
         self.report.streamed += isinstance(control, Stream)
         stack = self._projections(unet, x, context, y, options).at(levels[0])
         sampling, known = sampling_of(options), identity(options)
-        if sampling is None or not known:
-            return predict(unet, stack, x, control)
         key = (known, tuple(x.shape), x.dtype, x.device, acting(control))
-        return predict(unet, stack, x, control, sampling.run if sampling.is_first(key) else Run(), key)
+        if sampling is None or not known or not sampling.is_first(key):
+            return predict(ControlledUNet(unet), stack, x, control, key)
+        return predict(sampling.accelerated(unet), stack, x, control, key)
 
     def _unet(self, native: nn.Module, x: Tensor) -> UNet | str:
         """Our UNet on the editor's layers, bound once per run; or why it cannot be."""
@@ -245,16 +246,16 @@ class Engine:
         key = (self.patcher().model.current_weight_patches_uuid, x.dtype, x.device)
         if self.copy is None or self.copy[0] != key:
             self.copy = None  # before there are two
-            self.copy = (key, binding.packed(self.bound))
+            self.copy = (key, borrowed_unet.packed(self.bound))
         return self.copy[1]
 
-    def _bind(self, native: nn.Module, dtype: torch.dtype) -> binding.BorrowedUNet | str:
+    def _bind(self, native: nn.Module, dtype: torch.dtype) -> borrowed_unet.BorrowedUNet | str:
         try:
-            bound = binding.bind(self.frame, native, dtype)
+            bound = borrowed_unet.bind(self.frame, native, dtype)
         except UnfitError as error:
             return str(error)
         if self.weights == "packed":
-            reason = binding.not_packable(bound)
+            reason = borrowed_unet.not_packable(bound)
             self.packs = not reason
             self.report.note = f"{reason}: shared weights were used" if reason else ""
         return bound if self.packs else with_host_arithmetic(bound)
@@ -267,8 +268,7 @@ class Engine:
         key = (identity(options), tuple(context.shape), x.shape[0], x.dtype, x.device)
         known = self.projections.setdefault(uuids[0], {}) if uuids else {}
         if key not in known:
-            schedule: Any = Timesteps()
-            known[key] = Projections(unet, schedule, context, y, per_row=True)
+            known[key] = Projections(unet, Timesteps(), context, y, per_row=True)
         return known[key]
 
     # ---- memory
@@ -292,46 +292,30 @@ def tell(node: str | None, text: str) -> None:
 def leave_to_the_editor(options: Mapping[str, Any], reason: str) -> None:
     """Tell shortcuts that wanted to leave out parts of the UNet why there are none."""
     sampling = sampling_of(options)
-    if sampling is not None and sampling.run.shortcuts.shortens_unet:
+    if sampling is not None and sampling.shortcuts.shortens_unet:
         sampling.whole[reason] += 1
 
 
-def predict(
-    unet: UNet, stack: Any, x: Tensor, control: Residuals | None, run: Run | None = None, key: object = None
-) -> Tensor:
-    """The UNet's output with residuals where the editor adds them; each list is used from its end.
-
-    run: what is carried from one evaluation of this `key` to the next, and so may be left out; None for nothing.
-    """
-    run = run or Run()
-    deep = run.deep(key)
-    if deep is not None and not deep.is_due(run.evaluations, run.limit):
-        skips = controlled(unet, stack, x, control, count=unet.decoder.top_blocks)
-        (h,) = deep.next(run.evaluations, None)
-    else:
-        *skips, middle = run.controlled(key, lambda: controlled(unet, stack, x, control))
-        h = unet.decoder.lower(middle, skips, stack.decoder)
-        if deep is not None:
-            deep.next(run.evaluations, lambda: [h])
-    return unet.head(unet.decoder.top(h, skips, stack.decoder)).contiguous()
+def predict(unet: ControlledUNet, stack: Any, x: Tensor, control: Residuals | None, key: object) -> Tensor:
+    """The UNet's output with residuals where ComfyUI adds them. key: equal for evaluations that are neighbours."""
+    targets = len(unet.unet.encoder.blocks) + 1
+    inside = [*reversed(ready(control).get("input", ()))]
+    lists = (
+        ("encoder", lambda may_run: iter([*inside, *[None] * targets][:targets])),
+        ("skips", lambda may_run: by_target(control, targets - 1, may_run)),
+    )
+    plain = (UnitInputs(slice(None), (1.0,) * targets, None),)
+    nets: Any = tuple(NetInputs(GivenControl(entry), make, plain) for entry, make in lists)  # type: ignore[arg-type]
+    unet.residuals = given_residuals
+    return unet(x, BatchInputs(None, (), stack, nets, None, len(x), key)).contiguous()
 
 
-def controlled(unet: UNet, stack: Any, x: Tensor, control: Residuals | None, count: int | None = None) -> list[Tensor]:
-    """The skips and the middle's output, with all control added. count: the first of them alone, and no net runs."""
-    inputs = list(ready(control).get("input", ()))
-    targets = []
-    for skip in islice(unet.encoder.walk(x, stack.encoder), count):
-        add(skip, inputs.pop() if inputs else None)
-        targets.append(skip)
-    if count is None:
-        targets.append(unet.middle(targets[-1], stack.middle))
-    residuals = by_target(control, len(unet.encoder.blocks), may_run=count is None)
-    for target, residual in zip(targets, residuals, strict=count is None):
-        add(target, residual)
-    return targets
+class GivenControl(NamedTuple):
+    """Stands for control whose residuals were made by ComfyUI or for it. entry: see `models.control`."""
+
+    entry: str
 
 
-def add(target: Tensor, residual: Tensor | None) -> None:
-    """Add a residual, if there is one, in place."""
-    if residual is not None:
-        target += residual
+def given_residuals(net: NetInputs, rows: Tensor, may_run: bool) -> Iterator[Tensor | None]:
+    """The residuals for each target."""
+    return net.inputs(may_run)

@@ -14,8 +14,8 @@ from ...controlnet_core.diffusion.schedule import NoiseSchedule
 from ...controlnet_core.errors import ValueRangeError
 from ..units import hint_of
 from ..values import Conditioning, Controlled, ControlSpec
-from . import control, foreign
-from .bases import base_config
+from . import core_control, native_controlnet
+from .model_config import base_config
 
 
 def apply_control(
@@ -50,13 +50,13 @@ def make_control(spec: ControlSpec, hint: Tensor, text: Tensor) -> Any:
 
     Raises UnfitError for a net of another base than the text's, ValueRangeError for what it cannot do.
     """
-    if getattr(spec.net, control.TAG, False):
+    if getattr(spec.net, core_control.TAG, False):
         made = spec.net.copy().set_cond_hint(hint, spec.strength, (spec.start, spec.end))
-        control.check_width(made, text)
+        core_control.check_width(made, text)
         return made.describe(spec)
-    if not foreign.is_control(spec.net):
+    if not native_controlnet.is_control(spec.net):
         raise ValueRangeError(f"the control net is a {type(spec.net).__name__}: link a ControlNet loader")
-    return foreign.make(spec, hint)
+    return native_controlnet.make(spec, hint)
 
 
 def controlled(model: Any, conditioning: Conditioning) -> Controlled:
@@ -67,7 +67,7 @@ def controlled(model: Any, conditioning: Conditioning) -> Controlled:
     chains = [list(chain(options.get("control"))) for _, options in conditioning]
     units: dict[Any, ControlUnit] = {}
     for link in (link for links in chains for link in reversed(links)):
-        if not getattr(link, control.TAG, False):
+        if not getattr(link, core_control.TAG, False):
             raise ValueRangeError(
                 f"{type(link).__name__} was loaded by the editor, and its blocks are not known: the plan shows nets "
                 "loaded with Load ControlNet (ControlNet Core)"

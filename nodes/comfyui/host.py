@@ -12,10 +12,10 @@ from ... import controlnet_core
 from ...controlnet_core.checkpoints.control import CONTROL_KINDS
 from ...controlnet_core.checkpoints.detect import Identity, identify_file
 from ...controlnet_core.control.report import Recorder
-from ...controlnet_core.engine.run import Shortcuts
 from ...controlnet_core.errors import CheckpointError, MissingFileError, UnfitError
 from ...controlnet_core.models.controlnet import ControlNet
-from ...controlnet_core.pipeline import SampleSettings
+from ...controlnet_core.sample import SampleSettings
+from ...controlnet_core.speed import Shortcuts
 from ...preprocessors.learned.library import Library
 from ..values import Conditioning, Controlled, ControlSpec, Latent
 
@@ -95,12 +95,12 @@ class ComfyHost:
 
     def load_controlnet(self, path: Path, model: Any = None) -> Any:
         """CONTROL_NET: ours for the layouts that we read, else the editor's own for what it reads."""
-        from . import control, foreign
+        from . import core_control, native_controlnet
 
         identity = identify_file(path)
         if identity.kind in CONTROL_KINDS and identity.supported:
-            return control.load(path, model)
-        return foreign.load(path, identity)
+            return core_control.load(path, model)
+        return native_controlnet.load(path, identity)
 
     def plain_net(self, control_net: Any) -> tuple[ControlNet, str]:
         """The ControlNet in a CONTROL_NET of ours. Raises UnfitError for the editor's own and for other kinds."""

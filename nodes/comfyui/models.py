@@ -150,4 +150,3 @@ def native_unet_config(config: UNetConfig) -> dict[str, Any]:
     if config.label_dim is not None:
         known["num_classes"] = "sequential"
     return known
-

@@ -19,9 +19,9 @@ from ...controlnet_core.control.report import Recorder
 from ...controlnet_core.diffusion.noise import mask_noise, noise_source
 from ...controlnet_core.diffusion.samplers import NoiseSource, Sampler, Step, get_sampler
 from ...controlnet_core.errors import OutOfMemory, ValueRangeError
-from ...controlnet_core.pipeline import SampleSettings
+from ...controlnet_core.sample import SampleSettings
 from ..values import Conditioning, Latent
-from .control import RECORDER
+from .core_control import RECORDER
 
 
 def sample(

@@ -14,12 +14,12 @@ from typing import Any
 import comfy.patcher_extension
 from torch import Tensor
 
-from ...controlnet_core.engine.run import EXACT, Run, Shortcuts, stage_ends
+from ...controlnet_core.speed import EXACT, EvaluationClock, Shortcuts, stage_ends
 from . import apply
 from .accelerate import tell
-from .carried import KEY, Sampling, report, sampling_of
-from .control import TAG
+from .core_control import TAG
 from .residuals import streams_are_taken
+from .shortcut_state import KEY, Sampling, report, sampling_of
 
 WRAPPERS = comfy.patcher_extension.WrappersMP
 PREDICT = getattr(WRAPPERS, "PREDICT_NOISE", None)
@@ -60,8 +60,8 @@ def whole_sampling(execute: Any, *args: Any, shortcuts: Shortcuts, node: str | N
     levels = guider.model_patcher.get_model_object("model_sampling")
     window = (levels.percent_to_sigma(p) for p in (shortcuts.guidance_start, shortcuts.guidance_end))
     first, last = (float(sigma) for sigma in window)
-    run = Run(shortcuts, ends=stage_ends(levels.percent_to_sigma))
-    sampling = options[KEY] = Sampling(run, (first, last))
+    clock = EvaluationClock(shortcuts, stage_ends(levels.percent_to_sigma))
+    sampling = options[KEY] = Sampling(clock, (first, last))
     for obstacle in obstacles(shortcuts, guider, options):
         log.warning("Shortcuts: %s", obstacle)
     try:
@@ -106,7 +106,7 @@ def halves(execute: Any, model: Any, conds: Any, x: Tensor, timestep: Tensor, mo
     """Around the conditionings of an evaluation: outside of the interval the negative half is the positive one, so
     that nothing is guided."""
     sampling = sampling_of(model_options.get("transformer_options"))
-    if sampling is None or not sampling.run.shortcuts.limits_guidance or len(conds) != HALVES or not all(conds):
+    if sampling is None or not sampling.shortcuts.limits_guidance or len(conds) != HALVES or not all(conds):
         return execute(model, conds, x, timestep, model_options)
     if sampling.guides(float(timestep.flatten()[0])):
         return execute(model, conds, x, timestep, model_options)
@@ -133,7 +133,7 @@ def obstacles(shortcuts: Shortcuts, guider: Any, options: Mapping[str, Any]) -> 
 
 def too_late(sampling: Sampling) -> Iterator[str]:
     """What turned out while it ran."""
-    shortcuts = sampling.run.shortcuts
+    shortcuts = sampling.shortcuts
     if shortcuts.limits_guidance and not sampling.halves:
         yield "guidance was not limited: there was no negative half (cfg 1), or this guider has more than two"
     for reason, calls in sampling.whole.items():

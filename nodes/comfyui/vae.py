@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...controlnet_core.errors import OutOfMemory, ShapeError
 from ...controlnet_core.models.vae import AutoencoderKL
-from .layers import with_host_layers
+from .host_layers import with_host_layers
 
 TILE = 64
 OVERLAP = 16

@@ -9,13 +9,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ...controlnet_core.engine.activations import decode_values
-from ...controlnet_core.engine.backend import Backend
-from ...controlnet_core.engine.footprint import MB
-from ...controlnet_core.engine.memory import free_bytes, plan_decoding
-from ...controlnet_core.engine.pack import bytes_to_come
+from ...controlnet_core.backend import Backend
 from ...controlnet_core.errors import CheckpointError, OutOfMemory, ShapeError
+from ...controlnet_core.memory_estimate import decode_bytes
 from ...controlnet_core.models.vae import AutoencoderKL, scale_latent, unscale_latent
+from ...controlnet_core.runtime.device import channels_last
+from ...controlnet_core.runtime.memory import MB, free_bytes, plan_decoding
+from ...controlnet_core.speed import bytes_to_come
 from ..values import Vae
 
 
@@ -33,9 +33,10 @@ def decode_latents(
     decides, and `on_note` is called where tiles are used. Raises CheckpointError where there is no autoencoder.
     """
     model = _placed(vae, backend)
+    assert vae is not None  # checked by _placed
     rows = len(samples)
     if tile is None:
-        rows, tile = _plan(model, samples, backend, on_note)
+        rows, tile = _plan(vae, model, samples, backend, on_note)
     with torch.inference_mode(), _named_memory_error(samples):
         # The batch is decoded in parts: a decoder needs far more memory for an image than the UNet for its latent.
         pictures = []
@@ -72,11 +73,11 @@ def _placed(vae: Vae | None, backend: Backend) -> AutoencoderKL:
 
 
 def _on_device(x: Tensor, backend: Backend) -> Tensor:
-    return backend.layout(x.to(backend.runtime.device, backend.runtime.dtype))
+    return channels_last(x.to(backend.runtime.device, backend.runtime.dtype))
 
 
 def _plan(
-    model: AutoencoderKL, samples: Tensor, backend: Backend, on_note: Callable[[str], None]
+    vae: Vae, model: AutoencoderKL, samples: Tensor, backend: Backend, on_note: Callable[[str], None]
 ) -> tuple[int, int | None]:
     """Number of latents to decode at a time, and the side of a tile; None to decode without tiles."""
     runtime = backend.runtime
@@ -84,11 +85,11 @@ def _plan(
     if free is not None:
         # Weights are packed at their first use, so their copies do not show in the used memory yet.
         free -= bytes_to_come(model.decoder)
-    values = partial(decode_values, model.config)
-    rows, tile = plan_decoding(values, len(samples), size, runtime.dtype.itemsize, free)
+    needed = partial(decode_bytes, vae.model, runtime.dtype)
+    rows, tile = plan_decoding(needed, len(samples), size, free)
     if tile is not None:
         height, width = (side * model.config.factor for side in size)
-        whole = values(1, size) * runtime.dtype.itemsize / MB
+        whole = needed(1, size) / MB
         on_note(f"memory: to decode {width}x{height} takes {whole:,.0f} MB at once: in tiles of {tile} cells")
     return rows, tile
 

@@ -18,10 +18,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...controlnet_core.conditioning.concat_channels import EDIT, INPAINT, edit_channels, inpaint_channels
+from ...controlnet_core.conditioning.condition import Area, Condition
 from ...controlnet_core.config import ModelConfig
 from ...controlnet_core.control.unit import ControlStack
-from ...controlnet_core.engine.concat import EDIT, INPAINT, edit_channels, inpaint_channels
-from ...controlnet_core.engine.condition import Area, Condition
 from ...controlnet_core.errors import ShapeError
 from ...controlnet_core.models.label import PictureSize, ScoredSize, label_vector, size_kind
 from ...controlnet_core.models.vae import scale_latent
@@ -58,7 +58,7 @@ def to_conditions(
                 replace(
                     _condition(text, options, size),
                     label=_label(options, size, label_dim, score),
-                    beside=None if config is None or latent is None else _beside(options, config, latent),
+                    concat=None if config is None or latent is None else _concat_channels(options, config, latent),
                 )
                 for text, options in conditioning
             ]
@@ -141,7 +141,7 @@ def _label(options: dict[str, Any], size: tuple[int, int], label_dim: int | None
     return label_vector(pooled, PictureSize(*placed, *target))
 
 
-def _beside(options: dict[str, Any], config: ModelConfig, latent: Latent) -> Tensor | None:
+def _concat_channels(options: dict[str, Any], config: ModelConfig, latent: Latent) -> Tensor | None:
     """The further input channels of inpainting and editing models.
 
     Without a node that sets them, an inpainting model reads the noise mask of the LATENT.

@@ -12,7 +12,7 @@ from ...controlnet_core.diffusion.schedule import make_sigmas
 from ...controlnet_core.diffusion.steps import Step
 from ...controlnet_core.errors import UnfitError
 from ...controlnet_core.models.vae import unscale_latent
-from ...controlnet_core.pipeline import SampleSettings
+from ...controlnet_core.sample import SampleSettings
 from ..fields import cfg, choice, conditioning, denoise, latent, model, sampler, scheduler, seed, socket, steps
 from ..node import Node
 from ..values import Conditioning, Latent, Model

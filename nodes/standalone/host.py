@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ... import controlnet_core
+from ...controlnet_core.backend import Backend
 from ...controlnet_core.checkpoints.control import load_control
 from ...controlnet_core.checkpoints.embeddings import ENDINGS, read_embedding
 from ...controlnet_core.checkpoints.load import Narrow, load_text_encoder, load_vae
@@ -19,15 +20,14 @@ from ...controlnet_core.control.effect import idle_notes
 from ...controlnet_core.control.report import Recorder, RunReport
 from ...controlnet_core.control.unit import ControlUnit
 from ...controlnet_core.diffusion.samplers import Step
-from ...controlnet_core.engine.backend import Backend
-from ...controlnet_core.engine.memory import MemoryPlan
-from ...controlnet_core.engine.run import EXACT, Shortcuts
-from ...controlnet_core.engine.runtime import Runtime, check_cancelled
 from ...controlnet_core.errors import CheckpointError, UnfitError, ValueRangeError
 from ...controlnet_core.models.control import check_base
 from ...controlnet_core.models.controlnet import ControlNet
 from ...controlnet_core.models.text_encoder import DualTextEncoder
-from ...controlnet_core.pipeline import SampleSettings
+from ...controlnet_core.runtime.device import Runtime, check_cancelled
+from ...controlnet_core.runtime.memory import MemoryPlan
+from ...controlnet_core.sample import SampleSettings
+from ...controlnet_core.speed import EXACT, Shortcuts
 from ...preprocessors.learned.library import Library
 from ..folders import ALIASES, MODEL_ENDINGS, find_file
 from ..model_choices import list_models

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...controlnet_core.pipeline import SampleSettings
+from ...controlnet_core.sample import SampleSettings
 from ..fields import Field, cfg, choice, conditioning, denoise, integer, latent, model, sampler, scheduler, seed, steps
 from ..node import Node
 from ..values import Conditioning, Latent, Model

@@ -9,15 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ...controlnet_core.engine.backend import Backend
-from ...controlnet_core.engine.chunks import plan_run
-from ...controlnet_core.engine.condition import Condition
-from ...controlnet_core.engine.graphs import why_never
-from ...controlnet_core.engine.job import Job
-from ...controlnet_core.engine.run import Run, Shortcuts
-from ...controlnet_core.engine.runtime import waits_for_results
+from ...controlnet_core.backend import Backend
+from ...controlnet_core.conditioning.condition import Condition
+from ...controlnet_core.conditioning.job import Job
 from ...controlnet_core.models.vae import scale_latent, unscale_latent
-from ...controlnet_core.pipeline import SampleSettings, cut_sigmas, generate
+from ...controlnet_core.sample import SampleSettings, cut_sigmas, generate
+from ...controlnet_core.speed import Shortcuts
 from ..values import Conditioning, Latent, Model
 from .conditions import to_conditions
 
@@ -90,12 +87,9 @@ def describe_memory(
     backend: Backend,
 ) -> str:
     """The memory that sampling will take, in words. The negative half is assumed to equal the positive one."""
-    diffusion, samples, runtime = model.diffusion, latent["samples"], backend.runtime
+    diffusion, samples = model.diffusion, latent["samples"]
     size = (samples.shape[-2], samples.shape[-1])
     conditions = to_conditions(positive, positive, size, diffusion.config, latent)
     sigmas = cut_sigmas(diffusion.schedule, settings).tolist()
     job = Job(diffusion.unet, diffusion.config, diffusion.schedule, *conditions, tuple(samples.shape), sigmas)
-    run = Run(shortcuts, waits_for_results(runtime.device))
-    # CUDA graphs keep all work buffers of a step, so they need more memory.
-    graphs = runtime.graphs and not why_never(run, runtime.device)
-    return plan_run(job, backend, shortcuts, graphs).words()
+    return plan_run(job, backend, shortcuts).words()

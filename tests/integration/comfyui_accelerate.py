@@ -156,13 +156,13 @@ SMALL: dict[str, dict[str, Any]] = {
 
 def accelerated_families(session: Any) -> None:
     """Every family whose UNet the engine knows, alone and with a net of ours; SDXL reads a label vector as well."""
-    full, control = importlib.import_module("comfyui_full"), session.part("nodes.comfyui.control")
+    full, control = importlib.import_module("comfyui_full"), session.part("nodes.comfyui.core_control")
     nets, config = session.part("controlnet_core.models.controlnet"), session.part("controlnet_core.config")
     facts: dict[str, Any] = {}
     for family, changed in SMALL.items():
         model, texts = full.native_model(session, family, **changed), full.conditioning(family)
         torch.manual_seed(5)
-        net = nets.ControlNet(config.ControlNetConfig(session.part("nodes.comfyui.bases").base_config(model.model)))
+        net = nets.ControlNet(config.ControlNetConfig(session.part("nodes.comfyui.model_config").base_config(model.model)))
         for parameter in net.parameters():
             if not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.05)
@@ -178,7 +178,7 @@ def accelerated_families(session: Any) -> None:
 
 def seconds_to_bind(session: Any, family: str) -> list[float]:
     """Processor time to bind a UNet of full size, five times. Shapes are all that binding looks at."""
-    module, unet = session.part("nodes.comfyui.binding"), session.part("controlnet_core.config")
+    module, unet = session.part("nodes.comfyui.borrowed_unet"), session.part("controlnet_core.config")
     native = importlib.import_module("comfyui_full").native_model(session, family, device="meta")
     frame = module.frame(getattr(unet, family.upper()).unet)
     seconds = []
@@ -338,7 +338,7 @@ def weight_hook(session: Any) -> dict[str, Any]:
 def refusals(session: Any) -> dict[str, Any]:
     """Conditions that cannot be brought about here, asked one by one; and models of other kinds."""
     run = Accelerated(session)
-    module, binding = run.module, session.part("nodes.comfyui.binding")
+    module, binding = run.module, session.part("nodes.comfyui.borrowed_unet")
     unet, x = run.native.model.diffusion_model, torch.zeros(2, 4, 8, 8)
     call = module.Call(SimpleNamespace(class_obj=unet, idx=0, wrappers=[None]), run.fast, x, [1.0, 1.0], {}, {})
     described = run.native.model.model_config.unet_config
@@ -386,7 +386,7 @@ def over_the_edges() -> Iterator[torch.nn.Module]:
 
 def peaks(session: Any) -> None:
     """Most bytes that the first call of a chain holds, beside what the host was told before it."""
-    live = session.part("controlnet_core.engine.live").LiveTensors
+    live = session.part("controlnet_core.runtime.tensor_memory").TensorMemory
     facts: dict[str, Any] = {}
     picture = torch.rand(1, 384, 384, 3)
     chains = {

@@ -598,7 +598,7 @@ class Session:
 
     def second_copy(self) -> None:
         """A net from a second copy of this package, installed beside the clone, under the clone's nodes."""
-        other = importlib.import_module("comfyui_controlnet_core.nodes.comfyui.control")
+        other = importlib.import_module("comfyui_controlnet_core.nodes.comfyui.core_control")
         net = other.load(self.pack / "controlnet_core" / "assets" / "demo_canny.safetensors")
         weights = self.part("nodes.values").BlockWeights((0.5, 1.5, 1.0, 1.0), 0.5)
         runs = [self.ksampler(self.controlled(control_net=n, block_weights=weights)) for n in (net, self.net)]

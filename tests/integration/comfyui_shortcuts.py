@@ -282,9 +282,9 @@ def held(session: Any) -> dict[str, Any]:
     kinds = tuple(
         getattr(session.part(module), name)
         for module, name in (
-            ("nodes.comfyui.carried", "Sampling"),
-            ("controlnet_core.engine.run", "Repeater"),
-            ("controlnet_core.engine.forecast", "Forecast"),
+            ("nodes.comfyui.shortcut_state", "Sampling"),
+            ("controlnet_core.speed.shortcuts", "Repeater"),
+            ("controlnet_core.speed.forecast", "Forecast"),
         )
     )
 

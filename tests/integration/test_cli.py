@@ -554,7 +554,7 @@ def test_what_was_asked_for_comes_to_the_engine(tmp_path: Path) -> None:
     args = cli.build_parser("run").parse_args(["run", "canny_to_image", "--output", str(tmp_path), *asked])
     runtime = session.open_session(args).host.runtime
     assert (runtime.chunk, runtime.memory) == (3, "streamed")
-    assert runtime.graphs and runtime.side_by_side and runtime.wide and runtime.compile
+    assert runtime.graphs and runtime.parallel_nets and runtime.fused_qkv and runtime.compile
     plain = session.open_session(cli.build_parser("run").parse_args(["run", "canny_to_image"])).host.runtime
     assert (plain.chunk, plain.memory) == (0, "auto")
-    assert not (plain.graphs or plain.side_by_side or plain.wide or plain.compile)
+    assert not (plain.graphs or plain.parallel_nets or plain.fused_qkv or plain.compile)

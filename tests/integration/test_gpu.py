@@ -17,9 +17,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from card_cases import CASES, OPTIONS, Case, World, assert_alike, everything, on_card, on_host, several
+from comfyui_controlnet_core.controlnet_core.backend import Backend
 from comfyui_controlnet_core.controlnet_core.control.report import Recorder
 from comfyui_controlnet_core.controlnet_core.diffusion.samplers import SAMPLERS, Step
-from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
 from comfyui_controlnet_core.controlnet_core.pipeline import SampleSettings
 from PIL import Image
 from torch import Tensor
@@ -85,7 +85,7 @@ def test_graphs_are_captured_and_replayed_to_the_same(options: str) -> None:
 
 
 def test_compiled_blocks_give_the_same() -> None:
-    assert_alike(run_on(CASES["one net"], on_card(wide=True, compile=True)), run_off(CASES["one net"]), TOLERANCE)
+    assert_alike(run_on(CASES["one net"], on_card(fused_qkv=True, compile=True)), run_off(CASES["one net"]), TOLERANCE)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -125,7 +125,7 @@ def test_memory_does_not_grow_with_steps_or_runs(options: str) -> None:
     ("channels", "height", "width", "shifts"), [(64, 9, 7, 2), (96, 24, 40, 1), (320, 64, 64, 2), (2560, 8, 8, 0)]
 )
 def test_triton_kernels(dtype: torch.dtype, channels: int, height: int, width: int, shifts: int) -> None:
-    kernels = pytest.importorskip("comfyui_controlnet_core.controlnet_core.engine.triton_norm")
+    kernels = pytest.importorskip("comfyui_controlnet_core.controlnet_core.speed.triton_norm")
     torch.manual_seed(0)
     x = torch.randn(2, channels, height, width).to("cuda", dtype).contiguous(memory_format=torch.channels_last)
     weight, bias = torch.randn(2, channels).to("cuda", dtype)

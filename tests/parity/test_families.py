@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from comfyui_controlnet_core.controlnet_core.backend import Backend
 from comfyui_controlnet_core.controlnet_core.checkpoints.load import Checkpoint, load_checkpoint, load_text_model
 from comfyui_controlnet_core.controlnet_core.checkpoints.save import save_checkpoint
+from comfyui_controlnet_core.controlnet_core.conditioning.condition import Condition
 from comfyui_controlnet_core.controlnet_core.config import (
     OPENCLIP_G,
     OPENCLIP_H,
@@ -27,14 +29,12 @@ from comfyui_controlnet_core.controlnet_core.diffusion.denoiser import denoised,
 from comfyui_controlnet_core.controlnet_core.diffusion.guidance import Weights
 from comfyui_controlnet_core.controlnet_core.diffusion.noise import initial_noise
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import make_schedule
-from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
-from comfyui_controlnet_core.controlnet_core.engine.condition import Condition
-from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
 from comfyui_controlnet_core.controlnet_core.models.label import PictureSize, ScoredSize, label_vector
 from comfyui_controlnet_core.controlnet_core.models.text_encoder import ClipTextModel, DualTextEncoder
 from comfyui_controlnet_core.controlnet_core.models.tokenizer import ClipTokenizer
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
+from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -385,11 +385,11 @@ def test_guidance_by_two_scales_is_the_pipeline_of_diffusers(tmp_path: Path) -> 
     weights = Weights.of(7.5, 1.5)
     middle, rest = weights.within_negative()
     negative = [
-        Condition(empty, strength=middle, beside=shown), Condition(empty, strength=rest, beside=torch.zeros_like(shown))
+        Condition(empty, strength=middle, concat=shown), Condition(empty, strength=rest, concat=torch.zeros_like(shown))
     ]  # fmt: skip
     model = DiffusionModel(checkpoint.unet, checkpoint.config, make_schedule(checkpoint.config.noise))
     settings = SampleSettings(7, 3, weights.positive, sigmas=tuple(sigmas.tolist()))
     ours = generate(
-        model, [Condition(text, beside=shown)], negative, torch.zeros(1, 4, 8, 8), settings, backend=Backend(Runtime())
+        model, [Condition(text, concat=shown)], negative, torch.zeros(1, 4, 8, 8), settings, backend=Backend(Runtime())
     )
     assert_close(ours, expected)

@@ -7,14 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from comfyui_controlnet_core.controlnet_core.backend import Backend
+from comfyui_controlnet_core.controlnet_core.conditioning.condition import Area, Condition
 from comfyui_controlnet_core.controlnet_core.config import DEMO, AdapterConfig, DerivedConfig, ModelConfig, UnionConfig
 from comfyui_controlnet_core.controlnet_core.control.report import Recorder
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit, Hint
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
-from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
-from comfyui_controlnet_core.controlnet_core.engine.condition import Area, Condition
-from comfyui_controlnet_core.controlnet_core.engine.run import Shortcuts
-from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
 from comfyui_controlnet_core.controlnet_core.models.adapter import Adapter
 from comfyui_controlnet_core.controlnet_core.models.control import ControlModel
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
@@ -27,6 +25,8 @@ from comfyui_controlnet_core.controlnet_core.models.derived import (
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.union import ControlNetUnion
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
+from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
+from comfyui_controlnet_core.controlnet_core.speed import Shortcuts
 from torch import Tensor, nn
 
 CONFIG = replace(
@@ -183,11 +183,11 @@ def everything(world: World) -> dict[str, Any]:
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "wide": {"wide": True},
-    "side by side": {"side_by_side": True},
+    "wide": {"fused_qkv": True},
+    "side by side": {"parallel_nets": True},
     "graphs": {"graphs": True},
-    "graphs, side by side, wide": {"graphs": True, "side_by_side": True, "wide": True},
+    "graphs, side by side, wide": {"graphs": True, "parallel_nets": True, "fused_qkv": True},
     "streamed": {"memory": "streamed"},
-    "streamed, side by side": {"memory": "streamed", "side_by_side": True},
+    "streamed, side by side": {"memory": "streamed", "parallel_nets": True},
     "one picture at a time": {"chunk": 1},
 }

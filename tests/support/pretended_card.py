@@ -349,7 +349,7 @@ class Card(TorchFunctionMode):
         if name in ("__get__", "__set__"):
             return self._attribute(func, *args)
         known = tensors(args, kwargs)
-        asked = kwargs.get("device")
+        asked = kwargs.get("device") or next((a for a in args if isinstance(a, torch.device) and is_meta(a)), None)
         if name in NO_WORK or is_meta(asked) or (asked is None and any(map(is_meta, known))):
             return func(*args, **kwargs)
         handler = getattr(self, f"_call_{name}", None)

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from comfyui_controlnet_core.controlnet_core.engine import fuse_gpu
+from comfyui_controlnet_core.controlnet_core.speed import fused_qkv
 from pretended_card import Card
 
 diffusers = pytest.importorskip("diffusers")
@@ -47,7 +47,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 def test_each_part_runs_and_gives_what_its_claims_read(
     benchmark: ModuleType, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fuse_gpu, "_kernels", lambda device: None)
+    monkeypatch.setattr(fused_qkv, "_kernels", lambda device: None)
     goals = importlib.import_module("gpu_goals")
     setup = benchmark.Setup(Card.device, "fp32", "tiny", 64, 2, 1, 1, sides=(32,), compiled=False)
     with Card().install(monkeypatch) as card, torch.inference_mode():

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 import torch
 from card_cases import CASES, OPTIONS, Case, World, assert_alike, everything, on_card, on_host, rand, several
+from comfyui_controlnet_core.controlnet_core.backend import Backend
 from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_checkpoint
 from comfyui_controlnet_core.controlnet_core.control.report import Recorder
 from comfyui_controlnet_core.controlnet_core.diffusion.samplers import SAMPLERS, Step
-from comfyui_controlnet_core.controlnet_core.engine import fuse_gpu
-from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
-from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
-from comfyui_controlnet_core.controlnet_core.engine.stream import Conveyor, Streamed, stream
 from comfyui_controlnet_core.controlnet_core.pipeline import SampleSettings
+from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
+from comfyui_controlnet_core.controlnet_core.speed import WeightPolicy, fused_qkv
+from comfyui_controlnet_core.controlnet_core.speed.offload import Conveyor, OffloadedLayer, transform
 from comfyui_controlnet_core.controlnet_core.training.controlnet_training import prepare_training
 from comfyui_controlnet_core.controlnet_core.training.loop import Recipe
 from comfyui_controlnet_core.nodes.standalone.host import ASSETS, StandaloneHost
@@ -33,7 +33,7 @@ from torch import Tensor
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[Card]:
     """A card that computes what is asked for on it; no kernels of Triton's."""
-    monkeypatch.setattr(fuse_gpu, "_kernels", lambda device: None)
+    monkeypatch.setattr(fused_qkv, "_kernels", lambda device: None)
     with Card().install(monkeypatch) as card:
         yield card
 
@@ -90,7 +90,7 @@ def test_by_choice_nothing_waits_either_and_streams_keep_their_order(card: Card,
 
 
 def test_what_the_halves_have_in_common_is_replayed_too(card: Card) -> None:
-    made, waits = run_on(card, CASES["no label"], on_card(graphs=True, side_by_side=True, wide=True))
+    made, waits = run_on(card, CASES["no label"], on_card(graphs=True, parallel_nets=True, fused_qkv=True))
     assert_alike(made, run_off(CASES["no label"]))
     assert card.captures and not card.races
     assert not [wait for wait in waits if "capture begins" not in wait]
@@ -150,8 +150,8 @@ def test_memory_does_not_grow_with_steps_or_runs(card: Card, options: str) -> No
 def test_streamed_weights_take_no_more_than_what_may_be_under_way(card: Card) -> None:
     world = World()
     conveyor = Conveyor(card.device, torch.float32, ahead=200_000)
-    twin, _ = stream(world.unet, conveyor, resident=0)
-    layers = [module for module in twin.modules() if isinstance(module, Streamed)]
+    twin = transform(world.unet, WeightPolicy(Runtime(card.device), conveyor=conveyor))
+    layers = [module for module in twin.modules() if isinstance(module, OffloadedLayer)]
     largest = max(layer.host.nbytes for layer in layers)
     x, t, text, y = rand(1, 1, 4, 8, 8), torch.tensor([500.0]), rand(2, 1, 77, 32), rand(3, 1, 16)
     with torch.inference_mode():
@@ -166,7 +166,7 @@ def test_streamed_weights_take_no_more_than_what_may_be_under_way(card: Card) ->
 
 def test_what_a_graph_replays_is_what_a_run_says_now(card: Card) -> None:
     """Another seed, strength, hint, prompt and scale of guidance: captured once, and each picture the processor's."""
-    world, backend = World(), Backend(on_card(graphs=True, side_by_side=True))
+    world, backend = World(), Backend(on_card(graphs=True, parallel_nets=True))
     calm = World()
 
     def alike(**changes: Any) -> None:

@@ -6,22 +6,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from comfyui_controlnet_core.controlnet_core.backend import Backend
+from comfyui_controlnet_core.controlnet_core.conditioning.condition import Area, Condition
+from comfyui_controlnet_core.controlnet_core.conditioning.job import Job
 from comfyui_controlnet_core.controlnet_core.config import DEMO
 from comfyui_controlnet_core.controlnet_core.control.report import Recorder
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
-from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
-from comfyui_controlnet_core.controlnet_core.engine.chunks import prepare_parts
-from comfyui_controlnet_core.controlnet_core.engine.condition import Area, Condition
-from comfyui_controlnet_core.controlnet_core.engine.footprint import Footprint
-from comfyui_controlnet_core.controlnet_core.engine.job import Job
-from comfyui_controlnet_core.controlnet_core.engine.memory import MemoryPlan, free_bytes, plan_memory
-from comfyui_controlnet_core.controlnet_core.engine.run import EXACT, Shortcuts
-from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
 from comfyui_controlnet_core.controlnet_core.errors import ShapeError
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
-from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
+from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, _prepare_parts, generate
+from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
+from comfyui_controlnet_core.controlnet_core.runtime.memory import Footprint, MemoryPlan, free_bytes, plan_memory
+from comfyui_controlnet_core.controlnet_core.speed import EXACT, Shortcuts
 from torch import Tensor
 
 SCHEDULE = scaled_linear()
@@ -102,7 +100,7 @@ def test_what_all_pictures_share_is_prepared_once(model: DiffusionModel, net: Co
     def prepare(picture: Tensor) -> list[int]:
         positive = [Condition(text, (ControlUnit(net, picture),))]
         job = Job(model.unet, CONFIG, SCHEDULE, positive, [], (BATCH, 4, 8, 8), [4.0])
-        return [id(part.prepared) for part in prepare_parts(job, backend, 2)]
+        return [id(prepared) for _, prepared in _prepare_parts(job, backend, 2)]
 
     shared = prepare(rand(6, 1, 3, 64, 64))
     assert shared[0] == shared[1] != shared[2]  # two pictures, two, and one

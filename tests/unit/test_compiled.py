@@ -7,17 +7,17 @@ from dataclasses import replace
 import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.config import DEMO
-from comfyui_controlnet_core.controlnet_core.engine.compiled import compile_blocks
-from comfyui_controlnet_core.controlnet_core.engine.fuse_gpu import WideTransformerBlock, widen
-from comfyui_controlnet_core.controlnet_core.engine.rebuild import shell
 from comfyui_controlnet_core.controlnet_core.models.layers import TransformerBlock
+from comfyui_controlnet_core.controlnet_core.models.module_tree import shell
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
+from comfyui_controlnet_core.controlnet_core.speed.compiled import compile_blocks
+from comfyui_controlnet_core.controlnet_core.speed.fused_qkv import FusedGpuTransformerBlock, transform
 
 CONFIG = replace(DEMO.unet, widths=(32, 64), transformer_depth=(0, 1), context_dim=32)
 
 
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("twin", [shell, widen])
+@pytest.mark.parametrize("twin", [shell, transform])
 @torch.inference_mode()
 def test_compiled_blocks_compute_the_same(backend: str, twin) -> None:  # type: ignore[no-untyped-def]
     torch.manual_seed(0)
@@ -26,7 +26,7 @@ def test_compiled_blocks_compute_the_same(backend: str, twin) -> None:  # type: 
     plain = unet(x, t, text)
     compiled = compile_blocks(twin(unet), backend)
     assert float((compiled(x, t, text) - plain).abs().max()) <= 5e-6 * float(plain.abs().max())
-    kind = TransformerBlock if twin is shell else WideTransformerBlock
+    kind = TransformerBlock if twin is shell else FusedGpuTransformerBlock
     blocks = [module for module in compiled.modules() if isinstance(module, kind)]
     assert blocks and all(block._compiled_call_impl is not None for block in blocks)
     assert not any(module._compiled_call_impl for module in unet.modules())

@@ -8,23 +8,25 @@ from typing import Any
 
 import pytest
 import torch
+from comfyui_controlnet_core.controlnet_core.backend import Backend
+from comfyui_controlnet_core.controlnet_core.conditioning.condition import Condition
+from comfyui_controlnet_core.controlnet_core.conditioning.job import Job
 from comfyui_controlnet_core.controlnet_core.config import DEMO, SD15, UNetConfig
 from comfyui_controlnet_core.controlnet_core.control.curve import Keyframe, StrengthCurve, read_curve
 from comfyui_controlnet_core.controlnet_core.control.easing import EASINGS, ease
 from comfyui_controlnet_core.controlnet_core.control.hint import FITS, fit_hint
 from comfyui_controlnet_core.controlnet_core.control.modes import MODES
+from comfyui_controlnet_core.controlnet_core.control.residuals import weigh_residual
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.control.weights import PRESETS, BlockWeights
+from comfyui_controlnet_core.controlnet_core.denoise import net_residuals
 from comfyui_controlnet_core.controlnet_core.diffusion.denoiser import scale_input
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
-from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
-from comfyui_controlnet_core.controlnet_core.engine.condition import Condition
-from comfyui_controlnet_core.controlnet_core.engine.job import Job
-from comfyui_controlnet_core.controlnet_core.engine.prepare import prepare
-from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
 from comfyui_controlnet_core.controlnet_core.errors import ShapeError, ValueRangeError
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
+from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
+from engine_runs import prepare_on
 from torch import Tensor
 
 UNET = replace(DEMO.unet, widths=(32, 32, 64), num_heads=2, context_dim=16)
@@ -64,13 +66,16 @@ def residuals(unet: UNet, unit: ControlUnit, negative: bool = False) -> list[Ten
     sigma = float(SCHEDULE.sigma(torch.tensor(TIMESTEP)))
     carried, plain = Condition(random(1, 7, 16), (unit,)), Condition(random(1, 7, 16))
     halves = ([plain], [carried]) if negative else ([carried], [])
-    prepared = prepare(Job(unet, CONFIG, SCHEDULE, *halves, LATENT, [sigma]), Backend(Runtime(pack_weights=False)))
-    (group,) = prepared.at(sigma).groups
-    active = group.active(sigma)
-    if not active:
+    prepared = prepare_on(Job(unet, CONFIG, SCHEDULE, *halves, LATENT, [sigma]), Backend(Runtime(pack_weights=False)))
+    (batch,) = prepared.inputs_at(sigma).batches
+    if not batch.nets:
         return [None] * BLOCKS
-    x = scale_input(random(*LATENT, seed=3) * 9.0, torch.tensor(sigma))
-    return list(active[0].residuals(x.repeat(len(group.members), 1, 1, 1), sigma))
+    x = scale_input(random(*LATENT, seed=3) * 9.0, torch.tensor(sigma)).repeat(len(batch.conditions), 1, 1, 1)
+    (net,) = batch.nets
+    (unit,) = net.units
+    scales = unit.scales or (None,) * BLOCKS
+    steps = zip(net_residuals(net, x), unit.weights, scales, strict=True)
+    return [None if r is None else weigh_residual(r, float(weight), scale) for r, weight, scale in steps]
 
 
 def plain_residuals(net: ControlNet, hint: Tensor) -> list[Tensor]:

@@ -6,29 +6,23 @@ import gc
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 from weakref import ref
 
 import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core import pipeline
+from comfyui_controlnet_core.controlnet_core import prepare as preparation
+from comfyui_controlnet_core.controlnet_core.backend import Backend
+from comfyui_controlnet_core.controlnet_core.conditioning.condition import Area, Condition
+from comfyui_controlnet_core.controlnet_core.conditioning.job import Job
 from comfyui_controlnet_core.controlnet_core.config import DEMO, SD15, UNetConfig
 from comfyui_controlnet_core.controlnet_core.control.hint import mask_at
 from comfyui_controlnet_core.controlnet_core.control.modes import MODES, block_heights, mode_weights
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
+from comfyui_controlnet_core.controlnet_core.denoise import Denoiser, predict
 from comfyui_controlnet_core.controlnet_core.diffusion.denoiser import scale_input
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
-from comfyui_controlnet_core.controlnet_core.engine import evaluate as evaluation
-from comfyui_controlnet_core.controlnet_core.engine import seat
-from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
-from comfyui_controlnet_core.controlnet_core.engine.condition import Area, Condition
-from comfyui_controlnet_core.controlnet_core.engine.evaluate import evaluate, predict
-from comfyui_controlnet_core.controlnet_core.engine.forecast import DAMPING, Forecast
-from comfyui_controlnet_core.controlnet_core.engine.job import Job
-from comfyui_controlnet_core.controlnet_core.engine.pack import can_pack, pack
-from comfyui_controlnet_core.controlnet_core.engine.prepare import prepare
-from comfyui_controlnet_core.controlnet_core.engine.run import EXACT, Run, Shortcuts
-from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
 from comfyui_controlnet_core.controlnet_core.errors import (
     Interrupted,
     NonFiniteError,
@@ -36,11 +30,21 @@ from comfyui_controlnet_core.controlnet_core.errors import (
     UnfitError,
     ValueRangeError,
 )
-from comfyui_controlnet_core.controlnet_core.models.control import ControlModel, Direct, Seat
-from comfyui_controlnet_core.controlnet_core.models.controlnet import BoundControlNet, ControlNet
+from comfyui_controlnet_core.controlnet_core.models.control import (
+    BindContext,
+    ControlModel,
+    ResidualProjection,
+    identity,
+)
+from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.layers import ConvIn
-from comfyui_controlnet_core.controlnet_core.models.unet import Projected, Residuals, UNet, UNetMiddle
+from comfyui_controlnet_core.controlnet_core.models.unet import BlockInputs, Residuals, UNet, UNetMiddle
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
+from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
+from comfyui_controlnet_core.controlnet_core.speed import EXACT, EvaluationClock, Shortcuts
+from comfyui_controlnet_core.controlnet_core.speed.forecast import DAMPING, Forecast
+from comfyui_controlnet_core.controlnet_core.speed.packed_cpu.pack import can_pack, pack
+from engine_runs import denoiser, evaluate, prepare_on
 from torch import Tensor
 
 SCHEDULE = scaled_linear()
@@ -78,6 +82,12 @@ def texts(count: int) -> list[Tensor]:
     return [torch.randn(1, 77, DEMO.unet.context_dim, generator=g) for _ in range(count)]
 
 
+def count(calls: list[Any], x: Tensor, what: Any = 1) -> None:
+    """Count a call on real tensors; the memory estimate makes calls on meta tensors, too."""
+    if not x.is_meta:
+        calls.append(what)
+
+
 def hint(seed: int = 0, batch: int = 1) -> Tensor:
     return torch.rand(batch, 3, 128, 128, generator=torch.Generator().manual_seed(seed))
 
@@ -113,7 +123,7 @@ def by_engine(
     model: DiffusionModel, positive: list[Condition], negative: list[Condition], backend: Backend, cfg: float
 ) -> Tensor:
     x, sigma = noisy()
-    prepared = prepare(Job(model.unet, DEMO, SCHEDULE, positive, negative, SIZE, [float(sigma)]), backend)
+    prepared = prepare_on(Job(model.unet, DEMO, SCHEDULE, positive, negative, SIZE, [float(sigma)]), backend)
     return evaluate(prepared, x, sigma, cfg)
 
 
@@ -215,15 +225,17 @@ class Shifter(ControlModel):
     def fits(self, config: UNetConfig) -> bool:
         return True
 
-    def bind(self, seat: Seat) -> Shifter:
-        self.level = seat.hint(3).mean()
+    def bind(self, context: BindContext) -> Shifter:
+        self.level = context.hint.mean()
         return self
 
-    @property
-    def outlets(self) -> list[Direct]:
-        return [Direct()] * 7
+    def inputs_at(self, sigma: float) -> None:
+        return None
 
-    def features(self, x: Tensor, sigma: float) -> Iterator[Tensor | None]:
+    def projections(self, inputs: None) -> list[ResidualProjection]:
+        return [identity] * 7
+
+    def features(self, x: Tensor, inputs: None) -> Iterator[Tensor | None]:
         for width, side in ((64, 16), (64, 16), (0, 0), (96, 8), (0, 0), (0, 0), (128, 4)):
             yield torch.full((len(x), width, side, side), float(self.amount * self.level)) if width else None
 
@@ -266,19 +278,18 @@ def test_a_new_kind_of_control_needs_no_branch_in_the_engine(
             h = h + add
         skips.append(h if entry == "encoder" else h + add)
     middle = unet.middle(h, unet.middle.project(emb, text)) + level
-    eps = unet.head(unet.decoder(middle, skips, Projected(*unet.decoder.project(emb, text))))
+    eps = unet.head(unet.decoder(middle, skips, BlockInputs(*unet.decoder.project(emb, text))))
     close(got, x - eps * sigma)
 
 
 class Short(Shifter):
     """A kind that has fewer features than there are targets."""
 
-    @property
-    def outlets(self) -> list[Direct]:
-        return super().outlets[:-1]
+    def projections(self, inputs: None) -> list[ResidualProjection]:
+        return super().projections(inputs)[:-1]
 
-    def features(self, x: Tensor, sigma: float) -> Iterator[Tensor | None]:
-        return islice(super().features(x, sigma), len(self.outlets))
+    def features(self, x: Tensor, inputs: None) -> Iterator[Tensor | None]:
+        return islice(super().features(x, inputs), len(self.projections(inputs)))
 
 
 @pytest.mark.parametrize("entry", ["skips", "encoder"])
@@ -404,8 +415,8 @@ def test_hint_and_mask_are_brought_to_the_size_of_an_area(
 
     def by(condition: Condition, latent: Tensor) -> Tensor:
         backend = Backend(Runtime(pack_weights=False))
-        prepared = prepare(Job(model.unet, DEMO, SCHEDULE, [condition], [], latent.shape, [2.0]), backend)
-        return predict(prepared, prepared.at(2.0).groups[0], latent, sigma, Run())[0]
+        prepared = prepare_on(Job(model.unet, DEMO, SCHEDULE, [condition], [], latent.shape, [2.0]), backend)
+        return predict(Denoiser(prepared, 1.0), latent, sigma, prepared.inputs_at(2.0).batches[0])[0]
 
     placed = by(Condition(text, (unit,), area=area), x)
     close(placed, by(Condition(text, (unit,)), part))
@@ -512,7 +523,7 @@ def test_nothing_is_prepared_again_when_only_the_seed_changes(
     units = (ControlUnit(nets[0], hint(1)),)
     embedded = []
     embed_hint = ControlNet.embed_hint
-    monkeypatch.setattr(ControlNet, "embed_hint", lambda *args: embedded.append(1) or embed_hint(*args))
+    monkeypatch.setattr(ControlNet, "embed_hint", lambda *args: count(embedded, args[1]) or embed_hint(*args))
 
     def run(seed: int, side: int, units: tuple[ControlUnit, ...]) -> Tensor:
         mask = torch.ones(1, 8 * side, 8 * side)  # made anew each time, as nodes do, and so are the texts
@@ -540,12 +551,12 @@ def test_conditions_outside_their_window_take_no_rows(
     positive = [Condition(early, units, end=0.3), Condition(late, start=0.3), Condition(late, start=0.99)]
     x, sigma = noisy()
     rows: list[tuple[int, int]] = []
-    forward, features = UNetMiddle.forward, BoundControlNet.features
+    forward, features = UNetMiddle.forward, ControlNet.features
     monkeypatch.setattr(UNetMiddle, "forward", lambda self, h, *a: rows.append((0, len(h))) or forward(self, h, *a))
     heard = lambda self, x, *a: rows.append((1, len(x))) or features(self, x, *a)  # noqa: E731
-    monkeypatch.setattr(BoundControlNet, "features", heard)
+    monkeypatch.setattr(ControlNet, "features", heard)
     negative = [Condition(empty, units)]
-    prepared = prepare(Job(model.unet, DEMO, SCHEDULE, positive, negative, SIZE, [float(sigma)]), backend)
+    prepared = prepare_on(Job(model.unet, DEMO, SCHEDULE, positive, negative, SIZE, [float(sigma)]), backend)
     both, unet_alone = {(0, 4), (1, 4)}, {(0, 4), (1, 2)}
     for timestep, acting, ran in ((900.0, 0, both), (600.0, 1, unet_alone), (100.0, 1, unet_alone)):
         level = SCHEDULE.sigma(torch.tensor(timestep))
@@ -553,7 +564,7 @@ def test_conditions_outside_their_window_take_no_rows(
         got = evaluate(prepared, x, level, 5.0)
         assert ran <= set(rows) <= ran | {(0, 2)}, rows  # (a net has a middle as well)
         halves = [replace(positive[acting], start=0.0, end=1.0)], negative
-        single = prepare(Job(model.unet, DEMO, SCHEDULE, *halves, SIZE, [float(level)]), backend)
+        single = prepare_on(Job(model.unet, DEMO, SCHEDULE, *halves, SIZE, [float(level)]), backend)
         assert torch.equal(got, evaluate(single, x, level, 5.0))
 
 
@@ -572,13 +583,20 @@ def test_what_both_halves_have_in_common_is_computed_once(
 
     def predicted(conditions: list[Condition]) -> Tensor:
         job = Job(model.unet, DEMO, SCHEDULE, conditions[:1], conditions[1:], SIZE, [float(sigma)])
-        return evaluate(prepare(job, backend), x, sigma, 5.0)
+        return evaluate(prepare_on(job, backend), x, sigma, 5.0)
 
     got = predicted([Condition(prompt, units), Condition(empty, units)])
     assert rows == {"first": [2, 2, 2], "all": [4, 4, 2]}
     rows["first"].clear()
-    monkeypatch.setattr(seat.Seat, "distinct", seat.Seat.rows)
-    monkeypatch.setattr(evaluation, "_distinct", lambda group, read, stack: len(read))
+    bind_context, inputs_at = preparation._bind_context, preparation.ConditionBatch.inputs_at
+    monkeypatch.setattr(
+        preparation, "_bind_context", lambda *a: replace(c := bind_context(*a), distinct_rows=c.rows)
+    )
+    monkeypatch.setattr(
+        preparation.ConditionBatch,
+        "inputs_at",
+        lambda self, sigma: inputs_at(self, sigma)._replace(distinct_rows=len(self.members) * self.images),
+    )
     apart = predicted([Condition(prompt, units), Condition(empty, units)])
     assert rows["first"] == [4, 4, 2]
     torch.testing.assert_close(got, apart, rtol=0.0, atol=2e-5 * float(apart.abs().max()))
@@ -599,11 +617,11 @@ def test_what_is_prepared_is_shared_where_the_same_conditions_act(model: Diffusi
     area = Area(0, 0, 16, 8)
     conditions = [Condition(a), Condition(b, area=area, end=0.5)]
     levels = [float(SCHEDULE.sigma(torch.tensor(t))) for t in (900.0, 800.0, 100.0)]
-    prepared = prepare(Job(model.unet, DEMO, SCHEDULE, conditions, [], SIZE, levels), Backend(Runtime()))
-    first, second, last = (prepared.at(level) for level in levels)
+    prepared = prepare_on(Job(model.unet, DEMO, SCHEDULE, conditions, [], SIZE, levels), Backend(Runtime()))
+    first, second, last = (prepared.conditions_at(level) for level in levels)
     assert first is second
-    assert len(first.groups) == 2 and last.groups == first.groups[:1]
-    assert [len(group.projections.shifts) for group in first.groups] == [3, 2]
+    assert len(first.batches) == 2 and last.batches == first.batches[:1]
+    assert [len(batch.projections.shifts) for batch in first.batches] == [3, 2]
 
 
 def test_a_half_in_which_nothing_acts_predicts_nothing(model: DiffusionModel) -> None:
@@ -629,15 +647,15 @@ def test_memory_held_after_a_run_a_backend_keeps_no_model_alive(packed: bool) ->
     for net, unit in zip(nets, units, strict=True):
         run(net, unit)
     weights = [ref(net.middle.res1.conv1.weight) for net in nets] + [ref(model.unet.middle.res1.conv1.weight)]
-    assert len(backend._runs.made) == 2
+    assert len(backend.runs.made) == 2
     del net, unit, nets[0], units[0]
     gc.collect()
     assert [w() is None for w in weights] == [True, False, False]
-    assert len(backend._runs.made) == 1
+    assert len(backend.runs.made) == 1
     model = None
     gc.collect()
     assert weights[2]() is None
-    assert not backend._runs.made
+    assert not backend.runs.made
     nets.clear()
     units.clear()
     gc.collect()
@@ -683,7 +701,7 @@ def test_reused_residuals_save_runs_of_the_net(
     exact = sample(model, units)
     calls = []
     features = ControlNet.features
-    monkeypatch.setattr(ControlNet, "features", lambda *args: calls.append(1) or features(*args))
+    monkeypatch.setattr(ControlNet, "features", lambda *args: count(calls, args[1]) or features(*args))
     got = sample(model, units, Shortcuts(reuse_every=every))
     assert len(calls) == runs
     error = float((got - exact).norm() / exact.norm())
@@ -705,11 +723,11 @@ def test_kept_residuals_take_the_strength_of_the_moment(
         outputs = []
         for curve in (lambda p: 1.0, lambda p: float(p < 0.5)):
             unit = ControlUnit(nets[0], hint(1), curve=curve)
-            prepared = prepare(Job(model.unet, DEMO, SCHEDULE, [Condition(prompt, (unit,))], [], SIZE, []), backend)
-            run = Run(Shortcuts(reuse_every=9))
-            evaluate(prepared, x, sigma, 1.0, run)
-            outputs.append(evaluate(prepared, x, later, 1.0, run))
-        plain = prepare(Job(model.unet, DEMO, SCHEDULE, [Condition(prompt)], [], SIZE, []), backend)
+            job = Job(model.unet, DEMO, SCHEDULE, [Condition(prompt, (unit,))], [], SIZE, [])
+            denoise = denoiser(job, backend, 1.0, Shortcuts(reuse_every=9))
+            denoise(x, sigma)
+            outputs.append(denoise(x, later))
+        plain = prepare_on(Job(model.unet, DEMO, SCHEDULE, [Condition(prompt)], [], SIZE, []), backend)
         assert torch.equal(outputs[1], evaluate(plain, x, later, 1.0))
         assert not torch.equal(outputs[0], outputs[1])
 
@@ -724,7 +742,7 @@ def test_lower_blocks_and_nets_are_run_at_every_kth_evaluation(
     units = (ControlUnit(nets[0], hint(1)),)
     calls = []
     middle = UNetMiddle.forward
-    monkeypatch.setattr(UNetMiddle, "forward", lambda *args: calls.append(1) or middle(*args))
+    monkeypatch.setattr(UNetMiddle, "forward", lambda *args: count(calls, args[1]) or middle(*args))
     exact = sample(model, units)
     assert len(calls) == 12  # the UNet's and the net's
     calls.clear()
@@ -772,11 +790,11 @@ def test_what_is_left_out_grows_with_the_way_that_is_gone(
     computed: list[int],
 ) -> None:
     """Of 20 evaluations the first six lie in the first 30 % of the timestep axis, ten in the first half."""
-    runs: list[Run] = []
+    clocks: list[EvaluationClock] = []
     ran: list[int] = []
-    features, begin = ControlNet.features, Run.begin
-    monkeypatch.setattr(Run, "begin", lambda run, sigma: runs.append(run) or begin(run, sigma))
-    monkeypatch.setattr(ControlNet, "features", lambda *args: ran.append(runs[-1].evaluations) or features(*args))
+    features, begin = ControlNet.features, EvaluationClock.begin
+    monkeypatch.setattr(EvaluationClock, "begin", lambda clock, sigma: clocks.append(clock) or begin(clock, sigma))
+    monkeypatch.setattr(ControlNet, "features", lambda *args: count(ran, args[1], clocks[-1].now) or features(*args))
     sample(model, (ControlUnit(nets[0], hint(1)),), shortcuts, steps=20)
     assert ran == computed
 
@@ -788,7 +806,7 @@ def test_a_net_that_was_away_begins_anew(
     whole, between = ControlUnit(nets[0], hint(1)), ControlUnit(nets[1], hint(2), start=0.3, end=0.6)
     calls = []
     features = ControlNet.features
-    monkeypatch.setattr(ControlNet, "features", lambda self, *a: calls.append(self) or features(self, *a))
+    monkeypatch.setattr(ControlNet, "features", lambda self, *a: count(calls, a[0], self) or features(self, *a))
     exact = sample(model, (whole, between), steps=12)
     calls.clear()
     got = sample(model, (whole, between), shortcuts, steps=12)
@@ -833,7 +851,7 @@ def test_shortcuts_out_of_range_are_refused(values: dict[str, float]) -> None:
 def test_what_is_not_finite_is_found_without_looking_at_every_step(
     model: DiffusionModel, nets: tuple[ControlNet, ControlNet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "waits_for_results", lambda device: False)
+    monkeypatch.setattr(pipeline, "results_are_free", lambda device: False)
     units = (ControlUnit(nets[0], hint(1)),)
     assert sample(model, units, steps=2).isfinite().all()
     broken = ControlUnit(make_net(model, 9), hint(1), name="broken.safetensors")

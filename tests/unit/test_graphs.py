@@ -8,23 +8,22 @@ from typing import Any
 
 import pytest
 import torch
+from comfyui_controlnet_core.controlnet_core.backend import Backend
+from comfyui_controlnet_core.controlnet_core.conditioning.condition import Area, Condition
+from comfyui_controlnet_core.controlnet_core.conditioning.job import Job
 from comfyui_controlnet_core.controlnet_core.config import DEMO, AdapterConfig
 from comfyui_controlnet_core.controlnet_core.control.report import Recorder
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
-from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
-from comfyui_controlnet_core.controlnet_core.engine.chunks import evaluate_parts, prepare_parts
-from comfyui_controlnet_core.controlnet_core.engine.condition import Area, Condition
-from comfyui_controlnet_core.controlnet_core.engine.graphs import Call, Captured, Graphs, as_calls, why_not
-from comfyui_controlnet_core.controlnet_core.engine.job import Job
-from comfyui_controlnet_core.controlnet_core.engine.run import Run, Shortcuts
-from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
-from comfyui_controlnet_core.controlnet_core.engine.stream import Conveyor
 from comfyui_controlnet_core.controlnet_core.models.adapter import Adapter
 from comfyui_controlnet_core.controlnet_core.models.control import ControlModel
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
+from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
+from comfyui_controlnet_core.controlnet_core.speed import Shortcuts, cuda_graphs, graph_blocker
+from comfyui_controlnet_core.controlnet_core.speed.cuda_graphs import Call, Captured, as_calls
+from engine_runs import denoiser, run_context
 from torch import Tensor
 
 SCHEDULE = scaled_linear()
@@ -89,14 +88,15 @@ class Bench:
         positive = [half(text), *([replace(half(9), area=area, strength=0.6)] if area else [])]
         negative = [half(text + 1)] if cfg != 1.0 else []
         job = Job(self.unet, CONFIG, SCHEDULE, positive, negative, x.shape, SIGMAS)
-        parts = prepare_parts(job, self.backend, chunk)
-        graphs = Graphs(self.backend, (self.unet, *self.nets), self.counted)
-        run, plain = Run(rescale=rescale, graphs=graphs), Run(rescale=rescale)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cuda_graphs, "as_calls", self.counted)
+            replayed, plain = (
+                denoiser(job, self.backend, cfg, chunk=chunk, graphs=graphs, rescale=rescale)
+                for graphs in (True, False)
+            )
         for sigma in map(torch.tensor, SIGMAS):
-            expected = evaluate_parts(parts, x, sigma, cfg, plain)
-            got = evaluate_parts(parts, x, sigma, cfg, run)
+            expected, got = plain(x, sigma), replayed(x, sigma)
             assert float((got - expected).abs().max()) <= TOLERANCE * float(expected.abs().max())
-        assert not run.failed
         return self.captures - before
 
 
@@ -157,7 +157,7 @@ def test_an_adapter_and_a_batch_in_parts(bench: Bench) -> None:
 
 
 def test_nets_side_by_side(bench: Bench) -> None:
-    bench.backend = Backend(Runtime(pack_weights=False, side_by_side=True))
+    bench.backend = Backend(Runtime(pack_weights=False, parallel_nets=True))
     assert bench([unit(bench.nets[0]), unit(bench.nets[1], strength=0.4), unit(bench.adapter)]) == 1
 
 
@@ -174,15 +174,13 @@ def test_programs_share_their_memory_and_go_with_their_model() -> None:
 
 def test_where_graphs_cannot_be_the_report_says_why(bench: Bench) -> None:
     cuda = Backend(Runtime(torch.device("cuda"), pack_weights=False))
-    quiet = Run(check_every_step=False)
-    assert why_not(quiet, cuda) == ""
-    assert "each step" in why_not(Run(), cuda)
-    assert "graphs need CUDA" in why_not(Run(), Backend(Runtime()))
-    streaming = Backend(Runtime(torch.device("cuda"), pack_weights=False))
-    streaming.conveyor = Conveyor(torch.device("cpu"), torch.float32)
-    assert "streamed" in why_not(quiet, streaming)
-    assert "step to step" in why_not(replace(quiet, shortcuts=Shortcuts(reuse_every=2)), cuda)
-    assert "looks into" in why_not(replace(quiet, recorder=Recorder(observe=True)), cuda)
+    quiet = run_context(cuda, checks_each_step=False)
+    assert graph_blocker(quiet) == ""
+    assert "every step" in graph_blocker(run_context(cuda))
+    assert "graphs need CUDA" in graph_blocker(run_context(Backend(Runtime())))
+    assert "streamed" in graph_blocker(replace(quiet, offloaded=True))
+    assert "step to step" in graph_blocker(replace(quiet, shortcuts=Shortcuts(reuse_every=2)))
+    assert "measures" in graph_blocker(replace(quiet, recorder=Recorder(observe=True)))
     model = DiffusionModel(bench.unet, CONFIG, SCHEDULE)
     recorder = Recorder()
     conditions = [Condition(rand(1, 1, 77, 32), label=rand(1, 1, 16))], []

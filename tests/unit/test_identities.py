@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.config import DEMO, SD15, ControlNetConfig
+from comfyui_controlnet_core.controlnet_core.control.residuals import add_residual
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet, HintEncoder
 from comfyui_controlnet_core.controlnet_core.models.unet import Residuals, UNet
 from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
@@ -67,7 +68,7 @@ def test_only_middle_drops_the_skip_residuals(unet: UNet) -> None:
         assert torch.equal(only, unet(x, t, context, residuals=Residuals(skips, residuals.middle)))
 
 
-def test_accumulate_is_the_definition() -> None:
+def test_a_weighted_residual_is_the_definition() -> None:
     torch.manual_seed(3)
     net = ControlNet(DEMO.controlnet)
     zero = net.zero_convs[1]
@@ -75,7 +76,9 @@ def test_accumulate_is_the_definition() -> None:
     torch.nn.init.normal_(zero.conv.bias)
     h, skip = torch.randn(2, 64, 5, 7), torch.randn(2, 64, 5, 7)
     expected = skip + 0.3 * zero(h)
-    torch.testing.assert_close(zero.accumulate(skip.clone(), h, 0.3), expected, rtol=1e-5, atol=1e-5)
+    added = skip.clone()
+    add_residual(added, zero(h), 0.3)
+    torch.testing.assert_close(added, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_sd15_has_the_released_sizes() -> None:

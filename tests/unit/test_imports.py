@@ -14,21 +14,24 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = "comfyui_controlnet_core"
 SOURCES = ("controlnet_core", "preprocessors", "nodes", "workflows")
 
-PIPELINE = {"errors", "limits", "config", "models", "diffusion", "control", "engine"}
-# Each room may import from the rooms named behind it, and from itself.
+# The layers of the engine, from the bottom up. Each may import from the ones above its line in this list.
+LAYERS = (
+    "errors", "limits", "config", "models", "diffusion", "control", "conditioning", "runtime", "prepare", "denoise",
+    "sample", "speed", "finite", "backend", "memory_estimate", "pipeline",
+)  # fmt: skip
+CLOSER = {
+    # Layers that must not see all of those below them.
+    "models": {"errors", "config"},
+    "diffusion": {"errors", "config", "models"},
+    "runtime": {"errors", "models"},
+    "sample": {"errors", "control", "diffusion", "runtime"},
+}
 ALLOWED: dict[str, set[str]] = {
-    "controlnet_core.errors": set(),
-    "controlnet_core.limits": {"errors"},
-    "controlnet_core.config": {"errors"},
-    "controlnet_core.models": {"errors", "config"},
+    **{f"controlnet_core.{layer}": CLOSER.get(layer, set(LAYERS[:n])) for n, layer in enumerate(LAYERS)},
     "controlnet_core.checkpoints": {"errors", "limits", "config", "models"},
-    "controlnet_core.diffusion": {"errors", "config", "models"},
-    "controlnet_core.control": {"errors", "config", "models", "diffusion"},
-    "controlnet_core.engine": {"errors", "config", "models", "diffusion", "control"},
-    "controlnet_core.pipeline": PIPELINE,
     "controlnet_core.picture_files": {"errors", "limits"},
-    "controlnet_core.training": {*PIPELINE, "pipeline", "checkpoints", "picture_files"},
-    "controlnet_core.analysis": {*PIPELINE, "pipeline", "training"},
+    "controlnet_core.training": {*LAYERS, "checkpoints", "picture_files"},
+    "controlnet_core.analysis": {*LAYERS, "training"},
 }
 ALLOWED_ABOVE = {
     "controlnet_core": {"controlnet_core"},
@@ -75,11 +78,56 @@ def test_imports_point_one_way(path: Path) -> None:
             assert top not in ("comfy", "folder_paths", "nodes", "execution", "server") or inside_host_side
             continue
         assert top in ALLOWED_ABOVE[here[0]], f"{'.'.join(here)} must not import {name}"
-        if (here[0] == top == "controlnet_core" and len(here) > 2) or here[-1] in ("errors", "config", "pipeline"):
-            room = ".".join(here[:2])
-            if room in ALLOWED:
-                target = name.split(".")[1]
-                assert target == here[1] or target in ALLOWED[room], f"{'.'.join(here)} must not import {name}"
+        room = ".".join(here[:2])
+        if room in ALLOWED and top == "controlnet_core":
+            target = name.split(".")[1]
+            assert target == here[1] or target in ALLOWED[room], f"{'.'.join(here)} must not import {name}"
+
+
+def modules_imported(path: Path, known: set[str]) -> Iterator[str]:
+    """The source files, by dotted name, that a file imports anywhere, also inside functions."""
+    for name, level in imports(path):
+        if level and name in known:
+            yield name
+        elif level and name.rpartition(".")[0] in known:
+            yield name.rpartition(".")[0]
+
+
+def test_no_file_imports_itself_through_others() -> None:
+    """All imports count, also those inside functions and under TYPE_CHECKING; packages count by their __init__."""
+    names = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in sources()}
+    known = set(names.values())
+    graph = {name: set(modules_imported(path, known)) - {name} for path, name in names.items()}
+    done: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, "an import circle: " + " -> ".join((*way[way.index(name) :], name))
+        if name not in done:
+            for other in sorted(graph[name]):
+                visit(other, (*way, name))
+            done.add(name)
+
+    for name in sorted(graph):
+        visit(name, ())
+
+
+@pytest.mark.parametrize("path", list(sources()), ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_and_functions_fit_on_a_screen(path: Path) -> None:
+    """No file over 400 lines, no function over 60."""
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 400
+    functions = (n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
+    assert not [n.name for n in functions if n.end_lineno - n.lineno >= 60]  # type: ignore[operator]
+
+
+def test_only_the_table_names_files_of_speed() -> None:
+    """Accelerations are found through `speed/__init__.py`, so that each can be deleted with its row."""
+    for path in sources():
+        here = path.relative_to(ROOT).parts
+        if here[:2] == ("controlnet_core", "speed"):
+            continue
+        inside = [name for name, level in imports(path) if level and name.startswith("controlnet_core.speed.")]
+        assert not inside, f"{'/'.join(here)} imports {inside}"
 
 
 def test_the_bare_package_is_never_loaded() -> None:

@@ -9,23 +9,20 @@ from types import MappingProxyType
 
 import pytest
 import torch
+from comfyui_controlnet_core.controlnet_core.backend import Backend
 from comfyui_controlnet_core.controlnet_core.checkpoints import ldm
 from comfyui_controlnet_core.controlnet_core.checkpoints.control import load_control
 from comfyui_controlnet_core.controlnet_core.checkpoints.inspect import inspect_file
 from comfyui_controlnet_core.controlnet_core.checkpoints.io import write_safetensors
 from comfyui_controlnet_core.controlnet_core.checkpoints.keymap import KeyMap
 from comfyui_controlnet_core.controlnet_core.checkpoints.save import save_controlnet, save_folder
+from comfyui_controlnet_core.controlnet_core.conditioning.condition import Condition
+from comfyui_controlnet_core.controlnet_core.conditioning.job import Job
 from comfyui_controlnet_core.controlnet_core.config import DEMO, AdapterConfig, ControlNetConfig, UnionConfig
 from comfyui_controlnet_core.controlnet_core.control.report import Recorder
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit, Hint
 from comfyui_controlnet_core.controlnet_core.diffusion.denoiser import scale_input
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
-from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
-from comfyui_controlnet_core.controlnet_core.engine.condition import Condition
-from comfyui_controlnet_core.controlnet_core.engine.evaluate import evaluate
-from comfyui_controlnet_core.controlnet_core.engine.job import Job
-from comfyui_controlnet_core.controlnet_core.engine.prepare import prepare
-from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
 from comfyui_controlnet_core.controlnet_core.errors import CheckpointError, ShapeError, UnfitError, ValueRangeError
 from comfyui_controlnet_core.controlnet_core.models.adapter import Adapter
 from comfyui_controlnet_core.controlnet_core.models.control import ControlModel
@@ -34,6 +31,8 @@ from comfyui_controlnet_core.controlnet_core.models.derived import PARTS, Contro
 from comfyui_controlnet_core.controlnet_core.models.unet import Residuals, UNet
 from comfyui_controlnet_core.controlnet_core.models.union import UNION_CHOICES, ControlNetUnion, union_type
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
+from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
+from engine_runs import evaluate, prepare_on
 from torch import Tensor, nn
 
 UNET = replace(DEMO.unet, widths=(32, 32, 64), num_heads=2, context_dim=16)
@@ -89,7 +88,7 @@ def by_engine(
     conditions = [Condition(random(1, 7, 16), units)]
     shape = x[rows].shape
     backend = Backend(Runtime(dtype=dtype, pack_weights=packed))
-    prepared = prepare(Job(unet, CONFIG, SCHEDULE, conditions, [], shape, [float(sigma)]), backend)
+    prepared = prepare_on(Job(unet, CONFIG, SCHEDULE, conditions, [], shape, [float(sigma)]), backend)
     return evaluate(prepared, x[rows], sigma, 1.0)
 
 
@@ -156,7 +155,7 @@ def test_a_union_without_a_type_is_told_nothing(unet: UNet) -> None:
     assert isinstance(net, ControlNetUnion)
     expected = net(*net_inputs(), [hint().expand(2, -1, -1, -1)], ())
     close(by_engine(unet, ControlUnit(net, hint())), by_definition(unet, expected))
-    with pytest.raises(ShapeError, match="one of them has no type"):
+    with pytest.raises(ShapeError, match="at least one has no control type"):
         by_engine(unet, ControlUnit(net, hint(), more_hints=(Hint(hint(2), "depth"),)))
 
 
@@ -175,7 +174,7 @@ def test_a_type_of_promax_on_a_smaller_union(unet: UNet) -> None:
 
 @torch.inference_mode()
 def test_several_hints_for_a_net_that_reads_one(unet: UNet) -> None:
-    with pytest.raises(ShapeError, match="reads one picture and got 2"):
+    with pytest.raises(ShapeError, match="reads one hint image and got 2"):
         by_engine(unet, ControlUnit(made("net"), hint(), more_hints=(Hint(hint(2)),)))
 
 

@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 import torch.nn.functional as F
-from comfyui_controlnet_core.controlnet_core.engine import winograd
-from comfyui_controlnet_core.controlnet_core.engine.fuse import FusedFeedForward
-from comfyui_controlnet_core.controlnet_core.engine.pack import Blocked, bytes_to_come, can_pack, pack
-from comfyui_controlnet_core.controlnet_core.engine.scratch import Scratch
-from comfyui_controlnet_core.controlnet_core.engine.winograd import Doubled, Winograd, suits
+from comfyui_controlnet_core.controlnet_core.models.float8 import FLOAT8
 from comfyui_controlnet_core.controlnet_core.models.layers import ResBlock, TransformerBlock, Upsample
-from comfyui_controlnet_core.controlnet_core.models.narrow import NARROW
+from comfyui_controlnet_core.controlnet_core.speed.packed_cpu import winograd
+from comfyui_controlnet_core.controlnet_core.speed.packed_cpu.fused_blocks import FusedFeedForward
+from comfyui_controlnet_core.controlnet_core.speed.packed_cpu.pack import Blocked, bytes_to_come, can_pack, pack
+from comfyui_controlnet_core.controlnet_core.speed.packed_cpu.winograd import Doubled, Winograd, suits
+from comfyui_controlnet_core.controlnet_core.speed.packed_cpu.work_buffer import WorkBuffer
 from torch import Tensor, nn
 
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 3e-2}
@@ -36,7 +36,7 @@ def assert_same(block: nn.Module, dtype: torch.dtype, *inputs: torch.Tensor) -> 
         plain = block(inputs[0], kv)
         cast = [x.to(dtype) for x in inputs]
         cast_kv = cast[1] if len(cast) == 2 else tuple(cast[1:])
-        packed = pack(block, dtype, Scratch())(cast[0], cast_kv)
+        packed = pack(block, dtype, WorkBuffer())(cast[0], cast_kv)
     assert packed.dtype == dtype and packed.shape == plain.shape
     assert float((packed.float() - plain).abs().max()) <= TOLERANCE[dtype] * float(plain.abs().max())
     assert all(torch.equal(x, b) for x, b in zip(inputs, before, strict=True))
@@ -84,7 +84,7 @@ def test_convolution_by_tiles(size: tuple[int, int, int], dtype: torch.dtype, al
     weight, bias = torch.randn(48, 64, 3, 3).to(dtype), torch.randn(48).to(dtype)
     residual = torch.randn(rows, 48, height, width).to(dtype)
     exact = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
-    conv = Winograd(weight, bias, dtype, Scratch())
+    conv = Winograd(weight, bias, dtype, WorkBuffer())
     got = conv(x)
     assert got.dtype == dtype and got.is_contiguous(memory_format=torch.channels_last)
     plain = error(F.conv2d(x, weight, bias, padding=1), exact)
@@ -102,7 +102,7 @@ def test_convolution_of_an_enlarged_picture_that_is_not_made(
     weight, bias = torch.randn(48, 64, 3, 3).to(dtype), torch.randn(48).to(dtype)
     enlarged = F.interpolate(x.double(), scale_factor=2.0, mode="nearest")
     exact = F.conv2d(enlarged, weight.double(), bias.double(), padding=1)
-    assert error(Doubled(weight, bias, dtype, Scratch())(x), exact) <= TOLERANCE[dtype]
+    assert error(Doubled(weight, bias, dtype, WorkBuffer())(x), exact) <= TOLERANCE[dtype]
 
 
 @torch.inference_mode()
@@ -111,7 +111,7 @@ def test_upsample_to_any_size(size: tuple[int, int], dtype: torch.dtype, always_
     """Twice the size goes by tiles, what is not twice the size as ever."""
     torch.manual_seed(4)
     block, x = Upsample(64), torch.randn(2, 64, 8, 6)
-    plain, twin = block(x, size), pack(block, dtype, Scratch())
+    plain, twin = block(x, size), pack(block, dtype, WorkBuffer())
     assert error(twin(x.to(dtype), size), plain) <= TOLERANCE[dtype]
     assert (Doubled in twin.block.conv.tiled) == (size == (16, 12))
 
@@ -136,7 +136,7 @@ def test_which_convolutions_go_by_tiles(dtype: torch.dtype) -> None:
         assert not asked((1280, 1280, 3, 3), size=torch.Size((2, 1280, 4, 4)))
         conv = nn.Conv2d(320, 320, 3, padding=1)
         x = torch.randn(large).to(dtype).contiguous(memory_format=torch.channels_last)
-        twin = pack(conv, dtype, Scratch())
+        twin = pack(conv, dtype, WorkBuffer())
         assert bytes_to_come(twin) == 16 * 320 * 320 * dtype.itemsize
         twin(x)
         assert bytes_to_come(twin) == 0
@@ -145,7 +145,7 @@ def test_which_convolutions_go_by_tiles(dtype: torch.dtype) -> None:
         assert bytes_to_come(plain) == 9 * 320 * 320 * dtype.itemsize
         plain(x)
         assert isinstance(plain.blocked[large], Blocked) and plain.nbytes == 9 * 320 * 320 * dtype.itemsize
-        narrow = pack(conv.to(NARROW[0]), dtype, Scratch())
+        narrow = pack(conv.to(FLOAT8[0]), dtype, WorkBuffer())
         narrow(x)
         assert not narrow.blocked and not narrow.tiled and narrow.nbytes == 9 * 320 * 320
     finally:
@@ -157,7 +157,7 @@ def test_a_filter_of_tiles_stays_when_many_sizes_come(dtype: torch.dtype, always
     """As with areas: the whole picture by tiles, two of odd sizes by the definition, again and again."""
     torch.manual_seed(6)
     conv = nn.Conv2d(64, 64, 3, padding=1)
-    twin = pack(conv, dtype, Scratch())
+    twin = pack(conv, dtype, WorkBuffer())
     inputs = [torch.randn(1, 64, *size).to(dtype) for size in ((16, 16), (15, 16), (13, 16), (16, 12))]
     for x in inputs:
         twin(x)
@@ -177,23 +177,23 @@ def test_a_wide_residual_block_goes_by_tiles(dtype: torch.dtype, always_tiled: N
 
 
 def test_scratch_is_one_buffer_that_grows() -> None:
-    scratch = Scratch()
+    work_buffer = WorkBuffer()
     with torch.inference_mode():
-        small, half = scratch.take(((3, 5), torch.float32), ((7,), torch.bfloat16))
+        small, half = work_buffer.take(((3, 5), torch.float32), ((7,), torch.bfloat16))
         small.fill_(1.0), half.fill_(2.0)
         assert float(small.sum()) == 15.0 and float(half.sum()) == 14.0
-    buffer = scratch.buffer
-    again, _ = scratch.take(((3, 5), torch.float32), ((7,), torch.bfloat16))
-    assert scratch.buffer is buffer and again.data_ptr() == small.data_ptr()
+    buffer = work_buffer.buffer
+    again, _ = work_buffer.take(((3, 5), torch.float32), ((7,), torch.bfloat16))
+    assert work_buffer.buffer is buffer and again.data_ptr() == small.data_ptr()
     again.zero_()  # not a tensor of inference mode
-    (large,) = scratch.take(((1000,), torch.float64))
-    assert large.shape == (1000,) and scratch.buffer.numel() >= 8000
+    (large,) = work_buffer.take(((1000,), torch.float64))
+    assert large.shape == (1000,) and work_buffer.buffer.numel() >= 8000
 
 
 def test_each_thread_writes_to_a_buffer_of_its_own() -> None:
     """Runs in two threads may share a backend, and so the layers that write to it."""
-    scratch = Scratch()
-    (own,) = scratch.take(((4,), torch.float32))
+    work_buffer = WorkBuffer()
+    (own,) = work_buffer.take(((4,), torch.float32))
     with ThreadPoolExecutor(1) as other:
-        (theirs,) = other.submit(scratch.take, ((4,), torch.float32)).result()
+        (theirs,) = other.submit(work_buffer.take, ((4,), torch.float32)).result()
     assert own.data_ptr() != theirs.data_ptr()

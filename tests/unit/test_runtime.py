@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime, choose_device
 from comfyui_controlnet_core.controlnet_core.errors import ValueRangeError
+from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime, choose_device
 
 
 def test_the_processor_is_always_there_and_auto_finds_something() -> None:

@@ -17,17 +17,17 @@ from comfyui_controlnet_core.controlnet_core.analysis.sensitivity import (
     measure,
     sampled_steps,
 )
+from comfyui_controlnet_core.controlnet_core.backend import Backend
 from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_checkpoint, load_controlnet
+from comfyui_controlnet_core.controlnet_core.conditioning.condition import Condition
 from comfyui_controlnet_core.controlnet_core.config import DEMO
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
-from comfyui_controlnet_core.controlnet_core.engine.backend import Backend
-from comfyui_controlnet_core.controlnet_core.engine.condition import Condition
-from comfyui_controlnet_core.controlnet_core.engine.runtime import Runtime
 from comfyui_controlnet_core.controlnet_core.errors import ValueRangeError
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.unet import Residuals, UNet
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
+from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
 from comfyui_controlnet_core.controlnet_core.training.demo_world import render_seed
 from comfyui_controlnet_core.nodes.example_pictures import VIEWS
 from comfyui_controlnet_core.nodes.standalone.host import ASSETS

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 import triton
-from comfyui_controlnet_core.controlnet_core.engine import triton_norm as kernels
+from comfyui_controlnet_core.controlnet_core.speed import triton_norm as kernels
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource

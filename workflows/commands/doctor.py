@@ -111,7 +111,7 @@ def _package(name: str) -> Finding:
 def _device(name: str) -> Finding:
     import torch
 
-    from ...controlnet_core.engine.memory import free_bytes
+    from ...controlnet_core.runtime.memory import free_bytes
 
     free = free_bytes(torch.device(name))
     room = "" if free is None else f", {free / 2**30:.0f} GB free"
@@ -144,7 +144,7 @@ def _assets() -> Iterator[Finding]:
 
 def _noise() -> Finding:
     from ...controlnet_core.diffusion.noise import COMPARED_WITH, FOLLOWS
-    from ...controlnet_core.pipeline import SampleSettings
+    from ...controlnet_core.sample import SampleSettings
 
     return Finding("noise", f"{FOLLOWS[SampleSettings().ancestral]}; compared with {', '.join(COMPARED_WITH)}")
 

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Verify the files. Returns 0 when no check failed, else 3."""
     from ...controlnet_core.checkpoints.verify import verify_file
-    from ...controlnet_core.engine.runtime import choose_device
+    from ...controlnet_core.runtime.device import choose_device
 
     check_folder("--output", args.output)
     device = choose_device(args.device)

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from comfyui_controlnet_core.controlnet_core.engine.activations import decode_values
-from comfyui_controlnet_core.controlnet_core.engine.memory import ROOM
-from comfyui_controlnet_core.controlnet_core.engine.run import EXACT, Shortcuts
+from comfyui_controlnet_core.controlnet_core.memory_estimate import decode_bytes
 from comfyui_controlnet_core.controlnet_core.pipeline import generate
+from comfyui_controlnet_core.controlnet_core.runtime.memory import ROOM
+from comfyui_controlnet_core.controlnet_core.speed import EXACT, Shortcuts
 from comfyui_controlnet_core.nodes.standalone import autoencoder, sampling_job
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 
@@ -21,7 +21,7 @@ def test_weights_that_are_not_packed_yet_are_counted(host: StandaloneHost, monke
     assert vae is not None
     notes: list[str] = []
     monkeypatch.setattr(host, "on_note", notes.append)
-    enough = int(4 * decode_values(vae.model.config, 1, (40, 40)) / ROOM) + 1
+    enough = int(decode_bytes(vae.model, torch.float32, 1, (40, 40)) / ROOM) + 1
     monkeypatch.setattr(autoencoder, "free_bytes", lambda device: enough)
     latent = torch.zeros(1, 4, 40, 40)
     for words in (["in tiles of 32 cells"], []):  # the second time they are there
@@ -37,7 +37,7 @@ def test_decoding_fits_the_memory(host: StandaloneHost, monkeypatch: pytest.Monk
     monkeypatch.setattr(host, "on_note", notes.append)
 
     def free(pictures: float, side: int) -> None:
-        enough = 4 * decode_values(vae.model.config, 1, (side, side)) / ROOM
+        enough = decode_bytes(vae.model, torch.float32, 1, (side, side)) / ROOM
         monkeypatch.setattr(autoencoder, "free_bytes", lambda device: int(pictures * enough) + 1)
 
     samples = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.control.report import RunReport
-from comfyui_controlnet_core.controlnet_core.engine.run import EXACT, Shortcuts
 from comfyui_controlnet_core.controlnet_core.errors import UnfitError, ValueRangeError
+from comfyui_controlnet_core.controlnet_core.speed import EXACT, Shortcuts
 from comfyui_controlnet_core.nodes import build_nodes
 from comfyui_controlnet_core.nodes.shortcuts import ShortcutsNode
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost

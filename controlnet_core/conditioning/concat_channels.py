@@ -1,0 +1,73 @@
+"""Further input channels of inpainting and editing models, which they read beside the noisy latent.
+
+Inpainting models (9 channels) read the latent, a mask of what is to be made, and the picture's latent with that
+part taken out (Rombach et al. 2022, section 4.5). InstructPix2Pix models (8 channels) read the latent and the
+latent of the picture that is to be edited (Brooks et al. 2023, section 3.2). Sizes and defaults are the host's.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..control.hint import repeat_to
+from ..errors import UnfitError
+
+INPAINT, EDIT = 5, 4
+"""Further channels of an inpainting and of an editing model."""
+GRAY = (0.8223, -0.6876, 0.6364, 0.1380)
+"""The latent of a gray picture, by channel: what an inpainting model is shown where there is no picture."""
+
+
+def inpaint_channels(mask: Tensor | None, picture: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+    """(B, 5, h, w) for latents of `shape` (B, 4, h, w): the mask, then the masked image.
+
+    mask: (b, 1, H, W), 1 where something new is to be made; None is everywhere, and then no picture is shown.
+    picture: scaled latent (b, 4, h', w') with the masked part taken out.
+    """
+    batch, channels, height, width = shape
+    if mask is None or picture is None:
+        gray = torch.tensor(GRAY).reshape(1, channels, 1, 1).expand(batch, channels, height, width)
+        return torch.cat([torch.ones(batch, 1, height, width), gray], dim=1)
+    mask = fit(mask.float(), shape).round()
+    return torch.cat([spread(mask, batch, "mask"), spread(fit(picture.float(), shape), batch, "masked picture")], dim=1)
+
+
+def edit_channels(picture: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+    """(B, 4, h, w) for latents of `shape`: the picture to edit, as an unscaled latent; zeros for none."""
+    if picture is None:
+        return torch.zeros(shape)
+    return spread(fit(picture.float(), shape), shape[0], "picture to edit")
+
+
+def fit(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """(b, c, H, W) -> (b, c, h, w) of the latent: the centre with its aspect, bilinear."""
+    height, width = shape[-2:]
+    old_height, old_width = x.shape[-2:]
+    if (old_height, old_width) == (height, width):
+        return x
+    old, aspect = old_width / old_height, width / height
+    side = round((old_width - old_width * (aspect / old)) / 2) if old > aspect else 0
+    top = round((old_height - old_height * (old / aspect)) / 2) if old < aspect else 0
+    cut = x[..., top : old_height - top, side : old_width - side]
+    return F.interpolate(cut, size=(height, width), mode="bilinear")
+
+
+def spread(x: Tensor, batch: int, what: str) -> Tensor:
+    """(b, ...) -> (batch, ...). Raises ShapeError when b does not divide it."""
+    return repeat_to(x, batch, what).expand(batch, *x.shape[1:])
+
+
+def check_channels(name: str, in_channels: int, latent: int, given: Tensor | None) -> None:
+    """Raise UnfitError when a model does not get the channels that it reads."""
+    wanted = in_channels - latent
+    has = 0 if given is None else given.shape[1]
+    if wanted == has:
+        return
+    kinds = {INPAINT: "an inpainting model", EDIT: "an editing model"}
+    raise UnfitError(
+        f"the model {name} reads {in_channels} channels; the latent has {latent}, and {has} further ones were given: "
+        f"{kinds.get(wanted, 'a model of another kind')} needs {wanted} (InpaintModelConditioning or "
+        "InstructPixToPixConditioning gives them), a plain one none"
+    )

@@ -1,0 +1,149 @@
+"""A control unit bound to the rows of a batch, and the batches in which nets run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..config import UNetConfig
+from ..diffusion.schedule import NoiseSchedule
+from ..models.control import BindContext, BoundNet, ControlModel
+from .hint import mask_at
+from .modes import block_heights
+from .residuals import Weight, add_residual
+from .unit import ControlUnit
+
+Scales = tuple[Tensor, ...]
+"""For each target a factor that broadcasts to it, see `residual_scales`."""
+
+
+@dataclass(frozen=True, eq=False)
+class BoundUnit:
+    """A unit, its net's bound form, and the rows it acts on.
+
+    scales: None if mask and factors are all 1. base: shape of the controlled UNet. latent_height: in cells.
+    """
+
+    unit: ControlUnit
+    net: ControlModel
+    bound: BoundNet
+    rows: slice
+    scales: Scales | None
+    schedule: NoiseSchedule
+    base: UNetConfig
+    latent_height: int
+    known_weights: dict[float, tuple[float, ...]] = field(default_factory=dict)
+
+    @property
+    def whole_unit(self) -> ControlUnit:
+        """The unit for all images, if this is one for a part of the batch."""
+        return self.unit.whole or self.unit
+
+    @property
+    def name(self) -> str:
+        """What messages call the unit."""
+        return self.unit.name or "a ControlNet"
+
+    def weights(self, sigma: float) -> tuple[float, ...]:
+        """Weight of each residual at this noise level; all 0 outside the unit's window."""
+        if sigma not in self.known_weights:
+            self.known_weights[sigma] = self.unit.weights_at(sigma, self.schedule, self.base, self.latent_height)
+        return self.known_weights[sigma]
+
+
+class UnitInputs(NamedTuple):
+    """How one unit's share of a net's residuals is weighed at one noise level. rows: of the batch."""
+
+    rows: slice
+    weights: tuple[Weight, ...]
+    scales: Scales | None
+
+    def acts_on(self, index: int) -> bool:
+        """Whether anything is added to this target."""
+        weight = self.weights[index]
+        return isinstance(weight, Tensor) or weight != 0.0
+
+
+class NetInputs(NamedTuple):
+    """One run of a net at one noise level, for one unit or for several with hints of their own.
+
+    inputs: see `BoundNet.inputs_at`. owners: the bound units, equal as long as the same units share the run.
+    """
+
+    net: ControlModel
+    inputs: Any
+    units: tuple[UnitInputs, ...]
+    owners: tuple[BoundUnit, ...] = ()
+
+    def acts_on(self, index: int) -> bool:
+        """Whether any unit adds something to this target."""
+        return any(unit.acts_on(index) for unit in self.units)
+
+    def add(self, target: Tensor, residual: Tensor | None, index: int) -> None:
+        """Add a residual (rows of all units, C, h, w) to a target, each unit's rows with its own weight."""
+        if residual is None:
+            return
+        for unit, own in zip(self.units, self.split(residual), strict=True):
+            if unit.acts_on(index):
+                scale = None if unit.scales is None else unit.scales[index]
+                add_residual(target[unit.rows], own, unit.weights[index], scale)
+
+    def split(self, residual: Tensor) -> Sequence[Tensor]:
+        """Each unit's rows of a residual. A single unit's may be one row for all, as a T2I-Adapter's is."""
+        if len(self.units) == 1:
+            return [residual]
+        return residual.split([unit.rows.stop - unit.rows.start for unit in self.units])
+
+    def rows_of(self, x: Tensor) -> Tensor:
+        """The rows of x that the net reads."""
+        parts = [x[unit.rows] for unit in self.units]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+@dataclass(frozen=True, eq=False)
+class NetBatch:
+    """A net and the units that share one run of it."""
+
+    net: ControlModel
+    bound: BoundNet
+    units: tuple[BoundUnit, ...]
+
+    def inputs_at(self, sigma: float) -> NetInputs:
+        """All that the run needs besides x."""
+        units = tuple(UnitInputs(unit.rows, unit.weights(sigma), unit.scales) for unit in self.units)
+        return NetInputs(self.net, self.bound.inputs_at(sigma), units, self.units)
+
+
+def net_batches(units: Iterable[BoundUnit]) -> Iterator[NetBatch]:
+    """The runs that these units need: units of one net share a run if the net can join them."""
+    by_net: dict[ControlModel, list[BoundUnit]] = {}
+    for unit in units:
+        by_net.setdefault(unit.net, []).append(unit)
+    for net, own in by_net.items():
+        joined = net.join([unit.bound for unit in own]) if len(own) > 1 else None
+        if joined is None:
+            yield from (NetBatch(net, unit.bound, (unit,)) for unit in own)
+        else:
+            yield NetBatch(net, joined, tuple(own))
+
+
+def residual_scales(
+    context: BindContext, factors: Sequence[float], mask: Tensor | None, base: UNetConfig
+) -> Scales | None:
+    """For each target the product of mask and row factor, (1 or rows, 1, 1 or h_i, 1 or w_i); None if all are 1.
+
+    factors: one number per row (image factor x guidance half). mask: (b, H, W) in [0, 1] or None.
+    """
+    height, width = context.size
+    sizes = list(zip(block_heights(base, height), block_heights(base, width), strict=True))
+    by_row = None
+    if set(factors) != {1.0}:
+        by_row = torch.tensor(factors).to(context.text)[:, None, None, None]
+    if mask is None:
+        return None if by_row is None else (by_row,) * len(sizes)
+    masks = [context.spread(mask_at(mask, size)).to(context.text) for size in sizes]
+    return tuple(masks if by_row is None else [by_row * own for own in masks])

@@ -1,0 +1,389 @@
+"""How much memory a run takes, measured before it by running the engine itself on meta tensors.
+
+Meta tensors have shapes and no contents, so that a run on them allocates nothing and takes a fraction of a second. The
+same code prepares, evaluates and keeps what a real run would; `runtime.tensor_memory` counts the bytes. Nothing here
+has to be changed when the engine is. Scratch memory inside an operator is not counted, nor what an allocator keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import zip_longest
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from .backend import Backend
+from .conditioning.batch_slice import differs_by_image, slice_job
+from .conditioning.condition import Condition
+from .conditioning.job import Job
+from .config import ControlNetConfig, UNetConfig
+from .control.modes import block_heights
+from .models.control import BindContext, ControlModel, ResidualProjection, identity
+from .models.controlnet import ControlNet
+from .models.module_tree import copy_leaf, rebuild
+from .models.unet import encoder_widths
+from .models.vae import AutoencoderKL
+from .runtime.memory import Footprint
+from .runtime.tensor_memory import TensorMemory
+from .runtime.weight_bytes import weight_bytes
+from .sample import SampleSettings
+from .speed import EvaluationClock, RunContext, Shortcuts, load
+
+META = torch.device("meta")
+TOKENS = 77
+STEPS = 30
+"""Length of a text and number of noise levels that are assumed for a run whose job is not known."""
+
+
+def _like(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _in_place(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return x
+
+
+def _broadcast(a: Tensor, b: Any, **kwargs: Any) -> Tensor:
+    sides = zip_longest(reversed(a.shape), reversed(b.shape if isinstance(b, Tensor) else ()), fillvalue=1)
+    return a.new_empty([max(pair) for pair in sides][::-1])
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return q.new_empty(*q.shape[:-1], v.shape[-1])
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    shape = list(tensors[0].shape)
+    shape[dim] = sum(x.shape[dim] for x in tensors)
+    return tensors[0].new_empty(shape)
+
+
+def _repeat(x: Tensor, counts: Sequence[int]) -> Tensor:
+    return x.new_empty([side * count for side, count in zip(x.shape, counts, strict=True)])
+
+
+def _conv2d(x: Tensor, weight: Tensor, bias: Any = None, stride: Any = 1, padding: Any = 0, *more: Any) -> Tensor:
+    strides, paddings = ((v[0], v[-1]) if isinstance(v, list | tuple) else (v, v) for v in (stride, padding))
+    sides = zip(x.shape[2:], weight.shape[2:], strides, paddings, strict=True)  # this engine has no dilation
+    return x.new_empty(x.shape[0], weight.shape[0], *((n + 2 * p - k) // s + 1 for n, k, s, p in sides))
+
+
+def _upsample(x: Tensor, size: Any, scales: Any = None) -> Tensor:
+    sides = size or [int(side * scale) for side, scale in zip(x.shape[2:], scales, strict=True)]
+    return x.new_empty(*x.shape[:2], *sides)
+
+
+def _arange(end: int, dtype: torch.dtype = torch.int64, device: Any = META, **kwargs: Any) -> Tensor:
+    return torch.empty(end, dtype=dtype, device=device)
+
+
+ATEN = torch.ops.aten
+KERNELS: Mapping[Any, Callable[..., Tensor]] = {
+    **{getattr(ATEN, name).default: _like for name in "group_norm layer_norm gelu silu exp cos sin".split()},
+    **{getattr(ATEN, name).Tensor: _broadcast for name in ("add", "sub", "mul", "div")},
+    **dict.fromkeys((ATEN.add_.Tensor, ATEN.addcmul_.default, ATEN.silu_.default, ATEN.copy_.default), _in_place),
+    ATEN.cat.default: _cat,
+    ATEN.repeat.default: _repeat,
+    ATEN.arange.default: _arange,
+    ATEN.linear.default: _linear,
+    ATEN.conv2d.default: _conv2d,
+    ATEN.upsample_nearest2d.vec: _upsample,
+    ATEN._upsample_nearest_exact2d.vec: _upsample,
+    ATEN.scaled_dot_product_attention.default: _attention,
+}
+"""Shapes of operators whose own meta kernels are slow: torch derives them in Python, and some import its compiler."""
+
+
+class MetaBackend(Backend):
+    """A backend whose modules have shapes only, in the form in which another backend would run them."""
+
+    def __init__(self, backend: Backend, winograd: bool) -> None:
+        self.real = backend
+        super().__init__(replace(backend.runtime, device=META, memory="resident", winograd=winograd, compile=False))
+
+    @property
+    def can_pack(self) -> bool:
+        """Whether the other backend packs."""
+        return self.real.packs
+
+    def _new_work_buffer(self) -> Any:
+        return load("packed_cpu.work_buffer").MetaBuffer() if self.can_pack else None
+
+    def further_bytes(self) -> int:
+        """Bytes of packed convolution weights beyond one form each: further sizes, and Winograd filters."""
+        return sum(load("packed_cpu.pack").further_bytes(twin) for twin in self._twins.values()) if self.packs else 0
+
+    def made_bytes(self) -> int:
+        """Bytes that were made while evaluations ran: packed weights, and the work buffer."""
+        if not self.packs:
+            return 0
+        return self.buffer_bytes() + sum(load("packed_cpu.pack").packed_bytes(twin) for twin in self._twins.values())
+
+    def buffer_bytes(self) -> int:
+        """Bytes of the work buffer so far."""
+        return 0 if self.work_buffer is None else self.work_buffer.nbytes
+
+
+class CountedStreams:
+    """Stands in for `speed.parallel_nets.Streams` on a GPU, where jobs that run at the same time add up."""
+
+    def __init__(self, memory: TensorMemory) -> None:
+        self.memory = memory
+
+    def __call__(self, first: Callable[[], Any], others: Sequence[Callable[[], Any]]) -> tuple[Any, list[Any]]:
+        """The result of each job, run one after the other."""
+        memory, begin, highest, extra, results = self.memory, self.memory.live, self.memory.peak, 0, []
+        for job in (first, *others):
+            memory.peak = before = memory.live
+            results.append(job())
+            extra += memory.peak - before
+        memory.peak = max(highest, begin + extra)
+        return results[0], results[1:]
+
+
+class UncountedNet(ControlModel):
+    """Stands in for a kind of control that reads the values of tensors, which meta tensors do not have.
+
+    It makes a feature map as large as each target in every evaluation.
+    """
+
+    def __init__(self, net: ControlModel) -> None:
+        super().__init__()
+        self.channels, self.kind, self.entry = net.hint_channels, type(net).__name__, net.entry  # type: ignore[misc]
+        self.conditional_only = net.conditional_only
+
+    @property
+    def hint_channels(self) -> int:
+        """As the net's."""
+        return self.channels
+
+    @property
+    def made_for(self) -> str:
+        """For messages."""
+        return self.kind
+
+    def fits(self, config: UNetConfig) -> bool:
+        """The net itself was checked."""
+        return True
+
+    def bind(self, context: BindContext) -> UncountedNet:
+        """Note the shapes of the targets."""
+        widths = (*encoder_widths(context.base), context.base.widths[-1])
+        sides = zip(*(block_heights(context.base, side) for side in context.size), strict=True)
+        self.shapes = [(context.rows, width, *side) for width, side in zip(widths, sides, strict=True)]
+        return self
+
+    def inputs_at(self, sigma: float) -> tuple[tuple[int, ...], ...]:
+        """The shapes."""
+        return tuple(self.shapes)
+
+    def features(self, x: Tensor, inputs: Any) -> Iterator[Tensor]:
+        """Empty tensors of these shapes."""
+        return (x.new_empty(shape) for shape in inputs)
+
+    def projections(self, inputs: Any) -> Sequence[ResidualProjection]:
+        """None."""
+        return [identity] * len(inputs)
+
+
+Build = Callable[..., Callable[[Tensor, Tensor], Tensor]]
+"""`pipeline.build_denoiser`."""
+
+
+def estimate_run(
+    job: Job, backend: Backend, shortcuts: Shortcuts, graphs: bool, winograd: bool, images: int, build: Build
+) -> Footprint:
+    """The footprint of a run over its known sigmas, `images` of the batch at a time.
+
+    graphs: whether evaluations are replayed. winograd: whether packed weights have Winograd filters. The result is kept
+    by the backend for runs that differ in the seed only.
+    """
+    key, owners = job.key()
+    how = (shortcuts, graphs, winograd, images, backend.packs, tuple(job.sigmas))
+
+    def make() -> Footprint:
+        # A kind of control that reads values cannot run on meta tensors, nor can a hook on the UNet.
+        for convert in (meta_module, UncountedNet):
+            try:
+                return _estimate(job, backend, shortcuts, graphs, winograd, images, build, convert)
+            except (RuntimeError, NotImplementedError):
+                continue
+        return Footprint(weight_bytes(backend.models(job), backend.runtime.dtype), 0, 0, 0)
+
+    return backend.estimates.once((how, *key), owners, make)
+
+
+def _estimate(
+    job: Job,
+    backend: Backend,
+    shortcuts: Shortcuts,
+    graphs: bool,
+    winograd: bool,
+    images: int,
+    build: Build,
+    convert: Callable[[Any], nn.Module],
+) -> Footprint:
+    batch = job.shape[0]
+    size = min(images, batch) or batch
+    full, rest = divmod(batch, size)
+    copies = differs_by_image(job.conditions)
+    total = Footprint(0, 0, 0, 0)
+    meta = MetaBackend(backend, winograd)
+    meta_job = _meta_job(job, backend, convert)
+    for part, count in ((size, full), (rest, 1)):
+        if not part:
+            continue
+        one = _measure(slice_job(meta_job, range(part)), meta, shortcuts, graphs, build)
+        made = count if copies else 1
+        # Parts are prepared one after the other, each on top of those before it.
+        preparing = max(total.preparing, total.prepared + (made - 1) * one.prepared + one.preparing)
+        prepared = total.prepared + made * one.prepared
+        # Programs serve all parts of one size; what shortcuts keep belongs to a single part.
+        carried = total.carried + one.carried * (1 if graphs else count)
+        total = Footprint(0, prepared, preparing, max(total.step, one.step), carried)
+    weights = weight_bytes(backend.models(job), backend.runtime.dtype) + meta.further_bytes()
+    return replace(total, weights=weights + _completed_bytes(job, backend))
+
+
+def _measure(job: Job, backend: MetaBackend, shortcuts: Shortcuts, graphs: bool, build: Build) -> Footprint:
+    """The footprint of one part of a batch, without weights."""
+    runtime = replace(backend.runtime, graphs=graphs)
+    settings = SampleSettings(cfg=7.0)
+    memory, x = TensorMemory(KERNELS), torch.empty(job.shape, device=META)
+    streams: Any = CountedStreams(memory) if backend.real.runtime.device.type == "cuda" else backend.streams
+    context = RunContext(
+        runtime, shortcuts, EvaluationClock(shortcuts), streams, backend.programs, (job.unet,), checks_each_step=False
+    )
+    with torch.inference_mode():
+        with TensorMemory(KERNELS):  # packs the weights that preparing uses
+            build(job, backend, settings, job.shape[0], context)
+        backend.runs.clear()
+        with memory:
+            denoise = build(job, backend, settings, job.shape[0], context)
+            before = backend.made_bytes()
+            prepared, preparing, highest = memory.live, memory.peak, memory.live
+            for sigma, repeats in _evaluations(job, shortcuts, backend.packs):
+                for _ in range(repeats):
+                    memory.peak = memory.live
+                    denoise(x, torch.tensor(sigma))
+                # The first evaluation packs weights as it goes; the last one shows what an evaluation holds.
+                highest = max(highest, memory.peak - (backend.made_bytes() - before))
+            kept = memory.live - (backend.made_bytes() - before)
+    step = highest - kept + backend.buffer_bytes()
+    return Footprint(0, prepared, preparing, step, kept - prepared)
+
+
+def _evaluations(job: Job, shortcuts: Shortcuts, packs: bool) -> Iterator[tuple[float, int]]:
+    """Noise levels at which different conditions, units or halves act, and how often to evaluate there.
+
+    Weights are packed in the first evaluation. A shortcut computes two and continues from the third on.
+    """
+    seen = set()
+    repeats = 4 if shortcuts.continues_nets or shortcuts.shortens_unet else 1 + packs
+    for sigma in dict.fromkeys(s for s in job.sigmas if s > 0.0):
+        inside = job.schedule.in_window(sigma, shortcuts.guidance_start, shortcuts.guidance_end)
+        conditions = tuple(job.schedule.in_window(sigma, c.start, c.end) for c in job.conditions)
+        units = tuple(u.factor_at(sigma, job.schedule) != 0.0 for u in job.units)
+        if (inside, conditions, units) not in seen:
+            seen.add((inside, conditions, units))
+            yield sigma, repeats
+
+
+def _meta_job(job: Job, backend: Backend, convert: Callable[[Any], nn.Module]) -> Job:
+    """The job with meta tensors in the place of all tensors."""
+
+    def meta(x: Tensor | None) -> Any:
+        return None if x is None else torch.empty(x.shape, dtype=x.dtype, device=META)
+
+    nets = {net: convert(net) for net in dict.fromkeys(backend.resolve(u.net, job.unet) for u in job.units)}
+    units = {
+        unit: replace(
+            unit,
+            net=nets[backend.resolve(unit.net, job.unet)],
+            hint=meta(unit.hint),
+            more_hints=tuple(replace(hint, picture=meta(hint.picture)) for hint in unit.more_hints),
+            mask=meta(unit.mask),
+        )
+        for unit in job.units
+    }
+
+    def condition(c: Condition) -> Condition:
+        tensors = {name: meta(getattr(c, name)) for name in ("text", "label", "mask", "concat")}
+        return replace(c, units=tuple(units[unit] for unit in c.units), **tensors)
+
+    return job.with_conditions(condition, unet=meta_module(job.unet))
+
+
+def meta_module(module: nn.Module) -> nn.Module:
+    """The same tree of modules with weights that have a shape and a dtype only."""
+    twin = rebuild(module, copy_leaf)
+    for part in twin.modules():  # all of them copies, which share these dictionaries with the original
+        part._parameters = {name: _meta_weight(p) for name, p in part._parameters.items()}
+    return twin
+
+
+def _meta_weight(weight: Tensor | None) -> Any:
+    if weight is None:
+        return None
+    empty = torch.empty(weight.shape, dtype=weight.dtype, device=META)
+    return nn.Parameter(empty, requires_grad=False)
+
+
+def _completed_bytes(job: Job, backend: Backend) -> int:
+    """Bytes of nets that were completed with their base's weights and are held beside their packed form.
+
+    Other nets are mapped from their file, and the system takes those pages back.
+    """
+    if not backend.packs:
+        return 0
+    nets = [unit.net for unit in job.units]
+    made = {own for own in (backend.resolve(net, job.unet) for net in nets) if own not in nets}
+    return weight_bytes(made, torch.float32)
+
+
+def control_bytes(net: ControlModel, size: tuple[int, int], rows: int, images: int, hints: int) -> int:
+    """Bytes in float32 that a net holds besides its weights, all residuals included, for a host that adds them itself.
+
+    size: (h, w) of the latent. rows: of x. images: how many different ones. hints: images that the unit reads.
+    A net that is not a ControlNet is taken for one of SD1.5.
+    """
+    config = net.config if isinstance(net, ControlNet) else ControlNetConfig()
+    base = config.unet
+    with torch.device(META):
+        twin = ControlNet(replace(config, union=None))
+    with torch.inference_mode(), TensorMemory(KERNELS) as memory:
+        hint = torch.empty(images, config.hint_channels, 8 * size[0], 8 * size[1], device=META)
+        text = torch.empty(rows, TOKENS, base.context_dim, device=META)
+        label = None if base.label_dim is None else torch.empty(rows, base.label_dim, device=META)
+        context = BindContext(
+            (hint,), ("",), text, label, _Timesteps(), tuple(range(1, STEPS + 1)), tuple(r % images for r in range(rows)),
+            rows, size, config.global_pool, base, per_row=True,
+        )  # fmt: skip
+        bound = twin.bind(context)
+        inputs = bound.inputs_at(1.0)
+        x = torch.empty(rows, base.in_channels, *size, device=META)
+        kept = [p(f) for f, p in zip(twin.features(x, inputs), twin.projections(inputs), strict=True)]
+    del kept
+    return memory.peak + (hints - 1) * images * (config.hint_channels * 64 + base.widths[0]) * 4 * size[0] * size[1]
+
+
+class _Timesteps:
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """Any number will do: only shapes are counted."""
+        return sigma
+
+
+def decode_bytes(vae: AutoencoderKL, dtype: torch.dtype, rows: int, size: tuple[int, int]) -> int:
+    """Most bytes that an autoencoder holds beside its weights while it decodes latents (rows, 4, h, w) of this size."""
+    latent = torch.empty(rows, vae.config.latent_channels, *size, dtype=dtype, device=META)
+    twin = cast(AutoencoderKL, meta_module(vae))
+    with torch.inference_mode(), TensorMemory(KERNELS) as memory:
+        twin.decode(latent)
+    return memory.peak

@@ -1,0 +1,114 @@
+"""Where and how a run happens: device, dtype and memory policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..errors import Interrupted, ValueRangeError
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DEVICES = ("cpu", "cuda", "mps")
+BF16_SINCE = (8, 0)
+"""Compute capability from which a GPU computes in bfloat16 itself; torch calls older ones able, which emulate it."""
+Cancelled: TypeAlias = Callable[[], bool]
+Memory = Literal["auto", "resident", "streamed"]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Policy of a run.
+
+    dtype: of the UNet and its nets. vae_dtype: of the autoencoder. pack_weights: on the CPU, keep a copy of the weights
+    in the layout that the processor's library prefers. winograd: of packed weights, compute large 3x3 convolutions with
+    fewer multiplications, if there is memory for their larger filters. chunk: images of a batch that are evaluated at a
+    time; 0 for as many as fit. graphs: replay evaluations as CUDA graphs. memory: keep weights on the device
+    ("resident") or copy them there layer by layer ("streamed"); "auto": resident while they fit. fused_qkv: blocks in
+    fewer, larger GPU kernels. parallel_nets: run ControlNets on CUDA streams beside the UNet's encoder. compile: compile
+    transformer blocks with torch.compile. A choice that has no effect in a run is reported.
+    """
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32
+    vae_dtype: torch.dtype = torch.float32
+    pack_weights: bool = True
+    winograd: bool = True
+    chunk: int = 0
+    graphs: bool = False
+    memory: Memory = "auto"
+    fused_qkv: bool = False
+    parallel_nets: bool = False
+    compile: bool = False
+
+    @classmethod
+    def choose(cls, device: str = "auto", dtype: str = "auto") -> Runtime:
+        """From words, as a command line gives them. Raises ValueRangeError for unknown ones.
+
+        device: as `choose_device`. dtype auto: fp16 on CUDA, else fp32. The autoencoder runs in bf16 or
+        fp32, since SD1.5's overflows in fp16.
+        """
+        where = choose_device(device)
+        if dtype == "auto":
+            dtype = "fp16" if where.type == "cuda" else "fp32"
+        if dtype not in DTYPES:
+            raise ValueRangeError(f"dtype {dtype!r} is unknown: choose one of auto, {', '.join(DTYPES)}")
+        half = where.type == "cuda" and torch.cuda.get_device_capability(where) >= BF16_SINCE
+        return cls(where, DTYPES[dtype], torch.bfloat16 if half else torch.float32)
+
+
+def choose_device(name: str) -> torch.device:
+    """cpu, cuda, cuda:1 or mps by name; auto is CUDA where there is one, else mps, else the CPU.
+
+    CUDA devices come with their number, as tensors on them say it.
+
+    Raises ValueRangeError for an unknown name, and for a device that this machine does not have.
+    """
+    if name == "auto":
+        found = next((kind for kind in ("cuda", "mps") if _count(kind)), "cpu")
+        return _numbered(torch.device(found))
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in DEVICES:
+        raise ValueRangeError(f"device {name!r} is unknown: use auto, cpu, cuda, cuda:1 or mps")
+    count = _count(device.type)
+    if (device.index or 0) < count:
+        return _numbered(device)
+    words = {"cuda": "CUDA", "mps": "Apple GPU"}.get(device.type, device.type)
+    if count:
+        raise ValueRangeError(f"device {name} is not there: {device.type}:{count - 1} is the last of this machine")
+    raise ValueRangeError(
+        f"device {name} is not there: torch {torch.__version__} sees no {words} device; use --device cpu, or "
+        "install a torch that is built for it"
+    )
+
+
+def _numbered(device: torch.device) -> torch.device:
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+
+
+def _count(kind: str) -> int:
+    """How many devices of a kind there are."""
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    return counts[kind]
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """(B, C, H, W) in the memory layout in which convolutions are fastest on every device."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def results_are_free(device: torch.device) -> bool:
+    """Whether reading a result costs nothing. On a GPU it stalls the queue of work."""
+    return device.type == "cpu"
+
+
+def check_cancelled(cancelled: Cancelled | None) -> None:
+    """Raise Interrupted if the user asked to stop."""
+    if cancelled is not None and cancelled():
+        raise Interrupted("stopped by the user; the image in progress was not saved")

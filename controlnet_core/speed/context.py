@@ -1,0 +1,43 @@
+"""What accelerations are told about a run and about the weights of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..control.report import Recorder
+from ..runtime.device import Runtime
+from .shortcuts import EvaluationClock, Shortcuts
+
+
+@dataclass(frozen=True, eq=False)
+class RunContext:
+    """One run. streams: runs independent work side by side, see `speed.parallel_nets`. programs: what is captured for
+    later runs; owners: the models that it belongs to. offloaded: whether weights are copied to the device layer by
+    layer. checks_each_step: whether each prediction is checked for numbers that are not finite."""
+
+    runtime: Runtime
+    shortcuts: Shortcuts
+    clock: EvaluationClock
+    streams: Any = None
+    programs: Any = None
+    owners: tuple[object, ...] = ()
+    offloaded: bool = False
+    checks_each_step: bool = True
+    recorder: Recorder | None = None
+
+    @property
+    def is_observed(self) -> bool:
+        """Whether a recorder measures residuals and times."""
+        return self.recorder is not None and self.recorder.observe
+
+
+@dataclass(frozen=True, eq=False)
+class WeightPolicy:
+    """How the weights of a model are held. packs: keep packed copies. work_buffer: memory of packed convolutions, see
+    `speed.packed_cpu`; None computes them by definition. conveyor: copies weights to the device, see `speed.offload`."""
+
+    runtime: Runtime
+    packs: bool = False
+    work_buffer: Any = None
+    conveyor: Any = None

@@ -1,0 +1,74 @@
+"""What our nets are told about the rows of a batch in ComfyUI (see `models.control.BindContext`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...controlnet_core.config import UNetConfig
+from ...controlnet_core.control.hint import check_hint_channels, fit_hint
+from ...controlnet_core.control.unit import ControlUnit
+from ...controlnet_core.models.control import BindContext, ControlModel
+from ...controlnet_core.models.to_device import to_device_async
+
+FACTOR = 8
+"""Pixels per latent cell."""
+
+
+class HostSchedule:
+    """The model's timesteps in float32, whatever kind of noise levels it has. device: where they are needed."""
+
+    def __init__(self, sampling: Any, device: torch.device) -> None:
+        self.sampling, self.device = sampling, device
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """Sigmas -> timesteps, float32, of the same shape, on the device."""
+        return self.sampling.timestep(to_device_async(sigma, self.device)).float()
+
+    def position(self, sigma: Tensor) -> float:
+        """The position of a sigma on the timestep axis, from 0 (pure noise) to 1."""
+        last = len(self.sampling.sigmas) - 1 if hasattr(self.sampling, "sigmas") else 999
+        return 1.0 - float(self.timestep(sigma).flatten()[0]) / last
+
+
+def bind_context(
+    unit: ControlUnit,
+    net: ControlModel,
+    base: UNetConfig,
+    x: Tensor,
+    rows: Sequence[int],
+    images: int,
+    text: Tensor,
+    label: Tensor | None,
+    schedule: HostSchedule,
+    dtype: torch.dtype,
+) -> BindContext:
+    """The context for these rows of x (all rows, C, h, w), of which ComfyUI lays out `images` per conditioning.
+
+    text, label: of these rows, on the device, in the net's dtype.
+    """
+    height, width = x.shape[-2] * FACTOR, x.shape[-1] * FACTOR
+    hints = []
+    for hint in unit.hints:
+        rgb = check_hint_channels(hint.picture, net.hint_channels)
+        hints.append(fit_hint(rgb, height, width, unit.fit).to(x.device, dtype))
+    return BindContext(
+        hints=tuple(hints),
+        kinds=tuple(hint.kind for hint in unit.hints),
+        text=text,
+        label=label,
+        timesteps=schedule,
+        sigmas=(),
+        # Hints are dealt out to the images of a batch in turn, as ComfyUI does.
+        image_of_row=tuple(row % images for row in rows),
+        # All of them: ComfyUI may put different rectangles of the image into one batch.
+        distinct_rows=len(rows),
+        size=(x.shape[-2], x.shape[-1]),
+        pool=unit.pool,
+        base=base,
+        per_row=True,
+        name=unit.name,
+    )

@@ -1,0 +1,355 @@
+"""Our CONTROL_NET: a native control object that runs our net, of any kind.
+
+Native apply nodes and samplers take it, alone or in chains with native ones in any order. Its residuals are
+made as the net's outlets define them, all at once for the editor's UNet, one by one for ours (see `residuals`);
+what does not depend on x (embedded hint, keys and values of the text, projected timesteps) is made once per run.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import comfy.controlnet
+import comfy.model_management
+import torch
+from torch import Tensor
+
+from ...controlnet_core.checkpoints.control import load_control
+from ...controlnet_core.checkpoints.fit import fits_text, text_widths
+from ...controlnet_core.config import UNetConfig
+from ...controlnet_core.control.bound_unit import NetInputs, Scales, UnitInputs, residual_scales
+from ...controlnet_core.control.modes import block_heights
+from ...controlnet_core.control.plan import words
+from ...controlnet_core.control.residuals import weigh_residual
+from ...controlnet_core.control.unit import ControlUnit
+from ...controlnet_core.control.weights import BlockWeights
+from ...controlnet_core.denoise import net_residuals
+from ...controlnet_core.errors import UnfitError
+from ...controlnet_core.models.control import BoundNet, ControlModel, check_base
+from ...controlnet_core.models.to_device import to_device_async
+from ..units import unit_of
+from ..values import ControlSpec
+from .bind import FACTOR, HostSchedule, bind_context
+from .model_config import base_config, base_weights
+from .placed_net import PlacedNet, SharedNet
+from .residuals import Residuals, Stream, add_residuals, streams_are_taken
+from .shortcut_state import identity, sampling_of
+
+RECORDER = "controlnet_core_recorder"
+"""Where the model's options carry a `control.report.Recorder`, if somebody wants to know what runs."""
+END = object()
+TAG = "controlnet_core_unit"
+"""The attribute by which our objects know each other: a second copy of this pack may be loaded as well."""
+UNION_ARGUMENT = "control_type"
+"""Where the native node for ControlNet Union leaves the number of the type, in a list."""
+LEVEL = "controlnet_core_level"
+"""Where the options of a call of the model keep its noise level as a number, with the tensor that it was read from."""
+SDXL_BLOCKS = 9
+
+
+def load(path: Path, model: Any = None) -> CoreControl:
+    """CONTROL_NET of a file, completed with the base of a MODEL where it needs one and one is given.
+
+    Raises CheckpointError, and UnfitError for a model that the net was not made for.
+    """
+    net, _ = load_control(path)
+    if model is not None:
+        base = find_base(net, path.name, model.model)
+        if net.needs_base:
+            comfy.model_management.load_models_gpu([model])  # with its LoRAs in force
+            net = net.complete(base, base_weights(model.model, base))
+    return CoreControl(SharedNet(net, path.name))
+
+
+class CoreControl(comfy.controlnet.ControlBase):
+    """One unit of control in the editor.
+
+    Hint, strength and window are set by `set_cond_hint`, as native nodes do; all else by `describe`, as our
+    nodes do.
+    """
+
+    controlnet_core_unit = True
+
+    def __init__(self, shared: SharedNet) -> None:
+        super().__init__()
+        self.shared = shared
+        self.spec = ControlSpec(None, torch.zeros(0))
+        self.name = shared.name
+        self.sampling: Any = None
+        self.base: UNetConfig | None = None
+        self.placed: PlacedNet | None = None
+        # Keyed by the editor's identity of a conditioning, which lives as long as a run: nothing outlives
+        # a run that fails, for which there is no cleanup.
+        self.runs: WeakKeyDictionary[Any, dict[Any, tuple[BoundNet, Scales | None]]] = WeakKeyDictionary()
+
+    # ---- what apply nodes call
+
+    def describe(self, spec: ControlSpec) -> CoreControl:
+        """Set what native nodes do not know, and check all of it; returns itself, as `set_cond_hint` does."""
+        self.spec = replace(spec, net=None, image=torch.zeros(0))
+        self.name = spec.name or self.shared.name
+        self.unit()
+        return self
+
+    def copy(self) -> CoreControl:
+        """The same unit; weights are shared."""
+        twin = CoreControl(self.shared)
+        self.copy_to(twin)
+        twin.spec, twin.name = self.spec, self.name
+        return twin
+
+    def scale_blocks(self, factors: Sequence[float], base: UNetConfig) -> None:
+        """Multiply the block weights, one factor for each block of this base, the middle last."""
+        own = self.unit().own_weights(base) or (1.0,) * len(factors)
+        weights = BlockWeights(custom=tuple(w * f for w, f in zip(own, factors, strict=True)))
+        self.spec = replace(self.spec, block_weights=weights)
+
+    def unit(self) -> ControlUnit:
+        """The engine's record of this unit. Raises ShapeError or ValueRangeError."""
+        start, end = self.timestep_percent_range
+        spec = replace(self.spec, strength=self.strength, start=start, end=end)
+        types = self.extra_args.get(UNION_ARGUMENT) or ()
+        kind = str(types[0]) if types else ""
+        return unit_of(spec, self.shared.net, self.cond_hint_original, self.name, kind)
+
+    # ---- what the sampler calls
+
+    def get_models(self) -> list[Any]:
+        """Patchers of the whole chain."""
+        placed = self.shared.placed
+        return [*super().get_models(), *(() if placed is None else (placed.patcher,))]
+
+    def inference_memory_requirements(self, dtype: torch.dtype) -> int:
+        """Bytes for activations of the whole chain, and for a net that is completed only when the run begins.
+
+        The editor does not say for what it asks: the latent is taken to be of the hint's size and number, in both
+        halves of the guidance. In a chain the sum of two nets is made beside both.
+        """
+        own = 0
+        if self.cond_hint_original is not None:
+            height, width = (max(1, side // FACTOR) for side in self.cond_hint_original.shape[-2:])
+            own = self.shared.activation_bytes((height, width), len(self.cond_hint_original), 1 + len(self.spec.hints))
+        if self.shared.placed is None:
+            own += 4 * sum(placed.parameters for placed in self.shared.completed.values())
+        own = own * comfy.model_management.dtype_size(dtype) // 4
+        return int(own + super().inference_memory_requirements(dtype))
+
+    def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
+        """Begin a run; called for each conditioning that holds this object.
+
+        Raises UnfitError for a model that this net was not made for, ValueRangeError for a wrong number of
+        block weights.
+        """
+        super().pre_run(model, percent_to_timestep_function)
+        self.runs.clear()
+        self.base = find_base(self.shared.net, self.name, model)
+        self.unit().weights(self.base, FACTOR)
+        self.placed = self.shared.on(model, self.base)
+        self.sampling = model.model_sampling
+
+    def cleanup(self) -> None:
+        """End a run: nothing of it is kept."""
+        super().cleanup()
+        self.runs.clear()
+        self.shared.completed.clear()
+        self.placed = self.sampling = self.base = None
+
+    def get_control(
+        self, x_noisy: Tensor, t: Tensor, cond: dict[str, Any], batched_number: int, transformer_options: dict[str, Any]
+    ) -> Residuals | None:
+        """Residuals of the chain for x_noisy (conditionings * B, 4, h, w), unscaled, at sigmas t.
+
+        None if no unit of the chain acts.
+        """
+        options, previous = transformer_options, None
+        if self.previous_controlnet is not None:
+            previous = self.previous_controlnet.get_control(x_noisy, t, cond, batched_number, options)
+        level = level_of(t, options)
+        if not self._in_window(level):
+            return previous
+        call = self._call(x_noisy, t[:1], level, cond, batched_number, options)
+        if call is None:
+            return previous
+        sampling = sampling_of(options)
+        if sampling is not None:
+            sampling.acted[self.name] += 1
+
+        def own(may_run: bool) -> Iterator[Tensor | None]:
+            return self._recorded(self._weighed(call, may_run, options), call, options.get(RECORDER))
+
+        if call.net.net.entry == "skips" and streams_are_taken(options):
+            return Stream(own, self, previous)
+        return add_residuals(placed_in_lists(call.net.net, list(own(True))), previous)
+
+    def _in_window(self, sigma: float) -> bool:
+        if self.timestep_range is None:
+            return True
+        first, last = self.timestep_range
+        return last <= sigma <= first
+
+    def _call(
+        self, x_noisy: Tensor, sigma: Tensor, level: float, cond: dict[str, Any], conditionings: int,
+        options: dict[str, Any],
+    ) -> Call | None:  # fmt: skip
+        """What this call needs; None if the unit adds nothing."""
+        assert self.base is not None and self.placed is not None
+        unit, images = self.unit(), x_noisy.shape[0] // conditionings
+        curve = 1.0 if unit.curve is None else unit.curve(HostSchedule(self.sampling, sigma.device).position(sigma))
+        weights = tuple(curve * weight for weight in unit.weights(self.base, x_noisy.shape[-2]))
+        factors = row_factors(unit, images, conditionings, options)
+        rows = tuple(row for row, value in enumerate(factors) if value != 0.0)
+        if not rows or not any(weights):
+            return None
+        bound, scales = self._bound(unit, rows, [factors[row] for row in rows], images, x_noisy, cond, options)
+        net = NetInputs(self.placed.net, bound.inputs_at(level), (UnitInputs(slice(None), weights, scales),))
+        return Call(unit, net, rows, x_noisy, sigma, (self, identity(options), rows, tuple(x_noisy.shape)))
+
+    def _weighed(self, call: Call, may_run: bool, options: dict[str, Any]) -> Iterator[Tensor | None]:
+        """One residual for each skip and the middle, in all rows of x; None if nothing is added."""
+        assert self.base is not None
+        height, width = call.x.shape[-2:]
+        sizes = zip(block_heights(self.base, height), block_heights(self.base, width), strict=True)
+        (unit,) = call.net.units
+        for index, (residual, size) in enumerate(zip(self._residuals(call, may_run, options), sizes, strict=True)):
+            if residual is None or not unit.acts_on(index):
+                yield None
+                continue
+            scale = None if unit.scales is None else unit.scales[index]
+            residual = weigh_residual(residual.expand(len(call.rows), -1, *size), float(unit.weights[index]), scale)
+            if len(call.rows) != len(call.x):
+                full = residual.new_zeros(len(call.x), *residual.shape[1:])
+                residual = full.index_copy_(0, row_index(call.rows, residual.device), residual)
+            yield residual
+
+    def _residuals(self, call: Call, may_run: bool, options: dict[str, Any]) -> Iterator[Tensor | None]:
+        """The net's residuals before their weights; with shortcuts computed or continued."""
+        assert self.placed is not None
+        x = self.sampling.calculate_input(call.sigma, call.x).to(self.placed.dtype)
+        recorder, sampling = options.get(RECORDER), sampling_of(options)
+
+        def run() -> Iterator[Tensor | None]:
+            if sampling is not None:
+                sampling.ran[self.name] += 1
+            if recorder is not None:
+                recorder.net_ran(self)
+                recorder.cast("latent to the net", call.x.dtype, x.dtype)
+            seen = x if len(call.rows) == len(x) else x[row_index(call.rows, x.device)]
+            return net_residuals(call.net, seen)
+
+        if sampling is None or not sampling.shortcuts.continues_nets or not identity(options):
+            return run()
+        return sampling.residuals((*call.key, x.dtype, x.device), x, may_run, lambda: list(run()))
+
+    def _recorded(self, residuals: Iterator[Tensor | None], call: Call, recorder: Any) -> Iterator[Tensor | None]:
+        """The same residuals; a recorder is told of them, and of the time they take."""
+        if recorder is None:
+            yield from residuals
+            return
+        recorder.unit(self, self.name, words(call.unit))
+        for block in itertools.count():
+            with recorder.timing([self], call.x.device):
+                residual: Any = next(residuals, END)
+            if residual is END:
+                return
+            if recorder.observe and residual is not None:
+                every_row = len(call.rows) == len(call.x)
+                recorder.residual(self, block, residual if every_row else residual[list(call.rows)])
+            yield residual
+
+    def _bound(
+        self, unit: ControlUnit, rows: tuple[int, ...], factors: Sequence[float], images: int, x: Tensor,
+        cond: dict[str, Any], options: dict[str, Any],
+    ) -> tuple[BoundNet, Scales | None]:  # fmt: skip
+        """The bound net and its scales, made once per run, size and batch of conditionings."""
+        assert self.placed is not None and self.base is not None
+        dtype, device = self.placed.dtype, x.device
+        text = cond.get("crossattn_controlnet", cond["c_crossattn"])
+        uuids = options.get("uuids") or ()
+        # What is kept for a run; nothing is kept if ComfyUI does not say which conditioning this is.
+        known = self.runs.setdefault(uuids[0], {}) if uuids else {}
+        key = (identity(options), rows, tuple(factors), tuple(x.shape), tuple(text.shape), dtype, device)
+        if key not in known:
+            check_width(self, text)
+            text, label = (None if v is None else v.to(device, dtype) for v in (text, cond.get("y")))
+            if len(rows) != x.shape[0]:
+                text, label = (None if v is None else v[list(rows)] for v in (text, label))
+            assert text is not None
+            schedule = HostSchedule(self.sampling, device)
+            net = self.placed.net
+            context = bind_context(unit, net, self.base, x, rows, images, text, label, schedule, dtype)
+            mask = None if unit.mask is None else unit.mask.to(device)
+            known[key] = net.bind(context), residual_scales(context, factors, mask, self.base)
+        return known[key]
+
+
+class Call(NamedTuple):
+    """One call for the residuals of a unit. rows: of x, those that the net sees. sigma: (1,)."""
+
+    unit: ControlUnit
+    net: NetInputs
+    rows: tuple[int, ...]
+    x: Tensor
+    sigma: Tensor
+    key: tuple[Any, ...]
+
+
+def row_index(rows: Sequence[int], device: torch.device) -> Tensor:
+    """Rows as an index tensor on a device."""
+    return to_device_async(torch.tensor(rows), device)
+
+
+def placed_in_lists(net: ControlModel, own: list[Any]) -> Residuals:
+    """Residuals in the editor's lists: "output" belongs to the skips, first to last; "input" is added while its
+    encoder runs and is taken from its end."""
+    skips, middle = own[:-1], own[-1:]
+    if net.entry == "skips":
+        return {"input": [], "middle": middle, "output": skips}
+    # Lists of a chain are added from their starts, and the editor's own adapters for SDXL list a place more.
+    more = [None] if len(skips) == SDXL_BLOCKS else []
+    return {"input": [*more, *reversed(skips)], "middle": middle, "output": []}
+
+
+def level_of(t: Tensor, options: dict[str, Any]) -> float:
+    """The noise level of sigmas (rows,) as a number, read once for a call of the model: a GPU is waited for."""
+    known = options.get(LEVEL)
+    if known is None or known[0] is not t:
+        known = options[LEVEL] = (t, float(t[0]))
+    return known[1]
+
+
+def row_factors(unit: ControlUnit, pictures: int, conditionings: int, options: dict[str, Any]) -> list[float]:
+    """For each row the factor of its half of the guidance times that of its picture.
+
+    Raises ShapeError when the factors per picture do not divide the batch.
+    """
+    items = unit.factors(pictures)
+    halves = [unit.half(positive=half == 0) for half in options.get("cond_or_uncond", [0] * conditionings)]
+    return [half * item for half in halves for item in items]
+
+
+def find_base(net: ControlModel, name: str, model: Any) -> UNetConfig:
+    """The shape of a BaseModel's UNet. Raises UnfitError when the net was not made for it."""
+    base = base_config(model)
+    if base is None:
+        raise UnfitError(
+            f"{name} controls Stable Diffusion's UNet; this model is a {type(model).__name__} of another "
+            "architecture: load a ControlNet made for it with the native Load ControlNet Model"
+        )
+    check_base(net, name, base, "this model")
+    return base
+
+
+def check_width(control: CoreControl, context: Tensor) -> None:
+    """Raise UnfitError when the prompt was encoded by the text encoder of another base."""
+    net, has = control.shared.net, context.shape[-1]
+    if not fits_text(net, has):
+        needs = " or ".join(str(width) for width in text_widths(net))
+        raise UnfitError(
+            f"{control.name} is for bases of {needs} wide text, the prompt was encoded {has} wide: use the CLIP of the "
+            "checkpoint that this ControlNet was made for"
+        )

@@ -1,0 +1,91 @@
+"""Our nets on the editor's layers, so that it can hold their weights elsewhere and cast them as it runs them, and
+in the editor's arithmetic, so that their numbers are those of its own nets, bit by bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import copy
+from types import MappingProxyType
+from typing import TypeVar
+
+import comfy.ldm.modules.attention as editor
+import comfy.ops
+from torch import Tensor, nn
+
+from ...controlnet_core.models.layers import Attention, KeyValue, SpatialTransformer
+from ...controlnet_core.models.module_tree import rebuild
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+LAYERS: Mapping[type[nn.Module], type[nn.Module]] = MappingProxyType(
+    {
+        kind: getattr(comfy.ops.disable_weight_init, kind.__name__)
+        for kind in (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm)
+    }
+)
+"""The editor's layers are torch's, with a second way to run for when their weights are elsewhere."""
+
+
+SLOW_ATTENTION = ("attention_basic", "attention_split", "attention_sub_quad")
+"""What the editor falls back to where it knows of nothing better, as on the CPU. Torch's own fused attention takes
+a third of the time there; the numbers differ by rounding, some 1e-6 of the largest."""
+
+
+class HostAttention(Attention):
+    """Attention by the function that the editor was started with (torch's, xFormers, Sage, Flash), unless slow."""
+
+    def kv(self, context: Tensor) -> KeyValue:
+        """(B, tokens, context_dim) -> keys and values, as the function wants them."""
+        return super().kv(context) if attention_is_slow() else (self.k(context), self.v(context))
+
+    def attended(self, x: Tensor, kv: KeyValue) -> Tensor:
+        """As `Attention.attended`."""
+        if attention_is_slow():
+            return super().attended(x, kv)
+        return editor.optimized_attention(self.q(x), *kv, self.heads)
+
+
+def attention_is_slow() -> bool:
+    """Whether the editor's attention is one of its plain fallbacks. Asked anew: other packs exchange it."""
+    return getattr(editor.optimized_attention, "__name__", "") in SLOW_ATTENTION
+
+
+class HostTransformer(SpatialTransformer):
+    """A spatial transformer that leaves the layout of a picture as the editor has it, whose kernels then run."""
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """As `SpatialTransformer.tokens`, contiguous."""
+        return super().tokens(x).contiguous()
+
+    def pixels(self, tokens: Tensor, height: int) -> Tensor:
+        """As `SpatialTransformer.pixels`, the channels not last but second."""
+        return super().pixels(tokens, height).contiguous()
+
+
+FORMS: Mapping[type[nn.Module], type[nn.Module]] = MappingProxyType(
+    {Attention: HostAttention, SpatialTransformer: HostTransformer}
+)
+
+
+def with_host_layers(module: ModuleT) -> ModuleT:
+    """A second tree around the same parameters, its leaves of the editor's classes."""
+    return with_host_arithmetic(rebuild(module, _host_layer))
+
+
+def with_host_arithmetic(tree: ModuleT) -> ModuleT:
+    """A tree that was just rebuilt, its parts in the forms that compute as the editor does; returns itself."""
+    for module in tree.modules():
+        form = FORMS.get(type(module))
+        if form is not None:
+            module.__class__ = form
+    return tree
+
+
+def _host_layer(module: nn.Module) -> nn.Module | None:
+    kind = LAYERS.get(type(module))
+    if kind is None:
+        return None
+    twin = copy(module)
+    twin.__class__ = kind
+    return twin
