@@ -13,7 +13,8 @@ from ...controlnet_core.backend import Backend
 from ...controlnet_core.conditioning.condition import Condition
 from ...controlnet_core.conditioning.job import Job
 from ...controlnet_core.models.vae import scale_latent, unscale_latent
-from ...controlnet_core.sample import SampleSettings, cut_sigmas, generate
+from ...controlnet_core.pipeline import generate, plan_run
+from ...controlnet_core.sample import SampleSettings, cut_sigmas
 from ...controlnet_core.speed import Shortcuts
 from ..values import Conditioning, Latent, Model
 from .conditions import to_conditions

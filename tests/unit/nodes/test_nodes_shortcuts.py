@@ -56,7 +56,7 @@ def sample(run: Any, scene: dict[str, Any], **changes: Any) -> torch.Tensor:
 def test_the_defaults_change_nothing(run: Any, scene: dict[str, Any]) -> None:
     shown = run("CNCore_Shortcuts", model=scene["model"])
     model, text = shown["result"]
-    assert text == "nothing is left out" and shown["ui"] == {"text": [text]}
+    assert text == "nothing is skipped" and shown["ui"] == {"text": [text]}
     assert torch.equal(sample(run, scene, model=model), sample(run, scene))
 
 
@@ -106,7 +106,7 @@ def test_shortcuts_of_the_run_go_before_the_nodes_and_say_so(
     assert not any("shortcuts" in note for note in notes)
     host.shortcuts = EXACT
     assert torch.equal(sample(run, scene, model=model), exact)
-    assert "shortcuts: nothing is left out, from the options of this run" in notes[-2] + notes[-1]
+    assert "shortcuts: nothing is skipped, from the options of this run" in notes[-2] + notes[-1]
     assert "lower levels once in 3 evaluations" in notes[-2] + notes[-1]
     host.shortcuts = Shortcuts(reuse_every=2)
     assert not torch.equal(sample(run, scene, model=model), by_node)
@@ -121,9 +121,9 @@ def test_a_later_node_replaces_an_earlier_one(run: Any, scene: dict[str, Any]) -
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"encoder_every": 2, "deep_every": 2}, "choose one of them"),
-        ({"guidance_start": 0.8, "guidance_end": 0.2}, "in this order"),
-        ({"deep_every": 0}, "1 is every evaluation"),
+        ({"encoder_every": 2, "deep_every": 2}, "set only one of them"),
+        ({"guidance_start": 0.8, "guidance_end": 0.2}, "the smaller one first"),
+        ({"deep_every": 0}, "use 1 for every evaluation"),
     ],
 )
 def test_fields_that_contradict_each_other_are_refused_before_the_run(
@@ -207,13 +207,13 @@ def test_the_command_refuses_a_contradiction_in_one_line(tmp_path: Path, capsys:
     workflow = workflow_with(tmp_path, encoder_every=2, deep_every=2)
     assert cli.main(["run", str(workflow), "--strict", "--output", str(tmp_path / "output")]) == 2
     said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1 and "choose one of them" in said[0]
+    assert len(said) == 1 and "set only one of them" in said[0]
 
 
 @pytest.mark.parametrize(
     ("shortcuts", "words"),
     [
-        (EXACT, "nothing is left out"),
+        (EXACT, "nothing is skipped"),
         (Shortcuts(reuse_every=2, reuse_tolerance=0.1),
          "nets once in 2 evaluations, nets when the latent has moved by 10.00%"),
         (Shortcuts(encoder_every=3, guidance_end=0.8), "encoder once in 3 evaluations, guidance from 0% to 80%"),
