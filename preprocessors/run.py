@@ -63,24 +63,14 @@ def process(
 
     Frames are worked on by as many threads as cv2 uses; the result does not depend on their number.
     """
-    if output not in ("input_size", "detect_size"):
-        raise ParameterError(f"output={output!r}: choose 'input_size' or 'detect_size'")
-    if normalize not in ("batch", "frame", "fixed"):
-        raise ParameterError(f"normalize={normalize!r}: choose 'batch', 'frame' or 'fixed'")
-    if seed < 0:
-        raise ParameterError(f"seed={seed}: choose 0 or more")
+    _check_options(output, normalize, seed)
     values = entry.values(parameters)
     frames = as_batch(image)
     count, height, width = frames.shape[:3]
     width = _half(width) if entry.side_by_side else width
+    multiple = math.lcm(multiple, entry.multiple)
     size = detect_size(
-        height,
-        width,
-        resolution=resolution,
-        resize=resize,
-        multiple=math.lcm(multiple, entry.multiple),
-        target=target,
-        fit=fit,
+        height, width, resolution=resolution, resize=resize, multiple=multiple, target=target, fit=fit
     )
     masks = _masks(mask, count, height, width)
     shape = (height, width) if output == "input_size" else (size.height, size.width)
@@ -93,6 +83,15 @@ def process(
     out = np.empty((count, *shape, 3), np.float32)
     job.write(out)
     return like(out, image)
+
+
+def _check_options(output: str, normalize: str, seed: int) -> None:
+    if output not in ("input_size", "detect_size"):
+        raise ParameterError(f"output={output!r}: choose 'input_size' or 'detect_size'")
+    if normalize not in ("batch", "frame", "fixed"):
+        raise ParameterError(f"normalize={normalize!r}: choose 'batch', 'frame' or 'fixed'")
+    if seed < 0:
+        raise ParameterError(f"seed={seed}: choose 0 or more")
 
 
 @dataclass(frozen=True)
