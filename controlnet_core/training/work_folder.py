@@ -22,9 +22,10 @@ from .examples import Examples
 from .loop import Recipe, Report
 from .probe import Probe
 
-# These may change between two runs of a training: they do not decide which weights are trained, nor on what.
+# These may change between two runs of a training: they do not decide which weights are trained, nor on what. The seed
+# may not: the state goes on with its own random numbers, so another seed would have no effect.
 CHANGEABLE = frozenset(
-    {"steps", "batch", "accumulate", "lr", "lr_end", "warmup", "weight_decay", "betas", "clip", "ema", "seed", "bf16"}
+    {"steps", "batch", "accumulate", "lr", "lr_end", "warmup", "weight_decay", "betas", "clip", "ema", "bf16"}
 )
 
 

@@ -7,7 +7,6 @@ import os
 import resource
 import signal
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,18 +59,19 @@ def test_sigterm_ends_a_training_as_ctrl_c_does(
     output, ended = tmp_path / "net.safetensors", threading.Event()
 
     def terminate() -> None:
-        while not ended.is_set():
-            if (tmp_path / "net_training" / "training.lock").exists():
-                os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(0.05)
+        # The log is first written after some steps, so the training is under way.
+        while not (tmp_path / "net_training" / "log.jsonl").exists():
+            if ended.wait(0.05):
+                return
+        os.kill(os.getpid(), signal.SIGTERM)
 
-    before = signal.signal(signal.SIGTERM, lambda number, frame: None)  # for the signals around the training
+    sender = threading.Thread(target=terminate, daemon=True)
+    sender.start()
     try:
-        threading.Thread(target=terminate, daemon=True).start()
         code = train(folder, output, "--steps", "100000")
     finally:
         ended.set()
-        signal.signal(signal.SIGTERM, before)
+        sender.join()
     assert code == 143
     assert "state saved: the same command continues from there" in capsys.readouterr().err
     assert (tmp_path / "net_training" / "training.state").exists() and not output.exists()
