@@ -57,7 +57,8 @@ class TensorInfo:
     """One tensor of a file: its shape and type, its file, and its name there.
 
     rows: (from, to), the part of the stored tensor that this one is. transposed: it is the transpose of that.
-    scale: the tensor to multiply it by (scaled fp8); `dtype` is then that of the product.
+    scale: the tensor to multiply it by (scaled fp8); `dtype` is then that of the product. content: the stored tensor,
+    for pickles, which cannot be read without it: unpickling once more would take as long as building a model.
     """
 
     shape: tuple[int, ...]
@@ -67,6 +68,7 @@ class TensorInfo:
     rows: tuple[int, int] | None = None
     transposed: bool = False
     scale: TensorInfo | None = None
+    content: Tensor | None = field(default=None, compare=False, repr=False)
 
     @property
     def count(self) -> int:

@@ -18,9 +18,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..errors import CheckpointError, reading
-from .files import DTYPE_NAMES, Header, TensorInfo, find_format
+from .files import DTYPE_NAMES, Header, TensorInfo
 from .headers import read_header
-from .pickles import read_pickle_tensors
 
 __all__ = ["Header", "TensorInfo", "atomic_write", "read_ahead", "read_header", "read_tensors", "write_safetensors"]
 
@@ -31,24 +30,20 @@ def read_tensors(header: Header, keys: Iterable[str] | None = None) -> dict[str,
     The mapping is private: writing into a tensor never changes the file. Scaled fp8 is multiplied by its scales.
     """
     wanted = header.tensors if keys is None else {key: header.tensors[key] for key in keys}
-    names: dict[Path, set[str]] = {}
+    names: dict[Path, list[str]] = {}
     for info in wanted.values():
         for stored in (info, info.scale):
-            if stored is not None:
-                names.setdefault(stored.file, set()).add(stored.name)
-    content = {file: _read_file(file, found) for file, found in names.items()}
-    return {
-        key: info.of(content[info.file][info.name], info.scale and content[info.scale.file][info.scale.name])
-        for key, info in wanted.items()
-    }
+            if stored is not None and stored.content is None:
+                names.setdefault(stored.file, []).append(stored.name)
+    content: dict[tuple[Path, str], Tensor] = {}
+    for path, found in names.items():
+        with reading(path, CheckpointError), safe_open(path, framework="pt") as file:
+            content |= {(path, name): file.get_tensor(name) for name in found}
 
+    def get(info: TensorInfo) -> Tensor:
+        return content[info.file, info.name] if info.content is None else info.content
 
-def _read_file(path: Path, names: set[str]) -> dict[str, Tensor]:
-    with reading(path, CheckpointError):
-        if find_format(path) == "pickle":
-            return read_pickle_tensors(path, names)
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in names}
+    return {key: info.of(get(info), info.scale and get(info.scale)) for key, info in wanted.items()}
 
 
 def read_ahead(path: str | Path) -> bool:

@@ -45,6 +45,7 @@ BESIDE_WEIGHTS = frozenset({
 })  # fmt: skip
 """Tables and tensors that trainers save beside the weights. They are not read."""
 PLAIN = (str, int, float, bool)
+_GET, _PUT = frozenset({"BINGET", "LONG_BINGET"}), frozenset({"BINPUT", "LONG_BINPUT"})
 _HASHABLE = frozenset({"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "REDUCE", "NEWOBJ"})
 
 
@@ -54,21 +55,15 @@ def read_pickle_header(path: Path) -> Header:
     Raises CheckpointError when it is damaged, holds no weights or asks for code, LimitError when it is a bomb.
     """
     check_pickles(path)
-    content, wrapper, notes = _find_weights(load_pickle(path))
+    content, notes = _find_weights(load_pickle(path))
     values = notes | _flatten(content)
     tensors = {key: value for key, value in values.items() if isinstance(value, Tensor)}
     if not tensors:
         raise CheckpointError(f"{path.name} is no model: a PyTorch file without tensors", path)
     _check_tensors(path, tensors)
-    infos = {key: TensorInfo(tuple(t.shape), t.dtype, path, wrapper + key) for key, t in tensors.items()}
+    infos = {key: TensorInfo(tuple(t.shape), t.dtype, path, key, content=t) for key, t in tensors.items()}
     plain = {key: str(value) for key, value in values.items() if isinstance(value, PLAIN)}
     return Header(path, "pickle", infos, plain, path.stat().st_size)
-
-
-def read_pickle_tensors(path: Path, names: set[str]) -> dict[str, Tensor]:
-    """Tensors of a file by the names that `read_pickle_header` gave, mapped where the file's format allows."""
-    content, wrapper, _ = _find_weights(load_pickle(path))
-    return {wrapper + key: value for key, value in _flatten(content).items() if wrapper + key in names}
 
 
 def starts_as_zip(path: Path) -> bool:
@@ -107,15 +102,17 @@ def _check_pickle(stream: IO[bytes] | bytes) -> None:
     marks: list[int] = []
     memo: dict[Any, int] = {}
     for step, (op, arg, _) in enumerate(pickletools.genops(stream)):
-        PICKLE_STEPS.check(step, "its pickle")
+        name = op.name
+        if step > PICKLE_STEPS.number:
+            PICKLE_STEPS.check(step, "its pickle")
         # PyTorch's unpickler knows few instructions; DUP, PUT and GET without BIN are not among them.
-        if op.name.endswith("BINGET"):
+        if name in _GET:
             sizes.append(memo[arg])
             continue
-        if op.name.endswith("BINPUT"):
+        if name in _PUT:
             memo[arg] = sizes[-1]
             continue
-        if op.name == "MARK":
+        if name == "MARK":
             marks.append(len(sizes))
             continue
         begin = len(sizes) - len(op.stack_before)
@@ -124,10 +121,10 @@ def _check_pickle(stream: IO[bytes] | bytes) -> None:
         used = sizes[begin:]
         del sizes[begin:]
         size = 1
-        if op.name in _HASHABLE:
+        if name in _HASHABLE:
             size += sum(used)
             TUPLE_VALUES.check(size, "a tuple in its pickle")
-        elif op.name == "BUILD":  # the state goes into an object that is already there
+        elif name == "BUILD":  # the state goes into an object that is already there
             size = used[0]
         sizes.extend(size for _ in op.stack_after)
 
@@ -215,10 +212,12 @@ def _explain_failure(path: Path, zipped: bool, error: Exception) -> CheckpointEr
 # --------------------------------------------------------------------------------------------- contents
 
 
-def _find_weights(content: Any) -> tuple[Any, str, dict[str, Any]]:
-    """The table with the weights, the names of the tables around it (a dot behind each), and the plain values there."""
-    prefix, notes = "", {}
-    while isinstance(content, Mapping) and prefix.count(".") < MAX_DEPTH:
+def _find_weights(content: Any) -> tuple[Any, dict[str, Any]]:
+    """The table with the weights, and the plain values in the tables around it."""
+    notes: dict[str, Any] = {}
+    for _ in range(MAX_DEPTH):
+        if not isinstance(content, Mapping):
+            break
         # Beside "state_dict" is training state only. The other names are common words, which may also be parts of a
         # model: they count as wrappers where everything beside them is known to be training state.
         wrapper = next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
@@ -226,8 +225,8 @@ def _find_weights(content: Any) -> tuple[Any, str, dict[str, Any]]:
         if wrapper is None or (wrapper != "state_dict" and not others <= BESIDE_WEIGHTS):
             break
         notes |= {str(key): value for key, value in content.items() if isinstance(value, PLAIN)}
-        content, prefix = content[wrapper], f"{prefix}{wrapper}."
-    return content, prefix, notes
+        content = content[wrapper]
+    return content, notes
 
 
 def _flatten(content: Any) -> dict[str, Any]:
