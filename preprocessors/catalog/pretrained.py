@@ -28,71 +28,48 @@ def _segmentation(name: str, title: str, function: str, palette: str, weights: W
     return _net(name, title, "seg", f"pretrained:{function}", summary, weights, **colours)
 
 
+# A table, the names of an entry on one line, its summary on the next.
+# fmt: off
 PRETRAINED: tuple[Entry, ...] = (
     _depth(
-        "depth_dpt",
-        "Depth (MiDaS, DPT)",
-        "depth",
+        "depth_dpt", "Depth (MiDaS, DPT)", "depth",
         "Relative depth as MiDaS estimates it; what the depth nets were trained on.",
         _folder("Intel/dpt-hybrid-midas", "Apache-2.0", 123),
     ),
     _depth(
-        "depth_zoe",
-        "Depth (ZoeDepth)",
-        "depth",
+        "depth_zoe", "Depth (ZoeDepth)", "depth",
         "Metric depth as ZoeDepth estimates it, cut at its percentiles 2 and 85.",
         _folder("Intel/zoedepth-nyu-kitti", "MIT", 345),
     ),
     _depth(
-        "depth_pro",
-        "Depth (Depth Pro)",
-        "depth_pro",
+        "depth_pro", "Depth (Depth Pro)", "depth_pro",
         "Metric depth with fine edges as Depth Pro estimates it.",
         _folder("apple/DepthPro-hf", "Apple model licence, research only", 952),
     ),
     _segmentation(
-        "segment_oneformer_ade20k",
-        "Segmentation (OneFormer, ADE20K)",
-        "oneformer",
-        "ADE20K",
+        "segment_oneformer_ade20k", "Segmentation (OneFormer, ADE20K)", "oneformer", "ADE20K",
         _folder("shi-labs/oneformer_ade20k_swin_large", "MIT", 219),
     ),
     _segmentation(
-        "segment_oneformer_coco",
-        "Segmentation (OneFormer, COCO)",
-        "oneformer",
-        "COCO",
+        "segment_oneformer_coco", "Segmentation (OneFormer, COCO)", "oneformer", "COCO",
         _folder("shi-labs/oneformer_coco_swin_large", "MIT", 219),
     ),
     _segmentation(
-        "segment_segformer",
-        "Segmentation (SegFormer)",
-        "semantic",
-        "ADE20K",
+        "segment_segformer", "Segmentation (SegFormer)", "semantic", "ADE20K",
         _folder("nvidia/segformer-b5-finetuned-ade-640-640", "NVIDIA, non-commercial research", 84.7),
     ),
     _segmentation(
-        "segment_upernet",
-        "Segmentation (UperNet)",
-        "semantic",
-        "ADE20K",
+        "segment_upernet", "Segmentation (UperNet)", "semantic", "ADE20K",
         _folder("openmmlab/upernet-convnext-small", "MIT", 82),
     ),
     _net(
-        "segment_sam",
-        "Regions (Segment Anything)",
-        "seg",
-        "pretrained:sam_regions",
+        "segment_sam", "Regions (Segment Anything)", "seg", "pretrained:sam_regions",
         "The regions that SAM finds, in colours that mean nothing. Not semantic: regions have no class.",
-        _folder("facebook/sam-vit-base", "Apache-2.0", 93.7),
-        polarity="one colour per region",
+        _folder("facebook/sam-vit-base", "Apache-2.0", 93.7), polarity="one colour per region",
         parameters=(Parameter("points", "int", 16, "Number of points to ask for along each side.", 2, 64, 1),),
     ),
     _net(
-        "pose_vitpose",
-        "Human pose (ViTPose)",
-        "openpose",
-        "pretrained:vitpose",
+        "pose_vitpose", "Human pose (ViTPose)", "openpose", "pretrained:vitpose",
         "People found by RT-DETR and their joints by ViTPose, free for any use; bodies only.",
         _folder("PekingU/rtdetr_r50vd_coco_o365", "Apache-2.0", 42.9),
         _folder("usyd-community/vitpose-base-simple", "Apache-2.0", 85.8),
@@ -103,3 +80,4 @@ PRETRAINED: tuple[Entry, ...] = (
         **POSE,
     ),
 )
+# fmt: on
