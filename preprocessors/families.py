@@ -210,8 +210,3 @@ FAMILIES: tuple[Family, ...] = (
     ),
 )
 # fmt: on
-
-
-def family_of(kind: str) -> Family:
-    """The family that a preprocessor belongs to."""
-    return next(family for family in FAMILIES if kind in family.kinds)

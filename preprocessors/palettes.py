@@ -117,12 +117,6 @@ def palette(name: str) -> Palette:
     return Palette(name, tuple(label.strip() for _, label in rows), colours)
 
 
-def ade20k() -> tuple[tuple[str, ...], np.ndarray]:
-    """ADE20K's 150 names, and their colours (150,3) uint8, read-only."""
-    known = palette("ade20k")
-    return known.classes, known.colours
-
-
 def labels_to_hint(labels: Array, name: str = "ade20k") -> Array:
     """Class numbers (...,H,W) -> colours (...,H,W,3) float32; numbers that are no class (-1, 255) are black."""
     numbers = to_numpy(labels)

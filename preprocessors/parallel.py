@@ -1,6 +1,6 @@
-"""Several threads over frames, or over bands of rows of one frame. cv2 and numpy let go of the interpreter's lock.
+"""Threads over frames, or over bands of rows of one frame. cv2 and numpy release Python's lock while they compute.
 
-The number of threads is cv2's own (`cv2.setNumThreads` of the host counts here too); results do not depend on it.
+The number of threads is cv2's own, so that `cv2.setNumThreads` of a host counts here too. Results do not depend on it.
 """
 
 from __future__ import annotations
@@ -10,30 +10,30 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-_LEAST_PIXELS = 1 << 17  # below this a thread costs more to start than it saves
-_MOST_PIXELS = 1 << 25  # in work at the same time, so that the memory in use stays that of a few frames
-_BAND_PIXELS = 1 << 18  # a band's temporaries stay in the cache
-_BAND_ROWS = 256  # and it is high beside what it shares with its neighbours
+_MIN_PIXELS = 1 << 17  # for fewer pixels, starting a thread takes longer than the work
+_MAX_PIXELS = 1 << 25  # of frames in work at the same time, so that only a few large ones are in memory
+_BAND_PIXELS = 1 << 18  # the temporary arrays of a band fit into the cache
+_BAND_ROWS = 256  # a band is high compared with the rows that it shares with its neighbours
 
 
 def thread_count() -> int:
-    """How many threads cv2 uses, at least one."""
+    """The number of threads that cv2 uses, at least one."""
     import cv2
 
     return max(1, cv2.getNumThreads())
 
 
-def workers(count: int, pixels: int) -> int:
-    """How many of `count` frames of `pixels` each to work on at a time."""
-    if count * pixels < 2 * _LEAST_PIXELS:
+def worker_count(count: int, pixels: int) -> int:
+    """How many of `count` frames with `pixels` each run at the same time."""
+    if count * pixels < 2 * _MIN_PIXELS:
         return 1
-    return max(1, min(thread_count(), count, _MOST_PIXELS // pixels))
+    return max(1, min(thread_count(), count, _MAX_PIXELS // pixels))
 
 
-def each(work: Callable[[int], None], count: int, threads: int, done: Callable[[int], None]) -> None:
-    """work(0) to work(count - 1) on so many threads; done(1) to done(count) in order, on the caller's thread.
+def run_each(work: Callable[[int], None], count: int, threads: int, done: Callable[[int], None]) -> None:
+    """Call work(0) to work(count - 1) on several threads, and done(1) to done(count) in order on the caller's thread.
 
-    What either raises ends the run: what has not begun by then does not begin.
+    An exception of either ends the run: work that has not begun by then does not begin.
     """
     if threads < 2:
         for index in range(count):
@@ -51,15 +51,15 @@ def each(work: Callable[[int], None], count: int, threads: int, done: Callable[[
                 future.cancel()
 
 
-def by_bands(
+def run_bands(
     function: Callable[[np.ndarray], np.ndarray], picture: np.ndarray, *, reach: int, threads: int, dtype: type
 ) -> np.ndarray:
-    """function((H,W,C)) -> (H,W) of `dtype`, made in bands of rows: less memory, and as many threads as given.
+    """Compute function((H,W,C)) -> (H,W) of `dtype` in bands of rows: in less memory, and on several threads.
 
-    Equal to function(picture), bit for bit, where no row of the result depends on a row farther than `reach`.
+    The result equals function(picture) bit for bit if no row of it depends on a row farther away than `reach`.
     """
     height, width = picture.shape[:2]
-    threads = min(threads, max(1, height * width // _LEAST_PIXELS))
+    threads = min(threads, max(1, height * width // _MIN_PIXELS))
     count = max(threads, min(-(-height * width // _BAND_PIXELS), height // _BAND_ROWS))
     if count < 2:
         return function(picture)
@@ -72,5 +72,5 @@ def by_bands(
         made = function(picture[low : top + rows + reach])
         result[top : top + rows] = made[top - low :][:rows]
 
-    each(band, -(-height // rows), threads, lambda done: None)
+    run_each(band, -(-height // rows), threads, lambda done: None)
     return result

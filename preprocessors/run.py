@@ -1,4 +1,7 @@
-"""The one interface: pictures in, hints out, the same for every preprocessor."""
+"""Runs any preprocessor: pictures in, hints out.
+
+This file brings pictures to the size and form that a preprocessor takes, and its results back to the size of the hint.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,16 @@ import numpy as np
 from .entry import Entry
 from .errors import ParameterError, PictureError, WeightsError
 from .image_ops import as_batch, like, rgb_frame, to_bytes, to_numpy, unit_range, write_hint
-from .parallel import each, thread_count, workers
+from .parallel import run_each, thread_count, worker_count
 from .resize import Size, detect_size, pad_reflect, resize_hint, resize_map, resize_picture
 
 if TYPE_CHECKING:
     from .image_ops import Array
     from .learned.library import Library
-    from .pose.people import Pose
+    from .pose import Pose
 
 Progress = Callable[[int, int], None]
-_ENDS = ("near", "far")  # the values that become 1 and 0 where the range is fixed
+_ENDS = ("near", "far")  # the parameters with the values that become 1 and 0 if the range is fixed
 
 
 def process(
@@ -43,45 +46,40 @@ def process(
     keep_pose: Callable[[Pose], None] | None = None,
     **parameters: Any,
 ) -> Array:
-    """Pictures (B,H,W,C), values 0..1 (or uint8, uint16) -> hints (B,H,W,3) float32 0..1.
+    """Make hints (B,H,W,3) float32 0..1 of pictures (B,H,W,C), floats 0..1, uint8 or uint16.
 
-    A tensor comes back as a tensor on the CPU, an array as an array. Values outside 0..1 are clamped.
+    A tensor gives a tensor on the CPU, an array an array. Floats outside 0..1 are clamped.
 
-    resolution, resize, multiple: the size at which the picture is looked at; 0 and "input" are its own.
-        "shortest" makes the shortest side `resolution`, "pixel_perfect" takes what the picture to be made
-        needs (`target` = (height, width), `fit` = "crop" or "fill"). Both sides are padded by reflection
-        to `multiple`, and cropped again.
-    output: "input_size" brings the hint back to the picture's size, "detect_size" leaves it.
-    mask: (B,H,W) or (H,W); the hint is black where it is below 0.5 (inpainting reads it as what to repaint).
-    normalize: where a range is measured, over each "frame", over the "batch" (no flicker in a video), or
-        "fixed" by the parameters.
-    seed: everything random follows from it; each frame uses the same, so a batch equals its singles.
-    library: where learned ones find their nets; raises WeightsError where one is needed and not there.
-    progress: called on the caller's thread with (frames done, frames in all) after each frame, or after each chunk of
-        frames that a net sees together; what it raises ends the run.
-    keep_pose: called with the people of each frame, in order and in pixels of the hint, where the kind finds people.
+    resolution, resize, multiple: the size at which the preprocessor sees the picture. "input" is the picture's own
+        size. "shortest" resizes its shorter side to `resolution`. "pixel_perfect" chooses the size from the picture to
+        be generated (`target` = (height, width), `fit` = "crop" or "fill"). Both sides are padded by reflection to
+        `multiple`; the hint is cropped again.
+    output: "input_size" resizes the hint to the picture's size, "detect_size" keeps the size above.
+    mask: (B,H,W) or (H,W). The hint is black where it is below 0.5. Inpainting reads it as the area to repaint.
+    normalize: where a range is measured: in each "frame", over the "batch" (a video does not flicker), or "fixed" by
+        the parameters.
+    seed: for random preprocessors. Each frame uses the same seed, so that a batch equals its single frames.
+    library: the networks of learned preprocessors.
+    progress: called with (frames done, number of frames) on the caller's thread, after each frame or after each group
+        of frames that a network sees together. An exception that it raises ends the run.
+    keep_pose: called with the people of each frame, in order and in pixels of the hint, by kinds that find people.
 
-    Frames are worked on by as many threads as cv2 uses; the result does not depend on their number.
+    Frames run on as many threads as cv2 uses; the result does not depend on their number.
+    Raises ParameterError, PictureError, and WeightsError if a weights file is missing or damaged.
     """
     _check_options(output, normalize, seed)
-    values = entry.values(parameters)
-    frames = as_batch(image)
+    values, frames = entry.values(parameters), as_batch(image)
     count, height, width = frames.shape[:3]
     width = _half(width) if entry.side_by_side else width
     multiple = math.lcm(multiple, entry.multiple)
     size = detect_size(
         height, width, resolution=resolution, resize=resize, multiple=multiple, target=target, fit=fit
-    )
-    masks = _masks(mask, count, height, width)
+    )  # fmt: skip
     shape = (height, width) if output == "input_size" else (size.height, size.width)
-
-    def keep(pose: Pose) -> None:
-        if keep_pose is not None:
-            keep_pose(replace(pose, height=size.height, width=size.width).resized(*shape))
-
-    job = _Job(entry, values, size, frames, masks, normalize, seed, library, progress, keep)
+    masks = _to_masks(mask, count, height, width)
     out = np.empty((count, *shape, 3), np.float32)
-    job.write(out)
+    if count:
+        _Run(entry, values, size, frames, masks, normalize, seed, library, progress, keep_pose).write(out)
     return like(out, image)
 
 
@@ -95,8 +93,8 @@ def _check_options(output: str, normalize: str, seed: int) -> None:
 
 
 @dataclass(frozen=True)
-class _Job:
-    """One run of one preprocessor, at the size at which it looks."""
+class _Run:
+    """One run of one preprocessor. `size` is the size at which it sees the frames."""
 
     entry: Entry
     values: dict[str, Any]
@@ -107,93 +105,89 @@ class _Job:
     seed: int
     library: Library | None
     progress: Progress | None
-    keep_pose: Callable[[Pose], None]
+    keep_pose: Callable[[Pose], None] | None
 
     def write(self, out: np.ndarray) -> None:
-        """The hint of each frame into its place in `out`."""
-        if not len(self.frames):
-            return
+        """Write the hint of each frame into `out`."""
         if self.entry.scope == "frame":
             self._write_singly(out)
             return
-        results = self._together() if self.entry.scope == "batch" else self._in_chunks()
-        for index, result in enumerate(self._with_advice(results)):
+        if self.entry.scope == "batch":
+            results = self.entry.call(self._prepared_frames(), normalize=self.normalize, **self.values)
+        else:
+            results = self._run_network(out.shape[1:3])
+        for index, result in enumerate(results):
             self._finish(index, result, out[index])
 
     def _write_singly(self, out: np.ndarray) -> None:
-        """Frame by frame, some of them at a time; each with the threads that are left for it."""
+        """Frame by frame, several of them at a time; each one has the threads that are left for it."""
         count, pixels = len(self.frames), self.size.padded_height * self.size.padded_width
-        at_once = workers(count, pixels)
+        parallel = worker_count(count, pixels)
         function = partial(self.entry.call, **self.values)
         if self.entry.seeded:
             function = partial(function, seed=self.seed)
         if self.entry.threaded:
-            function = partial(function, threads=thread_count() // at_once)
+            function = partial(function, threads=thread_count() // parallel)
 
         def work(index: int) -> None:
-            extra = {"mask": _mask_at(self.masks, index, self.size)} if self.entry.masked else {}
-            self._finish(index, function(self._prepared(self.frames[index]), **extra), out[index])
+            extra = {"mask": self._mask_at(index)} if self.entry.masked else {}
+            self._finish(index, function(self._prepare(self.frames[index]), **extra), out[index])
 
-        each(work, count, at_once, self._report)
+        run_each(work, count, parallel, self._report)
 
-    def _with_advice(self, results: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        """The same; where weights are missing, the error names what would do without."""
+    def _prepared_frames(self) -> Iterator[np.ndarray]:
+        """A frame is reported when the next one is asked for: the function is done with it then."""
+        for index, frame in enumerate(self.frames):
+            yield self._prepare(frame)
+            self._report(index + 1)
+
+    def _run_network(self, shape: tuple[int, int]) -> Iterator[np.ndarray]:
         try:
-            yield from results
+            if not self.entry.ranged:
+                yield from self._estimates(shape)
+                return
+            from .depth import depth_to_hint
+
+            ends = {name: self.values[name] for name in _ENDS}
+            nearness = np.stack(list(self._estimates(shape)))
+            yield from depth_to_hint(nearness, space="linear", invert=True, normalize=self.normalize, **ends)
         except WeightsError as error:
             if not self.entry.fallback:
                 raise
             advice = f"{error}. {self.entry.fallback} needs no weights: choose it for a hint of the same kind"
             raise WeightsError(advice, error.path) from error
 
-    def _together(self) -> Iterator[np.ndarray]:
-        yield from self.entry.call(self._one_by_one(), normalize=self.normalize, **self.values)
-
-    def _one_by_one(self) -> Iterator[np.ndarray]:
-        """The pictures; a frame is reported when the next one is asked for."""
-        for index, frame in enumerate(self.frames):
-            yield self._prepared(frame)
-            self._report(index + 1)
-
-    def _in_chunks(self) -> Iterator[np.ndarray]:
-        if not self.entry.ranged:
-            return self._estimates()
-        from .depth import depth_to_hint
-
-        ends = {name: self.values[name] for name in _ENDS}
-        found = np.stack(list(self._estimates()))
-        return iter(depth_to_hint(found, space="linear", invert=True, normalize=self.normalize, **ends))
-
-    def _estimates(self) -> Iterator[np.ndarray]:
-        """What the net says, for as many frames at a time as its memory allows."""
+    def _estimates(self, shape: tuple[int, int]) -> Iterator[np.ndarray]:
+        """The results of the network, for as many frames at a time as its memory allows."""
         from .learned.library import Library
 
         values = {name: value for name, value in self.values.items() if not self.entry.ranged or name not in _ENDS}
         library = self.library or Library(())
         step = max(1, library.pixels // (self.size.padded_height * self.size.padded_width))
         for start in range(0, len(self.frames), step):
-            chunk = np.stack([self._prepared(frame) for frame in self.frames[start : start + step]])
+            chunk = np.stack([self._prepare(frame) for frame in self.frames[start : start + step]])
             found = self.entry.call(chunk, library=library, weights=self.entry.weights, **values)
             if self.entry.posed:
-                found = self._drawn(found)
+                found = self._draw(found, shape)
             elif not np.isfinite(found).all():
                 raise WeightsError(
-                    f"the net of {self.entry.name} gave values that are no numbers: its file is damaged, or half "
-                    "precision is too small for it (--dtype fp32)"
+                    f"the network of {self.entry.name} gave NaN or infinity: its file is damaged, or half precision is "
+                    "too small for it (--dtype fp32)"
                 )
             yield from found
             self._report(start + len(chunk))
 
-    def _drawn(self, poses: Sequence[Pose]) -> Iterator[np.ndarray]:
-        """People -> a picture for each frame, at the size at which they were looked for."""
+    def _draw(self, poses: Sequence[Pose], shape: tuple[int, int]) -> Iterator[np.ndarray]:
+        """The people of each frame as a picture, at the size at which the network saw them."""
         from .pose.draw import draw
 
         for pose in poses:
-            self.keep_pose(pose)
+            if self.keep_pose is not None:
+                self.keep_pose(replace(pose, height=self.size.height, width=self.size.width).resized(*shape))
             yield draw(pose)
 
     def _finish(self, index: int, result: np.ndarray, out: np.ndarray) -> None:
-        """Crop what was padded, bring the hint to the size of `out`, and clear it outside of the mask."""
+        """Crop the padding, resize the hint to `out`, and set it to black outside of the mask."""
         height, width = out.shape[:2]
         hint = result[: self.size.height, : self.size.width]
         write_hint(resize_hint(hint, height, width, self.entry.resample), out)
@@ -204,47 +198,46 @@ class _Job:
         if self.progress is not None:
             self.progress(done, len(self.frames))
 
-    def _prepared(self, frame: np.ndarray) -> np.ndarray:
+    def _prepare(self, frame: np.ndarray) -> np.ndarray:
+        """A frame in the form that the entry takes, resized and padded."""
         if not self.entry.side_by_side:
-            return _prepare(self.entry, self.size, frame)
+            return _to_form(self.entry.takes, self.size, frame)
         half = frame.shape[1] // 2
         eyes = (frame[:, :half], frame[:, half : 2 * half])
-        return np.concatenate([_prepare(self.entry, self.size, eye) for eye in eyes], axis=1)
+        return np.concatenate([_to_form(self.entry.takes, self.size, eye) for eye in eyes], axis=1)
+
+    def _mask_at(self, index: int) -> np.ndarray | None:
+        if self.masks is None:
+            return None
+        mask = resize_hint(np.ascontiguousarray(self.masks[index]), self.size.height, self.size.width, "nearest")
+        return pad_reflect(mask, self.size)
 
 
-def _prepare(entry: Entry, size: Size, frame: np.ndarray) -> np.ndarray:
-    """The form that the entry takes, at the size at which it looks."""
-    if entry.takes == "values":
+def _to_form(takes: str, size: Size, frame: np.ndarray) -> np.ndarray:
+    if takes == "values":
         return pad_reflect(resize_map(frame.astype(np.float32), size.height, size.width), size)
     picture = rgb_frame(frame)
-    if entry.takes == "labels":
+    if takes == "labels":  # nearest neighbour: a mean of two label colours would be a third label
         return pad_reflect(resize_hint(to_bytes(picture), size.height, size.width, "nearest"), size)
-    picture = unit_range(picture) if entry.takes == "unit" else to_bytes(picture)
+    picture = unit_range(picture) if takes == "unit" else to_bytes(picture)
     return pad_reflect(resize_picture(picture, size.height, size.width), size)
 
 
-def _masks(mask: Array | None, count: int, height: int, width: int) -> np.ndarray | None:
-    """Any mask -> (B,H,W) float32; one mask serves every frame."""
+def _to_masks(mask: Array | None, count: int, height: int, width: int) -> np.ndarray | None:
+    """Any mask -> (B,H,W) float32. One mask serves every frame."""
     if mask is None:
         return None
     array = to_numpy(mask)
     array = array[None] if array.ndim == 2 else array
     if array.ndim != 3 or array.shape[1:] != (height, width) or array.shape[0] not in (1, count):
         raise PictureError(
-            f"a mask of shape {tuple(np.shape(mask))} came with {count} pictures of {height}x{width}; "
+            f"the mask has shape {tuple(np.shape(mask))}, the pictures are {count} of {height}x{width}; "
             f"expected ({count},{height},{width}) or ({height},{width}): resize the mask to the picture"
         )
     return np.broadcast_to(unit_range(array), (count, height, width))
 
 
-def _mask_at(masks: np.ndarray | None, index: int, size: Size) -> np.ndarray | None:
-    if masks is None:
-        return None
-    mask = resize_hint(np.ascontiguousarray(masks[index]), size.height, size.width, "nearest")
-    return pad_reflect(mask, size)
-
-
 def _half(width: int) -> int:
     if width < 2:
-        raise PictureError(f"a stereo pair side by side came {width} pixel wide; expected two pictures in one")
+        raise PictureError(f"a stereo pair is {width} pixel wide; expected two pictures side by side")
     return width // 2

@@ -54,8 +54,8 @@ MAPS: tuple[Entry, ...] = (
             Parameter("background", "float", 0.0, "Below this share of the range, it is flat (v1.0: 0.4).", 0, 1, 0.05),
             Parameter("invert", "bool", False, "The map is darker where nearer."),
             Parameter("smooth", "float", 0.0, "Blur before the slopes are taken, in pixels.", 0, 50, 0.5),
-            choice("method", ("relief", "midas_legacy"), "relief, or the formula of v1.0 (legacy), whose result depends "
-                   "on the scale of the values."),
+            choice("method", ("relief", "midas_legacy"), "relief, or the formula of v1.0 (legacy), whose result "
+                   "depends on the scale of the values."),
         ),
         polarity="by convention", nature="conversion", takes="values", resample="smooth", sample="depth",
     ),

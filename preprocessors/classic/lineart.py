@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from ..parallel import by_bands
+from ..parallel import run_bands
 from .gaussian import blurred_planes, least, reach
 
 _ROWS = 256  # of a histogram at a time, so that its counts are exact in cv2's float32
@@ -18,7 +18,7 @@ def lineart(picture: np.ndarray, *, sigma: float = 6.0, threshold: float = 8.0, 
     The smallest channel of G_sigma - picture, scaled so that the median of what exceeds `threshold`
     becomes 127. Source: the "standard" line art of ControlNet v1.1.
     """
-    darker = by_bands(partial(darkness, sigma=sigma), picture, reach=reach(sigma), threads=threads, dtype=np.float32)
+    darker = run_bands(partial(darkness, sigma=sigma), picture, reach=reach(sigma), threads=threads, dtype=np.float32)
     typical = max(16.0, median_above(darker, threshold))
     np.divide(darker, np.float32(typical), out=darker)
     np.multiply(darker, np.float32(127.0), out=darker)

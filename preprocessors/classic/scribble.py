@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from ..image_ops import above
-from ..parallel import by_bands
+from ..parallel import run_bands
 from .gaussian import blurred_planes, least, reach
 
 
@@ -28,7 +28,7 @@ def xdog(
     Source: Winnemoeller et al. 2012; ControlNet's scribble annotator.
     """
     strokes = partial(_strokes, limit=threshold // 2, sigma=sigma, wide_sigma=wide_sigma)
-    return by_bands(strokes, picture, reach=max(reach(sigma), reach(wide_sigma)), threads=threads, dtype=np.uint8)
+    return run_bands(strokes, picture, reach=max(reach(sigma), reach(wide_sigma)), threads=threads, dtype=np.uint8)
 
 
 def _strokes(picture: np.ndarray, *, limit: int, sigma: float, wide_sigma: float) -> np.ndarray:

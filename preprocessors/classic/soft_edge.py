@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 
 from ..image_ops import above
-from ..parallel import each
+from ..parallel import run_each
 
 _ORIENTATIONS = 8
 
@@ -40,7 +40,7 @@ def soft_edge(
     def share(index: int) -> None:
         shares[index] = _strongest(lab, kernels[index :: len(shares)])
 
-    each(share, len(shares), threads, lambda done: None)
+    run_each(share, len(shares), threads, lambda done: None)
     strongest = np.maximum.reduce([part for part in shares if part is not None])
     soft = np.float32(1.0) - np.exp(strongest * np.float32(-1.0 / contrast**2))
     return safe_steps(soft) if safe else soft

@@ -24,7 +24,11 @@ _SIDE = 518
 
 @dataclass(frozen=True)
 class DepthConfig:
-    """Shape of a Depth Anything net; `grid` is the side, in patches, of the learned positions."""
+    """Sizes of a Depth Anything network.
+
+    width, depth, heads: of the encoder. taps: the blocks whose output the head reads. features, widths: of the head.
+    grid: side of the learned position table, in patches.
+    """
 
     width: int
     depth: int
@@ -38,7 +42,7 @@ class DepthConfig:
 SMALL = DepthConfig(384, 12, 6, (2, 5, 8, 11), 64, (48, 96, 192, 384))
 BASE = DepthConfig(768, 12, 12, (2, 5, 8, 11), 128, (96, 192, 384, 768))
 LARGE = DepthConfig(1024, 24, 16, (4, 11, 17, 23), 256, (256, 512, 1024, 1024))
-CONFIGS = {"small": SMALL, "base": BASE, "large": LARGE}
+CONFIGS = {"small": SMALL, "base": BASE, "large": LARGE}  # 25, 97 and 335 million parameters
 
 
 class Attention(nn.Module):
@@ -116,7 +120,7 @@ class DinoV2(nn.Module):
         self.taps, self.grid = config.taps, config.grid
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, config.grid**2 + 1, width))
-        self.mask_token = nn.Parameter(torch.zeros(1, width))  # in the file; only training used it
+        self.mask_token = nn.Parameter(torch.zeros(1, width))  # only training uses it, but it is in the file
         self.patch_embed = PatchEmbed(width)
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
@@ -133,7 +137,10 @@ class DinoV2(nn.Module):
         return taps
 
     def positions(self, rows: int, columns: int) -> Tensor:
-        """The learned positions for a grid of another size, interpolated with the official offset of 0.1."""
+        """The learned positions, interpolated to a grid of another size.
+
+        The official code adds 0.1 to the size, to keep rounding from losing a row; without it the values differ.
+        """
         if rows == columns == self.grid:
             return self.pos_embed
         first, grid = self.pos_embed[:, :1], self.pos_embed[:, 1:].float()
@@ -156,7 +163,7 @@ class ResidualUnit(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Deeper features, joined with the shallower ones and enlarged to the next size."""
+    """Adds shallower features to the deeper ones and enlarges them to the next size."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -171,7 +178,7 @@ class Fusion(nn.Module):
 
 
 class Scratch(nn.Module):
-    """The fusing part of the DPT head, under its name in the file."""
+    """The fusion part of the DPT head; "scratch" is its name in the weights file."""
 
     def __init__(self, widths: tuple[int, ...], features: int) -> None:
         super().__init__()
@@ -232,23 +239,8 @@ class DepthAnything(nn.Module):
         return self.depth_head(self.pretrained(x), x.shape[-2] // PATCH, x.shape[-1] // PATCH)
 
 
-def small() -> DepthAnything:
-    """ViT-S, 25 M parameters."""
-    return DepthAnything(SMALL)
-
-
-def base() -> DepthAnything:
-    """ViT-B, 97 M parameters."""
-    return DepthAnything(BASE)
-
-
-def large() -> DepthAnything:
-    """ViT-L, 335 M parameters."""
-    return DepthAnything(LARGE)
-
-
 def inner_size(height: int, width: int, side: int = _SIDE) -> tuple[int, int]:
-    """The size at which the net looks: shortest side at least `side`, both multiples of 14."""
+    """The size at which the network sees the picture: shorter side at least `side`, both multiples of 14."""
     scale = side / min(height, width)
 
     def fitted(length: int) -> int:
@@ -265,7 +257,7 @@ def disparity(
     import cv2
 
     chosen = dict(zip(CONFIGS, weights, strict=True))[model]
-    net = library.net(chosen, {"small": small, "base": base, "large": large}[model])
+    net = library.net(chosen, partial(DepthAnything, CONFIGS[model]))
     height, width = frames.shape[1:3]
     rows, columns = inner_size(height, width)
     unit = (frame.astype(np.float32) / np.float32(255.0) for frame in frames)

@@ -1,6 +1,6 @@
-"""Weights files: where they are looked for, how they are read, and strict loading into our nets.
+"""Weights files: where they are searched, how they are read, and strict loading into a network.
 
-Files are never fetched, and never executed: pickles are read with weights_only.
+Nothing is downloaded and no code in a file is run: pickles are read with `weights_only`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ..entry import Weights
 
-# Below a models folder, and below the folder of the pack that most people have.
+# Places below a models folder, and below the folder of the ControlNet auxiliary pack, which many users have.
 SUBFOLDERS = (
     "",
     "annotators",
@@ -40,12 +40,7 @@ def find_folder(weights: Weights, folders: Sequence[str | Path]) -> Path:
 
     Raises WeightsError that names the folder, where to get it, its licence, and where to put it.
     """
-    for folder in map(Path, folders):
-        for below in (*SUBFOLDERS, *weights.subfolders):
-            path = folder / below / weights.file
-            if (path / "config.json").is_file():
-                return path
-    raise _missing(weights, folders, f"the folder {weights.file} (with its config.json)")
+    return _find(weights, folders, f"the folder {weights.file} (with its config.json)", "config.json")
 
 
 def find_weights(weights: Weights, folders: Sequence[str | Path]) -> Path:
@@ -53,18 +48,18 @@ def find_weights(weights: Weights, folders: Sequence[str | Path]) -> Path:
 
     Raises WeightsError that names the file, where to get it, its licence, and where to put it.
     """
+    return _find(weights, folders, weights.file, "")
+
+
+def _find(weights: Weights, folders: Sequence[str | Path], what: str, inside: str) -> Path:
     for folder in map(Path, folders):
         for below in (*SUBFOLDERS, *weights.subfolders):
             path = folder / below / weights.file
-            if path.is_file():
+            if (path / inside).is_file():
                 return path
-    raise _missing(weights, folders, weights.file)
-
-
-def _missing(weights: Weights, folders: Sequence[str | Path], what: str) -> WeightsError:
     where = ", ".join(str(folder) for folder in folders)
     looked = f"looked in {where}, and in subfolders such as {SUBFOLDERS[1]}" if folders else "no folder was given"
-    return WeightsError(
+    raise WeightsError(
         f"{what} was not found ({looked}): get it "
         f"from {weights.source} (licence: {weights.licence}) and put it into "
         f"{Path(folders[0]) / SUBFOLDERS[1] if folders else 'models/annotators'}",
@@ -73,9 +68,9 @@ def _missing(weights: Weights, folders: Sequence[str | Path], what: str) -> Weig
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """A .safetensors or pickled state dict, out of the wrappings in which training code saves it.
+    """Read a state dict from a .safetensors file or a pickle, without the wrappers of training code.
 
-    Raises WeightsError for a file that is damaged, or holds anything but tensors.
+    Raises WeightsError for a file that is damaged or holds anything but tensors.
     """
     import torch
 
@@ -86,7 +81,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
             state: Any = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # any reader's error means the same to the user
+    except Exception as error:  # the readers raise almost anything for a damaged file
         text = " ".join(str(error).split()).partition(". ")[0][:160]  # what follows is advice for programmers
         raise WeightsError(f"{path} cannot be read as weights, it is damaged or no such file ({text})", path) from error
     for container in _CONTAINERS:
@@ -100,10 +95,13 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
 
 
 def load_strict(net: nn.Module, state: Mapping[str, torch.Tensor], path: str | Path) -> nn.Module:
-    """Load `state` into `net`, every key and every shape; WeightsError names the file and what does not fit."""
+    """Load `state` into `net` with every key and every shape.
+
+    Raises WeightsError that names the file, and the keys that are missing, unexpected or of another shape.
+    """
     wanted = {key: tuple(value.shape) for key, value in net.state_dict().items()}
     given = {key: tuple(value.shape) for key, value in state.items()}
-    # Counters that batch normalisation keeps while training; older files lack them and nothing reads them.
+    # Batch normalisation counts its batches while training. Older files lack these counters, and nothing reads them.
     counters = {key for key in wanted if key.endswith("num_batches_tracked")}
     missing = [key for key in wanted if key not in given and key not in counters]
     unexpected = [key for key in given if key not in wanted]
@@ -122,7 +120,7 @@ def load_strict(net: nn.Module, state: Mapping[str, torch.Tensor], path: str | P
 
 
 def some(what: str, names: Sequence[str]) -> str:
-    """How many names there are, what they are, and the first of them; nothing where there is none."""
+    """Text such as "2 keys missing (a, b); ", with the first names only; empty for no names."""
     if not names:
         return ""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

@@ -1,4 +1,4 @@
-"""Where learned preprocessors get their nets: built once, kept, and placed on the device that was chosen."""
+"""Loads the networks of learned preprocessors once, keeps them, and places them on the chosen device."""
 
 from __future__ import annotations
 
@@ -20,50 +20,46 @@ if TYPE_CHECKING:
 
 
 class Library:
-    """Nets by their files. A net is loaded when it is first asked for, and again only if its file changes.
+    """Networks by their files. A network is loaded on first use, and again only if its file changes.
 
-    A host with a memory manager overrides `place`, which is called each time a net is about to run.
+    A host with a memory manager overrides `place`, which is called each time before a network runs.
     """
 
     def __init__(self, folders: Sequence[str | Path], *, device: str = "cpu", dtype: torch.dtype | None = None) -> None:
-        """folders: models folders that are searched in order; dtype: None means float32."""
+        """folders: models folders, searched in order. dtype: None means float32."""
         self.folders = tuple(Path(folder) for folder in folders)
         self.device = device
         self.dtype = dtype
-        self._nets: dict[tuple[Path, str], tuple[float, nn.Module]] = {}
+        self._nets: dict[Path, tuple[float, nn.Module]] = {}
         self._opened: dict[Path, tuple[Stamp, Loaded]] = {}
 
     @property
     def pixels(self) -> int:
-        """How many a net sees at a time: 16 pictures of 512, or 4 on the CPU, where larger batches gain nothing."""
+        """Pixels per batch: 16 pictures of 512 x 512, or 4 on the CPU, where larger batches are not faster."""
         return (1 if self.device == "cpu" else 4) * 1024 * 1024
 
     def net(self, weights: Weights, build: Callable[[], nn.Module]) -> nn.Module:
-        """The net of `weights`, made by `build` and strictly loaded; raises WeightsError without its file."""
+        """The network of `weights`, made by `build` and strictly loaded. Raises WeightsError without its file."""
         path = self.find(weights)
-        key, changed = (path, build.__qualname__), path.stat().st_mtime
-        kept = self._nets.get(key)
-        if kept is None or kept[0] != changed:
-            kept = (changed, load_strict(build(), read_state(path), path))
-            self._nets[key] = kept
-        return self.place(kept[1])
+        changed = path.stat().st_mtime
+        if path not in self._nets or self._nets[path][0] != changed:
+            self._nets[path] = (changed, load_strict(build(), read_state(path), path))
+        return self.place(self._nets[path][1])
 
     def find(self, weights: Weights) -> Path:
-        """The file of `weights`; raises WeightsError without it."""
+        """The file of `weights`. Raises WeightsError without it."""
         return find_weights(weights, self.folders)
 
     def folder(self, weights: Weights, load: Callable[[Path], Loaded]) -> Loaded:
-        """What `load` makes of the folder of `weights`, kept as long as its files are the same."""
+        """The result of `load` for the folder of `weights`, kept as long as its files are the same."""
         path = find_folder(weights, self.folders)
         changed = _stamp(path)
-        kept = self._opened.get(path)
-        if kept is None or kept[0] != changed:
-            kept = (changed, load(path))
-            self._opened[path] = kept
-        return kept[1]
+        if path not in self._opened or self._opened[path][0] != changed:
+            self._opened[path] = (changed, load(path))
+        return self._opened[path][1]
 
     def stamps(self, entry: Entry) -> list[list[Any]]:
-        """Names, times of change and sizes of the files of `entry` that are there: others mean other hints."""
+        """Names, times of change and sizes of the existing files of `entry`. Other files make other hints."""
         found: list[list[Any]] = []
         for weights in entry.weights:
             try:
@@ -72,16 +68,16 @@ class Library:
                 else:
                     path = self.find(weights)
                     found.append([path.name, path.stat().st_mtime_ns, path.stat().st_size])
-            except WeightsError:  # one that a run needs is named by it; others, such as hands, may lack
+            except WeightsError:  # a run names a file that it needs; optional ones, such as hands, may be missing
                 continue
         return found
 
     def place(self, net: nn.Module) -> nn.Module:
-        """Bring a net to the device and precision at which it runs."""
+        """Move a network to the device and precision at which it runs."""
         return net.to(device=self.device, dtype=self.dtype)
 
     def forget(self) -> None:
-        """Let go of all nets, so that their memory is free."""
+        """Release all networks and their memory."""
         self._nets.clear()
         self._opened.clear()
 

@@ -1,79 +1,35 @@
 """The skeletons of OpenPose: order of the keypoints, limbs, colours.
 
-Body, 18 keypoints: nose, neck, right shoulder, elbow, wrist, left shoulder, elbow, wrist, right hip,
-knee, ankle, left hip, knee, ankle, right eye, left eye, right ear, left ear ("right" is the person's).
-Hand, 21: wrist, then four joints of each finger from the thumb on. Face, 70: outline to pupils.
+Body, 18 keypoints in the order of `BODY_NAMES`; "right" is the person's own right. Hand, 21: the wrist, then four
+joints of each finger from the thumb on. Face, 70: outline, brows, nose, eyes, mouth, pupils.
 """
 
 from __future__ import annotations
 
+# fmt: off
 BODY_NAMES = (
-    "nose",
-    "neck",
-    "right_shoulder",
-    "right_elbow",
-    "right_wrist",
-    "left_shoulder",
-    "left_elbow",
-    "left_wrist",
-    "right_hip",
-    "right_knee",
-    "right_ankle",
-    "left_hip",
-    "left_knee",
-    "left_ankle",
-    "right_eye",
-    "left_eye",
-    "right_ear",
-    "left_ear",
+    "nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist",
+    "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle",
+    "right_eye", "left_eye", "right_ear", "left_ear",
 )
 
 # Seventeen limbs by keypoint numbers, in drawing order; limb i and joint i share colour i.
 BODY_LIMBS = (
-    (1, 2),
-    (1, 5),
-    (2, 3),
-    (3, 4),
-    (5, 6),
-    (6, 7),
-    (1, 8),
-    (8, 9),
-    (9, 10),
-    (1, 11),
-    (11, 12),
-    (12, 13),
-    (1, 0),
-    (0, 14),
-    (14, 16),
-    (0, 15),
-    (15, 17),
+    (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13),
+    (1, 0), (0, 14), (14, 16), (0, 15), (15, 17),
 )
 
-# A walk around the hue circle in steps of 20 degrees, as bytes.
+# The hue circle in steps of 20 degrees, rounded as the networks were trained on it.
 BODY_COLOURS = (
-    (255, 0, 0),
-    (255, 85, 0),
-    (255, 170, 0),
-    (255, 255, 0),
-    (170, 255, 0),
-    (85, 255, 0),
-    (0, 255, 0),
-    (0, 255, 85),
-    (0, 255, 170),
-    (0, 255, 255),
-    (0, 170, 255),
-    (0, 85, 255),
-    (0, 0, 255),
-    (85, 0, 255),
-    (170, 0, 255),
-    (255, 0, 255),
-    (255, 0, 170),
-    (255, 0, 85),
+    (255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0), (0, 255, 0), (0, 255, 85),
+    (0, 255, 170), (0, 255, 255), (0, 170, 255), (0, 85, 255), (0, 0, 255), (85, 0, 255), (170, 0, 255),
+    (255, 0, 255), (255, 0, 170), (255, 0, 85),
 )
+# fmt: on
 
-LIMB_SHADE = 0.6
+LIMB_SHADE = 0.6  # the official annotator draws limbs darker than joints
 
 HAND_BONES = tuple((0 if joint % 4 == 1 else joint - 1, joint) for joint in range(1, 21))
 
-# OpenPose's BODY_25 has the middle of the hips as number 8 and feet after the ears.
+# OpenPose's BODY_25 has the middle of the hips as number 8, and the feet after the ears. The networks know neither.
 BODY_25_TO_18 = (0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18)

@@ -14,7 +14,6 @@ from comfyui_controlnet_core.preprocessors.normals import (
     normals_from_height,
 )
 from comfyui_controlnet_core.preprocessors.palettes import (
-    ade20k,
     hint_to_labels,
     labels_to_hint,
     palette,
@@ -203,7 +202,7 @@ def test_stereo_finds_the_nearer_patch() -> None:
 
 
 def test_painted_maps_snap_to_their_class_and_resize_without_mixing() -> None:
-    names, colours = ade20k()
+    names, colours = palette("ade20k").classes, palette("ade20k").colours
     sky, car = colours[names.index("sky")], colours[names.index("car")]
     painted = np.zeros((1, 40, 40, 3), np.uint8)
     painted[:, :20] = np.clip(sky.astype(int) + (4, -7, 5), 0, 255)
@@ -215,7 +214,7 @@ def test_painted_maps_snap_to_their_class_and_resize_without_mixing() -> None:
 
 
 def test_regions_take_the_names_in_order() -> None:
-    names, colours = ade20k()
+    names, colours = palette("ade20k").classes, palette("ade20k").colours
     image = np.zeros((1, 60, 60, 3), np.float32)
     image[:, :20], image[:, 20:40], image[:, 40:] = (0.6, 0.7, 1.0), (0.5, 0.5, 0.5), (0.2, 0.5, 0.1)
     hint = np.rint(preprocessors.process("segment_regions", image, classes="sky, building, grass") * 255)

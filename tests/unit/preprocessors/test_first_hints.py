@@ -8,7 +8,7 @@ import pytest
 import torch
 from comfyui_controlnet_core import preprocessors
 from comfyui_controlnet_core.preprocessors.depth import depth_to_hint
-from comfyui_controlnet_core.preprocessors.palettes import ade20k, labels_to_hint
+from comfyui_controlnet_core.preprocessors.palettes import labels_to_hint, palette
 from comfyui_controlnet_core.preprocessors.pose import draw_poses
 
 
@@ -55,7 +55,7 @@ def test_depth_near_is_white_and_the_sky_black() -> None:
 
 
 def test_labels_take_the_colours_of_ade20k() -> None:
-    names, colours = ade20k()
+    names, colours = palette("ade20k").classes, palette("ade20k").colours
     assert (names[0], names[2], names[12], names[149]) == ("wall", "sky", "person", "flag")
     hint = labels_to_hint(np.array([[2, 12, -1]]))
     assert np.array_equal(np.rint(hint * 255), [[colours[2], colours[12], (0, 0, 0)]])

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from comfyui_controlnet_core import preprocessors
-from comfyui_controlnet_core.preprocessors.palettes import ade20k, labels_to_hint
+from comfyui_controlnet_core.preprocessors.palettes import labels_to_hint, palette
 
 from .conftest import make_pictures
 
@@ -64,7 +64,7 @@ def test_binary_makes_ink_white() -> None:
 
 
 def test_the_palette_is_that_of_ade20k() -> None:
-    names, colours = ade20k()
+    names, colours = palette("ade20k").classes, palette("ade20k").colours
     expected = {"wall": (120, 120, 120), "sky": (6, 230, 230), "person": (150, 5, 61), "car": (0, 102, 200)}
     for name, colour in expected.items():
         assert tuple(colours[names.index(name)]) == colour

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +39,9 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "openpose_hand": openpose_nets.HandNet,
     "openpose_face": openpose_nets.FaceNet,
     "normal_bae": normal_bae.NormalBae,
-    "depth_anything_small": depth_anything.small,
-    "depth_anything_base": depth_anything.base,
-    "depth_anything_large": depth_anything.large,
+    "depth_anything_small": partial(depth_anything.DepthAnything, depth_anything.SMALL),
+    "depth_anything_base": partial(depth_anything.DepthAnything, depth_anything.BASE),
+    "depth_anything_large": partial(depth_anything.DepthAnything, depth_anything.LARGE),
 }
 MILLIONS = {
     "hed": 14.7, "pidinet": 0.7, "teed": 0.06, "mlsd": 1.5, "lineart": 4.3, "lineart_anime": 54.4,

@@ -18,7 +18,7 @@ from comfyui_controlnet_core.preprocessors import pose
 from comfyui_controlnet_core.preprocessors.catalog.learned import LEARNED
 from comfyui_controlnet_core.preprocessors.catalog.pretrained import PRETRAINED
 from comfyui_controlnet_core.preprocessors.entry import Entry
-from comfyui_controlnet_core.preprocessors.families import family_of
+from comfyui_controlnet_core.preprocessors.families import FAMILIES
 from comfyui_controlnet_core.preprocessors.learned.lineart import LineartGenerator
 from comfyui_controlnet_core.preprocessors.learned.mlsd import MLSD
 from comfyui_controlnet_core.preprocessors.learned.pidinet import PiDiNet
@@ -50,7 +50,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(host: StandaloneHost, entry: Entry, **given: Any) -> tuple[torch.Tensor, str]:
     """The node of the entry's family, its other fields at their defaults."""
-    cls: Any = build_nodes(host)[f"CNCore_{family_of(entry.name).name}"]
+    family = next(family for family in FAMILIES if entry.name in family.kinds)
+    cls: Any = build_nodes(host)[f"CNCore_{family.name}"]
     declared = cls.INPUT_TYPES()
     values = {key: e[1]["default"] for group in declared.values() for key, e in group.items() if "default" in e[1]}
     kind = {"kind": entry.name} if "kind" in values else {}

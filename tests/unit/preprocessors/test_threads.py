@@ -42,11 +42,11 @@ def test_bands_of_a_plane_are_the_plane() -> None:
     plane = as_bytes(700, 800)[..., 0]
     whole = blurred(plane, 5.0)
     for threads in (1, 2, 3):
-        made = parallel.by_bands(
+        made = parallel.run_bands(
             lambda rows: blurred(rows, 5.0), plane, reach=reach(5.0), threads=threads, dtype=np.float32
         )
         assert np.array_equal(made, whole)
-    cut_too_near = parallel.by_bands(lambda rows: blurred(rows, 5.0), plane, reach=2, threads=2, dtype=np.float32)
+    cut_too_near = parallel.run_bands(lambda rows: blurred(rows, 5.0), plane, reach=2, threads=2, dtype=np.float32)
     assert not np.array_equal(cut_too_near, whole), "the test has to be able to see a seam"
 
 
@@ -97,7 +97,7 @@ def test_what_a_frame_or_the_progress_raises_ends_the_run() -> None:
             raise ValueError("frame 1")
 
     with pytest.raises(ValueError, match="frame 1"):
-        parallel.each(work, 500, 2, lambda done: None)
+        parallel.run_each(work, 500, 2, lambda done: None)
 
     def stop(done: int) -> None:
         raise KeyboardInterrupt
@@ -111,12 +111,12 @@ def test_what_a_frame_or_the_progress_raises_ends_the_run() -> None:
             gate.wait(0.2)
 
     with pytest.raises(KeyboardInterrupt):
-        parallel.each(slow, 500, 2, stop)
+        parallel.run_each(slow, 500, 2, stop)
     assert len(begun) < 500
 
 
 def test_threads_are_limited_by_what_is_in_memory() -> None:
-    assert parallel.workers(16, 4096 * 4096) <= 2
-    assert parallel.workers(1, 512 * 512) == 1
-    assert parallel.workers(16, 64 * 64) == 1
+    assert parallel.worker_count(16, 4096 * 4096) <= 2
+    assert parallel.worker_count(1, 512 * 512) == 1
+    assert parallel.worker_count(16, 64 * 64) == 1
     assert preprocessors.get("lineart").threaded
