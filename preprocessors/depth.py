@@ -1,4 +1,4 @@
-"""Depth maps as hints: near is white, far is black, and what has no depth (the sky) is black."""
+"""Depth maps as hints: near is white, far is black, and pixels without depth (the sky) are black."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from .image_ops import Array
 
 _UNSET = (0.0, 1.0)
-_NEAREST = 0.1  # of a distance whose reciprocal is taken, where nobody says
+# Default distance that becomes white if 1 / distance is taken, since 1 / 0 is infinite.
+_NEAREST = 0.1
 
 
 def depth_to_hint(
@@ -28,16 +29,16 @@ def depth_to_hint(
 ) -> Array:
     """Distances (H,W) or (B,H,W), larger is farther -> (H,W,3) or (B,H,W,3) float32, near = 1, far = 0.
 
-    space: "disparity" takes 1 / distance first, which is what monocular networks estimate and what the
-        depth ControlNets saw (distances at or below 0 count as missing); "linear" takes the values as given.
-    invert: the values given are larger where nearer (a disparity map, or a picture with near = white).
-    normalize: min-max over each "frame", over the "batch", or "fixed" between `near` and `far` (the values,
-        as given, that become 1 and 0). Raises ParameterError where `near` is not nearer than `far`.
-    Infinite and NaN values are black and do not count in the range; a constant map is all 0.
+    space: "disparity" takes 1 / distance first, which monocular networks estimate and the depth ControlNets were
+        trained on (distances of 0 and below count as missing). "linear" takes the values as they are.
+    invert: the given values are larger where nearer (a disparity map, or a picture with near = white).
+    normalize: the range of each "frame", of the "batch", or "fixed" from `near` to `far`: the given values that
+        become 1 and 0. Raises ParameterError if `near` is not nearer than `far`.
+    Infinite and NaN values are black and not part of the range. A constant map is all 0.
     """
     values = to_numpy(depth).astype(np.float32)
     if values.ndim not in (2, 3):
-        raise PictureError(f"depth of shape {tuple(values.shape)} came; expected (H,W) or (B,H,W)")
+        raise PictureError(f"depth has shape {tuple(values.shape)}, expected (H,W) or (B,H,W)")
     batch = values if values.ndim == 3 else values[None]
     low, high, nearness = _nearness(batch, space, invert, normalize, near, far)
     span = high - low
@@ -50,7 +51,7 @@ def depth_to_hint(
 def _nearness(
     batch: np.ndarray, space: str, invert: bool, normalize: str, near: float, far: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Values that grow towards the viewer, NaN where there are none, and the range of each frame (B,1,1)."""
+    """Return the ends of the range, two arrays (B,1,1), and values that grow towards the viewer, NaN where missing."""
     if space not in ("disparity", "linear"):
         raise ParameterError(f"space={space!r}: choose 'disparity' or 'linear'")
 
@@ -85,18 +86,9 @@ def _wrong_ends(space: str, invert: bool, near: float, far: float) -> ParameterE
     else:
         expected = "near < far, since these values are distances"
     return ParameterError(
-        f"normalize='fixed' came with near={near:g} and far={far:g}; expected {expected}: set near and far to the "
-        "values that shall become white and black"
+        f"normalize='fixed' has near={near:g} and far={far:g}; expected {expected}: set near and far to the values "
+        "that become white and black"
     )
-
-
-def _followed(near: float, far: float, space: str, invert: bool) -> tuple[float, float]:
-    """The ends 0 and 1, which is how they stand until somebody sets them, in the sense of the values."""
-    if (near, far) != _UNSET:
-        return near, far
-    if invert:
-        return far, near
-    return (_NEAREST if space == "disparity" else near), far
 
 
 def from_pictures(
@@ -109,13 +101,16 @@ def from_pictures(
     far: float = 1.0,
     sky: float = 65504.0,
 ) -> np.ndarray:
-    """Depth pictures (a Z-pass, a disparity map), one (H,W,C) each -> hints (B,H,W,3), near = white.
+    """Depth pictures (a Z-pass, a disparity map), each (H,W,C) -> hints (B,H,W,3), near = white.
 
-    The first channel is read, in the units it came in; see `depth_to_hint`. Renderers write the sky as a very
-    large distance (1e10, or 65504 in half precision): from `sky` on a distance counts as none.
-    near, far: 0 and 1 follow the sense of the values: they are 1 and 0 with `invert`, 0.1 and 1 for "disparity".
+    The first channel is read in its own units; see `depth_to_hint`. Renderers write the sky as a very large distance
+    (1e10, or 65504 in half precision): distances from `sky` on count as missing.
+    near, far: the defaults 0 and 1 follow the direction of the values: 1 and 0 with `invert`, 0.1 and 1 for disparity.
     """
-    near, far = _followed(near, far, space, invert)
+    if (near, far) == _UNSET and invert:
+        near, far = far, near
+    elif (near, far) == _UNSET and space == "disparity":
+        near = _NEAREST
     maps = np.stack([picture[..., 0] for picture in pictures])
     if not invert:
         maps = np.where(maps >= sky, np.float32(np.inf), maps)
@@ -123,10 +118,10 @@ def from_pictures(
 
 
 def ground_prior(picture: np.ndarray, *, horizon: float = 0.4) -> np.ndarray:
-    """A flat floor seen to its horizon, (H,W) float32: an assumption, nothing is measured in the picture.
+    """A flat floor up to its horizon, (H,W) float32. It is an assumption: nothing is measured in the picture.
 
-    The disparity of a plane grows linearly with the row, from 0 at `horizon` (a part of the height,
-    from the top) to 1 at the bottom; what is above the horizon is black.
+    The disparity of a plane grows linearly with the row, from 0 at `horizon` (a share of the height from the top) to 1
+    at the bottom. Everything above the horizon is black.
     """
     height, width = picture.shape[:2]
     rows = (np.arange(height, dtype=np.float32) + 0.5) / height
@@ -135,10 +130,10 @@ def ground_prior(picture: np.ndarray, *, horizon: float = 0.4) -> np.ndarray:
 
 
 def stereo_disparity(left: np.ndarray, right: np.ndarray, *, max_disparity: int = 64, block: int = 3) -> np.ndarray:
-    """A rectified pair (H,W,3) uint8 -> disparity of the left picture (H,W) float32 in pixels, measured.
+    """Measure the disparity of the left picture in a rectified pair (H,W,3) uint8 -> (H,W) float32 in pixels.
 
-    Semi-global matching (Hirschmueller 2008, cv2.StereoSGBM). Where no match is found the farther of both
-    neighbours along the row is taken, since it is the background that gets hidden. A negative value is none.
+    Semi-global matching (Hirschmueller 2008, cv2.StereoSGBM). Pixels without a match take the farther of both
+    neighbours in the row, since it is the background that the other eye does not see. Negative values are missing.
     """
     import cv2
 
@@ -146,23 +141,15 @@ def stereo_disparity(left: np.ndarray, right: np.ndarray, *, max_disparity: int 
     count = max(16, -(-min(max_disparity, width) // 16) * 16)
     padded = [cv2.copyMakeBorder(p, 0, 0, count, 0, cv2.BORDER_REPLICATE) for p in (left, right)]
     matcher = cv2.StereoSGBM.create(
-        minDisparity=0,
-        numDisparities=count,
-        blockSize=block,
-        P1=8 * block**2,
-        P2=32 * block**2,
-        disp12MaxDiff=1,
-        uniquenessRatio=10,
-        speckleWindowSize=100,
-        speckleRange=2,
-        mode=cv2.STEREO_SGBM_MODE_SGBM_3WAY,
-    )
+        minDisparity=0, numDisparities=count, blockSize=block, P1=8 * block**2, P2=32 * block**2, disp12MaxDiff=1,
+        uniquenessRatio=10, speckleWindowSize=100, speckleRange=2, mode=cv2.STEREO_SGBM_MODE_SGBM_3WAY,
+    )  # fmt: skip
     found = matcher.compute(*padded)[:, count:].astype(np.float32) / np.float32(16.0)
     return _fill_from_background(np.where(found >= 0, found, np.float32(np.nan)))
 
 
 def _fill_from_background(disparity: np.ndarray) -> np.ndarray:
-    """NaN -> the smaller of the nearest known values to the left and right in the row; empty rows -> -1."""
+    """Replace NaN by the smaller of the nearest known values to the left and right in the row; empty rows by -1."""
     height, width = disparity.shape
     known = np.isfinite(disparity)
     columns = np.broadcast_to(np.arange(width), disparity.shape)

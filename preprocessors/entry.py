@@ -52,7 +52,8 @@ class Parameter:
             raise ParameterError(f"{self.name}={value!r}: expected a whole number")
         low = float("-inf") if self.minimum is None else self.minimum
         high = float("inf") if self.maximum is None else self.maximum
-        if not low <= number <= high:  # true for NaN as well
+        # True for NaN as well.
+        if not low <= number <= high:
             raise ParameterError(f"{self.name}={value!r}: expected {self.range_text}")
         return number
 

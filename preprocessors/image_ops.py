@@ -82,7 +82,8 @@ def unit_range(frame: np.ndarray) -> np.ndarray:
         return BYTE_TO_UNIT[frame]
     if scale is not None:
         return frame.astype(np.float32) / np.float32(scale)
-    if not frame.size or (frame.dtype == np.float32 and frame.min() >= 0 and frame.max() <= 1):  # NaN fails both
+    # NaN fails both.
+    if not frame.size or (frame.dtype == np.float32 and frame.min() >= 0 and frame.max() <= 1):
         return frame
     with np.errstate(over="ignore"):
         clamped = np.fmax(frame.astype(np.float32), np.float32(0.0))

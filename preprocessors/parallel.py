@@ -10,10 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-_MIN_PIXELS = 1 << 17  # for fewer pixels, starting a thread takes longer than the work
-_MAX_PIXELS = 1 << 25  # of frames in work at the same time, so that only a few large ones are in memory
-_BAND_PIXELS = 1 << 18  # the temporary arrays of a band fit into the cache
-_BAND_ROWS = 256  # a band is high compared with the rows that it shares with its neighbours
+# For fewer pixels, starting a thread takes longer than the work.
+_MIN_PIXELS = 1 << 17
+# Of frames in work at the same time, so that only a few large ones are in memory.
+_MAX_PIXELS = 1 << 25
+# The temporary arrays of a band fit into the cache.
+_BAND_PIXELS = 1 << 18
+# A band is high compared with the rows that it shares with its neighbours.
+_BAND_ROWS = 256
 
 
 def thread_count() -> int:

@@ -21,7 +21,8 @@ def get(name: str) -> Entry:
     """The entry called `name`. Raises ParameterError with similar names if there is none."""
     if name in _BY_NAME:
         return _BY_NAME[name]
-    from difflib import get_close_matches  # not at the top: it takes as long as the rest of the package's import
+    # Not at the top: it takes as long as the rest of the package's import.
+    from difflib import get_close_matches
 
     near = get_close_matches(name, _BY_NAME, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(_BY_NAME)}"

@@ -135,4 +135,5 @@ def pad_reflect(picture: np.ndarray, size: Size) -> np.ndarray:
     if not (bottom or right):
         return picture
     padded = cv2.copyMakeBorder(picture, 0, bottom, 0, right, cv2.BORDER_REFLECT)
-    return padded.reshape(*padded.shape[:2], *picture.shape[2:])  # cv2 drops a last axis of 1
+    # cv2 drops a last axis of 1.
+    return padded.reshape(*padded.shape[:2], *picture.shape[2:])

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from .pose import Pose
 
 Progress = Callable[[int, int], None]
-_ENDS = ("near", "far")  # the parameters with the values that become 1 and 0 if the range is fixed
+# The parameters with the values that become 1 and 0 if the range is fixed.
+_ENDS = ("near", "far")
 
 
 def process(
@@ -217,7 +218,8 @@ def _to_form(takes: str, size: Size, frame: np.ndarray) -> np.ndarray:
     if takes == "values":
         return pad_reflect(resize_map(frame.astype(np.float32), size.height, size.width), size)
     picture = rgb_frame(frame)
-    if takes == "labels":  # nearest neighbour: a mean of two label colours would be a third label
+    # Nearest neighbour: a mean of two label colours would be a third label.
+    if takes == "labels":
         return pad_reflect(resize_hint(to_bytes(picture), size.height, size.width, "nearest"), size)
     picture = unit_range(picture) if takes == "unit" else to_bytes(picture)
     return pad_reflect(resize_picture(picture, size.height, size.width), size)

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-_VECTOR = 16  # floats that a processor of today takes at a time, at most
+# Floats that a processor of today takes at a time, at most.
+_VECTOR = 16
 
 
 def reach(sigma: float) -> int:
@@ -22,7 +23,8 @@ def blurred_planes(picture: np.ndarray, sigma: float) -> Iterator[np.ndarray]:
     """(H,W,3) uint8 -> the channels of cv2.GaussianBlur(float32 picture), each (H,W) float32 and the caller's."""
     import cv2
 
-    if picture.shape[1] % _VECTOR:  # the last columns are rounded by other arithmetic, which depends on the layout
+    # The last columns are rounded by other arithmetic, which depends on the layout.
+    if picture.shape[1] % _VECTOR:
         values = picture.astype(np.float32)
         yield from cv2.split(cv2.GaussianBlur(values, (0, 0), sigma, dst=values))
         return

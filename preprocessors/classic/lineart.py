@@ -9,7 +9,8 @@ import numpy as np
 from ..parallel import run_bands
 from .gaussian import blurred_planes, least, reach
 
-_ROWS = 256  # of a histogram at a time, so that its counts are exact in cv2's float32
+# Of a histogram at a time, so that its counts are exact in cv2's float32.
+_ROWS = 256
 
 
 def lineart(picture: np.ndarray, *, sigma: float = 6.0, threshold: float = 8.0, threads: int = 1) -> np.ndarray:
@@ -46,12 +47,15 @@ def median_above(values: np.ndarray, threshold: float) -> float:
     if not count:
         return 0.0
     rounded = cv2.convertScaleAbs(values)
-    at_least = _histogram(rounded)[::-1].cumsum()[::-1]  # how many are rounded to this or more
+    # How many are rounded to this or more.
+    at_least = _histogram(rounded)[::-1].cumsum()[::-1]
     middle = []
-    for rank in {(count - 1) // 2, count // 2}:  # from the largest down
+    # From the largest down.
+    for rank in {(count - 1) // 2, count // 2}:
         level = int(np.flatnonzero(at_least > rank)[-1])
         near = values[rounded == level]
-        place = int(at_least[level]) - 1 - rank  # from the smallest up
+        # From the smallest up.
+        place = int(at_least[level]) - 1 - rank
         middle.append(np.partition(near, place)[place])
     return float(np.mean(middle))
 

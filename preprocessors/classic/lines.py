@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-_SMALLEST_SIDE = 8  # below this the detector has too few pixels to grow a segment from
+# Below this the detector has too few pixels to grow a segment from.
+_SMALLEST_SIDE = 8
 
 
 def lines(picture: np.ndarray, *, channels: str = "lab", min_length: float = 20.0, merge: bool = True) -> np.ndarray:

@@ -42,7 +42,8 @@ class DepthConfig:
 SMALL = DepthConfig(384, 12, 6, (2, 5, 8, 11), 64, (48, 96, 192, 384))
 BASE = DepthConfig(768, 12, 12, (2, 5, 8, 11), 128, (96, 192, 384, 768))
 LARGE = DepthConfig(1024, 24, 16, (4, 11, 17, 23), 256, (256, 512, 1024, 1024))
-CONFIGS = {"small": SMALL, "base": BASE, "large": LARGE}  # 25, 97 and 335 million parameters
+# 25, 97 and 335 million parameters.
+CONFIGS = {"small": SMALL, "base": BASE, "large": LARGE}
 
 
 class Attention(nn.Module):
@@ -120,7 +121,8 @@ class DinoV2(nn.Module):
         self.taps, self.grid = config.taps, config.grid
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, config.grid**2 + 1, width))
-        self.mask_token = nn.Parameter(torch.zeros(1, width))  # only training uses it, but it is in the file
+        # Only training uses it, but it is in the file.
+        self.mask_token = nn.Parameter(torch.zeros(1, width))
         self.patch_embed = PatchEmbed(width)
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)

@@ -81,8 +81,10 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
             state: Any = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the readers raise almost anything for a damaged file
-        text = " ".join(str(error).split()).partition(". ")[0][:160]  # what follows is advice for programmers
+    # The readers raise almost anything for a damaged file.
+    except Exception as error:
+        # What follows is advice for programmers.
+        text = " ".join(str(error).split()).partition(". ")[0][:160]
         raise WeightsError(f"{path} cannot be read as weights, it is damaged or no such file ({text})", path) from error
     for container in _CONTAINERS:
         if isinstance(state, Mapping) and isinstance(state.get(container), Mapping):

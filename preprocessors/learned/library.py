@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
     from ..entry import Entry, Weights
 
-    Loaded = tuple[nn.Module, Any]  # a model and its processor
-    Stamp = frozenset[tuple[str, int, int]]  # name, time of change and size of each file
+    # A model and its processor.
+    Loaded = tuple[nn.Module, Any]
+    # Name, time of change and size of each file.
+    Stamp = frozenset[tuple[str, int, int]]
 
 
 class Library:
@@ -68,7 +70,8 @@ class Library:
                 else:
                     path = self.find(weights)
                     found.append([path.name, path.stat().st_mtime_ns, path.stat().st_size])
-            except WeightsError:  # a run names a file that it needs; optional ones, such as hands, may be missing
+            # A run names a file that it needs; optional ones, such as hands, may be missing.
+            except WeightsError:
                 continue
         return found
 

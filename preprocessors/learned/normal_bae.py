@@ -21,7 +21,8 @@ _STAGES = (
     (3, 1, 6, 512, 3),
 )  # fmt: skip
 _STEM, _HEAD = 48, 2048
-_EPS = 1e-3  # TensorFlow's batch norm
+# TensorFlow's batch norm.
+_EPS = 1e-3
 
 
 def _norm(width: int) -> nn.BatchNorm2d:
@@ -112,7 +113,8 @@ class EfficientNetB5(nn.Module):
             stages.append(nn.Sequential(*blocks))
         self.blocks = nn.Sequential(*stages)
         self.conv_head = nn.Conv2d(width_in, _HEAD, 1, bias=False)
-        self.bn2 = _norm(_HEAD)  # in the file, and not used: the decoder reads what comes before it
+        # In the file, and not used: the decoder reads what comes before it.
+        self.bn2 = _norm(_HEAD)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         h, features = F.silu(self.bn1(self.conv_stem(x))), []

@@ -18,14 +18,17 @@ if TYPE_CHECKING:
     from ..entry import Weights
     from .library import Library
 
-_BODY_SIDE = 184  # the picture's height for the body net
-_MAP_SIDE = 1024  # the maps' shorter side at most: at 4096 x 4096 they would take 4 GB
+# The picture's height for the body net.
+_BODY_SIDE = 184
+# The maps' shorter side at most: at 4096 x 4096 they would take 4 GB.
+_MAP_SIDE = 1024
 _HAND_SIDES = (184, 368, 552, 736)
 _HAND_MAP = 128
 _FACE_SIDE = 384
 _SMALLEST_BOX = 20
 _LEVEL = 0.05
-Box = tuple[int, int, int]  # left, top, side
+# Left, top, side.
+Box = tuple[int, int, int]
 
 
 def estimate(
@@ -37,7 +40,8 @@ def estimate(
     """
     for part in (weights[0], *(weights[1:2] if hands else ()), *(weights[2:3] if face else ())):
         library.find(part)
-    swapped = np.ascontiguousarray(frames[..., ::-1])  # the nets were trained on BGR
+    # The nets were trained on BGR.
+    swapped = np.ascontiguousarray(frames[..., ::-1])
     height, width = frames.shape[1:3]
     found = []
     for frame, bodies in zip(swapped, _bodies(swapped, library, weights[0]), strict=True):

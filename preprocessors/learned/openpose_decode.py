@@ -15,7 +15,8 @@ _LIMBS = (
     (1, 0), (0, 14), (14, 16), (0, 15), (15, 17), (2, 16), (5, 17),
 )  # fmt: skip
 _FIELDS = (12, 20, 14, 16, 22, 24, 0, 2, 4, 6, 8, 10, 28, 30, 34, 32, 36, 18, 26)
-_STARTERS = 17  # the two limbs from shoulder to ear join people but start none
+# The two limbs from shoulder to ear join people but start none.
+_STARTERS = 17
 _SAMPLES = 10
 _PEAK = 0.1
 _FIELD = 0.05

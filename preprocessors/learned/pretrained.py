@@ -1,7 +1,7 @@
-"""Models of the transformers package, from folders that users have: depth, segmentation, pose.
+"""Models of the transformers package, from folders on disk: depth, segmentation, pose.
 
-They go through the package's own classes, since its key names change between releases, and never to the
-network. A folder is what `save_pretrained` or a download of the repository gives: config.json, weights, and
+They are loaded by the package's own classes, since its key names change between releases. Nothing is downloaded. A
+folder is the result of `save_pretrained` or of downloading the repository: config.json, weights, and
 preprocessor_config.json.
 """
 
@@ -30,19 +30,20 @@ if TYPE_CHECKING:
     from ..entry import Weights
     from .library import Library
 
-_LAYOUT = "channels_last"  # said, since a picture of 1 or 3 rows would be taken for one of that many channels
+# Or a picture of 1 or 3 rows would be read as one with that many channels.
+_LAYOUT = "channels_last"
 _NO_NAMES = "names.json"
-# Never made use of: the first layer of a fusion has nothing to add, and converted DPT folders have no weights for it.
-# The counters are those that batch normalisation keeps while training.
+# Weights that nothing reads: the first layer of a fusion has nothing to add, and converted DPT folders have no weights
+# for it; batch normalisation counts its batches while training.
 _UNREAD = re.compile(r"neck\.fusion_stage\.layers\.0\.residual_layer1\..+|.+\.num_batches_tracked")
 _CLASSES_TO_PALETTE = {150: "ade20k", 133: "coco"}
 
 
 @dataclass(frozen=True)
 class Kind:
-    """The classes by which a folder is opened, and the first release of transformers that has them.
+    """The classes that open a folder, and the first release of transformers that has them.
 
-    processor: empty where ours prepares the pictures.  tokenizer: of one that reads words besides.
+    processor: empty if this file prepares the pictures itself. tokenizer: for a model that also reads words.
     """
 
     model: str
@@ -52,7 +53,8 @@ class Kind:
 
 
 DEPTH = Kind("AutoModelForDepthEstimation", "AutoImageProcessor", "4.37")
-DEPTH_PRO = Kind("DepthProForDepthEstimation", "", "4.49")  # its processor needs torchvision from 5.0 on
+# Its processor needs torchvision from 5.0 on.
+DEPTH_PRO = Kind("DepthProForDepthEstimation", "", "4.49")
 SEMANTIC = Kind("AutoModelForSemanticSegmentation", "AutoImageProcessor", "4.37")
 ONEFORMER = Kind("OneFormerForUniversalSegmentation", "OneFormerImageProcessor", "4.37", "CLIPTokenizer")
 SAM = Kind("SamModel", "SamImageProcessor", "4.37")
@@ -61,10 +63,10 @@ VITPOSE = Kind("VitPoseForPoseEstimation", "AutoImageProcessor", "4.48")
 
 
 def open_folder(weights: Weights, library: Library, kind: Kind) -> tuple[Any, Any]:
-    """(model on the library's device, processor) of the folder of `weights`, kept by the library.
+    """Return (model on the library's device, processor) of the folder of `weights`. The library keeps them.
 
-    Raises WeightsError without the folder, without transformers or with too old a release of it, and where the
-    folder does not open or lacks weights of the model.
+    Raises WeightsError without the folder, without transformers or with too old a release of it, and if the folder
+    does not open or lacks weights of the model.
     """
 
     def load(path: Any) -> tuple[nn.Module, Any]:
@@ -75,7 +77,8 @@ def open_folder(weights: Weights, library: Library, kind: Kind) -> tuple[Any, An
             return net.eval().requires_grad_(False), _open_processor(path, kind)
         except WeightsError:
             raise
-        except Exception as error:  # whatever the package raises, the folder is at fault
+        # The package raises almost anything for a damaged folder.
+        except Exception as error:
             text = " ".join(str(error).split())[:200]
             raise WeightsError(f"{path} does not open as {kind.model}: {text}", path) from error
 
@@ -84,7 +87,7 @@ def open_folder(weights: Weights, library: Library, kind: Kind) -> tuple[Any, An
 
 
 def _check_whole(path: Path, kind: Kind, info: Mapping[str, Any]) -> None:
-    """Raise WeightsError where weights are missing or of another shape: the package would leave them random."""
+    """Raise WeightsError if weights are missing or have another shape: the package would leave them random."""
     missing = sorted(key for key in info["missing_keys"] if not _UNREAD.fullmatch(key))
     shapes = sorted(key if isinstance(key, str) else f"{key[0]} {tuple(key[1])}" for key in info["mismatched_keys"])
     if missing or shapes:
@@ -96,13 +99,13 @@ def _check_whole(path: Path, kind: Kind, info: Mapping[str, Any]) -> None:
 
 
 def _open_processor(path: Path, kind: Kind) -> Any:
-    """What makes a model's inputs of pictures, and of words where there is a tokenizer."""
+    """The object that makes a model's inputs from pictures, and from words if there is a tokenizer."""
     if not kind.processor:
         return None
     images = _class(kind.processor, kind)
     if not kind.tokenizer:
         return images.from_pretrained(path, local_files_only=True)
-    # OneFormer's would fetch the names of its classes from the hub, which only training needs: it gets none.
+    # OneFormer's processor would download the names of its classes, which only training needs: it gets an empty list.
     with TemporaryDirectory() as folder:
         (Path(folder) / _NO_NAMES).write_text("{}", "utf-8")
         settings, _ = images.get_image_processor_dict(path, local_files_only=True)
@@ -114,22 +117,19 @@ def _open_processor(path: Path, kind: Kind) -> Any:
 def _class(name: str, kind: Kind) -> Any:
     try:
         import transformers
-
-        return getattr(transformers, name)
     except ImportError:
-        raise WeightsError(
-            f"this needs the package transformers, at least {kind.since}: pip install transformers"
-        ) from None
-    except AttributeError:
-        import transformers
-
-        raise WeightsError(
-            f"transformers {transformers.__version__} has no {name}: update it to at least {kind.since}"
-        ) from None
+        message = f"this needs the package transformers, at least {kind.since}: pip install transformers"
+        raise WeightsError(message) from None
+    try:
+        return getattr(transformers, name)
+    # ImportError: the class is there, but a package that it needs is not.
+    except (AttributeError, ImportError):
+        version = transformers.__version__
+        raise WeightsError(f"transformers {version} has no {name}: update it to at least {kind.since}") from None
 
 
 def _inputs(processor: Any, frames: np.ndarray, net: nn.Module, **options: Any) -> dict[str, Any]:
-    """What the model takes, on its device, pictures in its precision."""
+    """The model's inputs on its device, pictures in its precision."""
     made = processor(images=list(frames), return_tensors="pt", input_data_format=_LAYOUT, **options)
     parameter = next(net.parameters())
     return {
@@ -143,8 +143,7 @@ def _inputs(processor: Any, frames: np.ndarray, net: nn.Module, **options: Any) 
 def depth(frames: np.ndarray, *, library: Library, weights: tuple[Weights, ...]) -> np.ndarray:
     """(B,H,W,3) uint8 RGB -> (B,H,W) float32 nearness: DPT, MiDaS, Depth Anything as estimated.
 
-    ZoeDepth's distances are cut at their 2nd and 85th percentile and turned round, as its annotator does; the
-    full range of values is kept.
+    ZoeDepth's distances are clamped to their 2nd and 85th percentile and negated, as its official annotator does.
     """
     net, processor = open_folder(weights[0], library, DEPTH)
     maps = _depth_maps(net, _inputs(processor, frames, net), frames)
@@ -233,10 +232,11 @@ def _person_boxes(found: Mapping[str, Tensor]) -> np.ndarray:
 def _joints(frame: np.ndarray, boxes: np.ndarray, net: Any, processor: Any, least: float) -> Iterator[Person]:
     if not len(boxes):
         return
-    # The processor takes a picture of up to 3 rows for one of so many channels, whatever it is told.
+    # The processor reads a picture of up to 3 rows as one with that many channels, whatever the layout says.
     frame = np.pad(frame, ((0, max(0, 4 - len(frame))), (0, 0), (0, 0)), mode="edge")
     inputs = _inputs(processor, frame[None], net, boxes=[boxes])
-    if getattr(net.config.backbone_config, "num_experts", 1) > 1:  # ViTPose+ has one expert per data set; 0 is COCO
+    # ViTPose+ has one expert per data set; 0 is COCO.
+    if getattr(net.config.backbone_config, "num_experts", 1) > 1:
         inputs["dataset_index"] = torch.zeros(len(boxes), dtype=torch.long, device=inputs["pixel_values"].device)
     output = infer(lambda: net(**inputs))
     for person in processor.post_process_pose_estimation(output, boxes=[boxes])[0]:
@@ -251,7 +251,7 @@ def _joints(frame: np.ndarray, boxes: np.ndarray, net: Any, processor: Any, leas
 def sam_regions(frames: np.ndarray, *, library: Library, weights: tuple[Weights, ...], points: int = 16) -> np.ndarray:
     """(B,H,W,3) uint8 RGB -> (B,H,W,3) float32: the regions that SAM finds, in colours that mean nothing.
 
-    A grid of points x points is asked for masks; the surest and most stable ones are kept, large ones are drawn
+    SAM makes masks for a grid of points x points. The surest and most stable ones are kept, and large ones are drawn
     first. The regions have no class.
     """
     net, processor = open_folder(weights[0], library, SAM)

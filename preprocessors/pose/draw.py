@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 REFERENCE_SIDE = 512
 HAND_JOINT_COLOUR = (0, 0, 255)
 FACE_COLOUR = (255, 255, 255)
-_SUBPIXEL_BITS = 4  # cv2 takes coordinates as integers, here in sixteenths of a pixel
+# cv2 takes coordinates as integers, here in sixteenths of a pixel.
+_SUBPIXEL_BITS = 4
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ _KEYS = {
 # OpenPose draws 70 points of a face, other tools 68 or fewer; all are dots of one colour, so that none is refused.
 _COUNTS = {"left_hand": range(21, 22), "right_hand": range(21, 22), "face": range(56, 71)}
 # Whole bodies in one list: the body, six points of the feet, which no net reads, then face and hands.
-_WHOLE_BODIES = {133: 17, 134: 18}  # COCO-WholeBody, and the same with a neck and in OpenPose's order (DWPose)
+# COCO-WholeBody, and the same with a neck and in OpenPose's order (DWPose).
+_WHOLE_BODIES = {133: 17, 134: 18}
 _OTHER_BODIES = {
     15: "OpenPose MPI",
     16: "MPII",
@@ -46,7 +47,8 @@ _OTHER_FILES = {
     "keypoints": "a COCO or MMPose result",
     "landmarks": "a MediaPipe result",
 }
-_LARGEST_SHARE = 2.0  # a median coordinate up to this is a share of the canvas: nobody is two pixels tall
+# A median coordinate up to this is a share of the canvas: nobody is two pixels tall.
+_LARGEST_SHARE = 2.0
 
 
 def read_poses(data: Any, *, height: int | None = None, width: int | None = None) -> tuple[Pose, ...]:

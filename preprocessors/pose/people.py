@@ -27,7 +27,8 @@ class Person:
 
     def moved(self, scale: tuple[float, float], offset: tuple[float, float] = (0.0, 0.0)) -> Person:
         """Multiply every x by scale[0] and every y by scale[1], then add the offsets."""
-        factors, offsets = np.array([*scale, 1.0]), np.array([*offset, 0.0])  # the last ones keep the confidence
+        # The last ones keep the confidence.
+        factors, offsets = np.array([*scale, 1.0]), np.array([*offset, 0.0])
         return Person(**{name: points * factors + offsets for name, points in self.parts().items()})
 
 

@@ -27,7 +27,8 @@ BODY_COLOURS = (
 )
 # fmt: on
 
-LIMB_SHADE = 0.6  # the official annotator draws limbs darker than joints
+# The official annotator draws limbs darker than joints.
+LIMB_SHADE = 0.6
 
 HAND_BONES = tuple((0 if joint % 4 == 1 else joint - 1, joint) for joint in range(1, 21))
 

@@ -48,7 +48,7 @@ def test_sound_refused_and_implausible(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "hint", "words"),
     [
-        ("soft_edge_hed", np.full((32, 32, 3), np.nan), "no numbers"),
+        ("soft_edge_hed", np.full((32, 32, 3), np.nan), "NaN or infinite"),
         ("soft_edge_hed", np.zeros((32, 32, 3)), "black"),
         ("soft_edge_hed", np.full((32, 32, 3), 0.5), "flat"),
         ("soft_edge_hed", 1 - np.eye(32)[..., None].repeat(3, -1), "mean"),
