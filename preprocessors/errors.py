@@ -1,6 +1,6 @@
-"""Typed errors of the preprocessors: each says what came, what was expected, what to do.
+"""Typed errors of the preprocessors. Each message says what was given, what was expected, and what to do.
 
-`exit_code` is what the command line ends with: 2 for bad usage, 3 for a missing or unfit file.
+`exit_code` is the exit code of the command line: 2 for wrong usage, 3 for a missing or damaged file.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from pathlib import Path
 
 
 class PreprocessorError(Exception):
-    """Base of all errors of this package that are meant to be read by a person."""
+    """Base of all errors of this package that are meant for the user."""
 
     exit_code = 1
 
 
 class PictureError(PreprocessorError, ValueError):
-    """A picture, mask or map has a shape or a type that cannot be read."""
+    """A picture, mask, map or pose has a shape or a type that cannot be read."""
 
     exit_code = 2
 
@@ -27,7 +27,7 @@ class ParameterError(PreprocessorError, ValueError):
 
 
 class WeightsError(PreprocessorError):
-    """A weights file is missing, damaged, or made for another network; `path` names it where there is one."""
+    """A weights file is missing, damaged, or made for another network. `path` is the file, if there is one."""
 
     exit_code = 3
 

@@ -1,6 +1,6 @@
-"""What each preprocessor is shown with: one photo, and what is made of it where a photo alone will not do.
+"""Example inputs for each preprocessor, all made from one photo.
 
-Help pages and the contact sheet are drawn from these, so that all pictures in them go back to the same photo.
+Help pages and the contact sheet show them, so that their pictures can be compared.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ STEREO_SHIFT = 12
 
 
 def example(entry: Entry, photo: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-    """A photo (H,W,3) uint8 -> the input (1,H,W,C) of `entry` for a help page, and the options to run it with.
+    """Make the example input (1,H,W,C) of `entry` from a photo (H,W,3) uint8, and the options to run it with.
 
-    `process(entry, image, **options)` is then the picture of the page. Entries with weights need a `library` besides.
+    `process(entry, image, **options)` gives the picture of the help page. Entries with weights also need a `library`.
     """
     image, options = SAMPLES[entry.sample](photo)
     return image[None], {**options, **dict(entry.example)}
@@ -30,14 +30,14 @@ def _photo(photo: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
 
 
 def _depth(photo: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-    """A blurred copy, bright = near: it stands in for a depth map and measures nothing."""
+    """A blurred copy that stands in for a depth map (bright = near). It measures nothing."""
     import cv2
 
     return cv2.GaussianBlur(photo, (0, 0), photo.shape[1] / 40), {}
 
 
 def _stereo(photo: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-    """The photo beside a copy whose lower half is moved to the left, as if it were nearer."""
+    """The photo beside a copy whose lower half is shifted to the left, as if it were nearer."""
     right = photo.copy()
     half = photo.shape[0] // 2
     right[:half] = np.roll(photo[:half], -STEREO_SHIFT // 3, axis=1)
@@ -46,7 +46,7 @@ def _stereo(photo: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
 
 
 def _normals(photo: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-    """The normals of the depth map above, in OpenGL's axes."""
+    """The normals of the depth example, in OpenGL's axes."""
     from .normals import from_depth_picture
 
     relief, _ = _depth(photo)
@@ -54,7 +54,7 @@ def _normals(photo: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
 
 
 def _labels(photo: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-    """Colour regions of the photo, in colours that are a little off the palette, as a painter's are."""
+    """Colour regions of the photo in colours close to the palette, as in a map painted by hand."""
     from .classic.regions import color_regions
 
     painted = color_regions(photo, seed=0, classes="table, plate, food, wall", order="large_to_small")
@@ -73,4 +73,4 @@ def _mask(photo: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
 SAMPLES: Mapping[str, Callable[[np.ndarray], tuple[np.ndarray, dict[str, Any]]]] = MappingProxyType(
     {"photo": _photo, "depth": _depth, "stereo": _stereo, "normals": _normals, "labels": _labels, "mask": _mask}
 )
-"""How an input is made of a photo (H,W,3) uint8: the picture, and options that belong to it."""
+"""Functions from a photo (H,W,3) uint8 to an input picture and the options that belong to it."""

@@ -1,7 +1,7 @@
-"""Families: the preprocessors grouped as people look for them, each with the settings of all its kinds.
+"""Families: preprocessors for one purpose, each with the settings of all its kinds.
 
-A family becomes one node in the editor. Its name is part of the node's ID and never changes; kinds are added at
-the end only, so that saved workflows keep their meaning.
+A family becomes one node in the editor. Its name is part of the node's ID and never changes. New kinds go to the end,
+so that saved workflows keep their meaning.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .registry import get
 
 @dataclass(frozen=True)
 class Field:
-    """One setting of a family: the parameter that it stands for, and the kinds that have it."""
+    """One setting of a family: its parameter, and the kinds that have it."""
 
     name: str
     parameter: Parameter
@@ -26,9 +26,9 @@ class Field:
 
 @dataclass(frozen=True)
 class Family:
-    """Preprocessors for one purpose. `kinds` are names of the registry, the default first.
+    """Preprocessors for one purpose. `kinds` are names of preprocessors, the default first.
 
-    group: where it stands in the editor's menu: "lines", "maps", "pose", "segmentation" or "pictures".
+    group: its place in the editor's menu: "lines", "maps", "pose", "segmentation" or "pictures".
     """
 
     name: str
@@ -40,13 +40,15 @@ class Family:
 
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
-        """Its kinds, the default first."""
+        """The entries of its kinds, the default first."""
         return tuple(get(kind) for kind in self.kinds)
 
     @cached_property
     def fields(self) -> tuple[Field, ...]:
-        """The settings of all kinds. Where two kinds mean different things by one name, the first has the plain
-        name and the other one that begins with the kind's."""
+        """The settings of all kinds.
+
+        If two kinds have different parameters with one name, the second one's is called KIND_NAME.
+        """
         found: dict[str, Field] = {}
         for entry in self.entries:
             for parameter in entry.parameters:
@@ -60,7 +62,7 @@ class Family:
 
     @property
     def has_range(self) -> bool:
-        """Whether one of them measures a range, so that `normalize` means something."""
+        """Whether one of them measures a range, so that `normalize` has an effect."""
         return any(entry.ranged or entry.scope == "batch" for entry in self.entries)
 
     @property
@@ -70,11 +72,11 @@ class Family:
 
     @property
     def needs_mask(self) -> bool:
-        """Whether none of them runs without a mask."""
+        """Whether all of them need a mask."""
         return all(entry.masked for entry in self.entries)
 
     def parameters(self, kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The parameters of one kind out of values by field name; those of other kinds are left out."""
+        """Select the parameters of one kind from values by field name."""
         return {
             field.parameter.name: given[field.name]
             for field in self.fields

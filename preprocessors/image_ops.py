@@ -1,7 +1,7 @@
-"""Pictures at the boundary: whatever comes in becomes (B,H,W,3), and hints go out as they came.
+"""Conversions of pictures: any accepted form becomes (B,H,W,C), hints leave in the form of the input.
 
-Floats become bytes by clamping first and rounding then. Truncating without a clamp wraps around
-(1.004 would become 0 and -0.01 would become 254), and NaN would become whatever the processor does.
+Floats become bytes by clamping first and rounding then. Truncating without a clamp would wrap around: 1.004 would
+become 0, -0.01 would become 254, and NaN would depend on the processor.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    # An array gives an array, a tensor a tensor.
+    # A function with this type returns an array for an array, and a tensor for a tensor.
     Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
 BYTE_TO_UNIT = (np.arange(256, dtype=np.float32) / np.float32(255.0)).astype(np.float32)
@@ -30,30 +30,32 @@ def is_tensor(array: Any) -> bool:
 
 
 def to_numpy(array: Any) -> np.ndarray:
-    """A numpy view of `array` where that is possible, a copy where it is on a device or of half precision."""
+    """A numpy view of `array` if possible; a copy of a tensor on a device or in half precision."""
     if not is_tensor(array):
         return np.asarray(array)
     tensor = array.detach()
     if tensor.dtype.is_floating_point and tensor.dtype.itemsize < 4:
+        # numpy has no bfloat16, and cv2 reads no float16.
         tensor = tensor.float()
     return tensor.cpu().numpy()
 
 
 def like(result: np.ndarray, reference: Array) -> Array:
-    """`result` as a CPU tensor if `reference` is a tensor, else as it is."""
+    """`result` as a CPU tensor if `reference` is a tensor, otherwise unchanged."""
     made: Any = result
     if is_tensor(reference):
         import torch
 
+        # torch refuses arrays with negative strides, such as a turned picture.
         made = torch.from_numpy(np.ascontiguousarray(result))
     return made
 
 
 def as_batch(image: Array) -> np.ndarray:
-    """Any picture -> (B,H,W,C), C in 1..4, of the type it came with.
+    """(H,W) gray, (H,W,C) or (B,H,W,C) -> (B,H,W,C) with C from 1 to 4, of the same type.
 
-    Accepts (H,W) gray, (H,W,C) and (B,H,W,C). Raises PictureError for anything else, since three
-    axes whose last one is not a channel count may mean a batch of gray pictures or one strange picture.
+    Raises PictureError for anything else. Three axes whose last one is no channel count are refused, since they may be
+    a batch of gray pictures or one picture with its channels first.
     """
     array = to_numpy(image)
     if array.ndim == 2:
@@ -62,21 +64,21 @@ def as_batch(image: Array) -> np.ndarray:
         array = array[None]
     if array.ndim != 4 or not 1 <= array.shape[-1] <= 4:
         raise PictureError(
-            f"a picture of shape {tuple(np.shape(image))} came; expected (B,H,W,C) with 1 to 4 channels, "
-            "(H,W,C) or (H,W): put the channels last; a batch of gray pictures needs a last axis of length 1"
+            f"the picture has shape {tuple(np.shape(image))}, expected (B,H,W,C) with 1 to 4 channels, (H,W,C) or "
+            "(H,W): put the channels last; a batch of gray pictures needs a last axis of length 1"
         )
     if 0 in array.shape[1:3]:
         raise PictureError(f"a picture of {array.shape[1]}x{array.shape[2]} pixels has nothing in it")
     if array.dtype.kind not in "f" and array.dtype not in _INTEGER_RANGE:
         raise PictureError(
-            f"a picture of type {array.dtype} came; expected floats in 0..1, uint8, uint16 or bool: "
-            "scale the values to 0..1 first"
+            f"the picture has type {array.dtype}, expected floats in 0..1, uint8, uint16 or bool: scale the values to "
+            "0..1 first"
         )
     return array
 
 
 def unit_range(frame: np.ndarray) -> np.ndarray:
-    """Any number type -> float32 in 0..1. NaN reads as 0, infinities as the nearest end."""
+    """Any number type -> float32 in 0..1. NaN becomes 0, infinities become the nearest end."""
     scale = _INTEGER_RANGE.get(frame.dtype)
     if frame.dtype == np.uint8:
         return BYTE_TO_UNIT[frame]
@@ -85,6 +87,7 @@ def unit_range(frame: np.ndarray) -> np.ndarray:
     # NaN fails both.
     if not frame.size or (frame.dtype == np.float32 and frame.min() >= 0 and frame.max() <= 1):
         return frame
+    # fmax and fmin instead of clip, which would keep NaN.
     with np.errstate(over="ignore"):
         clamped = np.fmax(frame.astype(np.float32), np.float32(0.0))
     return np.fmin(clamped, np.float32(1.0), out=clamped)
@@ -101,7 +104,7 @@ def to_bytes(frame: np.ndarray) -> np.ndarray:
 
 
 def rgb_frame(frame: np.ndarray) -> np.ndarray:
-    """(H,W,C) -> (H,W,3): gray is repeated, alpha is laid over white, as the official annotators do."""
+    """(H,W,C) -> (H,W,3): gray is repeated, and alpha is laid over white, as the official annotators do."""
     channels = frame.shape[-1]
     if channels == 3:
         return frame
@@ -117,6 +120,8 @@ def write_hint(result: np.ndarray, out: np.ndarray) -> None:
     """Write (H,W), (H,W,1) or (H,W,3), uint8 or float 0..1, into `out` (H,W,3) float32, contiguous."""
     import cv2
 
+    # cv2 writes straight into `out`: numpy would make a temporary array of the whole hint.
+
     if result.ndim == 3 and result.shape[-1] == 1:
         result = result[..., 0]
     if result.dtype == np.uint8:
@@ -131,7 +136,7 @@ def write_hint(result: np.ndarray, out: np.ndarray) -> None:
 
 
 def above(values: np.ndarray, limit: float) -> np.ndarray:
-    """(H,W) of any number type -> (H,W) uint8: 255 where the value exceeds `limit`, else 0."""
+    """(H,W) of any number type -> (H,W) uint8: 255 where the value is above `limit`, 0 elsewhere."""
     import cv2
 
     if values.dtype == np.uint8:

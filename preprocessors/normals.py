@@ -1,7 +1,7 @@
 """Surface normals as hints: measured from a depth map, and converted between conventions.
 
-Inside, a normal is (right, up, front) of unit length as the viewer sees it, front pointing at the viewer.
-In pictures a component c becomes (c + 1) / 2:
+In this file a normal is (right, up, front) of unit length as the viewer sees it; front points at the viewer.
+In a picture a component c becomes (c + 1) / 2:
 
     bae      red = left,  green = up,   blue = front   (NormalBae, the v1.1 net)
     midas10  red = front, green = up,   blue = left    (the v1.0 net: the same, channels reversed)
@@ -22,7 +22,7 @@ from .image_ops import like, to_numpy
 if TYPE_CHECKING:
     from .image_ops import Array
 
-# For each convention: which of (right, up, front) each channel shows, and its sign.
+# For each convention and channel: the index of its component in (right, up, front), and the sign.
 CONVENTIONS: dict[str, tuple[tuple[int, int], ...]] = {
     "bae": ((0, -1), (1, 1), (2, 1)),
     "midas10": ((2, 1), (1, 1), (0, -1)),
@@ -39,7 +39,7 @@ def encode(normals: Array, convention: str = "bae") -> Array:
 
 
 def decode(hint: Array, convention: str = "bae") -> Array:
-    """A hint (...,3) 0..1 -> unit normals (...,3) as (right, up, front); mid gray reads as front."""
+    """A hint (...,3) 0..1 -> unit normals (...,3) as (right, up, front). Mid gray, which has no direction, is front."""
     values = to_numpy(hint).astype(np.float32) * np.float32(2.0) - np.float32(1.0)
     normals = np.zeros_like(values)
     for channel, (axis, sign) in enumerate(_axes(convention)):
@@ -48,7 +48,7 @@ def decode(hint: Array, convention: str = "bae") -> Array:
 
 
 def convert(picture: np.ndarray, *, source: str = "opengl", convention: str = "bae") -> np.ndarray:
-    """A normal map (H,W,3) float32 0..1 -> the same in another convention, brought back to unit length."""
+    """A normal map (H,W,3) float32 0..1 -> the same map in another convention, of unit length again."""
     return encode(decode(picture, source), convention)
 
 
@@ -60,13 +60,13 @@ def normals_from_height(height: np.ndarray) -> np.ndarray:
 def normals_from_depth(depth: Array, *, fov: float | None = None) -> Array:
     """Metric depth (H,W), larger is farther -> unit normals (H,W,3) float32.
 
-    fov: the vertical field of view in degrees; the points are then placed in space by a pinhole camera at
-    the picture's centre, and the normal is the cross product of their differences. None means orthographic
-    depth in pixels. Pixels without finite depth face the viewer.
+    fov: the vertical field of view in degrees. A pinhole camera at the picture's centre then places the points in
+    space, and a normal is the cross product of their differences. None means orthographic depth in pixels.
+    Pixels without finite depth face the viewer.
     """
     values = to_numpy(depth).astype(np.float64)
     if values.ndim != 2:
-        raise PictureError(f"depth of shape {tuple(values.shape)} came; expected (H,W)")
+        raise PictureError(f"depth has shape {tuple(values.shape)}, expected (H,W)")
     known = np.isfinite(values)
     filled = np.where(known, values, values[known].max() if known.any() else 1.0)
     if fov is None:
@@ -102,11 +102,11 @@ def from_depth_picture(
 ) -> np.ndarray:
     """A depth picture (H,W,C), near = bright -> normals as a hint (H,W,3) float32.
 
-    relief: the whole range from far to near is this many times the shorter side deep.
-    background: what is farther than this part of the range (0..1) faces the viewer; v1.0 used 0.4.
-    smooth: blur in pixels before slopes are taken.
-    method: "relief", or "midas_legacy", the v1.0 formula on the values as given: Sobel slopes against
-        a constant 2 pi, so the result depends on the scale of the values.
+    relief: depth of the whole range from far to near, in shorter sides of the picture.
+    background: pixels below this share of the range (0..1) face the viewer; v1.0 used 0.4.
+    smooth: blur before the slopes are taken, in pixels.
+    method: "relief", or "midas_legacy", the v1.0 formula on the values as given: Sobel slopes against a constant 2 pi,
+        so that the result depends on the scale of the values.
     """
     import cv2
 
@@ -127,7 +127,7 @@ def from_depth_picture(
 
 
 def _slopes(height: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(dh/dx, dh/dy) by central differences, one-sided at the rim, 0 along an axis of one pixel."""
+    """(dh/dx, dh/dy) by central differences, one-sided at the border, 0 along an axis of one pixel."""
     return _difference(height, 1), _difference(height, 0)
 
 

@@ -1,8 +1,8 @@
-"""Palettes: the colours by which the segmentation ControlNets know their classes.
+"""Palettes: the colours that stand for classes in the hints of segmentation ControlNets.
 
-ADE20K has 150 classes in the order of the MIT Scene Parsing benchmark. Two of them, road (6) and
-skyscraper (48), share one colour; a colour is read back as the first. COCO has the 133 classes of its
-panoptic task, 80 things and then 53 kinds of stuff; the v1.1 net reads both palettes.
+ADE20K has 150 classes in the order of the MIT Scene Parsing benchmark. Two of them, road (6) and skyscraper (48), have
+the same colour; it is read back as road. COCO has the 133 classes of its panoptic task, 80 things and then 53 kinds of
+stuff. The v1.1 network reads both palettes.
 """
 
 from __future__ import annotations
@@ -87,8 +87,9 @@ class Palette:
     def numbers(self, names: str) -> list[int]:
         """Names such as "sky, tree, road", or numbers, separated by commas -> class numbers.
 
-        Raises ParameterError, with the nearest names, for a word that is none.
+        Raises ParameterError with similar names for an unknown word.
         """
+        # Reversed, so that the first of two classes with one name wins; full names go before shortened ones.
         known = {name.removesuffix("-merged"): index for index, name in reversed(list(enumerate(self.classes)))}
         known |= {name: index for index, name in reversed(list(enumerate(self.classes)))}
         words = [word for part in names.split(",") if (word := part.strip().lower())]
@@ -118,12 +119,11 @@ def palette(name: str) -> Palette:
 
 
 def labels_to_hint(labels: Array, name: str = "ade20k") -> Array:
-    """Class numbers (...,H,W) -> colours (...,H,W,3) float32; numbers that are no class (-1, 255) are black."""
+    """Class numbers (...,H,W) -> colours (...,H,W,3) float32. Numbers of no class, such as -1 and 255, become black."""
     numbers = to_numpy(labels)
     if numbers.ndim < 2 or numbers.dtype.kind not in "iub":
         raise PictureError(
-            f"labels of shape {tuple(numbers.shape)} and type {numbers.dtype} came; expected whole "
-            "numbers (H,W) or (B,H,W)"
+            f"labels have shape {tuple(numbers.shape)} and type {numbers.dtype}, expected integers (H,W) or (B,H,W)"
         )
     colours = palette(name).colours
     table = np.vstack((colours, np.zeros((1, 3), np.uint8))).astype(np.float32) / np.float32(255.0)
@@ -135,13 +135,14 @@ def hint_to_labels(hint: Array, name: str = "ade20k", *, tolerance: float = 2.0)
     """Colours (...,H,W,3), 0..1 -> class numbers (...,H,W) int64; -1 where no colour is within `tolerance` bytes."""
     pixels = np.rint(unit_range(to_numpy(hint)) * 255.0).astype(np.int32)
     if pixels.ndim < 3 or pixels.shape[-1] != 3:
-        raise PictureError(f"a hint of shape {tuple(pixels.shape)} came; expected (H,W,3) or (B,H,W,3)")
+        raise PictureError(f"the hint has shape {tuple(pixels.shape)}, expected (H,W,3) or (B,H,W,3)")
     numbers, distance = nearest_classes(pixels.reshape(-1, 3), palette(name).colours)
     return like(np.where(distance <= tolerance, numbers, -1).reshape(pixels.shape[:-1]), hint)
 
 
 def nearest_classes(pixels: np.ndarray, colours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(P,3) bytes -> the number of the nearest of `colours` (N,3), and its Euclidean distance, both (P,)."""
+    # A painted map has few colours: each is compared once instead of once per pixel.
     packed = pixels.astype(np.int64) @ np.array([65536, 256, 1])
     seen, where = np.unique(packed, return_inverse=True)
     values = np.stack([seen >> 16, (seen >> 8) & 255, seen & 255], axis=1).astype(np.float32)
@@ -149,16 +150,16 @@ def nearest_classes(pixels: np.ndarray, colours: np.ndarray) -> tuple[np.ndarray
     numbers = np.empty(len(values), np.int64)
     for start in range(0, len(values), 8192):
         part = values[start : start + 8192]
-        # |v - c|^2 without |v|^2, which is the same for all colours; exact in float32 for bytes.
+        # |v - c|^2 without |v|^2, which is the same for all colours. It is exact in float32 for bytes.
         numbers[start : start + 8192] = ((targets**2).sum(axis=1) - 2.0 * part @ targets.T).argmin(axis=1)
     distance = np.sqrt(((values - targets[numbers]) ** 2).sum(axis=1))
     return numbers[where.ravel()], distance[where.ravel()]
 
 
 def panoptic_to_labels(segments: Array, classes: Mapping[int, int]) -> Array:
-    """Segment numbers (...,H,W) and the class of each -> class numbers (...,H,W); other segments are -1.
+    """Segment numbers (...,H,W) and the class of each -> class numbers (...,H,W). Other segments become -1.
 
-    All instances of a class get its one colour, as the semantic nets expect.
+    All instances of a class become one class, since the networks were trained on semantic maps.
     """
     numbers = to_numpy(segments)
     labels = np.full(numbers.shape, -1, np.int64)

@@ -1,4 +1,4 @@
-"""Sizes: at which size a picture is looked at, and how a hint comes back to the picture's size."""
+"""Sizes: at which size a preprocessor sees a picture, and how a hint is resized to the picture's size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Interpolation = Literal["nearest", "smooth"]
 
 @dataclass(frozen=True)
 class Size:
-    """A picture is resized to `height` x `width`, then padded at the bottom and right to multiples."""
+    """The size to which a picture is resized, and the size after padding at the bottom and right."""
 
     height: int
     width: int
@@ -24,10 +24,10 @@ class Size:
 
 
 def pixel_perfect(height: int, width: int, target_height: int, target_width: int, *, fit: str = "crop") -> int:
-    """The shortest side at which one hint pixel becomes one pixel of the result (sd-webui's formula).
+    """The shorter side at which one pixel of the hint becomes one pixel of the generated picture (sd-webui's formula).
 
-    `fit="crop"`: the hint will cover the target and be cropped, the larger of both ratios counts;
-    `fit="fill"`: the hint will lie inside the target, the smaller one counts.
+    fit: "crop" if the hint will cover the target and be cropped (the larger of both ratios counts), "fill" if it will
+    lie inside the target (the smaller one counts).
     """
     if fit not in ("crop", "fill"):
         raise ParameterError(f"fit={fit!r}: choose 'crop' or 'fill'")
@@ -46,17 +46,17 @@ def detect_size(
     target: tuple[int, int] | None = None,
     fit: str = "crop",
 ) -> Size:
-    """The size a picture of height x width is looked at.
+    """The size at which a preprocessor sees a picture of height x width.
 
-    "input": its own size. "shortest": its shortest side becomes `resolution`. "pixel_perfect": the
-    shortest side follows from `target` = (height, width) of the picture to be made, or from a square of
-    side `resolution`. Raises ParameterError where the three do not go together, or make a picture that no memory holds.
+    resize: "input" is its own size. "shortest" makes its shorter side `resolution`. "pixel_perfect" takes the size from
+    `target` = (height, width) of the picture to be generated, or from a square with the side `resolution`.
+    Raises ParameterError for options that contradict each other or make too large a picture.
     """
     if resize == "input":
         if resolution:
             raise ParameterError(
-                f"resolution={resolution} came with resize='input', which keeps the picture's size: choose "
-                "resize='shortest' to make that the shortest side, or leave the resolution at 0"
+                f"resolution={resolution} has no effect with resize='input', which keeps the picture's size: choose "
+                "resize='shortest' to make it the shorter side, or leave the resolution at 0"
             )
         side = min(height, width)
     elif resize in ("shortest", "pixel_perfect"):
@@ -67,6 +67,7 @@ def detect_size(
         raise ParameterError(f"multiple={multiple}: choose 1 or more")
     scale = side / min(height, width)
     new_height, new_width = max(1, round(height * scale)), max(1, round(width * scale))
+    # A picture that is already larger is accepted: it is in memory, and is not enlarged.
     if max(new_height, new_width) > max(MAX_SIDE, height, width) or multiple > MAX_SIDE:
         raise ParameterError(
             f"resolution={resolution} and multiple={multiple} make {new_width}x{new_height} pixels, padded to the "
@@ -89,30 +90,32 @@ def _side(height: int, width: int, resolution: int, resize: str, target: tuple[i
 
 
 def resize_picture(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(h,w) or (h,w,C), uint8 or float32 -> height x width: areas when it shrinks, cubic when it grows."""
+    """Resize (h,w) or (h,w,C), uint8 or float32: by areas to a smaller size, by cubic interpolation to a larger one."""
     import cv2
 
     if picture.shape[:2] == (height, width):
         return picture
     shrinks = height * width < picture.shape[0] * picture.shape[1]
     resized = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    # Cubic interpolation overshoots at edges; cv2 clamps bytes itself.
     return resized if picture.dtype == np.uint8 else np.clip(resized, 0.0, 1.0, out=resized)
 
 
 def resize_map(values: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(h,w,C) float32 measurements -> height x width; by nearest neighbour where some are not finite."""
+    """Resize (h,w,C) float32 measurements. With infinite or missing values, by nearest neighbour."""
     import cv2
 
     if values.shape[:2] == (height, width):
         return values
     shrinks = height * width < values.shape[0] * values.shape[1]
     smooth = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    way = smooth if np.isfinite(values).all() else cv2.INTER_NEAREST_EXACT
-    return cv2.resize(values, (width, height), interpolation=way).reshape(height, width, -1)
+    # One infinite value would spread over all pixels that are interpolated with it.
+    interpolation = smooth if np.isfinite(values).all() else cv2.INTER_NEAREST_EXACT
+    return cv2.resize(values, (width, height), interpolation=interpolation).reshape(height, width, -1)
 
 
 def resize_hint(hint: np.ndarray, height: int, width: int, interpolation: Interpolation) -> np.ndarray:
-    """A hint -> height x width. "nearest" makes no new value, so labels and lines stay what they are."""
+    """Resize a hint. "nearest" makes no new values, so that labels and lines keep theirs."""
     import cv2
 
     if hint.shape[:2] == (height, width):
@@ -123,12 +126,12 @@ def resize_hint(hint: np.ndarray, height: int, width: int, interpolation: Interp
     resized = cv2.resize(hint, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     if resized.dtype == np.uint8:
         return resized
-    # A mean of ones may be rounded to a little more than one: the hint's own ends bound it, -1 of inpainting included.
+    # A mean of ones may be rounded to a little more than one. The limits are the hint's own: inpainting has -1.
     return np.clip(resized, hint.min(), hint.max(), out=resized)
 
 
 def pad_reflect(picture: np.ndarray, size: Size) -> np.ndarray:
-    """(H,W) or (H,W,C) -> padded at the bottom and right to the size's multiples, by reflection."""
+    """Pad (H,W) or (H,W,C) at the bottom and right to the padded size, by reflection."""
     import cv2
 
     bottom, right = size.padded_height - picture.shape[0], size.padded_width - picture.shape[1]

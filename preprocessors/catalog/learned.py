@@ -18,11 +18,7 @@ NEAR_AND_FAR = (
     Parameter("near", "float", 1.0, "The estimate that becomes white, if normalize is 'fixed'."),
     Parameter("far", "float", 0.0, "The estimate that becomes black, if normalize is 'fixed'."),
 )
-POSE: dict[str, Any] = {
-    "polarity": "coloured limbs on black",
-    "palette": "OpenPose, 18 keypoints",
-    "posed": True,
-}
+POSE: dict[str, Any] = {"polarity": "coloured limbs on black", "palette": "OpenPose, 18 keypoints", "posed": True}
 
 
 def _annotator(file: str, licence: str, millions: float) -> Weights:

@@ -1,7 +1,7 @@
-"""Gaussian blurs of byte pictures in float32, bit for bit those of cv2.GaussianBlur on x86, channel by channel.
+"""Gaussian blurs of byte pictures in float32, channel by channel, bit for bit equal to cv2.GaussianBlur on x86.
 
-cv2 keeps as many rows as its kernel is high in a ring. Where a row is a whole number of memory pages, or nearly so,
-they all fall into the same few places of the cache, and the blur takes twice as long: such planes get more columns.
+cv2 keeps as many rows in memory as its kernel is high. If a row is a whole number of memory pages, or nearly so, these
+rows share a few places of the cache, and the blur takes twice as long. Such planes get more columns.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-# Floats that a processor of today takes at a time, at most.
+# The largest number of floats in a processor's vector register.
 _VECTOR = 16
 
 
 def reach(sigma: float) -> int:
-    """How far cv2.GaussianBlur looks in a float picture: its kernel ends at about four sigma."""
+    """The radius of cv2.GaussianBlur's kernel for a float picture, about four sigma."""
     return (round(sigma * 8 + 1) | 1) // 2
 
 
 def blurred_planes(picture: np.ndarray, sigma: float) -> Iterator[np.ndarray]:
-    """(H,W,3) uint8 -> the channels of cv2.GaussianBlur(float32 picture), each (H,W) float32 and the caller's."""
+    """(H,W,3) uint8 -> the channels of cv2.GaussianBlur(float32 picture), each (H,W) float32."""
     import cv2
 
-    # The last columns are rounded by other arithmetic, which depends on the layout.
+    # cv2 computes the last columns without vectors, and rounds them differently for another memory layout.
     if picture.shape[1] % _VECTOR:
         values = picture.astype(np.float32)
         yield from cv2.split(cv2.GaussianBlur(values, (0, 0), sigma, dst=values))
@@ -41,6 +41,7 @@ def blurred(plane: np.ndarray, sigma: float) -> np.ndarray:
     values = np.empty((height, wide), np.float32)
     values[:, :width] = plane
     if wide > width:
+        # cv2 reflects at the border: the further columns hold what it would see there.
         extra = min(reach(sigma), wide - width)
         values[:, width : width + extra] = values[:, width - 1 - extra : width - 1][:, ::-1]
         values[:, width + extra :] = 0.0
@@ -48,7 +49,7 @@ def blurred(plane: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def least(planes: Iterable[np.ndarray]) -> np.ndarray:
-    """The smallest of the planes at each pixel, in the memory of the first."""
+    """The minimum of the planes at each pixel, in the memory of the first one."""
     rest = iter(planes)
     smallest = next(rest)
     for plane in rest:
@@ -57,7 +58,7 @@ def least(planes: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def _roomy_width(width: int, margin: int) -> int:
-    """`width`, or more by at least `margin` where rows of float32 of that width lie badly in the cache."""
+    """`width`, or at least `margin` more if rows of float32 with that width share places of the cache."""
     if width <= margin + 1:
         return width
     candidates = (width, width + margin, width + margin + 64)

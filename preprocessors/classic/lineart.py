@@ -1,4 +1,4 @@
-"""Line art without a network: what is darker than its surroundings, brighter the darker it is."""
+"""Line art without a network: pixels darker than their surroundings become lines, the brighter the darker they are."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 from ..parallel import run_bands
 from .gaussian import blurred_planes, least, reach
 
-# Of a histogram at a time, so that its counts are exact in cv2's float32.
+# Rows per histogram: cv2 counts in float32, which is exact only for small numbers.
 _ROWS = 256
 
 
 def lineart(picture: np.ndarray, *, sigma: float = 6.0, threshold: float = 8.0, threads: int = 1) -> np.ndarray:
     """(H,W,3) uint8 RGB -> (H,W) uint8, white lines on black.
 
-    The smallest channel of G_sigma - picture, scaled so that the median of what exceeds `threshold`
-    becomes 127. Source: the "standard" line art of ControlNet v1.1.
+    The smallest channel of G_sigma - picture, scaled so that the median of the values above `threshold` becomes 127.
+    Source: the "standard" line art of ControlNet v1.1.
     """
     darker = run_bands(partial(darkness, sigma=sigma), picture, reach=reach(sigma), threads=threads, dtype=np.float32)
     typical = max(16.0, median_above(darker, threshold))
@@ -36,10 +36,10 @@ def darkness(picture: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def median_above(values: np.ndarray, threshold: float) -> float:
-    """The median of the values (H,W) float32 within 0..255 that exceed `threshold`, 0 where none does.
+    """The median of the values (H,W) float32 within 0..255 that are above `threshold`; 0 if none is.
 
-    Exactly np.median(values[values > threshold]), but only the values near the median are sorted: counts of
-    rounded values tell which these are.
+    It equals np.median(values[values > threshold]), but sorts only the values near the median. A histogram of the
+    rounded values tells which ones these are.
     """
     import cv2
 
@@ -47,14 +47,14 @@ def median_above(values: np.ndarray, threshold: float) -> float:
     if not count:
         return 0.0
     rounded = cv2.convertScaleAbs(values)
-    # How many are rounded to this or more.
+    # at_least[v] is the number of values that are rounded to v or more.
     at_least = _histogram(rounded)[::-1].cumsum()[::-1]
     middle = []
-    # From the largest down.
+    # Ranks count from the largest value down.
     for rank in {(count - 1) // 2, count // 2}:
         level = int(np.flatnonzero(at_least > rank)[-1])
         near = values[rounded == level]
-        # From the smallest up.
+        # np.partition counts from the smallest value up.
         place = int(at_least[level]) - 1 - rank
         middle.append(np.partition(near, place)[place])
     return float(np.mean(middle))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-# Below this the detector has too few pixels to grow a segment from.
+# The detector cannot grow a segment from fewer pixels.
 _SMALLEST_SIDE = 8
 
 
 def lines(picture: np.ndarray, *, channels: str = "lab", min_length: float = 20.0, merge: bool = True) -> np.ndarray:
     """(H,W,3) uint8 RGB -> (H,W) uint8, 255 on segments of at least `min_length` pixels.
 
-    channels: "lab" looks at lightness and both colour axes, "gray" at the gray picture alone, as is usual;
-        edges between colours of one brightness are seen only by the first.
+    channels: "lab" uses lightness and both colour axes, "gray" the gray picture alone, as is usual. Only "lab" finds
+        edges between colours of the same brightness.
     merge: leave out a segment that lies on longer ones for most of its length.
     Source: von Gioi et al. 2010 (LSD), cv2.createLineSegmentDetector.
     """
@@ -21,6 +21,7 @@ def lines(picture: np.ndarray, *, channels: str = "lab", min_length: float = 20.
     canvas = np.zeros(picture.shape[:2], np.uint8)
     segments = find_segments(picture, channels=channels)
     lengths = np.hypot(segments[:, 2] - segments[:, 0], segments[:, 3] - segments[:, 1])
+    # The longest first, so that `merge` compares each segment with longer ones only.
     order = np.argsort(-lengths, kind="stable")
     for segment in segments[order[lengths[order] >= min_length]]:
         if not (merge and _covered(canvas, segment)):
@@ -47,7 +48,7 @@ def find_segments(picture: np.ndarray, *, channels: str = "lab") -> np.ndarray:
 
 
 def _covered(canvas: np.ndarray, segment: np.ndarray, part: float = 0.7, reach: int = 2) -> bool:
-    """True if drawn pixels lie within `reach` of at least `part` of the segment."""
+    """Whether drawn pixels lie within `reach` of at least `part` of the segment."""
     x0, y0, x1, y1 = segment
     steps = np.linspace(0.0, 1.0, max(2, int(np.hypot(x1 - x0, y1 - y0))))
     dx, dy = y1 - y0, x0 - x1

@@ -1,4 +1,4 @@
-"""Segmentation hints from painted maps and from plain colour regions. Neither knows what it sees."""
+"""Segmentation hints from painted maps and from plain colour regions. Neither recognises objects."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def color_regions(
 ) -> np.ndarray:
     """Colour regions named by the user, in the colours of a palette: (H,W,3) uint8 RGB -> (H,W,3) uint8.
 
-    Superpixels of about `cell` pixels (a watershed from a grid of seeds) are grouped by mean colour into as
-    many groups as `classes` names; the groups take the names in `order`. This is not semantic: it finds
-    colours, and the user says what they are.
+    Superpixels of about `cell` pixels (a watershed from a grid of seeds) are grouped by mean colour into one group for
+    each name in `classes`. The groups take the names in `order`. This is not semantic: it finds colours, and the user
+    says what they are.
     """
     known = find_palette(palette)
     numbers = known.numbers(classes)
@@ -49,7 +49,7 @@ def color_regions(
 
 
 def superpixels(picture: np.ndarray, cell: int) -> np.ndarray:
-    """(H,W,3) uint8 -> (H,W) int32 from 0: regions that grow from a grid of seeds and meet at edges."""
+    """(H,W,3) uint8 -> region numbers (H,W) int32 from 0. Regions grow from a grid of seeds and meet at edges."""
     import cv2
 
     height, width = picture.shape[:2]
@@ -57,10 +57,10 @@ def superpixels(picture: np.ndarray, cell: int) -> np.ndarray:
     rows = np.arange(min(cell // 2, height - 1), height, cell)
     columns = np.arange(min(cell // 2, width - 1), width, cell)
     markers[np.ix_(rows, columns)] = np.arange(1, rows.size * columns.size + 1).reshape(rows.size, columns.size)
-    # The watershed gives up the outermost pixels, so it gets a rim of its own.
+    # The watershed gives the outermost pixels no region, so it gets a border of one pixel.
     wide = cv2.copyMakeBorder(np.ascontiguousarray(cv2.medianBlur(picture, 3)), 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     markers = np.asarray(cv2.watershed(wide, np.pad(markers, 1)), np.int32)[1:-1, 1:-1]
-    # It leaves lines of -1 between the regions: they go to the nearest region.
+    # It marks the lines between regions by -1: they go to the nearest region.
     unknown = (markers <= 0).astype(np.uint8)
     labels = cv2.distanceTransformWithLabels(unknown, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)[1]
     nearest = np.asarray(labels, np.int32)
@@ -70,7 +70,8 @@ def superpixels(picture: np.ndarray, cell: int) -> np.ndarray:
 
 
 def group_colours(points: np.ndarray, weights: np.ndarray, count: int, seed: int, rounds: int = 20) -> np.ndarray:
-    """Weighted k-means with spread-out starts: (N,3) points, (N,) weights -> (N,) group numbers."""
+    """Weighted k-means: (N,3) points, (N,) weights -> (N,) group numbers."""
+    # Each further centre starts at the point farthest from the others, so that small regions get one too.
     rng = np.random.default_rng(seed)
     centres = points[[int(rng.integers(len(points)))]]
     while len(centres) < count:

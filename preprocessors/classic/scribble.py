@@ -21,10 +21,9 @@ def xdog(
 ) -> np.ndarray:
     """Extended difference of Gaussians: (H,W,3) uint8 RGB -> (H,W) uint8, 255 on strokes.
 
-    A pixel is a stroke where the picture is darker than its surroundings by more than threshold / 2
-    in all three channels. The published test is 2 (255 - dog) > threshold with
-    dog = floor(255 - min_c(G_wide - G_narrow)); in bytes that product wraps around at 256 and loses the
-    darkest strokes, so the equivalent min_c > floor(threshold / 2) is tested on the differences.
+    A pixel is a stroke if the picture is darker than its surroundings by more than threshold / 2 in all three channels.
+    The published test is 2 (255 - dog) > threshold with dog = floor(255 - min_c(G_wide - G_narrow)). In bytes that
+    product wraps around at 256 and loses the darkest strokes, so the equivalent min_c > floor(threshold / 2) is tested.
     Source: Winnemoeller et al. 2012; ControlNet's scribble annotator.
     """
     strokes = partial(_strokes, limit=threshold // 2, sigma=sigma, wide_sigma=wide_sigma)
@@ -41,7 +40,7 @@ def _strokes(picture: np.ndarray, *, limit: int, sigma: float, wide_sigma: float
 def drawing(picture: np.ndarray, *, threshold: int = 127) -> np.ndarray:
     """Dark strokes on light paper -> white strokes on black: (H,W,3) uint8 RGB -> (H,W) uint8 0 or 255.
 
-    A pixel is a stroke where its smallest channel is below `threshold`, so that coloured pens count.
+    A pixel is a stroke if its smallest channel is below `threshold`, so that coloured pens count as well.
     """
     import cv2
 

@@ -24,16 +24,16 @@ def soft_edge(
 ) -> np.ndarray:
     """(H,W,3) uint8 RGB -> (H,W) float32 0..1, brighter where the edge is stronger.
 
-    After `smoothing` bilateral passes in Lab, the mean colours of both halves of a disc of `radius`
-    pixels are compared in eight orientations; the largest distance d (in Lab units) becomes
-    1 - exp(-(d / contrast)^2). `safe` keeps three levels (see `safe_steps`).
-    Source: the half-disc gradient of Martin et al. 2004, without its learned weights.
+    After `smoothing` bilateral passes in Lab, the mean colours of both halves of a disc of `radius` pixels are compared
+    in eight orientations. The largest distance d (in Lab units) becomes 1 - exp(-(d / contrast)^2). `safe` keeps three
+    levels (see `safe_steps`). Source: the half-disc gradient of Martin et al. 2004, without its learned weights.
     """
     import cv2
 
     lab = cv2.cvtColor(picture.astype(np.float32) / np.float32(255.0), cv2.COLOR_RGB2LAB)
     for _ in range(smoothing):
         lab = cv2.bilateralFilter(lab, 5, 20.0, 3.0)
+    # Each thread takes some of the orientations. The maximum does not depend on who computed it.
     kernels = half_discs(radius)
     shares: list[np.ndarray | None] = [None] * min(threads, len(kernels))
 
@@ -61,7 +61,7 @@ def _strongest(lab: np.ndarray, kernels: Sequence[np.ndarray]) -> np.ndarray:
 
 @cache
 def half_discs(radius: int) -> tuple[np.ndarray, ...]:
-    """Kernels (2r+1,2r+1) float32: the mean of one half of a disc minus that of the other, 8 orientations."""
+    """Kernels (2r+1,2r+1) float32 for 8 orientations: the mean of one half of a disc minus the mean of the other."""
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1].astype(np.float32)
     inside = x * x + y * y <= (radius + 0.5) ** 2
     kernels = []
@@ -73,9 +73,9 @@ def half_discs(radius: int) -> tuple[np.ndarray, ...]:
 
 
 def safe_steps(soft: np.ndarray, steps: int = 2) -> np.ndarray:
-    """0..1 -> floor((steps + 1) x) / steps, so 0, 1/2, 1: a soft map can otherwise hide a gray picture.
+    """Reduce 0..1 to floor((steps + 1) x) / steps, by default 0, 1/2 and 1, so that no gray picture hides in the map.
 
-    Source: ControlNet v1.1's "safe" soft edges; 1 itself stays 1.
+    Source: ControlNet v1.1's "safe" soft edges. 1 stays 1.
     """
     return np.minimum(np.floor(soft * np.float32(steps + 1)) / np.float32(steps), np.float32(1.0))
 
@@ -83,8 +83,8 @@ def safe_steps(soft: np.ndarray, steps: int = 2) -> np.ndarray:
 def thin(soft: np.ndarray, *, threshold: float = 127.0, sigma: float = 3.0) -> np.ndarray:
     """Ridges of a soft map: (H,W) uint8 -> (H,W) uint8 0 or 255.
 
-    After a blur by `sigma`, a pixel stays if it is the largest of three in one of four directions and
-    exceeds `threshold`. Source: the non-maximum suppression of ControlNet's scribbles.
+    After a blur by `sigma`, a pixel stays if it is the largest of three in one of four directions and is above
+    `threshold`. Source: the non-maximum suppression of ControlNet's scribbles.
     """
     import cv2
 
@@ -96,7 +96,7 @@ def thin(soft: np.ndarray, *, threshold: float = 127.0, sigma: float = 3.0) -> n
 
 
 def to_scribble(soft: np.ndarray) -> np.ndarray:
-    """A soft map (H,W) uint8 -> strokes 0 or 255: thinned first, then widened by a blur and cut above 4."""
+    """A soft map (H,W) uint8 -> strokes 0 or 255: ridges, widened by a blur whose values above 4 count."""
     import cv2
 
     strokes = cv2.GaussianBlur(thin(soft), (0, 0), 3.0)

@@ -1,4 +1,4 @@
-"""Hints that are the picture itself, changed: tile, blur, recolor, colour grid, thresholds, inpaint."""
+"""Hints made of the picture itself: tile, blur, recolor, colour grid, thresholds, inpaint."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def invert(picture: np.ndarray) -> np.ndarray:
 
 
 def tile(picture: np.ndarray, *, factor: int = 1) -> np.ndarray:
-    """(H,W,3) float32 0..1 -> the same size, without the detail finer than `factor` pixels.
+    """(H,W,3) float32 0..1 -> the same size, without detail finer than `factor` pixels.
 
-    The v1.1 tile net reads the plainly resized picture, factor 1. A larger factor averages areas and
-    enlarges again about the same centre: nothing moves, whatever the size.
+    The v1.1 tile network reads the resized picture as it is, factor 1. A larger factor averages areas and enlarges them
+    again about the same centre, so that nothing moves at any size.
     """
     import cv2
 
@@ -72,7 +72,7 @@ def color_grid(picture: np.ndarray, *, cell: int = 64) -> np.ndarray:
 
 
 def binary(picture: np.ndarray, *, threshold: int = 0) -> np.ndarray:
-    """(H,W,3) uint8 RGB -> (H,W) uint8: what is dark becomes white. Threshold 0 lets Otsu's method choose."""
+    """(H,W,3) uint8 RGB -> (H,W) uint8: dark pixels become white. Threshold 0 lets Otsu's method choose."""
     import cv2
 
     luma = gray(np.ascontiguousarray(picture))
@@ -82,7 +82,7 @@ def binary(picture: np.ndarray, *, threshold: int = 0) -> np.ndarray:
 
 
 def threshold(picture: np.ndarray, *, level: int = 127) -> np.ndarray:
-    """(H,W,3) uint8 RGB -> (H,W) uint8: white where the smallest channel exceeds `level`."""
+    """(H,W,3) uint8 RGB -> (H,W) uint8: white where the smallest channel is above `level`."""
     import cv2
 
     red, green, blue = cv2.split(np.ascontiguousarray(picture))
@@ -92,7 +92,7 @@ def threshold(picture: np.ndarray, *, level: int = 127) -> np.ndarray:
 def inpaint(picture: np.ndarray, *, mask: np.ndarray | None, masked_value: float = -1.0) -> np.ndarray:
     """(H,W,3) float32 0..1 and a mask (H,W), 1 = repaint -> the picture with `masked_value` under the mask.
 
-    The v1.1 inpaint net knows a masked pixel by -1, which must reach it unclamped; some SDXL nets by 0.
+    The v1.1 inpaint network recognises a masked pixel by -1, which must reach it unclamped; some SDXL networks use 0.
     Raises ParameterError without a mask.
     """
     if mask is None:
@@ -101,7 +101,7 @@ def inpaint(picture: np.ndarray, *, mask: np.ndarray | None, masked_value: float
 
 
 def shuffle(picture: np.ndarray, *, seed: int, grain: int = 256) -> np.ndarray:
-    """(H,W,3) uint8 -> the same colours, moved about by two smooth random fields of `grain` pixels.
+    """(H,W,3) uint8 -> the same colours, moved by two smooth random fields of `grain` pixels.
 
     The same seed gives the same picture, 0 included. Source: the content shuffle of ControlNet v1.1.
     """
@@ -111,7 +111,7 @@ def shuffle(picture: np.ndarray, *, seed: int, grain: int = 256) -> np.ndarray:
     rng = np.random.default_rng(seed)
     x = noise_field(rng, height, width, grain) * float(width - 1)
     y = noise_field(rng, height, width, grain) * float(height - 1)
-    # Two planes instead of one array of pairs: the result is the same, bit for bit.
+    # Two planes take less memory than one array of pairs, and the result is the same bit for bit.
     maps = (x.astype(np.float32), y.astype(np.float32))
     return cv2.remap(np.ascontiguousarray(picture), *maps, cv2.INTER_LINEAR)
 

@@ -1,1 +1,1 @@
-"""Hints estimated by networks: small torch modules that load the official files strictly."""
+"""Hints estimated by networks: small torch modules that load the official weights files strictly."""

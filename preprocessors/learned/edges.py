@@ -26,6 +26,7 @@ def hed(frames: np.ndarray, *, library: Library, weights: tuple[Weights, ...], s
 def pidinet(frames: np.ndarray, *, library: Library, weights: tuple[Weights, ...], safe: bool = False) -> np.ndarray:
     """(B,H,W,3) uint8 RGB -> (B,H,W) float32 0..1."""
     net = library.net(weights[0], PiDiNet)
+    # PiDiNet was trained on BGR.
     return _graded(to_maps(infer(net, to_input(frames[..., ::-1], net) / 255.0)), safe)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ResidualBlock(nn.Module):
-    """Two reflected 3x3 convolutions around an identity."""
+    """A residual block of two 3x3 convolutions with reflected borders."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -56,9 +56,9 @@ class LineartGenerator(nn.Module):
 
 
 class UnetLevel(nn.Module):
-    """One level of the U-Net of pix2pix (Isola et al. 2017), around the deeper ones.
+    """One level of the U-Net of pix2pix (Isola et al. 2017), around the deeper levels.
 
-    Places in `model` without weights (activations, instance norms) count in the official numbering.
+    Modules without weights (activations, instance norms) stay in `model`, since they count in the official numbering.
     """
 
     def __init__(self, outer: int, inner: int, deeper: nn.Module | None = None, width_in: int | None = None) -> None:
@@ -99,7 +99,7 @@ class AnimeGenerator(nn.Module):
 
 
 class NormConv(nn.Module):
-    """Batch norm, leaky ReLU, convolution, and for the decoder an enlargement by 2."""
+    """Batch norm, leaky ReLU, convolution, and an enlargement by 2 in the decoder."""
 
     def __init__(self, width_in: int, width: int, kernel: int = 3, stride: int = 1, enlarge: bool = False) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class NormConv(nn.Module):
 
 
 class Shortcut(nn.Module):
-    """x + y, with x brought to y's width and size where they differ."""
+    """x + y, after x is brought to the width and size of y if they differ."""
 
     def __init__(self, width_in: int, width: int, stride: int = 1, enlarge: bool = False) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class MangaBlock(nn.Module):
 
 
 class MangaStage(nn.Module):
-    """Blocks of one width; an encoder's last one halves the size, a decoder's first one doubles it."""
+    """Blocks of one width. The last one of an encoder halves the size, the first one of a decoder doubles it."""
 
     def __init__(self, width_in: int, width: int, count: int, scale: str) -> None:
         super().__init__()
@@ -194,10 +194,11 @@ def realistic(frames: np.ndarray, *, library: Library, weights: tuple[Weights, .
 def anime(frames: np.ndarray, *, library: Library, weights: tuple[Weights, ...]) -> np.ndarray:
     """(B,H,W,3) uint8 RGB -> (B,H,W) float32 0..1, lines bright.
 
-    The frames are stretched to multiples of 256, as the official annotator does, and the lines back.
+    The frames are stretched to multiples of 256, as the official annotator does, and the lines are stretched back.
     """
     import cv2
 
+    # Eight levels halve the picture eight times.
     height, width = frames.shape[1:3]
     size = (-(-width // 256) * 256, -(-height // 256) * 256)
     wide = np.stack([cv2.resize(np.ascontiguousarray(f), size, interpolation=cv2.INTER_CUBIC) for f in frames])

@@ -31,6 +31,7 @@ class ConvUnit(nn.Sequential):
             nn.BatchNorm2d(width),
             nn.ReLU6(),
         )
+        # TensorFlow's "same" padding for stride 2: one pixel at the right and at the bottom only.
         self.shifted = stride == 2
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,7 +58,7 @@ class InvertedResidual(nn.Module):
 
 
 class Backbone(nn.Module):
-    """The first five stages of MobileNetV2, whose results at five depths are returned."""
+    """The first five stages of MobileNetV2; the results at five depths are returned."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,7 +86,7 @@ def _unit(width_in: int, width: int, kernel: int, dilation: int = 1) -> nn.Seque
 
 
 class Merge(nn.Module):
-    """A shallow and a deep feature map, side by side at the shallow one's size."""
+    """Concatenates a shallow and a deep feature map at the size of the shallow one."""
 
     def __init__(self, shallow: int, deep: int, enlarge: bool = True) -> None:
         super().__init__()
@@ -101,7 +102,7 @@ class Merge(nn.Module):
 
 
 class Refine(nn.Module):
-    """A residual 3x3 convolution and one that narrows."""
+    """A residual 3x3 convolution, then one that halves the width."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,11 +157,12 @@ class MLSD(nn.Module):
 def decode(output: Tensor, score: float, length: float) -> list[np.ndarray]:
     """(B,9,h,w) -> for each picture its segments (N,4) x0, y0, x1, y1, in pixels of the input.
 
-    The `_CANDIDATES` best centres that are the largest of 3x3 count, if their probability exceeds `score`
-    and the segment is longer than `length` pixels of the output.
+    A segment counts if its centre is a maximum of 3x3 and one of the `_CANDIDATES` best ones, its probability is above
+    `score`, and it is longer than `length` pixels of the output.
     """
     heat = torch.sigmoid(output[:, 0])
     peak = F.max_pool2d(heat[:, None], 3, stride=1, padding=1)[:, 0]
+    # Keep the maxima: the centre of a segment is spread over several pixels.
     heat = torch.where(peak == heat, heat, torch.zeros_like(heat)).flatten(1)
     best, places = heat.topk(min(_CANDIDATES, heat.shape[1]), dim=1)
     width = output.shape[-1]
@@ -183,6 +185,7 @@ def lines(
 
     net = library.net(weights[0], MLSD)
     pictures = to_input(frames, net) / 127.5 - 1.0
+    # The official code appends a channel of ones before it scales the bytes.
     constant = torch.full_like(pictures[:, :1], 1.0 / 127.5 - 1.0)
     output = infer(net, torch.cat((pictures, constant), 1)).float()
     canvases = np.zeros(frames.shape[:3], np.uint8)

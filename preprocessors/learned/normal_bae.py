@@ -21,7 +21,7 @@ _STAGES = (
     (3, 1, 6, 512, 3),
 )  # fmt: skip
 _STEM, _HEAD = 48, 2048
-# TensorFlow's batch norm.
+# The epsilon of TensorFlow's batch norm.
 _EPS = 1e-3
 
 
@@ -30,7 +30,7 @@ def _norm(width: int) -> nn.BatchNorm2d:
 
 
 class SameConv(nn.Conv2d):
-    """A convolution with TensorFlow's "same" padding, which puts the odd pixel on the right and at the bottom."""
+    """A convolution with TensorFlow's "same" padding, which puts an odd pixel at the right and at the bottom."""
 
     def forward(self, x: Tensor) -> Tensor:
         pads = []
@@ -41,7 +41,7 @@ class SameConv(nn.Conv2d):
 
 
 class SqueezeExcite(nn.Module):
-    """One weight per channel, from the means of all channels."""
+    """Multiplies each channel by a weight that is computed from the means of all channels."""
 
     def __init__(self, width: int, reduced: int) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class SeparableBlock(nn.Module):
 
 
 class InvertedBlock(nn.Module):
-    """The same after a widening."""
+    """A separable block after a convolution that widens."""
 
     def __init__(self, width_in: int, width: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class EfficientNetB5(nn.Module):
             stages.append(nn.Sequential(*blocks))
         self.blocks = nn.Sequential(*stages)
         self.conv_head = nn.Conv2d(width_in, _HEAD, 1, bias=False)
-        # In the file, and not used: the decoder reads what comes before it.
+        # It is in the file but not used: the decoder reads the features before it.
         self.bn2 = _norm(_HEAD)
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -126,7 +126,7 @@ class EfficientNetB5(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A name in the file between the net and its backbone."""
+    """Holds the backbone under its name in the weights file."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class Encoder(nn.Module):
 
 
 class UpSample(nn.Module):
-    """Deep features at the size of shallow ones, merged by two convolutions."""
+    """Enlarges deep features to the size of shallow ones and merges both by two convolutions."""
 
     def __init__(self, width_in: int, width: int) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ def _normalize(output: Tensor) -> Tensor:
 
 
 class Decoder(nn.Module):
-    """Normals at an eighth of the size, refined pixel by pixel at a quarter, a half and the whole."""
+    """Normals at an eighth of the size, refined pixel by pixel at a quarter, at a half and at full size."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from ..entry import Weights
     from .library import Library
 
-# The picture's height for the body net.
+# The height of the picture for the body network, as in the official annotator.
 _BODY_SIDE = 184
-# The maps' shorter side at most: at 4096 x 4096 they would take 4 GB.
+# Largest shorter side of the maps: for 4096 x 4096 pixels they would take 4 GB.
 _MAP_SIDE = 1024
 _HAND_SIDES = (184, 368, 552, 736)
 _HAND_MAP = 128
@@ -34,13 +34,13 @@ Box = tuple[int, int, int]
 def estimate(
     frames: np.ndarray, *, library: Library, weights: tuple[Weights, ...], hands: bool = False, face: bool = False
 ) -> list[Pose]:
-    """(B,H,W,3) uint8 RGB -> a pose per frame. `weights` are those of body, hand and face.
+    """(B,H,W,3) uint8 RGB -> a pose per frame. `weights` are the files of body, hand and face.
 
-    Raises WeightsError at once for a file that is asked for and not there, whether or not somebody is found.
+    Raises WeightsError for a missing file before it starts, even if there is nobody in the picture.
     """
     for part in (weights[0], *(weights[1:2] if hands else ()), *(weights[2:3] if face else ())):
         library.find(part)
-    # The nets were trained on BGR.
+    # The networks were trained on BGR.
     swapped = np.ascontiguousarray(frames[..., ::-1])
     height, width = frames.shape[1:3]
     found = []
@@ -86,10 +86,10 @@ def _with_hands(frame: np.ndarray, person: Person, library: Library, weights: We
 
 
 def hand_box(arm: np.ndarray, height: int, width: int) -> Box | None:
-    """The square around a hand, from shoulder, elbow and wrist (3,3); None if one is missing or it is too small.
+    """The square around a hand, from shoulder, elbow and wrist (3,3). None if one is missing or it is too small.
 
-    Its centre is a third of the forearm beyond the wrist; its side is 1.5 times the longer of the forearm and
-    0.9 times the upper arm.
+    Its centre is a third of the forearm beyond the wrist. Its side is 1.5 times the larger of the forearm and 0.9 times
+    the upper arm.
     """
     if (arm[:, 2] <= 0).any():
         return None
@@ -101,7 +101,7 @@ def hand_box(arm: np.ndarray, height: int, width: int) -> Box | None:
 
 
 def face_box(body: np.ndarray, height: int, width: int) -> Box | None:
-    """The square around a face, from nose, eyes and ears of a body (18,3); None if they are missing."""
+    """The square around a face, from nose, eyes and ears of a body (18,3). None if they are missing."""
     if body[0, 2] <= 0 or (body[14:18, 2] <= 0).all():
         return None
     reach = np.abs(body[14:18, :2] - body[0, :2]).max(axis=1) * (3.0, 3.0, 1.5, 1.5)
@@ -137,7 +137,7 @@ def _hand(frame: np.ndarray, box: Box, library: Library, weights: Weights) -> np
 
 
 def _strongest_blob(heat: np.ndarray) -> tuple[int, int] | None:
-    """Row and column of the largest value in the connected region that holds the most heat."""
+    """Row and column of the largest value in the connected region with the largest sum."""
     from scipy.ndimage import gaussian_filter, label, sum_labels
 
     hot = gaussian_filter(heat, sigma=3) > _LEVEL
@@ -151,7 +151,7 @@ def _strongest_blob(heat: np.ndarray) -> tuple[int, int] | None:
 
 
 def _with_face(frame: np.ndarray, person: Person, library: Library, weights: Weights) -> Person:
-    """Keypoints (70,3) of the face; the net's last map is the background and no keypoint."""
+    """The person with the 70 keypoints of the face. The network's last map is the background and no keypoint."""
     box = face_box(person.body, *frame.shape[:2])
     if box is None:
         return person
@@ -173,7 +173,7 @@ def _channels_last(maps: Tensor) -> np.ndarray:
 
 
 def _resize(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Areas when the sides shrink together, Lanczos when they grow; more than four channels one by one."""
+    """Resize by areas to a smaller size, by Lanczos to a larger one. cv2's Lanczos takes at most four channels."""
     import cv2
 
     shrinks = height + width < picture.shape[0] + picture.shape[1]

@@ -1,4 +1,4 @@
-"""From OpenPose's maps to people: peaks of the heat maps, joined where the affinity fields agree.
+"""From OpenPose's maps to people: peaks of the heat maps are joined where the affinity fields agree.
 
 Source: Cao et al. 2017, section 3, with the thresholds of the ControlNet annotator.
 """
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Limbs by keypoint numbers, and the channels (x, y) of the field that runs along each.
+# Limbs by keypoint numbers, and the first channel (x, then y) of the field along each limb.
 _LIMBS = (
     (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13),
     (1, 0), (0, 14), (14, 16), (0, 15), (15, 17), (2, 16), (5, 17),
 )  # fmt: skip
 _FIELDS = (12, 20, 14, 16, 22, 24, 0, 2, 4, 6, 8, 10, 28, 30, 34, 32, 36, 18, 26)
-# The two limbs from shoulder to ear join people but start none.
+# The two limbs from shoulder to ear, which come last, extend people but do not start one.
 _STARTERS = 17
 _SAMPLES = 10
 _PEAK = 0.1
@@ -26,7 +26,7 @@ _LOWEST_MEAN = 0.4
 
 @dataclass
 class _Member:
-    """One person while it is put together: the peak of each part, -1 for none, and the sum of scores."""
+    """One person under construction: the peak of each part (-1 for none), the sum of scores, the number of parts."""
 
     parts: np.ndarray
     score: float
@@ -34,7 +34,7 @@ class _Member:
 
 
 def find_people(heat: np.ndarray, fields: np.ndarray) -> list[np.ndarray]:
-    """Heat maps (H,W,19) and fields (H,W,38) -> bodies (18,3) of x, y, score; score 0 where a part is missing."""
+    """Heat maps (H,W,19) and fields (H,W,38) -> bodies (18,3) of x, y, score. Score 0 is a missing part."""
     peaks, groups = find_peaks(heat)
     members: list[_Member] = []
     for index, (limb, channel) in enumerate(zip(_LIMBS, _FIELDS, strict=True)):
@@ -54,7 +54,8 @@ def find_people(heat: np.ndarray, fields: np.ndarray) -> list[np.ndarray]:
 def find_peaks(heat: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     """Heat maps (H,W,19) -> all peaks (N,3) of x, y, score, and for each of 18 parts the numbers of its peaks.
 
-    A peak is no smaller than its four neighbours after a blur, and exceeds `_PEAK`; its score is unblurred.
+    A peak is not smaller than its four neighbours after a blur, and is above `_PEAK`. Its score is the value before the
+    blur.
     """
     from scipy.ndimage import gaussian_filter
 
@@ -74,7 +75,7 @@ def find_peaks(heat: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
 def _connections(
     peaks: np.ndarray, groups: list[np.ndarray], limb: tuple[int, int], field: np.ndarray
 ) -> list[tuple[int, int, float]]:
-    """Pairs of peaks along which the field runs, the best first, no peak twice."""
+    """Pairs of peaks with the field along the line between them, best first. Each peak is in one pair at most."""
     starts, ends = groups[limb[0]], groups[limb[1]]
     if not len(starts) or not len(ends):
         return []
@@ -83,6 +84,7 @@ def _connections(
     lengths = np.maximum(np.linalg.norm(vectors, axis=1), 0.001)
     places = np.linspace(peaks[a, :2], peaks[b, :2], num=_SAMPLES, axis=1).round().astype(int)
     along = (field[places[..., 1], places[..., 0]] * (vectors / lengths[:, None])[:, None]).sum(axis=-1)
+    # Cao et al. 2017, equation 11; lines longer than half of the picture lose score.
     scores = along.mean(axis=1) + np.minimum(0.5 * field.shape[0] / lengths - 1.0, 0.0)
     good = ((along > _FIELD).sum(axis=1) > 0.8 * _SAMPLES) & (scores > 0)
     chosen: list[tuple[int, int, float]] = []
@@ -105,7 +107,7 @@ def _join(
     *,
     may_start: bool,
 ) -> None:
-    """Add one limb: to the person that has one of its ends, by merging two that have one each, or as a new one."""
+    """Add one limb to the person with one of its ends, merge two people with one end each, or start a new person."""
     start, end = limb
     found = [m for m in members if m.parts[start] == first or m.parts[end] == second][:2]
     if len(found) == 2 and not ((found[0].parts >= 0) & (found[1].parts >= 0)).any():

@@ -1,7 +1,7 @@
 """The convolutional pose machines of OpenPose (Cao et al. 2017, Simon et al. 2017), with the official key names.
 
-body_pose_model.pth, hand_pose_model.pth and facenet.pth name each convolution at the top level, so all
-convolutions here are attributes of one module, and the order is in the tables.
+body_pose_model.pth, hand_pose_model.pth and facenet.pth name each convolution at the top level. So all convolutions
+here are attributes of one module, and tables give their order.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _POOL = "pool"
-# Name, width in, width out; 3x3 unless it is a stage's.
+# Name, input width, output width. All of these are 3x3.
 _VGG = (
     ("conv1_1", 3, 64), ("conv1_2", 64, 64), (_POOL, 0, 0),
     ("conv2_1", 64, 128), ("conv2_2", 128, 128), (_POOL, 0, 0),
@@ -28,7 +28,7 @@ _HAND_TRUNK = (
 
 
 class PoseMachine(nn.Module):
-    """Named convolutions; a ReLU follows each that is not listed as linear."""
+    """Convolutions by name, with a ReLU after each one except the last of a stage."""
 
     def _add(self, name: str, width_in: int, width: int, kernel: int = 3) -> None:
         self.add_module(name, nn.Conv2d(width_in, width, kernel, padding=kernel // 2))

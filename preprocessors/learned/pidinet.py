@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 
 def _difference_kernel(weight: Tensor, kind: str) -> Tensor:
-    """The plain kernel that a pixel difference convolution (Su et al. 2021) amounts to.
+    """The plain kernel that equals a pixel difference convolution (Su et al. 2021).
 
-    "cd": minus the sum of the kernel at its centre; "ad": minus the kernel turned by an eighth;
-    "rd": a 5x5 kernel, positive on the outer ring and negative on the inner; "cv": the kernel itself.
+    "cd" subtracts the sum of the kernel at its centre, "ad" the kernel turned by an eighth. "rd" is a 5x5 kernel,
+    positive on the outer ring and negative on the inner one. "cv" is the kernel itself.
     """
     if kind == "cv":
         return weight
@@ -42,7 +42,7 @@ class DifferenceConv(nn.Module):
 
 
 class PidiBlock(nn.Module):
-    """A separable residual block whose depthwise part sees differences."""
+    """A separable residual block with a difference convolution."""
 
     def __init__(self, kind: str, width_in: int, width: int, stride: int = 1) -> None:
         super().__init__()

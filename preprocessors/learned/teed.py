@@ -13,7 +13,7 @@ def smish(x: Tensor) -> Tensor:
 
 
 class Smish(nn.Module):
-    """`smish` as a layer, where it takes a place in a numbered sequence."""
+    """`smish` as a module, which counts in the numbering of a sequence."""
 
     def forward(self, x: Tensor) -> Tensor:
         return smish(x)
@@ -45,7 +45,7 @@ class TeedSingle(nn.Module):
 
 
 class TeedDense(nn.Module):
-    """The dense layer: its first convolution grows the picture by two pixels, its second takes them back."""
+    """The dense layer. Its first convolution enlarges the picture by two pixels, its second one removes them again."""
 
     def __init__(self, width_in: int, width: int) -> None:
         super().__init__()
@@ -61,6 +61,7 @@ class TeedUp(nn.Module):
 
     def __init__(self, width: int, steps: int) -> None:
         super().__init__()
+        # Padding for kernels of 2 ** steps, so that each step doubles the size exactly.
         layers: list[nn.Module] = []
         for step in range(steps):
             out = 1 if step == steps - 1 else 16

@@ -9,16 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from .. import limits
 from ..errors import PictureError
-from ..limits import (
-    MAX_CANVAS_PIXELS,
-    MAX_COORDINATE,
-    MAX_FILE_PIXELS,
-    MAX_FRAMES,
-    MAX_JSON_BYTES,
-    MAX_PEOPLE,
-    MAX_SIDE,
-)
 from .people import Person, Pose, body_from_coco17
 from .skeleton import BODY_25_TO_18
 
@@ -33,20 +25,15 @@ _COUNTS = {"left_hand": range(21, 22), "right_hand": range(21, 22), "face": rang
 # Whole bodies in one list: the body, six points of the feet, which no net reads, then face and hands.
 # COCO-WholeBody, and the same with a neck and in OpenPose's order (DWPose).
 _WHOLE_BODIES = {133: 17, 134: 18}
+# Forms of other tools, by their number of keypoints and by a key of their files: the error names them.
 _OTHER_BODIES = {
-    15: "OpenPose MPI",
-    16: "MPII",
-    26: "Halpe",
-    33: "MediaPipe",
-    135: "OpenPose's whole body",
+    15: "OpenPose MPI", 16: "MPII", 26: "Halpe", 33: "MediaPipe", 135: "OpenPose's whole body",
     136: "Halpe's whole body",
-}
+}  # fmt: skip
 _OTHER_FILES = {
-    "annotations": "a COCO data set",
-    "instance_info": "an MMPose prediction",
-    "keypoints": "a COCO or MMPose result",
-    "landmarks": "a MediaPipe result",
-}
+    "annotations": "a COCO data set", "instance_info": "an MMPose prediction",
+    "keypoints": "a COCO or MMPose result", "landmarks": "a MediaPipe result",
+}  # fmt: skip
 # A median coordinate up to this is a share of the canvas: nobody is two pixels tall.
 _LARGEST_SHARE = 2.0
 
@@ -66,9 +53,11 @@ def read_poses(data: Any, *, height: int | None = None, width: int | None = None
     frames = [data] if isinstance(data, Mapping) else data
     if not isinstance(frames, Sequence) or not all(isinstance(f, Mapping) and "people" in f for f in frames):
         raise PictureError(f'a pose is a mapping with a list of "people", or a list of those; this is {_kind(frames)}')
-    _check_limit(len(frames), MAX_FRAMES, "the pose file has {:,} frames")
+    _check_limit(len(frames), limits.MAX_FRAMES, "the pose file has {:,} frames")
     poses = tuple(_read_frame(frame, height, width) for frame in frames)
-    _check_limit(sum(pose.height * pose.width for pose in poses), MAX_FILE_PIXELS, "the canvases have {:,} pixels")
+    _check_limit(
+        sum(pose.height * pose.width for pose in poses), limits.MAX_FILE_PIXELS, "the canvases have {:,} pixels"
+    )
     seen = [part[part[:, 2] > 0, :2] for pose in poses for person in pose.people for part in person.parts().values()]
     # Per file, and by the median: one point outside of the picture, at 1.05, must not turn shares into pixels.
     if sum(map(len, seen)) and np.median(np.abs(np.concatenate(seen))) <= _LARGEST_SHARE:
@@ -100,7 +89,7 @@ def _check_limit(amount: int, limit: int, text: str) -> None:
 
 
 def _parse(text: str | bytes) -> Any:
-    _check_limit(len(text), MAX_JSON_BYTES, "the pose file has {:,} bytes")
+    _check_limit(len(text), limits.MAX_JSON_BYTES, "the pose file has {:,} bytes")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -122,19 +111,19 @@ def _read_frame(frame: Mapping[str, Any], height: int | None, width: int | None)
             "the pose names no canvas size: give the width and height of its picture, or link that picture"
         )
     height, width = _side(height, "height"), _side(width, "width")
-    _check_limit(height * width, MAX_CANVAS_PIXELS, f"the canvas of {width}x{height} has {{:,}} pixels")
+    _check_limit(height * width, limits.MAX_CANVAS_PIXELS, f"the canvas of {width}x{height} has {{:,}} pixels")
     found = frame["people"]
     if not isinstance(found, Sequence) or not all(isinstance(person, Mapping) for person in found):
         raise PictureError('"people" holds something else than a list of people')
-    _check_limit(len(found), MAX_PEOPLE, "a frame has {:,} people")
+    _check_limit(len(found), limits.MAX_PEOPLE, "a frame has {:,} people")
     notes: list[str] = []
     return Pose(tuple(_read_person(person, notes) for person in found), height, width, tuple(notes))
 
 
 def _side(value: Any, name: str) -> int:
-    if isinstance(value, Real) and 1 <= float(value) <= MAX_SIDE:
+    if isinstance(value, Real) and 1 <= float(value) <= limits.MAX_SIDE:
         return int(float(value))
-    raise PictureError(f"the canvas {name} is {str(value)[:40]!r}: expected pixels, from 1 to {MAX_SIDE}")
+    raise PictureError(f"the canvas {name} is {str(value)[:40]!r}: expected pixels, from 1 to {limits.MAX_SIDE}")
 
 
 def _read_person(data: Mapping[str, Any], notes: list[str]) -> Person:
@@ -185,8 +174,10 @@ def _read_points(data: Mapping[str, Any], part: str) -> np.ndarray | None:
         raise PictureError(f"{key} holds something else than numbers") from None
     if not points.size:
         return None
-    if not (np.abs(points) <= MAX_COORDINATE).all():
-        raise PictureError(f"{key} holds numbers that are no place in a picture: NaN, or beyond {MAX_COORDINATE:,}")
+    if not (np.abs(points) <= limits.MAX_COORDINATE).all():
+        raise PictureError(
+            f"{key} holds numbers that are no place in a picture: NaN, or beyond {limits.MAX_COORDINATE:,}"
+        )
     if points.size % 3:
         raise PictureError(f"{key} has {points.size} numbers; expected triples of x, y and confidence")
     return points.reshape(-1, 3)
