@@ -71,7 +71,7 @@ def test_the_median_is_that_of_numpy() -> None:
 
 
 def test_many_frames_equal_their_singles(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "_LEAST_PIXELS", 1)  # so that small pictures go to threads too
+    monkeypatch.setattr(parallel, "_MIN_PIXELS", 1)  # so that small pictures go to threads too
     image = make_pictures(5, 40, 52)
     seen: list[tuple[int, int, threading.Thread]] = []
     batch = preprocessors.process(
