@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from ..config import UNetConfig
@@ -128,6 +129,11 @@ class ControlModel(nn.Module):
     """Whether the net was trained to act on the conditional half of the guidance only (the shuffle ControlNet)."""
     needs_base = False
     """Whether the net is complete only with the weights of its base."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return next(self.parameters()).dtype
 
     @property
     def hint_channels(self) -> int:

@@ -105,7 +105,7 @@ ON_CALL: tuple[tuple[str, Callable[[Call], Any]], ...] = (
     ("the attention function is overridden", lambda c: c.options.get("optimized_attention_override")),
     ("another wrapper stands between this one and the UNet", lambda c: c.executor.wrappers[c.executor.idx + 1 :]),
     ("a hook changes weights by prompt", lambda c: c.patcher.current_hooks is not None),
-    ("context windows cut the batch", lambda c: c.options.get("context_window") is not None),
+    ("context windows cut the batch", lambda c: any(c.options.get(key) for key in ("context_window", "ad_params"))),
     ("the model gets inputs that are not Stable Diffusion's", lambda c: any(v is not None for v in c.others.values())),
     ("attention runs in float32, the model does not", lambda c: needs_wide_attention(c)),
     ("rows are at different noise levels", lambda c: len(set(c.levels)) != 1),
@@ -276,9 +276,17 @@ class Engine:
     def counted(self, patcher: Any) -> Any:
         """The packed copy as the editor's memory manager sees it: a model of that size, which it may drop."""
         size = most_packed_bytes(self.frame.unet, torch.float32)
-        holder = comfy.model_patcher.ModelPatcher(nn.Module(), patcher.load_device, patcher.offload_device, size=size)
+        where = (patcher.load_device, patcher.offload_device, size)
+        holder = place_holder(*where)
+        # ComfyUI clones further models of a MODEL for its MultiGPU nodes.
+        holder.cached_patcher_init = (place_holder, where)
         holder.add_callback_with_key(CALLBACKS.ON_DETACH, KEY, self.forget)
         return holder
+
+
+def place_holder(load_device: Any, offload_device: Any, size: int, disable_dynamic: bool = False) -> Any:
+    """A patcher of an empty module that ComfyUI counts as `size` bytes."""
+    return comfy.model_patcher.ModelPatcher(nn.Module(), load_device, offload_device, size=size)
 
 
 def tell(node: str | None, text: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -39,22 +38,26 @@ def bind_context(
     net: ControlModel,
     base: UNetConfig,
     x: Tensor,
-    rows: Sequence[int],
-    images: int,
+    images: tuple[int, ...],
     text: Tensor,
     label: Tensor | None,
     schedule: HostSchedule,
     dtype: torch.dtype,
+    extend: bool = False,
 ) -> BindContext:
-    """The context for these rows of x (all rows, C, h, w), of which ComfyUI lays out `images` per conditioning.
+    """The context for the rows of x (all rows, C, h, w) that the net sees.
 
-    text, label: of these rows, on the device, in the net's dtype.
+    images: for each of these rows the index of its image in the batch. text, label: of these rows, on the device, in
+    the net's dtype. extend: whether the last hint stands for all images after it; else hints begin again.
     """
     height, width = x.shape[-2] * FACTOR, x.shape[-1] * FACTOR
     hints = []
     for hint in unit.hints:
         rgb = check_hint_channels(hint.picture, net.hint_channels)
-        hints.append(fit_hint(rgb, height, width, unit.fit).to(x.device, dtype))
+        fitted = fit_hint(rgb, height, width, unit.fit).to(x.device, dtype)
+        if extend and 1 < len(fitted) <= max(images):
+            fitted = fitted[[min(image, len(fitted) - 1) for image in range(1 + max(images))]]
+        hints.append(fitted)
     return BindContext(
         hints=tuple(hints),
         kinds=tuple(hint.kind for hint in unit.hints),
@@ -63,9 +66,9 @@ def bind_context(
         timesteps=schedule,
         sigmas=(),
         # Hints are dealt out to the images of a batch in turn, as ComfyUI does.
-        image_of_row=tuple(row % images for row in rows),
+        image_of_row=images,
         # All of them: ComfyUI may put different rectangles of the image into one batch.
-        distinct_rows=len(rows),
+        distinct_rows=len(images),
         size=(x.shape[-2], x.shape[-1]),
         pool=unit.pool,
         base=base,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -27,14 +26,14 @@ from ...controlnet_core.control.modes import block_heights
 from ...controlnet_core.control.plan import words
 from ...controlnet_core.control.residuals import weigh_residual
 from ...controlnet_core.control.unit import ControlUnit
-from ...controlnet_core.control.weights import BlockWeights
 from ...controlnet_core.denoise import net_residuals
-from ...controlnet_core.errors import UnfitError
+from ...controlnet_core.errors import UnfitError, ValueRangeError
 from ...controlnet_core.models.control import BoundNet, ControlModel, check_base
 from ...controlnet_core.models.to_device import to_device_async
-from ..units import unit_of
-from ..values import ControlSpec
+from .advanced import AdvancedFactors, context_window
+from .batch_rows import BatchRows, batch_rows
 from .bind import FACTOR, HostSchedule, bind_context
+from .control_inputs import ControlInputs
 from .model_config import base_config, base_weights
 from .placed_net import PlacedNet, SharedNet
 from .residuals import Residuals, Stream, add_residuals, streams_are_taken
@@ -45,11 +44,11 @@ RECORDER = "controlnet_core_recorder"
 END = object()
 TAG = "controlnet_core_unit"
 """The attribute by which our objects know each other: a second copy of this pack may be loaded as well."""
-UNION_ARGUMENT = "control_type"
-"""Where the native node for ControlNet Union leaves the number of the type, in a list."""
 LEVEL = "controlnet_core_level"
 """Where the options of a call of the model keep its noise level as a number, with the tensor that it was read from."""
 SDXL_BLOCKS = 9
+KEPT_HINTS = 8
+"""Bound nets that are kept in a run for hints that a pack sets. A pack may set a new hint at each call."""
 
 
 def load(path: Path, model: Any = None) -> CoreControl:
@@ -66,63 +65,25 @@ def load(path: Path, model: Any = None) -> CoreControl:
     return CoreControl(SharedNet(net, path.name))
 
 
-class CoreControl(comfy.controlnet.ControlBase):
-    """One unit of control in the editor.
-
-    Hint, strength and window are set by `set_cond_hint`, as native nodes do; all else by `describe`, as our
-    nodes do.
-    """
+class CoreControl(ControlInputs):
+    """One unit of control in ComfyUI."""
 
     controlnet_core_unit = True
 
     def __init__(self, shared: SharedNet) -> None:
-        super().__init__()
-        self.shared = shared
-        self.spec = ControlSpec(None, torch.zeros(0))
-        self.name = shared.name
+        super().__init__(shared)
         self.sampling: Any = None
         self.base: UNetConfig | None = None
         self.placed: PlacedNet | None = None
         # Keyed by the editor's identity of a conditioning, which lives as long as a run: nothing outlives
         # a run that fails, for which there is no cleanup.
-        self.runs: WeakKeyDictionary[Any, dict[Any, tuple[BoundNet, Scales | None]]] = WeakKeyDictionary()
-
-    # ---- what apply nodes call
-
-    def describe(self, spec: ControlSpec) -> CoreControl:
-        """Set what native nodes do not know, and check all of it; returns itself, as `set_cond_hint` does."""
-        self.spec = replace(spec, net=None, image=torch.zeros(0))
-        self.name = spec.name or self.shared.name
-        self.unit()
-        return self
-
-    def copy(self) -> CoreControl:
-        """The same unit; weights are shared."""
-        twin = CoreControl(self.shared)
-        self.copy_to(twin)
-        twin.spec, twin.name = self.spec, self.name
-        return twin
-
-    def scale_blocks(self, factors: Sequence[float], base: UNetConfig) -> None:
-        """Multiply the block weights, one factor for each block of this base, the middle last."""
-        own = self.unit().own_weights(base) or (1.0,) * len(factors)
-        weights = BlockWeights(custom=tuple(w * f for w, f in zip(own, factors, strict=True)))
-        self.spec = replace(self.spec, block_weights=weights)
-
-    def unit(self) -> ControlUnit:
-        """The engine's record of this unit. Raises ShapeError or ValueRangeError."""
-        start, end = self.timestep_percent_range
-        spec = replace(self.spec, strength=self.strength, start=start, end=end)
-        types = self.extra_args.get(UNION_ARGUMENT) or ()
-        kind = str(types[0]) if types else ""
-        return unit_of(spec, self.shared.net, self.cond_hint_original, self.name, kind)
-
-    # ---- what the sampler calls
+        self.runs: WeakKeyDictionary[Any, dict[Any, Prepared]] = WeakKeyDictionary()
 
     def get_models(self) -> list[Any]:
         """Patchers of the whole chain."""
         placed = self.shared.placed
-        return [*super().get_models(), *(() if placed is None else (placed.patcher,))]
+        chain = comfy.controlnet.ControlBase.get_models(self)  # without `control_model_wrapped`, which this has not
+        return [*chain, *(() if placed is None else (placed.patcher,))]
 
     def inference_memory_requirements(self, dtype: torch.dtype) -> int:
         """Bytes for activations of the whole chain, and for a net that is completed only when the run begins.
@@ -146,6 +107,7 @@ class CoreControl(comfy.controlnet.ControlBase):
         block weights.
         """
         super().pre_run(model, percent_to_timestep_function)
+        self.begin_advanced(percent_to_timestep_function)
         self.runs.clear()
         self.base = find_base(self.shared.net, self.name, model)
         self.unit().weights(self.base, FACTOR)
@@ -155,6 +117,7 @@ class CoreControl(comfy.controlnet.ControlBase):
     def cleanup(self) -> None:
         """End a run: nothing of it is kept."""
         super().cleanup()
+        self.end_advanced()
         self.runs.clear()
         self.shared.completed.clear()
         self.placed = self.sampling = self.base = None
@@ -198,16 +161,51 @@ class CoreControl(comfy.controlnet.ControlBase):
     ) -> Call | None:  # fmt: skip
         """What this call needs; None if the unit adds nothing."""
         assert self.base is not None and self.placed is not None
-        unit, images = self.unit(), x_noisy.shape[0] // conditionings
+        part = self.part_for(x_noisy)
+        unit, window = self.unit(part), context_window(self.sub_idxs, options)
+        order = batch_rows(len(x_noisy), conditionings, options, window)
+        advanced = self.advanced_factors(level, order, options)
         curve = 1.0 if unit.curve is None else unit.curve(HostSchedule(self.sampling, sigma.device).position(sigma))
         weights = tuple(curve * weight for weight in unit.weights(self.base, x_noisy.shape[-2]))
-        factors = row_factors(unit, images, conditionings, options)
+        factors = row_factors(unit, order, options)
+        if advanced is not None:
+            skips, entry = len(weights) - 1, self.placed.net.entry
+            weights = tuple(w * advanced.block_weight(i, skips, entry) for i, w in enumerate(weights))
+            factors = [a * b for a, b in zip(factors, advanced.rows, strict=True)]
         rows = tuple(row for row, value in enumerate(factors) if value != 0.0)
         if not rows or not any(weights):
             return None
-        bound, scales = self._bound(unit, rows, [factors[row] for row in rows], images, x_noisy, cond, options)
+        source = self.cond_hint_original if part is None else part
+        if part is not None and len(part) == len(x_noisy):
+            order = order._replace(images=tuple(range(len(x_noisy))))  # the pack made a hint for each row
+        bound, scales = self._bound(unit, rows, [factors[row] for row in rows], order, x_noisy, cond, options, source)
+        if advanced is not None and advanced.has_masks:
+            masks = self._advanced_scales(advanced, rows, x_noisy, untouched=source is self.joined)
+            scales = masks if scales is None else tuple(a * b for a, b in zip(scales, masks, strict=True))
         net = NetInputs(self.placed.net, bound.inputs_at(level), (UnitInputs(slice(None), weights, scales),))
-        return Call(unit, net, rows, x_noisy, sigma, (self, identity(options), rows, tuple(x_noisy.shape)))
+        key = (self, identity(options), rows, tuple(x_noisy.shape), id(source))
+        return Call(unit, net, rows, x_noisy, sigma, key)
+
+    def _advanced_scales(
+        self, advanced: AdvancedFactors, rows: tuple[int, ...], x: Tensor, untouched: bool
+    ) -> tuple[Tensor, ...]:
+        """Advanced-ControlNet's masks for each target. untouched: whether the hint is that of the whole image."""
+        assert self.base is not None and self.placed is not None
+        if not untouched and advanced.mask_of_keyframe:
+            raise ValueRangeError(
+                f"another pack cuts the hint of {self.name} into parts, and the mask of a timestep keyframe cannot "
+                "follow it: give the mask to Apply Advanced ControlNet instead"
+            )
+        latent = (x.shape[-2], x.shape[-1])
+        sizes = list(zip(block_heights(self.base, latent[0]), block_heights(self.base, latent[1]), strict=True))
+        return tuple(
+            to_device_async(
+                advanced.mask(index, len(sizes) - 1, self.placed.net.entry, latent, size, untouched)[list(rows)],
+                x.device,
+                self.placed.dtype,
+            )
+            for index, size in enumerate(sizes)
+        )
 
     def _weighed(self, call: Call, may_run: bool, options: dict[str, Any]) -> Iterator[Tensor | None]:
         """One residual for each skip and the middle, in all rows of x; None if nothing is added."""
@@ -262,17 +260,22 @@ class CoreControl(comfy.controlnet.ControlBase):
             yield residual
 
     def _bound(
-        self, unit: ControlUnit, rows: tuple[int, ...], factors: Sequence[float], images: int, x: Tensor,
-        cond: dict[str, Any], options: dict[str, Any],
+        self, unit: ControlUnit, rows: tuple[int, ...], factors: Sequence[float], order: BatchRows, x: Tensor,
+        cond: dict[str, Any], options: dict[str, Any], source: Any,
     ) -> tuple[BoundNet, Scales | None]:  # fmt: skip
-        """The bound net and its scales, made once per run, size and batch of conditionings."""
+        """The bound net and its scales, made once per run, hint, size and batch of conditionings.
+
+        source: the tensor that the hint is from.
+        """
         assert self.placed is not None and self.base is not None
         dtype, device = self.placed.dtype, x.device
         text = cond.get("crossattn_controlnet", cond["c_crossattn"])
         uuids = options.get("uuids") or ()
         # What is kept for a run; nothing is kept if ComfyUI does not say which conditioning this is.
         known = self.runs.setdefault(uuids[0], {}) if uuids else {}
-        key = (identity(options), rows, tuple(factors), tuple(x.shape), tuple(text.shape), dtype, device)
+        images = tuple(order.images[row] for row in rows)
+        key = (identity(options), rows, images, tuple(factors), tuple(x.shape), tuple(text.shape), dtype, device)
+        key = (id(source), *key)
         if key not in known:
             check_width(self, text)
             text, label = (None if v is None else v.to(device, dtype) for v in (text, cond.get("y")))
@@ -281,10 +284,21 @@ class CoreControl(comfy.controlnet.ControlBase):
             assert text is not None
             schedule = HostSchedule(self.sampling, device)
             net = self.placed.net
-            context = bind_context(unit, net, self.base, x, rows, images, text, label, schedule, dtype)
+            extend = self.is_advanced or order.windowed
+            context = bind_context(unit, net, self.base, x, images, text, label, schedule, dtype, extend)
             mask = None if unit.mask is None else unit.mask.to(device)
-            known[key] = net.bind(context), residual_scales(context, factors, mask, self.base)
-        return known[key]
+            if len(known) >= KEPT_HINTS and source is not self.joined:
+                known.pop(next(iter(known)))
+            known[key] = Prepared(net.bind(context), residual_scales(context, factors, mask, self.base), source)
+        return known[key][:2]
+
+
+class Prepared(NamedTuple):
+    """A bound net and its scales. source: the hint's tensor, kept so that no other one gets its id."""
+
+    bound: BoundNet
+    scales: Scales | None
+    source: Any
 
 
 class Call(NamedTuple):
@@ -322,14 +336,17 @@ def level_of(t: Tensor, options: dict[str, Any]) -> float:
     return known[1]
 
 
-def row_factors(unit: ControlUnit, pictures: int, conditionings: int, options: dict[str, Any]) -> list[float]:
-    """For each row the factor of its half of the guidance times that of its picture.
+def row_factors(unit: ControlUnit, order: BatchRows, options: dict[str, Any]) -> list[float]:
+    """For each row the factor of its half of the guidance times that of its image.
 
-    Raises ShapeError when the factors per picture do not divide the batch.
+    Raises ShapeError when the factors per image do not divide the batch.
     """
-    items = unit.factors(pictures)
-    halves = [unit.half(positive=half == 0) for half in options.get("cond_or_uncond", [0] * conditionings)]
-    return [half * item for half in halves for item in items]
+    halves = options.get("cond_or_uncond") or [0] * (1 + max(order.conditionings))
+    items = (unit.items or (1.0,)) if order.windowed else unit.factors(1 + max(order.images))
+    return [
+        unit.half(positive=halves[half] == 0) * items[image % len(items)]
+        for half, image in zip(order.conditionings, order.images, strict=True)
+    ]
 
 
 def find_base(net: ControlModel, name: str, model: Any) -> UNetConfig:

@@ -52,11 +52,31 @@ def load_own_checkpoint(path: Path) -> tuple[Any, Any, Any]:
     checkpoint = load_checkpoint(path)
     vae = None if checkpoint.vae is None else OwnVae(checkpoint.vae)
     clip = None if checkpoint.text_model is None else own_clip(checkpoint.text_encoder())
-    return own_model(checkpoint), clip, vae
+    model = own_model(checkpoint)
+    # How ComfyUI loads a part once more, for another device or without dynamic VRAM (since 0.33).
+    model.cached_patcher_init = (load_patcher, (path, "model"))
+    for part, name in ((clip, "clip"), (vae, "vae")):
+        if part is not None:
+            part.patcher.cached_patcher_init = (load_patcher, (path, name))
+    return model, clip, vae
 
 
-def own_model(checkpoint: Checkpoint) -> Any:
-    """MODEL: the editor's UNet of this shape, with the checkpoint's weights."""
+def load_patcher(path: Path, part: str, disable_dynamic: bool = False) -> Any:
+    """The patcher of one part ("model", "clip" or "vae") of a checkpoint of our own shape, with weights of its own."""
+    checkpoint = load_checkpoint(path)
+    if part == "model":
+        return own_model(checkpoint, disable_dynamic)
+    if part == "clip":
+        return own_clip(checkpoint.text_encoder()).patcher
+    assert checkpoint.vae is not None
+    return OwnVae(checkpoint.vae).patcher
+
+
+def own_model(checkpoint: Checkpoint, disable_dynamic: bool = False) -> Any:
+    """MODEL: ComfyUI's UNet of this shape, with the checkpoint's weights.
+
+    disable_dynamic: whether the model stays out of ComfyUI's dynamic VRAM.
+    """
     config = checkpoint.config
     manage = comfy.model_management
     load_device = manage.get_torch_device()
@@ -69,7 +89,9 @@ def own_model(checkpoint: Checkpoint) -> Any:
     model = comfy.model_base.BaseModel(described, kinds[config.parametrization], device=manage.unet_offload_device())
     model.diffusion_model.load_state_dict(native_state(checkpoint.unet), strict=True)
     model.diffusion_model.eval()
-    return comfy.model_patcher.ModelPatcher(model, load_device, manage.unet_offload_device())
+    plain = comfy.model_patcher.ModelPatcher
+    patcher = plain if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", plain)
+    return patcher(model, load_device, manage.unet_offload_device())
 
 
 def native_state(unet: UNet) -> dict[str, torch.Tensor]:

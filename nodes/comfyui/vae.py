@@ -39,7 +39,8 @@ class OwnVae(comfy.sd.VAE):
         self.latent_channels, self.output_channels = config.latent_channels, config.image_channels
         self.latent_dim, self.crop_input, self.disable_offload, self.not_video = 2, True, False, False
         self.downscale_index_formula = self.upscale_index_formula = self.extra_1d_channel = None
-        self.size = None
+        self.size = self.pad_channel_value = self.format_encoded = None
+        self.handles_tiling = False
         self.first_stage_model = with_host_layers(model.to(self.vae_dtype))
         self.patcher = comfy.model_patcher.ModelPatcher(
             self.first_stage_model, load_device=self.device, offload_device=manage.vae_offload_device()

@@ -372,8 +372,8 @@ class Session:
         own = getattr(self, name, None)
         if own:
             return own()
-        names = ("comfyui_accelerate", "comfyui_preprocess", "comfyui_nets", "comfyui_shortcuts", "comfyui_card", "comfyui_packs")
-        modules = (importlib.import_module(module) for module in names)
+        names = ("accelerate", "preprocess", "nets", "shortcuts", "card", "packs")
+        modules = (importlib.import_module(f"comfyui_{name}") for name in names)
         return next(getattr(module, name) for module in modules if hasattr(module, name))(self)
 
     def socket_values(self) -> None:
