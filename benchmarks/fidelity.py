@@ -29,16 +29,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from comfyui_controlnet_core.controlnet_core.analysis.fidelity import compare_edges, iou
+from comfyui_controlnet_core.controlnet_core.backend import Backend
 from comfyui_controlnet_core.controlnet_core.checkpoints.control import load_control
 from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_checkpoint, load_controlnet
+from comfyui_controlnet_core.controlnet_core.conditioning.condition import Condition
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
-from comfyui_controlnet_core.controlnet_core.backend import Backend
-from comfyui_controlnet_core.controlnet_core.conditioning.condition import Condition
-from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.text_encoder import TextEncoder
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
+from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
 from comfyui_controlnet_core.controlnet_core.training.demo_stages import UNION_KINDS
 from comfyui_controlnet_core.controlnet_core.training.demo_world import RenderedScene, render_seed, srgb_to_lab
 from comfyui_controlnet_core.nodes.example_pictures import VIEWS

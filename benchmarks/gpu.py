@@ -33,25 +33,21 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from comfyui_controlnet_core.controlnet_core.backend import Backend
+from comfyui_controlnet_core.controlnet_core.conditioning.condition import Condition
+from comfyui_controlnet_core.controlnet_core.conditioning.job import Job
 from comfyui_controlnet_core.controlnet_core.config import SD15, SDXL, ModelConfig
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import make_schedule
-from comfyui_controlnet_core.controlnet_core.backend import Backend
-from comfyui_controlnet_core.controlnet_core.engine.chunks import Part, evaluate_parts
-from comfyui_controlnet_core.controlnet_core.conditioning.condition import Condition
-from comfyui_controlnet_core.controlnet_core.speed.cuda_graphs import Graphs
-from comfyui_controlnet_core.controlnet_core.conditioning.job import Job
-from comfyui_controlnet_core.controlnet_core.prepare import prepare
-from comfyui_controlnet_core.controlnet_core.speed import Run
-from comfyui_controlnet_core.controlnet_core.runtime.device import DTYPES, Runtime, choose_device
 from comfyui_controlnet_core.controlnet_core.errors import ValueRangeError
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
+from comfyui_controlnet_core.controlnet_core.runtime.device import DTYPES, Runtime, choose_device
 from gpu_goals import Row, table
 from measure import machine, seconds
-from peers import CFG, SHAPES, Ours, Step, make_case, write_weights
+from peers import CFG, SHAPES, Ours, Step, denoiser_of, make_case, write_weights
 from step import compare, make_engines
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -59,9 +55,9 @@ from torch.utils.flop_counter import FlopCounterMode
 OURS: dict[str, dict[str, bool]] = {
     "default": {},
     "graphs": {"graphs": True},
-    "graphs, wide": {"graphs": True, "wide": True},
-    "graphs, wide, side by side": {"graphs": True, "wide": True, "side_by_side": True},
-    "all, compiled": {"graphs": True, "wide": True, "side_by_side": True, "compile": True},
+    "graphs, wide": {"graphs": True, "fused_qkv": True},
+    "graphs, wide, side by side": {"graphs": True, "fused_qkv": True, "parallel_nets": True},
+    "all, compiled": {"graphs": True, "fused_qkv": True, "parallel_nets": True, "compile": True},
 }
 STEPS = 20
 
@@ -203,11 +199,8 @@ def evaluation(
     schedule = make_schedule(config.noise)
     sigma = schedule.sigma(torch.tensor(500.0))
     job = Job(unet, config, schedule, *halves, tuple(x.shape), [float(sigma)])
-    parts = [Part(slice(0, batch), prepare(job, backend))]
-    graphs = Graphs(backend, (unet, net)) if backend.runtime.graphs else None
-    run = Run(check_every_step=False, graphs=graphs, side_by_side=backend.beside)
-    x = x.to(backend.runtime.device)
-    return lambda: evaluate_parts(parts, x, sigma, CFG, run)
+    x, denoise = x.to(backend.runtime.device), denoiser_of(job, backend)
+    return lambda: denoise(x, sigma)
 
 
 def first(setup: Setup) -> Iterator[Row]:

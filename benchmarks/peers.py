@@ -25,11 +25,12 @@ from comfyui_controlnet_core.controlnet_core.config import SD15
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.diffusion.denoiser import scale_input
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
-from comfyui_controlnet_core.controlnet_core.engine.chunks import Part, evaluate_parts
-from comfyui_controlnet_core.controlnet_core.prepare import Prepared, prepare, prepare_once
-from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime, waits_for_results
-from comfyui_controlnet_core.controlnet_core.speed.cuda_graphs import Graphs
-from comfyui_controlnet_core.controlnet_core.speed import Run
+from comfyui_controlnet_core.controlnet_core.finite import FiniteGuard
+from comfyui_controlnet_core.controlnet_core.pipeline import build_denoiser
+from comfyui_controlnet_core.controlnet_core.prepare import Prepared, prepare
+from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime, results_are_free
+from comfyui_controlnet_core.controlnet_core.sample import Denoise, SampleSettings
+from comfyui_controlnet_core.controlnet_core.speed import EXACT, EvaluationClock, RunContext, Shortcuts
 from torch import Tensor, nn
 
 CFG = 7.0
@@ -99,23 +100,23 @@ class Ours:
     @property
     def buffer_bytes(self) -> int:
         """Bytes of the work buffer, which stays allocated between steps."""
-        return 0 if self.backend.scratch is None else self.backend.scratch.buffer.nbytes
+        return 0 if self.backend.work_buffer is None else self.backend.work_buffer.nbytes
 
     def run(self, case: Case, body: Callable[[Step], None]) -> None:
         """Call `body` with a step."""
-        runtime = self.backend.runtime
-        parts = [Part(slice(0, len(case.x)), self.prepare(case))]
-        x, sigma = case.x.to(runtime.device), case.sigma
-        graphs = Graphs(self.backend, (self.unet, *self.nets)) if runtime.graphs else None
-        watches = waits_for_results(runtime.device)
-        run = Run(check_every_step=watches, graphs=graphs, side_by_side=self.backend.beside)
-        body(lambda: evaluate_parts(parts, x, sigma, CFG, run))
+        x, sigma = case.x.to(self.backend.runtime.device), case.sigma
+        denoise = self.denoiser(case)
+        body(lambda: denoise(x, sigma))
+
+    def denoiser(self, case: Case, shortcuts: Shortcuts = EXACT) -> Denoise:
+        """Build the denoiser of a run, with the accelerations that the runtime asks for."""
+        return denoiser_of(self._job(case, self._units(case)), self.backend, shortcuts)
 
     def prepare(self, case: Case) -> Prepared:
         """Prepare a run: everything before the first step."""
-        return prepare(self._job(case, self._units(case)), self.backend)
+        return prepare(self.backend.place(self._job(case, self._units(case))), self.backend.runtime)
 
-    def prepare_with_new_seeds(self, case: Case) -> Iterator[Prepared]:
+    def prepare_with_new_seeds(self, case: Case) -> Iterator[Denoise]:
         """Yield what a run gets before its first step: first for a new run, then for runs with another seed.
 
         The text tensors are new each time, as from a text encoder; the units are the same.
@@ -123,7 +124,7 @@ class Ours:
         units = self._units(case)
         while True:
             own = replace(case, text=case.text.clone())
-            yield prepare_once(self._job(own, units), self.backend)
+            yield denoiser_of(self._job(own, units), self.backend)
 
     def _units(self, case: Case) -> tuple[ControlUnit, ...]:
         return tuple(ControlUnit(net, case.hint) for net in self.nets[: case.nets])
@@ -132,6 +133,18 @@ class Ours:
         halves = ([Condition(case.text[i : i + 1], units)] for i in range(2))
         config = replace(SD15, unet=self.unet.config)
         return Job(self.unet, config, self.schedule, *halves, tuple(case.x.shape), [float(case.sigma)])
+
+
+def denoiser_of(job: Job, backend: Backend, shortcuts: Shortcuts = EXACT) -> Denoise:
+    """Build the denoiser of a job as `generate` does, without a memory plan."""
+    watches = results_are_free(backend.runtime.device)
+    owners = (job.unet, *(unit.net for unit in job.units))
+    context = RunContext(
+        backend.runtime, shortcuts, EvaluationClock(shortcuts), backend.streams, backend.programs, owners,
+        checks_each_step=watches,
+    )  # fmt: skip
+    settings = SampleSettings(cfg=CFG)
+    return build_denoiser(job, backend, settings, job.shape[0], context, FiniteGuard(every_step=watches))
 
 
 class Pool:

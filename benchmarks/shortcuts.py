@@ -30,15 +30,14 @@ from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_checkp
 from comfyui_controlnet_core.controlnet_core.conditioning.condition import Condition
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import make_sigmas, scaled_linear
-from comfyui_controlnet_core.controlnet_core.engine.evaluate import evaluate
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
 from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
+from comfyui_controlnet_core.controlnet_core.speed import EXACT, Shortcuts
 from comfyui_controlnet_core.controlnet_core.speed.packed_cpu.pack import can_pack
-from comfyui_controlnet_core.controlnet_core.speed import EXACT, Run, Shortcuts, stage_ends
 from comfyui_controlnet_core.controlnet_core.training.demo_world import render_seed
 from fidelity import FIRST_SEED, hint, pictures
 from measure import machine
-from peers import CFG, Ours, make_case, write_weights
+from peers import Ours, make_case, write_weights
 from PIL import Image
 from torch import Tensor
 
@@ -146,16 +145,16 @@ def times(size: int, nets: int, steps: int, repeats: int) -> dict[str, Any]:
         write_weights(Path(folder), nets, "sd15")
         engine = Ours(Path(folder), nets, Runtime())
         case = make_case(size, 1, nets)
-        prepared = engine.prepare(case)
         sigmas = make_sigmas(scaled_linear(), "normal", steps, sampler="euler")[:-1]
+        warm = engine.denoiser(case)
         for sigma in sigmas:  # packs the weights, projects the timesteps
-            evaluate(prepared, case.x, sigma, CFG)
+            warm(case.x, sigma)
         for repeat in range(repeats):
             for name in list(rows) if repeat % 2 else list(rows)[::-1]:
-                run = Run(rows[name], ends=stage_ends(engine.schedule.percent_to_sigma))
+                denoise = engine.denoiser(case, rows[name])
                 began = perf_counter()
                 for sigma in sigmas:
-                    evaluate(prepared, case.x, sigma, CFG, run)
+                    denoise(case.x, sigma)
                 taken[name].append(perf_counter() - began)
     medians = {name: statistics.median(seconds) for name, seconds in taken.items()}
     exact = medians["exact"]
