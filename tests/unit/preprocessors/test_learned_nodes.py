@@ -62,7 +62,7 @@ def run(host: StandaloneHost, entry: Entry, **given: Any) -> tuple[torch.Tensor,
 def test_a_batch_goes_through_the_node_and_the_net_is_kept(entry: Entry, models: Path) -> None:
     host = StandaloneHost(models_dirs=[models], device="cpu", dtype="fp32")
     hint, text = run(host, entry)
-    assert hint.shape == FRAMES.shape and bool(torch.isfinite(hint).all()) and "3 pictures" in text
+    assert hint.shape == FRAMES.shape and bool(torch.isfinite(hint).all()) and "3 images" in text
     assert text.startswith(f"{entry.name} (torch, learned)")
     kept = dict(host.library()._nets)
     assert torch.equal(run(host, entry)[0], hint)
