@@ -86,7 +86,7 @@ def _arange(end: int, dtype: torch.dtype = torch.int64, device: Any = META, **kw
 
 ATEN = torch.ops.aten
 KERNELS: Mapping[Any, Callable[..., Tensor]] = {
-    **{getattr(ATEN, name).default: _like for name in "group_norm layer_norm gelu silu exp cos sin".split()},
+    **{getattr(ATEN, name).default: _like for name in ["group_norm", "layer_norm", "gelu", "silu", "exp", "cos", "sin"]},
     **{getattr(ATEN, name).Tensor: _broadcast for name in ("add", "sub", "mul", "div")},
     **dict.fromkeys((ATEN.add_.Tensor, ATEN.addcmul_.default, ATEN.silu_.default, ATEN.copy_.default), _in_place),
     ATEN.cat.default: _cat,

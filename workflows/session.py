@@ -97,9 +97,17 @@ def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
     add("--chunk", type=int, default=0, metavar="N", help="evaluate N pictures of a batch at a time; 0: all that fit")
     add("--graphs", action="store_true", help="replay evaluations as CUDA graphs, captured once for each picture size")
     add(
-        "--side-by-side", dest="parallel_nets", action="store_true", help="run ControlNets in parallel to the UNet's encoder, in CUDA streams"
+        "--side-by-side",
+        dest="parallel_nets",
+        action="store_true",
+        help="run ControlNets in parallel to the UNet's encoder, in CUDA streams",
     )
-    add("--wide", dest="fused_qkv", action="store_true", help="compute blocks in fewer, larger kernels (for CUDA, not measured yet)")
+    add(
+        "--wide",
+        dest="fused_qkv",
+        action="store_true",
+        help="compute blocks in fewer, larger kernels (for CUDA, not measured yet)",
+    )
     add("--compile", action="store_true", help="compile transformer blocks with torch.compile, at the first step")
     add(
         "--no-winograd", dest="winograd", action="store_false",

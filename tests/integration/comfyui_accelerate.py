@@ -162,7 +162,9 @@ def accelerated_families(session: Any) -> None:
     for family, changed in SMALL.items():
         model, texts = full.native_model(session, family, **changed), full.conditioning(family)
         torch.manual_seed(5)
-        net = nets.ControlNet(config.ControlNetConfig(session.part("nodes.comfyui.model_config").base_config(model.model)))
+        net = nets.ControlNet(
+            config.ControlNetConfig(session.part("nodes.comfyui.model_config").base_config(model.model))
+        )
         for parameter in net.parameters():
             if not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.05)

@@ -70,7 +70,7 @@ def preprocess_nodes(session: Any) -> None:
         "kept": same,
         "interrupted": interrupted,
         "missing": session.error(lambda: session.node("CNCore_SoftEdge", **{**teed, "kind": "soft_edge_hed"})),
-        "side": session.node(
-            "CNCore_PixelPerfect", **{**defaults(classes["CNCore_PixelPerfect"]), "image": frames()}
-        )["result"][0],
+        "side": session.node("CNCore_PixelPerfect", **{**defaults(classes["CNCore_PixelPerfect"]), "image": frames()})[
+            "result"
+        ][0],
     }

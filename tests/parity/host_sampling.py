@@ -113,9 +113,7 @@ def run_case(host: types.SimpleNamespace, case: Case) -> dict[str, torch.Tensor]
         prompt, prompt, latent, denoise=case.denoise, noise_mask=mask_of(case), seed=case.seed,
         disable_pbar=True,
     )  # fmt: skip
-    walk = host.samplers.KSampler(
-        model, case.steps, torch.device("cpu"), case.sampler, case.scheduler, case.denoise
-    )
+    walk = host.samplers.KSampler(model, case.steps, torch.device("cpu"), case.sampler, case.scheduler, case.denoise)
     return {"samples": samples * 0.18215, "sigmas": walk.sigmas, "evaluated": torch.tensor(evaluated)}
 
 

@@ -121,9 +121,7 @@ def test_conversions_are_equal_to_the_bit(host: dict[str, torch.Tensor]) -> None
     assert torch.equal(ours, host["percent"])
 
 
-@pytest.mark.parametrize(
-    "number", range(len(CASES)), ids=lambda n: "-".join(map(str, asdict(CASES[n]).values()))
-)
+@pytest.mark.parametrize("number", range(len(CASES)), ids=lambda n: "-".join(map(str, asdict(CASES[n]).values())))
 def test_same_seed_same_latent(number: int, host: dict[str, torch.Tensor]) -> None:
     case = CASES[number]
     samples, sigmas, evaluated = ours(case, host_convention(host))

@@ -29,15 +29,12 @@ from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
 from comfyui_controlnet_core.controlnet_core.speed import Shortcuts
 from torch import Tensor, nn
 
-CONFIG = replace(
-    DEMO, unet=replace(DEMO.unet, widths=(32, 64), transformer_depth=(1, 1), context_dim=32, label_dim=16)
-)
+CONFIG = replace(DEMO, unet=replace(DEMO.unet, widths=(32, 64), transformer_depth=(1, 1), context_dim=32, label_dim=16))
 UNLABELLED = replace(CONFIG, unet=replace(CONFIG.unet, label_dim=None))
 """Without a label vector, as SD1.5: what the halves of the guidance have in common is computed once."""
 NET = replace(DEMO.controlnet, unet=CONFIG.unet)
 TOLERANCE = 2e-5
 """Of the largest value: on the card kernels lie otherwise, and are summed in another order."""
-
 
 
 def rand(seed: int, *shape: int) -> Tensor:
@@ -164,11 +161,13 @@ CASES: dict[str, Case] = {
     "areas, masks and windows": areas,
     "a part is painted": lambda world: {"units": [world.unit()], "noise_mask": rand(5, 1, 64, 64).clamp(0, 1)},
     "rescaled guidance": lambda world: {
-        "units": [world.unit()], "settings": SampleSettings(steps=4, cfg=4.0, rescale=0.7)
+        "units": [world.unit()],
+        "settings": SampleSettings(steps=4, cfg=4.0, rescale=0.7),
     },
     "a report": lambda world: {"units": [world.unit()], "recorder": Recorder()},
     "lower levels now and then": lambda world: {
-        "units": [world.unit()], "shortcuts": Shortcuts(deep_every=2, reuse_every=2, guidance_end=0.8)
+        "units": [world.unit()],
+        "shortcuts": Shortcuts(deep_every=2, reuse_every=2, guidance_end=0.8),
     },
     "the encoder now and then": lambda world: {"units": [world.unit()], "shortcuts": Shortcuts(encoder_every=2)},
 }

@@ -40,7 +40,9 @@ def told(runtime: Runtime, shortcuts: Shortcuts = EXACT, **more: int) -> dict[st
     backend = Backend(runtime)
     asked = job(**more)
     owners = (asked.unet, *(unit.net for unit in asked.units))
-    context = run_context(backend, shortcuts, owners=owners, checks_each_step=False, offloaded=backend.conveyor is not None)
+    context = run_context(
+        backend, shortcuts, owners=owners, checks_each_step=False, offloaded=backend.conveyor is not None
+    )
     return dict(line.split(": ", 1) for line in blocked_choices(asked, backend, context))
 
 

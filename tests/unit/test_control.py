@@ -160,9 +160,7 @@ def test_a_schedule_at_0_costs_nothing(unet: UNet, net: ControlNet) -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("size", [(64, 96), (8, 12), (30, 20)])
-def test_masks_of_any_size_and_batches_of_masks(
-    unet: UNet, net: ControlNet, count: int, size: tuple[int, int]
-) -> None:
+def test_masks_of_any_size_and_batches_of_masks(unet: UNet, net: ControlNet, count: int, size: tuple[int, int]) -> None:
     """A mask is stretched over the picture, by the mean of the area that each cell covers."""
     mask = random(count, *size, seed=6)
     got = residuals(unet, ControlUnit(net, HINT, 0.8, mask=mask))

@@ -327,9 +327,7 @@ SAMPLES: dict[str, Sample] = {
         ("3 hint channels",),
         supported=True,
     ),
-    "control-lora": Sample(
-        lora_shapes(SDXL), "control-lora", "sdxl", "cldm", ("3 hint channels",), supported=True
-    ),
+    "control-lora": Sample(lora_shapes(SDXL), "control-lora", "sdxl", "cldm", ("3 hint channels",), supported=True),
     "control-lora sd15": Sample(
         lora_shapes(SD15.unet), "control-lora", "sd15", "cldm", ("3 hint channels",), supported=True
     ),

@@ -154,9 +154,7 @@ def test_guidance_with_two_nets_is_the_definition(
 
 @torch.inference_mode()
 @pytest.mark.parametrize("mode", MODES)
-def test_modes_follow_their_formulas(
-    model: DiffusionModel, nets: tuple[ControlNet, ControlNet], mode: str
-) -> None:
+def test_modes_follow_their_formulas(model: DiffusionModel, nets: tuple[ControlNet, ControlNet], mode: str) -> None:
     backend = Backend(Runtime(pack_weights=False))
     prompt, empty = texts(2)
     units = (ControlUnit(nets[0], hint(1), 0.9, mode=mode),)
@@ -589,9 +587,7 @@ def test_what_both_halves_have_in_common_is_computed_once(
     assert rows == {"first": [2, 2, 2], "all": [4, 4, 2]}
     rows["first"].clear()
     bind_context, inputs_at = preparation._bind_context, preparation.ConditionBatch.inputs_at
-    monkeypatch.setattr(
-        preparation, "_bind_context", lambda *a: replace(c := bind_context(*a), distinct_rows=c.rows)
-    )
+    monkeypatch.setattr(preparation, "_bind_context", lambda *a: replace(c := bind_context(*a), distinct_rows=c.rows))
     monkeypatch.setattr(
         preparation.ConditionBatch,
         "inputs_at",

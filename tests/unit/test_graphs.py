@@ -27,9 +27,7 @@ from engine_runs import denoiser, run_context
 from torch import Tensor
 
 SCHEDULE = scaled_linear()
-CONFIG = replace(
-    DEMO, unet=replace(DEMO.unet, widths=(32, 64), transformer_depth=(1, 1), context_dim=32, label_dim=16)
-)
+CONFIG = replace(DEMO, unet=replace(DEMO.unet, widths=(32, 64), transformer_depth=(1, 1), context_dim=32, label_dim=16))
 SIGMAS = [10.0, 4.0, 1.0]
 TOLERANCE = 1e-5
 """Of the largest value: factors are multiplied in another order, and guidance enlarges the difference."""

@@ -94,6 +94,13 @@ def test_the_hint_encoder_is_the_released_one() -> None:
     convs = HintEncoder(ControlNetConfig()).convs
     shapes = [(c.in_channels, c.out_channels, c.stride[0]) for c in convs]
     assert shapes == [
-        (3, 16, 1), (16, 16, 1), (16, 32, 2), (32, 32, 1), (32, 96, 2), (96, 96, 1), (96, 256, 2), (256, 320, 1),
+        (3, 16, 1),
+        (16, 16, 1),
+        (16, 32, 2),
+        (32, 32, 1),
+        (32, 96, 2),
+        (96, 96, 1),
+        (96, 256, 2),
+        (256, 320, 1),
     ]
     assert not convs[-1].weight.any()

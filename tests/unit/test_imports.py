@@ -95,7 +95,9 @@ def modules_imported(path: Path, known: set[str]) -> Iterator[str]:
 
 def test_no_file_imports_itself_through_others() -> None:
     """All imports count, also those inside functions and under TYPE_CHECKING; packages count by their __init__."""
-    names = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in sources()}
+    names = {
+        path: ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in sources()
+    }
     known = set(names.values())
     graph = {name: set(modules_imported(path, known)) - {name} for path, name in names.items()}
     done: set[str] = set()

@@ -71,9 +71,7 @@ for number, target in ((80, "sm_80"), (89, "sm_89"), (90, "sm_90a")):
 def test_kernels_compile_for_cards_of_three_generations_and_spill_nothing(tmp_path: Path) -> None:
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
     environment.pop("TRITON_INTERPRET", None)
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True, timeout=600
-    )
+    done = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     rows: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
     assert {row["target"] for row in rows} == {"sm_80", "sm_89", "sm_90a"}

@@ -62,9 +62,7 @@ def test_a_chain_adds_up_and_is_merged_once_at_its_end(
     (once,) = run("LoraLoaderModelOnly", model=loaded[0], lora_name="a.safetensors", strength_model=0.7)
     (twice,) = run("LoraLoaderModelOnly", model=once, lora_name="b.safetensors", strength_model=0.2)
     base = loaded[0].diffusion.unet.state_dict()[OURS]
-    torch.testing.assert_close(
-        twice.diffusion.unet.state_dict()[OURS], base + 0.7 * first[UNET] + 0.2 * second[UNET]
-    )
+    torch.testing.assert_close(twice.diffusion.unet.state_dict()[OURS], base + 0.7 * first[UNET] + 0.2 * second[UNET])
     assert [entry.name for entry in twice.loras] == ["a.safetensors", "b.safetensors"]
     assert "diffusion" not in vars(once), "the link between two loaders was merged for nothing"
 
