@@ -122,7 +122,7 @@ class Backend:
         return self.runtime.memory == "auto" and self.runtime.device.type == "cuda"
 
     def offload_beyond(self, resident: int | None) -> None:
-        """From now on keep this many bytes of weights on the device and copy the rest when it is used; None keeps all."""
+        """Keep this many bytes of weights on the device from now on and copy the rest when used; None keeps all."""
         if resident == self.resident:
             return
         runtime, self.resident = self.runtime, resident
@@ -176,7 +176,7 @@ class Backend:
         if in_place and moved:
             module.to(device=runtime.device, dtype=runtime.dtype)
             if runtime.device.type == "cuda":  # a kernel in another layout than x would be converted in every call
-                module.to(memory_format=torch.channels_last)
+                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if module not in self._twins:
             twin = shell(module) if transform is None else transform(module, self.policy)
             if runtime.compile and in_place:

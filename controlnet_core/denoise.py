@@ -9,8 +9,8 @@
 Everything that does not depend on x comes from `prepare`. What one residual adds is in `control/residuals.py`.
 
 Four attributes are seams, each a function that an optional acceleration may surround (see `pipeline`):
-`ControlledUNet.residuals`, `.features` and `.decode`, and `Denoiser.step`. They get the object as an argument instead of
-being methods, so that nothing refers to itself and memory is released with the last reference.
+`ControlledUNet.residuals`, `.features` and `.decode`, and `Denoiser.step`. They get the object as an argument instead
+of being methods, so that nothing refers to itself and memory is released with the last reference.
 """
 
 from __future__ import annotations

@@ -86,8 +86,8 @@ def _arange(end: int, dtype: torch.dtype = torch.int64, device: Any = META, **kw
 
 ATEN = torch.ops.aten
 KERNELS: Mapping[Any, Callable[..., Tensor]] = {
-    **{getattr(ATEN, name).default: _like for name in ["group_norm", "layer_norm", "gelu", "silu", "exp", "cos", "sin"]},
-    **{getattr(ATEN, name).Tensor: _broadcast for name in ("add", "sub", "mul", "div")},
+    **{getattr(ATEN, op).default: _like for op in ("group_norm", "layer_norm", "gelu", "silu", "exp", "cos", "sin")},
+    **{getattr(ATEN, op).Tensor: _broadcast for op in ("add", "sub", "mul", "div")},
     **dict.fromkeys((ATEN.add_.Tensor, ATEN.addcmul_.default, ATEN.silu_.default, ATEN.copy_.default), _in_place),
     ATEN.cat.default: _cat,
     ATEN.repeat.default: _repeat,
@@ -363,8 +363,8 @@ def control_bytes(net: ControlModel, size: tuple[int, int], rows: int, images: i
         text = torch.empty(rows, TOKENS, base.context_dim, device=META)
         label = None if base.label_dim is None else torch.empty(rows, base.label_dim, device=META)
         context = BindContext(
-            (hint,), ("",), text, label, _Timesteps(), tuple(range(1, STEPS + 1)), tuple(r % images for r in range(rows)),
-            rows, size, config.global_pool, base, per_row=True,
+            (hint,), ("",), text, label, _Timesteps(), tuple(range(1, STEPS + 1)),
+            tuple(r % images for r in range(rows)), rows, size, config.global_pool, base, per_row=True,
         )  # fmt: skip
         bound = twin.bind(context)
         inputs = bound.inputs_at(1.0)

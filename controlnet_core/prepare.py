@@ -77,7 +77,7 @@ class ConditionBatch:
     known_nets: dict[tuple[BoundUnit, ...], tuple[NetBatch, ...]] = field(default_factory=dict)
 
     def inputs_at(self, sigma: float) -> BatchInputs:
-        """The batch at one noise level. A unit outside its window, or of strength 0, costs nothing: its net is absent."""
+        """Batch at one noise level. A unit outside its window, or of strength 0, costs nothing: its net is absent."""
         active = tuple(unit for unit in self.units if any(unit.weights(sigma)))
         if active not in self.known_nets:
             self.known_nets[active] = tuple(net_batches(active))
@@ -152,8 +152,8 @@ class Prepared:
             batches.append(known.get(inside) or _prepare_batch(self, area, inside))
         first_negative = len(self.job.positive)
         halves = [[m for m in members if (m[0] < first_negative) is positive] for positive in (True, False)]
-        latent = (self.images, *self.job.shape[-2:])
-        positive, negative = (make_blend(half, latent, self.runtime.device) for half in halves)
+        height, width = self.job.shape[-2:]
+        positive, negative = (make_blend(half, (self.images, height, width), self.runtime.device) for half in halves)
         return ActiveConditions(tuple(batches), positive, negative if self.job.negative else None)
 
 

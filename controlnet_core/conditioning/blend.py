@@ -24,7 +24,7 @@ class BlendPart(NamedTuple):
 
 
 class Blend(NamedTuple):
-    """The weighted mean of a half's predictions. total: sum of the weights, (1 or B, 1, h, w); None if one part is all."""
+    """Weighted mean of a half's predictions. total: sum of the weights, (1 or B, 1, h, w); None if one part is all."""
 
     parts: tuple[BlendPart, ...]
     total: Tensor | None

@@ -59,7 +59,7 @@ def _digest(tensor: Tensor) -> Hashable:
     if tensor.is_meta:  # has no contents, see `memory_estimate`
         return tuple(tensor.shape), tensor.dtype, id(tensor)
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return tuple(tensor.shape), tensor.dtype, blake2b(flat.view(torch.uint8).numpy()).digest()
+    return tuple(tensor.shape), tensor.dtype, blake2b(flat.view(torch.uint8).numpy().data).digest()
 
 
 def crop(x: Tensor, area: Area | None, factor: int = 1) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -118,7 +118,7 @@ class Recorder:
             self.casts[(what, str(before).removeprefix("torch."), str(after).removeprefix("torch."))] += 1
 
     @contextmanager
-    def timing(self, keys: list[Hashable], device: torch.device) -> Iterator[None]:
+    def timing(self, keys: Sequence[Hashable], device: torch.device) -> Iterator[None]:
         """Measure the time of a net and divide it evenly among the units that it ran for; only with `observe`."""
         if not self.observe:
             yield

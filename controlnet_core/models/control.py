@@ -86,12 +86,13 @@ class BindContext:
     @property
     def hint(self) -> Tensor:
         """The only hint. Raises ShapeError if the unit has several."""
-        if len(self.hints) > 1:
+        hint, *others = self.hints
+        if others:
             raise ShapeError(
                 f"{self.name or 'this ControlNet'} reads one hint image and got {len(self.hints)}: apply the "
                 "ControlNet once per image, or load a union ControlNet, which reads several"
             )
-        return self.hints[0]
+        return hint
 
     def spread(self, x: Tensor) -> Tensor:
         """(b, ...) per image -> (1 or rows, ...): one entry for each row; b = 1 stays as it is."""

@@ -12,7 +12,8 @@ the first step; `forward` does the rest. Tensors are (B, C, H, W), tokens (B, N,
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
+from collections.abc import Sequence
+from typing import TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -156,7 +157,8 @@ class SpatialTransformer(nn.Module):
         self.linear_projection = linear_projection
         self.norm = nn.GroupNorm(GROUPS, width, eps=1e-6)
         self.proj_in = nn.Linear(width, width) if linear_projection else nn.Conv2d(width, width, 1)
-        self.blocks = nn.ModuleList(TransformerBlock(width, context_dim, heads) for _ in range(depth))
+        blocks = [TransformerBlock(width, context_dim, heads) for _ in range(depth)]
+        self.blocks = cast("Sequence[TransformerBlock]", nn.ModuleList(blocks))
         self.proj_out = nn.Linear(width, width) if linear_projection else nn.Conv2d(width, width, 1)
 
     def text_kv(self, context: Tensor) -> TextKV:

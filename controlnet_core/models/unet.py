@@ -7,8 +7,8 @@ that it has prepared before the first step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple, TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -63,7 +63,7 @@ class Residuals(NamedTuple):
 class BlockStack(nn.Module):
     """Blocks in a row that take a timestep shift and text keys and values each."""
 
-    blocks: nn.ModuleList
+    blocks: Sequence[ConvIn | ResTransformer | Downsample]
 
     def time_shifts(self, emb: Tensor) -> Shifts:
         """(B, embed_dim) -> the shift of each block."""
@@ -96,7 +96,7 @@ class UNetEncoder(BlockStack):
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
-        blocks: list[nn.Module] = [ConvIn(config.in_channels, config.widths[0])]
+        blocks: list[ConvIn | ResTransformer | Downsample] = [ConvIn(config.in_channels, config.widths[0])]
         width = config.widths[0]
         for level, level_width in enumerate(config.widths):
             for _ in range(config.res_blocks):
@@ -104,7 +104,7 @@ class UNetEncoder(BlockStack):
                 width = level_width
             if level != len(config.widths) - 1:
                 blocks.append(Downsample(width))
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks = cast("Sequence[ConvIn | ResTransformer | Downsample]", nn.ModuleList(blocks))
 
     def forward(self, x: Tensor, projected: BlockInputs, hint: Tensor | None = None) -> list[Tensor]:
         """Latent (B, 4, H, W) -> the output of each block, each a skip; the last feeds the middle.
@@ -168,11 +168,13 @@ class DecoderBlock(ResTransformer):
 class UNetDecoder(BlockStack):
     """The second half; it consumes the skips, last one first."""
 
+    blocks: Sequence[DecoderBlock]
+
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         skip_widths = encoder_widths(config)
         width = config.widths[-1]
-        blocks: list[nn.Module] = []
+        blocks: list[DecoderBlock] = []
         for level in reversed(range(len(config.widths))):
             for index in range(config.res_blocks + 1):
                 up = level > 0 and index == config.res_blocks
@@ -180,8 +182,7 @@ class UNetDecoder(BlockStack):
                 level_width = config.widths[level]
                 blocks.append(DecoderBlock(config, width + skip_widths.pop(), level_width, depth, up))
                 width = level_width
-        self.blocks = nn.ModuleList(blocks)
-
+        self.blocks = cast("Sequence[DecoderBlock]", nn.ModuleList(blocks))
         self.top_blocks = config.res_blocks + 1
 
     def forward(self, h: Tensor, skips: list[Tensor], projected: BlockInputs) -> Tensor:

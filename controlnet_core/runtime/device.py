@@ -28,8 +28,8 @@ class Runtime:
     fewer multiplications, if there is memory for their larger filters. chunk: images of a batch that are evaluated at a
     time; 0 for as many as fit. graphs: replay evaluations as CUDA graphs. memory: keep weights on the device
     ("resident") or copy them there layer by layer ("streamed"); "auto": resident while they fit. fused_qkv: blocks in
-    fewer, larger GPU kernels. parallel_nets: run ControlNets on CUDA streams beside the UNet's encoder. compile: compile
-    transformer blocks with torch.compile. A choice that has no effect in a run is reported.
+    fewer, larger GPU kernels. parallel_nets: run ControlNets on CUDA streams beside the UNet's encoder. compile:
+    compile transformer blocks with torch.compile. A choice that has no effect in a run is reported.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))

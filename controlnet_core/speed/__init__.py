@@ -44,8 +44,10 @@ def never(context: Any) -> str:
 
 @dataclass(frozen=True)
 class Acceleration:
-    """A wrapper. module: a file of this folder with a function `wrap(denoiser, context)`. seam: what it surrounds. note:
-    begins the report's line about a choice without effect. reason: says why it has none, if not only because of a blocker.
+    """A wrapper.
+
+    module: a file of this folder with a function `wrap(denoiser, context)`. seam: what it surrounds. note: begins the
+    report's line about a choice without effect. reason: says why it has none, if not only because of a blocker.
     """
 
     module: str

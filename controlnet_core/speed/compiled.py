@@ -1,7 +1,7 @@
 """Transformer blocks through `torch.compile`: what lies between their products becomes a few kernels.
 
 Only these blocks: they have four shapes in SD1.5 and three in SDXL, each compiled once (about a minute in all, in the
-first step). Residual blocks have a different shape almost everywhere, and their convolutions come from a library anyway.
+first step). Residual blocks have a different shape almost everywhere, and a library computes their convolutions anyway.
 """
 
 from __future__ import annotations

@@ -34,8 +34,11 @@ class RunContext:
 
 @dataclass(frozen=True, eq=False)
 class WeightPolicy:
-    """How the weights of a model are held. packs: keep packed copies. work_buffer: memory of packed convolutions, see
-    `speed.packed_cpu`; None computes them by definition. conveyor: copies weights to the device, see `speed.offload`."""
+    """How the weights of a model are held.
+
+    packs: keep packed copies. work_buffer: memory of packed convolutions, see `speed.packed_cpu`; None computes them by
+    definition. conveyor: copies weights to the device, see `speed.offload`.
+    """
 
     runtime: Runtime
     packs: bool = False

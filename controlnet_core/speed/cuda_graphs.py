@@ -33,7 +33,7 @@ WARM_UPS = 2
 
 
 class Captured(NamedTuple):
-    """An evaluation that can be repeated. pool, stream: the memory and the stream of its temporaries, for others too."""
+    """An evaluation that can be repeated. pool, stream: memory and stream of its temporaries, for others too."""
 
     replay: Call
     pool: Any = None
@@ -41,7 +41,7 @@ class Captured(NamedTuple):
 
 
 Capture = Callable[[Call, torch.device, "Captured | None"], Captured]
-"""Makes an evaluation repeatable; the last argument is an earlier one whose memory can be shared, None for the first."""
+"""Makes an evaluation repeatable; the last argument is an earlier one whose memory can be shared, or None."""
 
 
 class CaptureError(CoreError):
@@ -162,7 +162,7 @@ class Program:
 
 
 class CudaGraphs:
-    """Surrounds `Denoiser.step`. If an evaluation cannot be captured, the run goes on without graphs and reports why."""
+    """Surrounds `Denoiser.step`. If an evaluation cannot be captured, the run continues without graphs and says why."""
 
     def __init__(self, inner: Any, context: RunContext, capture: Capture = as_cuda_graph) -> None:
         self.inner, self.context, self.capture = inner, context, capture

@@ -1,4 +1,4 @@
-"""Values that change steadily from one evaluation to the next: computed now and then, continued along a line between."""
+"""Values that change steadily between evaluations: computed in some, continued along a line in the others."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ deep_every k           the UNet's lower levels, and the ControlNets, run at ever
 guidance_start, _end   outside this window of the timestep axis the negative half is not computed (Kynkaanniemi et al.
                        2024, "Applying guidance in a limited interval")
 
-Skipped values are continued along a line, see `speed.forecast`. The first two evaluations define the line and are always
-computed, and k grows in stages (`STAGES`): an early error becomes another image, a late one is a detail.
+Skipped values are continued along a line, see `speed.forecast`. The first two evaluations define the line and are
+always computed, and k grows in stages (`STAGES`): an early error becomes another image, a late one is a detail.
 
 The user judges the error: `controlnet run --measure` and `benchmarks/shortcuts.py` print it.
 """
@@ -97,8 +97,11 @@ EXACT = Shortcuts()
 
 @dataclass(eq=False)
 class EvaluationClock:
-    """Counts the evaluations of a run. ends: sigmas at which `STAGES` end. limit: in this evaluation, the maximum number
-    of evaluations between two computed ones."""
+    """Counts the evaluations of a run.
+
+    ends: sigmas at which `STAGES` end. limit: in this evaluation, the maximum number of evaluations between two
+    computed ones.
+    """
 
     shortcuts: Shortcuts = EXACT
     ends: tuple[float, ...] = ()

@@ -111,12 +111,13 @@ def group_norm(
     added = x if shift is None else shift.contiguous()
     stride = channels if shift is not None and shift.shape[0] > 1 else 0
     tile = {"HAS_SHIFT": shift is not None, "CELLS": CELLS, "CHANNELS": CHANNELS}
-    channel_moments[(batch, parts, blocks)](x, added, means, spreads, cells, channels, part_cells, stride, **tile)
-    group_moments[(batch, groups)](
+    # Where Triton is not installed, a type checker takes its kernels for plain functions.
+    channel_moments[(batch, parts, blocks)](x, added, means, spreads, cells, channels, part_cells, stride, **tile)  # type: ignore[index]
+    group_moments[(batch, groups)](  # type: ignore[index]
         means, spreads, group_means, group_scales, cells, channels, per_group, part_cells, parts, eps,
         PARTS=PARTS, WIDTH=triton.next_power_of_2(per_group),  # type: ignore[arg-type]
     )  # fmt: skip
-    normalise[(batch, triton.cdiv(cells, CELLS), blocks)](
+    normalise[(batch, triton.cdiv(cells, CELLS), blocks)](  # type: ignore[index]
         x, added, weight, bias, group_means, group_scales, out, cells, channels, per_group, groups, stride,
         SILU=silu, **tile,
     )  # fmt: skip

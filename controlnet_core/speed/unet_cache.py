@@ -22,6 +22,7 @@ class UNetCache:
     def __call__(self, model: ControlledUNet, rows: Tensor, inputs: BatchInputs) -> Tensor:
         """The decoder's output, (rows, widths[0], h, w)."""
         clock, decoder, blocks = self.context.clock, model.unet.decoder, inputs.blocks.decoder
+        assert blocks is not None  # only a ControlNet has no decoder
         forecast = self.forecasts.setdefault(inputs.key, Forecast(self.context.shortcuts.deep_every))
         if not forecast.is_due(clock.now, clock.limit):
             # The top level reads the first skips only, so that the encoder stops there and no net runs.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ def frame(config: UNetConfig) -> Frame:
     with torch.device("meta"):
         unet = BorrowedUNet(config)
     theirs = KeyMap(unet_rules(config)).to_theirs
-    heads = {module.q: module.heads for module in unet.modules() if isinstance(module, Attention)}
+    heads: dict[nn.Module, int] = {module.q: module.heads for module in unet.modules() if isinstance(module, Attention)}
     leaves = ((leaf, name) for name, leaf in unet.named_modules() if leaf._parameters)
     places = (
         Place(leaf, name, (theirs(f"{name}.weight") or "").removesuffix(".weight"), _shapes(leaf), heads.get(leaf))
@@ -91,13 +92,13 @@ def bind(frame: Frame, native: nn.Module, dtype: torch.dtype) -> BorrowedUNet:
     return bound
 
 
-def _survey(native: nn.Module) -> tuple[dict[str, nn.Module], dict[nn.Module, int]]:
+def _survey(native: nn.Module) -> tuple[dict[str, nn.Module], dict[nn.Module, int | None]]:
     """The layers of the editor's UNet by name, and the heads of the attentions by the layer of their queries.
 
     Raises UnfitError for what another pack has put on inner modules, which the engine does not call.
     """
     layers: dict[str, nn.Module] = {}
-    heads: dict[nn.Module, int] = {}
+    heads: dict[nn.Module, int | None] = {}
     for name, module in native.named_modules():
         if module._parameters:
             layers[name] = module
@@ -112,7 +113,7 @@ def _survey(native: nn.Module) -> tuple[dict[str, nn.Module], dict[nn.Module, in
     return layers, heads
 
 
-def _fitting(place: Place, layer: nn.Module | None, heads: Mapping[nn.Module, int]) -> nn.Module:
+def _fitting(place: Place, layer: nn.Module | None, heads: Mapping[nn.Module, int | None]) -> nn.Module:
     """The editor's layer for a place. The number of heads is no weight's shape: its attention tells it."""
     shapes = None if layer is None else _shapes(layer)
     if layer is None or shapes != place.shapes:
@@ -153,7 +154,7 @@ def _plain_layer(module: nn.Module) -> nn.Module | None:
     """A layer of torch's own class on the same weights, which `pack` knows."""
     for kind in PLAIN_LAYERS:
         if isinstance(module, kind) and type(module) is not kind:
-            twin = copy(module)
+            twin = cast("Any", copy(module))  # pyright allows no change of the class
             twin.__class__ = kind
             return twin
     return None

@@ -16,14 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from ...controlnet_core.models.prompt import Chunk, empty_chunk
-from ...controlnet_core.models.text_encoder import TextEncoder
+from ...controlnet_core.models.text_encoder import DualTextEncoder, TextEncoder
 
 KEY = "l"
 """Where the editor looks for the tokens of SD1's text encoder."""
 
 
-def own_clip(encoder: TextEncoder) -> Any:
+def own_clip(encoder: TextEncoder | DualTextEncoder) -> Any:
     """The editor's CLIP around an encoder."""
+    assert isinstance(encoder, TextEncoder)  # ComfyUI itself loads SDXL, the only kind with two encoders
     target = comfy.supported_models_base.ClipTarget(
         lambda **_: OwnTokenizer(encoder),
         lambda **options: OwnTextModel(encoder).to(options.get("device")),

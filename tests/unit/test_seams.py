@@ -66,7 +66,8 @@ def test_the_algorithm_runs_without_any_acceleration(tmp_path: Path) -> None:
     result = tmp_path / "alone.pt"
     code = ALONE
     code += unit_and_texts() + (
-        "settings, schedule, latent = SampleSettings(seed=3, steps=4, cfg=5.0), scaled_linear(), torch.zeros(1, 4, 16, 16)\n"
+        "settings, schedule = SampleSettings(seed=3, steps=4, cfg=5.0), scaled_linear()\n"
+        "latent = torch.zeros(1, 4, 16, 16)\n"
         "sigmas = cut_sigmas(schedule, settings)\n"
         "job = Job(unet, DEMO, schedule, positive, negative, (1, 4, 16, 16), sigmas.tolist())\n"
         "with torch.inference_mode():\n"

@@ -7,6 +7,8 @@ never held whole. Same formulas as `models.layers`, in the same order. Inference
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,6 +18,8 @@ from ...models.layers import KeyValue, ResBlock, TransformerBlock, repeat_rows
 
 class FusedResBlock(nn.Module):
     """A `ResBlock` of packed layers: activations in place, the residual added by the last convolution."""
+
+    block: Any  # typed as a ResBlock it would have plain convolutions, without `plus`
 
     def __init__(self, block: ResBlock) -> None:
         super().__init__()
@@ -36,6 +40,8 @@ class FusedResBlock(nn.Module):
 class FusedUpsample(nn.Module):
     """An `Upsample` or `VAEUp` of packed layers that does not build the enlarged input first."""
 
+    block: Any
+
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
         self.block = block
@@ -55,6 +61,9 @@ class FusedFeedForward(nn.Module):
 
     TOKENS = 512
     """A piece of this many tokens is wide enough for the processor, and its middle stays in the cache."""
+    value: Any
+    gate: Any
+    out: Any
 
     def __init__(self, value: nn.Module, gate: nn.Module, out: nn.Module) -> None:
         super().__init__()
@@ -73,6 +82,10 @@ class FusedFeedForward(nn.Module):
 
 class FusedTransformerBlock(nn.Module):
     """A `TransformerBlock` of packed layers: each residual added by the layer before it."""
+
+    attn1: Any  # attentions with packed layers
+    attn2: Any
+    ff: Any  # a FusedFeedForward
 
     def __init__(self, block: TransformerBlock) -> None:
         super().__init__()

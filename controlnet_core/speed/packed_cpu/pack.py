@@ -5,8 +5,8 @@ arithmetic. `pack` makes a second tree of modules with other leaves, in float32 
 computed with fewer multiplications (`speed.packed_cpu.winograd`).
 
 The original weights stay in the dtype of their file and mapped from it: the system can take their pages back after a
-layer is packed, so that a model is held once. Weights in float8 are packed in every call: packed copies would be held at
-full width.
+layer is packed, so that a model is held once. Weights in float8 are packed in every call: packed copies would be held
+at full width.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class PackedConv2d(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, dtype: torch.dtype, work_buffer: WorkBuffer | None) -> None:
         super().__init__()
-        self.geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
+        assert isinstance(conv.padding, tuple)  # `pack` leaves convolutions with padding "same" as they are
+        self.geometry: Geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
         self.dtype, self.work_buffer = dtype, work_buffer
         self.plain = conv.weight.detach()
         self.bias = None if conv.bias is None else conv.bias.detach().to(dtype)
@@ -211,7 +212,7 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
 def pack(module: ModuleT, dtype: torch.dtype, work_buffer: WorkBuffer | None = None) -> ModuleT:
     """A twin with packed layers that computes in `dtype`; see `can_pack`.
 
-    work_buffer: what convolutions by tiles write to, shared with other twins that run in turn; without it there are none.
+    work_buffer: what convolutions by tiles write to, shared with other twins that run in turn; None: no tiles.
     """
 
     def replace(leaf: nn.Module) -> nn.Module | None:

@@ -1,4 +1,4 @@
-"""Products with packed weights, by oneDNN's operators. On meta tensors (see `memory_estimate`) only shapes are computed."""
+"""Products with packed weights, by oneDNN's operators. Meta tensors (see `memory_estimate`) give only shapes."""
 
 from __future__ import annotations
 

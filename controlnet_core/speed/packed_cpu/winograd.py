@@ -1,4 +1,4 @@
-"""3x3 convolutions with 4 multiplications per output cell instead of 9 (Winograd 1980; Lavin and Gray 2016, F(2x2, 3x3)).
+"""3x3 convolutions with 4 multiplications per output cell, not 9 (Winograd 1980; Lavin and Gray 2016, F(2x2, 3x3)).
 
 Four neighbouring outputs are computed from a tile of 4 x 4 inputs:
 

@@ -1,7 +1,7 @@
 """A buffer that is written anew in every use and kept in between.
 
-The allocator returns fresh memory for blocks of megabytes, which the system has to clear first. For transforms that pass
-over their data once, clearing takes longer than the transform.
+The allocator returns fresh memory for blocks of megabytes, which the system has to clear first. For transforms that
+pass over their data once, clearing takes longer than the transform.
 """
 
 from __future__ import annotations
