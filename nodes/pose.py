@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..preprocessors import pose
-from .fields import Output, choice, number, optional, side, socket, switch, text
+from .fields import Output, choice, image, number, optional, side, socket, switch, text
 from .node import Node, with_text
 from .preprocess import CATEGORY, MAX_RESOLUTION, core_errors
 
@@ -34,7 +34,8 @@ class PoseRender(Node):
         switch("face", True, "Draw faces, where there are keypoints for them."),
         number("stroke", 1.0, 0.1, 10.0, "Thickness of the lines; pose ControlNets were trained with 1.", step=0.05),
         *optional(
-            socket("POSE_KEYPOINT", "pose_keypoint", "Keypoints of another node, used instead of JSON and template.")
+            socket("POSE_KEYPOINT", "pose_keypoint", "Keypoints of another node, used instead of JSON and template."),
+            image("image", "The image that the keypoints belong to: its size is used for JSON without a canvas size."),
         ),
     )
     OUTPUTS = (
@@ -45,11 +46,13 @@ class PoseRender(Node):
 
     def run(
         self, json: str, template: str, width: int, height: int, body: bool, hands: bool, face: bool, stroke: float,
-        pose_keypoint: Any = None,
+        pose_keypoint: Any = None, image: Tensor | None = None,
     ) -> dict[str, Any]:  # fmt: skip
         """-> IMAGE (frames, H, W, 3), POSE_KEYPOINT, what was drawn. Raises ValueRangeError."""
         with core_errors():
-            source, poses = _poses(json, template, width, height, pose_keypoint)
+            # The keypoints are in pixels of their own image, whatever the size of the hint is.
+            canvas = (height, width) if image is None else (image.shape[1], image.shape[2])
+            source, poses = _poses(json, template, *canvas, pose_keypoint)
             # Keypoints of another node may be in pixels of another image, or in fractions.
             sized = [frame.resized(height or frame.height, width or frame.width) for frame in poses]
             strokes = pose.Strokes().times(stroke)
@@ -58,7 +61,7 @@ class PoseRender(Node):
         return with_text(text, hint, pose.write_poses(sized), text)
 
 
-def _poses(json: str, template: str, width: int, height: int, pose_keypoint: Any) -> tuple[str, tuple[pose.Pose, ...]]:
+def _poses(json: str, template: str, height: int, width: int, pose_keypoint: Any) -> tuple[str, tuple[pose.Pose, ...]]:
     """The source in words, and one pose for each frame."""
     # A linked input is chosen on purpose, while text fields may contain what was typed before.
     if pose_keypoint is not None:
@@ -73,7 +76,8 @@ def _report(source: str, poses: list[pose.Pose], hint: Tensor) -> str:
     hands = sum(hand is not None for person in people for hand in (person.left_hand, person.right_hand))
     faces = sum(person.face is not None for person in people)
     frames, height, width = hint.shape[:3]
+    notes = "".join(f"; {note}" for note in dict.fromkeys(note for frame in poses for note in frame.notes))
     return (
         f"pose from {source}: {len(people)} bodies, {hands} hands, {faces} faces in {frames} frames of "
-        f"{width}x{height}; coloured limbs on black"
+        f"{width}x{height}; coloured limbs on black{notes}"
     )

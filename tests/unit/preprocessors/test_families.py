@@ -17,7 +17,7 @@ from comfyui_controlnet_core.preprocessors import pose
 from comfyui_controlnet_core.preprocessors.catalog import ENTRIES
 from comfyui_controlnet_core.preprocessors.entry import Entry
 from comfyui_controlnet_core.preprocessors.examples import SAMPLES, example
-from comfyui_controlnet_core.preprocessors.families import FAMILIES, Family, family_of
+from comfyui_controlnet_core.preprocessors.families import FAMILIES, Family
 
 from .conftest import WEIGHT_FREE, make_pictures
 
@@ -40,7 +40,7 @@ def test_every_preprocessor_belongs_to_one_family_and_every_family_is_a_node() -
     kinds = [kind for family in FAMILIES for kind in family.kinds]
     assert sorted(kinds) == sorted(preprocessors.names())
     assert {f"CNCore_{family.name}" for family in FAMILIES} <= set(own_nodes())
-    assert family_of("soft_edge_hed").name == "SoftEdge"
+    assert [family.name for family in FAMILIES if "soft_edge_hed" in family.kinds] == ["SoftEdge"]
 
 
 def test_the_default_needs_no_files_wherever_an_honest_one_exists() -> None:
@@ -73,7 +73,7 @@ def test_a_family_node_gives_the_hint_of_the_library_and_says_so(family: Family)
 
 
 def test_settings_of_two_kinds_by_one_name_are_kept_apart() -> None:
-    names = {field.name: field.kinds for field in family_of("scribble").fields}
+    names = {field.name: field.kinds for field in next(f for f in FAMILIES if f.name == "Scribble").fields}
     assert names["threshold"] == ("scribble",) and names["scribble_drawing_threshold"] == ("scribble_drawing",)
     hint, text = run("CNCore_Scribble", image=IMAGE, kind="scribble_drawing", threshold=1, scribble_drawing_threshold=9)
     assert "threshold=9;" in text
@@ -156,3 +156,17 @@ def test_examples_are_made_for_every_entry_that_names_one() -> None:
     for entry in ENTRIES:
         entry.values(dict(entry.example))
         assert not entry.fallback or not preprocessors.get(entry.fallback).weights
+
+
+def test_a_pose_without_a_canvas_takes_the_size_of_its_image() -> None:
+    drawn = pose.template_pose("waving", 96, 64)
+    face = [5.0, 5.0, 1.0]
+    person = {"pose_keypoints_2d": drawn.people[0].body.ravel().tolist(), "face_keypoints_2d": face}
+    text = json.dumps({"people": [person]})
+    with pytest.raises(ValueRangeError, match="names no canvas size"):
+        run("CNCore_PoseRender", json=text)
+    hint, _, report = run("CNCore_PoseRender", json=text, image=torch.zeros(1, 96, 64, 3))
+    assert np.array_equal(hint.numpy(), pose.render([drawn])) and "left out a face of 1 keypoints" in report
+    larger, _, _ = run("CNCore_PoseRender", json=text, image=torch.zeros(1, 96, 64, 3), width=128, height=192)
+    assert np.array_equal(larger.numpy(), pose.render([drawn.resized(192, 128)]))
+    assert np.array_equal(run("CNCore_PoseRender", json=text, width=64, height=96)[0].numpy(), hint.numpy())
