@@ -108,25 +108,33 @@ class Ours:
         denoise = self.denoiser(case)
         body(lambda: denoise(x, sigma))
 
-    def denoiser(self, case: Case, shortcuts: Shortcuts = EXACT) -> Denoise:
-        """Build the denoiser of a run, with the accelerations that the runtime asks for."""
-        return denoiser_of(self._job(case, self._units(case)), self.backend, shortcuts)
+    def denoiser(
+        self, case: Case, shortcuts: Shortcuts = EXACT, units: tuple[ControlUnit, ...] | None = None
+    ) -> Denoise:
+        """Build the denoiser of a run, with the accelerations that the runtime asks for.
+
+        units: those of an earlier run, whose preparation is used again.
+        """
+        job = self._job(case, self.units(case) if units is None else units)
+        return denoiser_of(job, self.backend, shortcuts)
 
     def prepare(self, case: Case) -> Prepared:
         """Prepare a run: everything before the first step."""
-        return prepare(self.backend.place(self._job(case, self._units(case))), self.backend.runtime)
+        return prepare(self.backend.place(self._job(case, self.units(case))), self.backend.runtime)
 
-    def prepare_with_new_seeds(self, case: Case) -> Iterator[Denoise]:
-        """Yield what a run gets before its first step: first for a new run, then for runs with another seed.
+    def prepare_with_new_seeds(self, case: Case) -> Iterator[Any]:
+        """Prepare a new run, then runs with another seed. Yields what the backend keeps of each.
 
         The text tensors are new each time, as from a text encoder; the units are the same.
         """
-        units = self._units(case)
+        units = self.units(case)
         while True:
             own = replace(case, text=case.text.clone())
-            yield denoiser_of(self._job(own, units), self.backend)
+            denoiser_of(self._job(own, units), self.backend)
+            yield list(self.backend.runs)[-1]
 
-    def _units(self, case: Case) -> tuple[ControlUnit, ...]:
+    def units(self, case: Case) -> tuple[ControlUnit, ...]:
+        """Return a control unit for each net of the case."""
         return tuple(ControlUnit(net, case.hint) for net in self.nets[: case.nets])
 
     def _job(self, case: Case, units: tuple[ControlUnit, ...]) -> Job:
@@ -301,7 +309,7 @@ class Accelerated(Comfy):
     """The same ComfyUI with this package: its MODEL behind the Accelerate node, our nets as CONTROL_NET."""
 
     def __init__(self, comfy: Comfy, folder: Path, count: int, weights: str) -> None:
-        nodes = (f"comfyui_controlnet_core.nodes.comfyui.{name}" for name in ("accelerate", "control"))
+        nodes = (f"comfyui_controlnet_core.nodes.comfyui.{name}" for name in ("accelerate", "core_control"))
         accelerate, control = (importlib.import_module(name) for name in nodes)
         self.name = f"Accelerate, {weights}"
         self.samplers = comfy.samplers
