@@ -283,7 +283,7 @@ def held(session: Any) -> dict[str, Any]:
         getattr(session.part(module), name)
         for module, name in (
             ("nodes.comfyui.shortcut_state", "Sampling"),
-            ("controlnet_core.speed.shortcuts", "Repeater"),
+            ("controlnet_core.speed.net_reuse", "ReusedResiduals"),
             ("controlnet_core.speed.forecast", "Forecast"),
         )
     )
