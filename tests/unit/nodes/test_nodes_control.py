@@ -119,7 +119,7 @@ def test_settings_that_are_refused(run: Any, node: str, inputs: dict[str, Any], 
         ),
         (
             lambda run: {"more_hints": run("CNCore_MoreHints", image=torch.rand(1, 64, 64, 3))[0]},
-            "reads one picture and got 2",
+            "reads one hint image and got 2",
         ),
     ],
 )
