@@ -147,7 +147,7 @@ class TextConfig:
     stop_layer: the layer whose states the base reads: -1 is the last, -2 the one before it. A number beyond the first
         layer means the last.
     norm_skipped: whether the final normalisation is applied to a layer before the last (SD1.x: yes, SDXL: no).
-    padding: the token that fills a chunk after the end mark (49407 is the end mark itself).
+    padding: the token that fills a section after the end mark (49407 is the end mark itself).
     """
 
     width: int = 768

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..config import AdapterConfig, UNetConfig
 from ..errors import ShapeError, UnfitError
 from .control import BindContext, ControlModel, ResidualProjection, identity
+from .layers import Downsample
 from .unet import encoder_widths
 
 XL_HALVED = 2
@@ -44,25 +45,15 @@ class AverageDown(nn.Module):
         return F.avg_pool2d(x, 2, stride=2, padding=(x.shape[-2] % 2, x.shape[-1] % 2))
 
 
-class ConvDown(nn.Module):
-    """Halves by a convolution of stride 2."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, stride=2, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, ceil(H/2), ceil(W/2))."""
-        return self.conv(x)
-
-
 class AdapterLevel(nn.Module):
     """Halving, widening, residual blocks; a light level works at a quarter of the width and widens at its end."""
 
     def __init__(self, config: AdapterConfig, width_in: int, width: int, halve: bool) -> None:
         super().__init__()
         inner = width // 4 if config.light else width
-        self.down = (ConvDown(width_in) if config.conv_down else AverageDown()) if halve else None
+        self.down = None
+        if halve:
+            self.down = Downsample(width_in, width_in, stride=2) if config.conv_down else AverageDown()
         kernel = 1 if config.light else config.kernel
         widens = config.light or width_in != inner
         self.widen = nn.Conv2d(width_in, inner, kernel, padding=kernel // 2) if widens else None

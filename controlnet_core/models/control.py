@@ -100,6 +100,7 @@ class BindContext:
         if images == 1:
             return x
         order = [image % images for image in self.image_of_row]
+        # Whole batches one after the other are one copy. Indexing would gather row by row.
         if order == [row % images for row in range(len(order))] and len(order) % images == 0:
             return x.repeat(len(order) // images, *(1,) * (x.ndim - 1))
         return x[order]
@@ -125,6 +126,7 @@ class BoundNet(Protocol):
 class ControlModel(nn.Module):
     """Base class of all nets that control a UNet."""
 
+    config: Any
     entry: ClassVar[Entry] = "skips"
     conditional_only = False
     """Whether the net was trained to act on the conditional half of the guidance only (the shuffle ControlNet)."""
@@ -139,7 +141,7 @@ class ControlModel(nn.Module):
     @property
     def hint_channels(self) -> int:
         """Channels of the hint image that the net reads."""
-        raise NotImplementedError
+        return self.config.hint_channels
 
     @property
     def context_dim(self) -> int | None:

@@ -34,6 +34,9 @@ from .unet import (
 )
 from .zero_conv import ZeroConv, zero_
 
+COPIED = ("time_embed", "label_embed", "encoder", "middle")
+"""The parts that start as copies of the base's. Hint encoder and zero convolutions do not."""
+
 
 class HintEncoder(nn.Module):
     """Condition picture -> feature map of the latent's size: 8 convolutions, three of stride 2.
@@ -63,6 +66,8 @@ class HintEncoder(nn.Module):
 class ControlNet(ControlModel):
     """Encoder, middle and timestep embedding of a UNet, a hint encoder, and 13 zero convolutions."""
 
+    config: ControlNetConfig
+
     def __init__(self, config: ControlNetConfig) -> None:
         super().__init__()
         self.config = config
@@ -82,16 +87,12 @@ class ControlNet(ControlModel):
         With it the UNet's output is bit-equal to the UNet's own.
         """
         net = cls(config or ControlNetConfig(unet=unet.config))
-        for name in ("time_embed", "label_embed", "encoder", "middle"):
+        for name in COPIED:
             part, source = getattr(net, name), getattr(unet, name)
+            # (only SDXL has a label embedding)
             if part is not None:
                 part.load_state_dict(source.state_dict())
         return net.to(device=unet.conv_out.weight.device, dtype=unet.conv_out.weight.dtype)
-
-    @property
-    def hint_channels(self) -> int:
-        """Channels of the picture that the net reads."""
-        return self.config.hint_channels
 
     @property
     def context_dim(self) -> int:
@@ -132,6 +133,7 @@ class ControlNet(ControlModel):
         if len(mine) < len(bounds) or len({bound.pool for bound in mine}) > 1:
             return None
         hints = torch.cat([bound.hint.expand(bound.rows, -1, -1, -1) for bound in mine])
+        # The net then runs once on all rows, which costs less than a run for each hint.
         projections = JoinedProjections([bound.projections for bound in mine])  # type: ignore[misc]
         rows = sum(bound.rows for bound in mine)
         return BoundControlNet(hints, projections, rows, rows, mine[0].pool)
@@ -189,9 +191,12 @@ class ControlNet(ControlModel):
         x: (B, 4, h, w), t: (B,), context: (B, tokens, context_dim), as the UNet gets them;
         hint: (B, C, 8h, 8w) in [0, 1]. Raises ShapeError when one does not fit.
         """
-        check_context(context, self.config.unet)
-        emb = self.embed(t, y)
         hint = self.embed_hint(hint, (x.shape[-2], x.shape[-1]))
+        return self._residuals(x, self.embed(t, y), context, hint)
+
+    def _residuals(self, x: Tensor, emb: Tensor, context: Tensor, hint: Tensor) -> Residuals:
+        """emb: (B, embed_dim). hint: embedded."""
+        check_context(context, self.config.unet)
         features = self.encode(x, hint, self.encoder.project(emb, context), self.middle.project(emb, context))
         *skips, middle = [zero(h) for zero, h in zip(self.zeros, features, strict=True)]
         return Residuals(tuple(skips), middle)

@@ -20,9 +20,8 @@ from .controlnet import ControlNet
 from .float8 import computable
 from .unet import UNet
 
-PARTS = ("time_embed.", "label_embed.", "encoder.", "middle.")
-"""What a ControlNet copies from its base."""
 OWN = ("hint.", "zero_convs.", "zero_conv_middle.")
+"""What a ControlNet does not copy from its base."""
 
 
 class DerivedControlNet(ControlModel):
@@ -48,11 +47,6 @@ class DerivedControlNet(ControlModel):
         raise NotImplementedError
 
     @property
-    def hint_channels(self) -> int:
-        """Channels of the picture that the net reads."""
-        return self.config.hint_channels
-
-    @property
     def context_dim(self) -> int | None:
         """Width of the text that its base reads, where the file tells."""
         return self.config.context_dim or None
@@ -73,7 +67,7 @@ class DerivedControlNet(ControlModel):
             return False
         with torch.device("meta"):
             expected = ControlNet(self.completed_config(config)).state_dict()
-        return all(_fits(name, tuple(tensor.shape), expected) for name, tensor in self.weights.items())
+        return all(_fits(name, tensor, expected) for name, tensor in self.weights.items())
 
     def resolve(self, unet: UNet) -> ControlNet:
         """The complete net on this base. Raises UnfitError where the file was made for another."""
@@ -90,12 +84,12 @@ class DerivedControlNet(ControlModel):
         with torch.device("meta"):
             net = ControlNet(self.completed_config(config))
         state = {}
-        for name, shape in ((name, tensor.shape) for name, tensor in net.state_dict().items()):
-            own = name.startswith(OWN)
-            weight = self.weight(name, None if own else base.get(name))
+        for name, blank in net.state_dict().items():
+            weight = self.weight(name, None if name.startswith(OWN) else base.get(name))
             if weight is None:
                 raise CheckpointError(f"neither the {self.title} nor its base has the weight {name}: it is damaged")
-            state[name] = weight.reshape(shape).to(device=like.device, dtype=computable(like.dtype), copy=True)
+            # A copy: the base's own weights may be moved, packed or changed by a LoRA later.
+            state[name] = weight.reshape(blank.shape).to(like.device, computable(like.dtype), copy=True)
         net.load_state_dict(state, strict=True, assign=True)
         return net.eval().requires_grad_(False)
 
@@ -129,16 +123,17 @@ class ControlLora(DerivedControlNet):
         if up is None or whole is None:
             return whole
         down = self.weights[name.removesuffix(".weight") + ".down"]
+        # In float32: half precision would round the product before it is added.
         product = up.flatten(1).float() @ down.flatten(1).float()
         return whole.float() + product.to(whole.device).reshape(whole.shape)
 
 
-def _fits(name: str, shape: tuple[int, ...], expected: Mapping[str, Tensor]) -> bool:
+def _fits(name: str, tensor: Tensor, expected: Mapping[str, Tensor]) -> bool:
     stem, _, end = name.rpartition(".")
-    if end not in ("up", "down"):
-        return name in expected and expected[name].numel() == torch.Size(shape).numel()
-    target = expected.get(f"{stem}.weight")
+    target = expected.get(f"{stem}.weight" if end in ("up", "down") else name)
     if target is None:
         return False
-    rows, columns = target.shape[0], target[0].numel()
-    return shape[0] == rows if end == "up" else torch.Size(shape[1:]).numel() == columns
+    # up is (out, rank), down (rank, in * k * k); a 1x1 convolution may be stored as a matrix, so numbers are counted
+    if end == "up":
+        return tensor.shape[0] == target.shape[0]
+    return tensor[0].numel() == target[0].numel() if end == "down" else tensor.numel() == target.numel()

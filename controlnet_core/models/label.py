@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -46,12 +45,13 @@ class ScoredSize:
     aesthetic_score: float
 
 
-SIZES: Mapping[int, type[PictureSize] | type[ScoredSize]] = MappingProxyType({6: PictureSize, 5: ScoredSize})
+SIZES: Mapping[int, type[PictureSize] | type[ScoredSize]] = {6: PictureSize, 5: ScoredSize}
 """The contents of a label vector, by how many numbers it has beside the pooled text."""
 
 
 def size_kind(pooled_width: int, label_dim: int) -> type[PictureSize] | type[ScoredSize]:
     """Find the numbers in a label vector of this width. Raises ShapeError for a width of no known model."""
+    # No entry of a config says what the vector holds. Its width does: 2816 = 1280 + 6 * 256.
     numbers, rest = divmod(label_dim - pooled_width, SINUSOID)
     if rest or numbers not in SIZES:
         raise ShapeError(

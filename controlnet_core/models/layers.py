@@ -48,6 +48,11 @@ def repeat_rows(x: Tensor, rows: int) -> Tensor:
     return x if x.shape[0] >= rows else x.repeat(rows // x.shape[0], *(1,) * (x.ndim - 1))
 
 
+def quick_gelu(x: Tensor) -> Tensor:
+    """x * sigmoid(1.702 x), the approximation of GELU that CLIP was trained with."""
+    return x * torch.sigmoid(1.702 * x)
+
+
 class Mlp(nn.Module):
     """Linear, SiLU, Linear: the timestep (and label) embedding network."""
 
@@ -62,37 +67,45 @@ class Mlp(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Residual block with the timestep added between its two convolutions."""
+    """Residual block with the timestep added between its two convolutions.
 
-    def __init__(self, width_in: int, width: int, embed_dim: int) -> None:
+    embed_dim: width of the timestep's embedding; 0 for a block without timestep, as in the autoencoder.
+    """
+
+    def __init__(self, width_in: int, width: int, embed_dim: int, eps: float = 1e-5) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(GROUPS, width_in, eps=1e-5)
+        self.norm1 = nn.GroupNorm(GROUPS, width_in, eps=eps)
         self.conv1 = nn.Conv2d(width_in, width, 3, padding=1)
-        self.emb = nn.Linear(embed_dim, width)
-        self.norm2 = nn.GroupNorm(GROUPS, width, eps=1e-5)
+        # Between the convolutions, because what a seed initialises depends on the order of the layers.
+        self.emb = nn.Linear(embed_dim, width) if embed_dim else None
+        self.norm2 = nn.GroupNorm(GROUPS, width, eps=eps)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
         self.skip = nn.Conv2d(width_in, width, 1) if width_in != width else None
 
     def time_shift(self, emb: Tensor) -> Tensor:
         """(B, embed_dim) timestep embedding -> (B, width, 1, 1) shift of the hidden state."""
+        assert self.emb is not None
         return self.emb(F.silu(emb))[:, :, None, None]
 
-    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+    def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
         """(B, width_in, H, W) -> (B, width, H, W)."""
         h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h + shift)))
+        h = self.conv2(F.silu(self.norm2(h if shift is None else h + shift)))
         return h + (x if self.skip is None else self.skip(x))
 
 
 class Attention(nn.Module):
-    """Multi-head attention of tokens to themselves or to the text."""
+    """Multi-head attention of tokens to themselves or to the text. bias: of queries, keys and values."""
 
-    def __init__(self, width: int, context_dim: int, heads: int) -> None:
+    causal = False
+    """Whether a token attends only to itself and to those before it."""
+
+    def __init__(self, width: int, context_dim: int, heads: int, bias: bool = False) -> None:
         super().__init__()
         self.heads = heads
-        self.q = nn.Linear(width, width, bias=False)
-        self.k = nn.Linear(context_dim, width, bias=False)
-        self.v = nn.Linear(context_dim, width, bias=False)
+        self.q = nn.Linear(width, width, bias=bias)
+        self.k = nn.Linear(context_dim, width, bias=bias)
+        self.v = nn.Linear(context_dim, width, bias=bias)
         self.out = nn.Linear(width, width)
 
     def kv(self, context: Tensor) -> KeyValue:
@@ -105,7 +118,7 @@ class Attention(nn.Module):
 
     def attended(self, x: Tensor, kv: KeyValue) -> Tensor:
         """What the last layer reads: (B, N, width) -> (B, N, width)."""
-        attended = F.scaled_dot_product_attention(self._split(self.q(x)), *kv)
+        attended = F.scaled_dot_product_attention(self._split(self.q(x)), *kv, is_causal=self.causal)
         return rearrange(attended, "b h n d -> b n (h d)")
 
     def _split(self, x: Tensor) -> Tensor:
@@ -122,7 +135,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, width) -> (B, N, width)."""
-        value, gate = self.proj(x).chunk(2, dim=-1)
+        # In the released weights the value comes first and the gate second.
+        value, gate = self.proj(x).tensor_split(2, dim=-1)
         return self.out(value * F.gelu(gate))
 
 
@@ -172,6 +186,7 @@ class SpatialTransformer(nn.Module):
         h = self.proj_in(self.tokens(h)) if self.linear_projection else self.tokens(self.proj_in(h))
         for block, block_kv in zip(self.blocks, kv, strict=True):
             h = block(h, block_kv)
+        # The blocks may have given each text a row of its own; the residual follows.
         x = repeat_rows(x, h.shape[0])
         if self.linear_projection:
             return self.pixels(self.proj_out(h), height) + x
@@ -186,42 +201,31 @@ class SpatialTransformer(nn.Module):
         return rearrange(tokens, "b (h w) c -> b c h w", h=height)
 
 
-class ConvIn(nn.Module):
-    """The encoder's first block: one convolution from the latent."""
+class ConvBlock(nn.Module):
+    """A block of the encoder that is one convolution: it has no timestep and reads no text."""
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, width_in: int, width: int, stride: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, width, 3, padding=1)
+        self.conv = nn.Conv2d(width_in, width, 3, stride=stride, padding=1)
 
     def time_shift(self, emb: Tensor) -> None:
-        """This block has no timestep."""
+        """No shift."""
 
     def text_kv(self, context: Tensor) -> TextKV:
-        """This block reads no text."""
+        """No keys and values."""
         return ()
 
-    def forward(self, x: Tensor, shift: None, kv: TextKV) -> Tensor:
-        """(B, channels, H, W) -> (B, width, H, W)."""
+    def forward(self, x: Tensor, shift: None = None, kv: TextKV = ()) -> Tensor:
+        """(B, width_in, H, W) -> (B, width, ceil(H / stride), ceil(W / stride))."""
         return self.conv(x)
 
 
-class Downsample(nn.Module):
-    """The encoder's block between two levels: a convolution of stride 2."""
+class ConvIn(ConvBlock):
+    """The encoder's first block, which reads the latent."""
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, stride=2, padding=1)
 
-    def time_shift(self, emb: Tensor) -> None:
-        """This block has no timestep."""
-
-    def text_kv(self, context: Tensor) -> TextKV:
-        """This block reads no text."""
-        return ()
-
-    def forward(self, x: Tensor, shift: None, kv: TextKV) -> Tensor:
-        """(B, width, H, W) -> (B, width, ceil(H/2), ceil(W/2))."""
-        return self.conv(x)
+class Downsample(ConvBlock):
+    """The encoder's block between two levels, of stride 2."""
 
 
 class Upsample(nn.Module):
@@ -231,9 +235,10 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
-    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """(B, width, h, w) -> (B, width, *size)."""
-        return self.conv(F.interpolate(x, size=size, mode="nearest"))
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """(B, width, h, w) -> (B, width, *size), twice the size by default."""
+        # By size and not by factor: on the way down an odd side was rounded up.
+        return self.conv(F.interpolate(x, size=size or (2 * x.shape[2], 2 * x.shape[3]), mode="nearest"))
 
 
 class ResTransformer(nn.Module):

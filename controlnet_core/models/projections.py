@@ -60,6 +60,7 @@ class Projections:
                 self.shifts[sigma] = tuple(part.time_shifts(emb) for part in self.parts)
             return
         emb = embed(t, None)
+        # All sigmas in one batch, one row each: 20 small products take longer than one with 20 rows.
         projected = [part.time_shifts(emb) for part in self.parts]
         for row, sigma in enumerate(new):
             self.shifts[sigma] = tuple(
@@ -85,13 +86,10 @@ class JoinedProjections:
     def at(self, sigma: float) -> UNetInputs:
         """What the blocks need besides x at this sigma."""
         if sigma not in self.known:
-            inputs = [part.at(sigma) for part in self.parts]
-            self.known[sigma] = UNetInputs(
-                *(
-                    BlockInputs(self._shifts(part), kv)
-                    for part, kv in zip(zip(*(p[: len(self.kv)] for p in inputs), strict=True), self.kv, strict=True)
-                )
-            )
+            # One tuple per stack of blocks. A ControlNet's third entry, of the decoder, is None.
+            stacks = zip(*(part.at(sigma)[: len(self.kv)] for part in self.parts), strict=True)
+            inputs = (BlockInputs(self._shifts(stack), kv) for stack, kv in zip(stacks, self.kv, strict=True))
+            self.known[sigma] = UNetInputs(*inputs)
         return self.known[sigma]
 
     def _shifts(self, part: Sequence[BlockInputs]) -> Shifts:

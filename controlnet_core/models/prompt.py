@@ -1,10 +1,10 @@
-"""Prompts: weights in parentheses, and chunks of 77 tokens.
+"""Prompts: weights in parentheses, and sections of 77 tokens.
 
 The rules are ComfyUI's, so that a prompt means the same in both hosts:
 - `(words)` multiplies the weight by 1.1, also when nested. `(words:1.3)` sets it, whatever encloses it.
 - `\\(` and `\\)` are plain parentheses. Unbalanced parentheses are plain text.
-- A chunk is a start mark, up to 75 tokens, an end mark and padding. Text of one weight with fewer than 8 tokens
-  stays together: it begins a new chunk if it does not fit. Longer text fills the chunk and continues in the next.
+- A section is a start mark, up to 75 tokens, an end mark and padding. Text of one weight with fewer than 8 tokens
+  stays together: it begins a new section if it does not fit. Longer text fills the section and continues in the next.
 - `embedding:name` at the beginning of a word stands for the vectors of a textual inversion (Gal et al. 2022), one
   token each. Commas after the name are text.
 """
@@ -23,7 +23,7 @@ from torch import Tensor
 from ..errors import ValueRangeError
 from .tokenizer import END_TOKEN, START_TOKEN, ClipTokenizer
 
-CHUNK = 77
+SECTION = 77
 SPLIT_FROM = 8
 NESTING_WEIGHT = 1.1
 LARGEST = 3.4e38
@@ -54,7 +54,7 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Chunk:
+class Section:
     """CLIP ids of one pass through the text encoder, with the weight of each position.
 
     vectors: (position, vector (width,)) of textual inversions, which replace the embedding of the id there.
@@ -150,13 +150,13 @@ def tokenize_prompt(
     tokenizer: ClipTokenizer,
     prompt: str,
     *,
-    max_length: int = CHUNK,
+    max_length: int = SECTION,
     padding: int = END_TOKEN,
     find: FindEmbedding | None = None,
-) -> tuple[Chunk, ...]:
-    """Turn a prompt of any length into chunks of `max_length` CLIP ids with weights; at least one, for "" too.
+) -> tuple[Section, ...]:
+    """Turn a prompt of any length into sections of `max_length` CLIP ids with weights; at least one, for "" too.
 
-    padding: the id that fills a chunk after the end mark. find: looks up the vectors of `embedding:name`; without it
+    padding: the id that fills a section after the end mark. find: looks up the vectors of `embedding:name`; without it
     those words are plain text. Raises what `find` raises, and ValueRangeError for `embedding:` without a name.
     """
     groups = [
@@ -165,11 +165,6 @@ def tokenize_prompt(
         for tokens in _groups(tokenizer, segment.text, find)
     ]
     return tuple(_close(row, max_length, padding) for row in _fill(groups, max_length - 2))
-
-
-def empty_chunk(*, max_length: int = CHUNK, padding: int = END_TOKEN) -> Chunk:
-    """The chunk of an empty prompt. Weights scale the distance from its states."""
-    return _close([], max_length, padding)
 
 
 def _groups(tokenizer: ClipTokenizer, text: str, find: FindEmbedding | None) -> Iterator[Sequence[Token]]:
@@ -214,11 +209,11 @@ def _fill(groups: Sequence[tuple[Sequence[Token], float]], room: int) -> list[li
     return rows
 
 
-def _close(row: Sequence[tuple[Token, float]], max_length: int, padding: int) -> Chunk:
+def _close(row: Sequence[tuple[Token, float]], max_length: int, padding: int) -> Section:
     """Add the marks and the padding, all at weight 1."""
     inner = (PLACEHOLDER if isinstance(token, Tensor) else token for token, _ in row)
     ids = (START_TOKEN, *inner, END_TOKEN)
     filled = max_length - len(ids)
     weights = (1.0, *(weight for _, weight in row), 1.0)
     vectors = tuple((at, token) for at, (token, _) in enumerate(row, start=1) if isinstance(token, Tensor))
-    return Chunk(ids + (padding,) * filled, weights + (1.0,) * filled, vectors)
+    return Section(ids + (padding,) * filled, weights + (1.0,) * filled, vectors)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from types import MappingProxyType
 from typing import TypeAlias
 
 import torch
@@ -18,7 +17,8 @@ from torch import Tensor, nn
 
 from ..config import TextConfig
 from ..errors import ShapeError, ValueRangeError
-from .prompt import Chunk, empty_chunk, tokenize_prompt
+from .layers import Attention, quick_gelu
+from .prompt import Section, tokenize_prompt
 from .to_device import to_device_async
 from .tokenizer import END_TOKEN, VOCAB_SIZE, ClipTokenizer, VocabMap, map_ids
 
@@ -28,34 +28,17 @@ Vector: TypeAlias = tuple[int, int, Tensor]
 """(row, position, vector (width,) used there in place of the embedding)."""
 
 
-def quick_gelu(x: Tensor) -> Tensor:
-    """x * sigmoid(1.702 x), the approximation of GELU that CLIP was trained with."""
-    return x * torch.sigmoid(1.702 * x)
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"quick_gelu": quick_gelu, "gelu": F.gelu}
 
 
-ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType({"quick_gelu": quick_gelu, "gelu": F.gelu})
-
-
-class CausalAttention(nn.Module):
+class CausalAttention(Attention):
     """Self-attention in which each position reads itself and those before it. (B,N,width) -> (B,N,width)."""
 
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.q = nn.Linear(width, width)
-        self.k = nn.Linear(width, width)
-        self.v = nn.Linear(width, width)
-        self.out = nn.Linear(width, width)
+    # Padding comes after the end mark, so the causal mask hides it and no other mask is needed.
+    causal = True
 
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (self._split(proj(x)) for proj in (self.q, self.k, self.v))
-        # Padding comes after the end mark, so the causal mask hides it and no other mask is needed.
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.out(mixed.transpose(1, 2).flatten(2))
-
-    def _split(self, x: Tensor) -> Tensor:
-        """(B,N,width) -> (B,heads,N,width/heads)."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x, self.kv(x))
 
 
 class ClipLayer(nn.Module):
@@ -64,7 +47,7 @@ class ClipLayer(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(config.width)
-        self.attn = CausalAttention(config.width, config.heads)
+        self.attn = CausalAttention(config.width, config.width, config.heads, bias=True)
         self.norm2 = nn.LayerNorm(config.width)
         self.fc1 = nn.Linear(config.width, 4 * config.width)
         self.fc2 = nn.Linear(4 * config.width, config.width)
@@ -76,13 +59,12 @@ class ClipLayer(nn.Module):
     def reset_parameters(self, depth: int) -> None:
         """Initialise as CLIP does. depth: number of layers."""
         width = self.norm1.normalized_shape[0]
-        for linear in (self.attn.q, self.attn.k, self.attn.v):
-            nn.init.normal_(linear.weight, std=width**-0.5)
-        # These two add to the residual stream. Smaller weights keep its variance independent of the depth.
-        for linear in (self.attn.out, self.fc2):
-            nn.init.normal_(linear.weight, std=(2 * depth * width) ** -0.5)
-        nn.init.normal_(self.fc1.weight, std=(2 * width) ** -0.5)
-        for linear in (self.attn.q, self.attn.k, self.attn.v, self.attn.out, self.fc1, self.fc2):
+        attn, inner = self.attn, width**-0.5
+        # `out` and `fc2` add to the residual stream. Smaller weights keep its variance independent of the depth.
+        added = (2 * depth * width) ** -0.5
+        stds = {attn.q: inner, attn.k: inner, attn.v: inner, attn.out: added, self.fc2: added}
+        for linear, std in {**stds, self.fc1: (2 * width) ** -0.5}.items():
+            nn.init.normal_(linear.weight, std=std)
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -165,7 +147,7 @@ class ClipTextModel(nn.Module):
         if ids.ndim != 2 or not 0 < ids.shape[1] <= self.config.max_length:
             raise ShapeError(
                 f"token ids have shape {tuple(ids.shape)}, the text encoder takes "
-                f"(B, 1 to {self.config.max_length}): cut longer prompts into chunks"
+                f"(B, 1 to {self.config.max_length}): cut longer prompts into sections"
             )
         if not 0 <= skip_last < len(self.layers):
             raise ValueRangeError(
@@ -211,6 +193,7 @@ class TextEncoder(nn.Module):
         self.padding = config.padding
         # A buffer, so that it is saved with the weights and moves with them.
         self.register_buffer("vocab_map", None if vocab_map is None else vocab_map.to_tensor())
+        self.vocabulary = vocab_map
 
     def with_clip_skip(self, clip_skip: int) -> TextEncoder:
         """Make an encoder with the same weights that stops at another layer, -1 for the last.
@@ -230,8 +213,7 @@ class TextEncoder(nn.Module):
         return self._copy(model, self.config)
 
     def _copy(self, model: ClipTextModel, config: TextConfig) -> TextEncoder:
-        vocab_map = None if self.vocab_map is None else VocabMap.from_tensor(self.vocab_map)
-        return TextEncoder(model, self.tokenizer, config, vocab_map)
+        return TextEncoder(model, self.tokenizer, config, self.vocabulary)
 
     @property
     def device(self) -> torch.device:
@@ -266,41 +248,40 @@ class TextEncoder(nn.Module):
             rows.append(ids + [self.padding] * (self.config.max_length - len(ids)))
         return torch.tensor(rows, dtype=torch.long, device="cpu").reshape(-1, self.config.max_length)
 
-    def chunks(self, prompt: str, embeddings: Embeddings | None = None) -> tuple[Chunk, ...]:
-        """Cut a prompt into chunks of 77 ids with their weights, and the vectors of `embedding:name`."""
+    def sections(self, prompt: str, embeddings: Embeddings | None = None) -> tuple[Section, ...]:
+        """Cut a prompt into sections of 77 ids with their weights, and the vectors of `embedding:name`."""
         find = None if embeddings is None else partial(embeddings, self.config.width)
         return tokenize_prompt(
             self.tokenizer, prompt, max_length=self.config.max_length, padding=self.padding, find=find
         )
 
     def encode(self, prompt: str) -> Tensor:
-        """Prompt -> hidden states, float32 (1, 77 * chunks, width), on the weights' device."""
+        """Prompt -> hidden states, float32 (1, 77 * sections, width), on the weights' device."""
         return self.encode_pooled(prompt)[0]
 
     def encode_pooled(self, prompt: str, embeddings: Embeddings | None = None) -> tuple[Tensor, Tensor]:
-        """Prompt -> hidden states (1, 77 * chunks, width), and pooled (1,width) of the first chunk; float32.
+        """Prompt -> hidden states (1, 77 * sections, width), and pooled (1,width) of the first section; float32.
 
         embeddings: where the vectors of `embedding:name` come from; without it those words are plain text.
         """
-        return self.encode_chunks(self.chunks(prompt, embeddings))
+        return self.encode_sections(self.sections(prompt, embeddings))
 
     @torch.no_grad()
-    def encode_chunks(self, chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor]:
-        """Encode a prompt that is already cut into chunks; returns what `encode_pooled` returns."""
-        weighted = any(chunk.weighted for chunk in chunks)
-        empty = empty_chunk(max_length=self.config.max_length, padding=self.padding)
-        batch = [*chunks, empty] if weighted else chunks
-        ids = torch.tensor([chunk.ids for chunk in batch], dtype=torch.long, device="cpu")
-        vectors = [(row, *vector) for row, chunk in enumerate(batch) for vector in chunk.vectors]
+    def encode_sections(self, sections: Sequence[Section]) -> tuple[Tensor, Tensor]:
+        """Encode a prompt that is already cut into sections; returns what `encode_pooled` returns."""
+        weighted = any(section.weighted for section in sections)
+        batch = (*sections, *self.sections("")) if weighted else sections
+        ids = torch.tensor([section.ids for section in batch], dtype=torch.long, device="cpu")
+        vectors = [(row, *vector) for row, section in enumerate(batch) for vector in section.vectors]
         hidden, pooled = self.states(ids, vectors)
         z = hidden.float()
         if weighted:
             # ComfyUI's meaning of a weight: scale the distance from the empty prompt, position by position.
-            w = torch.tensor([chunk.weights for chunk in chunks], device=z.device).unsqueeze(-1)
+            w = torch.tensor([section.weights for section in sections], device=z.device).unsqueeze(-1)
             z_empty = z[-1:]
             # torch.where keeps positions of weight 1 free of rounding.
             z = torch.where(w == 1.0, z[:-1], (z[:-1] - z_empty) * w + z_empty)
-        # As in ComfyUI, chunks follow one another in the states, and only the first one is pooled.
+        # As in ComfyUI, sections follow one another in the states, and only the first one is pooled.
         return z.flatten(0, 1).unsqueeze(0), pooled[:1].float()
 
 
@@ -334,19 +315,19 @@ class DualTextEncoder(nn.Module):
         return DualTextEncoder(self.first.with_models([first]), self.second.with_models([second]))
 
     def encode(self, prompt: str) -> Tensor:
-        """Prompt -> hidden states, float32 (1, 77 * chunks, width of both)."""
+        """Prompt -> hidden states, float32 (1, 77 * sections, width of both)."""
         return self.encode_pooled(prompt)[0]
 
     def encode_pooled(self, prompt: str, embeddings: Embeddings | None = None) -> tuple[Tensor, Tensor]:
-        """Prompt -> states (1, 77 * chunks, width of both), and pooled (1, projection) of the second; float32."""
+        """Prompt -> states (1, 77 * sections, width of both), and pooled (1, projection) of the second; float32."""
         return self.encode_pair(prompt, prompt, embeddings)
 
     def encode_pair(self, first: str, second: str, embeddings: Embeddings | None = None) -> tuple[Tensor, Tensor]:
-        """Encode a prompt for each encoder. The shorter one is filled up with empty chunks."""
-        chunks = [self.first.chunks(first, embeddings), self.second.chunks(second, embeddings)]
-        longest = max(len(rows) for rows in chunks)
+        """Encode a prompt for each encoder. The shorter one is filled up with empty sections."""
+        sections = [self.first.sections(first, embeddings), self.second.sections(second, embeddings)]
+        longest = max(len(rows) for rows in sections)
         states = [
-            encoder.encode_chunks((*rows, *encoder.chunks("") * (longest - len(rows))))
-            for encoder, rows in zip((self.first, self.second), chunks, strict=True)
+            encoder.encode_sections((*rows, *encoder.sections("") * (longest - len(rows))))
+            for encoder, rows in zip((self.first, self.second), sections, strict=True)
         ]
         return torch.cat([hidden for hidden, _ in states], dim=-1), states[1][1]

@@ -167,22 +167,14 @@ class VocabMap:
         return torch.tensor(self.clip_ids, dtype=torch.int32, device="cpu")
 
     @property
-    def unknown(self) -> int:
-        """The row that all other ids share."""
-        return len(self.clip_ids)
-
-    @property
     def rows(self) -> int:
         """Size of the embedding table, including the row of unknown ids."""
         return len(self.clip_ids) + 1
-
-    def map(self, ids: Tensor) -> Tensor:
-        """CLIP ids of any shape -> rows, int64 of the same shape."""
-        return map_ids(self.to_tensor().to(ids.device), ids)
 
 
 def map_ids(clip_ids: Tensor, ids: Tensor) -> Tensor:
     """Find the rows of `ids` in the sorted table `clip_ids` (n,); n for ids that are not in it."""
     ids = ids.to(clip_ids.dtype)
+    # Ids above the last one would be found behind the table; any row will do, since they are not equal to it.
     rows = torch.searchsorted(clip_ids, ids).clamp(max=clip_ids.numel() - 1)
     return torch.where(clip_ids[rows] == ids, rows, clip_ids.numel())

@@ -18,6 +18,7 @@ from ..config import UNetConfig
 from ..errors import ShapeError
 from .layers import (
     GROUPS,
+    ConvBlock,
     ConvIn,
     Downsample,
     Mlp,
@@ -63,7 +64,7 @@ class Residuals(NamedTuple):
 class BlockStack(nn.Module):
     """Blocks in a row that take a timestep shift and text keys and values each."""
 
-    blocks: Sequence[ConvIn | ResTransformer | Downsample]
+    blocks: Sequence[ConvBlock | ResTransformer]
 
     def time_shifts(self, emb: Tensor) -> Shifts:
         """(B, embed_dim) -> the shift of each block."""
@@ -96,15 +97,15 @@ class UNetEncoder(BlockStack):
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
-        blocks: list[ConvIn | ResTransformer | Downsample] = [ConvIn(config.in_channels, config.widths[0])]
         width = config.widths[0]
+        blocks: list[ConvBlock | ResTransformer] = [ConvIn(config.in_channels, width, stride=1)]
         for level, level_width in enumerate(config.widths):
             for _ in range(config.res_blocks):
                 blocks.append(ResTransformer(config, width, level_width, config.transformer_depth[level]))
                 width = level_width
             if level != len(config.widths) - 1:
-                blocks.append(Downsample(width))
-        self.blocks = cast("Sequence[ConvIn | ResTransformer | Downsample]", nn.ModuleList(blocks))
+                blocks.append(Downsample(width, width, stride=2))
+        self.blocks = cast("Sequence[ConvBlock | ResTransformer]", nn.ModuleList(blocks))
 
     def forward(self, x: Tensor, projected: BlockInputs, hint: Tensor | None = None) -> list[Tensor]:
         """Latent (B, 4, H, W) -> the output of each block, each a skip; the last feeds the middle.
@@ -125,7 +126,7 @@ class UNetEncoder(BlockStack):
             yield h
 
 
-class UNetMiddle(nn.Module):
+class UNetMiddle(BlockStack):
     """Residual block, transformer, residual block at the lowest resolution; or one residual block alone."""
 
     def __init__(self, config: UNetConfig) -> None:
@@ -135,10 +136,6 @@ class UNetMiddle(nn.Module):
         depth = config.middle_depth
         self.transformer = make_transformer(config, width, depth) if depth else None
         self.res2 = ResBlock(width, width, config.embed_dim) if config.middle_res > 1 else None
-
-    def project(self, emb: Tensor, context: Tensor) -> BlockInputs:
-        """Shifts of both residual blocks; keys and values of the transformer."""
-        return BlockInputs(self.time_shifts(emb), self.text_kv(context))
 
     def time_shifts(self, emb: Tensor) -> Shifts:
         """(B, embed_dim) -> the shifts of the residual blocks."""
@@ -194,6 +191,7 @@ class UNetDecoder(BlockStack):
 
     def lower(self, h: Tensor, skips: list[Tensor], projected: BlockInputs) -> Tensor:
         """All levels but the top one: middle output -> (B, C, H, W). Leaves the top level's skips."""
+        # The split is where DeepCache stops: the lower levels change slowly from step to step.
         return self._through(h, skips, projected, slice(None, -self.top_blocks))
 
     def top(self, h: Tensor, skips: list[Tensor], projected: BlockInputs) -> Tensor:
@@ -251,6 +249,7 @@ class UNet(nn.Module):
         skips = self.encoder(x, self.encoder.project(emb, context))
         h = self.middle(skips[-1], self.middle.project(emb, context))
         if residuals is not None:
+            # Out of place, because training needs both terms. The engine adds in place.
             skips = [skip + r for skip, r in zip(skips, residuals.skips, strict=True)]
             h = h + residuals.middle
         return self.head(self.decoder(h, skips, self.decoder.project(emb, context)))

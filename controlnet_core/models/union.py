@@ -22,9 +22,9 @@ from ..config import ControlNetConfig, UnionConfig
 from ..errors import ShapeError, ValueRangeError
 from .control import BindContext
 from .controlnet import BoundControlNet, ControlNet
-from .layers import Mlp, timestep_embedding
+from .layers import Mlp, quick_gelu, timestep_embedding
 from .to_device import to_device_async
-from .unet import Residuals, check_context
+from .unet import Residuals
 
 UNION_TYPES: tuple[tuple[str, ...], ...] = (
     ("openpose",),
@@ -71,10 +71,9 @@ class UnionLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., width). The gate is x sigmoid(1.702 x), the quick form of GELU."""
-        value = self.qkv(self.norm1(x)).chunk(3, dim=-1)[2]
+        value = self.qkv(self.norm1(x)).tensor_split(3, dim=-1)[2]
         x = x + self.out(value)
-        h = self.fc1(self.norm2(x))
-        return x + self.fc2(h * torch.sigmoid(1.702 * h))
+        return x + self.fc2(quick_gelu(self.fc1(self.norm2(x))))
 
 
 class UnionHead(nn.Module):
@@ -84,25 +83,21 @@ class UnionHead(nn.Module):
         super().__init__()
         self.config = config
         self.task_embedding = nn.Parameter(config.width**0.5 * torch.randn(config.types, config.width))
-        self.layers = nn.ModuleList(UnionLayer(config.width) for _ in range(config.layers))
+        self.layers = nn.Sequential(*(UnionLayer(config.width) for _ in range(config.layers)))
         self.projection = nn.Linear(config.width, width)
         self.type_embed = Mlp(config.types * config.type_dim, embed_dim)
 
     def shift(self, hint: Tensor, kind: int) -> Tensor:
         """Embedded hint (B, width, h, w) of type `kind` -> what is added to each channel, (B, width, 1, 1)."""
-        token = hint.mean(dim=(2, 3)) + self.task_embedding[kind]
-        for layer in self.layers:
-            token = layer(token)
+        token = self.layers(hint.mean(dim=(2, 3)) + self.task_embedding[kind])
         return self.projection(token)[:, :, None, None]
 
     def embed_types(self, types: Sequence[int]) -> Tensor:
         """-> (1, embed_dim), added to the timestep's embedding."""
         present = torch.zeros(self.config.types)
         present[list(types)] = 1.0
-        sinusoid = timestep_embedding(
-            to_device_async(present, self.task_embedding.device), self.config.type_dim
-        ).flatten()[None]
-        return self.type_embed(sinusoid.to(self.task_embedding.dtype))
+        sinusoids = timestep_embedding(to_device_async(present, self.task_embedding.device), self.config.type_dim)
+        return self.type_embed(sinusoids.flatten()[None].to(self.task_embedding.dtype))
 
 
 class ControlNetUnion(ControlNet):
@@ -169,9 +164,5 @@ class ControlNetUnion(ControlNet):
         y: Tensor | None = None,
     ) -> Residuals:
         """As `ControlNet.forward`, with hints and their types."""
-        check_context(context, self.config.unet)
-        emb = self.embed(t, y, types)
         hint = self.embed_hints(hints, types, (x.shape[-2], x.shape[-1]))
-        features = self.encode(x, hint, self.encoder.project(emb, context), self.middle.project(emb, context))
-        *skips, middle = [zero(h) for zero, h in zip(self.zeros, features, strict=True)]
-        return Residuals(tuple(skips), middle)
+        return self._residuals(x, self.embed(t, y, types), context, hint)

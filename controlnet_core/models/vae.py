@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -12,24 +13,14 @@ from torch import Tensor, nn
 
 from ..config import VAEConfig
 from ..errors import ShapeError
-from .layers import GROUPS
+from .layers import GROUPS, ResBlock, Upsample
 
 
-class VAEResBlock(nn.Module):
+class VAEResBlock(ResBlock):
     """Residual block without a timestep. (B, width_in, H, W) -> (B, width, H, W)."""
 
     def __init__(self, width_in: int, width: int) -> None:
-        super().__init__()
-        self.norm1 = nn.GroupNorm(GROUPS, width_in, eps=1e-6)
-        self.conv1 = nn.Conv2d(width_in, width, 3, padding=1)
-        self.norm2 = nn.GroupNorm(GROUPS, width, eps=1e-6)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        self.skip = nn.Conv2d(width_in, width, 1) if width_in != width else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
-        return h + (x if self.skip is None else self.skip(x))
+        super().__init__(width_in, width, embed_dim=0, eps=1e-6)
 
 
 class PixelAttention(nn.Module):
@@ -50,17 +41,10 @@ class PixelAttention(nn.Module):
         return x + self.out(rearrange(h, "b 1 (h w) c -> b c h w", h=x.shape[2]))
 
 
-class VAEMiddle(nn.Module):
+def make_middle(width: int) -> nn.Sequential:
     """Residual block, attention, residual block, on (B, width, H, W)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.res1 = VAEResBlock(width, width)
-        self.attn = PixelAttention(width)
-        self.res2 = VAEResBlock(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.res2(self.attn(self.res1(x)))
+    layers = {"res1": VAEResBlock(width, width), "attn": PixelAttention(width), "res2": VAEResBlock(width, width)}
+    return nn.Sequential(OrderedDict(layers))
 
 
 class VAEDown(nn.Module):
@@ -75,29 +59,17 @@ class VAEDown(nn.Module):
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
-class VAEUp(nn.Module):
-    """Nearest neighbour, then a convolution: (B, width, H, W) -> (B, width, 2H, 2W)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-
-
 class VAELevel(nn.Module):
     """The residual blocks of one resolution, and the change to the next. (B, width_in, H, W) -> (B, width, H', W')."""
 
     def __init__(self, width_in: int, width: int, count: int, *, down: bool = False, up: bool = False) -> None:
         super().__init__()
-        self.res = nn.ModuleList(VAEResBlock(width_in if j == 0 else width, width) for j in range(count))
+        self.res = nn.Sequential(*(VAEResBlock(width_in if j == 0 else width, width) for j in range(count)))
         self.down = VAEDown(width) if down else None
-        self.up = VAEUp(width) if up else None
+        self.up = Upsample(width) if up else None
 
     def forward(self, x: Tensor) -> Tensor:
-        for block in self.res:
-            x = block(x)
+        x = self.res(x)
         x = x if self.down is None else self.down(x)
         return x if self.up is None else self.up(x)
 
@@ -111,20 +83,17 @@ class VAEEncoder(nn.Module):
         self.patch = config.patch
         self.conv_in = nn.Conv2d(config.image_channels * config.patch**2, widths[0], 3, padding=1)
         last = len(widths) - 1
-        self.levels = nn.ModuleList(
-            VAELevel(width_in, width, config.res_blocks, down=i < last)
-            for i, (width_in, width) in enumerate(pairwise((widths[0], *widths)))
-        )
-        self.middle = VAEMiddle(widths[-1])
+        pairs = pairwise((widths[0], *widths))
+        levels = (VAELevel(*pair, config.res_blocks, down=i < last) for i, pair in enumerate(pairs))
+        self.levels = nn.Sequential(*levels)
+        self.middle = make_middle(widths[-1])
         self.norm_out = nn.GroupNorm(GROUPS, widths[-1], eps=1e-6)
         self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, 8, H/8, W/8)."""
         h = self.conv_in(F.pixel_unshuffle(image, self.patch) if self.patch > 1 else image)
-        for level in self.levels:
-            h = level(h)
-        return self.conv_out(F.silu(self.norm_out(self.middle(h))))
+        return self.conv_out(F.silu(self.norm_out(self.middle(self.levels(h)))))
 
 
 class VAEDecoder(nn.Module):
@@ -135,20 +104,17 @@ class VAEDecoder(nn.Module):
         widths = tuple(reversed(config.widths))
         self.patch = config.patch
         self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
-        self.middle = VAEMiddle(widths[0])
+        self.middle = make_middle(widths[0])
         last = len(widths) - 1
-        self.levels = nn.ModuleList(
-            VAELevel(width_in, width, config.res_blocks + 1, up=i < last)
-            for i, (width_in, width) in enumerate(pairwise((widths[0], *widths)))
-        )
+        pairs = pairwise((widths[0], *widths))
+        levels = (VAELevel(*pair, config.res_blocks + 1, up=i < last) for i, pair in enumerate(pairs))
+        self.levels = nn.Sequential(*levels)
         self.norm_out = nn.GroupNorm(GROUPS, widths[-1], eps=1e-6)
         self.conv_out = nn.Conv2d(widths[-1], config.image_channels * config.patch**2, 3, padding=1)
 
     def forward(self, latent: Tensor) -> Tensor:
         """(B, 4, h, w) -> (B, 3, 8h, 8w)."""
-        h = self.middle(self.conv_in(latent))
-        for level in self.levels:
-            h = level(h)
+        h = self.levels(self.middle(self.conv_in(latent)))
         image = self.conv_out(F.silu(self.norm_out(h)))
         return F.pixel_shuffle(image, self.patch) if self.patch > 1 else image
 
@@ -177,7 +143,7 @@ class AutoencoderKL(nn.Module):
                 f"the picture is {width}x{height}, the autoencoder needs multiples of {factor}: crop or resize it to "
                 f"{width // factor * factor}x{height // factor * factor}"
             )
-        mean, logvar = self.quant_conv(self.encoder(image)).chunk(2, dim=1)
+        mean, logvar = self.quant_conv(self.encoder(image)).tensor_split(2, dim=1)
         return mean, logvar.clamp(-30.0, 20.0)  # the released code's bounds: exp(logvar) stays finite
 
     def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:

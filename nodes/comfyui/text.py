@@ -15,7 +15,7 @@ import comfy.supported_models_base
 import torch
 from torch import Tensor, nn
 
-from ...controlnet_core.models.prompt import Chunk, empty_chunk
+from ...controlnet_core.models.prompt import Section
 from ...controlnet_core.models.text_encoder import DualTextEncoder, TextEncoder
 
 KEY = "l"
@@ -33,16 +33,16 @@ def own_clip(encoder: TextEncoder | DualTextEncoder) -> Any:
 
 
 class OwnTokenizer:
-    """Prompts to tokens in the editor's form: {"l": chunks of (id, weight)}."""
+    """Prompts to tokens in the editor's form: {"l": sections of (id, weight)}."""
 
     def __init__(self, encoder: TextEncoder) -> None:
         self.encoder = encoder
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_: Any) -> dict[str, Any]:
-        """Chunks of 77 (id, weight), or (id, weight, 0) where the place of the word is asked for."""
-        chunks = self.encoder.chunks(text)
+        """Sections of 77 (id, weight), or (id, weight, 0) where the place of the word is asked for."""
+        sections = self.encoder.sections(text)
         extra = (0,) if return_word_ids else ()
-        return {KEY: [[(i, w, *extra) for i, w in zip(c.ids, c.weights, strict=True)] for c in chunks]}
+        return {KEY: [[(i, w, *extra) for i, w in zip(c.ids, c.weights, strict=True)] for c in sections]}
 
     def untokenize(self, token_weight_pair: list[tuple[int, float]]) -> list[tuple[tuple[int, float], str]]:
         """Each token with its text."""
@@ -73,21 +73,10 @@ class OwnTextModel(nn.Module):
         layer = options.get("layer", self.layer)
         self.layer = layer if layer is None or layer < 0 else None
 
-    @torch.no_grad()
     def encode_token_weights(self, tokens: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Tokens -> states (1, 77 * chunks, width) and pooled (1, width), where the editor keeps results.
-
-        With weights: (z - z_empty) * w + z_empty, z_empty the state of the empty prompt.
-        """
+        """Tokens -> states (1, 77 * sections, width) and pooled (1, width), where the editor keeps results."""
         encoder = self.encoder if self.layer is None else self.encoder.with_clip_skip(self.layer)
-        chunks = [Chunk(tuple(int(p[0]) for p in row), tuple(float(p[1]) for p in row)) for row in tokens[KEY]]
-        weighted = any(chunk.weighted for chunk in chunks)
-        empty = empty_chunk(max_length=encoder.config.max_length, padding=encoder.padding)
-        batch = [*chunks, empty] if weighted else chunks
-        z, pooled = encoder.states(torch.tensor([c.ids for c in batch], dtype=torch.long, device="cpu"))
-        if weighted:
-            w = torch.tensor([c.weights for c in chunks], device=z.device).unsqueeze(-1)
-            z_empty = z[-1:]
-            z = torch.where(w == 1.0, z[:-1], (z[:-1] - z_empty) * w + z_empty)
+        sections = [Section(tuple(int(p[0]) for p in row), tuple(float(p[1]) for p in row)) for row in tokens[KEY]]
+        hidden, pooled = encoder.encode_sections(sections)
         where = comfy.model_management.intermediate_device()
-        return z.flatten(0, 1).unsqueeze(0).to(where), pooled[:1].to(where)
+        return hidden.to(where), pooled.to(where)

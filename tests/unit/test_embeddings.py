@@ -42,13 +42,13 @@ def find(name: str) -> Tensor:
 
 
 def shown(prompt: str) -> list[list[tuple[int | str, float]]]:
-    """Tokens between the marks, learned ones as "v", with their weights, by chunk."""
+    """Tokens between the marks, learned ones as "v", with their weights, by section."""
     rows = []
-    for chunk in tokenize_prompt(TOKENIZER, prompt, find=find):
-        at = dict(chunk.vectors)
-        end = chunk.ids.index(END_TOKEN)
-        assert chunk.ids[0] == START_TOKEN and all(chunk.ids[i] == PLACEHOLDER for i in at)
-        rows.append([("v" if i in at else chunk.ids[i], chunk.weights[i]) for i in range(1, end)])
+    for section in tokenize_prompt(TOKENIZER, prompt, find=find):
+        at = dict(section.vectors)
+        end = section.ids.index(END_TOKEN)
+        assert section.ids[0] == START_TOKEN and all(section.ids[i] == PLACEHOLDER for i in at)
+        rows.append([("v" if i in at else section.ids[i], section.weights[i]) for i in range(1, end)])
     return rows
 
 
@@ -86,8 +86,8 @@ def test_a_name_is_needed_and_without_a_finder_it_is_text() -> None:
             tokenize_prompt(TOKENIZER, prompt, find=find)
     with pytest.raises(MissingFileError, match="two"):
         tokenize_prompt(TOKENIZER, "embedding:two", find=find)
-    (chunk,) = tokenize_prompt(TOKENIZER, "embedding:one")
-    assert list(chunk.ids[1:5]) == TOKENIZER.encode("embedding:one") and not chunk.vectors
+    (section,) = tokenize_prompt(TOKENIZER, "embedding:one")
+    assert list(section.ids[1:5]) == TOKENIZER.encode("embedding:one") and not section.vectors
 
 
 # ------------------------------------------------------------------------------------- the text encoder

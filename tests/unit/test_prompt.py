@@ -1,4 +1,4 @@
-"""Prompt weights, chunks, and what the text encoder makes of them."""
+"""Prompt weights, sections, and what the text encoder makes of them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import torch
 from comfyui_controlnet_core.controlnet_core.config import DEMO, TextConfig
 from comfyui_controlnet_core.controlnet_core.errors import ShapeError, ValueRangeError
 from comfyui_controlnet_core.controlnet_core.models.prompt import (
-    Chunk,
+    Section,
     Segment,
-    empty_chunk,
     parse_weights,
     tokenize_prompt,
 )
@@ -81,27 +80,27 @@ def test_deep_nesting_does_not_overflow() -> None:
     assert segment == Segment("x", 0.5)
 
 
-def body(chunk: Chunk) -> list[int]:
+def body(section: Section) -> list[int]:
     """Ids between the start mark and the first end mark."""
-    return list(chunk.ids[1 : chunk.ids.index(END_TOKEN)])
+    return list(section.ids[1 : section.ids.index(END_TOKEN)])
 
 
-def test_a_chunk_is_77_long_with_marks_and_padding(tokenizer: ClipTokenizer) -> None:
-    (chunk,) = tokenize_prompt(tokenizer, "a (red:1.2) cat")
-    assert len(chunk.ids) == len(chunk.weights) == 77
-    assert chunk.ids[0] == START_TOKEN
-    assert chunk.ids[4:] == (END_TOKEN,) * 73
-    assert chunk.weights[:5] == (1.0, 1.0, 1.2, 1.0, 1.0)
-    assert chunk.weighted
-    assert not empty_chunk().weighted
-    assert tokenize_prompt(tokenizer, "") == (empty_chunk(),)
+def test_a_section_is_77_long_with_marks_and_padding(tokenizer: ClipTokenizer) -> None:
+    (section,) = tokenize_prompt(tokenizer, "a (red:1.2) cat")
+    assert len(section.ids) == len(section.weights) == 77
+    assert section.ids[0] == START_TOKEN
+    assert section.ids[4:] == (END_TOKEN,) * 73
+    assert section.weights[:5] == (1.0, 1.0, 1.2, 1.0, 1.0)
+    assert section.weighted
+    (empty,) = tokenize_prompt(tokenizer, "")
+    assert empty.ids == (START_TOKEN,) + (END_TOKEN,) * 76 and not empty.weighted
     assert tokenize_prompt(tokenizer, "", padding=0)[0].ids == (START_TOKEN, END_TOKEN) + (0,) * 75
 
 
-@pytest.mark.parametrize(("words", "chunks"), [(75, 1), (76, 2), (150, 2), (151, 3)])
-def test_long_text_fills_chunks(tokenizer: ClipTokenizer, words: int, chunks: int) -> None:
+@pytest.mark.parametrize(("words", "sections"), [(75, 1), (76, 2), (150, 2), (151, 3)])
+def test_long_text_fills_sections(tokenizer: ClipTokenizer, words: int, sections: int) -> None:
     rows = tokenize_prompt(tokenizer, "cat " * words)
-    assert [len(row.ids) for row in rows] == [77] * chunks
+    assert [len(row.ids) for row in rows] == [77] * sections
     assert [token for row in rows for token in body(row)] == tokenizer.encode("cat") * words
 
 
@@ -137,7 +136,7 @@ class TestTextEncoder:
         torch.testing.assert_close(weighted, (z - empty) * w + empty)
         assert torch.equal(weighted[0, 3], z[0, 3])
 
-    def test_chunks_are_encoded_apart(self, encoder: TextEncoder) -> None:
+    def test_sections_are_encoded_apart(self, encoder: TextEncoder) -> None:
         z = encoder.encode("red " * 75 + "blue box")
         torch.testing.assert_close(z[:, 77:], encoder.encode("blue box"))
 

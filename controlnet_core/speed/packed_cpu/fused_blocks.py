@@ -38,7 +38,7 @@ class FusedResBlock(nn.Module):
 
 
 class FusedUpsample(nn.Module):
-    """An `Upsample` or `VAEUp` of packed layers that does not build the enlarged input first."""
+    """An `Upsample` of packed layers that does not build the enlarged input first."""
 
     block: Any
 

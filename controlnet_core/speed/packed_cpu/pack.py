@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from ...models.float8 import FLOAT8
 from ...models.layers import FeedForward, ResBlock, TransformerBlock, Upsample
 from ...models.module_tree import cast_parameters, copy_leaf, rebuild, rebuild_inside
-from ...models.vae import VAEUp
 from .fused_blocks import FusedFeedForward, FusedResBlock, FusedTransformerBlock, FusedUpsample
 from .products import Geometry, conv, linear, linear_with, pack_conv, pack_linear
 from .winograd import Doubled, Winograd, may_suit, suits
@@ -224,7 +223,7 @@ def pack(module: ModuleT, dtype: torch.dtype, work_buffer: WorkBuffer | None = N
             return _pack_feed_forward(leaf, dtype)
         if type(leaf) is ResBlock:
             return FusedResBlock(rebuild_inside(leaf, replace))
-        if isinstance(leaf, Upsample | VAEUp):
+        if isinstance(leaf, Upsample):
             return FusedUpsample(rebuild_inside(leaf, replace))
         if type(leaf) is TransformerBlock:
             return FusedTransformerBlock(rebuild_inside(leaf, replace))
