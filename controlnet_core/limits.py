@@ -54,7 +54,6 @@ UNPACKED_RATIO = Limit(4, "times its size on disk when unpacked", "PyTorch store
 SHARED_RATIO = Limit(4, "times its size on disk as tensors", "tied weights are shared once; views can repeat endlessly")
 MODEL_BLOCKS = Limit(256, "blocks", "SDXL's ControlNet has 89; building one takes a few milliseconds")
 CONFIG_NUMBER = Limit(10_000_000, "as a number", "the largest one in use is a vocabulary of 250,000 words")
-HEADS = Limit(1_024, "attention heads", "SDXL's widest layer has 20")
 
 # Pictures. The limits of pose files are in preprocessors/limits.py, since that package does not import this one.
 PICTURE_PIXELS = Limit(

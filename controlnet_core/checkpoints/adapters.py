@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType
 
 from .keymap import Pairs, Rule, nest
 
@@ -39,12 +38,10 @@ def _rules_by_level(inner: str) -> AdapterRules:
     return lambda keys: rules
 
 
-ADAPTER_RULES: Mapping[tuple[str, str], AdapterRules] = MappingProxyType(
-    {
-        ("t2i-adapter", "original"): original_rules,
-        ("t2i-adapter", "diffusers"): _rules_by_level("resnets"),
-        ("t2i-adapter-light", "original"): _rules_by_level("body"),
-        ("t2i-adapter-light", "diffusers"): _rules_by_level("resnets"),
-    }
-)
+ADAPTER_RULES: Mapping[tuple[str, str], AdapterRules] = {
+    ("t2i-adapter", "original"): original_rules,
+    ("t2i-adapter", "diffusers"): _rules_by_level("resnets"),
+    ("t2i-adapter-light", "original"): _rules_by_level("body"),
+    ("t2i-adapter-light", "diffusers"): _rules_by_level("resnets"),
+}
 """By kind and layout of the file."""

@@ -37,6 +37,7 @@ def check_config(config: Config) -> None:
 def _check_entries(config: Any) -> None:
     for name, hint in get_type_hints(type(config)).items():
         value = getattr(config, name)
+        # The length first, because each entry is checked by itself below.
         if isinstance(value, tuple):
             MODEL_BLOCKS.check(len(value), f"the entry {name} of its config")
         if not _fits(hint, value):
@@ -61,6 +62,7 @@ def _fits(hint: Any, value: object) -> bool:
         return isinstance(value, tuple) and all(_fits(choices[0], one) for one in value)
     if choices:  # a union
         return any(_fits(choice, value) for choice in choices)
+    # Not isinstance: True is an int, and no number of channels.
     return type(value) in ((int, float) if hint is float else (hint,))
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..config import DerivedConfig
 from ..errors import CheckpointError, reading
 from ..models.control import ControlModel
-from .derived import DERIVED, build, names_in
+from .derived import DERIVED, names_in
 from .detect import ADAPTER_KINDS, Identity
 from .files import Header
 from .io import read_tensors
 from .load import Device, Narrow, fill
-from .plan import check, control_plan, open_as
+from .plan import control_plan, open_as
 
 CONTROL_KINDS = ("controlnet", "controlnet-union", *DERIVED, *sorted(ADAPTER_KINDS))
 """Kinds of files that `load_control` reads."""
@@ -28,22 +30,25 @@ def load_control(
     A difference file or Control-LoRA is loaded as it is; its `resolve` completes it with a base.
     """
     header, identity = open_as(path, *CONTROL_KINDS)
+    if identity.kind in DERIVED:
+        names = names_in(header, identity.kind, identity.prefix)
+        tensors = {names[key]: tensor.to(device, dtype) for key, tensor in read_tensors(header, names).items()}
+        return _derived(header, identity, tensors), identity
+    plan = control_plan(header, identity)
+    fill(plan, dtype, device, narrow)
+    return plan.module("", ControlModel), identity
+
+
+def outline(header: Header, identity: Identity) -> ControlModel:
+    """The net on the meta device: its shapes without its weights. Raises CheckpointError for an incomplete file."""
     if identity.kind not in DERIVED:
-        plan = control_plan(header, identity)
-        fill(plan, dtype, device, narrow)
-        return plan.module("", ControlModel), identity
+        return control_plan(header, identity).module("", ControlModel)
     names = names_in(header, identity.kind, identity.prefix)
-    tensors = {names[key]: tensor.to(device, dtype) for key, tensor in read_tensors(header, names).items()}
+    weights = {name: torch.empty(header.tensors[key].shape, device="meta") for key, name in names.items()}
+    return _derived(header, identity, weights)
+
+
+def _derived(header: Header, identity: Identity, weights: Mapping[str, Tensor]) -> ControlModel:
     assert isinstance(identity.config, DerivedConfig)
     with reading(header.path, CheckpointError):
-        return build(identity.kind, identity.config, tensors), identity
-
-
-def check_control(header: Header, identity: Identity) -> None:
-    """Raise CheckpointError when the file cannot be loaded, from its header alone."""
-    if identity.kind not in DERIVED:
-        check(control_plan(header, identity))
-        return
-    names = names_in(header, identity.kind, identity.prefix).values()
-    if not any(name.startswith("zero_convs.") for name in names):
-        raise CheckpointError(f"{header.path.name} has no zero convolutions: it is incomplete, download it again")
+        return DERIVED[identity.kind](identity.config, weights)

@@ -7,12 +7,7 @@ pairs `NAME.up`, `NAME.down` for the weight `NAME.weight`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
 
-from torch import Tensor
-
-from ..config import DerivedConfig
 from ..errors import CheckpointError
 from ..models.derived import ControlDifference, ControlLora, DerivedControlNet
 from . import ldm
@@ -25,20 +20,13 @@ NOTE = "__"
 """Part of the keys of notes that tools leave beside the weights. ComfyUI ignores them too."""
 
 
-@dataclass(frozen=True)
-class Derived:
-    """How one of these kinds is read: its model, and the patterns of keys that are no weights."""
-
-    model: type[DerivedControlNet]
-    drop: tuple[str, ...]
-
-
-DERIVED: Mapping[str, Derived] = MappingProxyType(
-    {
-        "controlnet-difference": Derived(ControlDifference, ("difference", *ldm.CONTROL_DROP)),
-        "control-lora": Derived(ControlLora, ("lora_controlnet",)),
-    }
-)
+DERIVED: Mapping[str, type[DerivedControlNet]] = {
+    "controlnet-difference": ControlDifference,
+    "control-lora": ControlLora,
+}
+"""Model of each kind."""
+# The key that names the kind is no weight. A difference file may also hold its training's locked base.
+_DROP = {"controlnet-difference": ("difference", *ldm.CONTROL_DROP), "control-lora": ("lora_controlnet",)}
 
 
 def rename(keys: Iterable[str]) -> dict[str, str]:
@@ -57,11 +45,12 @@ def rename(keys: Iterable[str]) -> dict[str, str]:
 
 def names_in(header: Header, kind: str, prefix: str) -> dict[str, str]:
     """Our name for each key of the file, prefix included. Raises CheckpointError for keys that are left over."""
-    dropped = matcher(DERIVED[kind].drop)
+    dropped = matcher(_DROP[kind])
     keys = [key for key in header.tensors if not dropped.find(key) and NOTE not in key]
     below = {key[len(prefix) :]: key for key in keys if key.startswith(prefix)}
     ours = rename(below)
     leftover = [key for key in keys if key.removeprefix(prefix) not in ours]
+    # A pair without its other half would be taken for a whole weight of the wrong shape.
     halves = {name.rpartition(".")[0] for name in ours.values() if name.endswith(LOW_RANK)}
     single = [half for half in sorted(halves) if not {half + end for end in LOW_RANK} <= set(ours.values())]
     for fault, found in (("left over", leftover), ("without its other half", single)):
@@ -72,8 +61,3 @@ def names_in(header: Header, kind: str, prefix: str) -> dict[str, str]:
                 header.path,
             )
     return {below[key]: name for key, name in ours.items()}
-
-
-def build(kind: str, config: DerivedConfig, weights: Mapping[str, Tensor]) -> DerivedControlNet:
-    """The model of a kind. Raises CheckpointError when hint encoder or zero convolutions are missing."""
-    return DERIVED[kind].model(config, weights)

@@ -19,32 +19,14 @@ from ..config import (
     VAEConfig,
 )  # fmt: skip
 from ..errors import CheckpointError, reading
-from . import derived, fileconfig, open_clip, structure
+from . import derived, fileconfig, open_clip, signatures, structure
 from .adapters import ADAPTER_RULES
 from .check_config import Config, check_config
 from .fileconfig import CONFIG_KEY, FAMILY_KEY
 from .files import Header
 from .io import read_header, read_tensors
 from .layouts import LAYOUTS, Layout, find_texts, part, rename_shapes
-from .signatures import (
-    ADAPTER_FAMILIES,
-    ADAPTER_NEEDLES,
-    CONTEXT_NEEDLES,
-    DETAILS,
-    EDM,
-    EDM_V_PREDICTION,
-    FAMILIES,
-    INPAINTING,
-    KINDS,
-    LABEL_NEEDLES,
-    LEARNED_WORD,
-    LEARNED_WORD_ROWS,
-    V_PREDICTION,
-    WHOLE,
-    ZERO_TERMINAL_SNR,
-    KeyIndex,
-    Signature,
-)  # fmt: skip
+from .signatures import FAMILIES, INPAINTING, KINDS, KeyIndex, Signature
 from .structure import Shapes
 
 Entries: TypeAlias = Mapping[str, Any]
@@ -93,16 +75,15 @@ class Identity:
     @property
     def family_title(self) -> str:
         """The family in words; empty where the file cannot tell."""
-        known = {family.preset.name: family.title for family in FAMILIES}
-        own = {"": "", "custom": "a model of its own shape"}
-        return known.get(self.family, own.get(self.family, f"the {self.family} model"))
+        titles = {"": "", "custom": "a model of its own shape", **{row.preset.name: row.title for row in FAMILIES}}
+        return titles.get(self.family, f"the {self.family} model")
 
     @property
     def summary(self) -> str:
         """One line: kind, family, layout, details."""
         if self.kind == "unknown":
             return self.title
-        link = "of" if self.kind in WHOLE else "for"
+        link = "of" if self.kind in signatures.WHOLE else "for"
         family = f" {link} {self.family_title}" if self.family else ""
         details = "".join(f", {detail}" for detail in self.details)
         return f"{self.title}{family} ({self.layout} layout{details})"
@@ -115,16 +96,19 @@ def identify_file(path: str | Path) -> Identity:
 
 def identify(header: Header) -> Identity:
     """What a header describes. A damaged model of a known kind is recognised, with its `problem`."""
+    # Pickles may have markers such as `difference` as plain values; in safetensors they are empty tensors.
     index = KeyIndex((*header.tensors, *(header.metadata if header.format == "pickle" else ())))
     found = index.match() or _match_learned_word(header)
     if found is None:
-        return Identity("unknown", _unknown_title(header), "unknown", problem="its layout is not known")
+        examples = ", ".join(list(header.tensors)[:3])
+        title = f"not a model this package knows; its keys look like {examples}"
+        return Identity("unknown", title, "unknown", problem="its layout is not known")
     signature, prefix = found
     kind, shapes = signature.kind, header.shapes
     family = header.metadata.get(FAMILY_KEY) or _find_family(index, shapes, kind, prefix)
     details = tuple(_find_details(index, shapes, kind, prefix, family))
     if family == "sd2" and INPAINTING not in details and _predicts_v(header, prefix):
-        details = (*details, V_PREDICTION)
+        details = (*details, signatures.V_PREDICTION)
     if any(info.scale for info in header.tensors.values()):
         details = (*details, SCALED_FP8)
     identity = Identity(kind, signature.name, signature.layout, family, prefix, details, folder=KINDS[kind].folder)
@@ -136,21 +120,16 @@ def _match_learned_word(header: Header) -> tuple[Signature, str] | None:
     if len(header.tensors) != 1:
         return None
     ((key, info),) = header.tensors.items()
-    small = len(info.shape) == 1 or (len(info.shape) == 2 and info.shape[0] <= LEARNED_WORD_ROWS)
+    small = len(info.shape) == 1 or (len(info.shape) == 2 and info.shape[0] <= signatures.LEARNED_WORD_ROWS)
     is_word = not key.endswith((".weight", ".bias"))
-    return (LEARNED_WORD, "") if small and is_word and info.dtype.is_floating_point else None
-
-
-def _unknown_title(header: Header) -> str:
-    examples = ", ".join(list(header.tensors)[:3])
-    return f"not a model this package knows; its keys look like {examples}"
+    return (signatures.LEARNED_WORD, "") if small and is_word and info.dtype.is_floating_point else None
 
 
 def _find_family(index: KeyIndex, shapes: Shapes, kind: str, prefix: str) -> str:
     if kind in ADAPTER_KINDS:
-        return ADAPTER_FAMILIES.get(_input_size(index, shapes, ADAPTER_NEEDLES, prefix) or 0, "")
-    context = _input_size(index, shapes, CONTEXT_NEEDLES, prefix)
-    label = _input_size(index, shapes, LABEL_NEEDLES, prefix)
+        return signatures.ADAPTER_FAMILIES.get(_input_size(index, shapes, signatures.ADAPTER_NEEDLES, prefix) or 0, "")
+    context = _input_size(index, shapes, signatures.CONTEXT_NEEDLES, prefix)
+    label = _input_size(index, shapes, signatures.LABEL_NEEDLES, prefix)
     for family in FAMILIES:
         unet = family.preset.unet
         # SDXL's small ControlNet reads no text; its label vector tells the family
@@ -169,7 +148,7 @@ def _input_size(index: KeyIndex, shapes: Shapes, needles: tuple[str, ...], prefi
 
 
 def _find_details(index: KeyIndex, shapes: Shapes, kind: str, prefix: str, family: str) -> Iterable[str]:
-    for detail in DETAILS:
+    for detail in signatures.DETAILS:
         key = index.find(detail.needle, prefix)
         if key is None or kind not in detail.kinds or (detail.families and family not in detail.families):
             continue
@@ -252,6 +231,7 @@ def _checkpoint_config(header: Header, identity: Identity, layout: Layout) -> Mo
     preset = _preset(identity.family)
     texts = _text_configs(shapes, layout, configs, preset)
     parametrization, noise = _training(header, identity.details)
+    # A diffusers folder says outright what single files show by marker keys.
     if "scheduler" in configs:
         parametrization, noise = fileconfig.training(configs["scheduler"])
     return ModelConfig(
@@ -278,14 +258,14 @@ def base_config(header: Header, identity: Identity, unet: UNetConfig) -> ModelCo
 
 def _training(header: Header, details: tuple[str, ...]) -> tuple[Parametrization, NoiseConfig]:
     """What the model predicts and on which noise levels, by the marker keys of single files, as ComfyUI reads them."""
-    if EDM in details:
+    if signatures.EDM in details:
         return "edm", PLAYGROUND_NOISE
-    if EDM_V_PREDICTION in details:
+    if signatures.EDM_V_PREDICTION in details:
         found = read_tensors(header, [key for key in (EDM_SIGMA_MAX, EDM_SIGMA_MIN) if key in header.tensors])
         levels = {key.rpartition(".")[2]: float(value) for key, value in found.items()}
         return "v", replace(NoiseConfig("edm"), **levels)
-    if V_PREDICTION in details:
-        return "v", NoiseConfig(zero_terminal_snr=ZERO_TERMINAL_SNR in details)
+    if signatures.V_PREDICTION in details:
+        return "v", NoiseConfig(zero_terminal_snr=signatures.ZERO_TERMINAL_SNR in details)
     return "eps", NoiseConfig()
 
 
@@ -322,6 +302,7 @@ def _unet_config(shapes: Shapes, layout: Layout, entries: Entries) -> UNetConfig
 def _vae_config(shapes: Shapes, layout: Layout, entries: Entries, preset: ModelConfig, header: Header) -> VAEConfig:
     config = structure.vae_config(rename_shapes(shapes, layout.vae_rules(layout.sketch(shapes).vae_levels)))
     config = replace(config, scaling_factor=preset.vae.scaling_factor)
+    # Playground's latents have a mean and a deviation of their own in each channel.
     if EDM_MEAN in header.tensors and EDM_STD in header.tensors:
         mean, std = (tuple(t.flatten().tolist()) for t in read_tensors(header, [EDM_MEAN, EDM_STD]).values())
         config = replace(config, scaling_factor=PLAYGROUND_SCALE, latent_mean=mean, latent_std=std)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass, replace
-from types import MappingProxyType
 from typing import Any, get_args, get_type_hints
 
 from ..config import ControlNetConfig, NoiseConfig, Parametrization, TextConfig, UNetConfig, VAEConfig
@@ -19,21 +18,19 @@ CONFIG_KEY = "controlnet_core.config"
 FAMILY_KEY = "controlnet_core.family"
 """Metadata entry with the name of the model, or of the base that a ControlNet is made for."""
 
-SAME_ARITHMETIC: Mapping[str, Any] = MappingProxyType(
-    {
-        "norm_num_groups": 32,
-        "act_fn": "silu",
-        "only_cross_attention": False,
-        "dual_cross_attention": False,
-        "resnet_time_scale_shift": "default",
-        "center_input_sample": False,
-        "flip_sin_to_cos": True,
-        "freq_shift": 0,
-        "mid_block_scale_factor": 1,
-        "controlnet_conditioning_channel_order": "rgb",
-        "shift_factor": None,
-    }
-)
+SAME_ARITHMETIC: Mapping[str, Any] = {
+    "norm_num_groups": 32,
+    "act_fn": "silu",
+    "only_cross_attention": False,
+    "dual_cross_attention": False,
+    "resnet_time_scale_shift": "default",
+    "center_input_sample": False,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "mid_block_scale_factor": 1,
+    "controlnet_conditioning_channel_order": "rgb",
+    "shift_factor": None,
+}
 """Entries of a diffusers config that change the arithmetic and not the shapes, with the values that run here."""
 
 
@@ -69,6 +66,7 @@ def _value(hint: Any, value: Any) -> Any:
     kinds = [kind for kind in (hint, *get_args(hint)) if is_dataclass(kind)]
     if kinds and value is not None:
         return _build(kinds[0], value)  # type: ignore[arg-type]
+    # JSON has no tuples, and a frozen config with a list in it could not be hashed.
     return tuple(value) if isinstance(value, list) else value
 
 

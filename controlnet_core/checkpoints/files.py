@@ -114,6 +114,7 @@ def find_format(path: Path) -> FileFormat:
     # This test comes first: the length at the beginning of a header may look like the beginning of a pickle.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= HEADER_BYTES.number:
         return "safetensors"
+    # Before PyTorch 1.6 a file was a row of bare pickles, of protocol 2 or later.
     if head.startswith(ZIP_START) or (head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")):
         return "pickle"
     for start, what in NOT_WEIGHTS:
@@ -205,6 +206,7 @@ def _tensor_info(path: Path, name: str, entry: object) -> tuple[TensorInfo, int,
     KEY_LENGTH.check(len(name), "a name in its header")
     match entry:
         case {"dtype": str(dtype_name), "shape": [*shape], "data_offsets": [begin, end]} if len(shape) <= MOST_AXES:
+            # Not isinstance: JSON's `true` would pass as the number 1.
             sound = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
         case _:
             raise damaged_file(path, f"the entry of {name!r} in its header is malformed")

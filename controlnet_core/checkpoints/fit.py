@@ -7,50 +7,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from ..config import DEMO, SD15, SD21, SDXL, SDXL_REFINER, ModelConfig, UNetConfig
 from ..models.control import ControlModel
-from .control import CONTROL_KINDS
-from .derived import DERIVED, build, names_in
-from .detect import Identity, base_config
-from .plan import control_plan, open_as
+from .control import CONTROL_KINDS, outline
+from .plan import open_as
 
 KNOWN = (SD15, SD21, SDXL, SDXL_REFINER, DEMO)
 """Models that are recognised by the width of the text that their UNet reads."""
 
 
-def outline(path: str | Path) -> tuple[ControlModel, Identity]:
-    """A net of any kind that controls, on the meta device: its shapes without its weights.
-
-    Raises MissingFileError, and CheckpointError for a damaged file or one of another kind.
-    """
-    header, identity = open_as(path, *CONTROL_KINDS)
-    if identity.kind in DERIVED:
-        names = names_in(header, identity.kind, identity.prefix)
-        weights = {name: torch.empty(header.tensors[key].shape, device="meta") for key, name in names.items()}
-        return build(identity.kind, identity.config, weights), identity  # type: ignore[arg-type]
-    net = control_plan(header, identity).modules[""]
-    assert isinstance(net, ControlModel)
-    return net, identity
-
-
-def base_of(path: str | Path) -> tuple[ModelConfig, Identity]:
-    """The shape of a checkpoint or UNet file. Raises as `outline`."""
-    header, identity = open_as(path, "checkpoint", "unet")
-    unet = identity.config.unet if isinstance(identity.config, ModelConfig) else identity.config
-    assert isinstance(unet, UNetConfig)
-    return base_config(header, identity, unet), identity
-
-
 def misfit(control: str | Path, base: str | Path) -> str:
     """Why a net cannot act on a base, in words that name both files; empty where it can.
 
-    Reads headers only. Raises as `outline`.
+    Reads headers only. Raises MissingFileError, and CheckpointError for a damaged file or one of another kind.
     """
-    net, what = outline(control)
-    config, on = base_of(base)
-    unet = config.unet
+    header, what = open_as(control, *CONTROL_KINDS)
+    net = outline(header, what)
+    _, on = open_as(base, "checkpoint", "unet")
+    unet = on.config.unet if isinstance(on.config, ModelConfig) else on.config
+    assert isinstance(unet, UNetConfig)
     if net.fits(unet):
         return ""
     wanted = f"a control file made for {on.family_title or 'this base'}"

@@ -17,11 +17,26 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ..errors import CheckpointError, reading
+from ..errors import CheckpointError, ValueRangeError, reading
 from .files import DTYPE_NAMES, Header, TensorInfo
 from .headers import read_header
 
-__all__ = ["Header", "TensorInfo", "atomic_write", "read_ahead", "read_header", "read_tensors", "write_safetensors"]
+__all__ = [
+    "Header",
+    "TensorInfo",
+    "atomic_write",
+    "check_dtype",
+    "read_ahead",
+    "read_header",
+    "read_tensors",
+    "write_safetensors",
+]
+
+
+def check_dtype(dtype: torch.dtype | None) -> None:
+    """Raise ValueRangeError for a dtype that models are neither loaded nor saved in; None means that of the weights."""
+    if dtype not in (None, torch.float32, torch.float16, torch.bfloat16):
+        raise ValueRangeError(f"dtype is {dtype}, expected one of torch.float32, torch.float16, torch.bfloat16")
 
 
 def read_tensors(header: Header, keys: Iterable[str] | None = None) -> dict[str, Tensor]:
@@ -30,6 +45,7 @@ def read_tensors(header: Header, keys: Iterable[str] | None = None) -> dict[str,
     The mapping is private: writing into a tensor never changes the file. Scaled fp8 is multiplied by its scales.
     """
     wanted = header.tensors if keys is None else {key: header.tensors[key] for key in keys}
+    # Each file is opened once: a sharded SDXL has thousands of tensors in each.
     names: dict[Path, list[str]] = {}
     for info in wanted.values():
         for stored in (info, info.scale):
@@ -66,12 +82,14 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     name stays as it is.
     """
     path = Path(path)
+    # In the same folder, because a rename from one file system to another is not atomic.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             yield file
             file.flush()
+            # Before the rename: after a power cut the new name must not stand for an empty file.
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
@@ -103,6 +121,7 @@ def write_safetensors(
             "data_offsets": [begin, end],
         }
     header = json.dumps(entries, separators=(",", ":")).encode()
+    # The format wants the tensors to begin at a multiple of 8 bytes.
     header += b" " * (-len(header) % 8)
     try:
         with atomic_write(path) as file:

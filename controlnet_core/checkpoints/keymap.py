@@ -11,7 +11,8 @@ any other `{name}` (an index). A literal segment is preferred to an index.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 PARAMETERS = frozenset({"weight", "bias"})
 
@@ -44,10 +45,8 @@ def add_prefix(rules: Iterable[Rule], theirs: str = "", ours: str = "") -> tuple
     return tuple(replace(rule, theirs=theirs + rule.theirs, ours=ours + rule.ours) for rule in rules)
 
 
-@dataclass
-class _Node:
-    children: dict[str, _Node] = field(default_factory=dict)
-    rule: Rule | None = None
+_Node = dict[str, Any]
+"""The nodes below by their segment; at "" the rule of the pattern that ends here."""
 
 
 def _edge(segment: str) -> str:
@@ -63,14 +62,13 @@ class PatternTree:
     """
 
     def __init__(self, rules: Iterable[tuple[str, Rule]]) -> None:
-        self._root = _Node()
+        self._root: _Node = {}
         for pattern, rule in rules:
             node = self._root
             for segment in pattern.split("."):
-                node = node.children.setdefault(_edge(segment), _Node())
-            if node.rule is not None and node.rule != rule:
-                raise ValueError(f"two rules for one pattern: {node.rule} and {rule}")
-            node.rule = rule
+                node = node.setdefault(_edge(segment), {})
+            if node.setdefault("", rule) != rule:
+                raise ValueError(f"two rules for one pattern: {node['']} and {rule}")
 
     def find(self, key: str) -> tuple[Rule, list[str]] | None:
         """The rule whose pattern matches `key`, and the text of its variable segments in order."""
@@ -79,21 +77,16 @@ class PatternTree:
 
 def _walk(node: _Node, segments: list[str], at: int, captured: list[str]) -> tuple[Rule, list[str]] | None:
     if at == len(segments):
-        return None if node.rule is None else (node.rule, captured)
+        return (node[""], captured) if "" in node else None
     segment = segments[at]
-    # Try the literal first; when it leads nowhere, the index gets its chance.
-    if child := node.children.get(segment):
-        found = _walk(child, segments, at + 1, captured)
-        if found:
-            return found
     edge = "{#}" if segment.isdecimal() else "{p}" if segment in PARAMETERS else None
-    if edge and (child := node.children.get(edge)):
-        found = _walk(child, segments, at + 1, [*captured, segment])
-        if found:
+    # Try the literal first; when it leads nowhere, the index gets its chance.
+    for name, taken in ((segment, captured), (edge, [*captured, segment])):
+        child = node.get(name) if name else None
+        if child and (found := _walk(child, segments, at + 1, taken)):
             return found
-    if (child := node.children.get("{rest}")) and child.rule is not None:
-        return child.rule, [*captured, ".".join(segments[at:])]
-    return None
+    rest = node.get("{rest}")
+    return (rest[""], [*captured, ".".join(segments[at:])]) if rest else None
 
 
 def _variables(pattern: str) -> list[str]:
@@ -152,6 +145,7 @@ class KeyMap:
             if ours is None:
                 unknown.append(key)
             elif ours in owner:
+                # Which of the two to load is a guess, so that the caller refuses both.
                 clashes.append((owner[ours], key))
             else:
                 owner[ours] = key

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 
 from ..config import SD21, ModelConfig, UNetConfig
 from . import diffusers, ldm, open_clip
@@ -89,16 +88,14 @@ CORE = Layout(
     vae_prefixes=("vae.",),
     texts=tuple(TextPlace(prefix, lambda: SAME) for prefix in TEXT_NAMES),
 )
-LAYOUTS: Mapping[str, Layout] = MappingProxyType(
-    {
-        "ldm": LDM,
-        "cldm": LDM,
-        "open_clip": replace(LDM, text_rules=open_clip.text_rules, drop=("logit_scale", "attn_mask")),
-        "diffusers": DIFFUSERS,
-        "transformers": DIFFUSERS,
-        "core": CORE,
-    }
-)
+LAYOUTS: Mapping[str, Layout] = {
+    "ldm": LDM,
+    "cldm": LDM,
+    "open_clip": replace(LDM, text_rules=open_clip.text_rules, drop=("logit_scale", "attn_mask")),
+    "diffusers": DIFFUSERS,
+    "transformers": DIFFUSERS,
+    "core": CORE,
+}
 """By the name that a signature gives; cldm is ldm's ControlNet, transformers is diffusers' text encoder."""
 
 

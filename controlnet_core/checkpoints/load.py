@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..config import OPENCLIP_G, OPENCLIP_H, SD15, SDXL, ModelConfig, TextConfig
-from ..errors import CheckpointError, ValueRangeError
+from ..errors import CheckpointError
 from ..models.control import ControlModel
 from ..models.controlnet import ControlNet
 from ..models.float8 import FLOAT8, storage_dtype
@@ -26,11 +26,10 @@ from ..models.unet import UNet
 from ..models.vae import AutoencoderKL
 from .detect import Identity, base_config, read_as
 from .files import Header, TensorInfo
-from .io import read_tensors
+from .io import check_dtype, read_tensors
 from .layouts import EXTRA_PREFIX
 from .plan import PARTS, ModelT, Plan, check, checkpoint_plan, control_plan, open_as, part_plan
 
-MODEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 STORED_AS: Mapping[torch.dtype, torch.dtype] = {torch.float64: torch.float32, **dict.fromkeys(FLOAT8, torch.float16)}
 """Types in which weights are stored and not computed with; float16 holds every float8 value exactly."""
 Narrow: TypeAlias = torch.dtype | Literal["stored"] | None
@@ -155,6 +154,7 @@ def load_text_encoder(
     is the refiner's, any other is that of Stable Diffusion 1.x. Errors as `load_checkpoint`.
     """
     models = [load_text_model(path, dtype=dtype, device=device) for path in paths]
+    # CLIP L is narrower than bigG, so that the widths give the order of the files.
     models.sort(key=lambda model: model.config.width)
     tokenizer = tokenizer or ClipTokenizer.load()
     uses = [text_use(models[0].config)] if len(models) == 1 else [SDXL.text, OPENCLIP_G]
@@ -192,8 +192,7 @@ def fill(plan: Plan, dtype: torch.dtype | None, device: Device, narrow: Narrow =
 
     narrow: for UNets and nets that control; text encoders and autoencoders are never kept in float8.
     """
-    if dtype is not None and dtype not in MODEL_DTYPES:
-        raise ValueRangeError(f"dtype is {dtype}, expected one of {', '.join(str(choice) for choice in MODEL_DTYPES)}")
+    check_dtype(dtype)
     names = check(plan)
     tensors = read_tensors(plan.header, names)
     # `pop` lets go of each stored tensor as soon as it is converted, so that a file is never in memory twice.

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -33,29 +32,27 @@ def _pairs(*ends: tuple[str, str]) -> dict[str, tuple[Kind, str]]:
     return {end: (LOW_RANK, part) for pair in ends for end, part in zip(pair, ("up", "down"), strict=True)}
 
 
-ENDINGS: Mapping[str, tuple[Kind | None, str]] = MappingProxyType(
-    {
-        **_pairs(
-            (".lora_up.weight", ".lora_down.weight"),
-            (".lora_B.weight", ".lora_A.weight"),
-            (".lora_B.default.weight", ".lora_A.default.weight"),
-            (".lora.up.weight", ".lora.down.weight"),
-            ("_lora.up.weight", "_lora.down.weight"),
-            (".lora_linear_layer.up.weight", ".lora_linear_layer.down.weight"),
-            (".lora_layer.up.weight", ".lora_layer.down.weight"),
-        ),
-        ".lora_mid.weight": (LOW_RANK, "mid"),
-        **{f".hada_{part}": (HADAMARD, part) for part in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
-        **{f".lokr_{part}": (KRONECKER, part) for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
-        ".diff": (DIFFERENCE, "diff"),
-        ".w_norm": (DIFFERENCE, "diff"),
-        ".alpha": (None, ALPHA),
-        ".dora_scale": (None, MAGNITUDE),
-        ".lora_magnitude_vector": (None, PEFT_MAGNITUDE),
-        ".lora_magnitude_vector.weight": (None, PEFT_MAGNITUDE),
-        ".lora_magnitude_vector.default.weight": (None, PEFT_MAGNITUDE),
-    }
-)
+ENDINGS: Mapping[str, tuple[Kind | None, str]] = {
+    **_pairs(
+        (".lora_up.weight", ".lora_down.weight"),
+        (".lora_B.weight", ".lora_A.weight"),
+        (".lora_B.default.weight", ".lora_A.default.weight"),
+        (".lora.up.weight", ".lora.down.weight"),
+        ("_lora.up.weight", "_lora.down.weight"),
+        (".lora_linear_layer.up.weight", ".lora_linear_layer.down.weight"),
+        (".lora_layer.up.weight", ".lora_layer.down.weight"),
+    ),
+    ".lora_mid.weight": (LOW_RANK, "mid"),
+    **{f".hada_{part}": (HADAMARD, part) for part in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
+    **{f".lokr_{part}": (KRONECKER, part) for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
+    ".diff": (DIFFERENCE, "diff"),
+    ".w_norm": (DIFFERENCE, "diff"),
+    ".alpha": (None, ALPHA),
+    ".dora_scale": (None, MAGNITUDE),
+    ".lora_magnitude_vector": (None, PEFT_MAGNITUDE),
+    ".lora_magnitude_vector.weight": (None, PEFT_MAGNITUDE),
+    ".lora_magnitude_vector.default.weight": (None, PEFT_MAGNITUDE),
+}
 """By the end of a key: the kind of update (None for what any kind may have), and the tensor's part in it."""
 BIAS_ENDINGS = (".diff_b", ".b_norm")
 """Differences of the bias of the module that the key names."""
@@ -107,6 +104,7 @@ def check_lora(header: Header) -> tuple[Groups, tuple[str, ...], Alphas]:
         else:
             module, kind, part = found
             groups.setdefault(module, {})[part] = (kind, key)
+    # Whole updates only: half of one would change the weight by nothing or fail in the middle of a merge.
     for module, parts in list(groups.items()):
         kind = _kind(parts)
         if kind is None:  # an alpha without anything that it belongs to

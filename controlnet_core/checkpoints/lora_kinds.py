@@ -9,9 +9,9 @@ Sources: Hu et al. 2021 (LoRA), Hyeon-Woo et al. 2022 (FedPara: LoHa), Edalati e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,97 +21,72 @@ Parts = Mapping[str, Tensor]
 NormOf = Literal["base", "sum"]
 
 
-class Kind(Protocol):
-    """One form in which files store the change of a weight."""
+@dataclass(frozen=True)
+class Kind:
+    """One form in which files store the change of a weight.
+
+    complete: sets of parts; an update is complete if it has all parts of one of them. delta: (parts, shape of the
+    weight) -> the change, in that shape; raises RuntimeError where the parts do not make it. rank: parts -> the rank,
+    by which alpha is divided; None where alpha has no effect.
+    """
 
     name: str
     complete: tuple[frozenset[str], ...]
-    """Sets of parts; an update is complete if it has all parts of one of them."""
-
-    def delta(self, parts: Parts, shape: torch.Size) -> Tensor:
-        """The change, in the shape of the weight. Raises RuntimeError where the parts do not make that shape."""
-        ...
-
-    def rank(self, parts: Parts) -> int | None:
-        """The rank, by which alpha is divided; None where alpha has no effect."""
-        ...
+    delta: Callable[[Parts, torch.Size], Tensor]
+    rank: Callable[[Parts], int | None]
 
 
-class LowRank:
-    """LoRA: up @ down; a convolution's kernel is in `down`, or in `mid` (Tucker form)."""
-
-    name = "LoRA"
-    complete = (frozenset({"up", "down"}),)
-
-    def delta(self, parts: Parts, shape: torch.Size) -> Tensor:
-        """up (out,r[,1,1]), down (r,in[,k,k]); with mid (r,r,k,k): down (r,in,1,1)."""
-        down = parts["down"]
-        if "mid" in parts:
-            down = torch.einsum("o j k l, j i -> o i k l", parts["mid"], down.flatten(1))
-        return (parts["up"].flatten(1) @ down.flatten(1)).reshape(shape)
-
-    def rank(self, parts: Parts) -> int:
-        """Rows of `down`."""
-        return parts["down"].shape[0]
+def _low_rank(parts: Parts, shape: torch.Size) -> Tensor:
+    """up (out,r[,1,1]), down (r,in[,k,k]); with mid (r,r,k,k), the Tucker form: down (r,in,1,1)."""
+    down = parts["down"]
+    if "mid" in parts:
+        down = torch.einsum("o j k l, j i -> o i k l", parts["mid"], down.flatten(1))
+    return (parts["up"].flatten(1) @ down.flatten(1)).reshape(shape)
 
 
-class Hadamard:
-    """LoHa: the elementwise product of two low-rank matrices, each with a Tucker core for convolutions."""
-
-    name = "LoHa"
-    complete = (frozenset({"w1_a", "w1_b", "w2_a", "w2_b"}),)
-
-    def delta(self, parts: Parts, shape: torch.Size) -> Tensor:
-        """w1_a (out,r), w1_b (r,in*k*k); with t1 (r,r,k,k): w1_a (r,out), w1_b (r,in). The same for 2."""
-        first, second = (_tucker(parts.get(f"t{i}"), parts[f"w{i}_a"], parts[f"w{i}_b"]) for i in (1, 2))
-        return (first * second).reshape(shape)
-
-    def rank(self, parts: Parts) -> int:
-        """Rows of w1_b."""
-        return parts["w1_b"].shape[0]
+def _hadamard(parts: Parts, shape: torch.Size) -> Tensor:
+    """w1_a (out,r), w1_b (r,in*k*k); with t1 (r,r,k,k): w1_a (r,out), w1_b (r,in). The same for 2."""
+    first, second = (_tucker(parts.get(f"t{i}"), parts[f"w{i}_a"], parts[f"w{i}_b"]) for i in (1, 2))
+    return (first * second).reshape(shape)
 
 
-class Kronecker:
-    """LoKr: the Kronecker product of two factors, either of which may be a product of two itself."""
-
-    name = "LoKr"
-    complete = tuple(
-        frozenset({*first, *second}) for first in (("w1",), ("w1_a", "w1_b")) for second in (("w2",), ("w2_a", "w2_b"))
-    )
-
-    def delta(self, parts: Parts, shape: torch.Size) -> Tensor:
-        """w1 (o1,i1) or w1_a w1_b; w2 (o2,i2[,k,k]) or w2_a w2_b, with t2 in Tucker form."""
-        w1 = parts["w1"] if "w1" in parts else parts["w1_a"] @ parts["w1_b"]
-        w2 = parts["w2"] if "w2" in parts else _tucker(parts.get("t2"), parts["w2_a"], parts["w2_b"])
-        if w2.ndim == 4:
-            w1 = w1[:, :, None, None]
-        return torch.kron(w1, w2.contiguous()).reshape(shape)
-
-    def rank(self, parts: Parts) -> int | None:
-        """Rows of w2_b, else of w1_b; None where both factors are written out."""
-        inner = parts.get("w2_b", parts.get("w1_b"))
-        if "w2" in parts:
-            inner = parts.get("w1_b")
-        return None if inner is None else inner.shape[0]
+def _kronecker(parts: Parts, shape: torch.Size) -> Tensor:
+    """w1 (o1,i1) or w1_a w1_b; w2 (o2,i2[,k,k]) or w2_a w2_b, with t2 in Tucker form."""
+    w1 = parts["w1"] if "w1" in parts else parts["w1_a"] @ parts["w1_b"]
+    w2 = parts["w2"] if "w2" in parts else _tucker(parts.get("t2"), parts["w2_a"], parts["w2_b"])
+    if w2.ndim == 4:
+        w1 = w1[:, :, None, None]
+    return torch.kron(w1, w2.contiguous()).reshape(shape)
 
 
-class Difference:
-    """The change itself, as trainers store it for normalisations and biases."""
-
-    name = "difference"
-    complete = (frozenset({"diff"}),)
-
-    def delta(self, parts: Parts, shape: torch.Size) -> Tensor:
-        """diff, of the weight's own shape."""
-        return parts["diff"].reshape(shape)
-
-    def rank(self, parts: Parts) -> None:
-        """Alpha has no effect."""
+def _kronecker_rank(parts: Parts) -> int | None:
+    """Rows of w2_b, else of w1_b; None where both factors are written out."""
+    inner = parts.get("w1_b") if "w2" in parts else parts.get("w2_b", parts.get("w1_b"))
+    return None if inner is None else len(inner)
 
 
 def _tucker(core: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
     """a (out,r) @ b (r,in); with a core (r,r,k,k): a (r,out), b (r,in) -> (out,in,k,k)."""
     return a @ b if core is None else torch.einsum("i j k l, j n, i m -> m n k l", core, b, a)
+
+
+# up @ down. A convolution's kernel is in `down`, or in `mid`.
+LOW_RANK = Kind("LoRA", (frozenset({"up", "down"}),), _low_rank, lambda parts: len(parts["down"]))
+# The elementwise product of two low-rank matrices, each with a Tucker core for convolutions.
+HADAMARD = Kind("LoHa", (frozenset({"w1_a", "w1_b", "w2_a", "w2_b"}),), _hadamard, lambda parts: len(parts["w1_b"]))
+# The Kronecker product of two factors, either of which may be a product of two itself.
+KRONECKER = Kind(
+    "LoKr",
+    tuple(
+        frozenset({*first, *second}) for first in (("w1",), ("w1_a", "w1_b")) for second in (("w2",), ("w2_a", "w2_b"))
+    ),
+    _kronecker,
+    _kronecker_rank,
+)
+# The change itself, as trainers store it for normalisations and biases.
+DIFFERENCE = Kind(
+    "difference", (frozenset({"diff"}),), lambda parts, shape: parts["diff"].reshape(shape), lambda parts: None
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +122,7 @@ class Update:
         """The same update with its tensors in float32 on a device."""
         parts = {name: tensor.to(device, torch.float32) for name, tensor in self.parts.items()}
         magnitude = None if self.magnitude is None else self.magnitude.to(device, torch.float32)
-        return Update(self.kind, parts, self.alpha, magnitude, self.norm_of, self.root)
+        return replace(self, parts=parts, magnitude=magnitude)
 
     def apply(self, weight: Tensor, strength: float) -> Tensor:
         """The changed weight. weight: float32, is not changed; returns a new tensor of its shape."""
@@ -173,6 +148,3 @@ def decompose(weight: Tensor, delta: Tensor, magnitude: Tensor, norm_of: NormOf)
         norm = merged.transpose(0, 1).flatten(1).norm(dim=1).reshape(1, -1, *ones)
         m = magnitude.reshape(1, -1, *ones)
     return merged * (m / (norm + torch.finfo(weight.dtype).eps))
-
-
-LOW_RANK, HADAMARD, KRONECKER, DIFFERENCE = LowRank(), Hadamard(), Kronecker(), Difference()

@@ -64,6 +64,7 @@ def text_names(model: ClipTextModel, prefixes: Iterable[str]) -> dict[str, str]:
     for ours in _modules(model.state_dict()):
         theirs = _theirs(keymap, ours)
         if theirs is not None:
+            # kohya writes underscores for dots. Names of modules have both: a name can be looked up, not taken apart.
             for prefix in prefixes:
                 found[prefix + (theirs.replace(".", "_") if prefix.endswith("_") else theirs)] = ours
                 found[prefix + theirs.removeprefix("text_model.")] = ours
@@ -171,6 +172,7 @@ def merge(model: ModelT, updates: Sequence[tuple[Mapping[str, Update], float]]) 
             if key in mine:
                 weight = mine[key].apply(weight, strength)
         state[key] = weight.to(computable(old.dtype))
+    # Built without memory: the weights are assigned, and most of them are the old model's.
     with torch.device("meta"):
         merged = type(model)(model.config)  # type: ignore[arg-type]
     merged.requires_grad_(False)

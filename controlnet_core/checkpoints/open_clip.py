@@ -49,6 +49,7 @@ def _views(name: str, info: TensorInfo) -> Iterator[tuple[str, TensorInfo]]:
     stem, _, last = name.rpartition(".")
     kind = last.removeprefix("in_proj_")
     if last.startswith("in_proj_") and kind in FUSED and ".resblocks." in f".{stem}" and _in_three(info.shape):
+        # Queries, keys and values lie one below the other: a third of the rows each, read as views.
         rows = info.shape[0] // 3
         for index, part in enumerate(PARTS):
             view = replace(info, shape=(rows, *info.shape[1:]), rows=(index * rows, (index + 1) * rows))

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -134,13 +133,11 @@ def control_plan(header: Header, identity: Identity) -> Plan:
     return Plan(header, identity, KeyMap(add_prefix(rules, identity.prefix)), modules, drop)
 
 
-PARTS: Mapping[str, tuple[str, type[nn.Module], Callable[[Layout, Any], tuple[Rule, ...]]]] = MappingProxyType(
-    {
-        "unet": ("unet.", UNet, lambda layout, config: layout.unet_rules(config)),
-        "vae": ("vae.", AutoencoderKL, lambda layout, config: layout.vae_rules(len(config.widths))),
-        "text-encoder": ("text.", ClipTextModel, lambda layout, config: layout.text_rules()),
-    }
-)
+PARTS: Mapping[str, tuple[str, type[nn.Module], Callable[[Layout, Any], tuple[Rule, ...]]]] = {
+    "unet": ("unet.", UNet, lambda layout, config: layout.unet_rules(config)),
+    "vae": ("vae.", AutoencoderKL, lambda layout, config: layout.vae_rules(len(config.widths))),
+    "text-encoder": ("text.", ClipTextModel, lambda layout, config: layout.text_rules()),
+}
 """The parts of a model that exist as files of their own: prefix of our names, module, and table of keys."""
 
 
@@ -178,6 +175,7 @@ def check(plan: Plan) -> dict[str, str]:
     Returns our name for each key of the file that will be loaded, extras included. Raises CheckpointError
     naming the file, what it is, and the first keys that are missing, left over or of a wrong shape.
     """
+    # Any other key that is not loaded is an error: a model without one of its parts would run and be wrong.
     dropped = matcher(plan.drop)
     keys = [key for key in plan.header.tensors if key.startswith(plan.scope) and not dropped.find(key)]
     renamed = plan.keymap.rename(keys)

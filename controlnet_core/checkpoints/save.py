@@ -20,7 +20,7 @@ from . import diffusers, fileconfig
 from .check_config import Config
 from .detect import EDM_MEAN, EDM_SIGMA_MAX, EDM_SIGMA_MIN, EDM_STD, V_PRED, ZTSNR
 from .fileconfig import CONFIG_KEY, FAMILY_KEY, config_to_json
-from .io import atomic_write, write_safetensors
+from .io import atomic_write, check_dtype, write_safetensors
 from .keymap import KeyMap, add_prefix
 from .layouts import EXTRA_PREFIX, LAYOUTS, LDM, Layout, checkpoint_rules, usual_texts
 from .open_clip import fuse
@@ -28,7 +28,6 @@ from .open_clip import fuse
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 LayoutName = Literal["core", "ldm", "diffusers"]
 LAYOUT_NAMES: tuple[LayoutName, ...] = ("core", "ldm", "diffusers")
-SAVED_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def save_checkpoint(
@@ -166,8 +165,7 @@ def _rename(module: nn.Module, keymap: KeyMap, prefix: str = "") -> Iterator[tup
 
 def _dtypes(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, torch.dtype]:
     """The type in which each weight is written."""
-    if dtype is not None and dtype not in SAVED_DTYPES:
-        raise ValueRangeError(f"dtype is {dtype}, expected one of {', '.join(str(choice) for choice in SAVED_DTYPES)}")
+    check_dtype(dtype)
     return {key: dtype or tensor.dtype for key, tensor in tensors.items()}
 
 

@@ -9,21 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
-from ..config import (
-    SD15,
-    SD21,
-    SDXL,
-    SDXL_REFINER,
-    AdapterConfig,
-    ControlNetConfig,
-    DerivedConfig,
-    ModelConfig,
-    TextConfig,
-    UNetConfig,
-    VAEConfig,
-)  # fmt: skip
+from .. import config
 from .check_config import Config
 
 
@@ -89,46 +76,44 @@ class Family:
     """A family of base models. preset: its published shape, for what weights cannot tell."""
 
     title: str
-    preset: ModelConfig
+    preset: config.ModelConfig
 
 
-KINDS: Mapping[str, Kind] = MappingProxyType(
-    {
-        "checkpoint": Kind("checkpoint", "checkpoints", True, ModelConfig),
-        "unet": Kind("UNet alone", "diffusion_models", True, UNetConfig),
-        "vae": Kind("autoencoder (VAE)", "vae", True, VAEConfig),
-        "text-encoder": Kind("CLIP text encoder", "text_encoders", True, TextConfig),
-        "controlnet": Kind("ControlNet", "controlnet", True, ControlNetConfig),
-        "controlnet-union": Kind("ControlNet Union", "controlnet", True, ControlNetConfig),
-        "controlnet-difference": Kind("ControlNet difference file", "controlnet", True, DerivedConfig),
-        "control-lora": Kind("Control-LoRA", "controlnet", True, DerivedConfig),
-        "t2i-adapter": Kind("T2I-Adapter", "controlnet", True, AdapterConfig),
-        "t2i-adapter-light": Kind("light T2I-Adapter", "controlnet", True, AdapterConfig),
-        "lora": Kind("LoRA", "loras", True),
-        "textual-inversion": Kind("textual inversion", "embeddings", True),
-        # The kinds below are only recognised: the error message can then say what the file is.
-        "controlnet-lllite": Kind("ControlNet-LLLite", "controlnet"),
-        "ctrlora": Kind("CtrLoRA", "controlnet"),
-        "controlnet-xs": Kind("ControlNet-XS", "controlnet"),
-        "sparsectrl": Kind("SparseCtrl", "controlnet"),
-        "svd-controlnet": Kind("ControlNet for Stable Video Diffusion", "controlnet"),
-        "uni-controlnet": Kind("Uni-ControlNet", "controlnet"),
-        "controlnet-dit": Kind("ControlNet for a diffusion transformer (SD3, Flux, Qwen-Image)", "controlnet"),
-        "controlnet-hunyuan": Kind("ControlNet for HunyuanDiT", "controlnet"),
-        "controlnet-cascade": Kind("ControlNet for Stable Cascade", "controlnet"),
-        "t2i-style": Kind("T2I style adapter", "style_models"),
-        "coadapter-fuser": Kind("CoAdapter fuser", "controlnet"),
-        "ip-adapter": Kind("IP-Adapter", "ipadapter"),
-        "motion-module": Kind("AnimateDiff motion module", "animatediff_models"),
-        "gligen": Kind("GLIGEN", "gligen"),
-        "flux": Kind("Flux model", "diffusion_models"),
-        "sd3": Kind("SD3 model", "checkpoints"),
-        "svd": Kind("Stable Video Diffusion model", "checkpoints"),
-        "taesd": Kind("tiny autoencoder (TAESD)", "vae_approx"),
-        "clip-vision": Kind("CLIP image encoder", "clip_vision"),
-        "upscaler": Kind("upscaler (ESRGAN)", "upscale_models"),
-    }
-)
+KINDS: Mapping[str, Kind] = {
+    "checkpoint": Kind("checkpoint", "checkpoints", True, config.ModelConfig),
+    "unet": Kind("UNet alone", "diffusion_models", True, config.UNetConfig),
+    "vae": Kind("autoencoder (VAE)", "vae", True, config.VAEConfig),
+    "text-encoder": Kind("CLIP text encoder", "text_encoders", True, config.TextConfig),
+    "controlnet": Kind("ControlNet", "controlnet", True, config.ControlNetConfig),
+    "controlnet-union": Kind("ControlNet Union", "controlnet", True, config.ControlNetConfig),
+    "controlnet-difference": Kind("ControlNet difference file", "controlnet", True, config.DerivedConfig),
+    "control-lora": Kind("Control-LoRA", "controlnet", True, config.DerivedConfig),
+    "t2i-adapter": Kind("T2I-Adapter", "controlnet", True, config.AdapterConfig),
+    "t2i-adapter-light": Kind("light T2I-Adapter", "controlnet", True, config.AdapterConfig),
+    "lora": Kind("LoRA", "loras", True),
+    "textual-inversion": Kind("textual inversion", "embeddings", True),
+    # The kinds below are only recognised: the error message can then say what the file is.
+    "controlnet-lllite": Kind("ControlNet-LLLite", "controlnet"),
+    "ctrlora": Kind("CtrLoRA", "controlnet"),
+    "controlnet-xs": Kind("ControlNet-XS", "controlnet"),
+    "sparsectrl": Kind("SparseCtrl", "controlnet"),
+    "svd-controlnet": Kind("ControlNet for Stable Video Diffusion", "controlnet"),
+    "uni-controlnet": Kind("Uni-ControlNet", "controlnet"),
+    "controlnet-dit": Kind("ControlNet for a diffusion transformer (SD3, Flux, Qwen-Image)", "controlnet"),
+    "controlnet-hunyuan": Kind("ControlNet for HunyuanDiT", "controlnet"),
+    "controlnet-cascade": Kind("ControlNet for Stable Cascade", "controlnet"),
+    "t2i-style": Kind("T2I style adapter", "style_models"),
+    "coadapter-fuser": Kind("CoAdapter fuser", "controlnet"),
+    "ip-adapter": Kind("IP-Adapter", "ipadapter"),
+    "motion-module": Kind("AnimateDiff motion module", "animatediff_models"),
+    "gligen": Kind("GLIGEN", "gligen"),
+    "flux": Kind("Flux model", "diffusion_models"),
+    "sd3": Kind("SD3 model", "checkpoints"),
+    "svd": Kind("Stable Video Diffusion model", "checkpoints"),
+    "taesd": Kind("tiny autoencoder (TAESD)", "vae_approx"),
+    "clip-vision": Kind("CLIP image encoder", "clip_vision"),
+    "upscaler": Kind("upscaler (ESRGAN)", "upscale_models"),
+}
 
 CONTROL = ("control_model.", "")
 ADAPTER = ("", "adapter.")
@@ -303,10 +288,10 @@ DETAILS: tuple[Detail, ...] = (
 )
 
 FAMILIES: tuple[Family, ...] = (
-    Family("Stable Diffusion 1.x", SD15),
-    Family("Stable Diffusion 2.x", SD21),
-    Family("Stable Diffusion XL", SDXL),
-    Family("Stable Diffusion XL refiner", SDXL_REFINER),
+    Family("Stable Diffusion 1.x", config.SD15),
+    Family("Stable Diffusion 2.x", config.SD21),
+    Family("Stable Diffusion XL", config.SDXL),
+    Family("Stable Diffusion XL refiner", config.SDXL_REFINER),
 )
 """The families, told apart by the width of the text that the cross-attention reads."""
 
@@ -323,7 +308,7 @@ LABEL_NEEDLES = (
 """Weights that read the label vector: their second size is its width."""
 ADAPTER_NEEDLES = ("^conv_in.weight$", "^body.0.in_conv.weight$")
 """A T2I-Adapter's first convolution; its input channels tell the family, as it reads no text."""
-ADAPTER_FAMILIES: Mapping[int, str] = MappingProxyType({64: "sd15", 192: "sd15", 256: "sdxl", 768: "sdxl"})
+ADAPTER_FAMILIES: Mapping[int, str] = {64: "sd15", 192: "sd15", 256: "sdxl", 768: "sdxl"}
 
 
 class KeyIndex:

@@ -9,18 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isqrt
-from types import MappingProxyType
 
-from ..config import (
-    EMPTY,
-    AdapterConfig,
-    ControlNetConfig,
-    DerivedConfig,
-    TextConfig,
-    UNetConfig,
-    UnionConfig,
-    VAEConfig,
-)
+from .. import config
 from ..errors import CheckpointError
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -30,7 +20,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 class Sketch:
     """What a key table needs to know of a model, found from its keys: levels, blocks and the number of hint layers."""
 
-    unet: UNetConfig
+    unet: config.UNetConfig
     vae_levels: int
     hint_layers: int
 
@@ -39,26 +29,21 @@ DEFAULT_CONTEXT = 768
 HEAD_DIM = 64
 HEAD_DIM_CONTEXTS = frozenset({1024, 1280, 2048})
 """Widths of the text in SD2 and SDXL, whose attention heads are 64 wide. SD1.5 has 8 heads at every width."""
-CONTEXT_OF_LABEL: Mapping[int, int] = MappingProxyType({2816: 2048, 2560: 1280})
+CONTEXT_OF_LABEL: Mapping[int, int] = {2816: 2048, 2560: 1280}
 """Width of the text by the width of the label vector, for nets without any transformer (SDXL small)."""
 OPENCLIP_WIDTHS = frozenset({1024, 1280})
 """Widths of the OpenCLIP text encoders, which use the exact GELU."""
 
 
-def _shape(shapes: Shapes, key: str) -> tuple[int, ...]:
+def _size(shapes: Shapes, key: str, axis: int) -> int:
     if key not in shapes:
         raise CheckpointError(f"the weight {key} is missing: the file is incomplete, download it again")
-    return shapes[key]
-
-
-def _size(shapes: Shapes, key: str, axis: int) -> int:
-    shape = _shape(shapes, key)
-    if len(shape) <= axis:
+    if len(shapes[key]) <= axis:
         raise CheckpointError(
-            f"the weight {key} has the shape {list(shape)}, expected at least {axis + 1} axes: the file is damaged, "
-            "download it again"
+            f"the weight {key} has the shape {list(shapes[key])}, expected at least {axis + 1} axes: the file is "
+            "damaged, download it again"
         )
-    return shape[axis]
+    return shapes[key][axis]
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
@@ -83,7 +68,7 @@ def _encoder_levels(shapes: Shapes) -> list[list[int]]:
         n += 1
 
 
-def unet_config(shapes: Shapes) -> UNetConfig:
+def unet_config(shapes: Shapes) -> config.UNetConfig:
     """Config of a UNet, or of the encoder half of one. Raises CheckpointError when weights are missing."""
     levels = _encoder_levels(shapes)
     if not all(len(level) == len(levels[0]) > 0 for level in levels):
@@ -94,7 +79,7 @@ def unet_config(shapes: Shapes) -> UNetConfig:
     context = _context_dim(shapes, label_dim)
     projection = next((shape for key, shape in shapes.items() if key.endswith("proj_in.weight")), None)
     stem = "encoder.blocks.{}.res.conv1.weight"
-    return UNetConfig(
+    return config.UNetConfig(
         in_channels=_size(shapes, "encoder.blocks.0.conv.weight", 1),
         out_channels=_size(shapes, "conv_out.weight", 0) if "conv_out.weight" in shapes else 4,
         widths=tuple(_size(shapes, stem.format(level[0]), 0) for level in levels),
@@ -112,7 +97,7 @@ def unet_config(shapes: Shapes) -> UNetConfig:
 def _depth(shapes: Shapes, block: str) -> int:
     depth = _count(shapes, f"{block}.transformer.blocks.{{}}.norm1.weight")
     # SDXL's mid ControlNet has transformers without blocks, which are not the same as no transformers
-    return EMPTY if not depth and f"{block}.transformer.norm.weight" in shapes else depth
+    return config.EMPTY if not depth and f"{block}.transformer.norm.weight" in shapes else depth
 
 
 def _context_dim(shapes: Shapes, label_dim: int | None) -> int:
@@ -120,9 +105,9 @@ def _context_dim(shapes: Shapes, label_dim: int | None) -> int:
     return seen or CONTEXT_OF_LABEL.get(label_dim or 0, DEFAULT_CONTEXT)
 
 
-def controlnet_config(shapes: Shapes) -> ControlNetConfig:
+def controlnet_config(shapes: Shapes) -> config.ControlNetConfig:
     """Config of a ControlNet, a Union included."""
-    return ControlNetConfig(
+    return config.ControlNetConfig(
         unet=unet_config(shapes),
         hint_channels=_size(shapes, "hint.convs.0.weight", 1),
         hint_widths=hint_widths(shapes),
@@ -137,9 +122,9 @@ def hint_widths(shapes: Shapes) -> tuple[int, ...]:
     return tuple(_size(shapes, f"hint.convs.{i}.weight", 0) for i in range(0, layers - 1, 2))
 
 
-def _union_config(shapes: Shapes) -> UnionConfig:
+def _union_config(shapes: Shapes) -> config.UnionConfig:
     types, width = (_size(shapes, "union.task_embedding", axis) for axis in (0, 1))
-    return UnionConfig(
+    return config.UnionConfig(
         types=types,
         width=width,
         layers=_count(shapes, "union.layers.{}.norm1.weight"),
@@ -147,20 +132,21 @@ def _union_config(shapes: Shapes) -> UnionConfig:
     )
 
 
-def derived_config(shapes: Shapes) -> DerivedConfig:
+def derived_config(shapes: Shapes) -> config.DerivedConfig:
     """Config of a difference file or Control-LoRA, which may lack any weight that the base has."""
     ends = ("attn2.k.weight", "attn2.k.down")
     context = next((_size(shapes, key, 1) for key in shapes if key.endswith(ends)), 0)
-    return DerivedConfig(context, _size(shapes, "hint.convs.0.weight", 1), hint_widths(shapes))
+    return config.DerivedConfig(context, _size(shapes, "hint.convs.0.weight", 1), hint_widths(shapes))
 
 
-def adapter_config(shapes: Shapes) -> AdapterConfig:
+def adapter_config(shapes: Shapes) -> config.AdapterConfig:
     """Config of a T2I-Adapter; one that reads 256 or 768 channels takes 16 x 16 pixels per cell, others 8 x 8."""
     light = "levels.0.out.weight" in shapes
     channels = _size(shapes, "levels.0.widen.weight" if light else "conv_in.weight", 1)
+    # channels = (1 or 3) * unshuffle^2: 64 and 192 for 8, 256 and 768 for 16.
     unshuffle = 16 if channels in (256, 768) else 8
     out = "levels.{}.out.weight" if light else "levels.{}.res.0.conv1.weight"
-    return AdapterConfig(
+    return config.AdapterConfig(
         widths=tuple(_size(shapes, out.format(i), 0) for i in range(_count(shapes, out))),
         hint_channels=channels // unshuffle**2,
         unshuffle=unshuffle,
@@ -171,13 +157,14 @@ def adapter_config(shapes: Shapes) -> AdapterConfig:
     )
 
 
-def vae_config(shapes: Shapes) -> VAEConfig:
+def vae_config(shapes: Shapes) -> config.VAEConfig:
     """Config of an autoencoder. It works on patches of p x p pixels if it has 3 p^2 channels instead of 3."""
     levels = _count(shapes, "encoder.levels.{}.res.0.conv1.weight")
     pixels = _size(shapes, "decoder.conv_out.weight", 0)
     patch = isqrt(pixels // 3) if pixels % 3 == 0 else 1
+    # 3 channels for each of p^2 pixels, where p^2 = pixels / 3 has to be a square.
     patched = patch > 1 and 3 * patch**2 == pixels
-    return VAEConfig(
+    return config.VAEConfig(
         image_channels=3 if patched else pixels,
         latent_channels=_size(shapes, "decoder.conv_in.weight", 1),
         widths=tuple(_size(shapes, f"encoder.levels.{i}.res.0.conv1.weight", 0) for i in range(levels)),
@@ -186,10 +173,10 @@ def vae_config(shapes: Shapes) -> VAEConfig:
     )
 
 
-def text_config(shapes: Shapes) -> TextConfig:
+def text_config(shapes: Shapes) -> config.TextConfig:
     """Config of a CLIP text transformer; heads are 64 wide in every released one."""
     vocab_size, width = (_size(shapes, "token_embedding.weight", axis) for axis in (0, 1))
-    return TextConfig(
+    return config.TextConfig(
         width=width,
         layers=_count(shapes, "layers.{}.norm1.weight"),
         heads=max(1, width // HEAD_DIM),

@@ -32,6 +32,7 @@ def plain_keys(tensors: Mapping[str, TensorInfo]) -> Mapping[str, TensorInfo]:
     tensors = {key: info for key, info in tensors.items() if key not in TRAINING_STATE} or tensors
     bare = {key.replace(COMPILED, ""): info for key, info in tensors.items()}
     tensors = bare if len(bare) == len(tensors) else tensors
+    # Trainers nest: `module.` of data-parallel training around `state_dict.` of a checkpoint.
     for _ in range(MOST_WRAPPERS):
         wrapper = _find_wrapper(tensors)
         tensors = {key.removeprefix(wrapper): info for key, info in tensors.items()}

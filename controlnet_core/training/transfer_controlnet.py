@@ -8,11 +8,8 @@ from __future__ import annotations
 import torch
 
 from ..errors import UnfitError
-from ..models.controlnet import ControlNet
+from ..models.controlnet import COPIED, ControlNet
 from ..models.unet import UNet
-
-# These parts of a ControlNet start as copies of its base. The hint encoder and the zero convolutions do not.
-SHARED = ("time_embed.", "label_embed.", "encoder.", "middle.")
 
 
 @torch.no_grad()
@@ -31,7 +28,7 @@ def transfer_controlnet(net: ControlNet, source: UNet, target: UNet, strength: f
     state = dict(net.state_dict())
     before, after = source.state_dict(), target.state_dict()
     for name, weight in state.items():
-        if name.startswith(SHARED) and name in before:
+        if name.split(".")[0] in COPIED and name in before:
             change = after[name].float() - before[name].float()
             state[name] = (weight.float() + strength * change.to(weight.device)).to(weight.dtype)
     # Built without memory: the weights are assigned, not copied.

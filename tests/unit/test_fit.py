@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.checkpoints.adapters import ADAPTER_RULES
-from comfyui_controlnet_core.controlnet_core.checkpoints.fit import misfit, outline
+from comfyui_controlnet_core.controlnet_core.checkpoints.control import CONTROL_KINDS, outline
+from comfyui_controlnet_core.controlnet_core.checkpoints.fit import misfit
 from comfyui_controlnet_core.controlnet_core.checkpoints.keymap import KeyMap, add_prefix
 from comfyui_controlnet_core.controlnet_core.checkpoints.layouts import DIFFUSERS, LDM, Layout
+from comfyui_controlnet_core.controlnet_core.checkpoints.plan import open_as
 from comfyui_controlnet_core.controlnet_core.config import DEMO, SD15, SD21, SDXL, AdapterConfig, UnionConfig
 from comfyui_controlnet_core.controlnet_core.errors import UnfitError
 from comfyui_controlnet_core.controlnet_core.models.adapter import Adapter
@@ -152,7 +154,8 @@ def test_a_control_file_of_the_same_base_fits(files: Files, kind: str, family: s
 
 def apply(path: Path, width: int) -> list[Any]:
     """Both halves behind Apply, with a net that has shapes and no weights."""
-    net, identity = outline(path)
+    header, identity = open_as(path, *CONTROL_KINDS)
+    net = outline(header, identity)
     text = [[torch.zeros(1, 77, width), {}]]
     spec = ControlSpec(ControlNetHandle(net, identity, path), torch.zeros(1, 64, 64, 3))
     return list(StandaloneHost(device="cpu").apply_control(text, text, [spec]))
@@ -180,7 +183,7 @@ def test_apply_lets_an_adapter_of_no_known_model_pass(tmp_path: Path) -> None:
     path = tmp_path / "own.safetensors"
     with torch.device("meta"):
         net = Adapter(AdapterConfig(widths=(48, 96)))
-    _, identity = outline(_own(path, net))
+    _, identity = open_as(_own(path, net), "t2i-adapter")
     spec = ControlSpec(ControlNetHandle(net, identity, path), torch.zeros(1, 64, 64, 3))
     text = [[torch.zeros(1, 77, 768), {}]]
     assert StandaloneHost(device="cpu").apply_control(text, text, [spec])[0][0][1]["control"]

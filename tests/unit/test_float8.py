@@ -12,7 +12,7 @@ import torch
 from comfyui_controlnet_core.controlnet_core.backend import Backend
 from comfyui_controlnet_core.controlnet_core.checkpoints.io import read_header
 from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_base
-from comfyui_controlnet_core.controlnet_core.checkpoints.lora_kinds import Difference, Update
+from comfyui_controlnet_core.controlnet_core.checkpoints.lora_kinds import DIFFERENCE, Update
 from comfyui_controlnet_core.controlnet_core.checkpoints.lora_places import merge
 from comfyui_controlnet_core.controlnet_core.checkpoints.save import save_checkpoint
 from comfyui_controlnet_core.controlnet_core.config import DEMO
@@ -131,7 +131,7 @@ def test_what_a_lora_touches_is_held_wide_so_that_small_changes_count(file: Path
     unet = load_base(file, narrow=torch.float8_e4m3fn).unet
     key = "middle.res1.conv1.weight"
     old = unet.state_dict()[key]
-    update = Update(Difference(), {"diff": 1e-3 * old.float()})
+    update = Update(DIFFERENCE, {"diff": 1e-3 * old.float()})
     merged = merge(unet, [({key: update}, 1.0)])
     found = {name: weight.dtype for name, weight in merged.state_dict().items() if weight.ndim > 1}
     assert found.pop(key) == torch.float16 and set(found.values()) == {torch.float8_e4m3fn}

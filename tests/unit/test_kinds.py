@@ -26,8 +26,8 @@ from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_li
 from comfyui_controlnet_core.controlnet_core.errors import CheckpointError, ShapeError, UnfitError, ValueRangeError
 from comfyui_controlnet_core.controlnet_core.models.adapter import Adapter
 from comfyui_controlnet_core.controlnet_core.models.control import ControlModel
-from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
-from comfyui_controlnet_core.controlnet_core.models.derived import PARTS, ControlDifference, ControlLora
+from comfyui_controlnet_core.controlnet_core.models.controlnet import COPIED, ControlNet
+from comfyui_controlnet_core.controlnet_core.models.derived import ControlDifference, ControlLora
 from comfyui_controlnet_core.controlnet_core.models.unet import Residuals, UNet
 from comfyui_controlnet_core.controlnet_core.models.union import UNION_CHOICES, ControlNetUnion, union_type
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
@@ -247,7 +247,7 @@ def cldm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def base_like(unet: UNet) -> dict[str, Tensor]:
     """The weights that a ControlNet copies."""
-    return {key: tensor for key, tensor in unet.state_dict().items() if key.startswith(PARTS)}
+    return {key: tensor for key, tensor in unet.state_dict().items() if key.split(".")[0] in COPIED}
 
 
 def difference_file(path: Path, unet: UNet, *absent: str) -> dict[str, Tensor]:
@@ -337,7 +337,7 @@ def test_incomplete_files_that_need_their_base(tmp_path: Path, unet: UNet) -> No
     write_safetensors(path, {key: tensor for key, tensor in state.items() if not key.startswith("zero_convs")})
     with pytest.raises(CheckpointError, match="zero_convs"):
         load_control(path)
-    assert "zero convolutions" in inspect_file(path).problem
+    assert "zero_convs" in inspect_file(path).problem
 
 
 # ---------------------------------------------------------------------------------------------- all kinds alike
