@@ -44,6 +44,7 @@ def _slice_unit(unit: ControlUnit, images: range, batch: int) -> ControlUnit:
     if not _unit_differs(unit):
         return unit
     hint, *more = (Hint(_slice(h.picture, images, batch, "hint"), h.kind) for h in unit.hints)  # type: ignore[arg-type]
+    # Resolved for the whole batch first: a short list of factors repeats over the batch, not over the slice.
     factors = unit.factors(batch)
     return replace(
         unit,

@@ -30,6 +30,7 @@ def inpaint_channels(mask: Tensor | None, picture: Tensor | None, shape: tuple[i
     if mask is None or picture is None:
         gray = torch.tensor(GRAY).reshape(1, channels, 1, 1).expand(batch, channels, height, width)
         return torch.cat([torch.ones(batch, 1, height, width), gray], dim=1)
+    # Rounded after it was resized: a cell is masked or not, as in the training of these models.
     mask = fit(mask.float(), shape).round()
     return torch.cat([spread(mask, batch, "mask"), spread(fit(picture.float(), shape), batch, "masked picture")], dim=1)
 

@@ -58,6 +58,7 @@ def fingerprint(condition: Condition) -> tuple[Hashable, ...]:
 def _digest(tensor: Tensor) -> Hashable:
     if tensor.is_meta:  # has no contents, see `memory_estimate`
         return tuple(tensor.shape), tensor.dtype, id(tensor)
+    # Bytes instead of numbers: numpy has no bfloat16, and NaN would differ from itself.
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return tuple(tensor.shape), tensor.dtype, blake2b(flat.view(torch.uint8).numpy().data).digest()
 

@@ -48,5 +48,6 @@ class Job:
 
         Neither seed nor latent is part of it, nor the sigmas, which are prepared when they are met.
         """
+        # By identity, because a model's weights are too large to compare. Who keeps a key holds on to these objects.
         halves = tuple(tuple(fingerprint(c) for c in half) for half in (self.positive, self.negative))
         return (id(self.unet), self.config, self.schedule, halves, tuple(self.shape)), (self.unet, *self.units)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ from torch import Tensor
 from ..config import Parametrization
 from ..errors import ValueRangeError
 
-SIGNS: Mapping[str, float] = MappingProxyType({"v": -1.0, "edm": 1.0})
+SIGNS: Mapping[str, float] = {"v": -1.0, "edm": 1.0}
 """The sign of the output in the formula for x0. Otherwise v and edm are the same."""
 
 

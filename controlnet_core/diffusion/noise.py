@@ -7,7 +7,6 @@ Initial noise is drawn on the CPU in float32 from a generator of its own. The nu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Literal, cast
 
 import torch
@@ -27,13 +26,11 @@ same: from seed on x's device, as ComfyUI did before.
 cpu: drawn on the CPU from seed + 1 and then moved: the same picture on every device.
 """
 
-FOLLOWS: Mapping[AncestralSeed, str] = MappingProxyType(
-    {
-        "shifted": "as ComfyUI 0.7.0 and later",
-        "same": "as ComfyUI before 0.7.0",
-        "cpu": "our own, the same on every device",
-    }
-)
+FOLLOWS: Mapping[AncestralSeed, str] = {
+    "shifted": "as ComfyUI 0.7.0 and later",
+    "same": "as ComfyUI before 0.7.0",
+    "cpu": "our own, the same on every device",
+}
 """What the ancestral noise agrees with. All other noise is the same in every release."""
 COMPARED_WITH = ("0.3.40", "0.3.64", "0.33.0")
 """Releases of ComfyUI in which the same pictures were found."""

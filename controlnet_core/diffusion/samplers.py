@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from torch import Tensor
@@ -98,4 +97,4 @@ _ALL = (
     Sampler("uni_pc", uni_pc, drops_penultimate=True),
     Sampler("uni_pc_bh2", uni_pc_bh2, drops_penultimate=True),
 )
-SAMPLERS: Mapping[str, Sampler] = MappingProxyType({sampler.name: sampler for sampler in _ALL})
+SAMPLERS: Mapping[str, Sampler] = {sampler.name: sampler for sampler in _ALL}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -214,9 +213,9 @@ def beta(schedule: NoiseSchedule, steps: int, a: float = 0.6, b: float = 0.6) ->
     return _with_zero(schedule.sigmas[list(dict.fromkeys(timesteps.tolist()))])
 
 
-SCHEDULERS: Mapping[str, Callable[[NoiseSchedule, int], Tensor]] = MappingProxyType(
-    {f.__name__: f for f in (normal, karras, exponential, sgm_uniform, simple, ddim_uniform, beta)}
-)
+SCHEDULERS: Mapping[str, Callable[[NoiseSchedule, int], Tensor]] = {
+    f.__name__: f for f in (normal, karras, exponential, sgm_uniform, simple, ddim_uniform, beta)
+}
 
 
 def make_sigmas(

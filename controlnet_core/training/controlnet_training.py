@@ -35,10 +35,10 @@ from .loop import Loop, Recipe
 from .probe import Probe, run_probe, split_rows
 from .rendered_set import draw_rows
 from .step import (
+    Predict,
     control_predictor,
     high_noise_timesteps,
     initialise_hint_encoder,
-    noise_loss,
     noise_losses,
     uniform_timesteps,
 )
@@ -110,7 +110,7 @@ class ControlNetTraining:
             losses.append(noise_losses(predict, latents[part], t, noise[part], self.schedule, kind).float().cpu())
         return torch.cat(losses)
 
-    def _predictor(self, captions: Sequence[str], hints: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    def _predictor(self, captions: Sequence[str], hints: Tensor) -> Predict:
         with torch.no_grad():
             context, label = self.condition(captions)
         return control_predictor(self.unet, self.net, context, hints, self.options.only_mid_control, label)
@@ -126,7 +126,8 @@ class ControlNetTraining:
         # Noise is drawn on the CPU, so that the same seed trains the same net on every device.
         noise = to_device_async(torch.randn(latents.shape, generator=generator), self.device)
         predict = self._predictor(captions, to_device_async(self.data.hints(chosen), self.device))
-        return noise_loss(predict, latents, t, noise, self.schedule, self.checkpoint.config.parametrization)
+        kind = self.checkpoint.config.parametrization
+        return noise_losses(predict, latents, t, noise, self.schedule, kind).mean()
 
     def sample(self, count: int = 4, settings: SampleSettings | None = None) -> Tensor:
         """Pictures of the averaged net for held-out examples, with their captions.

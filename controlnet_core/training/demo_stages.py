@@ -25,6 +25,7 @@ from ..models.vae import AutoencoderKL
 from .loop import Loop, Recipe
 from .rendered_set import RenderedSet, draw_rows
 from .step import (
+    Predict,
     TimestepDraw,
     autoencoder_loss,
     base_predictor,
@@ -32,7 +33,7 @@ from .step import (
     high_noise_timesteps,
     initialise_hint_encoder,
     initialise_union,
-    noise_loss,
+    noise_losses,
     uniform_timesteps,
     union_predictor,
 )
@@ -120,7 +121,7 @@ class DemoData:
 
     def loss(
         self,
-        predict: Callable[[Tensor, Tensor], Tensor],
+        predict: Predict,
         batch: Tensor,
         draw: TimestepDraw,
         generator: torch.Generator,
@@ -129,7 +130,7 @@ class DemoData:
         latents = self.latents[batch]
         t = draw(len(latents), generator)
         noise = torch.randn(latents.shape, generator=generator)
-        return noise_loss(predict, latents, t, noise, scaled_linear(), self.config.parametrization)
+        return noise_losses(predict, latents, t, noise, scaled_linear(), self.config.parametrization).mean()
 
 
 def autoencoder_stage(

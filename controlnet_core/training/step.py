@@ -18,6 +18,8 @@ from ..models.unet import Residuals, UNet
 from ..models.union import ControlNetUnion
 from ..models.vae import AutoencoderKL
 
+Predict: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""(x, t) -> the prediction of the noise or of v."""
 TimestepDraw: TypeAlias = Callable[[int, torch.Generator], Tensor]
 """(batch, generator) -> timesteps (batch,) in 0..999."""
 
@@ -35,30 +37,18 @@ def high_noise_timesteps(batch: int, generator: torch.Generator) -> Tensor:
     return (1000.0 * torch.rand(batch, generator=generator).sqrt()).floor().clamp(max=999.0)
 
 
-def noise_loss(
-    predict: Callable[[Tensor, Tensor], Tensor],
-    latents: Tensor,
-    t: Tensor,
-    noise: Tensor,
-    schedule: NoiseSchedule,
-    parametrization: Parametrization,
-) -> Tensor:
-    """E || noise - predict(z_t, t) ||^2 (Zhang et al. 2023, equation 5), a scalar; for v models the target is v.
-
-    predict: (x, t) -> prediction. latents, noise: (B, C, h, w) on the device of the models. t: (B,), may be on the CPU.
-    """
-    return noise_losses(predict, latents, t, noise, schedule, parametrization).mean()
-
-
 def noise_losses(
-    predict: Callable[[Tensor, Tensor], Tensor],
+    predict: Predict,
     latents: Tensor,
     t: Tensor,
     noise: Tensor,
     schedule: NoiseSchedule,
     parametrization: Parametrization,
 ) -> Tensor:
-    """The loss of `noise_loss` for each picture of the batch, (B,)."""
+    """|| noise - predict(z_t, t) ||^2 of each picture, (B,) (Zhang et al. 2023, equation 5); of v for v models.
+
+    latents, noise: (B, C, h, w) on the device of the models. t: (B,), may be on the CPU.
+    """
     sigma = to_device_async(schedule.sigma(t), latents.device)
     noisy = add_noise(latents, noise, sigma)
     target = training_target(parametrization, latents, noise, sigma)
@@ -66,7 +56,7 @@ def noise_losses(
     return F.mse_loss(predicted, target, reduction="none").flatten(1).mean(1)
 
 
-def base_predictor(unet: UNet, context: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+def base_predictor(unet: UNet, context: Tensor) -> Predict:
     """The UNet without control, as a function of (x, t)."""
     return lambda x, t: unet(x, t, context)
 
@@ -78,7 +68,7 @@ def control_predictor(
     hint: Tensor,
     only_middle: bool = False,
     label: Tensor | None = None,
-) -> Callable[[Tensor, Tensor], Tensor]:
+) -> Predict:
     """The UNet with the residuals of a ControlNet, as a function of (x, t).
 
     context: text (B, 77, width). hint: (B, 3, H, W) in [0, 1]. only_middle: leave out the residuals of the skips.
@@ -98,7 +88,7 @@ def control_predictor(
 
 def union_predictor(
     unet: UNet, net: ControlNetUnion, context: Tensor, hints: Sequence[Tensor], types: Sequence[int]
-) -> Callable[[Tensor, Tensor], Tensor]:
+) -> Predict:
     """The UNet with the residuals of a ControlNet Union, as a function of (x, t).
 
     hints: one (B, C, H, W) for each type in `types`, the numbers of the types.

@@ -19,7 +19,7 @@ from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.union import ControlNetUnion, union_type
 from comfyui_controlnet_core.controlnet_core.training import demo_stages
 from comfyui_controlnet_core.controlnet_core.training.demo_world import RenderedScene, render_seed
-from comfyui_controlnet_core.controlnet_core.training.step import initialise_union, noise_loss, union_predictor
+from comfyui_controlnet_core.controlnet_core.training.step import initialise_union, noise_losses, union_predictor
 from comfyui_controlnet_core.nodes.example_pictures import VIEWS
 from comfyui_controlnet_core.workflows import cli
 
@@ -100,7 +100,7 @@ class Held:
         predict = union_predictor(self.unet, self.net, self.context, [hints], [number])
         t = torch.full((len(self.scenes),), 800.0)
         with torch.inference_mode():
-            return float(noise_loss(predict, self.latents, t, self.noise, scaled_linear(), "eps"))
+            return float(noise_losses(predict, self.latents, t, self.noise, scaled_linear(), "eps").mean())
 
 
 @pytest.fixture(scope="module")

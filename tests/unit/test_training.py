@@ -23,7 +23,7 @@ from comfyui_controlnet_core.controlnet_core.training.step import (
     base_predictor,
     high_noise_timesteps,
     initialise_hint_encoder,
-    noise_loss,
+    noise_losses,
 )
 
 TINY: ModelConfig = replace(
@@ -110,7 +110,7 @@ def test_training_lowers_the_loss(scenes: RenderedSet) -> None:
     context, t = torch.randn(4, 5, 32, generator=g), torch.tensor([200.0, 400.0, 600.0, 800.0])
     losses = []
     for _ in range(30):
-        loss = noise_loss(base_predictor(unet, context), latents, t, noise, scaled_linear(), "eps")
+        loss = noise_losses(base_predictor(unet, context), latents, t, noise, scaled_linear(), "eps").mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -121,10 +121,11 @@ def test_training_lowers_the_loss(scenes: RenderedSet) -> None:
 def test_the_perfect_predictor_has_no_loss() -> None:
     noise, latents = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
     t = torch.tensor([1.0, 500.0, 999.0])
-    assert float(noise_loss(lambda x, s: noise, latents, t, noise, scaled_linear(), "eps")) == 0.0
+    assert float(noise_losses(lambda x, s: noise, latents, t, noise, scaled_linear(), "eps").mean()) == 0.0
     sigma = scaled_linear().sigma(t)[:, None, None, None]
     v = (noise - sigma * latents) / (sigma**2 + 1.0) ** 0.5
-    assert float(noise_loss(lambda x, s: v, latents, t, noise, scaled_linear(), "v")) == pytest.approx(0.0, abs=1e-12)
+    losses = noise_losses(lambda x, s: v, latents, t, noise, scaled_linear(), "v")
+    assert float(losses.mean()) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_a_loss_that_is_no_number_stops_the_run() -> None:

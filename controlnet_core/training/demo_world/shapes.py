@@ -134,12 +134,16 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Cylinder:
-    """An upright cylinder that stands on `base` (3,)."""
+class Upright:
+    """A solid of revolution about a vertical axis that stands on `base` (3,)."""
 
     base: np.ndarray
     radius: float
     height: float
+
+
+class Cylinder(Upright):
+    """An upright cylinder."""
 
     def depth(self, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
         o = origin - self.base
@@ -168,13 +172,8 @@ class Cylinder:
         return [np.concatenate([base, base + self.height * Y])]
 
 
-@dataclass(frozen=True)
-class Cone:
-    """An upright cone; the centre of its base is `base` (3,) on the ground, where no ray can hit the base."""
-
-    base: np.ndarray
-    radius: float
-    height: float
+class Cone(Upright):
+    """An upright cone. Its base lies on the ground, where no ray can hit it."""
 
     def depth(self, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
         # x^2 + z^2 = k^2 (height - y)^2 with k = radius / height, of which only the half below the apex is the cone.
@@ -212,8 +211,6 @@ def build_shape(thing: SceneObject) -> Shape:
         return Capsules(centre[None], centre[None], np.array([thing.radius]))
     if thing.kind == "box":
         return Box(centre, np.array([thing.radius, 0.5 * thing.height, thing.radius]), thing.yaw)
-    if thing.kind == "cylinder":
-        return Cylinder(base, thing.radius, thing.height)
-    if thing.kind == "cone":
-        return Cone(base, thing.radius, thing.height)
+    if thing.kind in ("cylinder", "cone"):
+        return (Cylinder if thing.kind == "cylinder" else Cone)(base, thing.radius, thing.height)
     raise ValueRangeError(f"a solid of kind {thing.kind!r} is unknown: use sphere, box, cylinder or cone")
