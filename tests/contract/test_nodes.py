@@ -1,8 +1,8 @@
 """What saved workflows depend on: IDs, inputs with their order, defaults and ranges, outputs.
 
-`object_info.json` is what the nodes said when they were last changed on purpose. Choices and optional
-inputs may be added; anything else that differs breaks somebody's workflow. Run this file as a program to
-record it anew.
+`object_info.json` is what the nodes said when they were last changed on purpose, `releases/` what they said in each
+release. Choices and optional inputs may be added; anything else that differs breaks somebody's workflow. Run this file
+as a program to record it anew; a new release gets a copy of the record.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.workflows.contract import read_spec
 
 RECORD = Path(__file__).with_name("object_info.json")
+RELEASES = sorted(RECORD.with_name("releases").glob("*.json"))
 FILES = "files"
 FILE_INPUTS = {"ckpt_name", "control_net_name", "vae_name", "checkpoint", "lora_name"}
 NATIVE = {
@@ -87,9 +88,12 @@ def record() -> dict[str, Any]:
 NOW = json.loads(json.dumps(record()))
 
 
-@pytest.mark.parametrize("name", sorted(json.loads(RECORD.read_text("utf-8"))) if RECORD.exists() else [])
-def test_saved_workflows_still_fit(name: str) -> None:
-    before, now = json.loads(RECORD.read_text("utf-8"))[name], NOW.get(name)
+SAVED = {path.stem: json.loads(path.read_text("utf-8")) for path in (RECORD, *RELEASES) if path.exists()}
+
+
+@pytest.mark.parametrize(("record", "name"), [(record, name) for record, nodes in SAVED.items() for name in nodes])
+def test_saved_workflows_still_fit(record: str, name: str) -> None:
+    before, now = SAVED[record][name], NOW.get(name)
     assert now is not None, f"{name} is gone"
     assert now["output_node"] == before["output_node"]
     for key in ("output", "output_name"):  # links are saved by slot: new outputs go to the end
@@ -112,7 +116,7 @@ def _compatible(before: list[Any], now: list[Any], name: str) -> None:
 
 
 def test_the_record_has_all_nodes() -> None:
-    assert set(NOW) == set(json.loads(RECORD.read_text("utf-8"))), "record the new nodes: python tests/contract/..."
+    assert set(NOW) == set(SAVED[RECORD.stem]), "record the new nodes: python tests/contract/..."
 
 
 @pytest.mark.parametrize("name", sorted(own_nodes()))
