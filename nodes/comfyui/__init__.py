@@ -7,6 +7,7 @@ node needs them.
 from __future__ import annotations
 
 from .. import bind, own_nodes
+from . import replacements
 from .host import ComfyHost
 
 
@@ -15,5 +16,6 @@ def editor_nodes() -> tuple[dict[str, type], dict[str, str]]:
 
     Only our own nodes: the native ones are the editor's.
     """
+    replacements.register()
     classes = bind(own_nodes(), ComfyHost())
     return classes, {name: cls.DISPLAY_NAME for name, cls in classes.items()}  # type: ignore[attr-defined]
