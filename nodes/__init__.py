@@ -21,6 +21,7 @@ def own_nodes() -> dict[str, type]:
     from .grid import CompareGrid
     from .load import ExampleImage, LoadCheckpoint, LoadControlNet
     from .look import ControlFidelity
+    from .model_patch import ModelPatchControlNet
     from .nets import ConvertControlNet, SaveControlNet, TransferControlNet
     from .plan import ControlPlan
     from .pose import PoseRender
@@ -36,6 +37,7 @@ def own_nodes() -> dict[str, type]:
         PixelPerfect, ApplyControlNet, ControlUnitNode, ApplyControlStack, BlockWeightsNode, StrengthScheduleNode,
         ControlOptions, MoreHints, ControlPlan, Sample, Accelerate, ShortcutsNode, ControlReport, ControlFidelity,
         BlockSensitivity, CompareGrid, TrainControlNet, SaveControlNet, ConvertControlNet, TransferControlNet,
+        ModelPatchControlNet,
     )  # fmt: skip
     return {PREFIX + cls.__name__.removesuffix("Node"): cls for cls in classes}
 

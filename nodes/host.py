@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from ..controlnet_core.control.report import Recorder
 from ..controlnet_core.models.controlnet import ControlNet
@@ -53,6 +54,10 @@ class Host(Protocol):
 
     def load_controlnet(self, path: Path, model: Any = None) -> Any:
         """CONTROL_NET of a file. model: the base of a file that holds only differences to one."""
+        ...
+
+    def model_patch_control(self, model_patch: Any, vae: Any, image: Tensor | None, mask: Tensor | None) -> Any:
+        """CONTROL_NET of ComfyUI's MODEL_PATCH. image, mask: for nets that were trained for inpainting."""
         ...
 
     def plain_net(self, control_net: Any) -> tuple[ControlNet, str]:

@@ -16,6 +16,7 @@ from ..units import hint_of
 from ..values import Conditioning, Controlled, ControlSpec
 from . import core_control, native_controlnet
 from .model_config import base_config
+from .model_patch_control import ModelPatchControl
 
 
 def apply_control(
@@ -46,7 +47,7 @@ def _apply(positive: Conditioning, negative: Conditioning, spec: ControlSpec) ->
 
 
 def make_control(spec: ControlSpec, hint: Tensor, text: Tensor) -> Any:
-    """The control object of a spec: ours for our nets, a native one for native ones.
+    """The control object of a spec: ours for our nets and for model patches, a native one for native ones.
 
     Raises UnfitError for a net of another base than the text's, ValueRangeError for what it cannot do.
     """
@@ -54,6 +55,8 @@ def make_control(spec: ControlSpec, hint: Tensor, text: Tensor) -> Any:
         made = spec.net.copy().set_cond_hint(hint, spec.strength, (spec.start, spec.end))
         core_control.check_width(made, text)
         return made.describe(spec)
+    if isinstance(spec.net, ModelPatchControl):
+        return spec.net.copy().set_cond_hint(hint, spec.strength, (spec.start, spec.end)).describe(spec)
     if not native_controlnet.is_control(spec.net):
         raise ValueRangeError(f"the control net is a {type(spec.net).__name__}: link a ControlNet loader")
     return native_controlnet.make(spec, hint)

@@ -102,6 +102,12 @@ class ComfyHost:
             return core_control.load(path, model)
         return native_controlnet.load(path, identity)
 
+    def model_patch_control(self, model_patch: Any, vae: Any, image: Any, mask: Any) -> Any:
+        """CONTROL_NET of a MODEL_PATCH: ComfyUI's control for diffusion transformers."""
+        from .model_patch_control import Inpainting, ModelPatchControl
+
+        return ModelPatchControl(model_patch, vae, Inpainting(image, mask))
+
     def plain_net(self, control_net: Any) -> tuple[ControlNet, str]:
         """The ControlNet in a CONTROL_NET of ours. Raises UnfitError for the editor's own and for other kinds."""
         shared = getattr(control_net, "shared", None)

@@ -154,6 +154,10 @@ class StandaloneHost:
         others = [str(path) for path in paths[1:]]
         return self._cache.get(" ".join(["clip", *others]), paths[0], lambda p: load_text_encoder([p, *paths[1:]]))
 
+    def model_patch_control(self, model_patch: Any, vae: Any, image: Any, mask: Any) -> Any:
+        """Raises UnfitError: this engine has no diffusion transformers."""
+        raise UnfitError("model patches belong to Qwen-Image and Z-Image, which run in ComfyUI only: run it there")
+
     def plain_net(self, control_net: Any) -> tuple[ControlNet, str]:
         """The ControlNet in a CONTROL_NET, and its family. Raises UnfitError for other kinds of control."""
         net = getattr(control_net, "net", None)

@@ -372,7 +372,7 @@ class Session:
         own = getattr(self, name, None)
         if own:
             return own()
-        names = ("accelerate", "preprocess", "nets", "shortcuts", "card", "packs")
+        names = ("accelerate", "preprocess", "nets", "shortcuts", "card", "packs", "model_patch")
         modules = (importlib.import_module(f"comfyui_{name}") for name in names)
         return next(getattr(module, name) for module in modules if hasattr(module, name))(self)
 
