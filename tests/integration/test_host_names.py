@@ -1,0 +1,53 @@
+"""Every name of ComfyUI that we use, with the releases that have it: `host_names.tsv`, made by `host_names.py`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+def load_program() -> ModuleType:
+    """`host_names.py`."""
+    spec = spec_from_file_location("host_names", Path(__file__).with_name("host_names.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+program = load_program()
+OLDEST, NEWEST = "0.3.40", "0.33.0"
+SOMETIMES = {
+    "comfy.model_patcher.CoreModelPatcher": "asked for with a default",
+    "comfy.patcher_extension.WrappersMP.PREDICT_NOISE": "asked for with a default",
+    "comfy_api.latest.ComfyAPI": "imported where the server has node replacements",
+    "comfy_api.latest.io": "imported where the server has node replacements",
+    "comfy_api.latest.io.NodeReplace": "imported where the server has node replacements",
+}
+"""Names that some supported releases lack, and what we do about it."""
+
+
+def test_the_table_has_the_names_that_we_use() -> None:
+    assert set(program.table()) == program.used_names(), "python tests/integration/host_names.py COMFYUI_DIR..."
+
+
+@pytest.mark.parametrize(("name", "releases"), program.table().items())
+def test_every_release_has_a_name_that_we_rely_on(name: str, releases: set[str]) -> None:
+    assert NEWEST in releases
+    assert (OLDEST not in releases) == (name in SOMETIMES)
+
+
+@pytest.mark.comfyui
+@pytest.mark.skipif("COMFYUI_DIR" not in os.environ, reason="COMFYUI_DIR is not set: no host to look into")
+def test_the_table_is_right_about_this_release() -> None:
+    checkout = Path(os.environ["COMFYUI_DIR"])
+    release = program.release_of(checkout)
+    known = {name for name, releases in program.table().items() if release in releases}
+    found = program.names_in(checkout, os.environ.get("COMFYUI_PYTHON", sys.executable))
+    assert found == known
