@@ -123,9 +123,11 @@ class ModelPatchControl(comfy.controlnet.ControlBase):
         self.made_from = source
         if self.shown is not None and self.shown.shape == hint.shape and torch.equal(self.shown, hint):
             return
-        node = sys.modules["nodes"].NODE_CLASS_MAPPINGS[APPLY_NODE]()
+        node = sys.modules["nodes"].NODE_CLASS_MAPPINGS.get(APPLY_NODE)
+        if node is None:
+            raise UnfitError(f"this release of ComfyUI has no node {APPLY_NODE}: update it")
         made, inpainting = PatchCollector(), self.inpainting
-        node.diffsynth_controlnet(
+        node().diffsynth_controlnet(
             made, self.model_patch, self.vae, hint.movedim(1, -1), 1.0, inpainting.image, inpainting.mask
         )
         self.patches, self.shown = made.patches, hint

@@ -69,10 +69,10 @@ def qwen_image() -> tuple[Any, Any, Vae, int]:
 
 
 def z_image() -> tuple[Any, Any, Vae, int]:
-    """As `qwen_image`. ComfyUI's patch takes it that there are 30 blocks."""
-    shared = {"dim": 32, "n_heads": 2, "n_kv_heads": 2, "multiple_of": 32, "qk_norm": True, "norm_eps": 1e-5}
+    """As `qwen_image`. ComfyUI takes it that there are 30 blocks, and that the timestep is 256 wide."""
+    shared = {"dim": 256, "n_heads": 4, "n_kv_heads": 4, "multiple_of": 32, "qk_norm": True, "norm_eps": 1e-5}
     config = {
-        "image_model": "lumina2", "n_layers": 30, "cap_feat_dim": 24, "axes_dims": [4, 6, 6], "in_channels": 16,
+        "image_model": "lumina2", "n_layers": 30, "cap_feat_dim": 24, "axes_dims": [16, 24, 24], "in_channels": 16,
         "axes_lens": [64, 64, 64], "z_image_modulation": True, "ffn_dim_multiplier": 8 / 3, "rope_theta": 256.0,
         "time_scale": 1000.0, **shared,
     }  # fmt: skip
@@ -172,6 +172,8 @@ def cases(runs: Runs) -> Iterator[tuple[str, Tensor, Tensor]]:
 
 def model_patches(session: Any) -> None:
     """For each family and case the difference to ComfyUI's run, and what the case changes; errors; what is left."""
+    extra = importlib.import_module("comfy_extras.nodes_model_patch")
+    session.nodes.NODE_CLASS_MAPPINGS.update(extra.NODE_CLASS_MAPPINGS)
     facts: dict[str, Any] = {}
     for family, make in FAMILIES.items():
         runs = Runs(session, make())
