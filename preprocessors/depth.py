@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .errors import ParameterError, PictureError
+from .errors import ParameterError, PictureError, check_choice
 from .image_ops import like, to_numpy
 
 if TYPE_CHECKING:
     from .image_ops import Array
 
+NORMALIZE = ("frame", "batch", "fixed")
+"""Where the range of the values is measured."""
 _UNSET = (0.0, 1.0)
 # Default distance that becomes white if 1 / distance is taken, since 1 / 0 is infinite.
 _NEAREST = 0.1
@@ -36,6 +38,8 @@ def depth_to_hint(
         become 1 and 0. Raises ParameterError if `near` is not nearer than `far`.
     Infinite and NaN values are black and not part of the range. A constant map is all 0.
     """
+    check_choice("space", space, ("disparity", "linear"))
+    check_choice("normalize", normalize, NORMALIZE)
     values = to_numpy(depth).astype(np.float32)
     if values.ndim not in (2, 3):
         raise PictureError(f"depth has shape {tuple(values.shape)}, expected (H,W) or (B,H,W)")
@@ -52,8 +56,6 @@ def _nearness(
     batch: np.ndarray, space: str, invert: bool, normalize: str, near: float, far: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the ends of the range, two arrays (B,1,1), and values that grow towards the viewer, NaN where missing."""
-    if space not in ("disparity", "linear"):
-        raise ParameterError(f"space={space!r}: choose 'disparity' or 'linear'")
 
     def towards_viewer(values: np.ndarray) -> np.ndarray:
         if invert:
@@ -68,12 +70,10 @@ def _nearness(
         if not (np.isfinite(ends).all() and ends[0] < ends[1]):
             raise _wrong_ends(space, invert, near, far)
         return ends[:1], ends[1:], nearness
-    if normalize not in ("frame", "batch"):
-        raise ParameterError(f"normalize={normalize!r}: choose 'frame', 'batch' or 'fixed'")
     axes = (1, 2) if normalize == "frame" else (0, 1, 2)
     known = np.isfinite(nearness)
-    low = np.min(np.where(known, nearness, np.inf), axis=axes, keepdims=True)
-    high = np.max(np.where(known, nearness, -np.inf), axis=axes, keepdims=True)
+    low = np.min(nearness, axis=axes, keepdims=True, where=known, initial=np.inf)
+    high = np.max(nearness, axis=axes, keepdims=True, where=known, initial=-np.inf)
     empty = ~known.any(axis=axes, keepdims=True)
     return np.where(empty, 0.0, low), np.where(empty, 0.0, high), nearness
 
@@ -162,17 +162,10 @@ def _fill_from_background(disparity: np.ndarray) -> np.ndarray:
 
 
 def from_stereo_pictures(
-    pictures: Iterable[np.ndarray],
-    *,
-    normalize: str,
-    max_disparity: int = 64,
-    near: float = 64.0,
-    far: float = 0.0,
+    pictures: Iterable[np.ndarray], *, normalize: str, max_disparity: int = 64, near: float = 64.0, far: float = 0.0
 ) -> np.ndarray:
     """Pairs side by side, (H,2W,3) uint8, the left eye's on the left -> hints (B,H,W,3), near = white."""
-    maps = []
-    for picture in pictures:
-        half = picture.shape[1] // 2
-        found = stereo_disparity(picture[:, :half], picture[:, half : 2 * half], max_disparity=max_disparity)
-        maps.append(np.where(found >= 0, found, np.float32(np.nan)))
-    return depth_to_hint(np.stack(maps), space="linear", invert=True, normalize=normalize, near=near, far=far)
+    pairs = (np.split(picture, 2, axis=1) for picture in pictures)
+    maps = np.stack([stereo_disparity(*pair, max_disparity=max_disparity) for pair in pairs])
+    maps[maps < 0] = np.nan
+    return depth_to_hint(maps, space="linear", invert=True, normalize=normalize, near=near, far=far)

@@ -11,7 +11,7 @@ from functools import cached_property
 from importlib import import_module
 from typing import Any, Literal
 
-from .errors import ParameterError
+from .errors import ParameterError, check_choice
 
 Kind = Literal["int", "float", "bool", "choice", "text"]
 
@@ -34,8 +34,7 @@ class Parameter:
         if self.kind == "text":
             return str(value)
         if self.kind == "choice":
-            if value not in self.choices:
-                raise ParameterError(f"{self.name}={value!r}: choose one of {', '.join(self.choices)}")
+            check_choice(self.name, value, self.choices)
             return value
         if self.kind == "bool":
             if not isinstance(value, (bool, int)):
@@ -70,7 +69,8 @@ class Parameter:
 class Weights:
     """One weights file, or folder, of a network: its name, where users get it, its licence, and its size.
 
-    subfolders: further places below a models folder where it may lie.
+    subfolders: further places below a models folder where it may lie. is_folder: whether it is a folder with a
+    config.json, as transformers saves models.
     """
 
     file: str
@@ -78,6 +78,7 @@ class Weights:
     licence: str
     million_parameters: float
     subfolders: tuple[str, ...] = ()
+    is_folder: bool = False
 
 
 @dataclass(frozen=True)

@@ -21,56 +21,51 @@ def example(entry: Entry, photo: np.ndarray) -> tuple[np.ndarray, dict[str, Any]
 
     `process(entry, image, **options)` gives the picture of the help page. Entries with weights also need a `library`.
     """
-    image, options = SAMPLES[entry.sample](photo)
-    return image[None], {**options, **dict(entry.example)}
+    mask = {"mask": _rectangle(photo)} if entry.masked else {}
+    return SAMPLES[entry.sample](photo)[None], {**mask, **dict(entry.example)}
 
 
-def _photo(photo: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-    return photo, {}
-
-
-def _depth(photo: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+def _depth(photo: np.ndarray) -> np.ndarray:
     """A blurred copy that stands in for a depth map (bright = near). It measures nothing."""
     import cv2
 
-    return cv2.GaussianBlur(photo, (0, 0), photo.shape[1] / 40), {}
+    return cv2.GaussianBlur(photo, (0, 0), photo.shape[1] / 40)
 
 
-def _stereo(photo: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+def _stereo(photo: np.ndarray) -> np.ndarray:
     """The photo beside a copy whose lower half is shifted to the left, as if it were nearer."""
     right = photo.copy()
     half = photo.shape[0] // 2
     right[:half] = np.roll(photo[:half], -STEREO_SHIFT // 3, axis=1)
     right[half:] = np.roll(photo[half:], -STEREO_SHIFT, axis=1)
-    return np.concatenate([photo, right], axis=1), {}
+    return np.concatenate([photo, right], axis=1)
 
 
-def _normals(photo: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+def _normals(photo: np.ndarray) -> np.ndarray:
     """The normals of the depth example, in OpenGL's axes."""
     from .normals import from_depth_picture
 
-    relief, _ = _depth(photo)
-    return from_depth_picture(relief.astype(np.float32), convention="opengl"), {}
+    return from_depth_picture(_depth(photo).astype(np.float32), convention="opengl")
 
 
-def _labels(photo: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+def _labels(photo: np.ndarray) -> np.ndarray:
     """Colour regions of the photo in colours close to the palette, as in a map painted by hand."""
     from .classic.regions import color_regions
 
     painted = color_regions(photo, seed=0, classes="table, plate, food, wall", order="large_to_small")
     noise = np.random.default_rng(0).integers(-6, 7, painted.shape)
-    return np.clip(painted.astype(np.int16) + noise, 0, 255).astype(np.uint8), {}
+    return np.clip(painted.astype(np.int16) + noise, 0, 255).astype(np.uint8)
 
 
-def _mask(photo: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-    """The photo, and a rectangle to repaint."""
+def _rectangle(photo: np.ndarray) -> np.ndarray:
+    """A mask (1,H,W) of a rectangle to repaint."""
     height, width = photo.shape[:2]
     mask = np.zeros((1, height, width), np.float32)
     mask[:, height // 4 : height // 2, width // 3 : -width // 4] = 1.0
-    return photo, {"mask": mask}
+    return mask
 
 
-SAMPLES: Mapping[str, Callable[[np.ndarray], tuple[np.ndarray, dict[str, Any]]]] = MappingProxyType(
-    {"photo": _photo, "depth": _depth, "stereo": _stereo, "normals": _normals, "labels": _labels, "mask": _mask}
+SAMPLES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = MappingProxyType(
+    {"photo": lambda photo: photo, "depth": _depth, "stereo": _stereo, "normals": _normals, "labels": _labels}
 )
-"""Functions from a photo (H,W,3) uint8 to an input picture and the options that belong to it."""
+"""Functions from a photo (H,W,3) uint8 to an input picture."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .errors import ParameterError, PictureError
+from .errors import ParameterError, PictureError, check_choice
 from .image_ops import like, to_numpy
 
 if TYPE_CHECKING:
@@ -69,10 +69,7 @@ def normals_from_depth(depth: Array, *, fov: float | None = None) -> Array:
         raise PictureError(f"depth has shape {tuple(values.shape)}, expected (H,W)")
     known = np.isfinite(values)
     filled = np.where(known, values, values[known].max() if known.any() else 1.0)
-    if fov is None:
-        normals = normals_from_height(-filled)
-    else:
-        normals = _perspective_normals(filled, fov)
+    normals = normals_from_height(-filled) if fov is None else _perspective_normals(filled, fov)
     normals[~known] = (0.0, 0.0, 1.0)
     return like(normals.astype(np.float32), depth)
 
@@ -85,8 +82,7 @@ def _perspective_normals(depth: np.ndarray, fov: float) -> np.ndarray:
     y, x = np.mgrid[0:height, 0:width]
     right = (x + 0.5 - width / 2) / focal * depth
     up = -(y + 0.5 - height / 2) / focal * depth
-    points = np.stack([right, up, -depth], axis=-1)
-    along_x, along_y = (_difference(points, axis) for axis in (1, 0))
+    along_x, along_y = _slopes(np.stack([right, up, -depth], axis=-1))
     return _unit(np.cross(along_y, along_x))
 
 
@@ -128,11 +124,10 @@ def from_depth_picture(
 
 def _slopes(height: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(dh/dx, dh/dy) by central differences, one-sided at the border, 0 along an axis of one pixel."""
-    return _difference(height, 1), _difference(height, 0)
-
-
-def _difference(values: np.ndarray, axis: int) -> np.ndarray:
-    return np.gradient(values, axis=axis) if values.shape[axis] > 1 else np.zeros_like(values)
+    along_x, along_y = (
+        np.gradient(height, axis=axis) if height.shape[axis] > 1 else np.zeros_like(height) for axis in (1, 0)
+    )
+    return along_x, along_y
 
 
 def _from_slopes(right: np.ndarray, down: np.ndarray) -> np.ndarray:
@@ -148,6 +143,5 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def _axes(convention: str) -> tuple[tuple[int, int], ...]:
-    if convention not in CONVENTIONS:
-        raise ParameterError(f"convention={convention!r}: choose one of {', '.join(CONVENTIONS)}")
+    check_choice("convention", convention, CONVENTIONS)
     return CONVENTIONS[convention]

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from .errors import ParameterError
+from .errors import ParameterError, check_choice
 from .limits import MAX_SIDE
 
 Interpolation = Literal["nearest", "smooth"]
@@ -29,8 +29,7 @@ def pixel_perfect(height: int, width: int, target_height: int, target_width: int
     fit: "crop" if the hint will cover the target and be cropped (the larger of both ratios counts), "fill" if it will
     lie inside the target (the smaller one counts).
     """
-    if fit not in ("crop", "fill"):
-        raise ParameterError(f"fit={fit!r}: choose 'crop' or 'fill'")
+    check_choice("fit", fit, ("crop", "fill"))
     ratios = (target_height / height, target_width / width)
     ratio = max(ratios) if fit == "crop" else min(ratios)
     return max(1, round(ratio * min(height, width)))
@@ -52,17 +51,20 @@ def detect_size(
     `target` = (height, width) of the picture to be generated, or from a square with the side `resolution`.
     Raises ParameterError for options that contradict each other or make too large a picture.
     """
-    if resize == "input":
-        if resolution:
-            raise ParameterError(
-                f"resolution={resolution} has no effect with resize='input', which keeps the picture's size: choose "
-                "resize='shortest' to make it the shorter side, or leave the resolution at 0"
-            )
-        side = min(height, width)
-    elif resize in ("shortest", "pixel_perfect"):
-        side = _side(height, width, resolution, resize, target, fit)
+    check_choice("resize", resize, ("input", "shortest", "pixel_perfect"))
+    if resize == "input" and resolution:
+        raise ParameterError(
+            f"resolution={resolution} has no effect with resize='input', which keeps the picture's size: choose "
+            "resize='shortest' to make it the shorter side, or leave the resolution at 0"
+        )
+    if resolution < 0:
+        raise ParameterError(f"resolution={resolution}: choose 0 for the picture's own size, or more")
+    if target is None and resolution:
+        target = (resolution, resolution)
+    if resize == "pixel_perfect" and target is not None:
+        side = pixel_perfect(height, width, *target, fit=fit)
     else:
-        raise ParameterError(f"resize={resize!r}: choose 'input', 'shortest' or 'pixel_perfect'")
+        side = resolution or min(height, width)
     if multiple < 1:
         raise ParameterError(f"multiple={multiple}: choose 1 or more")
     scale = side / min(height, width)
@@ -77,26 +79,13 @@ def detect_size(
     return Size(new_height, new_width, -(-new_height // multiple) * multiple, -(-new_width // multiple) * multiple)
 
 
-def _side(height: int, width: int, resolution: int, resize: str, target: tuple[int, int] | None, fit: str) -> int:
-    if resolution < 0:
-        raise ParameterError(f"resolution={resolution}: choose 0 for the picture's own size, or more")
-    if resize == "shortest":
-        return resolution or min(height, width)
-    if target is None:
-        if not resolution:
-            return min(height, width)
-        target = (resolution, resolution)
-    return pixel_perfect(height, width, target[0], target[1], fit=fit)
-
-
 def resize_picture(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize (h,w) or (h,w,C), uint8 or float32: by areas to a smaller size, by cubic interpolation to a larger one."""
     import cv2
 
     if picture.shape[:2] == (height, width):
         return picture
-    shrinks = height * width < picture.shape[0] * picture.shape[1]
-    resized = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    resized = _resize(picture, height, width, enlarge=cv2.INTER_CUBIC)
     # Cubic interpolation overshoots at edges; cv2 clamps bytes itself.
     return resized if picture.dtype == np.uint8 else np.clip(resized, 0.0, 1.0, out=resized)
 
@@ -107,11 +96,13 @@ def resize_map(values: np.ndarray, height: int, width: int) -> np.ndarray:
 
     if values.shape[:2] == (height, width):
         return values
-    shrinks = height * width < values.shape[0] * values.shape[1]
-    smooth = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     # One infinite value would spread over all pixels that are interpolated with it.
-    interpolation = smooth if np.isfinite(values).all() else cv2.INTER_NEAREST_EXACT
-    return cv2.resize(values, (width, height), interpolation=interpolation).reshape(height, width, -1)
+    if np.isfinite(values).all():
+        resized = _resize(values, height, width, enlarge=cv2.INTER_LINEAR)
+    else:
+        resized = cv2.resize(values, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    # cv2 drops a last axis of 1.
+    return resized.reshape(height, width, -1)
 
 
 def resize_hint(hint: np.ndarray, height: int, width: int, interpolation: Interpolation) -> np.ndarray:
@@ -122,12 +113,19 @@ def resize_hint(hint: np.ndarray, height: int, width: int, interpolation: Interp
         return hint
     if interpolation == "nearest":
         return cv2.resize(hint, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    shrinks = height * width < hint.shape[0] * hint.shape[1]
-    resized = cv2.resize(hint, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    resized = _resize(hint, height, width, enlarge=cv2.INTER_LINEAR)
     if resized.dtype == np.uint8:
         return resized
     # A mean of ones may be rounded to a little more than one. The limits are the hint's own: inpainting has -1.
     return np.clip(resized, hint.min(), hint.max(), out=resized)
+
+
+def _resize(picture: np.ndarray, height: int, width: int, *, enlarge: int) -> np.ndarray:
+    """By areas to a smaller size, which averages all pixels; by the interpolation `enlarge` to a larger one."""
+    import cv2
+
+    shrinks = height * width < picture.shape[0] * picture.shape[1]
+    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA if shrinks else enlarge)
 
 
 def pad_reflect(picture: np.ndarray, size: Size) -> np.ndarray:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .depth import NORMALIZE, depth_to_hint
 from .entry import Entry
-from .errors import ParameterError, PictureError, WeightsError
+from .errors import ParameterError, PictureError, WeightsError, check_choice
 from .image_ops import as_batch, like, rgb_frame, to_bytes, to_numpy, unit_range, write_hint
 from .parallel import run_each, thread_count, worker_count
 from .resize import Size, detect_size, pad_reflect, resize_hint, resize_map, resize_picture
@@ -68,29 +69,23 @@ def process(
     Frames run on as many threads as cv2 uses; the result does not depend on their number.
     Raises ParameterError, PictureError, and WeightsError if a weights file is missing or damaged.
     """
-    _check_options(output, normalize, seed)
+    check_choice("output", output, ("input_size", "detect_size"))
+    check_choice("normalize", normalize, NORMALIZE)
+    if seed < 0:
+        raise ParameterError(f"seed={seed}: choose 0 or more")
     values, frames = entry.values(parameters), as_batch(image)
     count, height, width = frames.shape[:3]
-    width = _half(width) if entry.side_by_side else width
+    if entry.side_by_side and width < 2:
+        raise PictureError(f"a stereo pair is {width} pixel wide; expected two pictures side by side")
+    width = width // 2 if entry.side_by_side else width
     multiple = math.lcm(multiple, entry.multiple)
-    size = detect_size(
-        height, width, resolution=resolution, resize=resize, multiple=multiple, target=target, fit=fit
-    )  # fmt: skip
+    size = detect_size(height, width, resolution=resolution, resize=resize, multiple=multiple, target=target, fit=fit)
     shape = (height, width) if output == "input_size" else (size.height, size.width)
     masks = _to_masks(mask, count, height, width)
     out = np.empty((count, *shape, 3), np.float32)
     if count:
         _Run(entry, values, size, frames, masks, normalize, seed, library, progress, keep_pose).write(out)
     return like(out, image)
-
-
-def _check_options(output: str, normalize: str, seed: int) -> None:
-    if output not in ("input_size", "detect_size"):
-        raise ParameterError(f"output={output!r}: choose 'input_size' or 'detect_size'")
-    if normalize not in ("batch", "frame", "fixed"):
-        raise ParameterError(f"normalize={normalize!r}: choose 'batch', 'frame' or 'fixed'")
-    if seed < 0:
-        raise ParameterError(f"seed={seed}: choose 0 or more")
 
 
 @dataclass(frozen=True)
@@ -147,8 +142,6 @@ class _Run:
             if not self.entry.ranged:
                 yield from self._estimates(shape)
                 return
-            from .depth import depth_to_hint
-
             ends = {name: self.values[name] for name in _ENDS}
             nearness = np.stack(list(self._estimates(shape)))
             yield from depth_to_hint(nearness, space="linear", invert=True, normalize=self.normalize, **ends)
@@ -166,8 +159,8 @@ class _Run:
         library = self.library or Library(())
         step = max(1, library.pixels // (self.size.padded_height * self.size.padded_width))
         for start in range(0, len(self.frames), step):
-            chunk = np.stack([self._prepare(frame) for frame in self.frames[start : start + step]])
-            found = self.entry.call(chunk, library=library, weights=self.entry.weights, **values)
+            batch = np.stack([self._prepare(frame) for frame in self.frames[start : start + step]])
+            found = self.entry.call(batch, library=library, weights=self.entry.weights, **values)
             if self.entry.posed:
                 found = self._draw(found, shape)
             elif not np.isfinite(found).all():
@@ -176,7 +169,7 @@ class _Run:
                     "too small for it (--dtype fp32)"
                 )
             yield from found
-            self._report(start + len(chunk))
+            self._report(start + len(batch))
 
     def _draw(self, poses: Sequence[Pose], shape: tuple[int, int]) -> Iterator[np.ndarray]:
         """The people of each frame as a picture, at the size at which the network saw them."""
@@ -237,9 +230,3 @@ def _to_masks(mask: Array | None, count: int, height: int, width: int) -> np.nda
             f"expected ({count},{height},{width}) or ({height},{width}): resize the mask to the picture"
         )
     return np.broadcast_to(unit_range(array), (count, height, width))
-
-
-def _half(width: int) -> int:
-    if width < 2:
-        raise PictureError(f"a stereo pair is {width} pixel wide; expected two pictures side by side")
-    return width // 2

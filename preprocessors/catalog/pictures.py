@@ -10,15 +10,7 @@ from ..entry import Entry, Parameter, choice
 def _as_it_is(name: str, title: str, summary: str = "The picture as it is.", **options: Any) -> Entry:
     """A conversion of float pixels by numpy alone; the function is `same` unless another one is given."""
     options = {"condition": name, "function": "classic.tones:same", "polarity": "a picture", **options}
-    return Entry(
-        name,
-        title,
-        summary=summary,
-        nature="conversion",
-        takes="unit",
-        backend="numpy",
-        **options,
-    )
+    return Entry(name, title, summary=summary, nature="conversion", takes="unit", backend="numpy", **options)
 
 
 # A table, the names of an entry on one line, its summary on the next.
@@ -52,7 +44,7 @@ PICTURES: tuple[Entry, ...] = (
         polarity="a gray picture", nature="conversion", resample="smooth",
     ),
     Entry(
-        "luminance", "Luminance", "brightness", "classic.tones:luminance",
+        "luminance", "Luminance", "brightness", "image_ops:gray",
         "The picture's luma, as brightness nets read it.",
         polarity="a gray picture", resample="smooth",
     ),
@@ -79,7 +71,6 @@ PICTURES: tuple[Entry, ...] = (
         parameters=(
             Parameter("masked_value", "float", -1.0, "Value under the mask: -1, or 0 for some SDXL nets.", -1, 1, 1),
         ),
-        sample="mask",
     ),
     _as_it_is("ip2p", "Instruct pix2pix", resample="smooth"),
     _as_it_is("reference", "Reference", resample="smooth"),

@@ -14,7 +14,7 @@ def _folder(repository: str, licence: str, millions: float) -> Weights:
     """A model repository, which users have as a folder of its name."""
     owner, _, name = repository.partition("/")
     places = (owner, f"transformers/{owner}", "transformers", "LLM", "diffusers")
-    return Weights(name, f"https://huggingface.co/{repository}", licence, millions, places)
+    return Weights(name, f"https://huggingface.co/{repository}", licence, millions, places, is_folder=True)
 
 
 def _depth(name: str, title: str, function: str, summary: str, weights: Weights) -> Entry:

@@ -5,14 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 
-def canny(
-    picture: np.ndarray,
-    *,
-    low: float = 100.0,
-    high: float = 200.0,
-    aperture: int = 3,
-    l2_gradient: bool = False,
-) -> np.ndarray:
+def canny(picture: np.ndarray, *, low: float = 100.0, high: float = 200.0, l2_gradient: bool = False) -> np.ndarray:
     """(H,W,3) uint8 RGB -> (H,W) uint8, 255 on edges. Thresholds are in units of 0..255 gradients.
 
     The colour picture matters: cv2 takes the strongest of the three channels' gradients at each
@@ -21,4 +14,4 @@ def canny(
     """
     import cv2
 
-    return cv2.Canny(np.ascontiguousarray(picture), low, high, apertureSize=aperture, L2gradient=l2_gradient)
+    return cv2.Canny(np.ascontiguousarray(picture), low, high, L2gradient=l2_gradient)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..image_ops import gray
+
 # The detector cannot grow a segment from fewer pixels.
 _SMALLEST_SIDE = 8
 
@@ -36,11 +38,10 @@ def find_segments(picture: np.ndarray, *, channels: str = "lab") -> np.ndarray:
 
     if min(picture.shape[:2]) < _SMALLEST_SIDE:
         return np.zeros((0, 4), np.float32)
-    picture = np.ascontiguousarray(picture)
     if channels == "gray":
-        planes = (cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY),)
+        planes = (gray(picture),)
     else:
-        planes = cv2.split(cv2.cvtColor(picture, cv2.COLOR_RGB2LAB))
+        planes = cv2.split(cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2LAB))
     detector = cv2.createLineSegmentDetector(cv2.LSD_REFINE_STD)
     found = [detector.detect(plane)[0] for plane in planes]
     # OpenCV 4 returns (N,1,4) and version 5 (N,4); None where there is nothing.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..errors import ParameterError
+from ..errors import check_choice
+from ..image_ops import lab
 from ..palettes import nearest_classes
 from ..palettes import palette as find_palette
 
@@ -39,7 +40,7 @@ def color_regions(
     numbers = known.numbers(classes)
     pixels = superpixels(picture, cell)
     count = int(pixels.max()) + 1
-    colours = _lab(picture)
+    colours = lab(picture)
     area = np.bincount(pixels.ravel(), minlength=count).astype(np.float64)
     area[area == 0] = 1.0
     means = np.stack([np.bincount(pixels.ravel(), colours[..., c].ravel(), count) / area for c in range(3)], axis=1)
@@ -89,20 +90,13 @@ def group_colours(points: np.ndarray, weights: np.ndarray, count: int, seed: int
 
 def _ranks(groups: np.ndarray, lightness: np.ndarray, count: int, order: str) -> np.ndarray:
     """The place of each group in the chosen order, (count,)."""
-    if order == "top_to_bottom":
-        values = np.broadcast_to(np.arange(groups.shape[0])[:, None], groups.shape)
-    elif order == "dark_to_light":
-        values = lightness
-    elif order == "large_to_small":
-        return np.argsort(np.argsort(-np.bincount(groups.ravel(), minlength=count), kind="stable"))
-    else:
-        raise ParameterError(f"order={order!r}: choose top_to_bottom, dark_to_light or large_to_small")
+    check_choice("order", order, ("top_to_bottom", "dark_to_light", "large_to_small"))
     area = np.bincount(groups.ravel(), minlength=count)
-    mean = np.bincount(groups.ravel(), values.ravel().astype(np.float64), count) / np.maximum(area, 1)
-    return np.argsort(np.argsort(np.where(area > 0, mean, np.inf), kind="stable"))
-
-
-def _lab(picture: np.ndarray) -> np.ndarray:
-    import cv2
-
-    return cv2.cvtColor(picture.astype(np.float32) / np.float32(255.0), cv2.COLOR_RGB2LAB)
+    if order == "large_to_small":
+        keys = -area
+    else:
+        rows = np.broadcast_to(np.arange(groups.shape[0])[:, None], groups.shape)
+        values = (rows if order == "top_to_bottom" else lightness).ravel().astype(np.float64)
+        keys = np.where(area > 0, np.bincount(groups.ravel(), values, count) / np.maximum(area, 1), np.inf)
+    # The second argsort turns the order of the groups into the place of each.
+    return np.argsort(np.argsort(keys, kind="stable"))

@@ -6,18 +6,13 @@ from functools import partial
 
 import numpy as np
 
-from ..image_ops import above
+from ..image_ops import above, darkest
 from ..parallel import run_bands
 from .gaussian import blurred_planes, least, reach
 
 
 def xdog(
-    picture: np.ndarray,
-    *,
-    threshold: int = 32,
-    sigma: float = 0.5,
-    wide_sigma: float = 5.0,
-    threads: int = 1,
+    picture: np.ndarray, *, threshold: int = 32, sigma: float = 0.5, wide_sigma: float = 5.0, threads: int = 1
 ) -> np.ndarray:
     """Extended difference of Gaussians: (H,W,3) uint8 RGB -> (H,W) uint8, 255 on strokes.
 
@@ -42,7 +37,4 @@ def drawing(picture: np.ndarray, *, threshold: int = 127) -> np.ndarray:
 
     A pixel is a stroke if its smallest channel is below `threshold`, so that coloured pens count as well.
     """
-    import cv2
-
-    red, green, blue = cv2.split(np.ascontiguousarray(picture))
-    return ~above(cv2.min(cv2.min(red, green), blue), threshold - 1)
+    return ~above(darkest(picture), threshold - 1)

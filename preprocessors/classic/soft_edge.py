@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 
-from ..image_ops import above
+from ..image_ops import above, lab
 from ..parallel import run_each
 
 _ORIENTATIONS = 8
@@ -30,15 +30,15 @@ def soft_edge(
     """
     import cv2
 
-    lab = cv2.cvtColor(picture.astype(np.float32) / np.float32(255.0), cv2.COLOR_RGB2LAB)
+    colours = lab(picture)
     for _ in range(smoothing):
-        lab = cv2.bilateralFilter(lab, 5, 20.0, 3.0)
+        colours = cv2.bilateralFilter(colours, 5, 20.0, 3.0)
     # Each thread takes some of the orientations. The maximum does not depend on who computed it.
     kernels = half_discs(radius)
     shares: list[np.ndarray | None] = [None] * min(threads, len(kernels))
 
     def share(index: int) -> None:
-        shares[index] = _strongest(lab, kernels[index :: len(shares)])
+        shares[index] = _strongest(colours, kernels[index :: len(shares)])
 
     run_each(share, len(shares), threads, lambda done: None)
     strongest = np.maximum.reduce([part for part in shares if part is not None])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import ParameterError
-from ..image_ops import BYTE_TO_UNIT, above, gray
+from ..image_ops import BYTE_TO_UNIT, above, darkest, gray
 
 
 def same(picture: np.ndarray) -> np.ndarray:
@@ -45,20 +45,12 @@ def recolor(picture: np.ndarray, *, mode: str = "luminance", gamma: float = 1.0)
     """(H,W,3) uint8 RGB -> (H,W) uint8: the lightness of Lab or the value of HSV, to the power `gamma`."""
     import cv2
 
-    picture = np.ascontiguousarray(picture)
-    if mode == "luminance":
-        channel = cv2.cvtColor(picture, cv2.COLOR_RGB2LAB)[..., 0]
-    else:
-        channel = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV)[..., 2]
+    space, number = (cv2.COLOR_RGB2LAB, 0) if mode == "luminance" else (cv2.COLOR_RGB2HSV, 2)
+    channel = cv2.cvtColor(np.ascontiguousarray(picture), space)[..., number]
     if gamma == 1.0:
         return np.ascontiguousarray(channel)
     table = (BYTE_TO_UNIT ** np.float32(gamma) * np.float32(255.0)).clip(0, 255).astype(np.uint8)
     return table[np.asarray(channel, np.uint8)]
-
-
-def luminance(picture: np.ndarray) -> np.ndarray:
-    """(H,W,3) uint8 RGB -> (H,W) uint8 luma, as brightness nets read it."""
-    return gray(np.ascontiguousarray(picture))
 
 
 def color_grid(picture: np.ndarray, *, cell: int = 64) -> np.ndarray:
@@ -75,18 +67,13 @@ def binary(picture: np.ndarray, *, threshold: int = 0) -> np.ndarray:
     """(H,W,3) uint8 RGB -> (H,W) uint8: dark pixels become white. Threshold 0 lets Otsu's method choose."""
     import cv2
 
-    luma = gray(np.ascontiguousarray(picture))
-    if threshold == 0:
-        return cv2.threshold(luma, 0, 255, cv2.THRESH_BINARY_INV + cv2.THRESH_OTSU)[1]
-    return cv2.threshold(luma, threshold, 255, cv2.THRESH_BINARY_INV)[1]
+    way = cv2.THRESH_BINARY_INV + (0 if threshold else cv2.THRESH_OTSU)
+    return cv2.threshold(gray(picture), threshold, 255, way)[1]
 
 
 def threshold(picture: np.ndarray, *, level: int = 127) -> np.ndarray:
     """(H,W,3) uint8 RGB -> (H,W) uint8: white where the smallest channel is above `level`."""
-    import cv2
-
-    red, green, blue = cv2.split(np.ascontiguousarray(picture))
-    return above(cv2.min(cv2.min(red, green), blue), level)
+    return above(darkest(picture), level)
 
 
 def inpaint(picture: np.ndarray, *, mask: np.ndarray | None, masked_value: float = -1.0) -> np.ndarray:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .images import imagenet, infer, to_maps
+from .layers import named
 
 if TYPE_CHECKING:
     from ..entry import Weights
@@ -72,18 +73,6 @@ class LayerScale(nn.Module):
         return x * self.gamma
 
 
-class Mlp(nn.Module):
-    """Two linear layers with GELU between."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, width * 4)
-        self.fc2 = nn.Linear(width * 4, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
 class Block(nn.Module):
     """A transformer block with scaled residuals."""
 
@@ -93,23 +82,12 @@ class Block(nn.Module):
         self.attn = Attention(width, heads)
         self.ls1 = LayerScale(width)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = Mlp(width)
+        self.mlp = named(fc1=nn.Linear(width, width * 4), gelu=nn.GELU(), fc2=nn.Linear(width * 4, width))
         self.ls2 = LayerScale(width)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.ls1(self.attn(self.norm1(x)))
         return x + self.ls2(self.mlp(self.norm2(x)))
-
-
-class PatchEmbed(nn.Module):
-    """14x14 patches to tokens."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(3, width, PATCH, stride=PATCH)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x).flatten(2).transpose(1, 2)
 
 
 class DinoV2(nn.Module):
@@ -123,13 +101,13 @@ class DinoV2(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, config.grid**2 + 1, width))
         # Only training uses it, but it is in the file.
         self.mask_token = nn.Parameter(torch.zeros(1, width))
-        self.patch_embed = PatchEmbed(width)
+        self.patch_embed = named(proj=nn.Conv2d(3, width, PATCH, stride=PATCH))
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         rows, columns = x.shape[-2] // PATCH, x.shape[-1] // PATCH
-        tokens = self.patch_embed(x)
+        tokens = self.patch_embed(x).flatten(2).transpose(1, 2)
         tokens = torch.cat((self.cls_token.expand(len(x), -1, -1), tokens), 1) + self.positions(rows, columns)
         taps = []
         for index, block in enumerate(self.blocks):
@@ -152,16 +130,10 @@ class DinoV2(nn.Module):
         return torch.cat((first, grid.to(first.dtype)), 1)
 
 
-class ResidualUnit(nn.Module):
+def _residual_unit(width: int) -> nn.Sequential:
     """Two 3x3 convolutions around an identity."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+    conv1, conv2 = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+    return named(add_input=True, relu1=nn.ReLU(), conv1=conv1, relu2=nn.ReLU(), conv2=conv2)
 
 
 class Fusion(nn.Module):
@@ -170,8 +142,8 @@ class Fusion(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.out_conv = nn.Conv2d(width, width, 1)
-        self.resConfUnit1 = ResidualUnit(width)
-        self.resConfUnit2 = ResidualUnit(width)
+        self.resConfUnit1 = _residual_unit(width)
+        self.resConfUnit2 = _residual_unit(width)
 
     def forward(self, deep: Tensor, shallow: Tensor | None, size: tuple[int, int]) -> Tensor:
         h = deep if shallow is None else deep + self.resConfUnit1(shallow)
@@ -185,9 +157,8 @@ class Scratch(nn.Module):
     def __init__(self, widths: tuple[int, ...], features: int) -> None:
         super().__init__()
         for level, width in enumerate(widths, start=1):
-            setattr(self, f"layer{level}_rn", nn.Conv2d(width, features, 3, padding=1, bias=False))
-        for level in range(1, len(widths) + 1):
-            setattr(self, f"refinenet{level}", Fusion(features))
+            self.add_module(f"layer{level}_rn", nn.Conv2d(width, features, 3, padding=1, bias=False))
+            self.add_module(f"refinenet{level}", Fusion(features))
         self.output_conv1 = nn.Conv2d(features, features // 2, 3, padding=1)
         self.output_conv2 = nn.Sequential(
             nn.Conv2d(features // 2, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 1, 1), nn.ReLU()
@@ -201,29 +172,20 @@ class DPTHead(nn.Module):
         super().__init__()
         a, b, _, d = config.widths
         self.projects = nn.ModuleList(nn.Conv2d(config.width, width, 1) for width in config.widths)
-        self.resize_layers = nn.ModuleList(
-            [
-                nn.ConvTranspose2d(a, a, 4, stride=4),
-                nn.ConvTranspose2d(b, b, 2, stride=2),
-                nn.Identity(),
-                nn.Conv2d(d, d, 3, stride=2, padding=1),
-            ]
-        )
+        enlarge4, enlarge2 = nn.ConvTranspose2d(a, a, 4, stride=4), nn.ConvTranspose2d(b, b, 2, stride=2)
+        self.resize_layers = nn.ModuleList([enlarge4, enlarge2, nn.Identity(), nn.Conv2d(d, d, 3, stride=2, padding=1)])
         self.scratch = Scratch(config.widths, config.features)
 
     def forward(self, taps: list[Tensor], rows: int, columns: int) -> Tensor:
         levels = []
-        for number, (tokens, project, resize) in enumerate(
-            zip(taps, self.projects, self.resize_layers, strict=True), start=1
-        ):
+        for tokens, project, resize in zip(taps, self.projects, self.resize_layers, strict=True):
             grid = tokens.transpose(1, 2).reshape(len(tokens), -1, rows, columns)
-            levels.append(getattr(self.scratch, f"layer{number}_rn")(resize(project(grid))))
-        h = None
-        for number in (4, 3, 2, 1):
-            level = levels[number - 1]
-            size = levels[number - 2].shape[-2:] if number > 1 else (2 * level.shape[-2], 2 * level.shape[-1])
-            fuse = getattr(self.scratch, f"refinenet{number}")
-            h = fuse(level, None, size) if h is None else fuse(h, level, size)
+            levels.append(self.scratch.get_submodule(f"layer{len(levels) + 1}_rn")(resize(project(grid))))
+        sizes = [(2 * levels[0].shape[-2], 2 * levels[0].shape[-1]), *(level.shape[-2:] for level in levels)]
+        # From the deepest level up; each is enlarged to the size of the next one.
+        h = self.scratch.get_submodule("refinenet4")(levels[3], None, sizes[3])
+        for index in (2, 1, 0):
+            h = self.scratch.get_submodule(f"refinenet{index + 1}")(h, levels[index], sizes[index])
         h = self.scratch.output_conv1(h)
         h = F.interpolate(h, (rows * PATCH, columns * PATCH), mode="bilinear", align_corners=True)
         return self.scratch.output_conv2(h)

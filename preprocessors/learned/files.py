@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import WeightsError
+from ..errors import WeightsError, reading_weights
 
 if TYPE_CHECKING:
     import torch
@@ -35,33 +35,21 @@ _CONTAINERS = ("state_dict", "model", "params")
 _SHOWN = 4
 
 
-def find_folder(weights: Weights, folders: Sequence[str | Path]) -> Path:
-    """The folder of `weights`, with its config.json, in the first of `folders` or of their subfolders that has it.
-
-    Raises WeightsError that names the folder, where to get it, its licence, and where to put it.
-    """
-    return _find(weights, folders, f"the folder {weights.file} (with its config.json)", "config.json")
-
-
 def find_weights(weights: Weights, folders: Sequence[str | Path]) -> Path:
-    """The file of `weights` in the first of `folders`, or of their usual subfolders, that has it.
+    """The file or folder of `weights` in the first of `folders`, or of their usual subfolders, that has it.
 
     Raises WeightsError that names the file, where to get it, its licence, and where to put it.
     """
-    return _find(weights, folders, weights.file, "")
-
-
-def _find(weights: Weights, folders: Sequence[str | Path], what: str, inside: str) -> Path:
     for folder in map(Path, folders):
         for below in (*SUBFOLDERS, *weights.subfolders):
             path = folder / below / weights.file
-            if (path / inside).is_file():
+            if (path / "config.json" if weights.is_folder else path).is_file():
                 return path
-    where = ", ".join(str(folder) for folder in folders)
+    what = f"the folder {weights.file} (with its config.json)" if weights.is_folder else weights.file
+    where = ", ".join(map(str, folders))
     looked = f"looked in {where}, and in subfolders such as {SUBFOLDERS[1]}" if folders else "no folder was given"
     raise WeightsError(
-        f"{what} was not found ({looked}): get it "
-        f"from {weights.source} (licence: {weights.licence}) and put it into "
+        f"{what} was not found ({looked}): get it from {weights.source} (licence: {weights.licence}) and put it into "
         f"{Path(folders[0]) / SUBFOLDERS[1] if folders else 'models/annotators'}",
         weights.file,
     )
@@ -73,27 +61,20 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     Raises WeightsError for a file that is damaged or holds anything but tensors.
     """
     import torch
+    from safetensors.torch import load_file
 
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    # The readers raise almost anything for a damaged file.
-    except Exception as error:
-        # What follows is advice for programmers.
-        text = " ".join(str(error).split()).partition(". ")[0][:160]
-        raise WeightsError(f"{path} cannot be read as weights, it is damaged or no such file ({text})", path) from error
-    for container in _CONTAINERS:
-        if isinstance(state, Mapping) and isinstance(state.get(container), Mapping):
-            state = state[container]
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise WeightsError(f"{path} holds no state dict of tensors: get the file again", path)
-    if state and all(key.startswith("module.") for key in state):
-        return {key.removeprefix("module."): value for key, value in state.items()}
-    return dict(state)
+    with reading_weights(path):
+        is_pickle = path.suffix != ".safetensors"
+        state: Any = torch.load(path, map_location="cpu", weights_only=True) if is_pickle else load_file(path)
+        for container in _CONTAINERS:
+            if isinstance(state, Mapping) and isinstance(state.get(container), Mapping):
+                state = state[container]
+        if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+            raise WeightsError(f"{path} holds no state dict of tensors: get the file again", path)
+        # Training on several devices puts a prefix before all keys.
+        if state and all(key.startswith("module.") for key in state):
+            return {key.removeprefix("module."): value for key, value in state.items()}
+        return dict(state)
 
 
 def load_strict(net: nn.Module, state: Mapping[str, torch.Tensor], path: str | Path) -> nn.Module:
@@ -117,7 +98,9 @@ def load_strict(net: nn.Module, state: Mapping[str, torch.Tensor], path: str | P
             path,
         )
     complete = dict(state) | {key: net.state_dict()[key] for key in counters if key not in given}
-    net.load_state_dict(complete, strict=True)
+    # Tensors of the right shape can still be of a kind that cannot be copied, such as sparse or quantized ones.
+    with reading_weights(path):
+        net.load_state_dict(complete, strict=True)
     return net.eval().requires_grad_(False)
 
 

@@ -33,15 +33,15 @@ class HED(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.norm = nn.Parameter(torch.zeros(1, 3, 1, 1))
-        self.block1 = HedBlock(3, 64, 2)
-        self.block2 = HedBlock(64, 128, 2)
-        self.block3 = HedBlock(128, 256, 3)
-        self.block4 = HedBlock(256, 512, 3)
-        self.block5 = HedBlock(512, 512, 3)
+        # VGG-16: input width, width, number of convolutions.
+        for number, sizes in enumerate(
+            ((3, 64, 2), (64, 128, 2), (128, 256, 3), (256, 512, 3), (512, 512, 3)), start=1
+        ):
+            self.add_module(f"block{number}", HedBlock(*sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         h, edges = x - self.norm, []
-        for index, block in enumerate((self.block1, self.block2, self.block3, self.block4, self.block5)):
-            h, edge = block(F.max_pool2d(h, 2) if index else h)
+        for name, block in self.named_children():
+            h, edge = block(h if name == "block1" else F.max_pool2d(h, 2))
             edges.append(F.interpolate(edge.float(), x.shape[-2:], mode="bilinear", align_corners=False))
         return torch.sigmoid(torch.stack(edges).mean(0))

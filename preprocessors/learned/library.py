@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import WeightsError
-from .files import find_folder, find_weights, load_strict, read_state
+from .files import find_weights, load_strict, read_state
 
 if TYPE_CHECKING:
     import torch
@@ -32,8 +33,7 @@ class Library:
         self.folders = tuple(Path(folder) for folder in folders)
         self.device = device
         self.dtype = dtype
-        self._nets: dict[Path, tuple[float, nn.Module]] = {}
-        self._opened: dict[Path, tuple[Stamp, Loaded]] = {}
+        self._nets: dict[Path, tuple[Stamp, Any]] = {}
 
     @property
     def pixels(self) -> int:
@@ -42,37 +42,30 @@ class Library:
 
     def net(self, weights: Weights, build: Callable[[], nn.Module]) -> nn.Module:
         """The network of `weights`, made by `build` and strictly loaded. Raises WeightsError without its file."""
-        path = self.find(weights)
-        changed = path.stat().st_mtime
-        if path not in self._nets or self._nets[path][0] != changed:
-            self._nets[path] = (changed, load_strict(build(), read_state(path), path))
-        return self.place(self._nets[path][1])
+        return self.place(self._loaded(weights, lambda path: load_strict(build(), read_state(path), path)))
 
     def find(self, weights: Weights) -> Path:
-        """The file of `weights`. Raises WeightsError without it."""
+        """The file or folder of `weights`. Raises WeightsError without it."""
         return find_weights(weights, self.folders)
 
     def folder(self, weights: Weights, load: Callable[[Path], Loaded]) -> Loaded:
         """The result of `load` for the folder of `weights`, kept as long as its files are the same."""
-        path = find_folder(weights, self.folders)
-        changed = _stamp(path)
-        if path not in self._opened or self._opened[path][0] != changed:
-            self._opened[path] = (changed, load(path))
-        return self._opened[path][1]
+        return self._loaded(weights, load)
+
+    def _loaded(self, weights: Weights, load: Callable[[Path], Any]) -> Any:
+        path = self.find(weights)
+        stamp = _stamp(path)
+        if path not in self._nets or self._nets[path][0] != stamp:
+            self._nets[path] = (stamp, load(path))
+        return self._nets[path][1]
 
     def stamps(self, entry: Entry) -> list[list[Any]]:
         """Names, times of change and sizes of the existing files of `entry`. Other files make other hints."""
         found: list[list[Any]] = []
         for weights in entry.weights:
-            try:
-                if entry.backend == "transformers":
-                    found += map(list, sorted(_stamp(find_folder(weights, self.folders))))
-                else:
-                    path = self.find(weights)
-                    found.append([path.name, path.stat().st_mtime_ns, path.stat().st_size])
             # A run names a file that it needs; optional ones, such as hands, may be missing.
-            except WeightsError:
-                continue
+            with suppress(WeightsError):
+                found += map(list, sorted(_stamp(self.find(weights))))
         return found
 
     def place(self, net: nn.Module) -> nn.Module:
@@ -82,9 +75,9 @@ class Library:
     def forget(self) -> None:
         """Release all networks and their memory."""
         self._nets.clear()
-        self._opened.clear()
 
 
-def _stamp(folder: Path) -> Stamp:
-    files = ((file.name, file.stat()) for file in folder.iterdir() if file.is_file())
-    return frozenset((name, stat.st_mtime_ns, stat.st_size) for name, stat in files)
+def _stamp(path: Path) -> Stamp:
+    """The state of a file, or of all files in a folder."""
+    files = (file for file in (path.iterdir() if path.is_dir() else (path,)) if file.is_file())
+    return frozenset((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files)

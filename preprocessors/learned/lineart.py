@@ -8,27 +8,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..image_ops import gray
 from .images import infer, to_input, to_maps
+from .layers import Residual, named
 
 if TYPE_CHECKING:
     from ..entry import Weights
     from .library import Library
 
 
-class ResidualBlock(nn.Module):
+def _residual_block(width: int) -> nn.Sequential:
     """A residual block of two 3x3 convolutions with reflected borders."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        half = (nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3), nn.InstanceNorm2d(width))
-        other = (nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3), nn.InstanceNorm2d(width))
-        self.conv_block = nn.Sequential(*half, nn.ReLU(), *other)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv_block(x)
+    half, other = ((nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3), nn.InstanceNorm2d(width)) for _ in range(2))
+    return named(conv_block=Residual(*half, nn.ReLU(), *other))
 
 
-class LineartGenerator(nn.Module):
+class LineartGenerator(nn.Sequential):
     """Informative drawings (Chan et al. 2022): (B,3,H,W) RGB 0..1, sides multiples of 4 -> (B,1,H,W), ink is 0.
 
     The files sk_model.pth and sk_model2.pth.
@@ -38,7 +33,7 @@ class LineartGenerator(nn.Module):
         super().__init__()
         self.model0 = nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(3, 64, 7), nn.InstanceNorm2d(64), nn.ReLU())
         self.model1 = nn.Sequential(*self._down(64, 128), *self._down(128, 256))
-        self.model2 = nn.Sequential(*(ResidualBlock(256) for _ in range(blocks)))
+        self.model2 = nn.Sequential(*(_residual_block(256) for _ in range(blocks)))
         self.model3 = nn.Sequential(*self._up(256, 128), *self._up(128, 64))
         self.model4 = nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(64, 1, 7), nn.Sigmoid())
 
@@ -50,9 +45,6 @@ class LineartGenerator(nn.Module):
     def _up(width_in: int, width: int) -> tuple[nn.Module, ...]:
         conv = nn.ConvTranspose2d(width_in, width, 3, stride=2, padding=1, output_padding=1)
         return conv, nn.InstanceNorm2d(width), nn.ReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model4(self.model3(self.model2(self.model1(self.model0(x)))))
 
 
 class UnetLevel(nn.Module):
@@ -79,7 +71,7 @@ class UnetLevel(nn.Module):
         return self.model(x) if self.outermost else torch.cat((x, self.model(x)), 1)
 
 
-class AnimeGenerator(nn.Module):
+class AnimeGenerator(nn.Sequential):
     """The anime line art U-Net of eight levels, netG.pth.
 
     (B,3,H,W) RGB -1..1, sides multiples of 256 -> (B,1,H,W) -1..1, ink is -1.
@@ -94,64 +86,45 @@ class AnimeGenerator(nn.Module):
             level = UnetLevel(outer, inner, level)
         self.model = UnetLevel(1, 64, level, width_in=3)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)
 
-
-class NormConv(nn.Module):
-    """Batch norm, leaky ReLU, convolution, and an enlargement by 2 in the decoder."""
-
-    def __init__(self, width_in: int, width: int, kernel: int = 3, stride: int = 1, enlarge: bool = False) -> None:
-        super().__init__()
-        conv = nn.Conv2d(width_in, width, kernel, stride=stride, padding=kernel // 2)
-        after = [nn.Upsample(scale_factor=2, mode="nearest")] if enlarge else []
-        self.model = nn.Sequential(nn.BatchNorm2d(width_in, eps=1e-3), nn.LeakyReLU(0.2), conv, *after)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)
-
-
-class Shortcut(nn.Module):
-    """x + y, after x is brought to the width and size of y if they differ."""
-
-    def __init__(self, width_in: int, width: int, stride: int = 1, enlarge: bool = False) -> None:
-        super().__init__()
-        self.model = None
-        if width_in != width or stride != 1:
-            after = [nn.Upsample(scale_factor=2, mode="nearest")] if enlarge else []
-            self.model = nn.Sequential(nn.Conv2d(width_in, width, 1, stride=stride), *after)
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return y + (x if self.model is None else self.model(x))
+def _norm_conv(width_in: int, width: int, *after: nn.Module, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    """Batch norm, leaky ReLU, convolution, and `after`."""
+    conv = nn.Conv2d(width_in, width, kernel, stride=stride, padding=kernel // 2)
+    return named(model=nn.Sequential(nn.BatchNorm2d(width_in, eps=1e-3), nn.LeakyReLU(0.2), conv, *after))
 
 
 class MangaBlock(nn.Module):
-    """Two convolutions and a shortcut."""
+    """Two convolutions, and a skip connection that brings its input to their width and size if these differ."""
 
     def __init__(self, width_in: int, width: int, stride: int = 1, enlarge: bool = False) -> None:
         super().__init__()
-        self.conv1 = NormConv(width_in, width, stride=stride, enlarge=enlarge)
-        self.residual = NormConv(width, width)
-        self.shortcut = Shortcut(width_in, width, stride, enlarge)
+        after = [nn.Upsample(scale_factor=2, mode="nearest")] if enlarge else []
+        self.conv1 = _norm_conv(width_in, width, *after, stride=stride)
+        self.residual = _norm_conv(width, width)
+        fit: dict[str, nn.Module] = {}
+        if width_in != width or stride != 1:
+            fit["model"] = nn.Sequential(nn.Conv2d(width_in, width, 1, stride=stride), *after)
+        # Named as in the file; without layers it is the identity.
+        self.shortcut = named(**fit)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.shortcut(x, self.residual(self.conv1(x)))
+        return self.residual(self.conv1(x)) + self.shortcut(x)
 
 
-class MangaStage(nn.Module):
+def _stage(width_in: int, width: int, count: int, scale: str) -> nn.Sequential:
     """Blocks of one width. The last one of an encoder halves the size, the first one of a decoder doubles it."""
+    blocks = []
+    for index in range(count):
+        stride = 2 if scale == "down" and index == count - 1 else 1
+        blocks.append(MangaBlock(width if index else width_in, width, stride, scale == "up" and index == 0))
+    return named(model=nn.Sequential(*blocks))
 
-    def __init__(self, width_in: int, width: int, count: int, scale: str) -> None:
-        super().__init__()
-        blocks = []
-        for index in range(count):
-            stride = 2 if scale == "down" and index == count - 1 else 1
-            enlarge = scale == "up" and index == 0
-            blocks.append(MangaBlock(width_in if index == 0 else width, width, stride, enlarge))
-        self.model = nn.Sequential(*blocks)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)
+# Width, number of blocks, change of size of each stage.
+_MANGA_STAGES = (
+    (24, 2, "same"), (48, 3, "down"), (96, 5, "down"), (192, 7, "down"), (384, 12, "down"),
+    (192, 7, "up"), (96, 5, "up"), (48, 3, "up"), (24, 2, "up"), (16, 2, "same"),
+)  # fmt: skip
 
 
 class MangaLine(nn.Module):
@@ -162,27 +135,20 @@ class MangaLine(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.block0 = MangaStage(1, 24, 2, "same")
-        self.block1 = MangaStage(24, 48, 3, "down")
-        self.block2 = MangaStage(48, 96, 5, "down")
-        self.block3 = MangaStage(96, 192, 7, "down")
-        self.block4 = MangaStage(192, 384, 12, "down")
-        self.block5 = MangaStage(384, 192, 7, "up")
-        self.block6 = MangaStage(192, 96, 5, "up")
-        self.block7 = MangaStage(96, 48, 3, "up")
-        self.block8 = MangaStage(48, 24, 2, "up")
-        self.block9 = MangaStage(24, 16, 2, "same")
-        self.conv15 = NormConv(16, 1, kernel=1)
+        width_in = 1
+        for number, (width, count, scale) in enumerate(_MANGA_STAGES):
+            self.add_module(f"block{number}", _stage(width_in, width, count, scale))
+            width_in = width
+        self.conv15 = _norm_conv(width_in, 1, kernel=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x0 = self.block0(x)
-        x1 = self.block1(x0)
-        x2 = self.block2(x1)
-        x3 = self.block3(x2)
-        h = x3 + self.block5(self.block4(x3))
-        h = x2 + self.block6(h)
-        h = x1 + self.block7(h)
-        return self.conv15(self.block9(x0 + self.block8(h)))
+        *stages, conv15 = self.children()
+        skips: list[Tensor] = []
+        for stage, (_, _, scale) in zip(stages, _MANGA_STAGES, strict=True):
+            if scale == "down":
+                skips.append(x)
+            x = skips.pop() + stage(x) if scale == "up" else stage(x)
+        return conv15(x)
 
 
 def realistic(frames: np.ndarray, *, library: Library, weights: tuple[Weights, ...]) -> np.ndarray:
@@ -210,8 +176,6 @@ def anime(frames: np.ndarray, *, library: Library, weights: tuple[Weights, ...])
 
 def manga(frames: np.ndarray, *, library: Library, weights: tuple[Weights, ...]) -> np.ndarray:
     """(B,H,W,3) uint8 RGB, sides multiples of 16 -> (B,H,W) float32 0..1, lines bright."""
-    import cv2
-
-    grays = np.stack([cv2.cvtColor(np.ascontiguousarray(f), cv2.COLOR_RGB2GRAY) for f in frames])[..., None]
+    grays = np.stack([gray(frame) for frame in frames])[..., None]
     net = library.net(weights[0], MangaLine)
     return 1.0 - np.clip(to_maps(infer(net, to_input(grays, net))) / 255.0, 0.0, 1.0)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .images import infer, to_input
+from .layers import Residual, named
 
 if TYPE_CHECKING:
     from ..entry import Weights
@@ -38,23 +39,13 @@ class ConvUnit(nn.Sequential):
         return super().forward(F.pad(x, (0, 1, 0, 1)) if self.shifted else x)
 
 
-class InvertedResidual(nn.Module):
+def _inverted_residual(width_in: int, width: int, stride: int, expansion: int) -> nn.Sequential:
     """MobileNetV2's block: widen, filter by depth, project."""
-
-    def __init__(self, width_in: int, width: int, stride: int, expansion: int) -> None:
-        super().__init__()
-        hidden = width_in * expansion
-        self.residual = stride == 1 and width_in == width
-        widen = [ConvUnit(width_in, hidden, kernel=1)] if expansion != 1 else []
-        self.conv = nn.Sequential(
-            *widen,
-            ConvUnit(hidden, hidden, stride=stride, groups=hidden),
-            nn.Conv2d(hidden, width, 1, bias=False),
-            nn.BatchNorm2d(width),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv(x) if self.residual else self.conv(x)
+    hidden = width_in * expansion
+    widen = [ConvUnit(width_in, hidden, kernel=1)] if expansion != 1 else []
+    filtered = ConvUnit(hidden, hidden, stride=stride, groups=hidden)
+    sequence = Residual if stride == 1 and width_in == width else nn.Sequential
+    return named(conv=sequence(*widen, filtered, nn.Conv2d(hidden, width, 1, bias=False), nn.BatchNorm2d(width)))
 
 
 class Backbone(nn.Module):
@@ -66,7 +57,7 @@ class Backbone(nn.Module):
         width_in = 32
         for expansion, width, count, stride in _STAGES:
             for index in range(count):
-                layers.append(InvertedResidual(width_in, width, stride if index == 0 else 1, expansion))
+                layers.append(_inverted_residual(width_in, width, stride if index == 0 else 1, expansion))
                 width_in = width
         self.features = nn.Sequential(*layers)
 
@@ -79,7 +70,7 @@ class Backbone(nn.Module):
         return taps
 
 
-def _unit(width_in: int, width: int, kernel: int, dilation: int = 1) -> nn.Sequential:
+def _unit(width_in: int, width: int, kernel: int = 3, dilation: int = 1) -> nn.Sequential:
     padding = dilation * (kernel // 2)
     conv = nn.Conv2d(width_in, width, kernel, padding=padding, dilation=dilation)
     return nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU())
@@ -101,29 +92,14 @@ class Merge(nn.Module):
         return torch.cat((self.conv2(a), b), 1)
 
 
-class Refine(nn.Module):
+def _refine() -> nn.Sequential:
     """A residual 3x3 convolution, then one that halves the width."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = _unit(128, 128, 3)
-        self.conv2 = _unit(128, 64, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv2(self.conv1(x) + x)
+    return named(conv1=Residual(*_unit(128, 128)), conv2=_unit(128, 64))
 
 
-class Head(nn.Module):
+def _head() -> nn.Sequential:
     """The last convolutions, one of them dilated by 5."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = _unit(64, 64, 3, dilation=5)
-        self.conv2 = _unit(64, 64, 3)
-        self.conv3 = nn.Conv2d(64, 16, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv3(self.conv2(self.conv1(x)))
+    return named(conv1=_unit(64, 64, dilation=5), conv2=_unit(64, 64), conv3=nn.Conv2d(64, 16, 1))
 
 
 class MLSD(nn.Module):
@@ -136,14 +112,14 @@ class MLSD(nn.Module):
         super().__init__()
         self.backbone = Backbone()
         self.block15 = Merge(64, 96, enlarge=False)
-        self.block16 = Refine()
+        self.block16 = _refine()
         self.block17 = Merge(32, 64)
-        self.block18 = Refine()
+        self.block18 = _refine()
         self.block19 = Merge(24, 64)
-        self.block20 = Refine()
+        self.block20 = _refine()
         self.block21 = Merge(16, 64)
-        self.block22 = Refine()
-        self.block23 = Head()
+        self.block22 = _refine()
+        self.block23 = _head()
 
     def forward(self, x: Tensor) -> Tensor:
         c1, c2, c3, c4, c5 = self.backbone(x)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .images import imagenet, infer, to_input
+from .layers import named
 
 if TYPE_CHECKING:
     from ..entry import Weights
@@ -53,44 +54,22 @@ class SqueezeExcite(nn.Module):
         return x * torch.sigmoid(self.conv_expand(F.silu(self.conv_reduce(mean))))
 
 
-class SeparableBlock(nn.Module):
-    """Depthwise convolution, squeeze and excitation, projection: the blocks of the first stage."""
-
-    def __init__(self, width_in: int, width: int, kernel: int, stride: int) -> None:
-        super().__init__()
-        self.residual = stride == 1 and width_in == width
-        self.conv_dw = SameConv(width_in, width_in, kernel, stride, groups=width_in, bias=False)
-        self.bn1 = _norm(width_in)
-        self.se = SqueezeExcite(width_in, round(width_in / 4))
-        self.conv_pw = nn.Conv2d(width_in, width, 1, bias=False)
-        self.bn2 = _norm(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.se(F.silu(self.bn1(self.conv_dw(x))))
-        h = self.bn2(self.conv_pw(h))
-        return x + h if self.residual else h
-
-
-class InvertedBlock(nn.Module):
-    """A separable block after a convolution that widens."""
-
-    def __init__(self, width_in: int, width: int, kernel: int, stride: int, expansion: int) -> None:
-        super().__init__()
-        hidden = width_in * expansion
-        self.residual = stride == 1 and width_in == width
-        self.conv_pw = nn.Conv2d(width_in, hidden, 1, bias=False)
-        self.bn1 = _norm(hidden)
-        self.conv_dw = SameConv(hidden, hidden, kernel, stride, groups=hidden, bias=False)
-        self.bn2 = _norm(hidden)
-        self.se = SqueezeExcite(hidden, round(width_in / 4))
-        self.conv_pwl = nn.Conv2d(hidden, width, 1, bias=False)
-        self.bn3 = _norm(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = F.silu(self.bn1(self.conv_pw(x)))
-        h = self.se(F.silu(self.bn2(self.conv_dw(h))))
-        h = self.bn3(self.conv_pwl(h))
-        return x + h if self.residual else h
+def _block(width_in: int, width: int, kernel: int, stride: int, expansion: int) -> nn.Sequential:
+    """Widen (not in the first stage), filter by depth, squeeze and excite, project."""
+    hidden = width_in * expansion
+    depthwise = SameConv(hidden, hidden, kernel, stride, groups=hidden, bias=False)
+    squeeze = SqueezeExcite(hidden, round(width_in / 4))
+    project = nn.Conv2d(hidden, width, 1, bias=False)
+    # The file names the projection and the norms differently where nothing is widened.
+    layers: dict[str, nn.Module]
+    if expansion == 1:
+        layers = {"conv_dw": depthwise, "bn1": _norm(hidden), "act1": nn.SiLU(), "se": squeeze}
+        layers |= {"conv_pw": project, "bn2": _norm(width)}
+    else:
+        layers = {"conv_pw": nn.Conv2d(width_in, hidden, 1, bias=False), "bn1": _norm(hidden), "act1": nn.SiLU()}
+        layers |= {"conv_dw": depthwise, "bn2": _norm(hidden), "act2": nn.SiLU(), "se": squeeze}
+        layers |= {"conv_pwl": project, "bn3": _norm(width)}
+    return named(add_input=stride == 1 and width_in == width, **layers)
 
 
 class EfficientNetB5(nn.Module):
@@ -104,11 +83,7 @@ class EfficientNetB5(nn.Module):
         for kernel, stride, expansion, width, count in _STAGES:
             blocks: list[nn.Module] = []
             for index in range(count):
-                step = stride if index == 0 else 1
-                if expansion == 1:
-                    blocks.append(SeparableBlock(width_in, width, kernel, step))
-                else:
-                    blocks.append(InvertedBlock(width_in, width, kernel, step, expansion))
+                blocks.append(_block(width_in, width, kernel, stride if index == 0 else 1, expansion))
                 width_in = width
             stages.append(nn.Sequential(*blocks))
         self.blocks = nn.Sequential(*stages)
@@ -123,17 +98,6 @@ class EfficientNetB5(nn.Module):
             if index in (0, 1, 2, 4):
                 features.append(h)
         return [*features, self.conv_head(h)]
-
-
-class Encoder(nn.Module):
-    """Holds the backbone under its name in the weights file."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.original_model = EfficientNetB5()
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        return self.original_model(x)
 
 
 class UpSample(nn.Module):
@@ -202,7 +166,7 @@ class NormalBae(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = Encoder()
+        self.encoder = named(original_model=EfficientNetB5())
         self.decoder = Decoder()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .layers import named
+
 
 def _difference_kernel(weight: Tensor, kind: str) -> Tensor:
     """The plain kernel that equals a pixel difference convolution (Su et al. 2021).
@@ -86,17 +88,6 @@ class SpatialAttention(nn.Module):
         return x * torch.sigmoid(self.conv2(self.conv1(F.relu(x))))
 
 
-class MapReduce(nn.Module):
-    """Features to one edge map."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(width, 1, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
-
-
 class PiDiNet(nn.Module):
     """Pixel difference network (Su et al. 2021), configuration carv4, width 60.
 
@@ -115,7 +106,7 @@ class PiDiNet(nn.Module):
                 setattr(self, f"block{level}_{number}", block)
         self.dilations = nn.ModuleList(DilationModule(w, inner) for w in widths)
         self.attentions = nn.ModuleList(SpatialAttention(inner) for _ in widths)
-        self.conv_reduces = nn.ModuleList(MapReduce(inner) for _ in widths)
+        self.conv_reduces = nn.ModuleList(named(conv=nn.Conv2d(inner, 1, 1)) for _ in widths)
         self.classifier = nn.Conv2d(4, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:

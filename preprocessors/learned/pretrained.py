@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import WeightsError
+from ..errors import WeightsError, reading_weights
 from ..palettes import labels_to_hint, palette, panoptic_to_labels
 from ..pose.people import Person, Pose, body_from_coco17
 from .files import some
@@ -71,16 +71,10 @@ def open_folder(weights: Weights, library: Library, kind: Kind) -> tuple[Any, An
 
     def load(path: Any) -> tuple[nn.Module, Any]:
         model = _class(kind.model, kind)
-        try:
+        with reading_weights(path, f"does not open as {kind.model}"):
             net, info = model.from_pretrained(path, local_files_only=True, output_loading_info=True)
             _check_whole(path, kind, info)
             return net.eval().requires_grad_(False), _open_processor(path, kind)
-        except WeightsError:
-            raise
-        # The package raises almost anything for a damaged folder.
-        except Exception as error:
-            text = " ".join(str(error).split())[:200]
-            raise WeightsError(f"{path} does not open as {kind.model}: {text}", path) from error
 
     net, processor = library.folder(weights, load)
     return library.place(net), processor
@@ -268,8 +262,8 @@ def _regions(frame: np.ndarray, net: Any, processor: Any, points: int) -> np.nda
     places = torch.from_numpy(grid * reshaped[::-1]).to(pixels)[None, :, None]
     embedding = infer(lambda: net.get_image_embeddings(pixels))
     masks: list[np.ndarray] = []
-    for chunk in places.split(64, dim=1):
-        output = infer(partial(net, image_embeddings=embedding, input_points=chunk))
+    for part in places.split(64, dim=1):
+        output = infer(partial(net, image_embeddings=embedding, input_points=part))
         logits = processor.post_process_masks(
             output.pred_masks.float().cpu(), made["original_sizes"], made["reshaped_input_sizes"], binarize=False
         )[0].flatten(0, 1)

@@ -12,7 +12,6 @@ import numpy as np
 from ..catalog import ENTRIES
 from ..errors import WeightsError
 from ..run import process
-from .files import find_folder, find_weights
 
 if TYPE_CHECKING:
     from ..entry import Entry, Weights
@@ -38,7 +37,7 @@ def check(entry: Entry, picture: np.ndarray, library: Library) -> Finding:
     # A default run needs only the first of several files: the smallest model, OpenPose's body. ViTPose needs both.
     needed = entry.weights if entry.name == "pose_vitpose" else entry.weights[:1]
     try:
-        missing = [weights for weights in needed if not _exists(entry, weights, library)]
+        missing = [weights for weights in needed if not _exists(weights, library)]
         if missing:
             return Finding(entry.name, "absent", " and ".join(f"{w.file}: {w.source} ({w.licence})" for w in missing))
         began = time.perf_counter()
@@ -84,10 +83,8 @@ def judge(entry: Entry, hint: np.ndarray) -> str:
     return ""
 
 
-def _exists(entry: Entry, weights: Weights, library: Library) -> bool:
-    find = find_folder if entry.backend == "transformers" else find_weights
+def _exists(weights: Weights, library: Library) -> bool:
     try:
-        find(weights, library.folders)
+        return bool(library.find(weights))
     except WeightsError:
         return False
-    return True

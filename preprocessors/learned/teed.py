@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .layers import named
+
 
 def smish(x: Tensor) -> Tensor:
     """x tanh(ln(1 + sigmoid(x))), Wang et al. 2022."""
@@ -19,29 +21,16 @@ class Smish(nn.Module):
         return smish(x)
 
 
-class TeedDouble(nn.Module):
-    """Two 3x3 convolutions."""
-
-    def __init__(self, width_in: int, width: int, stride: int = 1, last: bool = True) -> None:
-        super().__init__()
-        self.last = last
-        self.conv1 = nn.Conv2d(width_in, width, 3, stride=stride, padding=1)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv2(smish(self.conv1(x)))
-        return smish(x) if self.last else x
+def _double(width_in: int, width: int, stride: int = 1, last: nn.Module | None = None) -> nn.Sequential:
+    """Two 3x3 convolutions with an activation between them, and `last`."""
+    first = nn.Conv2d(width_in, width, 3, stride=stride, padding=1)
+    second = nn.Conv2d(width, width, 3, padding=1)
+    return named(conv1=first, act1=Smish(), conv2=second, act2=last or nn.Identity())
 
 
-class TeedSingle(nn.Module):
+def _single(width_in: int, width: int, stride: int) -> nn.Sequential:
     """One 1x1 convolution."""
-
-    def __init__(self, width_in: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(width_in, width, 1, stride=stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
+    return named(conv=nn.Conv2d(width_in, width, 1, stride=stride))
 
 
 class TeedDense(nn.Module):
@@ -56,22 +45,16 @@ class TeedDense(nn.Module):
         return 0.5 * (self.conv2(smish(self.conv1(smish(x)))) + side)
 
 
-class TeedUp(nn.Module):
+def _up(width: int, steps: int) -> nn.Sequential:
     """Enlargement by 2 ** steps to one map."""
-
-    def __init__(self, width: int, steps: int) -> None:
-        super().__init__()
-        # Padding for kernels of 2 ** steps, so that each step doubles the size exactly.
-        layers: list[nn.Module] = []
-        for step in range(steps):
-            out = 1 if step == steps - 1 else 16
-            kernel, pad = 2**steps, (0, 0, 1, 3, 7)[steps]
-            layers += [nn.Conv2d(width, out, 1), Smish(), nn.ConvTranspose2d(out, out, kernel, stride=2, padding=pad)]
-            width = out
-        self.features = nn.Sequential(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.features(x)
+    layers: list[nn.Module] = []
+    # With a kernel of 2 ** steps, this padding makes each step double the size exactly.
+    kernel, pad = 2**steps, 2 ** (steps - 1) - 1
+    for step in range(steps):
+        out = 1 if step == steps - 1 else 16
+        layers += [nn.Conv2d(width, out, 1), Smish(), nn.ConvTranspose2d(out, out, kernel, stride=2, padding=pad)]
+        width = out
+    return named(features=nn.Sequential(*layers))
 
 
 class TeedFusion(nn.Module):
@@ -96,14 +79,14 @@ class TEED(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.block_1 = TeedDouble(3, 16, stride=2)
-        self.block_2 = TeedDouble(16, 32, last=False)
+        self.block_1 = _double(3, 16, stride=2, last=Smish())
+        self.block_2 = _double(16, 32)
         self.dblock_3 = nn.ModuleDict({"denselayer1": TeedDense(32, 48)})
-        self.side_1 = TeedSingle(16, 32, 2)
-        self.pre_dense_3 = TeedSingle(32, 48, 1)
-        self.up_block_1 = TeedUp(16, 1)
-        self.up_block_2 = TeedUp(32, 1)
-        self.up_block_3 = TeedUp(48, 2)
+        self.side_1 = _single(16, 32, 2)
+        self.pre_dense_3 = _single(32, 48, 1)
+        self.up_block_1 = _up(16, 1)
+        self.up_block_2 = _up(32, 1)
+        self.up_block_3 = _up(48, 2)
         self.block_cat = TeedFusion()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -29,9 +29,9 @@ def test_depth_is_a_range_of_grays_and_opened_once(tmp_path: Path) -> None:
     library = models(tmp_path, entry, dpt)
     hint = preprocessors.process(entry, FRAMES, library=library)
     assert hint.shape == (2, 50, 70, 3) and hint.min() == 0.0 and hint.max() == 1.0
-    (kept,) = library._opened.values()
+    (kept,) = library._nets.values()
     assert np.array_equal(preprocessors.process(entry, FRAMES, library=library), hint)
-    assert next(iter(library._opened.values())) is kept
+    assert next(iter(library._nets.values())) is kept
 
 
 @pytest.mark.parametrize(("classes", "name"), [(150, "ade20k"), (133, "coco")])
