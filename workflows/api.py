@@ -112,7 +112,8 @@ def control(
 
     Raises MissingFileError, DamagedFileError or PictureError for a picture; the pipe checks the rest.
     """
-    where = None if mask is None else _pixels(mask)[..., 0]
+    # Alpha is not laid over white here: a mask that was painted on a transparent layer would become all white.
+    where = None if mask is None else _values(mask)[..., 0]
     return Control(str(net), _pixels(hint), strength, start, end, mode, where, kind)
 
 
@@ -195,17 +196,23 @@ def _model_file(host: StandaloneHost, kind: str, name: str | Path, demo: Mapping
 
 
 def _pixels(picture: Picture) -> np.ndarray:
-    """One picture -> (H, W, 3) float32; bytes become 0..1, floats stay as they are (inpainting marks pixels by -1)."""
+    """One picture -> (H, W, 3) float32, with alpha laid over white as by `controlnet preprocess`."""
+    return rgb_frame(_values(picture))
+
+
+def _values(picture: Picture) -> np.ndarray:
+    """One picture -> (H, W, C) float32; bytes become 0..1, floats stay as they are (inpainting marks pixels by -1)."""
     if isinstance(picture, (str, Path)):
         path = Path(picture).expanduser()
         if not path.is_file():
             raise MissingFileError(f"there is no picture {path}: check the path", path)
-        return read_picture(path).colours()
+        return read_picture(path).unit()
     if isinstance(picture, Image.Image):
-        # Pillow's conversion to RGB cuts off gray values of 16 bits, so those go on as they are
-        picture = np.asarray(picture if picture.mode[0] in "IF" else picture.convert("RGB"))
+        # Pillow's conversion to RGB cuts off gray values of 16 bits, so those go on as they are.
+        colours = "RGBA" if picture.has_transparency_data else "RGB"
+        picture = np.asarray(picture if picture.mode[0] in "IF" else picture.convert(colours))
     frames = as_batch(to_numpy(picture))
     if len(frames) != 1:
         raise ShapeError(f"{len(frames)} pictures of shape {frames.shape} came, expected one: pass them one by one")
     frame = frames[0]
-    return rgb_frame(frame.astype(np.float32) if frame.dtype.kind == "f" else unit_range(frame))
+    return frame.astype(np.float32) if frame.dtype.kind == "f" else unit_range(frame)

@@ -9,6 +9,8 @@ from ..controlnet_core.errors import MissingFileError
 from .paths import exists, user_path
 
 FOLDER = Path(__file__).resolve().parent
+ASSETS = FOLDER.parent / "controlnet_core" / "assets"
+"""Demo models and example pictures."""
 
 
 def bundled_names() -> tuple[str, ...]:

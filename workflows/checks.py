@@ -23,27 +23,27 @@ def _wrong_type(where: str, value: Any, expected: str) -> WorkflowError:
     return fail(where, f"is {_TYPE_NAMES.get(type(value), 'a number')}, expected {expected}", _SAVE_AGAIN)
 
 
+def _typed(value: Any, kind: type, where: str) -> Any:
+    if not isinstance(value, kind):
+        raise _wrong_type(where, value, _TYPE_NAMES[kind])
+    return value
+
+
 def as_dict(value: Any, where: str) -> dict[str, Any]:
     """Return `value` if it is a JSON object."""
-    if not isinstance(value, dict):
-        raise _wrong_type(where, value, "an object")
-    return value
+    return _typed(value, dict, where)
 
 
 def as_list(value: Any, where: str) -> list[Any]:
     """Return `value` if it is a list."""
-    if not isinstance(value, list):
-        raise _wrong_type(where, value, "a list")
-    return value
+    return _typed(value, list, where)
 
 
 def as_text(value: Any, where: str, *, may_be_empty: bool = False) -> str:
     """Return `value` if it is a text."""
     if value == "" and not may_be_empty:
         raise fail(where, "is empty, expected a text", _SAVE_AGAIN)
-    if not isinstance(value, str):
-        raise _wrong_type(where, value, "a text")
-    return value
+    return _typed(value, str, where)
 
 
 def as_index(value: Any, where: str) -> int:

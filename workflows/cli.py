@@ -8,19 +8,19 @@ Only the one that is called is imported, so that `controlnet --help` needs no to
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
 import json
 import os
-import signal
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from types import FrameType, MappingProxyType
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NoReturn
 
 from ..controlnet_core.errors import CoreError, DamagedFileError, Interrupted, OutOfMemory
+from .stop_signals import stop_signals
 from .terminal import printable
+from .versions import installed_version
 
 COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
@@ -75,35 +75,37 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. Raises nothing but the SystemExit of --help."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    with _stop_signals() as received:
+    received: list[int] = []
+
+    def on_signal(number: int) -> None:
+        # The first one ends the command; further ones are ignored while files are cleaned up.
+        if not received:
+            received.append(number)
+            raise KeyboardInterrupt
+
+    with stop_signals(on_signal):
         try:
             return _dispatch(arguments)
-        except KeyboardInterrupt:
-            return _report(_interrupted(received), arguments)
         except BrokenPipeError:
             # The reader of our output is gone. Without this Python would complain when it flushes at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return BROKEN_PIPE
-        except CoreError as error:
-            return _report(error, arguments)
-        except MemoryError:
-            return _report(OutOfMemory("out of memory: use a smaller picture or batch"), arguments)
-        except Exception as error:
-            # A signal during an import can come out as another error.
-            if received:
-                return _report(_interrupted(received), arguments)
-            return _report(_unexpected(error), arguments)
+        except (Exception, KeyboardInterrupt) as error:
+            return _report(_for_user(error, received), arguments)
 
 
-def _interrupted(received: Sequence[int]) -> Interrupted:
-    error = Interrupted("interrupted; what was saved before stays")
-    if received:
+def _for_user(error: BaseException, received: Sequence[int]) -> CoreError:
+    """Return any error of a command as one whose message is for the user. received: numbers of stop signals."""
+    if isinstance(error, CoreError):
+        return error
+    # A signal during an import can come out as another error than KeyboardInterrupt.
+    if received or isinstance(error, KeyboardInterrupt):
+        stopped = Interrupted("interrupted; what was saved before stays")
         # Shells report a process that a signal ended in this way.
-        error.exit_code = 128 + received[0]
-    return error
-
-
-def _unexpected(error: Exception) -> CoreError:
+        stopped.exit_code = 128 + received[0] if received else stopped.exit_code
+        return stopped
+    if isinstance(error, MemoryError):
+        return OutOfMemory("out of memory: use a smaller picture or batch")
     # A file or folder of the user that cannot be read or written.
     if isinstance(error, OSError) and error.filename:
         reason = error.strerror or type(error).__name__
@@ -138,36 +140,5 @@ def _report(error: CoreError, arguments: list[str]) -> int:
     return error.exit_code
 
 
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Raise KeyboardInterrupt at the first Ctrl-C or SIGTERM, and ignore further ones while files are cleaned up.
-
-    Yields a list that receives the signal's number.
-    """
-    received: list[int] = []
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        if not received:
-            received.append(number)
-            raise KeyboardInterrupt
-
-    try:
-        previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:
-        # Not in the main thread, where Python delivers no signals anyway.
-        yield received
-        return
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return f"controlnet {version('comfyui-controlnet-core')}"
-    except PackageNotFoundError:
-        return "controlnet (not installed, run from its folder)"
+    return f"controlnet {installed_version('comfyui-controlnet-core') or '(not installed, run from its folder)'}"

@@ -3,12 +3,14 @@ the user may be lost."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from ..controlnet_core.errors import ValueRangeError
+from ..controlnet_core.errors import ValueRangeError, writing
+from ..nodes.folders import temporary_file
 from .paths import exists
 
 OVERWRITE_HELP = "replace files that another program wrote, too"
@@ -50,6 +52,24 @@ def check_replacement(
             f"{option} {file}: this file exists and was not made by this command: choose another name, or give "
             "--overwrite to replace it"
         )
+
+
+@contextlib.contextmanager
+def complete_file(path: Path) -> Iterator[Path]:
+    """Give a temporary name to write to; the file gets its own name when it is complete, and no rest is left.
+
+    The folder is made if needed. Raises WriteError, such as on a full disk.
+    """
+    temporary = temporary_file(path.parent)
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            temporary.replace(path)
+    finally:
+        # The folder may not exist, or may be a file.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def _check(given: str, folder: Path) -> None:

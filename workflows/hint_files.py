@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..controlnet_core.errors import CoreError, DamagedFileError, MissingFileError, ValueRangeError
-from ..nodes.folders import remove_leftovers, temporary_file, walk_files
-from .destinations import check_replacement
+from ..controlnet_core.errors import CoreError, MissingFileError, ValueRangeError
+from ..nodes.folders import remove_leftovers, walk_files
+from .destinations import check_replacement, complete_file
 from .paths import exists, user_path
 
 if TYPE_CHECKING:
@@ -130,10 +130,7 @@ def _note(path: Path) -> str | None:
 
 
 def write_hint(hint: np.ndarray, path: Path, note: str) -> None:
-    """Write a hint (H, W, 3) in [0, 1] as PNG, whose file appears when it is complete.
-
-    Raises DamagedFileError if it cannot be written, such as on a full disk.
-    """
+    """Write a hint (H, W, 3) in [0, 1] as PNG, whose file appears when it is complete. Raises WriteError."""
     import numpy as np
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
@@ -141,18 +138,8 @@ def write_hint(hint: np.ndarray, path: Path, note: str) -> None:
     # The settings stand in the file itself, so they stay with it when it is moved.
     info = PngInfo()
     info.add_text(_NOTE, note)
-    temporary = temporary_file(path.parent)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with complete_file(path) as temporary:
         Image.fromarray(np.rint(hint * 255).astype(np.uint8)).save(temporary, format="PNG", pnginfo=info)
-        temporary.replace(path)
-    except OSError as error:
-        reason = f"{path} cannot be written ({error.strerror or error})"
-        raise DamagedFileError(
-            f"{reason}: make room, or choose another --output; no incomplete file is left"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def remove_old_leftovers(jobs: Sequence[Job]) -> None:

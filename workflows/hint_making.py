@@ -1,4 +1,4 @@
-"""Make the hints of `controlnet preprocess`, in chunks of pictures of one size."""
+"""Make the hints of `controlnet preprocess`, in batches of pictures of one size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from .hint_files import Job, write_hint
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..preprocessors.entry import Entry
     from ..preprocessors.learned.library import Library
     from ..preprocessors.pose import Pose
 
@@ -64,15 +63,17 @@ class Outcome:
 class Settings:
     """Settings for all pictures of a run.
 
-    options: of every kind, parameters: of this kind. chunk: pictures in memory at a time. whole: whether one range
-    counts over all frames. sources: `hint_sources`.
+    options: of every kind, parameters: of this kind. batch: pictures in memory at a time. whole: whether one range
+    counts over all frames. mask: (H, W). library: the networks of learned kinds. sources: `hint_sources`.
     """
 
     kind: str
     options: dict[str, Any]
     parameters: dict[str, Any]
-    chunk: int
+    batch: int
     whole: bool = False
+    mask: np.ndarray | None = None
+    library: Library | None = None
     sources: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -82,11 +83,10 @@ class Settings:
         return json.dumps([self.kind, self.options, self.parameters, *extra], sort_keys=True, default=str)
 
 
-def hint_sources(
-    settings: Settings, jobs: Sequence[Job], mask: np.ndarray | None, library: Library | None
-) -> dict[str, Any]:
+def hint_sources(settings: Settings, jobs: Sequence[Job]) -> dict[str, Any]:
     """Return digests of what every hint depends on besides its picture: mask, networks, all frames of one range."""
     found: dict[str, Any] = {}
+    mask, library = settings.mask, settings.library
     if mask is not None:
         found["mask"] = hashlib.sha256(f"{mask.shape} {mask.dtype}".encode() + mask.tobytes()).hexdigest()
     if library is not None:
@@ -98,8 +98,8 @@ def hint_sources(
     return found
 
 
-def make_all(jobs: Sequence[Job], settings: Settings, mask: np.ndarray | None, library: Library | None) -> Outcome:
-    """Make the hints in chunks of equal size and order."""
+def make_all(jobs: Sequence[Job], settings: Settings) -> Outcome:
+    """Make the hints in batches of equal size, in order."""
     from tqdm import tqdm
 
     outcome = Outcome()
@@ -107,52 +107,43 @@ def make_all(jobs: Sequence[Job], settings: Settings, mask: np.ndarray | None, l
         for source, group in groupby(jobs, key=lambda job: job.source):
             _draw_poses(source, group, settings, outcome)
         return outcome
-    entry = preprocessors.get(settings.kind)
-    whole = settings.whole
     with tqdm(total=len(jobs), unit="picture", disable=None) as bar:
-        for chunk, pictures in _chunks(jobs, len(jobs) if whole else settings.chunk, whole, outcome):
-            for job, hint in zip(chunk, _hints(entry, chunk, pictures, mask, settings, library, outcome), strict=False):
+        for batch, pictures in _batches(jobs, settings, outcome):
+            # There are no hints at all for pictures of a shape that is refused.
+            for job, hint in zip(batch, _hints(batch, pictures, settings, outcome), strict=False):
                 write_hint(hint, job.target, settings.note)
                 outcome.made += 1
                 bar.update()
     return outcome
 
 
-def _hints(
-    entry: Entry,
-    jobs: Sequence[Job],
-    pictures: np.ndarray,
-    mask: np.ndarray | None,
-    settings: Settings,
-    library: Library | None,
-    outcome: Outcome,
-) -> Iterable[np.ndarray]:
+def _hints(jobs: Sequence[Job], pictures: np.ndarray, settings: Settings, outcome: Outcome) -> Iterable[np.ndarray]:
     """Return the hints of pictures of one shape. If that shape is refused, return none and record each failure."""
+    options = {**settings.options, **settings.parameters, "mask": settings.mask, "library": settings.library}
     try:
-        hints = preprocessors.process(
-            entry, pictures, mask=mask, library=library, **settings.options, **settings.parameters
-        )
+        hints = preprocessors.process(settings.kind, pictures, **options)
     except preprocessors.PictureError as error:
         outcome.failed |= {job.source: DamagedFileError(f"{job.source}: {error}") for job in jobs}
         return ()
     # The inpaint kind marks masked pixels by -1, as its net was trained to read them.
     if hints.min() < 0:
         raise ValueRangeError(
-            f"{entry.name} marks pixels by values below 0, which a PNG cannot hold: use the node, or "
+            f"{settings.kind} marks pixels by values below 0, which a PNG cannot hold: use the node, or "
             "--set masked_value=0"
         )
     return hints
 
 
-def _chunks(jobs: Sequence[Job], size: int, whole: bool, outcome: Outcome) -> Iterator[tuple[list[Job], np.ndarray]]:
-    """Yield up to `size` pictures of one shape and dtype at a time, in order, without unreadable ones."""
+def _batches(jobs: Sequence[Job], settings: Settings, outcome: Outcome) -> Iterator[tuple[list[Job], np.ndarray]]:
+    """Yield some pictures of one shape and dtype at a time, in order, without unreadable ones."""
     import numpy as np
 
+    size = len(jobs) if settings.whole else settings.batch
     group: list[Job] = []
     pictures: list[np.ndarray] = []
     for job, picture in _pictures(jobs, outcome):
         same = not pictures or (picture.shape, picture.dtype) == (pictures[0].shape, pictures[0].dtype)
-        if whole and not same:
+        if settings.whole and not same:
             raise ValueRangeError(
                 f"{job.source} is {picture.shape} and the frames before it are {pictures[0].shape}: one range "
                 "over all frames needs frames of one size; choose --normalize frame"

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..controlnet_core.errors import WorkflowError
-from ..nodes.folders import brief
 from .contract import InputSpec, read_spec
 from .graph import Graph, Link, Node
+from .node_checks import convert
 
 SEED_INPUTS = ("seed", "noise_seed")
 MAX_SEEDS = 10_000
 _SHOWN = 80
-_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+_SWITCHES = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 def apply_settings(graph: Graph, classes: Mapping[str, type], settings: Sequence[str]) -> Graph:
@@ -75,26 +75,21 @@ def _value(graph: Graph, classes: Mapping[str, type], node: Node, key: str, text
         raise ValueError(f"{key} takes a {inputs[key].type} from another node: link one in the editor")
     try:
         return parse_value(inputs[key], text)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{key} {error}") from error
 
 
 def parse_value(spec: InputSpec, text: str) -> Any:
-    """Return a value from the command line by its declared type. Raises ValueError with a message for the user."""
+    """Return a value from the command line by its declared type.
+
+    Raises ValueError or TypeError with a message for the user.
+    """
     if spec.choices is not None:
         # Choices may be numbers. An unknown one is returned as it is: validation lists the choices.
         return next((choice for choice in spec.choices if str(choice) == text), text)
-    if spec.type == "BOOLEAN":
-        if text.lower() in _TRUE + _FALSE:
-            return text.lower() in _TRUE
-        raise ValueError(f"takes true or false, got {brief(text)}")
-    if spec.type in ("INT", "FLOAT"):
-        try:
-            return int(text) if spec.type == "INT" else float(text)
-        except ValueError:
-            kind = "a whole number" if spec.type == "INT" else "a number"
-            raise ValueError(f"takes {kind}, got {brief(text)}") from None
-    return text
+    if spec.type == "BOOLEAN" and text.lower() in _SWITCHES:
+        return _SWITCHES[text.lower()]
+    return convert(spec, text)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

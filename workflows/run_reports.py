@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..controlnet_core.errors import ValueRangeError
-from ..nodes.folders import remove_leftovers, temporary_file
+from ..nodes.folders import remove_leftovers
+from .destinations import complete_file
 from .reporting import Reporter
 
 if TYPE_CHECKING:
@@ -45,8 +45,7 @@ def is_report(path: Path) -> bool:
 def tell_reports(reports: Sequence[RunReport], path: Path | None, reporter: Reporter) -> None:
     """Print one line for each sampling, unless quiet, and write all of them into the file `path`.
 
-    The file's folder is created if needed, and the file appears when it is complete. Raises ValueRangeError if it
-    cannot be written.
+    The file's folder is created if needed, and the file appears when it is complete. Raises WriteError.
     """
     from ..controlnet_core.control.report import summary
 
@@ -54,23 +53,13 @@ def tell_reports(reports: Sequence[RunReport], path: Path | None, reporter: Repo
         reporter.line(summary(report))
     if path is None:
         return
-    temporary = temporary_file(path.parent)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with complete_file(path) as temporary:
         remove_leftovers(path.parent)
         if report_ending(path) == ".png":
             _draw(reports, temporary)
         else:
             text = json.dumps([report.data() for report in reports], indent=1) + "\n"
             temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        reason = f"--report {path} cannot be written ({error.strerror or error})"
-        raise ValueRangeError(f"{reason}: choose another folder") from error
-    finally:
-        # The folder may not exist, or may be a file.
-        with contextlib.suppress(OSError):
-            temporary.unlink()
     reporter.line(f"report: {path}")
 
 

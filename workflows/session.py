@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 
 MAX_THREADS = 1024
 DTYPES = ("auto", "fp32", "fp16", "bf16")
-SHORTCUTS = {
-    "reuse": "reuse_every", "reuse_tolerance": "reuse_tolerance", "encoder_every": "encoder_every",
-    "deep_every": "deep_every", "careful": "careful",
-}  # fmt: skip
-"""Option of the command line -> field of `Shortcuts`."""
 Progress = Callable[..., None]
 
 
@@ -65,13 +60,16 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_shortcut_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that trade accuracy for speed. An option that is not given is None: the workflow decides."""
+    """Add the options that trade accuracy for speed, stored under the names of the fields of `Shortcuts`.
+
+    An option that is not given is None: the workflow decides.
+    """
     add = parser.add_argument_group(
         "faster, less exact",
         "off by default; --measure reports the error. Any of these options replaces all settings of the workflow's "
         "Shortcuts node (--reuse 1: skip nothing)",
     ).add_argument
-    add("--reuse", type=int, metavar="K", help="run the ControlNets only at every K-th evaluation")
+    add("--reuse", dest="reuse_every", type=int, metavar="K", help="run the ControlNets only at every K-th evaluation")
     add("--reuse-tolerance", type=float, metavar="E", help="run them only when the latent changed by this share: 0.1")
     add("--encoder-every", type=int, metavar="K", help="run the UNet's encoder only at every K-th evaluation")
     add("--deep-every", type=int, metavar="K", help="run ControlNets and the UNet's lower levels at every K-th only")
@@ -87,7 +85,7 @@ def add_shortcut_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options for memory and speed that change the picture only by rounding."""
+    """Add the options for memory and speed that change the picture only by rounding, named as fields of `Runtime`."""
     group = parser.add_argument_group("memory and speed; the picture stays the same within rounding")
     group.add_argument(
         "--memory", choices=("auto", "resident", "streamed"), default="auto",
@@ -95,20 +93,13 @@ def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add = group.add_argument
     add("--chunk", type=int, default=0, metavar="N", help="evaluate N pictures of a batch at a time; 0: all that fit")
-    add("--graphs", action="store_true", help="replay evaluations as CUDA graphs, captured once for each picture size")
-    add(
-        "--side-by-side",
-        dest="parallel_nets",
-        action="store_true",
-        help="run ControlNets in parallel to the UNet's encoder, in CUDA streams",
-    )
-    add(
-        "--wide",
-        dest="fused_qkv",
-        action="store_true",
-        help="compute blocks in fewer, larger kernels (for CUDA, not measured yet)",
-    )
-    add("--compile", action="store_true", help="compile transformer blocks with torch.compile, at the first step")
+    for option, field, text in (
+        ("--graphs", "graphs", "replay evaluations as CUDA graphs, captured once for each picture size"),
+        ("--side-by-side", "parallel_nets", "run ControlNets in parallel to the UNet's encoder, in CUDA streams"),
+        ("--wide", "fused_qkv", "compute blocks in fewer, larger kernels (for CUDA, not measured yet)"),
+        ("--compile", "compile", "compile transformer blocks with torch.compile, at the first step"),
+    ):
+        add(option, dest=field, action="store_true", help=text)
     add(
         "--no-winograd", dest="winograd", action="store_false",
         help="on a CPU, do not use Winograd convolution: needs less memory for weights and more time",
@@ -130,24 +121,25 @@ def tuned(args: argparse.Namespace, device: str, dtype: str) -> Any:
         if not 1 <= threads <= MAX_THREADS:
             raise ValueRangeError(f"--threads {threads}: give 1 to {MAX_THREADS}")
         torch.set_num_threads(threads)
-    # Subcommands offer different options, hence hasattr.
-    names = ("memory", "graphs", "parallel_nets", "fused_qkv", "compile", "winograd")
-    asked = {name: getattr(args, name) for name in names if hasattr(args, name)}
-    return replace(Runtime.choose(device, dtype), chunk=chunk, **asked)
+    # Device and dtype are words here; `choose` has read them.
+    return replace(Runtime.choose(device, dtype), **_given(args, Runtime, without=("device", "dtype")))
+
+
+def _given(args: argparse.Namespace, record: type[Any], without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the options that are fields of a record. Subcommands offer different ones."""
+    names = [field.name for field in fields(record) if field.name not in without]
+    return {name: value for name in names if (value := getattr(args, name, None)) is not None}
 
 
 def shortcuts(args: argparse.Namespace) -> Any:
     """Return the `Shortcuts` for the options, None if there are none. Raises ValueRangeError."""
-    # None means that an option was not given: then the Shortcuts node of the workflow decides.
-    found = {field: getattr(args, option, None) for option, field in SHORTCUTS.items()}
-    given = {field: value for field, value in found.items() if value is not None}
-    if getattr(args, "guidance", None) is not None:
-        given["guidance_start"], given["guidance_end"] = args.guidance
-    if not given:
-        return None
     from ..controlnet_core.speed import Shortcuts
 
-    return Shortcuts(**given)
+    given = _given(args, Shortcuts)
+    if getattr(args, "guidance", None) is not None:
+        given["guidance_start"], given["guidance_end"] = args.guidance
+    # Without any option the Shortcuts node of the workflow decides.
+    return Shortcuts(**given) if given else None
 
 
 def open_session(args: argparse.Namespace, progress: Progress | None = None) -> Session:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +29,7 @@ from ..controlnet_core.training.work_folder import WorkFolder, settings_of
 from ..nodes.builtin import checkpoints
 from ..nodes.standalone.host import ASSETS
 from .destinations import check_file
+from .stop_signals import stop_signals
 
 LAYOUTS: dict[str, LayoutName] = {"cldm": "ldm", "diffusers": "diffusers", "core": "core"}
 DEMO = "demo"
@@ -52,7 +50,9 @@ def train(args: argparse.Namespace) -> int:
             changes = f" with other settings: {', '.join(changed)}" if changed else ""
             _print(args, f"continues from step {loop.step}{changes}")
         watch = Watch(args, work, training)
-        with _stop_signals() as stopped, watch.bar:
+        # The run ends after the current step, not within it.
+        stopped: list[int] = []
+        with stop_signals(stopped.append), watch.bar:
             complete = loop.run(
                 watch.on_report,
                 every=10,
@@ -211,24 +211,6 @@ def _finish(args: argparse.Namespace, training: ControlNetTraining, watch: Watch
         print("control has not appeared yet: train for longer (a larger --steps continues from here)")
     else:
         print(f"control since step {found.step}")
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM, so that the run ends after the current step instead of within it."""
-    received: list[int] = []
-    previous = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, lambda number, frame: received.append(number))
-    except ValueError:  # not in the main thread, where no signals arrive
-        yield received
-        return
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _print(args: argparse.Namespace, text: str) -> None:

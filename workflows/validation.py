@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from ..controlnet_core.errors import CoreError, MissingFileError, PathError, WorkflowError
 from .contract import NodeSpec, read_specs
-from .equivalents import EDITOR_NODES, WITHOUT, equivalent
+from .equivalents import EDITOR_NODES, equivalents
 from .graph import Graph, Node
 from .node_checks import NodeChecker, Problem
 
@@ -117,11 +117,11 @@ def _without_stray_links(node: Node, specs: Mapping[str, NodeSpec]) -> Node:
 def _unknown_class(node: Node, classes: Mapping[str, type]) -> str:
     name = node.class_type
     start = f"{node.label}: this class is not known here"
-    ours = equivalent(name)
-    if ours and ours[0] in classes:
-        return f"{start}: {' '.join(filter(None, ours))} does its work, replace it in the editor"
-    if name in WITHOUT:
-        return f"{start}, and nothing here makes {WITHOUT[name]}: make the picture in the editor and load it"
+    known = equivalents().get(name)
+    if known and known.ours in classes:
+        return f"{start}: {f'{known.ours} {known.setting}'.strip()} does its work, replace it in the editor"
+    if known and known.without:
+        return f"{start}, and nothing here makes {known.without}: make the picture in the editor and load it"
     if name in EDITOR_NODES:
         return f"{start}: {EDITOR_NODES[name]}"
     if name.startswith(("workflow>", "workflow/")):

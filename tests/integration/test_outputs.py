@@ -170,7 +170,7 @@ def test_a_full_disk_ends_preprocess_in_one_line(folder: Path, capsys: pytest.Ca
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     (line,) = capsys.readouterr().err.splitlines()
-    assert "noise.png cannot be written (File too large)" in line
+    assert "noise.png could not be written (File too large)" in line
     assert list((folder / "hints").iterdir()) == []
 
 

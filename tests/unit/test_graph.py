@@ -19,7 +19,7 @@ from comfyui_controlnet_core.nodes import build_nodes
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.preprocessors.catalog import ENTRIES
 from comfyui_controlnet_core.workflows.contract import types_fit
-from comfyui_controlnet_core.workflows.equivalents import PREPROCESSORS, WITHOUT, equivalent
+from comfyui_controlnet_core.workflows.equivalents import equivalents
 from comfyui_controlnet_core.workflows.execution import Cache, NodeEvent, execute
 from comfyui_controlnet_core.workflows.graph import Graph, Link, Node
 from comfyui_controlnet_core.workflows.overrides import apply_settings, parse_seeds, with_seed
@@ -296,14 +296,16 @@ UpperBodyTrackingFromPoseKps Zoe-DepthMapPreprocessor Zoe_DepthAnythingPreproces
 def test_every_node_of_the_usual_preprocessor_pack_is_answered_truly(tmp_path: Path) -> None:
     classes = build_nodes(StandaloneHost(tmp_path, tmp_path, device="cpu"))
     made = {entry.condition for entry in ENTRIES}
-    assert set(PREPROCESSORS.values()) <= made | {""}
+    table = equivalents()
+    settings = {row.setting for row in table.values() if row.ours == "CNCore_Preprocess"}
+    assert settings <= {f"for {condition} hints" for condition in made} | {"", "one for each hint"}
     for name in CONTROLNET_AUX.split():
         (problem,) = check(graph(n1=(name, {})), classes)[1]
-        ours = equivalent(name)
-        if ours is None:
-            assert f"nothing here makes {WITHOUT[name]}" in problem.message
+        ours, setting, without = table[name]
+        if without:
+            assert not ours and f"nothing here makes {without}" in problem.message
         else:
-            assert ours[0] in classes and f"{ours[0]}{' ' if ours[1] else ''}{ours[1]} does its work" in problem.message
+            assert ours in classes and f"{ours}{' ' if setting else ''}{setting} does its work" in problem.message
 
 
 def test_a_class_checks_its_own_inputs() -> None:

@@ -71,5 +71,5 @@ def test_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueRangeError, match=r"\.json"):
         report_ending(Path("r.txt"))
     (tmp_path / "file").write_text("")
-    with pytest.raises(CoreError, match="cannot be written"):
+    with pytest.raises(CoreError, match="could not be written"):
         tell_reports([report], tmp_path / "file" / "r.json", Reporter())

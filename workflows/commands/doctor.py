@@ -9,13 +9,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from ...nodes.folders import MODEL_ENDINGS, walk_files
-from ..bundled import FOLDER, bundled_names
+from ..bundled import ASSETS, bundled_names
 from ..session import add_device_arguments, add_folder_arguments, host_arguments
+from ..versions import installed_version
 
 _NAME_WIDTH = 24
 _NEEDED = (
@@ -23,7 +23,6 @@ _NEEDED = (
     "matplotlib", "tokenizers", "torchsde", "tqdm",
 )  # fmt: skip
 _OPTIONAL = ("transformers",)
-_ASSETS = FOLDER.parent / "controlnet_core" / "assets"
 _REMEDIES = {
     "refused": "get the file again if it is damaged",
     "implausible": "look at the hint, the file may be another one",
@@ -87,7 +86,7 @@ def _preprocessors(args: argparse.Namespace) -> Iterator[Finding]:
 
     library = open_library(args)
     states: Counter[str] = Counter()
-    for found in check_all(read_picture(_ASSETS / "examples" / "astronaut.jpg").pixels, library):
+    for found in check_all(read_picture(ASSETS / "examples" / "astronaut.jpg").pixels, library):
         states[found.state] += 1
         yield Finding(found.name, f"{found.state}, {found.text}", _REMEDIES.get(found.state, ""))
     counts = ", ".join(f"{count} {state}" for state, count in states.most_common())
@@ -98,11 +97,9 @@ def _preprocessors(args: argparse.Namespace) -> Iterator[Finding]:
 
 def _package(name: str) -> Finding:
     # Every build of OpenCV offers the same module.
-    for build in (name, f"{name}-headless") if name == "opencv-python" else (name,):
-        try:
-            return Finding(name, version(build))
-        except PackageNotFoundError:
-            continue
+    found = installed_version(name, f"{name}-headless")
+    if found:
+        return Finding(name, found)
     if name in _OPTIONAL:
         return Finding(name, "not installed, only learned preprocessors need it")
     return Finding(name, "not installed", f"install it with `pip install {name}`")
@@ -136,7 +133,7 @@ def _folders(options: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _assets() -> Iterator[Finding]:
-    models = sorted(path.name for path in walk_files(_ASSETS) if path.suffix == ".safetensors")
+    models = sorted(path.name for path in walk_files(ASSETS) if path.suffix == ".safetensors")
     for name, found in (("demo models", models), ("workflows", bundled_names())):
         remedy = "" if found else "install the package again, they are part of it"
         yield Finding(name, ", ".join(found) or "none", remedy)

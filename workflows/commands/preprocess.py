@@ -73,13 +73,13 @@ def run(args: argparse.Namespace) -> int:
         check_targets(jobs, [args.mask] if args.mask else [], overwrite=args.overwrite)
         remove_old_leftovers(jobs)
         mask = None if args.mask is None else read_picture(args.mask).pixels[..., 0]
-        library = _library(args)
-        settings = replace(settings, sources=hint_sources(settings, jobs, mask, library))
+        settings = replace(settings, mask=mask, library=_library(args))
+        settings = replace(settings, sources=hint_sources(settings, jobs))
         waiting = [job for job in jobs if args.overwrite or not is_made(job, settings.note)]
         # With one range over all frames, a single new frame changes all hints.
         if waiting and settings.whole:
             waiting = jobs
-        outcome = make_all(waiting, settings, mask, library)
+        outcome = make_all(waiting, settings)
     except preprocessors.PreprocessorError as error:
         raise HintError(str(error), error.exit_code) from error
     _report(args, jobs, len(jobs) - len(waiting), outcome)
@@ -101,15 +101,14 @@ def _library(args: argparse.Namespace) -> Library | None:
 
 def open_library(args: argparse.Namespace) -> Library:
     """Return where the networks of learned kinds come from. On a GPU they run in fp16 unless --dtype is given."""
-    import torch
-
+    from ...controlnet_core.runtime.device import DTYPES
     from ...preprocessors.learned.library import Library
 
     options = host_arguments(args)
     named = [folder for kind, folders in options["model_folders"].items() if "annotator" in kind for folder in folders]
     # Learned preprocessors are small; on a CPU fp16 would be slower than fp32.
-    auto = torch.float16 if options["device"].startswith("cuda") else torch.float32
-    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}.get(args.dtype, auto)
+    auto = "fp16" if options["device"].startswith("cuda") else "fp32"
+    dtype = DTYPES[auto if args.dtype == "auto" else args.dtype]
     return Library([*named, *options["models_dirs"]], device=options["device"], dtype=dtype)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from .. import overrides
@@ -13,7 +12,6 @@ from ..bundled import find_workflow
 from ..destinations import check_folder
 from ..fitting import check_fit
 from ..formats import read_document, to_graph
-from ..node_checks import Problem
 from ..session import add_folder_arguments, add_strict_argument, open_session
 from ..terminal import printable
 from ..validation import as_error, check_outputs
@@ -59,7 +57,3 @@ def run(args: argparse.Namespace) -> int:
     elif not errors:
         print(f"{document.name}: {count} nodes, no problems")
     return code
-
-
-def _rows(problems: Sequence[Problem]) -> list[dict[str, str]]:
-    return [{"node": p.node, "input": p.input, "message": p.message} for p in problems]

@@ -8,16 +8,17 @@ import platform
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...nodes.folders import publish, temporary_file
+from ..bundled import ASSETS
 from ..destinations import check_folder
 from ..paths import path_argument
 from ..session import add_device_arguments
 from ..terminal import printable
+from ..versions import installed_version
 
 if TYPE_CHECKING:
     from ...controlnet_core.checkpoints.verify import Check, FileReport
@@ -79,11 +80,7 @@ def _shown(report: FileReport) -> Iterator[str]:
 
 
 def _versions(device: str) -> Iterator[str]:
-    for name in _PACKAGES:
-        try:
-            yield f"- {name} {version(name)}"
-        except PackageNotFoundError:
-            yield f"- {name}: not installed"
+    yield from (f"- {name} {installed_version(name) or '(not installed)'}" for name in _PACKAGES)
     yield f"- Python {platform.python_version()}, {platform.system()} {platform.machine()}, device {device}"
 
 
@@ -118,10 +115,8 @@ def _generate(base: Path, net: Path | None, args: argparse.Namespace) -> str:
     from .. import api
 
     pipe = api.load(base, device=args.device, dtype=args.dtype)
-    controls: list[Any] = []
-    if net is not None:
-        example = Path(__file__).parents[2] / "controlnet_core" / "assets" / "examples" / "astronaut.jpg"
-        controls = [api.control(net, api.preprocess("canny", example))]
+    example = ASSETS / "examples" / "astronaut.jpg"
+    controls = [] if net is None else [api.control(net, api.preprocess("canny", example))]
     buffer = io.BytesIO()
     image = pipe(PROMPT, controls=controls, seed=SEED, steps=STEPS, size=SIZE)
     image.save(buffer, "PNG")
