@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .images import imagenet, infer, to_maps
-from .layers import named
+from .layers import named, named_residual
 
 if TYPE_CHECKING:
     from ..entry import Weights
@@ -133,7 +133,7 @@ class DinoV2(nn.Module):
 def _residual_unit(width: int) -> nn.Sequential:
     """Two 3x3 convolutions around an identity."""
     conv1, conv2 = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
-    return named(add_input=True, relu1=nn.ReLU(), conv1=conv1, relu2=nn.ReLU(), conv2=conv2)
+    return named_residual(relu1=nn.ReLU(), conv1=conv1, relu2=nn.ReLU(), conv2=conv2)
 
 
 class Fusion(nn.Module):

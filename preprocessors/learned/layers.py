@@ -14,9 +14,14 @@ class Residual(nn.Sequential):
         return x + super().forward(x)
 
 
-def named(*, add_input: bool = False, **layers: nn.Module) -> nn.Sequential:
-    """A sequence of layers, each under its keyword; add_input: as a `Residual`.
+def named(**layers: nn.Module) -> nn.Sequential:
+    """A sequence of layers, each under its keyword.
 
     A keyword is a part of the key in the weights file. Layers without weights may have any name.
     """
-    return (Residual if add_input else nn.Sequential)(OrderedDict(layers))
+    return nn.Sequential(OrderedDict(layers))
+
+
+def named_residual(**layers: nn.Module) -> Residual:
+    """A `Residual` of layers, each under its keyword."""
+    return Residual(OrderedDict(layers))

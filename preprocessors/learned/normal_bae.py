@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .images import imagenet, infer, to_input
-from .layers import named
+from .layers import named, named_residual
 
 if TYPE_CHECKING:
     from ..entry import Weights
@@ -69,7 +69,7 @@ def _block(width_in: int, width: int, kernel: int, stride: int, expansion: int) 
         layers = {"conv_pw": nn.Conv2d(width_in, hidden, 1, bias=False), "bn1": _norm(hidden), "act1": nn.SiLU()}
         layers |= {"conv_dw": depthwise, "bn2": _norm(hidden), "act2": nn.SiLU(), "se": squeeze}
         layers |= {"conv_pwl": project, "bn3": _norm(width)}
-    return named(add_input=stride == 1 and width_in == width, **layers)
+    return (named_residual if stride == 1 and width_in == width else named)(**layers)
 
 
 class EfficientNetB5(nn.Module):
