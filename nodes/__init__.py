@@ -15,29 +15,30 @@ PREFIX = "CNCore_"
 def own_nodes() -> dict[str, type]:
     """Our node classes by ID, not bound to a host. A node's ID is PREFIX and the class name without "Node"."""
     # Imported here, so that a light import such as nodes.folders does not load torch and all preprocessors.
-    from .accelerate import Accelerate
-    from .control import ApplyControlNet, ApplyControlStack, BlockWeightsNode, ControlUnitNode
-    from .control_extras import ControlOptions, MoreHints, StrengthScheduleNode
-    from .grid import CompareGrid
-    from .load import ExampleImage, LoadCheckpoint, LoadControlNet
-    from .look import ControlFidelity
-    from .model_patch import ModelPatchControlNet
-    from .nets import ConvertControlNet, SaveControlNet, TransferControlNet
-    from .plan import ControlPlan
-    from .pose import PoseRender
-    from .preprocess import PixelPerfect, Preprocess, family_nodes
-    from .prompt import EncodePrompt
-    from .sample import ControlReport, Sample
-    from .sensitivity import BlockSensitivity
-    from .shortcuts import ShortcutsNode
-    from .train import TrainControlNet
+    from . import (
+        control,
+        grid,
+        load,
+        look,
+        model_patch,
+        nets,
+        plan,
+        pose,
+        preprocess,
+        sample,
+        sensitivity,
+        speed,
+        train,
+    )
 
     classes = (
-        LoadCheckpoint, LoadControlNet, ExampleImage, EncodePrompt, Preprocess, *family_nodes(), PoseRender,
-        PixelPerfect, ApplyControlNet, ControlUnitNode, ApplyControlStack, BlockWeightsNode, StrengthScheduleNode,
-        ControlOptions, MoreHints, ControlPlan, Sample, Accelerate, ShortcutsNode, ControlReport, ControlFidelity,
-        BlockSensitivity, CompareGrid, TrainControlNet, SaveControlNet, ConvertControlNet, TransferControlNet,
-        ModelPatchControlNet,
+        load.LoadCheckpoint, load.LoadControlNet, load.ExampleImage, sample.EncodePrompt, preprocess.Preprocess,
+        *preprocess.family_nodes(), pose.PoseRender, preprocess.PixelPerfect, control.ApplyControlNet,
+        control.ControlUnitNode, control.ApplyControlStack, control.BlockWeightsNode, control.StrengthScheduleNode,
+        control.ControlOptions, control.MoreHints, plan.ControlPlan, sample.Sample, speed.Accelerate,
+        speed.ShortcutsNode, sample.ControlReport, look.ControlFidelity, sensitivity.BlockSensitivity,
+        grid.CompareGrid, train.TrainControlNet, nets.SaveControlNet, nets.ConvertControlNet, nets.TransferControlNet,
+        model_patch.ModelPatchControlNet,
     )  # fmt: skip
     return {PREFIX + cls.__name__.removesuffix("Node"): cls for cls in classes}
 

@@ -1,4 +1,4 @@
-"""Nodes that apply ControlNets to prompts: one net, or a stack of them, with optional block weights."""
+"""Nodes that apply ControlNets to prompts: one net or a stack of them, and what a unit may have besides its hint."""
 
 from __future__ import annotations
 
@@ -7,13 +7,29 @@ from typing import Any
 
 from torch import Tensor
 
-from ..controlnet_core.control.curve import StrengthCurve
+from ..controlnet_core.control.curve import EXAMPLE, StrengthCurve, read_curve
+from ..controlnet_core.control.easing import EASINGS
+from ..controlnet_core.control.hint import FITS
 from ..controlnet_core.control.modes import MODES
 from ..controlnet_core.control.weights import PRESETS
 from ..controlnet_core.errors import ValueRangeError
-from .fields import Output, choice, conditioning, control_net, factor, image, mask, optional, socket, text, window
+from ..controlnet_core.models.union import UNION_CHOICES
+from .fields import (
+    Output,
+    choice,
+    conditioning,
+    control_net,
+    factor,
+    image,
+    mask,
+    optional,
+    socket,
+    switch,
+    text,
+    window,
+)
 from .node import Node
-from .values import BlockWeights, Conditioning, ControlSpec, HintSpec, SpecStack, UnitOptions
+from .values import BlockWeights, Conditioning, ControlSpec, Halves, HintSpec, SpecStack, UnitOptions
 
 CATEGORY = "ControlNet Core/control"
 # Other packs have sockets called STACK or WEIGHTS with other contents: ours need names that nobody else uses.
@@ -23,6 +39,8 @@ SCHEDULE = "CNCORE_SCHEDULE"
 OPTIONS = "CNCORE_OPTIONS"
 HINTS = "CNCORE_HINTS"
 BY_SLIDERS = "by the sliders"
+UNSET = "not said"
+"""The choices of no preset and of no hint type; saved workflows contain these words."""
 
 MODE_TIP = (
     "balanced: the prompt and the hint have equal influence. prompt: favours the prompt. control: favours the hint. "
@@ -60,31 +78,6 @@ CONTROLLED = (
 )
 
 
-def make_spec(
-    control_net: Any,
-    image: Tensor,
-    strength: float,
-    start_percent: float,
-    end_percent: float,
-    mode: str,
-    mask: Tensor | None = None,
-    block_weights: BlockWeights | None = None,
-    schedule: StrengthCurve | None = None,
-    options: UnitOptions | None = None,
-    more_hints: tuple[HintSpec, ...] = (),
-) -> ControlSpec:
-    """The unit that these inputs describe. Raises ValueRangeError where start_percent is above end_percent."""
-    if start_percent > end_percent:
-        raise ValueRangeError(
-            f"start_percent is {start_percent:g} and end_percent {end_percent:g}: control would end before it "
-            "begins, swap them"
-        )
-    return ControlSpec(
-        control_net, image, strength, start_percent, end_percent, mode, mask, block_weights,
-        schedule=schedule, options=options or UnitOptions(), hints=tuple(more_hints),
-    )  # fmt: skip
-
-
 class ApplyControlNet(Node):
     """Makes the generated image follow a hint. Link it between the prompt and the sampler. Several nodes in a row add
     up. For many ControlNets, Control Unit and Apply Control Stack keep the graph tidy.
@@ -96,9 +89,9 @@ class ApplyControlNet(Node):
     INPUTS = (*PROMPTS, *UNIT, *UNIT_OPTIONAL, *UNIT_ADDED)
     OUTPUTS = CONTROLLED
 
-    def run(self, positive: Conditioning, negative: Conditioning, **unit: Any) -> tuple[Conditioning, Conditioning]:
+    def run(self, positive: Conditioning, negative: Conditioning, **unit: Any) -> Halves:
         """-> CONDITIONING, CONDITIONING."""
-        return self.host.apply_control(positive, negative, [make_spec(**unit)])
+        return self.host.apply_control(positive, negative, [ControlSpec(**unit)])
 
 
 class ControlUnitNode(Node):
@@ -119,7 +112,7 @@ class ControlUnitNode(Node):
 
     def run(self, stack: SpecStack | None = None, **unit: Any) -> tuple[SpecStack]:
         """-> the stack."""
-        return ((*(stack or ()), make_spec(**unit)),)
+        return ((*(stack or ()), ControlSpec(**unit)),)
 
 
 class ApplyControlStack(Node):
@@ -130,9 +123,7 @@ class ApplyControlStack(Node):
     INPUTS = (*PROMPTS, socket(STACK, "stack", "The units, from Control Unit."))
     OUTPUTS = CONTROLLED
 
-    def run(
-        self, positive: Conditioning, negative: Conditioning, stack: SpecStack
-    ) -> tuple[Conditioning, Conditioning]:
+    def run(self, positive: Conditioning, negative: Conditioning, stack: SpecStack) -> Halves:
         """-> CONDITIONING, CONDITIONING."""
         return self.host.apply_control(positive, negative, stack)
 
@@ -192,3 +183,109 @@ def read_numbers(text: str) -> tuple[float, ...]:
     if not all(math.isfinite(number) for number in numbers):
         raise ValueRangeError(f"custom weights {text!r}: expected numbers separated by commas, such as 1, 0.8, 0.5")
     return numbers
+
+
+class StrengthScheduleNode(Node):
+    """Changes the strength of a ControlNet during sampling. Keyframes are positions from 0 (pure noise) to 1 (the
+    finished image) and do not depend on the sampler or the number of steps. Control Plan shows the result.
+    """
+
+    DISPLAY_NAME = "Strength Schedule"
+    CATEGORY = CATEGORY
+    SEARCH_ALIASES = ["timestep keyframe", "strength curve", "weight schedule", "easing"]
+    INPUTS = (
+        text(
+            "keyframes",
+            "position: strength, one per line or separated by commas. An easing for one keyframe may follow its "
+            "strength, such as 0.5: 0.4 ease-in.",
+            EXAMPLE,
+            multiline=True,
+        ),
+        choice(
+            "easing",
+            list(EASINGS),
+            "How the strength changes from one keyframe to the next. hold keeps it until the next keyframe.",
+            "linear",
+        ),
+    )
+    OUTPUTS = (Output(SCHEDULE, "schedule", "The schedule. The strength of the unit is multiplied by it."),)
+
+    def run(self, keyframes: str, easing: str) -> tuple[StrengthCurve]:
+        """-> the schedule."""
+        return (read_curve(keyframes, easing),)
+
+
+class ControlOptions(Node):
+    """Further settings of a unit: how a hint of another size is resized, what the hint shows (for ControlNet Union),
+    separate factors for the prompt, the negative prompt and each image of a batch, and averaging for the shuffle
+    ControlNet.
+    """
+
+    DISPLAY_NAME = "Control Options"
+    CATEGORY = CATEGORY
+    SEARCH_ALIASES = ["resize mode", "union type", "uncond multiplier", "shuffle", "global average pooling"]
+    INPUTS = (
+        choice(
+            "hint_fit",
+            list(FITS),
+            "How a hint of another size is resized. crop: crop at the centre, nearest pixel, as ComfyUI does. "
+            "inner-fit: crop at the centre, smooth. pad: keep all of the hint and add a border. pixel-perfect: raise "
+            "an error instead of resizing.",
+            "crop",
+        ),
+        choice(
+            "hint_type",
+            [UNSET, *UNION_CHOICES],
+            "What the hint shows, for a ControlNet Union. Other ControlNets ignore it.",
+            UNSET,
+        ),
+        factor("positive_factor", tooltip="Multiplies the strength for the prompt. 0: no control there."),
+        factor(
+            "negative_factor",
+            tooltip="Multiplies the strength for the negative prompt. 0: no control there. Modes that control only "
+            "the prompt ignore it.",
+        ),
+        text(
+            "per_picture",
+            "A factor for each image of a batch, separated by commas, such as 1, 0.5, 0. Repeated to fill the batch. "
+            "Empty: 1 for all.",
+        ),
+        switch(
+            "average_over_picture",
+            False,
+            "For the shuffle ControlNet: averages each residual over the image and adds it for the prompt only. Its "
+            "file does not say that it needs this, unless there is a config.json.",
+        ),
+    )
+    OUTPUTS = (Output(OPTIONS, "options", "The options: link them to Apply ControlNet or Control Unit."),)
+
+    def run(
+        self, hint_fit: str, hint_type: str, positive_factor: float, negative_factor: float, per_picture: str,
+        average_over_picture: bool,
+    ) -> tuple[UnitOptions]:  # fmt: skip
+        """-> the options."""
+        # Without a kind the engine uses the one that SetUnionControlNetType set on the ControlNet.
+        kind = "" if hint_type == UNSET else hint_type
+        items = read_numbers(per_picture)
+        return (UnitOptions(hint_fit, kind, positive_factor, negative_factor, items, average_over_picture),)
+
+
+class MoreHints(Node):
+    """One more hint for a ControlNet Union, which can follow several hints at once. Chain as many as needed. The first
+    hint is the one of the unit itself; Control Options sets its type.
+    """
+
+    DISPLAY_NAME = "More Hints"
+    CATEGORY = CATEGORY
+    SEARCH_ALIASES = ["union", "promax", "multi control"]
+    INPUTS = (
+        image("image", "The hint."),
+        choice("hint_type", list(UNION_CHOICES), "What the hint shows."),
+        *optional(socket(HINTS, "more_hints", "The hints before this one; leave it empty for the first.")),
+    )
+    OUTPUTS = (Output(HINTS, "more_hints", "The hints, with this one at the end."),)
+
+    def run(self, image: Tensor, hint_type: str, more_hints: tuple[HintSpec, ...] = ()) -> tuple[tuple[HintSpec, ...]]:
+        """-> the hints."""
+        # A new tuple: the list that came in may be linked to other nodes as well.
+        return ((*more_hints, HintSpec(image, hint_type)),)

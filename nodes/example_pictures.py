@@ -63,21 +63,8 @@ def render_scene(name: str, view: str, size: int) -> tuple[Tensor, str]:
     return torch.from_numpy(np.ascontiguousarray(VIEWS[view](rendered), np.float32))[None], rendered.caption
 
 
-def _picture(rendered: RenderedScene) -> np.ndarray:
-    return np.clip(rendered.image, 0.0, 1.0)
-
-
-def _canny(rendered: RenderedScene) -> np.ndarray:
-    return process("canny", _picture(rendered)[None])[0]
-
-
-def _scribble(rendered: RenderedScene) -> np.ndarray:
-    """Thick strokes along the soft edges, as a person would draw them."""
-    return (process("soft_edge", _picture(rendered)[None])[0] > 0.5).astype(np.float32)
-
-
-def _depth(rendered: RenderedScene) -> np.ndarray:
-    return depth_to_hint(rendered.depth)
+def _edges(kind: str, rendered: RenderedScene) -> np.ndarray:
+    return process(kind, np.clip(rendered.image, 0.0, 1.0)[None])[0]
 
 
 def _z_pass(rendered: RenderedScene) -> np.ndarray:
@@ -98,10 +85,11 @@ def _segmentation(rendered: RenderedScene) -> np.ndarray:
 
 
 VIEWS: Mapping[str, Callable[[RenderedScene], np.ndarray]] = {
-    "picture": _picture,
-    "canny": _canny,
-    "scribble": _scribble,
-    "depth": _depth,
+    "picture": lambda rendered: np.clip(rendered.image, 0.0, 1.0),
+    "canny": lambda rendered: _edges("canny", rendered),
+    # Thick strokes along the soft edges, as a person would draw them.
+    "scribble": lambda rendered: (_edges("soft_edge", rendered) > 0.5).astype(np.float32),
+    "depth": lambda rendered: depth_to_hint(rendered.depth),
     "openpose": _openpose,
     "segmentation": _segmentation,
     "z-pass": _z_pass,

@@ -115,25 +115,14 @@ control_net = partial(socket, "CONTROL_NET")
 # ---- widgets
 
 
-def integer(
-    name: str, default: int, min: int, max: int, tooltip: str | None = None, *, step: int | None = None, **options: Any
-) -> Field:
+def integer(name: str, default: int, min: int, max: int, tooltip: str | None = None, **options: Any) -> Field:
     """A whole number from min to max."""
-    return Field(name, "INT", tooltip, default=default, min=min, max=max, step=step, **options)
+    return Field(name, "INT", tooltip, default=default, min=min, max=max, **options)
 
 
-def number(
-    name: str,
-    default: float,
-    min: float,
-    max: float,
-    tooltip: str | None = None,
-    *,
-    step: float | None = 0.01,
-    **options: Any,
-) -> Field:
-    """A number from min to max."""
-    return Field(name, "FLOAT", tooltip, default=default, min=min, max=max, step=step, **options)
+def number(name: str, default: float, min: float, max: float, tooltip: str | None = None, **options: Any) -> Field:
+    """A number from min to max, in steps of 0.01 where no other step is given."""
+    return Field(name, "FLOAT", tooltip, default=default, min=min, max=max, **{"step": 0.01, **options})
 
 
 def switch(name: str, default: bool, tooltip: str | None = None) -> Field:

@@ -12,7 +12,7 @@ import secrets
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..controlnet_core.errors import MissingFileError, PathError
@@ -21,9 +21,11 @@ MODEL_ENDINGS = frozenset({".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin
 ALIASES = {"diffusion_models": ("unet",), "text_encoders": ("clip",), "controlnet": ("t2i_adapter",)}
 """Other folder names that hold the same kind of file."""
 
-
 MAX_NAME_BYTES = 255
 """Longest name of a file or folder on all common file systems."""
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
+_INDEX = re.compile(r"model_index\.json|.+\.index(\.\w+)?\.json")
+"""A pipeline of several models, or a model in several files."""
 _MAX_VISITS = 2
 """How often a folder is listed: under its own name, and through one link."""
 _MACHINE = zlib.crc32(platform.node().encode())
@@ -88,6 +90,17 @@ def list_files(folders: Sequence[Path], endings: frozenset[str]) -> tuple[str, .
     """Return the sorted names, relative to their folder and with "/", of all files with these endings."""
     found = ((folder, path) for folder in folders for path in walk_files(folder) if path.suffix.lower() in endings)
     return tuple(sorted({path.relative_to(folder).as_posix() for folder, path in found}))
+
+
+def list_models(folders: Sequence[Path]) -> tuple[str, ...]:
+    """Names of the models in these folders, relative to their folder and with "/", sorted.
+
+    A pipeline and a model in shards are one name, that of their folder: a shard alone cannot be loaded.
+    """
+    names = list_files(folders, MODEL_ENDINGS | {".json"})
+    models = {name for name in names if not name.endswith(".json") and not _SHARD.search(name)}
+    models |= {PurePosixPath(name).parent.as_posix() for name in names if _INDEX.fullmatch(PurePosixPath(name).name)}
+    return tuple(sorted(models - {"."}))
 
 
 def walk_files(folder: Path) -> Iterator[Path]:

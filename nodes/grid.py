@@ -7,6 +7,7 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from ..controlnet_core.errors import ValueRangeError
@@ -79,10 +80,6 @@ def label_cell(picture: Tensor, text: str, height: int) -> Tensor:
 
 def join_cells(cells: list[Tensor], columns: int) -> Tensor:
     """Cells (h, w, 3) of one size -> one image (H, W, 3), with white between them."""
-    height, width, _ = cells[0].shape
-    rows = math.ceil(len(cells) / columns)
-    grid = torch.ones(rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3)
-    for number, pixels in enumerate(cells):
-        top, left = (number // columns) * (height + GAP), (number % columns) * (width + GAP)
-        grid[top : top + height, left : left + width] = pixels
-    return grid
+    # White below and to the right of each cell, and white cells at the end of the last row.
+    padded = F.pad(torch.stack(cells), (0, 0, 0, GAP, 0, GAP, 0, -len(cells) % columns), value=1.0)
+    return rearrange(padded, "(rows columns) h w c -> (rows h) (columns w) c", columns=columns)[:-GAP, :-GAP]

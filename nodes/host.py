@@ -18,7 +18,7 @@ from ..controlnet_core.models.controlnet import ControlNet
 from ..controlnet_core.sample import SampleSettings
 from ..controlnet_core.speed import Shortcuts
 from ..preprocessors.learned.library import Library
-from .values import Conditioning, Controlled, ControlSpec, Latent
+from .values import Conditioning, Controlled, ControlSpec, Halves, Latent
 
 
 # A protocol, not a base class: ComfyUI's side must be importable without any code of the standalone host.
@@ -76,9 +76,7 @@ class Host(Protocol):
         """CONDITIONING of a prompt."""
         ...
 
-    def apply_control(
-        self, positive: Conditioning, negative: Conditioning, specs: Sequence[ControlSpec]
-    ) -> tuple[Conditioning, Conditioning]:
+    def apply_control(self, positive: Conditioning, negative: Conditioning, specs: Sequence[ControlSpec]) -> Halves:
         """Both halves of the guidance, with these units added to those that they have."""
         ...
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,9 +21,7 @@ from .preprocess import core_errors
 from .units import hint_of
 
 EDGE_KINDS = ("canny", "lines", "scribble", "lineart", "soft_edge")
-FINDERS: Mapping[str, str] = MappingProxyType(
-    {**{kind: kind for kind in EDGE_KINDS}, "depth": "depth_anything_v2", "normal": "normal_bae"}
-)
+FINDERS = {**{kind: kind for kind in EDGE_KINDS}, "depth": "depth_anything_v2", "normal": "normal_bae"}
 """The preprocessor that makes a hint of each kind. Segments need none: they are compared by their colours."""
 
 
@@ -119,13 +116,11 @@ def _gray(hint: np.ndarray) -> np.ndarray:
     return hint[..., :3].mean(axis=-1)
 
 
-DENSE: Mapping[str, tuple[Callable[..., Agreement], Callable[[np.ndarray], np.ndarray]]] = MappingProxyType(
-    {
-        "segmentation": (fidelity.compare_segments, _rgb),
-        "depth": (fidelity.compare_depth, _gray),
-        "normal": (fidelity.compare_normals, _rgb),
-    }
-)
+DENSE: Mapping[str, tuple[Callable[..., Agreement], Callable[[np.ndarray], np.ndarray]]] = {
+    "segmentation": (fidelity.compare_segments, _rgb),
+    "depth": (fidelity.compare_depth, _gray),
+    "normal": (fidelity.compare_normals, _rgb),
+}
 """The comparison of each kind that has a value in every pixel, and the form of map that it reads."""
 
 

@@ -10,7 +10,7 @@ import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,18 +33,10 @@ DISK_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 """Errors of the system when there is no space, on the disk or within a quota."""
 
 
-class Folders(Protocol):
-    """The folders of a host for images."""
-
-    input_dir: Path
-    output_dir: Path
-    temp_dir: Path
-
-
 # ------------------------------------------------------------------------------------------- reading
 
 
-def annotated_file(name: str, host: Folders) -> Path:
+def annotated_file(name: str, host: Any) -> Path:
     """The file of "a.png", "sub/a.png", "a.png [output]" or "a.png [temp]".
 
     Raises PathError for a name that leaves its folder, MissingFileError where there is no such file, ValueRangeError
@@ -62,7 +54,7 @@ def annotated_file(name: str, host: Folders) -> Path:
     return path
 
 
-def read_picture(path: Path, on_note: Callable[[str], None] | None = None) -> tuple[Tensor, Tensor]:
+def read_picture(path: Path, on_note: Callable[[str], None] = lambda note: None) -> tuple[Tensor, Tensor]:
     """IMAGE (frames, H, W, 3) in [0, 1] and MASK (frames, H, W), 1 where the image is transparent.
 
     Reads all frames of an animation, and all pages of a TIFF, that have the size of the first. on_note(text) is
@@ -82,11 +74,11 @@ def read_picture(path: Path, on_note: Callable[[str], None] | None = None) -> tu
     for mask, frame in zip(masks, taken, strict=True):
         if frame.has_alpha:
             mask[...] = 1.0 - frame.alpha()
-    if on_note is not None and len(frames) > 1:
+    if len(frames) > 1:
         left_out = len(frames) - len(taken)
         others = f"; left out {left_out} of another size" if left_out else ""
         on_note(f"{path.name}: took {len(taken)} of {len(frames)} frames, {width}x{height}{others}")
-    if on_note is not None and transparent:
+    if transparent:
         on_note(f"{path.name}: the alpha channel became the mask, the colours under it are as stored")
     return torch.from_numpy(images), torch.from_numpy(masks)
 
@@ -148,7 +140,7 @@ def to_image(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels, np.float32))[None]
 
 
-def shown(host: Folders, images: Tensor) -> dict[str, list[dict[str, str]]]:
+def shown(host: Any, images: Tensor) -> dict[str, list[dict[str, str]]]:
     """The "ui" result that shows images on a node. They are written into the temporary folder."""
     return {"images": [{**entry, "type": "temp"} for entry in save_pictures(host.temp_dir, "shown", images)]}
 

@@ -55,9 +55,14 @@ class ControlPlan(Node):
         # ComfyUI manages memory itself, so inside ComfyUI this text is empty.
         memory = self.host.memory(model, positive, latent, wanted)
         text = "\n\n".join(part for part in (describe(plan), self._describe_shortcuts(model), memory) if part)
-        hints = hints_as_seen(controlled, height, width)
-        picture = to_image(draw_plan(plan, seen_hints(controlled, height, width)))
-        return with_text(text, text, hints, picture, **shown(self.host, picture))
+        # At the size of the image, so that the hints of all units make one batch.
+        factor = controlled.config.vae.factor
+        size = (height * factor, width * factor)
+        fitted = [fitted_hints(unit, *size) for unit in controlled.units]
+        batch = [hint[:, :3].cpu() for hints in fitted for hint in hints] or [torch.zeros(1, 3, *size)]
+        drawn = [seen_hint(unit, hints[0]) for unit, hints in zip(controlled.units, fitted, strict=True)]
+        picture = to_image(draw_plan(plan, drawn))
+        return with_text(text, text, torch.cat(batch).movedim(1, -1), picture, **shown(self.host, picture))
 
     def _describe_shortcuts(self, model: Any) -> str:
         """One line on the shortcuts of the model; empty without them."""
@@ -76,37 +81,19 @@ def plan_of(controlled: Controlled, settings: SampleSettings, latent_height: int
     return make_plan(controlled.units, base, schedule, settings.sampler, sigmas, latent_height, title)
 
 
-def hints_as_seen(controlled: Controlled, height: int, width: int) -> Tensor:
-    """IMAGE (n, H, W, 3): the hints of all units at the size of the image; one black image where there are none.
-
-    height, width: of the latent, in cells.
-    """
-    # A batch of images needs one size, so all hints are shown at the size of the image.
-    hints = [hint for unit in controlled.units for hint in _fitted_hints(unit, controlled, height, width)]
-    if not hints:
-        factor = controlled.config.vae.factor
-        return torch.zeros(1, height * factor, width * factor, 3)
-    return torch.cat([hint[:, :3].cpu() for hint in hints]).movedim(1, -1)
+def fitted_hints(unit: ControlUnit, height: int, width: int) -> list[Tensor]:
+    """The hints of a unit at this size in pixels, (B, C, H, W), as its ControlNet reads them."""
+    pictures = (check_hint_channels(hint.picture, unit.net.hint_channels) for hint in unit.hints)
+    return [fit_hint(picture, height, width, unit.fit) for picture in pictures]
 
 
-def seen_hints(controlled: Controlled, height: int, width: int) -> list[SeenHint]:
-    """The first hint and mask of each unit, with a description of how the hint was resized."""
-    factor = controlled.config.vae.factor
-    return [
-        SeenHint(
-            pixels=_fitted_hints(unit, controlled, height, width)[0][0, :3].movedim(0, -1).cpu().numpy(),
-            words=_describe_resizing(unit, height * factor, width * factor),
-            mask=None if unit.mask is None else unit.mask[0].cpu().numpy(),
-        )
-        for unit in controlled.units
-    ]
-
-
-def _fitted_hints(unit: ControlUnit, controlled: Controlled, height: int, width: int) -> list[Tensor]:
-    """The hints of a unit at the size of the image, (B, C, H, W), as the ControlNet reads them."""
-    factor, channels = controlled.config.vae.factor, unit.net.hint_channels
-    pictures = (check_hint_channels(hint.picture, channels) for hint in unit.hints)
-    return [fit_hint(picture, height * factor, width * factor, unit.fit) for picture in pictures]
+def seen_hint(unit: ControlUnit, fitted: Tensor) -> SeenHint:
+    """The first hint of a unit as its ControlNet reads it, (B, C, H, W), with its mask and how it was resized."""
+    return SeenHint(
+        pixels=fitted[0, :3].movedim(0, -1).cpu().numpy(),
+        words=_describe_resizing(unit, *fitted.shape[-2:]),
+        mask=None if unit.mask is None else unit.mask[0].cpu().numpy(),
+    )
 
 
 def _describe_resizing(unit: ControlUnit, height: int, width: int) -> str:

@@ -1,4 +1,4 @@
-"""The sampler node, and one that also reports what ran."""
+"""From prompt to latent: the node that encodes a prompt, the sampler, and one that also reports what ran."""
 
 from __future__ import annotations
 
@@ -7,10 +7,33 @@ from typing import Any
 from ..controlnet_core.analysis.charts import draw_report
 from ..controlnet_core.control.report import Recorder, describe
 from ..controlnet_core.sample import SampleSettings
-from .fields import Output, cfg, conditioning, denoise, latent, model, sampler, scheduler, seed, steps
+from .fields import Output, cfg, clip, conditioning, denoise, latent, model, prompt, sampler, scheduler, seed, steps
 from .node import Node, with_text
 from .pictures import shown, to_image
-from .values import Conditioning, Latent
+from .values import Conditioning, Halves, Latent
+
+
+class EncodePrompt(Node):
+    """Encodes a prompt and a negative prompt. (words:1.3) increases the weight of words, (words:0.7) decreases it. Long
+    prompts are encoded in chunks of 75 tokens.
+    """
+
+    DISPLAY_NAME = "Encode Prompt"
+    CATEGORY = "ControlNet Core/prompt"
+    SEARCH_ALIASES = ["text", "clip text encode", "negative prompt"]
+    INPUTS = (
+        clip("clip", "The text encoder of the checkpoint."),
+        prompt("prompt", "What the image should show.", ""),
+        prompt("negative_prompt", "What the image should not show; may be empty.", ""),
+    )
+    OUTPUTS = (
+        Output("CONDITIONING", "positive", "The encoded prompt."),
+        Output("CONDITIONING", "negative", "The encoded negative prompt."),
+    )
+
+    def run(self, clip: Any, prompt: str, negative_prompt: str) -> Halves:
+        """-> CONDITIONING of the prompt, CONDITIONING of the negative prompt."""
+        return self.host.encode_prompt(clip, prompt), self.host.encode_prompt(clip, negative_prompt)
 
 
 class Sample(Node):

@@ -29,14 +29,14 @@ def unit_of(spec: ControlSpec, net: ControlModel, hint: Tensor, name: str, kind:
         net=net,
         hint=hint,
         strength=spec.strength,
-        start=spec.start,
-        end=spec.end,
+        start=spec.start_percent,
+        end=spec.end_percent,
         mask=None if mask is None else mask.float().reshape(-1, *mask.shape[-2:]),
         block_weights=spec.block_weights,
         mode=spec.mode,
         name=name,
         kind=options.kind or kind,
-        more_hints=tuple(Hint(hint_of(more.image), more.kind) for more in spec.hints),
+        more_hints=tuple(Hint(hint_of(more.image), more.kind) for more in spec.more_hints),
         curve=spec.schedule,
         positive=options.positive,
         negative=options.negative,
@@ -67,20 +67,20 @@ def add_units(conditioning: Conditioning, units: Sequence[ControlUnit], *, to_un
     result: Conditioning = []
     for text, options in conditioning:
         for unit in units:
-            check_text(unit, text)
+            check_text(unit.net, unit.name, text)
         # A new tuple for each entry: other nodes may use the conditioning that came in.
         control = (*(options.get("control") or ()), *units)
         result.append([text, {**options, "control": control, "control_apply_to_uncond": to_uncond}])
     return result
 
 
-def check_text(unit: ControlUnit, text: Tensor) -> None:
+def check_text(net: ControlModel, name: str, text: Tensor) -> None:
     """Raise UnfitError where the net reads text of another width than this one (1, tokens, width)."""
     given = text.shape[-1]
-    if not fits_text(unit.net, given):
-        made_for = " or ".join(_base(width) for width in text_widths(unit.net))
+    if not fits_text(net, given):
+        made_for = " or ".join(_base(width) for width in text_widths(net))
         raise UnfitError(
-            f"{unit.name} was made for {made_for}, the prompt was encoded by {_base(given)}: "
+            f"{name} was made for {made_for}, the prompt was encoded by {_base(given)}: "
             f"load a ControlNet made for {_base(given)}, or the checkpoint that this one was made for"
         )
 

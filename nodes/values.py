@@ -22,6 +22,7 @@ from ..controlnet_core.control.curve import StrengthCurve
 from ..controlnet_core.control.unit import ControlStack
 from ..controlnet_core.control.weights import BlockWeights
 from ..controlnet_core.diffusion.schedule import NoiseSchedule
+from ..controlnet_core.errors import ValueRangeError
 from ..controlnet_core.models.control import ControlModel
 from ..controlnet_core.models.text_encoder import DualTextEncoder, TextEncoder
 from ..controlnet_core.models.vae import AutoencoderKL
@@ -31,6 +32,8 @@ from ..controlnet_core.speed import EXACT, Shortcuts
 Clip: TypeAlias = TextEncoder | DualTextEncoder
 """A CLIP without ComfyUI."""
 Conditioning: TypeAlias = list[list[Any]]
+Halves: TypeAlias = tuple[Conditioning, Conditioning]
+"""The prompt and the negative prompt: the halves of the guidance."""
 # Mappings, since nodes of other packs add keys of their own, which have to survive.
 Latent: TypeAlias = Mapping[str, Any]
 """{"samples": (B, 4, h, w)}, not scaled for the UNet; may have "noise_mask" (B, 1, H, W) and "batch_index" (list of
@@ -121,23 +124,31 @@ class UnitOptions:
 
 @dataclass(frozen=True, eq=False)
 class ControlSpec:
-    """The description of a unit by a node. The host turns it into its own kind of control.
+    """The description of a unit by a node, with the names of its inputs. The host turns it into its kind of control.
 
-    net: a CONTROL_NET. image: (B, H, W, C) in [0, 1]. For the other fields see `control.unit.ControlUnit`.
+    control_net: a CONTROL_NET. image: (B, H, W, C) in [0, 1]. name: in messages, if not that of the net. For the other
+    fields see `control.unit.ControlUnit`. Raises ValueRangeError where start_percent is above end_percent.
     """
 
-    net: Any
+    control_net: Any
     image: Tensor
     strength: float = 1.0
-    start: float = 0.0
-    end: float = 1.0
+    start_percent: float = 0.0
+    end_percent: float = 1.0
     mode: str = "balanced"
     mask: Tensor | None = None
     block_weights: BlockWeights | None = None
-    name: str = ""
     schedule: StrengthCurve | None = None
     options: UnitOptions = UnitOptions()
-    hints: tuple[HintSpec, ...] = ()
+    more_hints: tuple[HintSpec, ...] = ()
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.start_percent > self.end_percent:
+            raise ValueRangeError(
+                f"start_percent is {self.start_percent:g} and end_percent {self.end_percent:g}: control would end "
+                "before it begins, swap them"
+            )
 
 
 # A tuple: a stack is linked to several nodes, and none of them may change it for the others.

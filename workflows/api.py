@@ -28,7 +28,6 @@ from ..controlnet_core.picture_files import read_picture
 from ..controlnet_core.sample import SampleSettings
 from ..controlnet_core.training.controlnet_training import NATIVE_SIZES
 from ..nodes import builtin
-from ..nodes.control import make_spec
 from ..nodes.standalone.host import StandaloneHost
 from ..nodes.values import Clip, ControlSpec, Model, UnitOptions, Vae
 from ..preprocessors.image_ops import as_batch, rgb_frame, to_numpy, unit_range
@@ -171,7 +170,7 @@ class Pipe:
         image = torch.from_numpy(one.hint)[None]
         mask = None if one.mask is None else torch.from_numpy(one.mask)[None]
         options = UnitOptions(kind=one.kind)
-        return make_spec(net, image, one.strength, one.start, one.end, one.mode, mask, options=options)
+        return ControlSpec(net, image, one.strength, one.start, one.end, one.mode, mask, options=options)
 
 
 def _host(models: str | Path | Sequence[str | Path], device: str = "auto", dtype: str = "auto") -> StandaloneHost:

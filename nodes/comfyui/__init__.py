@@ -1,21 +1,30 @@
-"""The side of the port that stands in the editor (ComfyUI). The only place that imports it.
+"""The nodes inside ComfyUI. Only this folder imports ComfyUI.
 
-Importing this package imports nothing of the editor yet, and nothing heavy: the parts are imported when a
-node needs them.
+Importing this package imports nothing of ComfyUI and nothing heavy.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from .. import bind, own_nodes
 from . import replacements
-from .host import ComfyHost
 
 
 def editor_nodes() -> tuple[dict[str, type], dict[str, str]]:
-    """Node classes and display names by ID, as the editor wants them from a pack.
-
-    Only our own nodes: the native ones are the editor's.
-    """
+    """Our node classes and their display names by ID, as ComfyUI reads them from a pack."""
     replacements.register()
-    classes = bind(own_nodes(), ComfyHost())
+    classes = bind(own_nodes(), DeferredHost())
     return classes, {name: cls.DISPLAY_NAME for name, cls in classes.items()}  # type: ignore[attr-defined]
+
+
+class DeferredHost:
+    """Imports the host when a node first asks it for something.
+
+    Our classes inherit from ComfyUI's. At that time other packs have replaced those that they replace.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        from .host import HOST
+
+        return getattr(HOST, name)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, ref
 
@@ -39,6 +40,8 @@ KEY = STREAM_TAKER
 CALLBACKS = comfy.patcher_extension.CallbacksMP
 PART = "diffusion_model"
 """What the editor calls the UNet inside of its model."""
+TIMESTEPS: Any = SimpleNamespace(timestep=lambda t: t)
+"""The noise schedule of a UNet that is given timesteps instead of noise levels."""
 
 
 def accelerated(model: Any, weights: str, node: str | None = None) -> tuple[Any, str]:
@@ -53,12 +56,11 @@ def accelerated(model: Any, weights: str, node: str | None = None) -> tuple[Any,
     engine = Engine(borrowed_unet.frame(config), weights, node)
     clone = model.clone()
     clone.remove_wrappers_with_key(WRAPPER, KEY)
-    for kind in (CALLBACKS.ON_PRE_RUN, CALLBACKS.ON_CLEANUP, CALLBACKS.ON_DETACH):
-        clone.remove_callbacks_with_key(kind, KEY)
     clone.add_wrapper_with_key(WRAPPER, KEY, engine)
-    clone.add_callback_with_key(CALLBACKS.ON_PRE_RUN, KEY, engine.begin)
-    clone.add_callback_with_key(CALLBACKS.ON_CLEANUP, KEY, engine.end)
-    clone.add_callback_with_key(CALLBACKS.ON_DETACH, KEY, engine.forget)
+    calls = {CALLBACKS.ON_PRE_RUN: engine.begin, CALLBACKS.ON_CLEANUP: engine.end, CALLBACKS.ON_DETACH: engine.forget}
+    for kind, call in calls.items():
+        clone.remove_callbacks_with_key(kind, KEY)
+        clone.add_callback_with_key(kind, KEY, call)
     clone.remove_additional_models(KEY)
     if weights == "packed":
         clone.set_additional_models(KEY, [engine.counted(clone)])
@@ -156,14 +158,6 @@ class Report:
             lines.append(f"control: {self.streamed} calls, each residual added when it is made, none kept")
         lines += [f"native path: {count} calls, since {reason}" for reason, count in self.native.items()]
         return "\n".join([*lines, *filter(None, [self.note])]) or "no calls"
-
-
-class Timesteps:
-    """The schedule of who is given timesteps, not noise levels."""
-
-    def timestep(self, sigma: Tensor) -> Tensor:
-        """Themselves."""
-        return sigma
 
 
 class Engine:
@@ -268,7 +262,7 @@ class Engine:
         key = (identity(options), tuple(context.shape), x.shape[0], x.dtype, x.device)
         known = self.projections.setdefault(uuids[0], {}) if uuids else {}
         if key not in known:
-            known[key] = Projections(unet, Timesteps(), context, y, per_row=True)
+            known[key] = Projections(unet, TIMESTEPS, context, y, per_row=True)
         return known[key]
 
     # ---- memory

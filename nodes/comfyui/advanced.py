@@ -29,6 +29,7 @@ WINDOW_OPTION = "ad_params"
 """Where AnimateDiff-Evolved keeps the context window in the options of a model call."""
 ANY_NET = ("universal", "default")
 UNLIMITED = float("inf")
+INPUTS = ("timestep_keyframes", "latent_keyframe_override", "weights_override", "mask_cond_hint_original")
 
 
 class AdvancedInputs:
@@ -40,17 +41,16 @@ class AdvancedInputs:
     allow_condhint_latents = False
     postpone_condhint_latents_check = False
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.sub_idxs: Sequence[int] | None = None
-        self.full_latent_length = 0
-        self.context_length = 0
-        self.timestep_keyframes: Any = None
-        self.latent_keyframe_override: Any = None
-        self.weights_override: Any = None
-        self.mask_cond_hint_original: Tensor | None = None
-        self.is_advanced = False
-        self.keyframe_state: KeyframeState | None = None
+    # Set by the packs.
+    sub_idxs: Sequence[int] | None = None
+    full_latent_length = 0
+    context_length = 0
+    timestep_keyframes: Any = None
+    latent_keyframe_override: Any = None
+    weights_override: Any = None
+    mask_cond_hint_original: Tensor | None = None
+    is_advanced = False
+    keyframe_state: KeyframeState | None = None
 
     # ---- what the packs call
 
@@ -82,17 +82,13 @@ class AdvancedInputs:
 
     def copy_advanced_to(self, other: AdvancedInputs) -> None:
         """Give a copy of the object the same inputs."""
-        other.timestep_keyframes = self.timestep_keyframes
-        other.latent_keyframe_override = self.latent_keyframe_override
-        other.weights_override = self.weights_override
-        other.mask_cond_hint_original = self.mask_cond_hint_original
-        other.is_advanced = self.is_advanced
+        for name in (*INPUTS, "is_advanced"):
+            setattr(other, name, getattr(self, name))
 
     def begin_advanced(self, percent_to_sigma: Callable[[float], float]) -> None:
         """Begin a run."""
         self.sub_idxs = self.keyframe_state = None
-        given = (self.timestep_keyframes, self.latent_keyframe_override, self.weights_override)
-        if self.mask_cond_hint_original is not None or any(item is not None for item in given):
+        if any(getattr(self, name) is not None for name in INPUTS):
             self.keyframe_state = KeyframeState(self.timestep_keyframes, percent_to_sigma)
 
     def end_advanced(self) -> None:

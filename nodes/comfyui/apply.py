@@ -12,16 +12,14 @@ from ...controlnet_core.config import SD15
 from ...controlnet_core.control.unit import ControlUnit
 from ...controlnet_core.diffusion.schedule import NoiseSchedule
 from ...controlnet_core.errors import ValueRangeError
-from ..units import hint_of
-from ..values import Conditioning, Controlled, ControlSpec
+from ..units import check_text, hint_of
+from ..values import Conditioning, Controlled, ControlSpec, Halves
 from . import core_control, native_controlnet
 from .model_config import base_config
 from .model_patch_control import ModelPatchControl
 
 
-def apply_control(
-    positive: Conditioning, negative: Conditioning, specs: Sequence[ControlSpec]
-) -> tuple[Conditioning, Conditioning]:
+def apply_control(positive: Conditioning, negative: Conditioning, specs: Sequence[ControlSpec]) -> Halves:
     """Both halves with these units behind those that they have. A strength of 0 adds nothing."""
     for spec in specs:
         if spec.strength != 0.0:
@@ -29,21 +27,19 @@ def apply_control(
     return positive, negative
 
 
-def _apply(positive: Conditioning, negative: Conditioning, spec: ControlSpec) -> tuple[Conditioning, Conditioning]:
+def _apply(positive: Conditioning, negative: Conditioning, spec: ControlSpec) -> Halves:
     """One unit on both halves. Entries with the same chain before it share one object, so that the sampler
     evaluates both halves in one batch."""
     hint = hint_of(spec.image)
     made: dict[Any, Any] = {}
-    halves: list[Conditioning] = []
-    for conditioning in (positive, negative):
-        half: Conditioning = []
-        for text, options in conditioning:
-            before = options.get("control")
-            if before not in made:
-                made[before] = make_control(spec, hint, text).set_previous_controlnet(before)
-            half.append([text, {**options, "control": made[before], "control_apply_to_uncond": False}])
-        halves.append(half)
-    return halves[0], halves[1]
+
+    def controlled_entry(text: Tensor, options: dict[str, Any]) -> list[Any]:
+        before = options.get("control")
+        if before not in made:
+            made[before] = make_control(spec, hint, text).set_previous_controlnet(before)
+        return [text, {**options, "control": made[before], "control_apply_to_uncond": False}]
+
+    return [controlled_entry(*entry) for entry in positive], [controlled_entry(*entry) for entry in negative]
 
 
 def make_control(spec: ControlSpec, hint: Tensor, text: Tensor) -> Any:
@@ -51,14 +47,15 @@ def make_control(spec: ControlSpec, hint: Tensor, text: Tensor) -> Any:
 
     Raises UnfitError for a net of another base than the text's, ValueRangeError for what it cannot do.
     """
-    if getattr(spec.net, core_control.TAG, False):
-        made = spec.net.copy().set_cond_hint(hint, spec.strength, (spec.start, spec.end))
-        core_control.check_width(made, text)
+    window = (spec.start_percent, spec.end_percent)
+    if getattr(spec.control_net, core_control.TAG, False):
+        made = spec.control_net.copy().set_cond_hint(hint, spec.strength, window)
+        check_text(made.shared.net, made.name, text)
         return made.describe(spec)
-    if isinstance(spec.net, ModelPatchControl):
-        return spec.net.copy().set_cond_hint(hint, spec.strength, (spec.start, spec.end)).describe(spec)
-    if not native_controlnet.is_control(spec.net):
-        raise ValueRangeError(f"the control net is a {type(spec.net).__name__}: link a ControlNet loader")
+    if isinstance(spec.control_net, ModelPatchControl):
+        return spec.control_net.copy().set_cond_hint(hint, spec.strength, window).describe(spec)
+    if not native_controlnet.is_control(spec.control_net):
+        raise ValueRangeError(f"the control net is a {type(spec.control_net).__name__}: link a ControlNet loader")
     return native_controlnet.make(spec, hint)
 
 

@@ -55,7 +55,7 @@ class ControlInputs(AdvancedInputs, comfy.controlnet.ControlNet):
 
     def describe(self, spec: ControlSpec) -> Any:
         """Set what native nodes do not know, and check all of it; returns itself, as `set_cond_hint` does."""
-        self.spec = replace(spec, net=None, image=torch.zeros(0))
+        self.spec = replace(spec, control_net=None, image=torch.zeros(0))
         self.name = spec.name or self.shared.name
         self.unit()
         self._join_hint()
@@ -73,7 +73,7 @@ class ControlInputs(AdvancedInputs, comfy.controlnet.ControlNet):
             return
         mask = self.spec.mask
         own = None if mask is None else mask.float().reshape(-1, *mask.shape[-2:])
-        more = tuple(hint_of(hint.image) for hint in self.spec.hints)
+        more = tuple(hint_of(hint.image) for hint in self.spec.more_hints)
         self.parts = HintParts(self.parts.hint, more, (own, self.mask_cond_hint_original))
         self.joined = self.cond_hint_original = self.parts.join()
 
@@ -110,7 +110,7 @@ class ControlInputs(AdvancedInputs, comfy.controlnet.ControlNet):
         if part is None and self.cond_hint_original is not self.joined:
             part = self.cond_hint_original
         start, end = self.timestep_percent_range
-        spec = replace(self.spec, strength=self.strength, start=start, end=end)
+        spec = replace(self.spec, strength=self.strength, start_percent=start, end_percent=end)
         types = self.extra_args.get(UNION_ARGUMENT) or ()
         kind = str(types[0]) if types else ""
         parts = self.parts if part is None or self.parts is None else self.parts.split(part, self.name)

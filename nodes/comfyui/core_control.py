@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from ...controlnet_core.checkpoints.control import load_control
-from ...controlnet_core.checkpoints.fit import fits_text, text_widths
 from ...controlnet_core.config import UNetConfig
 from ...controlnet_core.control.bound_unit import NetInputs, Scales, UnitInputs, residual_scales
 from ...controlnet_core.control.modes import block_heights
@@ -30,6 +29,7 @@ from ...controlnet_core.denoise import net_residuals
 from ...controlnet_core.errors import UnfitError, ValueRangeError
 from ...controlnet_core.models.control import BoundNet, ControlModel, check_base
 from ...controlnet_core.models.to_device import to_device_async
+from ..units import check_text
 from .advanced import AdvancedFactors, context_window
 from .batch_rows import BatchRows, batch_rows
 from .bind import FACTOR, HostSchedule, bind_context
@@ -69,12 +69,13 @@ class CoreControl(ControlInputs):
     """One unit of control in ComfyUI."""
 
     controlnet_core_unit = True
+    # Set by `pre_run`, and None between runs.
+    base: UNetConfig
+    placed: PlacedNet
 
     def __init__(self, shared: SharedNet) -> None:
         super().__init__(shared)
         self.sampling: Any = None
-        self.base: UNetConfig | None = None
-        self.placed: PlacedNet | None = None
         # Keyed by the editor's identity of a conditioning, which lives as long as a run: nothing outlives
         # a run that fails, for which there is no cleanup.
         self.runs: WeakKeyDictionary[Any, dict[Any, Prepared]] = WeakKeyDictionary()
@@ -94,7 +95,8 @@ class CoreControl(ControlInputs):
         own = 0
         if self.cond_hint_original is not None:
             height, width = (max(1, side // FACTOR) for side in self.cond_hint_original.shape[-2:])
-            own = self.shared.activation_bytes((height, width), len(self.cond_hint_original), 1 + len(self.spec.hints))
+            images, hints = len(self.cond_hint_original), 1 + len(self.spec.more_hints)
+            own = self.shared.activation_bytes((height, width), images, hints)
         if self.shared.placed is None:
             own += 4 * sum(placed.parameters for placed in self.shared.completed.values())
         own = own * comfy.model_management.dtype_size(dtype) // 4
@@ -120,7 +122,7 @@ class CoreControl(ControlInputs):
         self.end_advanced()
         self.runs.clear()
         self.shared.completed.clear()
-        self.placed = self.sampling = self.base = None
+        self.placed = self.sampling = self.base = None  # type: ignore[assignment]
 
     def get_control(
         self, x_noisy: Tensor, t: Tensor, cond: dict[str, Any], batched_number: int, transformer_options: dict[str, Any]
@@ -160,7 +162,6 @@ class CoreControl(ControlInputs):
         options: dict[str, Any],
     ) -> Call | None:  # fmt: skip
         """What this call needs; None if the unit adds nothing."""
-        assert self.base is not None and self.placed is not None
         part = self.part_for(x_noisy)
         unit, window = self.unit(part), context_window(self.sub_idxs, options)
         order = batch_rows(len(x_noisy), conditionings, options, window)
@@ -190,30 +191,24 @@ class CoreControl(ControlInputs):
         self, advanced: AdvancedFactors, rows: tuple[int, ...], x: Tensor, untouched: bool
     ) -> tuple[Tensor, ...]:
         """Advanced-ControlNet's masks for each target. untouched: whether the hint is that of the whole image."""
-        assert self.base is not None and self.placed is not None
         if not untouched and advanced.mask_of_keyframe:
             raise ValueRangeError(
                 f"another pack cuts the hint of {self.name} into parts, and the mask of a timestep keyframe cannot "
                 "follow it: give the mask to Apply Advanced ControlNet instead"
             )
-        latent = (x.shape[-2], x.shape[-1])
-        sizes = list(zip(block_heights(self.base, latent[0]), block_heights(self.base, latent[1]), strict=True))
-        return tuple(
-            to_device_async(
-                advanced.mask(index, len(sizes) - 1, self.placed.net.entry, latent, size, untouched)[list(rows)],
-                x.device,
-                self.placed.dtype,
-            )
-            for index, size in enumerate(sizes)
-        )
+        latent, sizes, entry = (x.shape[-2], x.shape[-1]), self._sizes(x), self.placed.net.entry
+        masks = (advanced.mask(i, len(sizes) - 1, entry, latent, size, untouched) for i, size in enumerate(sizes))
+        return tuple(to_device_async(mask[list(rows)], x.device, self.placed.dtype) for mask in masks)
+
+    def _sizes(self, x: Tensor) -> list[tuple[int, int]]:
+        """Height and width of each skip and of the middle, for x (rows, C, h, w)."""
+        return list(zip(*(block_heights(self.base, side) for side in x.shape[-2:]), strict=True))
 
     def _weighed(self, call: Call, may_run: bool, options: dict[str, Any]) -> Iterator[Tensor | None]:
         """One residual for each skip and the middle, in all rows of x; None if nothing is added."""
-        assert self.base is not None
-        height, width = call.x.shape[-2:]
-        sizes = zip(block_heights(self.base, height), block_heights(self.base, width), strict=True)
         (unit,) = call.net.units
-        for index, (residual, size) in enumerate(zip(self._residuals(call, may_run, options), sizes, strict=True)):
+        residuals = zip(self._residuals(call, may_run, options), self._sizes(call.x), strict=True)
+        for index, (residual, size) in enumerate(residuals):
             if residual is None or not unit.acts_on(index):
                 yield None
                 continue
@@ -226,7 +221,6 @@ class CoreControl(ControlInputs):
 
     def _residuals(self, call: Call, may_run: bool, options: dict[str, Any]) -> Iterator[Tensor | None]:
         """The net's residuals before their weights; with shortcuts computed or continued."""
-        assert self.placed is not None
         x = self.sampling.calculate_input(call.sigma, call.x).to(self.placed.dtype)
         recorder, sampling = options.get(RECORDER), sampling_of(options)
 
@@ -267,7 +261,6 @@ class CoreControl(ControlInputs):
 
         source: the tensor that the hint is from.
         """
-        assert self.placed is not None and self.base is not None
         dtype, device = self.placed.dtype, x.device
         text = cond.get("crossattn_controlnet", cond["c_crossattn"])
         uuids = options.get("uuids") or ()
@@ -277,7 +270,7 @@ class CoreControl(ControlInputs):
         key = (identity(options), rows, images, tuple(factors), tuple(x.shape), tuple(text.shape), dtype, device)
         key = (id(source), *key)
         if key not in known:
-            check_width(self, text)
+            check_text(self.shared.net, self.name, text)
             text, label = (None if v is None else v.to(device, dtype) for v in (text, cond.get("y")))
             if len(rows) != x.shape[0]:
                 text, label = (None if v is None else v[list(rows)] for v in (text, label))
@@ -359,14 +352,3 @@ def find_base(net: ControlModel, name: str, model: Any) -> UNetConfig:
         )
     check_base(net, name, base, "this model")
     return base
-
-
-def check_width(control: CoreControl, context: Tensor) -> None:
-    """Raise UnfitError when the prompt was encoded by the text encoder of another base."""
-    net, has = control.shared.net, context.shape[-1]
-    if not fits_text(net, has):
-        needs = " or ".join(str(width) for width in text_widths(net))
-        raise UnfitError(
-            f"{control.name} is for bases of {needs} wide text, the prompt was encoded {has} wide: use the CLIP of the "
-            "checkpoint that this ControlNet was made for"
-        )

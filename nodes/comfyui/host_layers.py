@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import copy
-from types import MappingProxyType
 from typing import TypeVar
 
 import comfy.ldm.modules.attention as editor
@@ -18,12 +17,8 @@ from ...controlnet_core.models.module_tree import rebuild
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
-LAYERS: Mapping[type[nn.Module], type[nn.Module]] = MappingProxyType(
-    {
-        kind: getattr(comfy.ops.disable_weight_init, kind.__name__)
-        for kind in (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm)
-    }
-)
+KINDS = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm)
+LAYERS: Mapping[type, type] = {kind: getattr(comfy.ops.disable_weight_init, kind.__name__) for kind in KINDS}
 """The editor's layers are torch's, with a second way to run for when their weights are elsewhere."""
 
 
@@ -63,9 +58,7 @@ class HostTransformer(SpatialTransformer):
         return super().pixels(tokens, height).contiguous()
 
 
-FORMS: Mapping[type[nn.Module], type[nn.Module]] = MappingProxyType(
-    {Attention: HostAttention, SpatialTransformer: HostTransformer}
-)
+FORMS: Mapping[type, type] = {Attention: HostAttention, SpatialTransformer: HostTransformer}
 
 
 def with_host_layers(module: ModuleT) -> ModuleT:
@@ -76,9 +69,7 @@ def with_host_layers(module: ModuleT) -> ModuleT:
 def with_host_arithmetic(tree: ModuleT) -> ModuleT:
     """A tree that was just rebuilt, its parts in the forms that compute as the editor does; returns itself."""
     for module in tree.modules():
-        form = FORMS.get(type(module))
-        if form is not None:
-            module.__class__ = form
+        module.__class__ = FORMS.get(type(module), type(module))
     return tree
 
 

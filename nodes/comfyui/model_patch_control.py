@@ -247,7 +247,7 @@ def impossible(spec: ControlSpec) -> dict[str, bool]:
     return {
         f"mode {spec.mode}": spec.mode != "balanced",
         "block weights": spec.block_weights is not None,
-        "further hints": bool(spec.hints),
+        "further hints": bool(spec.more_hints),
         f"hint fit {options.fit}": options.fit != plain.fit,
         "hint type": options.kind != plain.kind,
         "averaging over the picture": options.pool,

@@ -150,7 +150,7 @@ def native_unet_config(config: UNetConfig) -> dict[str, Any]:
     """The keyword arguments of the editor's UNet for this shape."""
     first = config.widths[0]
     depths = config.transformer_depth
-    known: dict[str, Any] = {
+    return {
         "image_size": 32,
         "in_channels": config.in_channels,
         "out_channels": config.out_channels,
@@ -168,7 +168,5 @@ def native_unet_config(config: UNetConfig) -> dict[str, Any]:
         "num_head_channels": config.head_dim or -1,
         "legacy": False,
         "adm_in_channels": config.label_dim,
+        "num_classes": None if config.label_dim is None else "sequential",
     }
-    if config.label_dim is not None:
-        known["num_classes"] = "sequential"
-    return known

@@ -39,7 +39,7 @@ def make(spec: ControlSpec, hint: Tensor) -> Any:
 
     Raises ValueRangeError for what a native net cannot do.
     """
-    net, name = spec.net, spec.name or type(spec.net).__name__
+    net, name = spec.control_net, spec.name or type(spec.control_net).__name__
     for what, wanted in unknown_to_the_editor(spec).items():
         if wanted:
             raise ValueRangeError(
@@ -51,7 +51,7 @@ def make(spec: ControlSpec, hint: Tensor) -> Any:
             f"{name} reads its hint through a VAE, which Apply ControlNet does not have: use the native Apply "
             "ControlNet node and link the VAE there"
         )
-    control = net.copy().set_cond_hint(hint, spec.strength, (spec.start, spec.end))
+    control = net.copy().set_cond_hint(hint, spec.strength, (spec.start_percent, spec.end_percent))
     return control if spec.mask is None else MaskedControl(control, spec.mask)
 
 
@@ -62,7 +62,7 @@ def unknown_to_the_editor(spec: ControlSpec) -> dict[str, bool]:
         f"mode {spec.mode}": spec.mode != "balanced",
         "block weights": spec.block_weights is not None,
         "strength schedule": spec.schedule is not None,
-        "further hints": bool(spec.hints),
+        "further hints": bool(spec.more_hints),
         f"hint fit {options.fit}": options.fit != plain.fit,
         "hint type here (it has a node of its own, SetUnionControlNetType)": options.kind != plain.kind,
         "factor for each half": (options.positive, options.negative) != (plain.positive, plain.negative),

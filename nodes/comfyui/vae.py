@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import comfy.model_management
@@ -71,66 +72,47 @@ class OwnVae(comfy.sd.VAE):
     def decode(self, samples_in: Tensor, vae_options: dict[str, Any] | None = None) -> Tensor:
         """LATENT (B, 4, h, w) -> IMAGE (B, 8h, 8w, 3); in tiles where the device has too little memory."""
         self._check(samples_in)
-        pictures = []
-        try:
-            for rows in samples_in.split(self._batch(self.memory_used_decode, samples_in)):
-                pictures.append(self.process_output(self._decode(rows)))
-        except comfy.model_management.OOM_EXCEPTION:
-            pictures = []
-        if not pictures:  # outside of the handler, which still holds the failed run's tensors
-            return self.decode_tiled(samples_in)
-        return torch.cat(pictures).movedim(1, -1)
+        pictures = self._in_batches(self._decode, samples_in, self.memory_used_decode)
+        return self.decode_tiled(samples_in) if pictures is None else self.process_output(pictures).movedim(1, -1)
 
+    # tile_t, overlap_t: the time of video models, which ComfyUI's nodes give to every VAE.
     def decode_tiled(
-        self,
-        samples: Tensor,
-        tile_x: int | None = None,
-        tile_y: int | None = None,
-        overlap: int | None = None,
-        tile_t: int | None = None,
-        overlap_t: int | None = None,
-    ) -> Tensor:
-        """As `decode`, in tiles of so many latent cells; the two times of video models do not count here."""
+        self, samples: Tensor, tile_x: int | None = None, tile_y: int | None = None, overlap: int | None = None,
+        tile_t: int | None = None, overlap_t: int | None = None,
+    ) -> Tensor:  # fmt: skip
+        """The same in tiles of so many latent cells."""
         self._check(samples)
         self._batch(self.memory_used_decode, samples)
-        return self.process_output(
-            comfy.utils.tiled_scale(
-                samples, self._decode, tile_x or TILE, tile_y or TILE, OVERLAP if overlap is None else overlap,
-                upscale_amount=self.upscale_ratio, out_channels=self.output_channels, output_device=self.output_device,
-            )
-        ).movedim(1, -1)  # fmt: skip
+        tiles = (tile_x or TILE, tile_y or TILE, OVERLAP if overlap is None else overlap)
+        sizes = {"upscale_amount": self.upscale_ratio, "out_channels": self.output_channels}
+        pictures = comfy.utils.tiled_scale(samples, self._decode, *tiles, **sizes, output_device=self.output_device)
+        return self.process_output(pictures).movedim(1, -1)
 
     def encode(self, pixel_samples: Tensor) -> Tensor:
         """IMAGE (B, H, W, 3), cropped to what the autoencoder divides -> LATENT (B, 4, H/8, W/8)."""
         pixels = self.vae_encode_crop_pixels(pixel_samples).movedim(-1, 1)
-        latents = []
-        try:
-            for rows in pixels.split(self._batch(self.memory_used_encode, pixels)):
-                latents.append(self._encode(rows))
-        except comfy.model_management.OOM_EXCEPTION:
-            latents = []
-        if not latents:  # as in `decode`
-            return self.encode_tiled(pixel_samples)
-        return torch.cat(latents)
+        latents = self._in_batches(self._encode, pixels, self.memory_used_encode)
+        return self.encode_tiled(pixel_samples) if latents is None else latents
 
     def encode_tiled(
-        self,
-        pixel_samples: Tensor,
-        tile_x: int | None = None,
-        tile_y: int | None = None,
-        overlap: int | None = None,
-        tile_t: int | None = None,
-        overlap_t: int | None = None,
-    ) -> Tensor:
-        """As `encode`, in tiles of so many pixels."""
+        self, pixel_samples: Tensor, tile_x: int | None = None, tile_y: int | None = None, overlap: int | None = None,
+        tile_t: int | None = None, overlap_t: int | None = None,
+    ) -> Tensor:  # fmt: skip
+        """The same in tiles of so many pixels."""
         pixels = self.vae_encode_crop_pixels(pixel_samples).movedim(-1, 1)
         self._batch(self.memory_used_encode, pixels)
         ratio = self.downscale_ratio
-        overlap = OVERLAP * ratio if overlap is None else overlap
-        return comfy.utils.tiled_scale(
-            pixels, self._encode, tile_x or TILE * ratio, tile_y or TILE * ratio, overlap,
-            upscale_amount=1 / ratio, out_channels=self.latent_channels, output_device=self.output_device,
-        )  # fmt: skip
+        tiles = (tile_x or TILE * ratio, tile_y or TILE * ratio, OVERLAP * ratio if overlap is None else overlap)
+        sizes = {"upscale_amount": 1 / ratio, "out_channels": self.latent_channels}
+        return comfy.utils.tiled_scale(pixels, self._encode, *tiles, **sizes, output_device=self.output_device)
+
+    def _in_batches(self, run: Callable[[Tensor], Tensor], x: Tensor, memory_used: Any) -> Tensor | None:
+        """`run` on as many pictures at once as fit into memory; None where not even one does."""
+        try:
+            return torch.cat([run(rows) for rows in x.split(self._batch(memory_used, x))])
+        except comfy.model_management.OOM_EXCEPTION:
+            # The caller retries in tiles after this returns: the exception holds the failed run's tensors.
+            return None
 
     def _check(self, samples: Tensor) -> None:
         if samples.ndim != 4 or samples.shape[1] != self.latent_channels:

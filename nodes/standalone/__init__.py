@@ -9,28 +9,8 @@ from __future__ import annotations
 
 def native_nodes() -> dict[str, type]:
     """ComfyUI's node classes by ID, not bound to a host. The name of a class is its ID; base classes end in "Node"."""
-    from ..node import Node
-    from . import (
-        conditioning,
-        control,
-        custom_sampling,
-        files,
-        images,
-        latents,
-        loaders,
-        model_sampling,
-        primitives,
-        sampling,
-        vae,
-    )
+    from . import conditioning, control, files, images, latents, loaders, model_sampling, primitives, sampling, vae
 
-    modules = (
-        loaders, conditioning, control, vae, latents, model_sampling, sampling, custom_sampling, images, files,
-        primitives,
-    )  # fmt: skip
-    return {
-        name: value
-        for module in modules
-        for name, value in vars(module).items()
-        if isinstance(value, type) and issubclass(value, Node) and not name.endswith("Node")
-    }
+    modules = (loaders, conditioning, control, vae, latents, model_sampling, sampling, images, files, primitives)
+    found = (item for module in modules for item in vars(module).items())
+    return {name: cls for name, cls in found if hasattr(cls, "INPUTS") and not name.endswith("Node")}

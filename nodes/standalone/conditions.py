@@ -46,25 +46,15 @@ def to_conditions(
     (inpainting). The samples of `latent` are scaled for the model. Raises ShapeError for an empty half, and for a text
     that does not fit the label vector.
     """
-    label_dim = None if config is None else config.unet.label_dim
     # Both halves are needed before either is complete: areas and shared control go from one to the other.
     halves = []
     for name, conditioning in (("positive", positive), ("negative", negative)):
         if not conditioning:
             raise ShapeError(f"the {name} conditioning is empty: link an encoded prompt")
-        score = SCORES[name]
-        halves.append(
-            [
-                replace(
-                    _condition(text, options, size),
-                    label=_label(options, size, label_dim, score),
-                    concat=None if config is None or latent is None else _concat_channels(options, config, latent),
-                )
-                for text, options in conditioning
-            ]
-        )
-    shared = [c.units for c, (_, o) in zip(halves[0], positive, strict=True) if _is_shared(c, o)]
-    return tuple(_with_area_of(halves[0], halves[1])), tuple(_with_area_of(share_control(halves[1], shared), halves[0]))
+        halves.append([_condition(text, o, size, config, latent, SCORES[name]) for text, o in conditioning])
+    first, second = halves
+    shared = [c.units for c, (_, o) in zip(first, positive, strict=True) if _is_shared(c, o)]
+    return tuple(_with_area_of(first, second)), tuple(_with_area_of(share_control(second, shared), first))
 
 
 def _is_shared(condition: Condition, options: dict[str, Any]) -> bool:
@@ -115,7 +105,10 @@ def _covers(outer: Area | None, inner: Area) -> bool:
     )
 
 
-def _condition(text: Tensor, options: dict[str, Any], size: tuple[int, int]) -> Condition:
+def _condition(
+    text: Tensor, options: dict[str, Any], size: tuple[int, int], config: ModelConfig | None, latent: Latent | None,
+    score: float,
+) -> Condition:  # fmt: skip
     mask = _mask(options, size)
     return Condition(
         text=text,
@@ -125,6 +118,8 @@ def _condition(text: Tensor, options: dict[str, Any], size: tuple[int, int]) -> 
         area=_area(options, mask, size),
         start=float(options.get("start_percent", 0.0)),
         end=float(options.get("end_percent", 1.0)),
+        label=_label(options, size, None if config is None else config.unet.label_dim, score),
+        concat=None if config is None or latent is None else _concat_channels(options, config, latent),
     )
 
 

@@ -11,7 +11,7 @@ from ...controlnet_core.models.union import UNION_CHOICES
 from ..fields import choice, conditioning, control_net, factor, image, mask, optional, vae, window
 from ..node import Node
 from ..units import add_units
-from ..values import Conditioning, ControlNetHandle, ControlSpec
+from ..values import Conditioning, ControlNetHandle, ControlSpec, Halves
 
 CATEGORY = "conditioning/controlnet"
 PROMPTS = (conditioning("positive"), conditioning("negative"))
@@ -49,7 +49,7 @@ class ControlNetApplyAdvanced(Node):
     def run(
         self, positive: Conditioning, negative: Conditioning, control_net: ControlNetHandle, image: Tensor,
         strength: float, start_percent: float, end_percent: float, vae: Any = None, mask: Tensor | None = None,
-    ) -> tuple[Conditioning, Conditioning]:  # fmt: skip
+    ) -> Halves:  # fmt: skip
         """-> CONDITIONING, CONDITIONING.
 
         As in ComfyUI, a window that ends before it starts contains no step. vae and mask are not used: only

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -29,10 +30,9 @@ from ...controlnet_core.runtime.memory import MemoryPlan
 from ...controlnet_core.sample import SampleSettings
 from ...controlnet_core.speed import EXACT, Shortcuts
 from ...preprocessors.learned.library import Library
-from ..folders import ALIASES, MODEL_ENDINGS, find_file
-from ..model_choices import list_models
+from ..folders import ALIASES, MODEL_ENDINGS, find_file, list_models
 from ..units import add_units, hint_of, unit_of
-from ..values import Clip, Conditioning, Controlled, ControlNetHandle, ControlSpec, Latent, Model, Vae
+from ..values import Clip, Conditioning, Controlled, ControlNetHandle, ControlSpec, Halves, Latent, Model, Vae
 from . import loras
 from .autoencoder import decode_latents, encode_pictures
 from .file_cache import FileCache, open_checkpoint, open_unet
@@ -47,6 +47,10 @@ WEIGHT_DTYPES: Mapping[str, Narrow] = {
 }
 """How weights are kept in memory, by the options of ComfyUI's UNETLoader."""
 Progress = Callable[..., None]
+
+
+def ignore(*facts: Any) -> None:
+    """A callback for facts that nobody wants to know."""
 
 
 class StandaloneHost:
@@ -76,12 +80,12 @@ class StandaloneHost:
         dtype: str = "auto",
         *,
         progress: Progress | None = None,
-        cancelled: Callable[[], bool] | None = None,
+        cancelled: Callable[[], bool] = bool,  # bool() is False
         shortcuts: Shortcuts | None = None,
         on_measured: Callable[[float, float, float], None] | None = None,
         on_report: Callable[[RunReport], None] | None = None,
         observe: bool = False,
-        on_note: Callable[[str], None] | None = None,
+        on_note: Callable[[str], None] = ignore,
         runtime: Runtime | None = None,
         assets_dir: str | Path = ASSETS,
     ) -> None:
@@ -94,14 +98,11 @@ class StandaloneHost:
         self.backend = Backend(asked)
         # The autoencoder has a precision of its own: SD1.5's overflows in fp16.
         self.vae_backend = Backend(
-            Runtime(
-                asked.device, asked.vae_dtype, asked.vae_dtype, pack_weights=asked.pack_weights, winograd=asked.winograd
-            )
+            Runtime(asked.device, asked.vae_dtype, asked.vae_dtype, asked.pack_weights, asked.winograd)
         )
-        self._progress, self._cancelled = progress, cancelled
+        self._progress, self._cancelled = progress or ignore, cancelled
         self.shortcuts, self.on_measured = shortcuts, on_measured
         self.on_report, self.observe, self.on_note = on_report, observe, on_note
-        self._library: Library | None = None
         self._cache = FileCache()
 
     # ---- files
@@ -193,13 +194,13 @@ class StandaloneHost:
 
     def library(self) -> Library:
         """Where learned preprocessors find their networks: folders for annotators first, then the models folders."""
-        # Created at the first use: most workflows need no learned preprocessor.
-        if self._library is None:
-            # Packs name these folders differently, but with this word in it: controlnet_annotators, annotator_ckpts.
-            named = (f for kind, found in self.model_folders.items() if "annotator" in kind for f in found)
-            runtime = self.runtime
-            self._library = Library([*named, *self.models_dirs], device=str(runtime.device), dtype=runtime.dtype)
         return self._library
+
+    @cached_property
+    def _library(self) -> Library:
+        # Packs name these folders differently, but with this word in it: controlnet_annotators, annotator_ckpts.
+        named = (f for kind, found in self.model_folders.items() if "annotator" in kind for f in found)
+        return Library([*named, *self.models_dirs], device=str(self.runtime.device), dtype=self.runtime.dtype)
 
     # ---- text and pictures
 
@@ -223,7 +224,7 @@ class StandaloneHost:
 
     def decode(self, vae: Vae | None, samples: Tensor, tile: int | None = None, overlap: int = 8) -> Tensor:
         """Latents (B, 4, h, w) -> IMAGE (B, 8h, 8w, 3); see `decode_latents`."""
-        return decode_latents(vae, samples, self.vae_backend, tile, overlap, self._note)
+        return decode_latents(vae, samples, self.vae_backend, tile, overlap, self.on_note)
 
     def encode(self, vae: Vae | None, pixels: Tensor) -> Tensor:
         """IMAGE (B, H, W, C) -> latents (B, 4, H/8, W/8); see `encode_pictures`."""
@@ -231,9 +232,7 @@ class StandaloneHost:
 
     # ---- control and sampling
 
-    def apply_control(
-        self, positive: Conditioning, negative: Conditioning, specs: Sequence[ControlSpec]
-    ) -> tuple[Conditioning, Conditioning]:
+    def apply_control(self, positive: Conditioning, negative: Conditioning, specs: Sequence[ControlSpec]) -> Halves:
         """Both halves of the guidance with these units. Raises UnfitError for a net of another base."""
         units = tuple(self.unit(spec) for spec in specs if spec.strength != 0.0)
         if not units:
@@ -243,7 +242,7 @@ class StandaloneHost:
 
     def unit(self, spec: ControlSpec) -> ControlUnit:
         """The engine's unit for a description."""
-        net = spec.net
+        net = spec.control_net
         if not isinstance(net, ControlNetHandle):
             raise ValueRangeError(f"the control net is a {type(net).__name__}: link a ControlNet loader")
         return unit_of(spec, net.net, hint_of(spec.image), spec.name or net.name, net.kind)
@@ -325,26 +324,21 @@ class StandaloneHost:
     def progress(self, done: int, total: int, preview: Any = None) -> None:
         """Report progress. Raises Interrupted where the user has cancelled."""
         check_cancelled(self._cancelled)
-        if self._progress is not None:
-            self._progress(done, total, preview)
+        self._progress(done, total, preview)
 
     def cancelled(self) -> bool:
         """Whether the user has cancelled."""
-        return self._cancelled is not None and self._cancelled()
+        return self._cancelled()
 
     def _note_replaced_shortcuts(self, model: Model, used: Shortcuts) -> None:
         if model.shortcuts not in (EXACT, used):
-            self._note(
+            self.on_note(
                 f"shortcuts: {used.words}, from the options of this run; those of the workflow are ignored "
                 f"({model.shortcuts.words})"
             )
 
     def _on_memory(self, plan: MemoryPlan) -> None:
-        self._note(plan.words())
-
-    def _note(self, text: str) -> None:
-        if self.on_note is not None:
-            self.on_note(text)
+        self.on_note(plan.words())
 
     def _on_step(self, step: Step) -> None:
         self.progress(step.index + 1, step.total)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 from ...controlnet_core.config import NoiseConfig, Parametrization, VAEConfig
 from ...controlnet_core.diffusion.schedule import make_schedule
@@ -15,10 +14,10 @@ from ..folders import brief
 from ..node import Node
 from ..values import Model
 
-DISCRETE: Mapping[str, Parametrization] = MappingProxyType({"eps": "eps", "v_prediction": "v"})
-CONTINUOUS: Mapping[str, tuple[Parametrization, float]] = MappingProxyType(
-    {"v_prediction": ("v", 1.0), "edm": ("edm", 0.5), "edm_playground_v2.5": ("edm", 0.5), "eps": ("eps", 1.0)}
-)
+DISCRETE: Mapping[str, Parametrization] = {"eps": "eps", "v_prediction": "v"}
+CONTINUOUS: Mapping[str, tuple[Parametrization, float]] = {
+    "v_prediction": ("v", 1.0), "edm": ("edm", 0.5), "edm_playground_v2.5": ("edm", 0.5), "eps": ("eps", 1.0)
+}  # fmt: skip
 """What the model predicts, and the standard deviation of the latents that it assumes, by the node's option."""
 PLAYGROUND = VAEConfig(
     scaling_factor=0.5, latent_mean=(-1.6574, 1.886, -1.383, 2.5155), latent_std=(8.4927, 5.9022, 6.5498, 5.2299)
@@ -34,13 +33,6 @@ def retrained(model: Model, parametrization: Parametrization, noise: NoiseConfig
     return replace(model, base=replace(base, config=changed, schedule=make_schedule(noise)))
 
 
-def check_sampling(sampling: Any, known: Mapping[str, Any]) -> bool:
-    """True for a supported option, and for None: a linked value is not known yet. Raises UnfitError otherwise."""
-    if sampling is not None and sampling not in tuple(known):
-        raise UnfitError(f"sampling {brief(sampling)} is not supported here: use one of {', '.join(known)}")
-    return True
-
-
 def sigma(name: str, default: float) -> Field:
     """A noise level. It is not rounded: the smallest levels need all decimals."""
     return number(name, default, 0.0, 1000.0, step=0.001, round=False)
@@ -53,27 +45,39 @@ class ModelNode(Node):
     RETURN_TYPES = ("MODEL",)
 
 
-class ModelSamplingDiscrete(ModelNode):
-    """Samples a model as one that predicts the noise or the velocity; zsnr is for zero terminal SNR."""
+class SamplingKindNode(ModelNode):
+    """Base of the nodes that set how a model was trained."""
 
-    INPUTS = (
-        model("model"), choice("sampling", ["eps", "v_prediction", "lcm", "x0", "img_to_img"]), switch("zsnr", False)
-    )  # fmt: skip
+    SUPPORTED: ClassVar[Mapping[str, Any]]
 
     @classmethod
     def VALIDATE_INPUTS(cls, sampling: Any) -> bool:
         """Raises UnfitError for an option that is not supported here, before anything is loaded."""
-        return check_sampling(sampling, DISCRETE)
+        # None: the value is linked and not known yet. A tuple, since a linked value may be unhashable.
+        if sampling is not None and sampling not in tuple(cls.SUPPORTED):
+            known = ", ".join(cls.SUPPORTED)
+            raise UnfitError(f"sampling {brief(sampling)} is not supported here: use one of {known}")
+        return True
+
+
+class ModelSamplingDiscrete(SamplingKindNode):
+    """Samples a model as one that predicts the noise or the velocity; zsnr is for zero terminal SNR."""
+
+    SUPPORTED = DISCRETE
+    INPUTS = (
+        model("model"), choice("sampling", ["eps", "v_prediction", "lcm", "x0", "img_to_img"]), switch("zsnr", False)
+    )  # fmt: skip
 
     def run(self, model: Model, sampling: str, zsnr: bool) -> tuple[Model]:
         """-> MODEL. Raises UnfitError for an option that is not supported here."""
-        check_sampling(sampling, DISCRETE)
+        self.VALIDATE_INPUTS(sampling)
         return (retrained(model, DISCRETE[sampling], NoiseConfig(zero_terminal_snr=zsnr)),)
 
 
-class ModelSamplingContinuousEDM(ModelNode):
+class ModelSamplingContinuousEDM(SamplingKindNode):
     """Samples a model as one that was trained on all noise levels between two limits (EDM)."""
 
+    SUPPORTED = CONTINUOUS
     INPUTS = (
         model("model"),
         choice("sampling", ["v_prediction", "edm", "edm_playground_v2.5", "eps", "cosmos_rflow"]),
@@ -81,14 +85,9 @@ class ModelSamplingContinuousEDM(ModelNode):
         sigma("sigma_min", 0.002),
     )
 
-    @classmethod
-    def VALIDATE_INPUTS(cls, sampling: Any) -> bool:
-        """Raises UnfitError for an option that is not supported here, before anything is loaded."""
-        return check_sampling(sampling, CONTINUOUS)
-
     def run(self, model: Model, sampling: str, sigma_max: float, sigma_min: float) -> tuple[Model]:
         """-> MODEL. Raises UnfitError for an option that is not supported here."""
-        check_sampling(sampling, CONTINUOUS)
+        self.VALIDATE_INPUTS(sampling)
         parametrization, spread = CONTINUOUS[sampling]
         noise = NoiseConfig("edm", sigma_min=sigma_min, sigma_max=sigma_max, sigma_data=spread)
         if sampling != "edm_playground_v2.5":

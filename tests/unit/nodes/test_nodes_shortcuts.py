@@ -14,7 +14,7 @@ from comfyui_controlnet_core.controlnet_core.control.report import RunReport
 from comfyui_controlnet_core.controlnet_core.errors import UnfitError, ValueRangeError
 from comfyui_controlnet_core.controlnet_core.speed import EXACT, Shortcuts
 from comfyui_controlnet_core.nodes import build_nodes
-from comfyui_controlnet_core.nodes.shortcuts import ShortcutsNode
+from comfyui_controlnet_core.nodes.speed import ShortcutsNode
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.workflows import cli
 from comfyui_controlnet_core.workflows.formats import load_graph

@@ -1,4 +1,4 @@
-"""The node that makes sampling faster at the price of exactness, so that a workflow can store these settings."""
+"""Nodes that make sampling faster: this pack's engine under any sampler, and shortcuts at the price of exactness."""
 
 from __future__ import annotations
 
@@ -6,8 +6,41 @@ from typing import Any
 
 from ..controlnet_core.errors import ValueRangeError
 from ..controlnet_core.speed import Shortcuts
-from .fields import Field, Output, integer, model, number, optional, share, switch
+from .fields import Field, Output, choice, integer, model, number, optional, share, switch
 from .node import Node, with_text
+
+WEIGHTS = ("shared", "packed")
+
+
+class Accelerate(Node):
+    """Runs this pack's engine inside any sampler. What does not change from step to step is computed once; the image
+    stays the same. Where other nodes change the model (patches, hooks, other packs), ComfyUI's own code runs instead;
+    after each run the text on the node says so and gives the reason.
+    """
+
+    DISPLAY_NAME = "Accelerate (ControlNet Core)"
+    CATEGORY = "ControlNet Core/sample"
+    SEARCH_ALIASES = ["speed", "fast", "optimize"]
+    INPUTS = (
+        model("model", "A Stable Diffusion model. LoRA nodes may stand before or after this node."),
+        choice(
+            "weights",
+            WEIGHTS,
+            "shared: uses the weights of the model without copying them. packed: keeps a second copy in a layout for "
+            "the CPU, which is faster there and takes as much memory again.",
+            "shared",
+        ),
+    )
+    HIDDEN = ("unique_id",)
+    OUTPUTS = (
+        Output("MODEL", "model", "The model, for any sampler."),
+        Output("STRING", "report", "Whether the engine can run this model, or the reason why it cannot."),
+    )
+
+    def run(self, model: Any, weights: str, unique_id: str | None = None) -> dict[str, Any]:
+        """-> MODEL, what to expect."""
+        result, text = self.host.accelerate(model, weights, unique_id)
+        return with_text(text, result, text)
 
 
 def every(name: str, tooltip: str) -> Field:
