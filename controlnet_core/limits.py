@@ -67,7 +67,13 @@ ANIMATION_PIXELS = Limit(
     "pixels",
     "of all frames of a file that are read one after the other: 1024 frames of 512 x 512 take a few seconds",
 )
+FRAMES = Limit(
+    10_000, "frames", "five minutes of video; the header of a tiny animated PNG can name four billion, each with a hint"
+)
 ARRAY_VALUES = Limit(2**28, "values", "four channels of the largest picture in a .npy file")
 
 # Workflows.
 WORKFLOW_BYTES = Limit(16_000_000, "bytes of JSON", "the largest workflows have about 3 MB; in memory JSON takes 30x")
+
+# Settings.
+YAML_BYTES = Limit(100_000, "bytes", "an extra_model_paths.yaml has 2 kB; PyYAML takes a second for 100 kB of keys")

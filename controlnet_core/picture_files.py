@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from .errors import DamagedFileError
-from .limits import ANIMATION_PIXELS, ARRAY_VALUES, PICTURE_PIXELS, Limit
+from .limits import ANIMATION_PIXELS, ARRAY_VALUES, FRAMES, PICTURE_PIXELS, Limit
 
 PICTURE_ENDINGS = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"}
@@ -99,7 +99,7 @@ def count_frames(path: Path) -> int:
     """The number of pictures that `read_frames` gives, from the headers alone. Raises DamagedFileError."""
     with _named_faults(path), path.open("rb") as file:
         image = None if path.suffix.lower() == ".npy" else _open(file, path)
-        return 1 if image is None else len(_frame_numbers(image)[0])
+        return 1 if image is None else len(_frame_numbers(image, path)[0])
 
 
 @contextmanager
@@ -119,8 +119,11 @@ def _named_faults(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """No warnings of Pillow about odd tags: what keeps a file from being read is an error."""
+def quiet() -> Iterator[None]:
+    """No warnings of Pillow about odd tags: what keeps a file from being read is an error.
+
+    Filters of warnings belong to the whole process. Around threads that read pictures, enter this once more outside.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -132,11 +135,12 @@ def _decode(file: BinaryIO, path: Path, limit: Limit | None) -> Iterator[np.ndar
     if image is None:
         yield from _read_deep(path)
         return
-    numbers, pixels = _frame_numbers(image)
+    numbers, pixels = _frame_numbers(image, path)
     if limit is not None:
         limit.check(pixels, f"{path} is too large: {len(numbers)} frames of {image.width}x{image.height}")
     is_deep = _is_deep(image, path)
-    turn = image.getexif().get(_ORIENTATION, 1) if is_deep and image.format == "PNG" else 1
+    with quiet():
+        turn = image.getexif().get(_ORIENTATION, 1) if is_deep and image.format == "PNG" else 1
     for number in numbers:  # of deep files too: Pillow says what is damaged, cv2 would only print a warning
         frame = _frame(image, number, path)
         if not is_deep:
@@ -155,7 +159,7 @@ def _open(file: BinaryIO, path: Path) -> Any:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with _quiet():
+        with quiet():
             image = Image.open(file)
     except UnidentifiedImageError:
         if path.suffix.lower() not in (".tif", ".tiff"):
@@ -171,9 +175,11 @@ def _open(file: BinaryIO, path: Path) -> Any:
     return image
 
 
-def _frame_numbers(image: Any) -> tuple[Sequence[int], int]:
-    """The numbers of the frames that are pictures of their own, and their pixels together."""
+@quiet()
+def _frame_numbers(image: Any, path: Path) -> tuple[Sequence[int], int]:
+    """The numbers of the frames that are pictures of their own, and their pixels together. Raises LimitError."""
     count = getattr(image, "n_frames", 1) if image.format in _ANIMATED else 1
+    FRAMES.check(count, f"{path} is too large: it")
     if image.format != "TIFF":
         # The default image of an APNG may be a stand-in for programs without animation, and is then no frame of it.
         numbers = range(1 if count > 1 and image.info.get("default_image") else 0, count)
@@ -190,7 +196,7 @@ def _frame(image: Any, number: int, path: Path) -> np.ndarray:
     """One frame, upright: (H, W, 3 or 4) uint8, or (H, W, 1 or 2) uint16 or float32 where a gray is deep."""
     from PIL import ImageOps
 
-    with _quiet():
+    with quiet():
         image.seek(number)
         _check_size(image.size, path)
         frame = ImageOps.exif_transpose(image)
@@ -248,7 +254,7 @@ def _check_tiff(file: BinaryIO, path: Path) -> None:
     """Check the pages of a TIFF that only cv2 can read: sizes under the limits, and all bytes of the data there."""
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-    with _quiet():
+    with quiet():
         file.seek(0)
         tags, seen, total = ImageFileDirectory_v2(file.read(8)), set(), 0
         while tags.next and tags.next not in seen:

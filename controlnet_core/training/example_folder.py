@@ -18,7 +18,7 @@ from typing import Any
 
 from ..checkpoints.io import atomic_write
 from ..errors import DamagedFileError, MissingFileError, ValueRangeError, reading, writing
-from ..picture_files import PICTURE_ENDINGS
+from ..picture_files import PICTURE_ENDINGS, quiet
 from .examples import Example, ExampleSet, read_pixels
 
 INDEX, HINTS, PICTURES = "prompt.json", "source", "target"
@@ -74,7 +74,7 @@ def find_faults(examples: tuple[Example, ...], known_sizes: Path | None = None) 
     files = dict.fromkeys(file for example in examples for file in _files(example))
     known = _load_sizes(known_sizes)
     # Pillow decodes without holding the interpreter lock, so threads work in parallel.
-    with ThreadPoolExecutor(8) as pool:
+    with quiet(), ThreadPoolExecutor(8) as pool:
         found = dict(zip(files, pool.map(lambda file: _measure(file, known), files), strict=True))
     if known_sizes is not None:
         good = {str(file): value for file, value in found.items() if not isinstance(value, str)}

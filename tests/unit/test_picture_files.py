@@ -195,14 +195,24 @@ def test_a_picture_over_the_limit_is_told_its_size(tmp_path: Path, size: tuple[i
 def test_frames_times_pixels_are_limited_before_they_are_decoded(tmp_path: Path) -> None:
     frames = [Image.new("P", (4096, 4096), shade) for shade in range(20)]
     frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
-    claim = (b"acTL", struct.pack(">II", 2**31 - 1, 0))
-    (tmp_path / "x.png").write_bytes(png_header(512, 512, claim))
+    (tmp_path / "x.png").write_bytes(png_header(512, 512, (b"acTL", struct.pack(">II", 9_000, 0))))
     for name in ("x.gif", "x.png"):
         began = time.process_time()
         with pytest.raises(DamagedFileError, match=rf"{name} is too large: \d+ frames of \d+x\d+ has [\d,]+ pixels"):
             next(read_frames(tmp_path / name))
         assert time.process_time() - began < 2
     assert read_picture(tmp_path / "x.gif").pixels.shape == (4096, 4096, 3)
+
+
+@pytest.mark.parametrize("count", [10_001, 2**31 - 1])
+def test_frames_are_limited_before_a_hint_is_planned_for_each(tmp_path: Path, count: int) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(png_header(4, 4, (b"acTL", struct.pack(">II", count, 0))))
+    for read in (count_frames, read_picture):
+        with pytest.raises(DamagedFileError, match=r"x.png is too large: it has [\d,]+ frames, expected at most"):
+            read(path)
+    path.write_bytes(png_header(4, 4, (b"acTL", struct.pack(">II", 9_999, 0))))
+    assert count_frames(path) == 9_999
 
 
 def test_false_headers_of_arrays_take_no_memory(tmp_path: Path) -> None:
