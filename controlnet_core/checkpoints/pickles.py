@@ -81,7 +81,7 @@ def check_pickles(path: Path) -> None:
         with path.open("rb") as file:
             for _ in range(LEGACY_PICKLES):
                 if file.peek(1):
-                    _check_pickle(file)
+                    _check_pickle(_ShortReads(file))
         return
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
@@ -92,7 +92,18 @@ def check_pickles(path: Path) -> None:
                 _check_pickle(archive.read(entry))
 
 
-def _check_pickle(stream: IO[bytes] | bytes) -> None:
+class _ShortReads:
+    """A file whose reads are bounded: Python allocates the length that a pickle states before it reads."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.tell, self.readline, self._file = file.tell, file.readline, file
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes."""
+        return self._file.read(min(size, PICKLE_BYTES.number))
+
+
+def _check_pickle(stream: Any) -> None:
     """Follow the instructions of a pickle with the sizes of its tuples in place of its values.
 
     A tuple that holds another one twice, that one a third one twice, and so on, is a few bytes long, but to use it as
