@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ..controlnet_core.errors import MissingFileError, WorkflowError
+from ..controlnet_core.limits import YAML_BYTES
 from .paths import user_path
 
 _OLD_NAMES = {"unet": "diffusion_models", "clip": "text_encoders"}
 _NO_FOLDERS = ("base_path", "is_default", "custom_nodes")
-_MAX_BYTES = 1_000_000
 Warn = Callable[[str], object]
 
 
@@ -67,9 +67,9 @@ def _sections(path: Path) -> dict[str, dict[str, Any]]:
 
     try:
         with path.open(encoding="utf-8-sig") as file:
-            text = file.read(_MAX_BYTES + 1)
-        if len(text) > _MAX_BYTES:
-            raise ValueError(f"it is larger than {_MAX_BYTES // 1_000_000} MB")
+            text = file.read(YAML_BYTES.number + 1)
+        if len(text) > YAML_BYTES.number:
+            raise ValueError(f"it is larger than {YAML_BYTES.number // 1000} kB")
         data = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""

@@ -506,7 +506,7 @@ def test_a_base_path_that_does_not_exist_is_a_warning(tmp_path: Path, capsys: py
         ("ui: !!python/object/apply:os.system ['true']\n", "line 1: could not determine a constructor"),
         ("a: " + "[" * 5000, "cannot be read as YAML"),
         ("a: 2001-13-40\n", "cannot be read as YAML"),
-        ("a: " + "x" * 2_000_000, "larger than 1 MB"),
+        ("a: " + "x" * 200_000, "larger than 100 kB"),
     ],
 )
 def test_broken_extra_model_paths_are_one_line(tmp_path: Path, text: str, said: str) -> None:
