@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ..config import ControlNetConfig, ModelConfig
 from ..errors import CheckpointError
@@ -82,10 +83,25 @@ def open_as(path: str | Path, *wanted: str) -> tuple[Header, Identity]:
 # ---------------------------------------------------------------------------------------------- plans
 
 
+class WithoutInit(TorchFunctionMode):
+    """Context in which weights are not initialised.
+
+    Without memory there is nothing to fill, but the initialisation of weights on the meta device imports torch's
+    compiler, which takes two seconds at the first model of a process.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Leave out the functions of torch.nn.init, which return the tensor that they are given."""
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
 def on_meta(build: Callable[[Any], nn.Module], config: Any, header: Header) -> nn.Module:
     """A model without memory. Raises CheckpointError when the config of the file describes no model."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), WithoutInit():
             return build(config)
     except (ValueError, TypeError, RuntimeError, LookupError, ArithmeticError) as error:
         raise CheckpointError(
