@@ -129,11 +129,14 @@ class Loop:
                 loss, rate = self._mean_loss(losses), len(losses) / (time.monotonic() - since)
                 on_report(Report(self.step, self.recipe.steps, loss, rate, self.recipe.lr_at(self.step)))
                 losses, since = [], time.monotonic()
-            if self.step % save_every == 0:
+            is_due = self.step % save_every == 0
+            if is_due:
                 # Checked first: a state with NaN would replace the last good one.
                 self._mean_loss(losses)
-                self.save()
             on_step(self.step)
+            if is_due:
+                # After `on_step`: a run that is killed between the two does this step again, with its samples.
+                self.save()
             if cancelled() or (until is not None and time.monotonic() > until):
                 break
         self._mean_loss(losses)
