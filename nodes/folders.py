@@ -103,6 +103,15 @@ def list_models(folders: Sequence[Path]) -> tuple[str, ...]:
     return tuple(sorted(models - {"."}))
 
 
+def join_shards(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of model files, sorted, with the folder of a model in shards in place of its shards.
+
+    For a host that lists files itself. Shards that lie in no folder of their own are left out.
+    """
+    models = {PurePosixPath(name).parent.as_posix() if _SHARD.search(name) else name for name in names}
+    return tuple(sorted(models - {"."}))
+
+
 def walk_files(folder: Path) -> Iterator[Path]:
     """Yield all files in and below a folder, also through links to folders; hidden files and folders are skipped."""
     visits: Counter[str] = Counter()

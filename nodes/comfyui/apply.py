@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ...controlnet_core.config import SD15
+from ...controlnet_core.control.effect import idle_notes
 from ...controlnet_core.control.unit import ControlUnit
 from ...controlnet_core.diffusion.schedule import NoiseSchedule
 from ...controlnet_core.errors import ValueRangeError
@@ -76,6 +77,14 @@ def controlled(model: Any, conditioning: Conditioning) -> Controlled:
     base = base_config(model.model)
     config = SD15 if base is None else replace(SD15, unet=base)
     return Controlled(tuple(units.values()), noise_schedule(model), config)
+
+
+def idle_control(model: Any, conditioning: Conditioning, sigmas: Sequence[float]) -> list[str]:
+    """A message for each of our units that had no effect in a run, see `idle_notes`; native ones are not looked at."""
+    base = base_config(model.model)
+    links = dict.fromkeys(link for _, options in conditioning for link in chain(options.get("control")))
+    units = [link.unit() for link in links if getattr(link, core_control.TAG, False)]
+    return idle_notes(units, sigmas, noise_schedule(model), base) if units and base is not None else []
 
 
 def reweigh(model: Any, conditioning: Conditioning, unit: int, factors: Sequence[float]) -> Conditioning:

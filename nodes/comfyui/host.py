@@ -17,6 +17,7 @@ from ...controlnet_core.checkpoints.detect import identify_file
 from ...controlnet_core.errors import CheckpointError, MissingFileError, UnfitError
 from ...controlnet_core.models.controlnet import ControlNet
 from ...preprocessors.learned.library import Library
+from ..folders import inside, join_shards
 from ..values import Conditioning
 from . import accelerate, annotators, apply, core_control, models, native_controlnet, sampling, shortcuts
 from .model_patch_control import Inpainting, ModelPatchControl
@@ -47,10 +48,13 @@ class ComfyHost:
         return Path(folder_paths.get_output_directory())
 
     def files(self, kind: str) -> tuple[str, ...]:
-        """Names of the files of a kind, as ComfyUI lists them; none for a kind that it does not have."""
+        """Names of the files of a kind, as ComfyUI lists them; none for a kind that it does not have.
+
+        A model in shards is one name, that of its folder.
+        """
         if kind not in folder_paths.folder_names_and_paths:
             return ()
-        return tuple(name.replace("\\", "/") for name in folder_paths.get_filename_list(kind))
+        return join_shards(name.replace("\\", "/") for name in folder_paths.get_filename_list(kind))
 
     def find(self, kind: str, name: str) -> Path:
         """The file of that name. Raises MissingFileError with the folders that were searched.
@@ -59,8 +63,12 @@ class ComfyHost:
         """
         known = kind in folder_paths.folder_names_and_paths
         path = folder_paths.get_full_path(kind, name) if known else None
+        folders = folder_paths.get_folder_paths(kind) if known else []
+        if path is None and name in self.files(kind):
+            # ComfyUI finds files only; a model in shards is a folder.
+            path = next((place for folder in folders if (place := inside(Path(folder), name)).is_dir()), None)
         if path is None:
-            searched = ", ".join(folder_paths.get_folder_paths(kind)) if known else f"no folder for {kind}"
+            searched = ", ".join(folders) if known else f"no folder for {kind}"
             raise MissingFileError(
                 f"there is no {kind} file {name!r}: searched {searched}. Put it there and press R to refresh", name
             )

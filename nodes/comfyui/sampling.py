@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,10 @@ from ...controlnet_core.diffusion.samplers import NoiseSource, Sampler, Step, ge
 from ...controlnet_core.errors import OutOfMemory, ValueRangeError
 from ...controlnet_core.sample import SampleSettings
 from ..values import Conditioning, Latent
+from .apply import idle_control
 from .core_control import RECORDER
+
+log = logging.getLogger(__name__)
 
 
 def sample(
@@ -61,6 +65,11 @@ def sample(
             f"the device has no memory left for a batch of {samples.shape[0]} latents of {samples.shape[-1]}x"
             f"{samples.shape[-2]}: use a smaller picture, a smaller batch, or fewer ControlNets"
         ) from error
+    notes = idle_control(model, [*positive, *negative], sigmas[:-1].tolist())
+    if recorder is not None:
+        recorder.notes += notes
+    for note in notes if recorder is None else ():
+        log.warning("%s", note)
     return {**latent, "samples": result}
 
 
