@@ -1,0 +1,5 @@
+"""`python -m tests.fuzz`."""
+
+from .campaign import main
+
+raise SystemExit(main())
