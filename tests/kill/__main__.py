@@ -1,0 +1,5 @@
+"""`python -m tests.kill`."""
+
+from .campaign import main
+
+raise SystemExit(main())
