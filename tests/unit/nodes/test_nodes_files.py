@@ -44,6 +44,12 @@ def test_names_that_leave_the_folder(run: Any, host: StandaloneHost, name: str) 
         run("SaveImage", images=IMAGE, filename_prefix=name)
 
 
+def test_a_model_in_shards_is_one_name() -> None:
+    shards = [f"big/x-{n:05}-of-00003.safetensors" for n in (1, 2, 3)]
+    names = ["b.ckpt", *shards, "y-00001-of-00001.bin", "a/c.safetensors"]
+    assert folders.join_shards(names) == ("a/c.safetensors", "b.ckpt", "big")
+
+
 def test_inside_allows_subfolders(tmp_path: Path) -> None:
     assert folders.inside(tmp_path, "a/b.png") == tmp_path / "a" / "b.png"
     assert folders.inside(tmp_path, "a\\b.png") == tmp_path / "a" / "b.png"
