@@ -26,11 +26,11 @@ from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.diffusion.denoiser import scale_input
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
 from comfyui_controlnet_core.controlnet_core.finite import FiniteGuard
-from comfyui_controlnet_core.controlnet_core.pipeline import build_denoiser
+from comfyui_controlnet_core.controlnet_core.pipeline import build_denoiser, run_context
 from comfyui_controlnet_core.controlnet_core.prepare import Prepared, prepare
+from comfyui_controlnet_core.controlnet_core.run_options import EXACT, RunOptions, Shortcuts
 from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime, results_are_free
 from comfyui_controlnet_core.controlnet_core.sample import Denoise, SampleSettings
-from comfyui_controlnet_core.controlnet_core.speed import EXACT, EvaluationClock, RunContext, Shortcuts
 from torch import Tensor, nn
 
 CFG = 7.0
@@ -146,11 +146,7 @@ class Ours:
 def denoiser_of(job: Job, backend: Backend, shortcuts: Shortcuts = EXACT) -> Denoise:
     """Build the denoiser of a job as `generate` does, without a memory plan."""
     watches = results_are_free(backend.runtime.device)
-    owners = (job.unet, *(unit.net for unit in job.units))
-    context = RunContext(
-        backend.runtime, shortcuts, EvaluationClock(shortcuts), backend.streams, backend.programs, owners,
-        checks_each_step=watches,
-    )  # fmt: skip
+    context = run_context(job, backend, RunOptions(shortcuts), watches)
     settings = SampleSettings(cfg=CFG)
     return build_denoiser(job, backend, settings, job.shape[0], context, FiniteGuard(every_step=watches))
 

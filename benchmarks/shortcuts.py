@@ -31,6 +31,7 @@ from comfyui_controlnet_core.controlnet_core.conditioning.condition import Condi
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import make_sigmas, scaled_linear
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
+from comfyui_controlnet_core.controlnet_core.run_options import RunOptions
 from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
 from comfyui_controlnet_core.controlnet_core.speed import EXACT, Shortcuts
 from comfyui_controlnet_core.controlnet_core.speed.packed_cpu.pack import can_pack
@@ -119,7 +120,7 @@ def sampler(nets: Sequence[str], settings: SampleSettings) -> Sample:
             texts = text.encode(rendered.caption), text.encode("")
         halves = ([Condition(t, units)] for t in texts)
         latent = torch.zeros(1, 4, 16, 16)
-        return generate(model, *halves, latent, settings, backend=backends[dtype], shortcuts=shortcuts)
+        return generate(model, *halves, latent, settings, backend=backends[dtype], options=RunOptions(shortcuts))
 
     return sample
 

@@ -23,7 +23,7 @@ from .models.module_tree import shell
 from .models.unet import UNet
 from .runtime.device import Runtime
 from .runtime.weight_bytes import weight_bytes
-from .speed import TRANSFORMS, WeightPolicy, load
+from .speed import TRANSFORMS, WeightPolicy, load, side_streams
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 MadeT = TypeVar("MadeT")
@@ -81,7 +81,7 @@ class Backend:
         self.runs = Memo(self.KEPT_RUNS)
         self.programs = Memo(self.KEPT_PROGRAMS)
         self.estimates = Memo(self.KEPT_ESTIMATES)
-        self.streams = load("parallel_nets").Streams(runtime.device) if runtime.parallel_nets else None
+        self.streams = side_streams(runtime)
         self.work_buffer: Any = self._new_work_buffer() if runtime.winograd else None
         self.conveyor: Any = None
         self.resident: int | None = None

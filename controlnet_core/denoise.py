@@ -141,5 +141,5 @@ def predict(denoiser: Denoiser, x: Tensor, sigma: Tensor, batch: BatchInputs) ->
     output = denoiser.unet(channels_last(rows.to(prepared.runtime.dtype)), batch).float()
     return {
         index: denoised(prepared.config.parametrization, own, part, sigma, spread)
-        for index, own in zip(batch.conditions, output.chunk(len(batch.conditions)), strict=True)
+        for index, own in zip(batch.conditions, output.split(len(part)), strict=True)
     }

@@ -30,7 +30,7 @@ from .runtime.memory import Footprint
 from .runtime.tensor_memory import TensorMemory
 from .runtime.weight_bytes import weight_bytes
 from .sample import SampleSettings
-from .speed import EvaluationClock, RunContext, Shortcuts, load
+from .speed import EvaluationClock, RunContext, load
 
 META = torch.device("meta")
 TOKENS = 77
@@ -132,7 +132,7 @@ class MetaBackend(Backend):
 
 
 class CountedStreams:
-    """Stands in for `speed.parallel_nets.Streams` on a GPU, where jobs that run at the same time add up."""
+    """Stands in for `RunContext.streams` on a GPU, where jobs that run at the same time add up."""
 
     def __init__(self, memory: TensorMemory) -> None:
         self.memory = memory
@@ -198,7 +198,7 @@ Build = Callable[..., Callable[[Tensor, Tensor], Tensor]]
 
 
 def estimate_run(
-    job: Job, backend: Backend, shortcuts: Shortcuts, graphs: bool, winograd: bool, images: int, build: Build
+    job: Job, backend: Backend, clock: EvaluationClock, graphs: bool, winograd: bool, images: int, build: Build
 ) -> Footprint:
     """The footprint of a run over its known sigmas, `images` of the batch at a time.
 
@@ -206,13 +206,13 @@ def estimate_run(
     by the backend for runs that differ in the seed only.
     """
     key, owners = job.key()
-    how = (shortcuts, graphs, winograd, images, backend.packs, tuple(job.sigmas))
+    how = (clock.key, graphs, winograd, images, backend.packs, tuple(job.sigmas))
 
     def make() -> Footprint:
         # A kind of control that reads values cannot run on meta tensors, nor can a hook on the UNet.
         for convert in (meta_module, UncountedNet):
             try:
-                return _estimate(job, backend, shortcuts, graphs, winograd, images, build, convert)
+                return _estimate(job, backend, clock, graphs, winograd, images, build, convert)
             except (RuntimeError, NotImplementedError):
                 continue
         return Footprint(weight_bytes(backend.models(job), backend.runtime.dtype), 0, 0, 0)
@@ -223,7 +223,7 @@ def estimate_run(
 def _estimate(
     job: Job,
     backend: Backend,
-    shortcuts: Shortcuts,
+    clock: EvaluationClock,
     graphs: bool,
     winograd: bool,
     images: int,
@@ -240,27 +240,25 @@ def _estimate(
     for part, count in ((size, full), (rest, 1)):
         if not part:
             continue
-        one = _measure(slice_job(meta_job, range(part)), meta, shortcuts, graphs, build)
+        one = _measure(slice_job(meta_job, range(part)), meta, clock, graphs, build)
         made = count if copies else 1
         # Parts are prepared one after the other, each on top of those before it.
         preparing = max(total.preparing, total.prepared + (made - 1) * one.prepared + one.preparing)
         prepared = total.prepared + made * one.prepared
-        # Programs serve all parts of one size; what shortcuts keep belongs to a single part.
+        # Programs serve all parts of one size; what the clock's forecasts keep belongs to a single part.
         carried = total.carried + one.carried * (1 if graphs else count)
         total = Footprint(0, prepared, preparing, max(total.step, one.step), carried)
     weights = weight_bytes(backend.models(job), backend.runtime.dtype) + meta.further_bytes()
     return replace(total, weights=weights + _completed_bytes(job, backend))
 
 
-def _measure(job: Job, backend: MetaBackend, shortcuts: Shortcuts, graphs: bool, build: Build) -> Footprint:
+def _measure(job: Job, backend: MetaBackend, clock: EvaluationClock, graphs: bool, build: Build) -> Footprint:
     """The footprint of one part of a batch, without weights."""
     runtime = replace(backend.runtime, graphs=graphs)
     settings = SampleSettings(cfg=7.0)
     memory, x = TensorMemory(KERNELS), torch.empty(job.shape, device=META)
     streams: Any = CountedStreams(memory) if backend.real.runtime.device.type == "cuda" else backend.streams
-    context = RunContext(
-        runtime, shortcuts, EvaluationClock(shortcuts), streams, backend.programs, (job.unet,), checks_each_step=False
-    )
+    context = RunContext(runtime, clock, streams, backend.programs, (job.unet,), checks_each_step=False)
     with torch.inference_mode():
         with TensorMemory(KERNELS):  # packs the weights that preparing uses
             build(job, backend, settings, job.shape[0], context)
@@ -269,7 +267,7 @@ def _measure(job: Job, backend: MetaBackend, shortcuts: Shortcuts, graphs: bool,
             denoise = build(job, backend, settings, job.shape[0], context)
             before = backend.made_bytes()
             prepared, preparing, highest = memory.live, memory.peak, memory.live
-            for sigma, repeats in _evaluations(job, shortcuts, backend.packs):
+            for sigma, repeats in _evaluations(job, clock, backend.packs):
                 for _ in range(repeats):
                     memory.peak = memory.live
                     denoise(x, torch.tensor(sigma))
@@ -280,15 +278,15 @@ def _measure(job: Job, backend: MetaBackend, shortcuts: Shortcuts, graphs: bool,
     return Footprint(0, prepared, preparing, step, kept - prepared)
 
 
-def _evaluations(job: Job, shortcuts: Shortcuts, packs: bool) -> Iterator[tuple[float, int]]:
+def _evaluations(job: Job, clock: EvaluationClock, packs: bool) -> Iterator[tuple[float, int]]:
     """Noise levels at which different conditions, units or halves act, and how often to evaluate there.
 
-    Weights are packed in the first evaluation. A shortcut computes two and continues from the third on.
+    Weights are packed in the first evaluation.
     """
     seen = set()
-    repeats = 4 if shortcuts.continues_nets or shortcuts.shortens_unet else 1 + packs
+    repeats = max(clock.steady_after, 1 + packs)
     for sigma in dict.fromkeys(s for s in job.sigmas if s > 0.0):
-        inside = job.schedule.in_window(sigma, shortcuts.guidance_start, shortcuts.guidance_end)
+        inside = clock.guides(sigma)
         conditions = tuple(job.schedule.in_window(sigma, c.start, c.end) for c in job.conditions)
         units = tuple(u.factor_at(sigma, job.schedule) != 0.0 for u in job.units)
         if (inside, conditions, units) not in seen:

@@ -19,7 +19,7 @@ transformed modules    `speed.TRANSFORMS`                                the fir
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -29,10 +29,7 @@ from .backend import Backend
 from .conditioning.condition import Condition
 from .conditioning.job import Job
 from .config import ModelConfig
-from .control.recording import record_casts, record_evaluations, record_nets
-from .control.report import Recorder
 from .denoise import Denoiser
-from .diffusion.samplers import Step
 from .diffusion.schedule import NoiseSchedule
 from .errors import OutOfMemory, ShapeError
 from .finite import FiniteGuard
@@ -40,11 +37,13 @@ from .memory_estimate import estimate_run
 from .models.float8 import has_float8
 from .models.unet import UNet
 from .prepare import Prepared, check_job, prepare
-from .runtime.device import Cancelled, results_are_free
+from .recording import record_casts, record_evaluations, record_nets, record_step
+from .run_options import DEFAULTS, RunOptions
+from .runtime.device import results_are_free
 from .runtime.memory import MemoryPlan, Streaming, free_bytes, plan_memory
 from .runtime.weight_bytes import largest_weight
 from .sample import Denoise, SampleSettings, cut_sigmas, sample_latent
-from .speed import ACCELERATIONS, EXACT, EvaluationClock, RunContext, Shortcuts, load, stage_ends
+from .speed import ACCELERATIONS, EvaluationClock, RunContext, load
 
 GRAPHS = "cuda_graphs"
 """The one acceleration that the memory plan has to know: its buffers are part of the estimate."""
@@ -69,17 +68,12 @@ def generate(
     backend: Backend,
     noise_mask: Tensor | None = None,
     batch_index: Sequence[int] | None = None,
-    on_step: Callable[[Step], None] | None = None,
-    cancelled: Cancelled | None = None,
-    shortcuts: Shortcuts = EXACT,
-    recorder: Recorder | None = None,
-    on_memory: Callable[[MemoryPlan], None] | None = None,
+    options: RunOptions = DEFAULTS,
 ) -> Tensor:
     """Sample a latent.
 
     latent: (B, 4, h, w), scaled; zeros to start from nothing. noise_mask: (B or 1, 1 or none, H, W) in [0, 1], where to
-    paint; the rest keeps the latent. shortcuts: what may be skipped, at a price in exactness. recorder: is told what
-    runs. on_memory: is called with the memory plan before anything is computed.
+    paint; the rest keeps the latent.
     Returns (B, 4, h, w) float32 on the CPU.
     Raises ShapeError, UnfitError, NonFiniteError, Interrupted, OutOfMemory.
     """
@@ -92,26 +86,20 @@ def generate(
     halves = positive, negative if settings.cfg != 1.0 else ()
     job = Job(model.unet, model.config, model.schedule, *halves, tuple(latent.shape), sigmas.tolist())
 
-    def told(step: Step) -> None:
-        if recorder is not None:
-            recorder.step(float(step.sigma))
-        if on_step is not None:
-            on_step(step)
-
-    def run(guard: FiniteGuard, recorder: Recorder | None) -> Tensor:
-        denoise = make_denoiser(job, backend, settings, shortcuts, recorder, guard, on_memory)
+    def run(guard: FiniteGuard, options: RunOptions) -> Tensor:
+        denoise = make_denoiser(job, backend, settings, options, guard)
         start = latent.to(backend.runtime.device, torch.float32)
         return sample_latent(
             denoise, start, sigmas, settings, model.schedule, noise_mask=noise_mask, batch_index=batch_index,
-            on_step=told, cancelled=cancelled,
+            on_step=options.tell_step, cancelled=options.cancelled,
         )  # fmt: skip
 
     guard = FiniteGuard(every_step=results_are_free(backend.runtime.device))
     try:
         with torch.inference_mode():
-            result = run(guard, recorder)
+            result = run(guard, options)
             # On a GPU the check is read once, at the end. A second run looks at each step and names the culprit.
-            return run(FiniteGuard(every_step=True), None) if guard.failed else result
+            return run(FiniteGuard(every_step=True), options.silent()) if guard.failed else result
     except torch.cuda.OutOfMemoryError as error:
         raise _out_of_memory(latent) from error
     finally:
@@ -130,36 +118,33 @@ def make_denoiser(
     job: Job,
     backend: Backend,
     settings: SampleSettings,
-    shortcuts: Shortcuts = EXACT,
-    recorder: Recorder | None = None,
+    options: RunOptions = DEFAULTS,
     guard: FiniteGuard | None = None,
-    on_memory: Callable[[MemoryPlan], None] | None = None,
 ) -> Denoise:
     """Prepare a job so that it fits into memory, and build its denoiser: x, sigma -> guided prediction of x0."""
     guard = guard or FiniteGuard(every_step=True)
-    context = RunContext(
-        backend.runtime, shortcuts, EvaluationClock(shortcuts), backend.streams, backend.programs, (job.unet,),
-        checks_each_step=guard.every_step, recorder=recorder,
-    )  # fmt: skip
-    plan = apply_plan(job, backend, shortcuts, _replays(context))
-    if on_memory is not None:
-        on_memory(plan)
-    context = replace(
-        context,
-        offloaded=backend.conveyor is not None,
-        owners=(job.unet, *dict.fromkeys(unit.net for unit in job.units)),
-    )
+    context = run_context(job, backend, options, guard.every_step)
+    plan = apply_plan(job, backend, options, _replays(context))
+    options.tell_memory(plan)
+    context = replace(context, offloaded=backend.conveyor is not None)  # as planned
     denoise = build_denoiser(job, backend, settings, plan.chunk, context, guard)
-    if recorder is None:
-        return denoise
-    recorder.memory = plan.data()
-    recorder.notes += blocked_choices(job, backend, context)
+    options.note(*blocked_choices(job, backend, context))
+    return record_evaluations(denoise, options)
 
-    def counted(x: Tensor, sigma: Tensor) -> Tensor:
-        recorder.evaluation()
-        return denoise(x, sigma)
 
-    return counted
+def run_context(
+    job: Job, backend: Backend, options: RunOptions = DEFAULTS, checks_each_step: bool = True
+) -> RunContext:
+    """What accelerations are told of a run."""
+    owners = job.unet, *dict.fromkeys(unit.net for unit in job.units)
+    return RunContext(
+        backend.runtime, _clock(job, options), backend.streams, backend.programs, owners,
+        backend.conveyor is not None, checks_each_step, options,
+    )  # fmt: skip
+
+
+def _clock(job: Job, options: RunOptions) -> EvaluationClock:
+    return EvaluationClock(options.shortcuts, job.schedule.percent_to_sigma)
 
 
 def _replays(context: RunContext) -> bool:
@@ -172,33 +157,29 @@ def build_denoiser(
     guard: FiniteGuard | None = None,
 ) -> Denoise:  # fmt: skip
     """The denoiser of a job, `chunk` images of its batch at a time."""
-    shortcuts = context.shortcuts
     guided = unguided = _prepare_parts(job, backend, chunk)
-    if shortcuts.limits_guidance:
+    if context.clock.limits_guidance:
         unguided = _prepare_parts(replace(job, negative=()), backend, chunk)
     for prepared in dict.fromkeys(prepared for _, prepared in guided):
-        record_casts(context.recorder, prepared)
-    ends = stage_ends(job.schedule.percent_to_sigma)
+        record_casts(prepared, context.options)
 
     def with_accelerations(prepared: Prepared, own: RunContext) -> Denoise:
         denoiser = Denoiser(prepared, settings.cfg, settings.rescale)
-        record_nets(denoiser, context.recorder)
+        record_nets(denoiser, context.options)
         for acceleration in ACCELERATIONS:
             acceleration.wrap(denoiser, own)
-        record_evaluations(denoiser, context.recorder)
+        record_step(denoiser, context.options)
         return denoiser if guard is None else guard.around(denoiser)
 
     def part(guided: Prepared, unguided: Prepared) -> Denoise:
         # Each part of a batch counts its own evaluations and keeps its own state between them.
-        own = replace(context, clock=EvaluationClock(shortcuts, ends))
+        own = replace(context, clock=context.clock.restarted())
         inside = with_accelerations(guided, own)
         outside = with_accelerations(unguided, own) if unguided is not guided else inside
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-            level = float(sigma)
-            own.clock.begin(level)
-            guides = job.schedule.in_window(level, shortcuts.guidance_start, shortcuts.guidance_end)
-            return (inside if guides else outside)(x, sigma)
+            own.clock.begin(float(sigma))
+            return (inside if own.clock.guides(float(sigma)) else outside)(x, sigma)
 
         return denoise
 
@@ -220,25 +201,25 @@ def _prepare_parts(job: Job, backend: Backend, chunk: int) -> tuple[tuple[slice,
     return backend.runs.once((chunk if chunk < batch else 0, *key), owners, make)
 
 
-def plan_run(job: Job, backend: Backend, shortcuts: Shortcuts = EXACT, graphs: bool | None = None) -> MemoryPlan:
+def plan_run(job: Job, backend: Backend, options: RunOptions = DEFAULTS, graphs: bool | None = None) -> MemoryPlan:
     """How much memory a run takes and how it is made to fit. graphs: whether evaluations are replayed, None to decide.
 
     Winograd filters are used unless the runtime or the memory is against it. Raises what `check_job` raises.
     """
     check_job(job)
     if graphs is None:
-        checks = results_are_free(backend.runtime.device)
-        graphs = _replays(RunContext(backend.runtime, shortcuts, EvaluationClock(shortcuts), checks_each_step=checks))
+        graphs = _replays(run_context(job, backend, options, results_are_free(backend.runtime.device)))
     if not (backend.packs and backend.runtime.winograd):
-        return _plan(job, backend, shortcuts, graphs, winograd=False)
-    plan = _plan(job, backend, shortcuts, graphs, winograd=True)
+        return _plan(job, backend, options, graphs, winograd=False)
+    plan = _plan(job, backend, options, graphs, winograd=True)
     if plan.fits:
         return replace(plan, winograd=True)
-    return replace(_plan(job, backend, shortcuts, graphs, winograd=False), winograd=False)
+    return replace(_plan(job, backend, options, graphs, winograd=False), winograd=False)
 
 
-def _plan(job: Job, backend: Backend, shortcuts: Shortcuts, graphs: bool, winograd: bool) -> MemoryPlan:
+def _plan(job: Job, backend: Backend, options: RunOptions, graphs: bool, winograd: bool) -> MemoryPlan:
     batch, runtime = job.shape[0], backend.runtime
+    clock = _clock(job, options)
     models = backend.models(job)
     loaded = sum(backend.loaded_bytes(model) for model in models)
     ahead = load("offload").AHEAD if backend.may_offload or backend.conveyor is not None else 0
@@ -247,16 +228,16 @@ def _plan(job: Job, backend: Backend, shortcuts: Shortcuts, graphs: bool, winogr
         ahead + largest_weight(models, runtime.dtype),
     )  # fmt: skip
     return plan_memory(
-        lambda images: estimate_run(job, backend, shortcuts, graphs, winograd, images, build_denoiser), batch, loaded,
+        lambda images: estimate_run(job, backend, clock, graphs, winograd, images, build_denoiser), batch, loaded,
         free_bytes(runtime.device), runtime.chunk, streaming,
     )  # fmt: skip
 
 
-def apply_plan(job: Job, backend: Backend, shortcuts: Shortcuts = EXACT, graphs: bool = False) -> MemoryPlan:
+def apply_plan(job: Job, backend: Backend, options: RunOptions = DEFAULTS, graphs: bool = False) -> MemoryPlan:
     """Plan a run and set the backend accordingly: which weights stay on the device, and which filters are used."""
-    plan = plan_run(job, backend, shortcuts, graphs)
+    plan = plan_run(job, backend, options, graphs)
     if plan.resident is not None and backend.may_offload and backend.release(backend.models(job)):
-        plan = plan_run(job, backend, shortcuts, graphs)  # models of other runs have left the device
+        plan = plan_run(job, backend, options, graphs)  # models of other runs have left the device
     backend.offload_beyond(plan.resident)
     backend.use_winograd(bool(plan.winograd))
     return plan

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..controlnet_core.errors import MissingFileError, ValueRangeError
+from ..controlnet_core.runtime.options import MEMORY, RuntimeOptions
 from .model_paths import model_folders
 from .paths import path_argument
 from .terminal import printable
@@ -85,25 +86,17 @@ def add_shortcut_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options for memory and speed that change the picture only by rounding, named as fields of `Runtime`."""
-    group = parser.add_argument_group("memory and speed; the picture stays the same within rounding")
-    group.add_argument(
-        "--memory", choices=("auto", "resident", "streamed"), default="auto",
-        help="keep weights on the device, or load them from the host layer by layer (default: what fits, on a GPU)",
-    )  # fmt: skip
-    add = group.add_argument
-    add("--chunk", type=int, default=0, metavar="N", help="evaluate N pictures of a batch at a time; 0: all that fit")
-    for option, field, text in (
-        ("--graphs", "graphs", "replay evaluations as CUDA graphs, captured once for each picture size"),
-        ("--side-by-side", "parallel_nets", "run ControlNets in parallel to the UNet's encoder, in CUDA streams"),
-        ("--wide", "fused_qkv", "compute blocks in fewer, larger kernels (for CUDA, not measured yet)"),
-        ("--compile", "compile", "compile transformer blocks with torch.compile, at the first step"),
-    ):
-        add(option, dest=field, action="store_true", help=text)
-    add(
-        "--no-winograd", dest="winograd", action="store_false",
-        help="on a CPU, do not use Winograd convolution: needs less memory for weights and more time",
-    )  # fmt: skip
+    """Add the options for memory and speed that change the picture only by rounding: fields of `Runtime`."""
+    add = parser.add_argument_group("memory and speed; the picture stays the same within rounding").add_argument
+    for field in fields(RuntimeOptions):
+        given: dict[str, Any] = {"dest": field.name, "help": field.metadata["help"], "default": field.default}
+        if isinstance(field.default, bool):
+            given["action"] = "store_false" if field.default else "store_true"
+        elif isinstance(field.default, int):
+            given |= {"type": int, "metavar": "N"}
+        else:
+            given["choices"] = MEMORY
+        add(field.metadata["flag"], **given)
     add("--threads", type=int, metavar="N", help="torch threads on a CPU (default: one per core)")
 
 
@@ -113,21 +106,20 @@ def tuned(args: argparse.Namespace, device: str, dtype: str) -> Any:
 
     from ..controlnet_core.runtime.device import Runtime
 
-    chunk = getattr(args, "chunk", 0)
-    if chunk < 0:
-        raise ValueRangeError(f"--chunk {chunk}: give a number of pictures, or 0 for all that fit")
+    given = _given(args, RuntimeOptions)
+    if given.get("chunk", 0) < 0:
+        raise ValueRangeError(f"--chunk {given['chunk']}: give a number of pictures, or 0 for all that fit")
     threads = getattr(args, "threads", None)
     if threads is not None:
         if not 1 <= threads <= MAX_THREADS:
             raise ValueRangeError(f"--threads {threads}: give 1 to {MAX_THREADS}")
         torch.set_num_threads(threads)
-    # Device and dtype are words here; `choose` has read them.
-    return replace(Runtime.choose(device, dtype), **_given(args, Runtime, without=("device", "dtype")))
+    return replace(Runtime.choose(device, dtype), **given)
 
 
-def _given(args: argparse.Namespace, record: type[Any], without: tuple[str, ...] = ()) -> dict[str, Any]:
+def _given(args: argparse.Namespace, record: type[Any]) -> dict[str, Any]:
     """Return the options that are fields of a record. Subcommands offer different ones."""
-    names = [field.name for field in fields(record) if field.name not in without]
+    names = [field.name for field in fields(record)]
     return {name: value for name in names if (value := getattr(args, name, None)) is not None}
 
 

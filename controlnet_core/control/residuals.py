@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 Weight = float | Tensor
-"""A number, or a 0-d tensor inside a CUDA graph, where the strength has to be read from memory."""
+"""A number, or a 0-d tensor where the strength has to be read from memory at each replay."""
 
 
 def add_residual(target: Tensor, residual: Tensor, weight: Weight, scale: Tensor | None = None) -> None:

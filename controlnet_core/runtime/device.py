@@ -4,45 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from ..errors import Interrupted, ValueRangeError
+from .options import RuntimeOptions
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 DEVICES = ("cpu", "cuda", "mps")
 BF16_SINCE = (8, 0)
 """Compute capability from which a GPU computes in bfloat16 itself; torch calls older ones able, which emulate it."""
 Cancelled: TypeAlias = Callable[[], bool]
-Memory = Literal["auto", "resident", "streamed"]
 
 
 @dataclass(frozen=True)
-class Runtime:
-    """Policy of a run.
+class Runtime(RuntimeOptions):
+    """Policy of a run. A choice that has no effect in a run is reported.
 
     dtype: of the UNet and its nets. vae_dtype: of the autoencoder. pack_weights: on the CPU, keep a copy of the weights
-    in the layout that the processor's library prefers. winograd: of packed weights, compute large 3x3 convolutions with
-    fewer multiplications, if there is memory for their larger filters. chunk: images of a batch that are evaluated at a
-    time; 0 for as many as fit. graphs: replay evaluations as CUDA graphs. memory: keep weights on the device
-    ("resident") or copy them there layer by layer ("streamed"); "auto": resident while they fit. fused_qkv: blocks in
-    fewer, larger GPU kernels. parallel_nets: run ControlNets on CUDA streams beside the UNet's encoder. compile:
-    compile transformer blocks with torch.compile. A choice that has no effect in a run is reported.
+    in the layout that the processor's library prefers.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
     vae_dtype: torch.dtype = torch.float32
     pack_weights: bool = True
-    winograd: bool = True
-    chunk: int = 0
-    graphs: bool = False
-    memory: Memory = "auto"
-    fused_qkv: bool = False
-    parallel_nets: bool = False
-    compile: bool = False
 
     @classmethod
     def choose(cls, device: str = "auto", dtype: str = "auto") -> Runtime:

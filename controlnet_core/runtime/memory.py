@@ -24,7 +24,7 @@ class Footprint:
 
     weights: of the UNet and its nets, as they are run. prepared: kept over the run (texts, timesteps, hints, masks).
     preparing: the most that is alive while that is made. step: the most that an evaluation holds beside all of it.
-    carried: what evaluations keep for later ones, by shortcuts or for CUDA graphs.
+    carried: what evaluations keep for later ones, to continue or to replay them.
     """
 
     weights: int

@@ -22,8 +22,9 @@ from typing import Any
 from torch import nn
 
 from ..models.float8 import has_float8
+from ..run_options import EXACT, Shortcuts
+from .clock import EvaluationClock
 from .context import RunContext, WeightPolicy
-from .shortcuts import EXACT, EvaluationClock, Shortcuts, stage_ends
 
 __all__ = [
     "ACCELERATIONS",
@@ -33,7 +34,6 @@ __all__ = [
     "RunContext",
     "Shortcuts",
     "WeightPolicy",
-    "stage_ends",
 ]
 
 
@@ -94,9 +94,9 @@ def graph_blocker(context: RunContext) -> str:
         return f"the device is {context.runtime.device.type}, graphs need CUDA"
     if context.checks_each_step:
         return "every step is checked for numbers that are not finite"
-    if context.shortcuts.continues_nets or context.shortcuts.encoder_every > 1:
+    if context.clock.skips_nets or context.clock.shortcuts.encoder_every > 1:
         return "shortcuts decide from step to step what to compute"
-    return "the report measures every evaluation" if context.is_observed else ""
+    return "the report measures every evaluation" if context.options.observes else ""
 
 
 def parallel_note(context: RunContext) -> str:
@@ -111,13 +111,13 @@ def parallel_note(context: RunContext) -> str:
 
 def parallel_blocker(context: RunContext) -> str:
     """Why nets cannot run beside the encoder; empty if they can."""
-    if context.is_observed:
+    if context.options.observes:
         return "the report measures each net"
-    return "shortcuts skip nets in some evaluations" if context.shortcuts.continues_nets else ""
+    return "shortcuts skip nets in some evaluations" if context.clock.skips_nets else ""
 
 
 ACCELERATIONS: tuple[Acceleration, ...] = (
-    Acceleration("net_reuse", "residuals", lambda c: c.shortcuts.continues_nets),
+    Acceleration("net_reuse", "residuals", lambda c: c.clock.skips_nets),
     Acceleration(
         "parallel_nets",
         "features",
@@ -126,8 +126,8 @@ ACCELERATIONS: tuple[Acceleration, ...] = (
         "nets not in parallel",
         parallel_note,
     ),
-    Acceleration("encoder_reuse", "features", lambda c: c.shortcuts.encoder_every > 1),
-    Acceleration("unet_cache", "decode", lambda c: c.shortcuts.deep_every > 1),
+    Acceleration("encoder_reuse", "features", lambda c: c.clock.shortcuts.encoder_every > 1),
+    Acceleration("unet_cache", "decode", lambda c: c.clock.shortcuts.deep_every > 1),
     Acceleration("cuda_graphs", "step", lambda c: c.runtime.graphs, graph_blocker, "no graphs"),
 )
 TRANSFORMS: tuple[Transform, ...] = (
@@ -136,11 +136,17 @@ TRANSFORMS: tuple[Transform, ...] = (
     Transform("float8_layers", lambda module, policy: has_float8(module)),
     Transform("fused_qkv", lambda module, policy: policy.runtime.fused_qkv, copies_weights=False),
 )
+
+
+def side_streams(runtime: Any) -> Any:
+    """Runs jobs at the same time as another one, kept over runs; None if that is not wanted."""
+    return load("parallel_nets").Streams(runtime.device) if runtime.parallel_nets else None
+
+
 EXPORTS: Mapping[str, str] = MappingProxyType(
     {
         "bytes_to_come": "packed_cpu.pack",
         "can_pack": "packed_cpu.pack",
-        "chunks": "chunks",
         "most_packed_bytes": "packed_cpu.pack",
         "pack": "packed_cpu.pack",
         "packed_bytes": "packed_cpu.pack",

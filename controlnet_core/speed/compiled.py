@@ -15,7 +15,7 @@ from .fused_qkv import FusedGpuTransformerBlock
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 MODE = "max-autotune-no-cudagraphs"
-"""CUDA graphs are made by `speed.cuda_graphs`, for a whole evaluation and not per block."""
+"""No graph for each block: another acceleration captures a whole evaluation."""
 
 
 def compile_blocks(twin: ModuleT, backend: str = "inductor") -> ModuleT:

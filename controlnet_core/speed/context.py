@@ -5,31 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..control.report import Recorder
+from ..run_options import DEFAULTS, RunOptions
 from ..runtime.device import Runtime
-from .shortcuts import EvaluationClock, Shortcuts
+from .clock import EvaluationClock
 
 
 @dataclass(frozen=True, eq=False)
 class RunContext:
-    """One run. streams: runs independent work side by side, see `speed.parallel_nets`. programs: what is captured for
+    """One run. streams: runs independent work side by side, see `parallel_nets.Streams`. programs: what is captured for
     later runs; owners: the models that it belongs to. offloaded: whether weights are copied to the device layer by
     layer. checks_each_step: whether each prediction is checked for numbers that are not finite."""
 
     runtime: Runtime
-    shortcuts: Shortcuts
     clock: EvaluationClock
     streams: Any = None
     programs: Any = None
     owners: tuple[object, ...] = ()
     offloaded: bool = False
     checks_each_step: bool = True
-    recorder: Recorder | None = None
-
-    @property
-    def is_observed(self) -> bool:
-        """Whether a recorder measures residuals and times."""
-        return self.recorder is not None and self.recorder.observe
+    options: RunOptions = DEFAULTS
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,12 +19,11 @@ from weakref import ref
 import torch
 from torch import Tensor, nn
 
-from ..control.recording import record_acting
 from ..denoise import Denoiser, guided_prediction
 from ..errors import CoreError
 from ..models.to_device import to_device_async
 from ..prepare import Prepared, StepInputs
-from . import parallel_nets
+from ..recording import record_acting
 from .context import RunContext
 
 Call = Callable[[], Tensor]
@@ -175,9 +174,8 @@ class CudaGraphs:
         # Outside the error's handler, which would keep alive what the failed attempt computed.
         if prediction is None:
             return self.inner(denoiser, x, sigma, inputs, cfg)
-        if self.context.recorder is not None:
-            for net in (net for batch in inputs.batches for net in batch.nets):
-                record_acting(self.context.recorder, net, ran=True)
+        for net in (net for batch in inputs.batches for net in batch.nets):
+            record_acting(self.context.options, net, ran=True)
         return prediction
 
     def _replayed(self, denoiser: Denoiser, x: Tensor, sigma: Tensor, inputs: StepInputs, cfg: float) -> Tensor | None:
@@ -216,8 +214,7 @@ class CudaGraphs:
         job = replace(prepared.job, positive=(), negative=())
         empty = replace(prepared, job=job, known_conditions={}, known_inputs={})
         plain = Denoiser(empty, 1.0, denoiser.rescale_share)
-        if self.context.runtime.parallel_nets:
-            parallel_nets.wrap(plain, self.context)
+        plain.unet.features = denoiser.unet.features  # nets on streams of their own, if they are
         return Program(plain, inputs, x, self.capture)
 
     def _give_up(self, error: CaptureError) -> None:
@@ -225,8 +222,7 @@ class CudaGraphs:
         self.gave_up = True
         self.ready.clear()
         self.context.programs.clear()
-        if self.context.recorder is not None:
-            self.context.recorder.notes.append(f"no graphs: {error}")
+        self.context.options.note(f"no graphs: {error}")
 
     def _earlier(self) -> Captured | None:
         """An earlier capture whose memory can be shared."""

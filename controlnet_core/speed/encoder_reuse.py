@@ -24,7 +24,7 @@ class EncoderReuse:
     ) -> list[Tensor]:
         """Skips and middle with all control, computed or continued."""
         clock = self.context.clock
-        forecast = self.forecasts.setdefault(inputs.key, Forecast(self.context.shortcuts.encoder_every))
+        forecast = self.forecasts.setdefault(inputs.key, clock.forecast_encoder())
         due = forecast.is_due(clock.now, clock.limit)
         return list(forecast.next(clock.now, (lambda: self.inner(model, rows, inputs, count)) if due else None))
 

@@ -1,8 +1,8 @@
 """Run ControlNets beside the UNet's encoder: on a GPU each on a CUDA stream, elsewhere one after the other.
 
 The encoder and the ControlNets read the same latent and not each other. At batch 1 none of them fills a large GPU, so
-that together they take little longer than one. Inside a CUDA graph the streams become branches. The price is memory:
-the residuals of all nets are held until the encoder is done.
+that together they take little longer than one. Inside a captured evaluation the streams become branches. The price is
+memory: the residuals of all nets are held until the encoder is done.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class UNetCache:
         """The decoder's output, (rows, widths[0], h, w)."""
         clock, decoder, blocks = self.context.clock, model.unet.decoder, inputs.blocks.decoder
         assert blocks is not None  # only a ControlNet has no decoder
-        forecast = self.forecasts.setdefault(inputs.key, Forecast(self.context.shortcuts.deep_every))
+        forecast = self.forecasts.setdefault(inputs.key, clock.forecast_lower_levels())
         if not forecast.is_due(clock.now, clock.limit):
             # The top level reads the first skips only, so that the encoder stops there and no net runs.
             skips = model.features(model, rows, inputs, decoder.top_blocks)

@@ -31,13 +31,12 @@ FRESH = 1.01
 class Sampling:
     """State of one sampling.
 
-    guided: the sigmas, highest first, between which guidance acts. acted, ran: calls in which nets acted and ran, by
+    acted, ran: calls in which nets acted and ran, by
     name. whole: calls that ran the whole UNet although parts were to be skipped, by reason. halves, unguided:
     evaluations that have a negative half, and those in which it was skipped.
     """
 
     clock: EvaluationClock
-    guided: tuple[float, float]
     levels: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     reused: dict[Any, ReusedResiduals] = field(default_factory=dict)
     unets: dict[UNet, ControlledUNet] = field(default_factory=dict)
@@ -63,8 +62,7 @@ class Sampling:
 
     def guides(self, sigma: float) -> bool:
         """Whether the negative half counts at this noise level; called if there is one."""
-        first, last = self.guided
-        inside = last <= sigma <= first
+        inside = self.clock.guides(sigma)
         self.halves += 1
         self.unguided += not inside
         return inside
@@ -82,13 +80,13 @@ class Sampling:
         """A net's residuals before their weights, computed or continued. x: what the net reads, scaled."""
         if not self.is_first(key):
             return iter(compute())
-        return self.reused.setdefault(key, ReusedResiduals(self.shortcuts)).at(x, self.clock, may_run, compute)
+        return self.reused.setdefault(key, ReusedResiduals(self.clock)).at(x, may_run, compute)
 
     def accelerated(self, unet: UNet) -> ControlledUNet:
         """A UNet that skips what the shortcuts skip; nets decide about their residuals themselves."""
         if unet not in self.unets:
             holder = SimpleNamespace(unet=ControlledUNet(unet))
-            context = RunContext(Runtime(), self.shortcuts, self.clock)
+            context = RunContext(Runtime(), self.clock)
             for acceleration in ACCELERATIONS:
                 if acceleration.seam in ("features", "decode"):
                     acceleration.wrap(holder, context)

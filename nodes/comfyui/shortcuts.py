@@ -14,7 +14,7 @@ from typing import Any
 import comfy.patcher_extension
 from torch import Tensor
 
-from ...controlnet_core.speed import EXACT, EvaluationClock, Shortcuts, stage_ends
+from ...controlnet_core.speed import EXACT, EvaluationClock, Shortcuts
 from . import apply
 from .accelerate import tell
 from .core_control import TAG
@@ -58,10 +58,7 @@ def whole_sampling(execute: Any, *args: Any, shortcuts: Shortcuts, node: str | N
     guider = execute.class_obj
     options = guider.model_options.setdefault("transformer_options", {})  # of this sampling alone
     levels = guider.model_patcher.get_model_object("model_sampling")
-    window = (levels.percent_to_sigma(p) for p in (shortcuts.guidance_start, shortcuts.guidance_end))
-    first, last = (float(sigma) for sigma in window)
-    clock = EvaluationClock(shortcuts, stage_ends(levels.percent_to_sigma))
-    sampling = options[KEY] = Sampling(clock, (first, last))
+    sampling = options[KEY] = Sampling(EvaluationClock(shortcuts, levels.percent_to_sigma))
     for obstacle in obstacles(shortcuts, guider, options):
         log.warning("Shortcuts: %s", obstacle)
     try:

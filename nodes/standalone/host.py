@@ -25,10 +25,10 @@ from ...controlnet_core.errors import CheckpointError, UnfitError, ValueRangeErr
 from ...controlnet_core.models.control import check_base
 from ...controlnet_core.models.controlnet import ControlNet
 from ...controlnet_core.models.text_encoder import DualTextEncoder
+from ...controlnet_core.run_options import EXACT, RunOptions, Shortcuts
 from ...controlnet_core.runtime.device import Runtime, check_cancelled
 from ...controlnet_core.runtime.memory import MemoryPlan
 from ...controlnet_core.sample import SampleSettings
-from ...controlnet_core.speed import EXACT, Shortcuts
 from ...preprocessors.learned.library import Library
 from ..folders import ALIASES, MODEL_ENDINGS, find_file, list_models
 from ..units import add_units, hint_of, unit_of
@@ -255,7 +255,7 @@ class StandaloneHost:
 
     def memory(self, model: Model, positive: Conditioning, latent: Latent, settings: SampleSettings) -> str:
         """The memory that sampling with guidance will take, in words."""
-        return describe_memory(model, positive, latent, settings, self.shortcuts_of(model), self.backend)
+        return describe_memory(model, positive, latent, settings, RunOptions(self.shortcuts_of(model)), self.backend)
 
     def reweigh(self, model: Model, conditioning: Conditioning, unit: int, factors: Sequence[float]) -> Conditioning:
         """The same conditioning with the block weights of one unit multiplied."""
@@ -294,9 +294,9 @@ class StandaloneHost:
 
         shortcuts = self.shortcuts_of(model)
         self._note_replaced_shortcuts(model, shortcuts)
-        shared = {"backend": self.backend, "on_step": self._on_step, "cancelled": self._cancelled}
-        job = sampling_job(model, positive, negative, latent, settings, **shared)
-        result = job.run(on_step=on_step, recorder=recorder, on_memory=self._on_memory, shortcuts=shortcuts)
+        job = sampling_job(model, positive, negative, latent, settings, self.backend)
+        options = RunOptions(shortcuts, recorder, on_step, self._on_memory, self._cancelled)
+        result = job.run(options)
         if recorder is not None:
             units = [unit for _, options in (*positive, *negative) for unit in options.get("control") or ()]
             base = model.diffusion
@@ -304,7 +304,7 @@ class StandaloneHost:
         if recorder is not None and self.on_report is not None and is_reported:
             self.on_report(recorder.report())
         if self.on_measured is not None:
-            self.on_measured(*job.measure(result, shortcuts))
+            self.on_measured(*job.measure(result, replace(options.silent(), on_step=self._on_step)))
         return job.to_latent(result)
 
     def accelerate(self, model: Model, weights: str, node: str | None) -> tuple[Model, str]:

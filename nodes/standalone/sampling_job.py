@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any
 
 from torch import Tensor
 
@@ -14,8 +12,8 @@ from ...controlnet_core.conditioning.condition import Condition
 from ...controlnet_core.conditioning.job import Job
 from ...controlnet_core.models.vae import scale_latent, unscale_latent
 from ...controlnet_core.pipeline import generate, plan_run
+from ...controlnet_core.run_options import EXACT, RunOptions
 from ...controlnet_core.sample import SampleSettings, cut_sigmas
-from ...controlnet_core.speed import Shortcuts
 from ..values import Conditioning, Latent, Model
 from .conditions import to_conditions
 
@@ -24,7 +22,7 @@ from .conditions import to_conditions
 class SamplingJob:
     """One sampling: the model, the conditions of both halves of the guidance, the scaled latent and the settings.
 
-    options: keyword arguments of `generate` that every run of this job gets.
+    samples: the latent as the engine reads it, (B, 4, h, w).
     """
 
     model: Model
@@ -32,29 +30,32 @@ class SamplingJob:
     latent: Latent
     samples: Tensor
     settings: SampleSettings
-    options: Mapping[str, Any]
+    backend: Backend
 
-    def run(self, **options: Any) -> Tensor:
-        """Sample, and return the scaled latent (B, 4, h, w). options: further keyword arguments of `generate`."""
-        given = {**self.options, **options}
-        return generate(self.model.diffusion, *self.conditions, self.samples, self.settings, **given)
+    def run(self, options: RunOptions) -> Tensor:
+        """Sample, and return the scaled latent (B, 4, h, w)."""
+        return generate(
+            self.model.diffusion, *self.conditions, self.samples, self.settings, backend=self.backend,
+            noise_mask=self.latent.get("noise_mask"), batch_index=self.latent.get("batch_index"), options=options,
+        )  # fmt: skip
 
     def to_latent(self, result: Tensor) -> Latent:
         """The LATENT that a result of `run` makes, with mask and batch index of the one that came in."""
         return {**self.latent, "samples": unscale_latent(result, self.model.diffusion.config.vae)}
 
-    def measure(self, result: Tensor, shortcuts: Shortcuts) -> tuple[float, float, float]:
+    def measure(self, result: Tensor, options: RunOptions) -> tuple[float, float, float]:
         """Relative error of a result that was made with shortcuts, and seconds with and without them.
 
         The run that made the result has already packed the weights, so neither of the two timed runs pays for it.
         """
-        if shortcuts.limits_guidance:
+        without = replace(options, shortcuts=EXACT)
+        if options.shortcuts.limits_guidance:
             # Without the negative half fewer weights were packed: one exact run packs the rest.
-            self.run()
+            self.run(without)
         began = perf_counter()
-        exact = self.run()
+        exact = self.run(without)
         between = perf_counter()
-        self.run(shortcuts=shortcuts)
+        self.run(options)
         seconds = perf_counter() - between
         return float((result - exact).norm() / exact.norm()), seconds, between - began
 
@@ -65,9 +66,9 @@ def sampling_job(
     negative: Conditioning,
     latent: Latent,
     settings: SampleSettings,
-    **options: Any,
+    backend: Backend,
 ) -> SamplingJob:
-    """The job for these inputs of a sampler node. options: keyword arguments of `generate`."""
+    """The job for these inputs of a sampler node."""
     config = model.diffusion.config
     samples = latent["samples"]
     size = (samples.shape[-2], samples.shape[-1])
@@ -75,8 +76,7 @@ def sampling_job(
     if samples.any():
         samples = scale_latent(samples, config.vae)
     conditions = to_conditions(positive, negative, size, config, {**latent, "samples": samples})
-    given = {"noise_mask": latent.get("noise_mask"), "batch_index": latent.get("batch_index"), **options}
-    return SamplingJob(model, conditions, latent, samples, replace(settings, rescale=model.rescale), given)
+    return SamplingJob(model, conditions, latent, samples, replace(settings, rescale=model.rescale), backend)
 
 
 def describe_memory(
@@ -84,7 +84,7 @@ def describe_memory(
     positive: Conditioning,
     latent: Latent,
     settings: SampleSettings,
-    shortcuts: Shortcuts,
+    options: RunOptions,
     backend: Backend,
 ) -> str:
     """The memory that sampling will take, in words. The negative half is assumed to equal the positive one."""
@@ -93,4 +93,4 @@ def describe_memory(
     conditions = to_conditions(positive, positive, size, diffusion.config, latent)
     sigmas = cut_sigmas(diffusion.schedule, settings).tolist()
     job = Job(diffusion.unet, diffusion.config, diffusion.schedule, *conditions, tuple(samples.shape), sigmas)
-    return plan_run(job, backend, shortcuts).words()
+    return plan_run(job, backend, options).words()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -25,8 +25,8 @@ from comfyui_controlnet_core.controlnet_core.models.derived import (
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.union import ControlNetUnion
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
+from comfyui_controlnet_core.controlnet_core.run_options import RunOptions, Shortcuts
 from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
-from comfyui_controlnet_core.controlnet_core.speed import Shortcuts
 from torch import Tensor, nn
 
 CONFIG = replace(DEMO, unet=replace(DEMO.unet, widths=(32, 64), transformer_depth=(1, 1), context_dim=32, label_dim=16))
@@ -87,7 +87,10 @@ class World:
         settings = settings or SampleSettings(steps=3, cfg=4.0)
         latent = rand(7, batch, 4, 8, 8)
         backend = backend or Backend(runtime)
-        return generate(model, positive, negative, latent, settings, backend=backend, **others)
+        told = {name: others.pop(name) for name in [f.name for f in fields(RunOptions)] if name in others}
+        return generate(
+            model, positive, negative, latent, settings, backend=backend, options=RunOptions(**told), **others
+        )
 
 
 def on_card(dtype: torch.dtype = torch.float32, **more: Any) -> Runtime:

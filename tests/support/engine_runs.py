@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from comfyui_controlnet_core.controlnet_core.backend import Backend
 from comfyui_controlnet_core.controlnet_core.conditioning.job import Job
 from comfyui_controlnet_core.controlnet_core.denoise import Denoiser
-from comfyui_controlnet_core.controlnet_core.pipeline import build_denoiser
+from comfyui_controlnet_core.controlnet_core.pipeline import build_denoiser, run_context
 from comfyui_controlnet_core.controlnet_core.prepare import Prepared, check_job, prepare
+from comfyui_controlnet_core.controlnet_core.run_options import EXACT, RunOptions, Shortcuts
 from comfyui_controlnet_core.controlnet_core.sample import Denoise, SampleSettings
-from comfyui_controlnet_core.controlnet_core.speed import EXACT, EvaluationClock, RunContext, Shortcuts
 from torch import Tensor
 
 
@@ -27,18 +26,12 @@ def evaluate(prepared: Prepared, x: Tensor, sigma: Tensor, cfg: float) -> Tensor
     return Denoiser(prepared, cfg)(x, sigma)
 
 
-def run_context(backend: Backend, shortcuts: Shortcuts = EXACT, **more: Any) -> RunContext:
-    """What accelerations are told of a run."""
-    clock = EvaluationClock(shortcuts)
-    return RunContext(backend.runtime, shortcuts, clock, backend.streams, backend.programs, **more)
-
-
 def denoiser(
     job: Job, backend: Backend, cfg: float = 5.0, shortcuts: Shortcuts = EXACT, chunk: int = 0, graphs: bool = False,
     rescale: float = 0.0,
 ) -> Denoise:  # fmt: skip
     """The denoiser of a job with accelerations, as `pipeline.generate` builds it, without a memory plan."""
-    context = run_context(backend, shortcuts, owners=(job.unet, *(u.net for u in job.units)), checks_each_step=False)
+    context = run_context(job, backend, RunOptions(shortcuts), checks_each_step=False)
     if graphs:
         # Not a CUDA device, so that evaluations are called on the buffers of graphs instead of being captured.
         context = replace(context, runtime=replace(context.runtime, graphs=True, device=torch.device("meta")))

@@ -15,10 +15,16 @@ from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
-from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, blocked_choices, generate
+from comfyui_controlnet_core.controlnet_core.pipeline import (
+    DiffusionModel,
+    SampleSettings,
+    blocked_choices,
+    generate,
+    run_context,
+)
+from comfyui_controlnet_core.controlnet_core.run_options import RunOptions
 from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
 from comfyui_controlnet_core.controlnet_core.speed import EXACT, Shortcuts
-from engine_runs import run_context
 
 CONFIG = replace(DEMO, unet=replace(DEMO.unet, widths=(32, 64), transformer_depth=(1, 1), context_dim=32))
 ALL = Runtime(graphs=True, fused_qkv=True, compile=True, parallel_nets=True)
@@ -39,10 +45,7 @@ def job(nets: int = 1, narrow: bool = False) -> Job:
 def told(runtime: Runtime, shortcuts: Shortcuts = EXACT, **more: int) -> dict[str, str]:
     backend = Backend(runtime)
     asked = job(**more)
-    owners = (asked.unet, *(unit.net for unit in asked.units))
-    context = run_context(
-        backend, shortcuts, owners=owners, checks_each_step=False, offloaded=backend.conveyor is not None
-    )
+    context = run_context(asked, backend, RunOptions(shortcuts), checks_each_step=False)
     return dict(line.split(": ", 1) for line in blocked_choices(asked, backend, context))
 
 
@@ -51,14 +54,22 @@ def test_a_run_on_the_processor_says_what_was_asked_for_in_vain() -> None:
     model = DiffusionModel(asked.unet, CONFIG, asked.schedule)
     settings = SampleSettings(steps=1, cfg=1.0)
     latent = torch.zeros(asked.shape)
-    generate(model, asked.positive, [], latent, settings, backend=Backend(ALL), recorder=recorder)
+    generate(model, asked.positive, [], latent, settings, backend=Backend(ALL), options=RunOptions(recorder=recorder))
     assert recorder.report().notes == (
         "nets not in parallel: the device is cpu, which runs one after the other",
         "no graphs: the device is cpu, graphs need CUDA",
         "no fused blocks: weights are packed for the processor",
         "not compiled: weights are packed for the processor",
     )
-    generate(model, asked.positive, [], latent, settings, backend=Backend(Runtime()), recorder=(quiet := Recorder()))
+    generate(
+        model,
+        asked.positive,
+        [],
+        latent,
+        settings,
+        backend=Backend(Runtime()),
+        options=RunOptions(recorder=(quiet := Recorder())),
+    )
     assert quiet.report().notes == ()
 
 

@@ -17,6 +17,7 @@ from comfyui_controlnet_core.controlnet_core.errors import ShapeError
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, _prepare_parts, generate
+from comfyui_controlnet_core.controlnet_core.run_options import RunOptions
 from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
 from comfyui_controlnet_core.controlnet_core.runtime.memory import Footprint, MemoryPlan, free_bytes, plan_memory
 from comfyui_controlnet_core.controlnet_core.speed import EXACT, Shortcuts
@@ -60,7 +61,7 @@ def sample(
     settings = SampleSettings(seed=3, steps=4, cfg=4.0, sampler="euler_ancestral")
     backend = Backend(Runtime(pack_weights=False, chunk=chunk))
     latent = torch.zeros(BATCH, 4, 8, 8)
-    return generate(model, *conditions, latent, settings, backend=backend, shortcuts=shortcuts, recorder=recorder)
+    return generate(model, *conditions, latent, settings, backend=backend, options=RunOptions(shortcuts, recorder))
 
 
 @pytest.mark.parametrize("shortcuts", [EXACT, Shortcuts(reuse_every=2), Shortcuts(deep_every=2)], ids=str)

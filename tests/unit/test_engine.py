@@ -40,6 +40,7 @@ from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.layers import ConvIn
 from comfyui_controlnet_core.controlnet_core.models.unet import BlockInputs, Residuals, UNet, UNetMiddle
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
+from comfyui_controlnet_core.controlnet_core.run_options import RunOptions
 from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
 from comfyui_controlnet_core.controlnet_core.speed import EXACT, EvaluationClock, Shortcuts
 from comfyui_controlnet_core.controlnet_core.speed.forecast import DAMPING, Forecast
@@ -465,7 +466,7 @@ def test_a_run_can_be_stopped_and_started_again(model: DiffusionModel) -> None:
     backend = Backend(Runtime())
     args = (model, [Condition(prompt)], [], torch.zeros(1, 4, 16, 16), SampleSettings(steps=3))
     with pytest.raises(Interrupted):
-        generate(*args, backend=backend, cancelled=lambda: True)
+        generate(*args, backend=backend, options=RunOptions(cancelled=lambda: True))
     first = generate(*args, backend=backend)
     assert torch.equal(first, generate(*args, backend=backend))
 
@@ -681,7 +682,12 @@ def sample(
     conditions = [Condition(prompt, units)], [Condition(empty, units)]
     settings = SampleSettings(steps=steps, cfg=4.0)
     return generate(
-        model, *conditions, torch.zeros(1, 4, 16, 16), settings, backend=Backend(Runtime()), shortcuts=shortcuts
+        model,
+        *conditions,
+        torch.zeros(1, 4, 16, 16),
+        settings,
+        backend=Backend(Runtime()),
+        options=RunOptions(shortcuts),
     )
 
 
@@ -817,7 +823,7 @@ def test_guidance_in_an_interval_computes_one_half_outside_it(model: DiffusionMo
     def run(negative: list[Condition], shortcuts: Shortcuts, cfg: float = 4.0) -> Tensor:
         return generate(
             model, [Condition(prompt)], negative, torch.zeros(1, 4, 16, 16), replace(settings, cfg=cfg),
-            backend=Backend(Runtime()), shortcuts=shortcuts,
+            backend=Backend(Runtime()), options=RunOptions(shortcuts),
         )  # fmt: skip
 
     whole = run([Condition(empty)], Shortcuts())

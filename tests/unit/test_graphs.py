@@ -20,10 +20,17 @@ from comfyui_controlnet_core.controlnet_core.models.control import ControlModel
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
+from comfyui_controlnet_core.controlnet_core.run_options import RunOptions
 from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
-from comfyui_controlnet_core.controlnet_core.speed import Shortcuts, cuda_graphs, graph_blocker
+from comfyui_controlnet_core.controlnet_core.speed import (
+    EvaluationClock,
+    RunContext,
+    Shortcuts,
+    cuda_graphs,
+    graph_blocker,
+)
 from comfyui_controlnet_core.controlnet_core.speed.cuda_graphs import Call, Captured, as_calls
-from engine_runs import denoiser, run_context
+from engine_runs import denoiser
 from torch import Tensor
 
 SCHEDULE = scaled_linear()
@@ -172,17 +179,24 @@ def test_programs_share_their_memory_and_go_with_their_model() -> None:
 
 def test_where_graphs_cannot_be_the_report_says_why(bench: Bench) -> None:
     cuda = Backend(Runtime(torch.device("cuda"), pack_weights=False))
-    quiet = run_context(cuda, checks_each_step=False)
+    quiet = RunContext(cuda.runtime, EvaluationClock(), checks_each_step=False)
     assert graph_blocker(quiet) == ""
-    assert "every step" in graph_blocker(run_context(cuda))
-    assert "graphs need CUDA" in graph_blocker(run_context(Backend(Runtime())))
+    assert "every step" in graph_blocker(replace(quiet, checks_each_step=True))
+    assert "graphs need CUDA" in graph_blocker(replace(quiet, runtime=Runtime()))
     assert "streamed" in graph_blocker(replace(quiet, offloaded=True))
-    assert "step to step" in graph_blocker(replace(quiet, shortcuts=Shortcuts(reuse_every=2)))
-    assert "measures" in graph_blocker(replace(quiet, recorder=Recorder(observe=True)))
+    assert "step to step" in graph_blocker(replace(quiet, clock=EvaluationClock(Shortcuts(reuse_every=2))))
+    assert "measures" in graph_blocker(replace(quiet, options=RunOptions(recorder=Recorder(observe=True))))
     model = DiffusionModel(bench.unet, CONFIG, SCHEDULE)
     recorder = Recorder()
     conditions = [Condition(rand(1, 1, 77, 32), label=rand(1, 1, 16))], []
     backend = Backend(Runtime(graphs=True))
     latent = torch.zeros(1, 4, 8, 8)
-    generate(model, *conditions, latent, SampleSettings(steps=1, cfg=1.0), backend=backend, recorder=recorder)
+    generate(
+        model,
+        *conditions,
+        latent,
+        SampleSettings(steps=1, cfg=1.0),
+        backend=backend,
+        options=RunOptions(recorder=recorder),
+    )
     assert recorder.report().notes == ("no graphs: the device is cpu, graphs need CUDA",)

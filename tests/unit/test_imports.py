@@ -16,8 +16,8 @@ SOURCES = ("controlnet_core", "preprocessors", "nodes", "workflows")
 
 # The layers of the engine, from the bottom up. Each may import from the ones above its line in this list.
 LAYERS = (
-    "errors", "limits", "config", "models", "diffusion", "control", "conditioning", "runtime", "prepare", "denoise",
-    "sample", "speed", "finite", "backend", "memory_estimate", "pipeline",
+    "errors", "limits", "config", "models", "diffusion", "control", "conditioning", "runtime", "run_options", "prepare",
+    "denoise", "recording", "sample", "speed", "finite", "backend", "memory_estimate", "pipeline",
 )  # fmt: skip
 CLOSER = {
     # Layers that must not see all of those below them.

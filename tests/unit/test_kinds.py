@@ -31,6 +31,7 @@ from comfyui_controlnet_core.controlnet_core.models.derived import ControlDiffer
 from comfyui_controlnet_core.controlnet_core.models.unet import Residuals, UNet
 from comfyui_controlnet_core.controlnet_core.models.union import UNION_CHOICES, ControlNetUnion, union_type
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
+from comfyui_controlnet_core.controlnet_core.run_options import RunOptions
 from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
 from engine_runs import evaluate, prepare_on
 from torch import Tensor, nn
@@ -199,7 +200,14 @@ def test_a_report_of_an_adapter_on_both_halves_leaves_the_picture_as_it_is(unet:
 
     def run(recorder: Recorder | None) -> Tensor:
         backend = Backend(Runtime(pack_weights=False))
-        return generate(model, *halves, torch.zeros(1, *LATENT[1:]), settings, backend=backend, recorder=recorder)
+        return generate(
+            model,
+            *halves,
+            torch.zeros(1, *LATENT[1:]),
+            settings,
+            backend=backend,
+            options=RunOptions(recorder=recorder),
+        )
 
     recorder = Recorder("euler", observe=True)
     assert torch.equal(run(recorder), run(None))

@@ -44,7 +44,7 @@ from comfyui_controlnet_core.controlnet_core.pipeline import build_denoiser, pla
 from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
 from comfyui_controlnet_core.controlnet_core.runtime.memory import ROOM, Footprint, _allowed
 from comfyui_controlnet_core.controlnet_core.runtime.tensor_memory import TensorMemory
-from comfyui_controlnet_core.controlnet_core.speed import EXACT, Shortcuts
+from comfyui_controlnet_core.controlnet_core.speed import EXACT, EvaluationClock, Shortcuts
 from comfyui_controlnet_core.controlnet_core.speed.packed_cpu import winograd
 from engine_runs import denoiser, evaluate, prepare_on
 
@@ -64,7 +64,8 @@ def predict(
     job: Job, backend: Backend, shortcuts: Shortcuts = EXACT, graphs: bool = False, tiles: bool = False, chunk: int = 0
 ) -> Footprint:
     """What is told of a run."""
-    return estimate_run(job, backend, shortcuts, graphs, tiles, chunk or job.shape[0], build_denoiser)
+    clock = EvaluationClock(shortcuts, job.schedule.percent_to_sigma)
+    return estimate_run(job, backend, clock, graphs, tiles, chunk or job.shape[0], build_denoiser)
 
 
 CASES = [

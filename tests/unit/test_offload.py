@@ -16,6 +16,7 @@ from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_li
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
+from comfyui_controlnet_core.controlnet_core.run_options import RunOptions
 from comfyui_controlnet_core.controlnet_core.runtime import memory
 from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
 from comfyui_controlnet_core.controlnet_core.runtime.memory import (
@@ -54,7 +55,9 @@ def sample_with(
     conditions = [Condition(text, (ControlUnit(net, hint),))], [Condition(text * 0.5)]
     model = DiffusionModel(unet, CONFIG, scaled_linear())
     settings = SampleSettings(steps=2, cfg=3.0)
-    return generate(model, *conditions, torch.zeros(1, 4, 8, 8), settings, backend=backend, on_memory=on_memory)
+    return generate(
+        model, *conditions, torch.zeros(1, 4, 8, 8), settings, backend=backend, options=RunOptions(on_memory=on_memory)
+    )
 
 
 def sample(dtype: torch.dtype, backend: Backend) -> Tensor:

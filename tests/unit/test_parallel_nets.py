@@ -17,6 +17,7 @@ from comfyui_controlnet_core.controlnet_core.models.adapter import Adapter
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
+from comfyui_controlnet_core.controlnet_core.run_options import RunOptions
 from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
 from comfyui_controlnet_core.controlnet_core.speed.parallel_nets import Streams
 from torch import Tensor
@@ -61,7 +62,14 @@ def test_nets_beside_the_encoder_are_nets_behind_it(packed: bool) -> None:
         backend.streams = Counted(backend.runtime.device)
         conditions = [Condition(text, units)], [Condition(-text, units)]
         settings = SampleSettings(steps=3, cfg=4.0)
-        made = generate(model, *conditions, torch.zeros(1, 4, 8, 8), settings, backend=backend, recorder=recorder)
+        made = generate(
+            model,
+            *conditions,
+            torch.zeros(1, 4, 8, 8),
+            settings,
+            backend=backend,
+            options=RunOptions(recorder=recorder),
+        )
         return made, [(unit.acted, unit.ran) for unit in recorder.report().units]
 
     behind, told = sample(False)

@@ -72,7 +72,7 @@ def test_what_is_timed_has_been_packed_and_prepared_before(
     began: list[int] = []
 
     def noting(*args: Any, **options: Any) -> torch.Tensor:
-        done.append("exact" if options.get("shortcuts", EXACT) == EXACT else "shorter")
+        done.append("exact" if options["options"].shortcuts == EXACT else "shorter")
         return generate(*args, **options)
 
     monkeypatch.setattr(sampling_job, "generate", noting)

@@ -19,7 +19,7 @@ RESTART = [14.0, 9.0, 6.0, 4.0, 2.5, 9.0, 6.0, 4.0, 2.5]
 
 def computed(sigmas: Sequence[float], **shortcuts: float) -> list[int]:
     """The evaluations in which a net runs."""
-    sampling = Sampling(EvaluationClock(Shortcuts(**shortcuts)), (1e9, 0.0))  # type: ignore[arg-type]
+    sampling = Sampling(EvaluationClock(Shortcuts(**shortcuts)))  # type: ignore[arg-type]
     ran: list[int] = []
     for index, sigma in enumerate(sigmas):
         sampling.evaluation(sigma)
@@ -53,7 +53,7 @@ def test_the_rounding_of_a_level_is_no_fresh_noise() -> None:
 
 
 def test_a_second_look_in_an_evaluation_is_computed_and_not_remembered() -> None:
-    sampling = Sampling(EvaluationClock(Shortcuts(reuse_every=2)), (1e9, 0.0))
+    sampling = Sampling(EvaluationClock(Shortcuts(reuse_every=2)))
     x, looked = torch.ones(2), []
     for now in range(6):
         sampling.evaluation(10.0 - now)
@@ -66,14 +66,15 @@ def test_a_second_look_in_an_evaluation_is_computed_and_not_remembered() -> None
 
 
 def test_the_interval_of_guidance() -> None:
-    sampling = Sampling(EvaluationClock(Shortcuts(guidance_start=0.2, guidance_end=0.8)), (8.0, 1.0))
-    assert [sampling.guides(sigma) for sigma in (14.0, 8.0, 3.0, 1.0, 0.5)] == [False, True, True, True, False]
+    clock = EvaluationClock(Shortcuts(guidance_start=0.2, guidance_end=0.8), lambda percent: 10.0 - 10.0 * percent)
+    sampling = Sampling(clock)
+    assert [sampling.guides(sigma) for sigma in (14.0, 8.0, 3.0, 2.0, 0.5)] == [False, True, True, True, False]
     assert (sampling.halves, sampling.unguided) == (5, 2)
     assert "the negative half was skipped in 2 of 5" in "\n".join(report(sampling))
 
 
 def test_who_finds_the_state_of_a_sampling() -> None:
-    sampling = Sampling(EvaluationClock(Shortcuts(reuse_every=2)), (1e9, 0.0))
+    sampling = Sampling(EvaluationClock(Shortcuts(reuse_every=2)))
     assert sampling_of({KEY: sampling}) is sampling
     assert sampling_of({KEY: sampling, "context_window": object()}) is None
     assert sampling_of({}) is None and sampling_of(None) is None

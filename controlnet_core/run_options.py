@@ -1,4 +1,6 @@
-"""Shortcuts: work that a run may skip, at a price in exactness. Without them every evaluation is computed in full.
+"""What a caller may ask of a run besides the picture: work that may be skipped, and who is told what happens.
+
+Shortcuts skip work at a price in exactness. Without them every evaluation is computed in full.
 
 reuse_every k          a ControlNet runs at every k-th evaluation
 reuse_tolerance e      a ControlNet runs when the scaled latent has moved by more than e (relative L2 norm) since its
@@ -10,28 +12,25 @@ deep_every k           the UNet's lower levels, and the ControlNets, run at ever
 guidance_start, _end   outside this window of the timestep axis the negative half is not computed (Kynkaanniemi et al.
                        2024, "Applying guidance in a limited interval")
 
-Skipped values are continued along a line, see `speed.forecast`. The first two evaluations define the line and are
-always computed, and k grows in stages (`STAGES`): an early error becomes another image, a late one is a detail.
-
 The user judges the error: `controlnet run --measure` and `benchmarks/shortcuts.py` print it.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-from ..errors import ValueRangeError
-
-STAGES = ((0.3, 2), (0.5, 3))
-"""(position on the timestep axis, maximum number of evaluations between two computed ones until there)."""
+from .control.report import Recorder
+from .diffusion.samplers import Step
+from .errors import ValueRangeError
+from .runtime.device import Cancelled
+from .runtime.memory import MemoryPlan
 
 
 @dataclass(frozen=True)
 class Shortcuts:
-    """What a run may skip. careful: each of `STAGES` has one evaluation less, so that the layout is computed in full.
+    """What a run may skip. careful: each interval of `speed.clock.STAGES` is one evaluation shorter, so that the
+    layout is computed in full.
 
     Raises ValueRangeError for values out of range.
     """
@@ -95,26 +94,47 @@ class Shortcuts:
 EXACT = Shortcuts()
 
 
-@dataclass(eq=False)
-class EvaluationClock:
-    """Counts the evaluations of a run.
+@dataclass(frozen=True)
+class RunOptions:
+    """Passed through by hosts and nodes as a whole.
 
-    ends: sigmas at which `STAGES` end. limit: in this evaluation, the maximum number of evaluations between two
-    computed ones.
+    shortcuts: what may be skipped. recorder: collects what ran. on_step: called after each sampling step. on_memory:
+    called with the memory plan before anything is computed. cancelled: asked before each step whether to stop.
     """
 
     shortcuts: Shortcuts = EXACT
-    ends: tuple[float, ...] = ()
-    now: int = 0
-    limit: float = math.inf
+    recorder: Recorder | None = None
+    on_step: Callable[[Step], None] | None = None
+    on_memory: Callable[[MemoryPlan], None] | None = None
+    cancelled: Cancelled | None = None
 
-    def begin(self, sigma: float) -> None:
-        """An evaluation at this noise level begins."""
-        self.now += 1
-        limits = (limit for end, (_, limit) in zip(self.ends, STAGES, strict=False) if sigma > end)
-        self.limit = next(limits, math.inf) - self.shortcuts.careful
+    @property
+    def observes(self) -> bool:
+        """Whether residuals and times are measured."""
+        return self.recorder is not None and self.recorder.observe
+
+    def silent(self) -> RunOptions:
+        """The same run, of which nobody is told anything but that its steps go on."""
+        return replace(self, recorder=None, on_memory=None)
+
+    def tell_step(self, step: Step) -> None:
+        """A step is done."""
+        if self.recorder is not None:
+            self.recorder.step(float(step.sigma))
+        if self.on_step is not None:
+            self.on_step(step)
+
+    def tell_memory(self, plan: MemoryPlan) -> None:
+        """The memory of the run is planned."""
+        if self.recorder is not None:
+            self.recorder.memory = plan.data()
+        if self.on_memory is not None:
+            self.on_memory(plan)
+
+    def note(self, *lines: str) -> None:
+        """Add lines to the report, such as a choice that has no effect."""
+        if self.recorder is not None:
+            self.recorder.notes += lines
 
 
-def stage_ends(percent_to_sigma: Callable[[float], Any]) -> tuple[float, ...]:
-    """The sigmas at which `STAGES` end. percent_to_sigma: position on the timestep axis -> sigma."""
-    return tuple(float(percent_to_sigma(end)) for end, _ in STAGES)
+DEFAULTS = RunOptions()

@@ -1,19 +1,22 @@
 """Tell a `Recorder` what a run does: two wrappers around `ControlledUNet.residuals` and one around `Denoiser.step`.
 
-The image stays the same to the last bit.
+The image stays the same to the last bit. Without a recorder in the options nothing is wrapped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor
 
-from .bound_unit import NetInputs
-from .plan import words
-from .report import Recorder
-from .residuals import weigh_residual
+from .control.bound_unit import NetInputs
+from .control.plan import words
+from .control.report import Recorder
+from .control.residuals import weigh_residual
+from .denoise import Denoiser
+from .prepare import Prepared
+from .run_options import RunOptions
 
 
 class RecordNets:
@@ -31,6 +34,7 @@ class RecordNets:
         if not self.recorder.observe:
             yield from residuals
             return
+        # A residual is computed when it is asked for, so each request is timed by itself.
         for _ in net.net.projections(net.inputs):
             with self.recorder.timing(keys, rows.device):
                 residual = next(residuals)
@@ -40,12 +44,12 @@ class RecordNets:
 class RecordResiduals:
     """Records which units act and, if the recorder observes, what they add to each block."""
 
-    def __init__(self, inner: Any, recorder: Recorder) -> None:
-        self.inner, self.recorder = inner, recorder
+    def __init__(self, inner: Any, options: RunOptions, recorder: Recorder) -> None:
+        self.inner, self.options, self.recorder = inner, options, recorder
 
     def __call__(self, net: NetInputs, rows: Tensor, may_run: bool) -> Iterator[Tensor | None]:
         """The same residuals."""
-        record_acting(self.recorder, net)
+        record_acting(self.options, net)
         for index, residual in enumerate(self.inner(net, rows, may_run)):
             if self.recorder.observe and residual is not None:
                 for unit, owner, own in zip(net.units, net.owners, net.split(residual), strict=True):
@@ -56,28 +60,31 @@ class RecordResiduals:
             yield residual
 
 
-def record_acting(recorder: Recorder, net: NetInputs, ran: bool = False) -> None:
+def record_acting(options: RunOptions, net: NetInputs, ran: bool = False) -> None:
     """Record that the units of a net act in this evaluation, and optionally that the net ran."""
+    if options.recorder is None:
+        return
     for unit in net.owners:
-        recorder.unit(unit.whole_unit, unit.name, words(unit.whole_unit))
+        options.recorder.unit(unit.whole_unit, unit.name, words(unit.whole_unit))
         if ran:
-            recorder.net_ran(unit.whole_unit)
+            options.recorder.net_ran(unit.whole_unit)
 
 
-def record_nets(denoiser: Any, recorder: Recorder | None) -> None:
+def record_nets(denoiser: Denoiser, options: RunOptions) -> None:
     """Before accelerations: record each run of a net."""
-    if recorder is not None:
-        denoiser.unet.residuals = RecordNets(denoiser.unet.residuals, recorder)
+    if options.recorder is not None:
+        denoiser.unet.residuals = RecordNets(denoiser.unet.residuals, options.recorder)
 
 
-def record_evaluations(denoiser: Any, recorder: Recorder | None) -> None:
+def record_step(denoiser: Denoiser, options: RunOptions) -> None:
     """After accelerations: record what each unit adds in each evaluation, and casts of the latent."""
+    recorder = options.recorder
     if recorder is None:
         return
-    denoiser.unet.residuals = RecordResiduals(denoiser.unet.residuals, recorder)
+    denoiser.unet.residuals = RecordResiduals(denoiser.unet.residuals, options, recorder)
     step, dtype = denoiser.step, denoiser.prepared.runtime.dtype
 
-    def recorded_step(denoiser: Any, x: Tensor, sigma: Tensor, inputs: Any, cfg: Any) -> Tensor:
+    def recorded_step(denoiser: Denoiser, x: Tensor, sigma: Tensor, inputs: Any, cfg: Any) -> Tensor:
         for _ in inputs.batches:
             recorder.cast("latent to the net", x.dtype, dtype)
             recorder.cast("prediction of the net", dtype, x.dtype)
@@ -86,11 +93,24 @@ def record_evaluations(denoiser: Any, recorder: Recorder | None) -> None:
     denoiser.step = recorded_step
 
 
-def record_casts(recorder: Recorder | None, prepared: Any) -> None:
+def record_evaluations(denoise: Callable[[Tensor, Tensor], Tensor], options: RunOptions) -> Any:
+    """The same function, whose calls are counted."""
+    recorder = options.recorder
+    if recorder is None:
+        return denoise
+
+    def counted(x: Tensor, sigma: Tensor) -> Tensor:
+        recorder.evaluation()
+        return denoise(x, sigma)
+
+    return counted
+
+
+def record_casts(prepared: Prepared, options: RunOptions) -> None:
     """Record what was cast when a run was prepared: texts, hints and masks."""
+    recorder, dtype = options.recorder, prepared.runtime.dtype
     if recorder is None:
         return
-    dtype = prepared.runtime.dtype
     for condition in prepared.job.conditions:
         recorder.cast("text", condition.text.dtype, dtype)
     for unit in prepared.job.units:
