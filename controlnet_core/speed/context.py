@@ -12,7 +12,7 @@ from .clock import EvaluationClock
 
 @dataclass(frozen=True, eq=False)
 class RunContext:
-    """One run. streams: runs independent work side by side, see `parallel_nets.Streams`. programs: what is captured for
+    """One run. streams: runs independent work at the same time. programs: what is captured for
     later runs; owners: the models that it belongs to. offloaded: whether weights are copied to the device layer by
     layer. checks_each_step: whether each prediction is checked for numbers that are not finite."""
 
