@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 
 class TensorMemory(TorchDispatchMode):
@@ -23,7 +22,7 @@ class TensorMemory(TorchDispatchMode):
         """kernels: replaces operators on meta tensors."""
         super().__init__()
         self.live = self.peak = 0
-        self.known: set[int] = set()
+        self.known: dict[int, weakref.ref[Any]] = {}
         self.kernels = kernels
 
     @classmethod
@@ -32,40 +31,38 @@ class TensorMemory(TorchDispatchMode):
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for old in tree_leaves((args, kwargs)):
-            self._forget_older(old)
+        kwargs = kwargs or {}
+        given = [*_tensors(args), *_tensors(kwargs.values())]
+        for tensor in given:
+            self._remember(tensor, made_here=False)
         kernel = self.kernels.get(func)
-        call = kernel if kernel is not None and _on_meta(args, kwargs or {}) else func
-        result = call(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            self._count(leaf)
+        device = given[0].device if given else torch.device(kwargs.get("device") or "cpu")
+        result = (kernel if kernel is not None and device.type == "meta" else func)(*args, **kwargs)
+        for tensor in _tensors((result,)):
+            self._remember(tensor, made_here=True)
         return result
 
-    def _forget_older(self, leaf: Any) -> None:
-        """Do not count tensors that were made outside, nor their views."""
-        if isinstance(leaf, Tensor) and leaf.layout == torch.strided:
-            storage = leaf.untyped_storage()
-            if id(storage) not in self.known:
-                self._remember(storage, 0)
-
-    def _count(self, leaf: Any) -> None:
-        if isinstance(leaf, Tensor) and leaf.layout == torch.strided:
-            storage = leaf.untyped_storage()
-            if id(storage) not in self.known:
-                self._remember(storage, storage.nbytes())
-
-    def _remember(self, storage: Any, size: int) -> None:
-        self.known.add(id(storage))
-        self.live += size
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._release, id(storage), size)
+    def _remember(self, tensor: Tensor, made_here: bool) -> None:
+        """Count a tensor's storage once. One that was made outside is known with size 0, so are its views."""
+        if tensor.layout != torch.strided:
+            return
+        storage = tensor.untyped_storage()
+        key = id(storage)
+        if key not in self.known:
+            size = storage.nbytes() if made_here else 0
+            self.live += size
+            self.peak = max(self.peak, self.live)
+            self.known[key] = weakref.ref(storage, lambda _: self._release(key, size))
 
     def _release(self, key: int, size: int) -> None:
-        self.known.discard(key)
+        self.known.pop(key, None)
         self.live -= size
 
 
-def _on_meta(args: Any, kwargs: Mapping[str, Any]) -> bool:
-    first = next((leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)), None)
-    device = kwargs.get("device") if first is None else first.device
-    return device is not None and torch.device(device).type == "meta"
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors among the arguments or results of an operator: alone, or in a list."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from (item for item in value if isinstance(item, Tensor))
