@@ -1,0 +1,11 @@
+"""Settings of a test run: each of several workers (`pytest -n auto`) computes on its own share of the cores."""
+
+from __future__ import annotations
+
+import os
+
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+
+if WORKERS > 1:
+    # Before torch is imported, and for the commands that tests start.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
