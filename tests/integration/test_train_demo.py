@@ -26,6 +26,7 @@ from comfyui_controlnet_core.workflows import cli
 ASSETS = Path(comfyui_controlnet_core.__file__).parent / "controlnet_core" / "assets"
 
 
+@pytest.mark.slow
 def test_second_passes_go_on_from_the_first_and_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # The first passes take hours: the shipped files stand in for them.
     shutil.copy(ASSETS / "demo_vae.safetensors", tmp_path)
@@ -43,6 +44,7 @@ def test_second_passes_go_on_from_the_first_and_say_so(tmp_path: Path, capsys: p
     assert "demo_canny.safetensors" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_union_starts_from_canny_and_learns_all_kinds(tmp_path: Path) -> None:
     for name in ("demo_vae", "demo_base", "demo_canny"):
         shutil.copy(ASSETS / f"{name}.safetensors", tmp_path)

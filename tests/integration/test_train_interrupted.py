@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_training_folder(tmp_path_factory.mktemp("train"))
 
 
+@pytest.fixture(scope="module")
+def one_step(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a training of one step, to be copied."""
+    made = tmp_path_factory.mktemp("one_step")
+    assert train(folder, made / "net.safetensors", "--steps", "1") == 0
+    return made
+
+
 # ---------------------------------------------------------------------------------------- stopped and continued
 
 
-def test_a_training_stopped_at_any_step_ends_with_the_same_bits(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stops", [(1, 5, 11), pytest.param(range(1, 12), marks=pytest.mark.slow)], ids=["few", "all"])
+def test_a_training_stopped_at_any_step_ends_with_the_same_bits(
+    stops: Sequence[int], folder: Path, tmp_path: Path
+) -> None:
     """12 steps on 9 examples: the batches before and after a stop meet new and known examples in every mixture."""
 
     def prepared(state: Path | None) -> ControlNetTraining:
@@ -43,7 +55,7 @@ def test_a_training_stopped_at_any_step_ends_with_the_same_bits(folder: Path, tm
 
     whole = prepared(None)
     assert whole.loop.run()
-    for stop in range(1, 12):
+    for stop in stops:
         state = tmp_path / f"{stop}.state"
         first = prepared(state)
         assert not first.loop.run(cancelled=lambda loop=first.loop, stop=stop: loop.step == stop)
@@ -170,9 +182,9 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_state_is_one_clear_line(
-    damage: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    damage: str, folder: Path, one_step: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train(folder, tmp_path / "net.safetensors", "--steps", "1") == 0
+    shutil.copytree(one_step, tmp_path, dirs_exist_ok=True)
     DAMAGES[damage](tmp_path / "net_training" / "training.state")
     capsys.readouterr()
     assert train(folder, tmp_path / "net.safetensors", "--steps", "2") == 3
@@ -183,9 +195,9 @@ def test_a_damaged_state_is_one_clear_line(
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "\xff", "[" * 100_000])
 def test_damaged_settings_are_one_clear_line(
-    content: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    content: str, folder: Path, one_step: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train(folder, tmp_path / "net.safetensors", "--steps", "1") == 0
+    shutil.copytree(one_step, tmp_path, dirs_exist_ok=True)
     settings = tmp_path / "net_training" / "settings.json"
     settings.write_text(content, "latin-1")
     assert train(folder, tmp_path / "net.safetensors", "--steps", "2") == 3

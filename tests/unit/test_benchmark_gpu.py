@@ -44,6 +44,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 
 
 @pytest.mark.parametrize("part", ["ceiling", "peers", "batch", "sdxl", "first"])
+@pytest.mark.slow
 def test_each_part_runs_and_gives_what_its_claims_read(
     benchmark: ModuleType, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

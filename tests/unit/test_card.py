@@ -26,6 +26,7 @@ from comfyui_controlnet_core.controlnet_core.training.controlnet_training import
 from comfyui_controlnet_core.controlnet_core.training.loop import Recipe
 from comfyui_controlnet_core.nodes.standalone.host import ASSETS, StandaloneHost
 from comfyui_controlnet_core.nodes.values import ControlSpec
+from few import few_of
 from pretended_card import Card
 from torch import Tensor
 
@@ -80,7 +81,7 @@ def test_nothing_waits_in_the_loop_and_the_picture_is_the_same(card: Card, name:
     assert not watch.inside and not watch.sent and not card.races
 
 
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("options", few_of(OPTIONS, "graphs, side by side, wide", "streamed", "one picture at a time"))
 def test_by_choice_nothing_waits_either_and_streams_keep_their_order(card: Card, options: str) -> None:
     made, waits = run_on(card, everything, on_card(**OPTIONS[options]))
     assert_alike(made, run_off(everything))
@@ -96,7 +97,7 @@ def test_what_the_halves_have_in_common_is_replayed_too(card: Card) -> None:
     assert not [wait for wait in waits if "capture begins" not in wait]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", few_of(SAMPLERS, "dpmpp_2m", "uni_pc"))
 def test_no_sampler_waits(card: Card, sampler: str) -> None:
     settings = SampleSettings(steps=3, cfg=4.0, sampler=sampler, ancestral="cpu")
 

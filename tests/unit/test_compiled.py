@@ -32,6 +32,7 @@ def test_compiled_blocks_compute_the_same(backend: str, twin) -> None:  # type: 
     assert not any(module._compiled_call_impl for module in unet.modules())
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_more_shapes_than_are_compiled_still_run() -> None:
     torch.manual_seed(1)

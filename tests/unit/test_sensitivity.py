@@ -100,6 +100,7 @@ def test_a_linear_response_is_measured_exactly() -> None:
     assert told == [(i, 8) for i in range(1, 9)]
 
 
+@pytest.mark.slow
 def test_a_demo_net_ranks_its_blocks_as_ablation_does() -> None:
     """A short form of `benchmarks/sensitivity.py`: four scenes as one batch, six steps, the canny net.
 

@@ -316,7 +316,7 @@ def test_block_sensitivity(run: Any, scene: dict[str, Any], host: StandaloneHost
     two = run("CNCore_ApplyControlNet", positive=halves[0], negative=halves[1], control_net=scene["other"],
               image=scene["hint"], block_weights=run("CNCore_BlockWeights", full=0.0)[0])  # fmt: skip
     latent = {"samples": sample(run, scene, positive=two[0], negative=two[1])}
-    given = {"model": scene["model"], "positive": two[0], "latent": latent, "steps": 4, "samples": 2}
+    given = {"model": scene["model"], "positive": two[0], "latent": latent, "steps": 2, "samples": 1}
     shown = run("CNCore_BlockSensitivity", **given)
     weights, text, picture = shown["result"]
     assert max(weights.custom) == 1.0 and len(weights.custom) == 7 and "information" in text

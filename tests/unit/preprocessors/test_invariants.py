@@ -93,6 +93,7 @@ def large() -> np.ndarray:
         for entry in WEIGHT_FREE
     ],
 )
+@pytest.mark.slow
 def test_4096_pixels_square(kind: Entry, large: np.ndarray) -> None:
     options = options_of(kind, large)
     hint = preprocessors.process(kind, large, **options)
