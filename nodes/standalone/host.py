@@ -98,7 +98,7 @@ class StandaloneHost:
         self.backend = Backend(asked)
         # The autoencoder has a precision of its own: SD1.5's overflows in fp16.
         self.vae_backend = Backend(
-            Runtime(asked.device, asked.vae_dtype, asked.vae_dtype, asked.pack_weights, asked.winograd)
+            Runtime(asked.device, asked.vae_dtype, asked.vae_dtype, asked.pack_weights, winograd=asked.winograd)
         )
         self._progress, self._cancelled = progress or ignore, cancelled
         self.shortcuts, self.on_measured = shortcuts, on_measured
