@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from comfyui_controlnet_core.controlnet_core.run_options import EXACT, RunOptions, Shortcuts
 from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
-from comfyui_controlnet_core.controlnet_core.speed import EXACT, Shortcuts
 from measure import machine, seconds
 from peers import SHAPES, Accelerated, Comfy, Pool, make_case, write_weights
 
@@ -79,11 +79,11 @@ def make_engines(folder: Path, nets: int, runtime: Runtime, weights: str) -> dic
     """Return plain ComfyUI, and ComfyUI with Accelerate and Shortcuts, all on one set of nets and weights."""
     comfy = Comfy(folder, nets, runtime, Pool(runtime.device), Path(os.environ["COMFYUI_DIR"]))
     ours = Accelerated(comfy, folder, nets, weights)
-    shortened = importlib.import_module("comfyui_controlnet_core.nodes.comfyui.shortcuts").shortened
+    wrappers = importlib.import_module("comfyui_controlnet_core.nodes.comfyui.shortcut_wrappers")
     engines: dict[str, Any] = {NATIVE: comfy}
     for name, shortcuts in ROWS.items():
         engines[name] = copy(ours)
-        engines[name].unet, _ = shortened(ours.unet, shortcuts, None)
+        engines[name].unet = wrappers.with_options(ours.unet, RunOptions(shortcuts), None)
     return engines
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from .control.report import Recorder
+from .control.report import Recorder, RunReport
 from .diffusion.samplers import Step
 from .errors import ValueRangeError
 from .runtime.device import Cancelled
@@ -112,6 +112,33 @@ class RunOptions:
     def observes(self) -> bool:
         """Whether residuals and times are measured."""
         return self.recorder is not None and self.recorder.observe
+
+    @property
+    def records(self) -> bool:
+        """Whether there will be a report."""
+        return self.recorder is not None
+
+    @property
+    def limits_guidance(self) -> bool:
+        """Whether the negative half is skipped anywhere."""
+        return self.shortcuts.limits_guidance
+
+    def recorded(self, title: str, observe: bool = False) -> RunOptions:
+        """The same run with a report. observe: whether residuals and times are measured."""
+        return replace(self, recorder=Recorder(title, observe))
+
+    def report(self) -> RunReport:
+        """What happened so far in a run that is recorded."""
+        assert self.recorder is not None
+        return self.recorder.report()
+
+    def skipping(self, other: RunOptions) -> RunOptions:
+        """The same run, in which that is skipped what another one skips."""
+        return replace(self, shortcuts=other.shortcuts)
+
+    def exact(self) -> RunOptions:
+        """The same run, in which nothing is skipped."""
+        return replace(self, shortcuts=EXACT)
 
     def silent(self) -> RunOptions:
         """The same run, of which nobody is told anything but that its steps go on."""

@@ -13,10 +13,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..controlnet_core.control.report import Recorder
 from ..controlnet_core.models.controlnet import ControlNet
+from ..controlnet_core.run_options import DEFAULTS, RunOptions
 from ..controlnet_core.sample import SampleSettings
-from ..controlnet_core.speed import Shortcuts
 from ..preprocessors.learned.library import Library
 from .values import Conditioning, Controlled, ControlSpec, Halves, Latent
 
@@ -102,9 +101,9 @@ class Host(Protocol):
         negative: Conditioning,
         latent: Latent,
         settings: SampleSettings,
-        recorder: Recorder | None = None,
+        options: RunOptions = DEFAULTS,
     ) -> Latent:
-        """The sampled LATENT. Calls `progress` after each step, and fills the recorder with what ran."""
+        """The sampled LATENT. Calls `progress` after each step, and tells the options what ran."""
         ...
 
     def accelerate(self, model: Any, weights: str, node: str | None) -> tuple[Any, str]:
@@ -114,12 +113,12 @@ class Host(Protocol):
         """
         ...
 
-    def shorten(self, model: Any, shortcuts: Shortcuts, node: str | None) -> tuple[Any, str]:
-        """A MODEL with these shortcuts instead of its own, and their description. node: as in `accelerate`."""
+    def with_options(self, model: Any, options: RunOptions, node: str | None) -> Any:
+        """A MODEL that is sampled with these options instead of its own. node: as in `accelerate`."""
         ...
 
-    def shortcuts_of(self, model: Any) -> Shortcuts:
-        """The shortcuts of a MODEL."""
+    def options_of(self, model: Any) -> RunOptions:
+        """The options that a MODEL is sampled with."""
         ...
 
     def progress(self, done: int, total: int, preview: Any = None) -> None:

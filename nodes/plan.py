@@ -12,11 +12,11 @@ from ..controlnet_core.control.hint import check_hint_channels, fit_hint
 from ..controlnet_core.control.plan import RunPlan, describe, make_plan
 from ..controlnet_core.control.unit import ControlUnit
 from ..controlnet_core.sample import SampleSettings, cut_sigmas
-from ..controlnet_core.speed import EXACT
 from .control import CATEGORY
 from .fields import Output, conditioning, denoise, latent, model, sampler, scheduler, steps
 from .node import Node, with_text
 from .pictures import shown, to_image
+from .speed import describe_skipped
 from .values import Conditioning, Controlled, Latent
 
 SAME = "The same as in the sampler."
@@ -54,7 +54,8 @@ class ControlPlan(Node):
         plan = plan_of(controlled, wanted, height)
         # ComfyUI manages memory itself, so inside ComfyUI this text is empty.
         memory = self.host.memory(model, positive, latent, wanted)
-        text = "\n\n".join(part for part in (describe(plan), self._describe_shortcuts(model), memory) if part)
+        skipped = describe_skipped(self.host.options_of(model))
+        text = "\n\n".join(part for part in (describe(plan), skipped, memory) if part)
         # At the size of the image, so that the hints of all units make one batch.
         factor = controlled.config.vae.factor
         size = (height * factor, width * factor)
@@ -63,13 +64,6 @@ class ControlPlan(Node):
         drawn = [seen_hint(unit, hints[0]) for unit, hints in zip(controlled.units, fitted, strict=True)]
         picture = to_image(draw_plan(plan, drawn))
         return with_text(text, text, torch.cat(batch).movedim(1, -1), picture, **shown(self.host, picture))
-
-    def _describe_shortcuts(self, model: Any) -> str:
-        """One line on the shortcuts of the model; empty without them."""
-        shortcuts = self.host.shortcuts_of(model)
-        if shortcuts == EXACT:
-            return ""
-        return f"shortcuts on this model: {shortcuts.words}. The plan does not show which steps they skip"
 
 
 def plan_of(controlled: Controlled, settings: SampleSettings, latent_height: int) -> RunPlan:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..controlnet_core.analysis.charts import draw_report
-from ..controlnet_core.control.report import Recorder, describe
+from ..controlnet_core.control.report import describe
+from ..controlnet_core.run_options import DEFAULTS
 from ..controlnet_core.sample import SampleSettings
 from .fields import Output, cfg, clip, conditioning, denoise, latent, model, prompt, sampler, scheduler, seed, steps
 from .node import Node, with_text
@@ -93,8 +94,8 @@ class ControlReport(Node):
         """-> LATENT, the report, IMAGE (1, H, W, 3)."""
         wanted = SampleSettings(**settings)
         # Observing computes the norm of every residual in each step, so Sample does without it.
-        recorder = Recorder(wanted.title, observe=True)
-        result = self.host.sample(model, positive, negative, latent, wanted, recorder)
-        report = recorder.report()
+        options = DEFAULTS.recorded(wanted.title, observe=True)
+        result = self.host.sample(model, positive, negative, latent, wanted, options)
+        report = options.report()
         text, image = describe(report), to_image(draw_report(report))
         return with_text(text, result, text, image, **shown(self.host, image))

@@ -10,9 +10,9 @@ from torch import Tensor
 from ..controlnet_core.analysis.charts import draw_sensitivity
 from ..controlnet_core.analysis.sensitivity import describe, measure, sampled_steps
 from ..controlnet_core.control.modes import block_names
-from ..controlnet_core.control.report import Recorder
 from ..controlnet_core.control.weights import BlockWeights
 from ..controlnet_core.errors import ValueRangeError
+from ..controlnet_core.run_options import DEFAULTS
 from ..controlnet_core.sample import SampleSettings
 from .control import WEIGHTS
 from .fields import MAX_SEED, Output, conditioning, integer, latent, model
@@ -74,8 +74,8 @@ class BlockSensitivity(Node):
             # One Euler step down to sigma 0 returns the prediction of x0, under every host.
             one_step = replace(settings, start_step=measured[point], end_step=measured[point] + 1)
             weighed = self.host.reweigh(model, positive, unit - 1, factors)
-            # A recorder of its own keeps these single steps out of the host's reports.
-            return self.host.sample(model, weighed, weighed, plain, one_step, Recorder())["samples"]
+            # A record of its own keeps these single steps out of the host's reports.
+            return self.host.sample(model, weighed, weighed, plain, one_step, DEFAULTS.recorded("one step"))["samples"]
 
         points = [str(step + 1) for step in measured]
         result = measure(predict, x0, len(names), points, on_block=self.host.progress)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..controlnet_core.errors import ValueRangeError
-from ..controlnet_core.speed import Shortcuts
+from ..controlnet_core.errors import UnfitError, ValueRangeError
+from ..controlnet_core.run_options import EXACT, RunOptions, Shortcuts
 from .fields import Field, Output, choice, integer, model, number, optional, share, switch
 from .node import Node, with_text
 
@@ -125,5 +125,30 @@ class ShortcutsNode(Node):
     def run(self, model: Any, unique_id: str | None = None, **fields: Any) -> dict[str, Any]:
         """-> MODEL, what will be skipped. Raises ValueRangeError for fields that contradict each other."""
         # The node's ID lets the host show on it, after each run, what was skipped.
-        result, text = self.host.shorten(model, Shortcuts(**fields), unique_id)
-        return with_text(text, result, text)
+        options = RunOptions(Shortcuts(**fields))
+        text = options.shortcuts.words
+        return with_text(text, self.host.with_options(model, options, unique_id), text)
+
+
+def describe_skipped(options: RunOptions) -> str:
+    """What a plan says about the options of a MODEL; empty where nothing is skipped."""
+    if options.shortcuts == EXACT:
+        return ""
+    return f"shortcuts on this model: {options.shortcuts.words}. The plan does not show which steps they skip"
+
+
+def describe_ignored(model: RunOptions, used: RunOptions) -> str:
+    """What a run says whose own options are used in place of those of a MODEL; empty where they skip the same."""
+    if model.shortcuts in (EXACT, used.shortcuts):
+        return ""
+    ignored = f"those of the workflow are ignored ({model.shortcuts.words})"
+    return f"shortcuts: {used.shortcuts.words}, from the options of this run; {ignored}"
+
+
+def check_whole_guidance(options: RunOptions) -> None:
+    """Raise UnfitError where the options limit guidance to an interval, which works with one scale only."""
+    if options.limits_guidance:
+        raise UnfitError(
+            "guidance in an interval works with one scale: set guidance_start 0 and guidance_end 1 in the node "
+            "Shortcuts (or remove --guidance), or use CFGGuider"
+        )

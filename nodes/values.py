@@ -27,7 +27,7 @@ from ..controlnet_core.models.control import ControlModel
 from ..controlnet_core.models.text_encoder import DualTextEncoder, TextEncoder
 from ..controlnet_core.models.vae import AutoencoderKL
 from ..controlnet_core.pipeline import DiffusionModel
-from ..controlnet_core.speed import EXACT, Shortcuts
+from ..controlnet_core.run_options import DEFAULTS, RunOptions
 
 Clip: TypeAlias = TextEncoder | DualTextEncoder
 """A CLIP without ComfyUI."""
@@ -53,8 +53,8 @@ class AppliedLora:
 class Model:
     """A MODEL without ComfyUI: the UNet of a file with its noise schedule, and the LoRAs to apply, in order.
 
-    rescale: the fraction of the contrast added by guidance that is removed, see `diffusion.guidance`. shortcuts: the
-    work that sampling may skip.
+    rescale: the fraction of the contrast added by guidance that is removed, see `diffusion.guidance`. options: of its
+    samplings, such as the work that they may skip.
     """
 
     base: DiffusionModel
@@ -62,7 +62,7 @@ class Model:
     path: Path
     loras: tuple[AppliedLora, ...] = ()
     rescale: float = 0.0
-    shortcuts: Shortcuts = EXACT
+    options: RunOptions = DEFAULTS
 
     @cached_property
     def diffusion(self) -> DiffusionModel:

@@ -123,15 +123,15 @@ def _given(args: argparse.Namespace, record: type[Any]) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(args, name, None)) is not None}
 
 
-def shortcuts(args: argparse.Namespace) -> Any:
-    """Return the `Shortcuts` for the options, None if there are none. Raises ValueRangeError."""
-    from ..controlnet_core.speed import Shortcuts
+def run_options(args: argparse.Namespace) -> Any:
+    """Return the `RunOptions` for the shortcut options, None if there are none. Raises ValueRangeError."""
+    from ..controlnet_core.run_options import RunOptions, Shortcuts
 
     given = _given(args, Shortcuts)
     if getattr(args, "guidance", None) is not None:
         given["guidance_start"], given["guidance_end"] = args.guidance
     # Without any option the Shortcuts node of the workflow decides.
-    return Shortcuts(**given) if given else None
+    return RunOptions(Shortcuts(**given)) if given else None
 
 
 def open_session(args: argparse.Namespace, progress: Progress | None = None) -> Session:
@@ -141,7 +141,7 @@ def open_session(args: argparse.Namespace, progress: Progress | None = None) -> 
 
     options = host_arguments(args)
     runtime = tuned(args, options["device"], options["dtype"])
-    host = StandaloneHost(**options, progress=progress, shortcuts=shortcuts(args), runtime=runtime)
+    host = StandaloneHost(**options, progress=progress, options=run_options(args), runtime=runtime)
     return Session(host, build_nodes(host))
 
 

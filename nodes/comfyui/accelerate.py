@@ -218,7 +218,9 @@ class Engine:
         if isinstance(unet, str) or context is None:
             reason = unet if isinstance(unet, str) else "there is no text"
             self.report.native[reason] += 1
-            leave_to_the_editor(options, reason)
+            sampling = sampling_of(options)
+            if sampling is not None:
+                sampling.ran_whole(reason)
             return executor(x, timesteps, context, y, control, options, **others)
         self.report.fast += 1
         self.report.streamed += isinstance(control, Stream)
@@ -289,13 +291,6 @@ def tell(node: str | None, text: str) -> None:
     instance = getattr(server, "instance", None)
     if node is not None and instance is not None:
         instance.send_progress_text(text, node)
-
-
-def leave_to_the_editor(options: Mapping[str, Any], reason: str) -> None:
-    """Tell shortcuts that wanted to leave out parts of the UNet why there are none."""
-    sampling = sampling_of(options)
-    if sampling is not None and sampling.shortcuts.shortens_unet:
-        sampling.whole[reason] += 1
 
 
 def predict(unet: ControlledUNet, stack: Any, x: Tensor, control: Residuals | None, key: object) -> Tensor:

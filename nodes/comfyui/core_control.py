@@ -7,7 +7,6 @@ what does not depend on x (embedded hint, keys and values of the text, projected
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +21,6 @@ from ...controlnet_core.checkpoints.control import load_control
 from ...controlnet_core.config import UNetConfig
 from ...controlnet_core.control.bound_unit import NetInputs, Scales, UnitInputs, residual_scales
 from ...controlnet_core.control.modes import block_heights
-from ...controlnet_core.control.plan import words
 from ...controlnet_core.control.residuals import weigh_residual
 from ...controlnet_core.control.unit import ControlUnit
 from ...controlnet_core.denoise import net_residuals
@@ -36,12 +34,10 @@ from .bind import FACTOR, HostSchedule, bind_context
 from .control_inputs import ControlInputs
 from .model_config import base_config, base_weights
 from .placed_net import PlacedNet, SharedNet
+from .recording import record_run, recorded
 from .residuals import Residuals, Stream, add_residuals, streams_are_taken
 from .shortcut_state import identity, sampling_of
 
-RECORDER = "controlnet_core_recorder"
-"""Where the model's options carry a `control.report.Recorder`, if somebody wants to know what runs."""
-END = object()
 TAG = "controlnet_core_unit"
 """The attribute by which our objects know each other: a second copy of this pack may be loaded as well."""
 LEVEL = "controlnet_core_level"
@@ -145,7 +141,8 @@ class CoreControl(ControlInputs):
             sampling.acted[self.name] += 1
 
         def own(may_run: bool) -> Iterator[Tensor | None]:
-            return self._recorded(self._weighed(call, may_run, options), call, options.get(RECORDER))
+            weighed = self._weighed(call, may_run, options)
+            return recorded(weighed, options, self, call.unit, call.rows, call.x.device)
 
         if call.net.net.entry == "skips" and streams_are_taken(options):
             return Stream(own, self, previous)
@@ -220,38 +217,20 @@ class CoreControl(ControlInputs):
             yield residual
 
     def _residuals(self, call: Call, may_run: bool, options: dict[str, Any]) -> Iterator[Tensor | None]:
-        """The net's residuals before their weights; with shortcuts computed or continued."""
+        """The net's residuals before their weights; computed, or continued where evaluations are skipped."""
         x = self.sampling.calculate_input(call.sigma, call.x).to(self.placed.dtype)
-        recorder, sampling = options.get(RECORDER), sampling_of(options)
+        sampling = sampling_of(options)
 
         def run() -> Iterator[Tensor | None]:
             if sampling is not None:
                 sampling.ran[self.name] += 1
-            if recorder is not None:
-                recorder.net_ran(self)
-                recorder.cast("latent to the net", call.x.dtype, x.dtype)
+            record_run(options, self, call.x.dtype, x.dtype)
             seen = x if len(call.rows) == len(x) else x[row_index(call.rows, x.device)]
             return net_residuals(call.net, seen)
 
-        if sampling is None or not sampling.shortcuts.continues_nets or not identity(options):
+        if sampling is None or not sampling.clock.skips_nets or not identity(options):
             return run()
         return sampling.residuals((*call.key, x.dtype, x.device), x, may_run, lambda: list(run()))
-
-    def _recorded(self, residuals: Iterator[Tensor | None], call: Call, recorder: Any) -> Iterator[Tensor | None]:
-        """The same residuals; a recorder is told of them, and of the time they take."""
-        if recorder is None:
-            yield from residuals
-            return
-        recorder.unit(self, self.name, words(call.unit))
-        for block in itertools.count():
-            with recorder.timing([self], call.x.device):
-                residual: Any = next(residuals, END)
-            if residual is END:
-                return
-            if recorder.observe and residual is not None:
-                every_row = len(call.rows) == len(call.x)
-                recorder.residual(self, block, residual if every_row else residual[list(call.rows)])
-            yield residual
 
     def _bound(
         self, unit: ControlUnit, rows: tuple[int, ...], factors: Sequence[float], order: BatchRows, x: Tensor,

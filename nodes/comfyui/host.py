@@ -19,7 +19,7 @@ from ...controlnet_core.models.controlnet import ControlNet
 from ...preprocessors.learned.library import Library
 from ..folders import inside, join_shards
 from ..values import Conditioning
-from . import accelerate, annotators, apply, core_control, models, native_controlnet, sampling, shortcuts
+from . import accelerate, annotators, apply, core_control, models, native_controlnet, sampling, shortcut_wrappers
 from .model_patch_control import Inpainting, ModelPatchControl
 
 HOST_FAMILIES = frozenset({"sd15", "sd2", "sdxl", "sdxl-refiner"})
@@ -135,8 +135,8 @@ class ComfyHost:
     reweigh = staticmethod(apply.reweigh)
     sample = staticmethod(sampling.sample)
     accelerate = staticmethod(accelerate.accelerated)
-    shorten = staticmethod(shortcuts.shortened)
-    shortcuts_of = staticmethod(shortcuts.shortcuts_of)
+    with_options = staticmethod(shortcut_wrappers.with_options)
+    options_of = staticmethod(shortcut_wrappers.options_of)
 
     def memory(self, *sampling: Any) -> str:
         """Nothing: ComfyUI plans memory itself."""

@@ -16,14 +16,15 @@ import latent_preview
 import torch
 from torch import Tensor
 
-from ...controlnet_core.control.report import Recorder
 from ...controlnet_core.diffusion.noise import mask_noise, noise_source
 from ...controlnet_core.diffusion.samplers import NoiseSource, Sampler, Step, get_sampler
 from ...controlnet_core.errors import OutOfMemory, ValueRangeError
+from ...controlnet_core.recording import record_evaluations
+from ...controlnet_core.run_options import DEFAULTS, RunOptions
 from ...controlnet_core.sample import SampleSettings
 from ..values import Conditioning, Latent
 from .apply import idle_control
-from .core_control import RECORDER
+from .recording import with_recorder
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +35,10 @@ def sample(
     negative: Conditioning,
     latent: Latent,
     settings: SampleSettings,
-    recorder: Recorder | None = None,
+    options: RunOptions = DEFAULTS,
 ) -> Latent:
     """The sampled LATENT of a native MODEL. Raises ValueRangeError, OutOfMemory, or the editor's interruption."""
-    model = model if recorder is None else with_recorder(model, recorder)
+    model = with_recorder(model, options)
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
     sigmas = table(model, settings)
     if len(sigmas) < 2:
@@ -50,7 +51,7 @@ def sample(
             model,
             noise,
             settings.cfg,
-            choose_sampler(model, settings.sampler, recorder),
+            choose_sampler(model, settings.sampler, options),
             sigmas,
             positive,
             negative,
@@ -66,9 +67,8 @@ def sample(
             f"{samples.shape[-2]}: use a smaller picture, a smaller batch, or fewer ControlNets"
         ) from error
     notes = idle_control(model, [*positive, *negative], sigmas[:-1].tolist())
-    if recorder is not None:
-        recorder.notes += notes
-    for note in notes if recorder is None else ():
+    options.note(*notes)
+    for note in () if options.records else notes:
         log.warning("%s", note)
     return {**latent, "samples": result}
 
@@ -92,25 +92,18 @@ def table(model: Any, settings: SampleSettings) -> Tensor:
     return sigmas[min(settings.start_step, max(0, len(sigmas) - 1)) :]
 
 
-def with_recorder(model: Any, recorder: Recorder) -> Any:
-    """A clone of a MODEL whose options carry the recorder to our control objects."""
-    clone = model.clone()
-    clone.model_options.setdefault("transformer_options", {})[RECORDER] = recorder
-    return clone
-
-
-def choose_sampler(model: Any, name: str, recorder: Recorder | None = None) -> Any:
+def choose_sampler(model: Any, name: str, options: RunOptions = DEFAULTS) -> Any:
     """Our sampler; for flow models, whose ancestral steps are others, the editor's own of that name."""
     if isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST):
         return comfy.samplers.sampler_object(name)
-    return CoreSampler(get_sampler(name), recorder)
+    return CoreSampler(get_sampler(name), options)
 
 
 class CoreSampler(comfy.samplers.Sampler):
     """A sampler of ours as the editor calls one."""
 
-    def __init__(self, sampler: Sampler, recorder: Recorder | None = None) -> None:
-        self.sampler, self.recorder = sampler, recorder
+    def __init__(self, sampler: Sampler, options: RunOptions = DEFAULTS) -> None:
+        self.sampler, self.options = sampler, options
 
     def sample(
         self,
@@ -132,19 +125,16 @@ class CoreSampler(comfy.samplers.Sampler):
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
             comfy.model_management.throw_exception_if_processing_interrupted()
-            if self.recorder is not None:
-                self.recorder.evaluation()
             rows = torch.full((x.shape[0],), float(sigma), device=x.device)  # a copy would wait for the GPU
             return guided(x, rows, denoise_mask=denoise_mask, **extra_args)
 
         def report(step: Step) -> None:
-            if self.recorder is not None:
-                self.recorder.step(float(step.sigma))
+            self.options.tell_step(step)
             if callback is not None:
                 callback(step.index, step.denoised, step.x, step.total)
 
         source = host_noise(self.sampler, start, sigmas, seed)
-        result = self.sampler(denoise, start, sigmas, noise=source, on_step=report)
+        result = self.sampler(record_evaluations(denoise, self.options), start, sigmas, noise=source, on_step=report)
         return levels.inverse_noise_scaling(sigmas[-1], result)
 
 

@@ -60,6 +60,11 @@ class Sampling:
         self.levels.append(sigma)
         self.clock.begin(sigma)
 
+    def ran_whole(self, reason: str) -> None:
+        """ComfyUI ran the whole UNet, for a reason that the report gives if a part was to be skipped."""
+        if self.shortcuts.shortens_unet:
+            self.whole[reason] += 1
+
     def guides(self, sigma: float) -> bool:
         """Whether the negative half counts at this noise level; called if there is one."""
         inside = self.clock.guides(sigma)

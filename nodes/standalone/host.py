@@ -18,19 +18,20 @@ from ...controlnet_core.checkpoints.embeddings import ENDINGS, read_embedding
 from ...controlnet_core.checkpoints.load import Narrow, load_text_encoder, load_vae
 from ...controlnet_core.checkpoints.lora import read_lora
 from ...controlnet_core.control.effect import idle_notes
-from ...controlnet_core.control.report import Recorder, RunReport
+from ...controlnet_core.control.report import RunReport
 from ...controlnet_core.control.unit import ControlUnit
 from ...controlnet_core.diffusion.samplers import Step
 from ...controlnet_core.errors import CheckpointError, UnfitError, ValueRangeError
 from ...controlnet_core.models.control import check_base
 from ...controlnet_core.models.controlnet import ControlNet
 from ...controlnet_core.models.text_encoder import DualTextEncoder
-from ...controlnet_core.run_options import EXACT, RunOptions, Shortcuts
+from ...controlnet_core.run_options import DEFAULTS, RunOptions
 from ...controlnet_core.runtime.device import Runtime, check_cancelled
 from ...controlnet_core.runtime.memory import MemoryPlan
-from ...controlnet_core.sample import SampleSettings
+from ...controlnet_core.sample import SampleSettings, cut_sigmas
 from ...preprocessors.learned.library import Library
 from ..folders import ALIASES, MODEL_ENDINGS, find_file, list_models
+from ..speed import describe_ignored
 from ..units import add_units, hint_of, unit_of
 from ..values import Clip, Conditioning, Controlled, ControlNetHandle, ControlSpec, Halves, Latent, Model, Vae
 from . import loras
@@ -61,7 +62,7 @@ class StandaloneHost:
     model_folders: further folders by kind ("checkpoints", "loras", ...).
     device, dtype: see `Runtime.choose`; runtime: used instead of the two where it is given.
     progress(done, total, preview=None), cancelled(): called while a node runs.
-    shortcuts: replaces the shortcuts that the workflow's nodes set; None leaves them.
+    options: used in place of those that nodes set on a MODEL; None leaves those.
     on_measured(error, seconds, exact_seconds): where given, every sampling is repeated exactly, and this is called
     with the relative error of the latent and both times.
     on_report: called with the report of each sampling. observe: also record what each block added and the time of
@@ -81,7 +82,7 @@ class StandaloneHost:
         *,
         progress: Progress | None = None,
         cancelled: Callable[[], bool] = bool,  # bool() is False
-        shortcuts: Shortcuts | None = None,
+        options: RunOptions | None = None,
         on_measured: Callable[[float, float, float], None] | None = None,
         on_report: Callable[[RunReport], None] | None = None,
         observe: bool = False,
@@ -101,7 +102,7 @@ class StandaloneHost:
             Runtime(asked.device, asked.vae_dtype, asked.vae_dtype, asked.pack_weights, winograd=asked.winograd)
         )
         self._progress, self._cancelled = progress or ignore, cancelled
-        self.shortcuts, self.on_measured = shortcuts, on_measured
+        self.options, self.on_measured = options, on_measured
         self.on_report, self.observe, self.on_note = on_report, observe, on_note
         self._cache = FileCache()
 
@@ -255,7 +256,7 @@ class StandaloneHost:
 
     def memory(self, model: Model, positive: Conditioning, latent: Latent, settings: SampleSettings) -> str:
         """The memory that sampling with guidance will take, in words."""
-        return describe_memory(model, positive, latent, settings, RunOptions(self.shortcuts_of(model)), self.backend)
+        return describe_memory(model, positive, latent, settings, self.options_of(model), self.backend)
 
     def reweigh(self, model: Model, conditioning: Conditioning, unit: int, factors: Sequence[float]) -> Conditioning:
         """The same conditioning with the block weights of one unit multiplied."""
@@ -275,49 +276,52 @@ class StandaloneHost:
         negative: Conditioning,
         latent: Latent,
         settings: SampleSettings,
-        recorder: Recorder | None = None,
-        watch: Callable[[Step], None] | None = None,
+        options: RunOptions = DEFAULTS,
     ) -> Latent:
         """The sampled LATENT.
 
-        recorder: filled with what ran; `on_report` is not called for a recorder that does not observe.
-        watch: called after every step, but not by the repetitions that measure shortcuts.
+        A run that is recorded but not observed is not reported by `on_report`. `on_step` of the options is not called
+        in the repetitions that measure.
         """
-        is_reported = self.on_report is not None and (recorder is None or recorder.observe)
-        if recorder is None and is_reported:
-            recorder = Recorder(settings.title, self.observe)
+        reports = None if options.records and not options.observes else self.on_report
+        if reports is not None and not options.records:
+            options = options.recorded(settings.title, self.observe)
 
         def on_step(step: Step) -> None:
             self._on_step(step)
-            if watch is not None:
-                watch(step)
+            if options.on_step is not None:
+                options.on_step(step)
 
-        shortcuts = self.shortcuts_of(model)
-        self._note_replaced_shortcuts(model, shortcuts)
+        used = self.options_of(model)
+        ignored = describe_ignored(model.options, used)
+        if ignored:
+            self.on_note(ignored)
+        callbacks = {"on_step": on_step, "on_memory": self._on_memory, "cancelled": self._cancelled}
+        run = replace(options.skipping(used), **callbacks)
         job = sampling_job(model, positive, negative, latent, settings, self.backend)
-        options = RunOptions(shortcuts, recorder, on_step, self._on_memory, self._cancelled)
-        result = job.run(options)
-        if recorder is not None:
-            units = [unit for _, options in (*positive, *negative) for unit in options.get("control") or ()]
+        result = job.run(run)
+        if options.records:
+            units = [unit for _, given in (*positive, *negative) for unit in given.get("control") or ()]
             base = model.diffusion
-            recorder.notes += idle_notes(units, recorder.sigmas, base.schedule, base.config.unet)
-        if recorder is not None and self.on_report is not None and is_reported:
-            self.on_report(recorder.report())
+            sigmas = cut_sigmas(base.schedule, settings).tolist()[:-1]
+            options.note(*idle_notes(units, sigmas, base.schedule, base.config.unet))
+        if reports is not None:
+            reports(options.report())
         if self.on_measured is not None:
-            self.on_measured(*job.measure(result, replace(options.silent(), on_step=self._on_step)))
+            self.on_measured(*job.measure(result, replace(run.silent(), on_step=self._on_step)))
         return job.to_latent(result)
 
     def accelerate(self, model: Model, weights: str, node: str | None) -> tuple[Model, str]:
         """The same MODEL: without ComfyUI our engine always runs, and packs weights where that helps."""
         return model, "fast path: without ComfyUI every model runs on this engine"
 
-    def shorten(self, model: Model, shortcuts: Shortcuts, node: str | None) -> tuple[Model, str]:
-        """The MODEL with these shortcuts, and their description."""
-        return replace(model, shortcuts=shortcuts), shortcuts.words
+    def with_options(self, model: Model, options: RunOptions, node: str | None) -> Model:
+        """The MODEL with these options."""
+        return replace(model, options=options)
 
-    def shortcuts_of(self, model: Model) -> Shortcuts:
-        """Shortcuts of this run where it was started with some, else those of the MODEL."""
-        return model.shortcuts if self.shortcuts is None else self.shortcuts
+    def options_of(self, model: Model) -> RunOptions:
+        """Options of this run where it was started with some, else those of the MODEL."""
+        return self.options or model.options
 
     # ---- what is reported while a node runs
 
@@ -329,13 +333,6 @@ class StandaloneHost:
     def cancelled(self) -> bool:
         """Whether the user has cancelled."""
         return self._cancelled()
-
-    def _note_replaced_shortcuts(self, model: Model, used: Shortcuts) -> None:
-        if model.shortcuts not in (EXACT, used):
-            self.on_note(
-                f"shortcuts: {used.words}, from the options of this run; those of the workflow are ignored "
-                f"({model.shortcuts.words})"
-            )
 
     def _on_memory(self, plan: MemoryPlan) -> None:
         self.on_note(plan.words())

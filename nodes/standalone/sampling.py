@@ -13,6 +13,7 @@ from ...controlnet_core.diffusion.schedule import make_sigmas
 from ...controlnet_core.diffusion.steps import Step
 from ...controlnet_core.errors import UnfitError
 from ...controlnet_core.models.vae import unscale_latent
+from ...controlnet_core.run_options import RunOptions
 from ...controlnet_core.sample import SampleSettings
 from ..fields import (
     Field,
@@ -30,6 +31,7 @@ from ..fields import (
     steps,
 )
 from ..node import Node
+from ..speed import check_whole_guidance
 from ..values import Conditioning, Latent, Model
 
 MAX_STEPS = 10000
@@ -213,11 +215,7 @@ class DualCFGGuider(GuiderNode):
         """
         if model.rescale:
             raise UnfitError("RescaleCFG works with one scale: remove it from the model, or use CFGGuider")
-        if self.host.shortcuts_of(model).limits_guidance:
-            raise UnfitError(
-                "guidance in an interval works with one scale: set guidance_start 0 and guidance_end 1 in the node "
-                "Shortcuts (or remove --guidance), or use CFGGuider"
-            )
+        check_whole_guidance(self.host.options_of(model))
         # Both scales together are one guided prediction whose negative half mixes two prompts.
         weights = Weights.of(cfg_conds, cfg_cond2_negative, nested=style == "nested")
         middle, rest = weights.within_negative()
@@ -269,7 +267,7 @@ class SamplerCustomAdvanced(Node):
             predictions[:] = [step.denoised]
 
         halves = (guider.positive, guider.negative)
-        made = self.host.sample(guider.model, *halves, latent_image, settings, watch=watch)
+        made = self.host.sample(guider.model, *halves, latent_image, settings, RunOptions(on_step=watch))
         if not predictions:
             return made, made
         last = unscale_latent(predictions[0].to(torch.float32).cpu(), guider.model.base.config.vae)

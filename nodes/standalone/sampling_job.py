@@ -1,4 +1,4 @@
-"""Samples a LATENT with the engine, and measures what shortcuts cost."""
+"""Samples a LATENT with the engine, and measures the error of skipped work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...controlnet_core.conditioning.condition import Condition
 from ...controlnet_core.conditioning.job import Job
 from ...controlnet_core.models.vae import scale_latent, unscale_latent
 from ...controlnet_core.pipeline import generate, plan_run
-from ...controlnet_core.run_options import EXACT, RunOptions
+from ...controlnet_core.run_options import RunOptions
 from ...controlnet_core.sample import SampleSettings, cut_sigmas
 from ..values import Conditioning, Latent, Model
 from .conditions import to_conditions
@@ -44,12 +44,12 @@ class SamplingJob:
         return {**self.latent, "samples": unscale_latent(result, self.model.diffusion.config.vae)}
 
     def measure(self, result: Tensor, options: RunOptions) -> tuple[float, float, float]:
-        """Relative error of a result that was made with shortcuts, and seconds with and without them.
+        """Relative error of a result for which work was skipped, and seconds with and without skipping it.
 
         The run that made the result has already packed the weights, so neither of the two timed runs pays for it.
         """
-        without = replace(options, shortcuts=EXACT)
-        if options.shortcuts.limits_guidance:
+        without = options.exact()
+        if options.limits_guidance:
             # Without the negative half fewer weights were packed: one exact run packs the rest.
             self.run(without)
         began = perf_counter()

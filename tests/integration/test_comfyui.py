@@ -44,6 +44,7 @@ from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.union import ControlNetUnion
 from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
 from comfyui_controlnet_core.controlnet_core.pipeline import SampleSettings
+from comfyui_controlnet_core.controlnet_core.run_options import RunOptions
 from comfyui_controlnet_core.nodes import build_nodes, own_nodes
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.nodes.values import BlockWeights
@@ -752,7 +753,7 @@ def test_shortcuts_are_those_of_the_other_home(
     settings = SampleSettings(program.SEED, short.STEPS, program.CFG, **case.settings)
     recorder = Recorder()
     conditioning, latent = case.conditioning(headless), case.latent(headless)
-    mine = headless.host.sample(model, *conditioning, latent, settings, recorder)["samples"]
+    mine = headless.host.sample(model, *conditioning, latent, settings, RunOptions(recorder=recorder))["samples"]
     found, exact = tensors[f"short.{name}"], tensors[f"short.{name}.exact"]
     between, saved = (float((found - other).abs().max() / mine.abs().max()) for other in (mine, exact))
     print(f"{name}: {between:.1e} from the other home, {saved:.1e} from exact")

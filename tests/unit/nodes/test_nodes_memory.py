@@ -8,8 +8,8 @@ import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.memory_estimate import decode_bytes
 from comfyui_controlnet_core.controlnet_core.pipeline import generate
+from comfyui_controlnet_core.controlnet_core.run_options import EXACT, RunOptions, Shortcuts
 from comfyui_controlnet_core.controlnet_core.runtime.memory import ROOM
-from comfyui_controlnet_core.controlnet_core.speed import EXACT, Shortcuts
 from comfyui_controlnet_core.nodes.standalone import autoencoder, sampling_job
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 
@@ -77,7 +77,7 @@ def test_what_is_timed_has_been_packed_and_prepared_before(
 
     monkeypatch.setattr(sampling_job, "generate", noting)
     monkeypatch.setattr(sampling_job, "perf_counter", lambda: began.append(len(done)) or float(len(began)))
-    host.shortcuts, host.on_measured = shortcuts, lambda *measured: told.append(measured)
+    host.options, host.on_measured = RunOptions(shortcuts), lambda *measured: told.append(measured)
     model, clip, _ = run("CNCore_LoadCheckpoint", checkpoint=DEMO)
     positive, negative = run("CNCore_EncodePrompt", clip=clip, prompt="a red sphere", negative_prompt="")
     (latent,) = run("EmptyLatentImage", width=64, height=64)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.control.report import RunReport
 from comfyui_controlnet_core.controlnet_core.errors import UnfitError, ValueRangeError
-from comfyui_controlnet_core.controlnet_core.speed import EXACT, Shortcuts
+from comfyui_controlnet_core.controlnet_core.run_options import EXACT, RunOptions, Shortcuts
 from comfyui_controlnet_core.nodes import build_nodes
 from comfyui_controlnet_core.nodes.speed import ShortcutsNode
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
@@ -66,7 +66,7 @@ def test_the_node_is_the_shortcut_of_the_run(
 ) -> None:
     model = shortened(run, scene["model"], **fields)
     node, exact = sample(run, scene, model=model), sample(run, scene)
-    host.shortcuts = Shortcuts(**fields)
+    host.options = RunOptions(Shortcuts(**fields))
     assert torch.equal(node, sample(run, scene))
     assert not torch.equal(node, exact)
 
@@ -104,17 +104,17 @@ def test_shortcuts_of_the_run_go_before_the_nodes_and_say_so(
     host.on_note = notes.append
     exact, by_node = sample(run, scene), sample(run, scene, model=model)
     assert not any("shortcuts" in note for note in notes)
-    host.shortcuts = EXACT
+    host.options = RunOptions(EXACT)
     assert torch.equal(sample(run, scene, model=model), exact)
     assert "shortcuts: nothing is skipped, from the options of this run" in notes[-2] + notes[-1]
     assert "lower levels once in 3 evaluations" in notes[-2] + notes[-1]
-    host.shortcuts = Shortcuts(reuse_every=2)
+    host.options = RunOptions(Shortcuts(reuse_every=2))
     assert not torch.equal(sample(run, scene, model=model), by_node)
 
 
 def test_a_later_node_replaces_an_earlier_one(run: Any, scene: dict[str, Any]) -> None:
     first = shortened(run, scene["model"], deep_every=3, guidance_end=0.5)
-    assert shortened(run, first, reuse_every=2).shortcuts == Shortcuts(reuse_every=2)
+    assert shortened(run, first, reuse_every=2).options.shortcuts == Shortcuts(reuse_every=2)
     assert torch.equal(sample(run, scene, model=shortened(run, first)), sample(run, scene))
 
 
@@ -142,7 +142,7 @@ def test_the_plan_says_that_not_all_is_computed(run: Any, scene: dict[str, Any],
     given = {"positive": scene["positive"], "latent": scene["latent"], "steps": STEPS}
     assert "shortcuts on this model: nets once in 3" in run("CNCore_ControlPlan", model=model, **given)["result"][0]
     assert "shortcuts" not in run("CNCore_ControlPlan", model=scene["model"], **given)["result"][0]
-    host.shortcuts = EXACT
+    host.options = RunOptions(EXACT)
     assert "shortcuts" not in run("CNCore_ControlPlan", model=model, **given)["result"][0]
 
 
@@ -153,10 +153,10 @@ def test_guidance_with_two_scales_refuses_an_interval(run: Any, scene: dict[str,
     with pytest.raises(UnfitError, match="one scale"):
         run("DualCFGGuider", model=shortened(run, scene["model"], guidance_end=0.5), **halves, **scales)
     run("DualCFGGuider", model=shortened(run, scene["model"], reuse_every=2), **halves, **scales)
-    host.shortcuts = Shortcuts(guidance_end=0.5)
+    host.options = RunOptions(Shortcuts(guidance_end=0.5))
     with pytest.raises(UnfitError, match="one scale"):
         run("DualCFGGuider", model=scene["model"], **halves, **scales)
-    host.shortcuts = EXACT
+    host.options = RunOptions(EXACT)
     run("DualCFGGuider", model=shortened(run, scene["model"], guidance_end=0.5), **halves, **scales)
 
 

@@ -1,6 +1,6 @@
 """Shortcuts on a native MODEL, under any native sampler.
 
-`shortened` hangs wrappers on a clone of it: one begins the state of a sampling (`carried`), one counts its
+`with_options` hangs wrappers on a clone of it: one begins the state of a sampling (`shortcut_state`), one counts its
 evaluations, one leaves the negative half out. Nets of ours and Accelerate do the rest.
 """
 
@@ -14,7 +14,8 @@ from typing import Any
 import comfy.patcher_extension
 from torch import Tensor
 
-from ...controlnet_core.speed import EXACT, EvaluationClock, Shortcuts
+from ...controlnet_core.run_options import DEFAULTS, EXACT, RunOptions, Shortcuts
+from ...controlnet_core.speed import EvaluationClock
 from . import apply
 from .accelerate import tell
 from .core_control import TAG
@@ -29,11 +30,12 @@ HALVES = 2
 log = logging.getLogger(__name__)
 
 
-def shortened(model: Any, shortcuts: Shortcuts, node: str | None) -> tuple[Any, str]:
-    """A clone of a MODEL that is sampled with these shortcuts in place of others, and what they are.
+def with_options(model: Any, options: RunOptions, node: str | None) -> Any:
+    """A clone of a MODEL that is sampled with these options in place of others.
 
     node: the ID of the node that shows what a run did.
     """
+    shortcuts = options.shortcuts
     clone = model.clone()
     for kind in KINDS:
         clone.remove_wrappers_with_key(kind, KEY)
@@ -41,13 +43,13 @@ def shortened(model: Any, shortcuts: Shortcuts, node: str | None) -> tuple[Any, 
         clone.add_wrapper_with_key(WRAPPERS.OUTER_SAMPLE, KEY, partial(whole_sampling, shortcuts=shortcuts, node=node))
         clone.add_wrapper_with_key(KINDS[1], KEY, counted if PREDICT else counted_walk)
         clone.add_wrapper_with_key(WRAPPERS.CALC_COND_BATCH, KEY, halves)
-    return clone, shortcuts.words
+    return clone
 
 
-def shortcuts_of(model: Any) -> Shortcuts:
-    """What sampling of a MODEL may leave out."""
-    around = (wrapper.keywords["shortcuts"] for wrapper in model.get_wrappers(WRAPPERS.OUTER_SAMPLE, KEY))
-    return next(around, EXACT)
+def options_of(model: Any) -> RunOptions:
+    """The options that a MODEL is sampled with."""
+    around = model.get_wrappers(WRAPPERS.OUTER_SAMPLE, KEY)
+    return next((RunOptions(wrapper.keywords["shortcuts"]) for wrapper in around), DEFAULTS)
 
 
 # ---- wrappers; the first argument is what the editor would call in their place
