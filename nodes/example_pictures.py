@@ -50,7 +50,7 @@ def load_photo(path: Path, view: str, size: int) -> tuple[Tensor, str]:
         square = image.convert("RGB").crop((left, top, left + side, top + side))
         pixels = np.asarray(square.resize((size, size), Image.Resampling.LANCZOS))
     if view == STEREO:
-        pixels, _ = SAMPLES["stereo"](pixels)
+        pixels = SAMPLES["stereo"](pixels)
     caption = CAPTIONS.get(path.stem, path.stem.replace("_", " "))
     return torch.from_numpy(pixels.astype(np.float32) / 255.0)[None], caption
 

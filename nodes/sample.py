@@ -16,7 +16,7 @@ from .values import Conditioning, Halves, Latent
 
 class EncodePrompt(Node):
     """Encodes a prompt and a negative prompt. (words:1.3) increases the weight of words, (words:0.7) decreases it. Long
-    prompts are encoded in chunks of 75 tokens.
+    prompts are encoded in parts of 75 tokens.
     """
 
     DISPLAY_NAME = "Encode Prompt"

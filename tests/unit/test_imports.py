@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -120,6 +121,22 @@ def test_files_and_functions_fit_on_a_screen(path: Path) -> None:
     assert len(text.splitlines()) <= 400
     functions = (n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
     assert not [n.name for n in functions if n.end_lineno - n.lineno >= 60]  # type: ignore[operator]
+
+
+FEATURES = {
+    "shortcuts|Shortcuts": 8,
+    "recorder|Recorder": 6,
+    "CUDA graphs?|cuda_graphs": 4,
+    "parallel_nets|ParallelNets": 4,
+    "chunks?|ChunkedDenoiser": 6,  # one of them is the command preprocess, whose --chunk is its own
+}
+"""Words of an optional feature, and the most source files that may have them: it is passed through, not cut across."""
+
+
+@pytest.mark.parametrize("words", FEATURES)
+def test_few_files_name_an_optional_feature(words: str) -> None:
+    naming = [path for path in sources() if re.search(rf"\b({words})\b", path.read_text(encoding="utf-8"))]
+    assert len(naming) <= FEATURES[words], [str(path.relative_to(ROOT)) for path in naming]
 
 
 def test_only_the_table_names_files_of_speed() -> None:

@@ -240,8 +240,8 @@ def _pack_linear(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Pac
 
 
 def _pack_feed_forward(ff: FeedForward, dtype: torch.dtype) -> FusedFeedForward:
-    value, gate = ff.proj.weight.chunk(2)
-    value_bias, gate_bias = ff.proj.bias.chunk(2)
+    value, gate = ff.proj.weight.tensor_split(2)
+    value_bias, gate_bias = ff.proj.bias.tensor_split(2)
     out = _pack_linear(ff.out.weight, ff.out.bias, dtype)
     return FusedFeedForward(_pack_linear(value, value_bias, dtype), _pack_linear(gate, gate_bias, dtype), out)
 
