@@ -164,6 +164,7 @@ def build_denoiser(
         record_casts(prepared, context.options)
 
     def with_accelerations(prepared: Prepared, own: RunContext) -> Denoise:
+        # Runs of nets are recorded below the accelerations, which skip some; what acts is recorded above them.
         denoiser = Denoiser(prepared, settings.cfg, settings.rescale)
         record_nets(denoiser, context.options)
         for acceleration in ACCELERATIONS:
@@ -236,6 +237,7 @@ def _plan(job: Job, backend: Backend, options: RunOptions, graphs: bool, winogra
 def apply_plan(job: Job, backend: Backend, options: RunOptions = DEFAULTS, graphs: bool = False) -> MemoryPlan:
     """Plan a run and set the backend accordingly: which weights stay on the device, and which filters are used."""
     plan = plan_run(job, backend, options, graphs)
+    # Before weights are streamed, models that this run does not use make room.
     if plan.resident is not None and backend.may_offload and backend.release(backend.models(job)):
         plan = plan_run(job, backend, options, graphs)  # models of other runs have left the device
     backend.offload_beyond(plan.resident)

@@ -85,6 +85,7 @@ def record_step(denoiser: Denoiser, options: RunOptions) -> None:
     step, dtype = denoiser.step, denoiser.prepared.runtime.dtype
 
     def recorded_step(denoiser: Denoiser, x: Tensor, sigma: Tensor, inputs: Any, cfg: Any) -> Tensor:
+        # The latent is cast to the net's dtype, and the prediction back, once for each batch of conditions.
         for _ in inputs.batches:
             recorder.cast("latent to the net", x.dtype, dtype)
             recorder.cast("prediction of the net", dtype, x.dtype)

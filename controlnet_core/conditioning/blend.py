@@ -47,6 +47,7 @@ def make_blend(
     Raises ShapeError for a mask whose batch size does not fit.
     """
     parts = tuple(BlendPart(index, c.area, _weight(c, latent).to(device)) for index, c in conditions)
+    # Multiplying by a weight and dividing by it again would only round.
     if len(parts) == 1 and _is_plain(conditions[0][1]):
         return Blend(parts, None)
     total = torch.full((latent[0], 1, *latent[1:]), NOTHING, device=device)
@@ -63,6 +64,7 @@ def _weight(condition: Condition, latent: tuple[int, int, int]) -> Tensor:
     batch, *size = latent
     if condition.mask is not None:
         mask = repeat_to(condition.mask[:, None].float(), batch, "mask")
+        # Bilinear, as ComfyUI resizes masks of prompts; masks of control are resized by area.
         mask = torch.nn.functional.interpolate(mask, size=size, mode="bilinear")
         return condition.strength * crop(mask, condition.area)
     if condition.area is None:

@@ -130,4 +130,5 @@ def repeat_to(x: Tensor, batch: int, what: str) -> Tensor:
 
 def mask_at(mask: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize a mask (B, H, W), by area, to (B, 1, *size) in [0, 1], to multiply a residual with."""
+    # By area, so that a thin white line does not fall between the cells of a small feature map.
     return torch.clamp(F.interpolate(mask[:, None].float(), size=size, mode="area"), 0.0, 1.0)

@@ -95,6 +95,7 @@ class Recorder:
     def step(self, sigma: float) -> None:
         """Record a step at this sigma; its first evaluation was the last one recorded."""
         self.sigmas.append(sigma)
+        # A sampler reports a step after the step's first evaluation.
         self.begins.append(max(0, self.evaluations - 1))
 
     def unit(self, key: Hashable, name: str, words: str) -> None:
@@ -154,6 +155,7 @@ class Recorder:
         norms: list[float | None] = []
         for block in range(self.blocks):
             parts = [part for e in evaluations for part in record.squares.get(e, {}).get(block, ())]
+            # Squares are summed, not norms: then the result does not depend on how a batch was divided.
             count = sum(numbers for _, numbers in parts)
             norms.append((sum(float(square) for square, _ in parts) / count) ** 0.5 if count else None)
         return tuple(norms)

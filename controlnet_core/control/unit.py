@@ -126,6 +126,7 @@ class ControlUnit:
         """Factor in one half of the guidance; 0 in the negative half if the mode or the net acts on the other only."""
         if positive:
             return self.positive
+        # Guess mode of the authors' code: without a prompt, only the conditional half shall follow the hint.
         positive_only = self.mode in CONDITIONAL_ONLY or self.net.conditional_only or self.pool
         return 0.0 if positive_only else self.negative
 
@@ -137,6 +138,7 @@ class ControlUnit:
                 f"{len(items)} factors per picture came for a batch of {batch}: give {batch}, or a number that "
                 "divides it"
             )
+        # Repeated as a whole, like the images of a batch: 1, 2 becomes 1, 2, 1, 2.
         return items * (batch // len(items))
 
     def own_weights(self, config: UNetConfig) -> tuple[float, ...] | None:

@@ -83,6 +83,7 @@ class Adapter(ControlModel):
         self.config = config
         channels = config.hint_channels * config.unshuffle**2
         first = channels if config.light else config.widths[0]
+        # The light kind has no first convolution of its own: its levels begin with a 1x1.
         self.conv_in = None if config.light else nn.Conv2d(channels, first, 3, padding=1)
         self.levels = nn.ModuleList(
             AdapterLevel(config, width_in, width, level == XL_HALVED if config.xl else level > 0)
@@ -136,6 +137,7 @@ class Adapter(ControlModel):
         Raises ShapeError for another number of channels.
         """
         wanted = self.config.hint_channels
+        # The released adapters for sketches and edges read gray pictures; ComfyUI takes the mean as well.
         if wanted == 1 and hint.shape[1] > 1:
             hint = hint.mean(dim=1, keepdim=True)
         if hint.ndim != 4 or hint.shape[1] != wanted:

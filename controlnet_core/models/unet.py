@@ -88,6 +88,7 @@ class TimeEmbedding(Mlp):
 
     def forward(self, t: Tensor) -> Tensor:
         """Timesteps (B,) -> (B, embed_dim)."""
+        # In half precision late timesteps lose their fraction, and the fastest sinusoids their phase.
         sinusoid = timestep_embedding(t, self.width)
         return super().forward(sinusoid.to(self.linear1.weight.dtype))
 
@@ -121,6 +122,7 @@ class UNetEncoder(BlockStack):
         h = x
         for index, (block, shift, kv) in enumerate(zip(self.blocks, *projected, strict=True)):
             h = block(h, shift, kv)
+            # Zhang et al. 2023, section 3.2: the embedded hint is as large as the first block's output.
             if index == 0 and hint is not None:
                 h = h + hint
             yield h
@@ -174,6 +176,7 @@ class UNetDecoder(BlockStack):
         blocks: list[DecoderBlock] = []
         for level in reversed(range(len(config.widths))):
             for index in range(config.res_blocks + 1):
+                # One block more than in the encoder, for the skip of the block that halved.
                 up = level > 0 and index == config.res_blocks
                 depth = config.transformer_depth[level]
                 level_width = config.widths[level]
@@ -201,7 +204,9 @@ class UNetDecoder(BlockStack):
     def _through(self, h: Tensor, skips: list[Tensor], projected: BlockInputs, part: slice) -> Tensor:
         steps = list(zip(self.blocks, *projected, strict=True))[part]
         for block, shift, kv in steps:
+            # Popped, so that a skip's memory is free as soon as it has been read.
             h = block(torch.cat([h, skips.pop()], dim=1), shift, kv)
+            # Halving rounds odd sides up, so that doubling may give a cell too many: the next skip has the size.
             if block.up is not None:
                 h = block.up(h, size=tuple(skips[-1].shape[-2:]))
         return h

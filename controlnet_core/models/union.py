@@ -94,6 +94,7 @@ class UnionHead(nn.Module):
 
     def embed_types(self, types: Sequence[int]) -> Tensor:
         """-> (1, embed_dim), added to the timestep's embedding."""
+        # As released: a type that is present has the sinusoid of 1, every other one that of 0.
         present = torch.zeros(self.config.types)
         present[list(types)] = 1.0
         sinusoids = timestep_embedding(to_device_async(present, self.task_embedding.device), self.config.type_dim)

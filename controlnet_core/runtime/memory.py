@@ -61,6 +61,7 @@ class MemoryPlan:
     @property
     def weights(self) -> int:
         """Bytes of weights on the device at once."""
+        # Of streamed weights, only the resident share and those under way are on the device.
         whole = self.footprint.weights
         return whole if self.resident is None else min(whole, self.resident + self.under_way)
 
@@ -145,6 +146,7 @@ def plan_memory(
     """
     pictures = min(chunk, batch) or batch
     plan = MemoryPlan(footprint(pictures), batch, pictures, loaded, free, streaming.fixed, streaming.under_way)
+    # Halved and rounded up: parts of equal size waste no evaluation on a small rest.
     while not chunk and not plan.fits and pictures > 1:
         pictures = -(-pictures // 2)
         plan = replace(plan, footprint=footprint(pictures), chunk=pictures)
@@ -171,6 +173,7 @@ def plan_decoding(
 def free_bytes(device: torch.device) -> int | None:
     """Bytes that may be taken on a device: free ones, and on a GPU those that the allocator holds unused."""
     if device.type == "cuda":
+        # torch keeps blocks that were freed. For other programs they are taken, for this run they are free.
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
     known = [room for room in (_available(), _allowed()) if room is not None]
@@ -182,6 +185,7 @@ def _available(table: Path = Path("/proc/meminfo")) -> int | None:
     if not table.is_file():
         return None
     lines = (line.split() for line in table.read_text(encoding="ascii").splitlines())
+    # MemAvailable includes caches that the system would drop; MemFree leaves them out.
     kilobytes = next((int(words[1]) for words in lines if words[:1] == ["MemAvailable:"]), None)
     return None if kilobytes is None else 1024 * kilobytes
 

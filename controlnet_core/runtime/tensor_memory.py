@@ -46,12 +46,14 @@ class TensorMemory(TorchDispatchMode):
         """Count a tensor's storage once. One that was made outside is known with size 0, so are its views."""
         if tensor.layout != torch.strided:
             return
+        # A view shares the storage of its base, so that storages are counted and not tensors.
         storage = tensor.untyped_storage()
         key = id(storage)
         if key not in self.known:
             size = storage.nbytes() if made_here else 0
             self.live += size
             self.peak = max(self.peak, self.live)
+            # The memory is free when the storage dies, which may be long after the tensor that was returned.
             self.known[key] = weakref.ref(storage, lambda _: self._release(key, size))
 
     def _release(self, key: int, size: int) -> None:

@@ -47,6 +47,7 @@ class EvaluationClock:
         """An evaluation at this noise level begins."""
         self.now += 1
         limits = (limit for end, (_, limit) in zip(self.ends, STAGES, strict=False) if sigma > end)
+        # Sigma falls during a run: the first stage whose end lies below it is the present one.
         self.limit = next(limits, math.inf) - self.shortcuts.careful
 
     def guides(self, sigma: float) -> bool:

@@ -145,6 +145,7 @@ class Program:
         sources: list[Tensor] = []
         map_leaves(inputs, lambda leaf: sources.append(leaf) if isinstance(leaf, Tensor) else None)
         for index, (buffer, source) in enumerate(zip(self.buffers, sources, strict=True)):
+            # By identity: a new tensor may have the address of an old one.
             if self.copied[index]() is not source:
                 buffer.copy_(source)
                 self.copied[index] = ref(source)

@@ -53,6 +53,7 @@ class Forecast:
             yield from values
             return
         first, before = self.past[0]
+        # No further beyond the last value than the two known ones are apart.
         along = 1.0 + DAMPING * min(1.0, (now - last) / (last - first))
         for a, b in zip(values, before, strict=True):
             yield None if a is None else torch.lerp(b, a, along)

@@ -98,6 +98,7 @@ class PackedConv2d(nn.Module):
             return self._by_tiles(Winograd, work_buffer)
         if size not in self.blocked:
             made = self._blocked(size)
+            # The oldest goes first: a run that changed its size does not come back to the old one.
             while len(self.blocked) >= self.SIZES:
                 self.blocked.pop(next(iter(self.blocked)))
             self.blocked[size] = made
@@ -205,6 +206,7 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether this processor computes in `dtype` with packed weights."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
+    # oneDNN has no packed products in float16, which processors compute by converting.
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
@@ -215,6 +217,7 @@ def pack(module: ModuleT, dtype: torch.dtype, work_buffer: WorkBuffer | None = N
     """
 
     def replace(leaf: nn.Module) -> nn.Module | None:
+        # Exactly these types: a subclass may compute something else.
         if type(leaf) is nn.Conv2d and leaf.padding_mode == "zeros" and isinstance(leaf.padding, tuple):
             return (Float8Conv2d if leaf.weight.dtype in FLOAT8 else PackedConv2d)(leaf, dtype, work_buffer)
         if type(leaf) is nn.Linear:

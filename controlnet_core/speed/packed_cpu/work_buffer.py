@@ -14,6 +14,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+# A cache line: blocks that begin on one never share it.
 ALIGNMENT = 64
 Block: TypeAlias = tuple[Sequence[int], torch.dtype]
 """A shape and a dtype."""
