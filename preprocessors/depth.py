@@ -137,6 +137,7 @@ def stereo_disparity(left: np.ndarray, right: np.ndarray, *, max_disparity: int 
     """
     import cv2
 
+    # The matcher skips the first `count` columns, so the pair gets that many on the left, and loses them below.
     width = left.shape[1]
     count = max(16, -(-min(max_disparity, width) // 16) * 16)
     padded = [cv2.copyMakeBorder(p, 0, 0, count, 0, cv2.BORDER_REPLICATE) for p in (left, right)]
@@ -153,6 +154,7 @@ def _fill_from_background(disparity: np.ndarray) -> np.ndarray:
     height, width = disparity.shape
     known = np.isfinite(disparity)
     columns = np.broadcast_to(np.arange(width), disparity.shape)
+    # For each pixel the column of the nearest known one on either side, without a loop over the rows.
     before = np.maximum.accumulate(np.where(known, columns, -1), axis=1)
     after = np.minimum.accumulate(np.where(known, columns, width)[:, ::-1], axis=1)[:, ::-1]
     padded = np.pad(np.where(known, disparity, np.inf), ((0, 0), (0, 1)), constant_values=np.inf)

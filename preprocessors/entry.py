@@ -36,6 +36,7 @@ class Parameter:
         if self.kind == "choice":
             check_choice(self.name, value, self.choices)
             return value
+        # A text such as "false" would be true.
         if self.kind == "bool":
             if not isinstance(value, (bool, int)):
                 raise ParameterError(f"{self.name}={value!r}: choose true or false")

@@ -53,6 +53,7 @@ def _labels(photo: np.ndarray) -> np.ndarray:
     from .classic.regions import color_regions
 
     painted = color_regions(photo, seed=0, classes="table, plate, food, wall", order="large_to_small")
+    # Nobody hits the palette's colours exactly by hand.
     noise = np.random.default_rng(0).integers(-6, 7, painted.shape)
     return np.clip(painted.astype(np.int16) + noise, 0, 255).astype(np.uint8)
 

@@ -121,7 +121,6 @@ def write_hint(result: np.ndarray, out: np.ndarray) -> None:
     import cv2
 
     # cv2 writes straight into `out`: numpy would make a temporary array of the whole hint.
-
     if result.ndim == 3 and result.shape[-1] == 1:
         result = result[..., 0]
     if result.dtype == np.uint8:

@@ -41,6 +41,7 @@ def encode(normals: Array, convention: str = "bae") -> Array:
 def decode(hint: Array, convention: str = "bae") -> Array:
     """A hint (...,3) 0..1 -> unit normals (...,3) as (right, up, front). Mid gray, which has no direction, is front."""
     values = to_numpy(hint).astype(np.float32) * np.float32(2.0) - np.float32(1.0)
+    # The axes are a permutation with signs, so its inverse is the same table read the other way.
     normals = np.zeros_like(values)
     for channel, (axis, sign) in enumerate(_axes(convention)):
         normals[..., axis] = values[..., channel] * np.float32(sign)
@@ -78,6 +79,7 @@ def _perspective_normals(depth: np.ndarray, fov: float) -> np.ndarray:
     if not 0 < fov < 180:
         raise ParameterError(f"fov={fov}: expected degrees between 0 and 180")
     height, width = depth.shape
+    # Pixel centres are half a pixel from the corner; the camera looks along -z, hence -depth.
     focal = height / 2 / math.tan(math.radians(fov) / 2)
     y, x = np.mgrid[0:height, 0:width]
     right = (x + 0.5 - width / 2) / focal * depth
@@ -117,6 +119,7 @@ def from_depth_picture(
         down = cv2.Sobel(values, cv2.CV_32F, 0, 1, ksize=3) / np.float32(2.0 * np.pi)
     else:
         right, down = _slopes(relative * np.float32(relief * min(values.shape)))
+    # Only after the slopes, or the edge of the background would look like a cliff.
     far = relative < background
     right, down = np.where(far, 0.0, right), np.where(far, 0.0, down)
     return encode(_from_slopes(right, down), convention)

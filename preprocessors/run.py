@@ -78,6 +78,7 @@ def process(
     if entry.side_by_side and width < 2:
         raise PictureError(f"a stereo pair is {width} pixel wide; expected two pictures side by side")
     width = width // 2 if entry.side_by_side else width
+    # Both the caller's multiple and the network's must hold.
     multiple = math.lcm(multiple, entry.multiple)
     size = detect_size(height, width, resolution=resolution, resize=resize, multiple=multiple, target=target, fit=fit)
     shape = (height, width) if output == "input_size" else (size.height, size.width)

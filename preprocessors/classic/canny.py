@@ -14,4 +14,5 @@ def canny(picture: np.ndarray, *, low: float = 100.0, high: float = 200.0, l2_gr
     """
     import cv2
 
+    # cv2 takes no negative strides, as of a turned or mirrored picture.
     return cv2.Canny(np.ascontiguousarray(picture), low, high, L2gradient=l2_gradient)

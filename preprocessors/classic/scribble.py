@@ -37,4 +37,5 @@ def drawing(picture: np.ndarray, *, threshold: int = 127) -> np.ndarray:
 
     A pixel is a stroke if its smallest channel is below `threshold`, so that coloured pens count as well.
     """
+    # Inverted bytes: 255 where the darkest channel is below the threshold.
     return ~above(darkest(picture), threshold - 1)

@@ -28,6 +28,7 @@ def tile(picture: np.ndarray, *, factor: int = 1) -> np.ndarray:
 
     if factor == 1:
         return picture
+    # Cubic enlargement overshoots at edges, hence the clip below.
     height, width = picture.shape[:2]
     small = (max(1, round(width / factor)), max(1, round(height / factor)))
     reduced = cv2.resize(picture, small, interpolation=cv2.INTER_AREA)
@@ -57,6 +58,7 @@ def color_grid(picture: np.ndarray, *, cell: int = 64) -> np.ndarray:
     """(H,W,3) uint8 -> the same size in flat cells of about `cell` pixels, as T2I-Adapter reads colours."""
     import cv2
 
+    # As T2I-Adapter's own code: cubic down, which samples rather than averages, and nearest up.
     height, width = picture.shape[:2]
     cells = (max(1, width // cell), max(1, height // cell))
     reduced = cv2.resize(picture, cells, interpolation=cv2.INTER_CUBIC)
@@ -84,6 +86,7 @@ def inpaint(picture: np.ndarray, *, mask: np.ndarray | None, masked_value: float
     """
     if mask is None:
         raise ParameterError("inpaint needs a mask: give the area to repaint as mask, 1 where to repaint")
+    # Half-covered pixels at the border of a mask must not become a mean of picture and mark.
     return np.where(mask[..., None] > 0.5, np.float32(masked_value), picture)
 
 
@@ -107,6 +110,7 @@ def noise_field(rng: np.random.Generator, height: int, width: int, grain: int) -
     """(H,W) float64 in 0..1: uniform noise on a coarse grid, enlarged bicubically, stretched to its range."""
     import cv2
 
+    # The resize repeats the grid's border, so a margin of one cell on each side is cut off again.
     coarse = rng.uniform(low=0, high=1, size=(height // grain + 2, width // grain + 2, 1))
     noise = cv2.resize(coarse, (width + 2 * grain, height + 2 * grain), interpolation=cv2.INTER_CUBIC)
     noise = noise[grain : grain + height, grain : grain + width]

@@ -58,6 +58,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, tokens, width = x.shape
+        # One matrix holds all three, queries first.
         q, k, v = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, width))
 
@@ -224,6 +225,7 @@ def disparity(
     net = library.net(chosen, partial(DepthAnything, CONFIGS[model]))
     height, width = frames.shape[1:3]
     rows, columns = inner_size(height, width)
+    # As the official code: enlarged in floats, so that cubic overshoot is not clamped to bytes.
     unit = (frame.astype(np.float32) / np.float32(255.0) for frame in frames)
     large_frames = [cv2.resize(frame, (columns, rows), interpolation=cv2.INTER_CUBIC) for frame in unit]
     parameter = next(net.parameters())

@@ -43,5 +43,6 @@ class HED(nn.Module):
         h, edges = x - self.norm, []
         for name, block in self.named_children():
             h, edge = block(h if name == "block1" else F.max_pool2d(h, 2))
+            # In float32 also on a GPU: the mean of five maps decides about weak edges.
             edges.append(F.interpolate(edge.float(), x.shape[-2:], mode="bilinear", align_corners=False))
         return torch.sigmoid(torch.stack(edges).mean(0))

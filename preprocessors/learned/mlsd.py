@@ -136,6 +136,7 @@ def decode(output: Tensor, score: float, length: float) -> list[np.ndarray]:
     A segment counts if its centre is a maximum of 3x3 and one of the `_CANDIDATES` best ones, its probability is above
     `score`, and it is longer than `length` pixels of the output.
     """
+    # The displacements are relative to the centre; the map has half the size of the input, hence 2.0 below.
     heat = torch.sigmoid(output[:, 0])
     peak = F.max_pool2d(heat[:, None], 3, stride=1, padding=1)[:, 0]
     # Keep the maxima: the centre of a segment is spread over several pixels.

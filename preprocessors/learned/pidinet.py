@@ -18,6 +18,7 @@ def _difference_kernel(weight: Tensor, kind: str) -> Tensor:
     if kind == "cv":
         return weight
     flat = weight.flatten(2)
+    # A difference of pixels is linear, so it is a plain convolution with another kernel.
     if kind == "cd":
         centre = torch.zeros_like(flat)
         centre[:, :, 4] = flat.sum(2)
@@ -97,10 +98,12 @@ class PiDiNet(nn.Module):
     def __init__(self, width: int = 60, inner: int = 24) -> None:
         super().__init__()
         widths = (width, width * 2, width * 4, width * 4)
+        # carv4: central, angular, radial and plain convolution in turn, 16 in all.
         kinds = iter(("cd", "ad", "rd", "cv") * 4)
         self.init_block = DifferenceConv(next(kinds), 3, width)
         for level, (before, now) in enumerate(zip((width, *widths), widths, strict=False), start=1):
             for number in range(1, 4 if level == 1 else 5):
+                # The first level has no first block, since `init_block` stands in for it.
                 first = number == 1 and level > 1
                 block = PidiBlock(next(kinds), before if first else now, now, stride=2 if first else 1)
                 setattr(self, f"block{level}_{number}", block)

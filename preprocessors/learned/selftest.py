@@ -75,6 +75,7 @@ def judge(entry: Entry, hint: np.ndarray) -> str:
         return "the whole picture is one class"
     if entry.condition == "normal" and float(hint[..., 2].mean()) < 0.5:
         return "most normals point away from the viewer"
+    # The file of another network may estimate distance, where near is small.
     if entry.condition == "depth":
         person = hint[height // 2 : -height // 8, width // 3 : -width // 3].mean()
         wall = hint[: max(1, height // 10), -width // 3 :].mean()

@@ -92,6 +92,7 @@ def render(
     strokes: sizes at a shorter side of 512. parts: `body`, `hands` and `face`, each drawn unless it is False.
     Raises PictureError if the canvases differ, or if the hints are too large for the memory.
     """
+    # A batch is one array, so all its frames need one size.
     sizes = {(height or pose.height, width or pose.width) for pose in poses}
     if len(sizes) != 1:
         found = ", ".join(f"{h}x{w}" for h, w in sorted(sizes)) or "no frames"
@@ -135,6 +136,7 @@ def draw_person(
 def draw_body(canvas: np.ndarray, body: np.ndarray, half_width: float, radius: float, threshold: float = 0.0) -> None:
     """Draw one body (18,3) into `canvas` (H,W,3) uint8: limbs first, in colours times 0.6, then joints."""
     seen = is_present(body, threshold)
+    # Joints lie on top of the limbs in the pictures of the training. There is one colour more than limbs.
     for (start, end), colour in zip(BODY_LIMBS, BODY_COLOURS, strict=False):
         if seen[start] and seen[end]:
             shaded = tuple(int(channel * LIMB_SHADE) for channel in colour)
@@ -174,6 +176,7 @@ def fill_limb(
 
     (x0, y0), (x1, y1) = map(float, start), map(float, end)
     centre, length = ((x0 + x1) / 2, (y0 + y1) / 2), math.hypot(x0 - x1, y0 - y1)
+    # From the end to the start, as the annotator does: int() below would round the opposite angle differently.
     angle = math.degrees(math.atan2(y0 - y1, x0 - x1))
     if half_width >= 1 and float(half_width).is_integer():
         axes = (int(length / 2), int(half_width))

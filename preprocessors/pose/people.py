@@ -63,6 +63,7 @@ def fit_to_box(person: Person, box: tuple[float, float, float, float], *, keep_a
     if not len(seen):
         return person
     low, high = seen.min(axis=0), seen.max(axis=0)
+    # One visible point, or a line of them, has no width.
     span = np.maximum(high - low, 1e-6)
     room = np.array([box[2] - box[0], box[3] - box[1]], np.float64)
     scale = np.full(2, (room / span).min()) if keep_aspect else room / span
@@ -80,5 +81,6 @@ def body_from_coco17(keypoints: np.ndarray) -> np.ndarray:
         raise PictureError(f"keypoints have shape {points.shape}, expected (17,3) in COCO's order")
     neck = (points[5] + points[6]) / 2
     neck[2] = min(points[5, 2], points[6, 2])
+    # OpenPose: nose, neck, then arms and legs with the right side first, then eyes and ears. -1 is the neck.
     order = [0, -1, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3]
     return np.stack([neck if index < 0 else points[index] for index in order])
