@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,9 +45,7 @@ def plan(
     jobs: list[Job] = []
     for path in map(user_path, inputs):
         if path.is_dir():
-            found = sorted((file for file in _files_of(path, output) if file.suffix.lower() in suffixes), key=_natural)
-            if not found:
-                raise MissingFileError(f"{path} holds no file of type {', '.join(sorted(suffixes))}", path)
+            found = files_in(path, output, suffixes)
             jobs += [job for file in found for job in _jobs_of(file, output / file.relative_to(path), count_frames)]
         elif exists(path):
             jobs += _jobs_of(path, output / path.name, count_frames)
@@ -74,7 +73,7 @@ def check_targets(jobs: Sequence[Job], others: Iterable[Path], *, overwrite: boo
     inputs = {_identity(path): path for path in (*(job.source for job in jobs), *others) if exists(path)}
     for job in taken:
         same = [inputs[_identity(job.target)]] if _identity(job.target) in inputs else []
-        check_replacement("hint", job.target, same, lambda path: _note(path) is not None, overwrite=overwrite)
+        check_replacement("hint", job.target, same, lambda path: hint_note(path) is not None, overwrite=overwrite)
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -93,17 +92,23 @@ def _jobs_of(source: Path, target: Path, count_frames: Callable[[Path], int]) ->
         yield Job(source, target.with_name(name), frame)
 
 
-def _files_of(folder: Path, output: Path) -> Iterator[Path]:
-    """Yield all files in and below a folder, except those below `output` if it is inside the folder.
+def files_in(folder: Path, output: Path, suffixes: frozenset[str]) -> list[Path]:
+    """Return the files of these types in and below a folder, in the order of the numbers in their names.
 
-    Hidden files are skipped: macOS puts a "._a.png" beside "a.png", which is no picture.
+    Files below `output` are left out if it is inside the folder. Hidden files are skipped: macOS puts a "._a.png"
+    beside "a.png", which is no picture. Raises MissingFileError if there is none.
     """
     # With `preprocess . --output output` the hints of the first run must not become pictures of the second.
     here, hints = folder.resolve(), output.resolve()
     has_hints = here in hints.parents
-    for path in walk_files(folder):
-        if not (has_hints and hints in (here / path.relative_to(folder)).parents):
-            yield path
+    found = [
+        path
+        for path in walk_files(folder)
+        if path.suffix.lower() in suffixes and not (has_hints and hints in (here / path.relative_to(folder)).parents)
+    ]
+    if not found:
+        raise MissingFileError(f"{folder} holds no file of type {', '.join(sorted(suffixes))}", folder)
+    return sorted(found, key=_natural)
 
 
 def is_made(job: Job, note: str) -> bool:
@@ -114,10 +119,10 @@ def is_made(job: Job, note: str) -> bool:
     with job.target.open("rb") as file:
         file.seek(max(0, job.target.stat().st_size - len(_PNG_END)))
         is_whole = file.read() == _PNG_END
-    return is_whole and _note(job.target) == note
+    return is_whole and hint_note(job.target) == note
 
 
-def _note(path: Path) -> str | None:
+def hint_note(path: Path | BytesIO) -> str | None:
     """Return the settings of a hint, None for any other file."""
     from PIL import Image
 

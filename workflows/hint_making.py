@@ -37,14 +37,22 @@ class HintError(CoreError):
 class Outcome:
     """Results of the jobs.
 
-    made: number of hints. over_white: number of pictures whose alpha channel was composited over white. notes: messages
-    for the user. failed: inputs without a hint, with the reason.
+    made, kept: numbers of hints, of this run and of earlier ones. over_white: number of pictures whose alpha channel
+    was composited over white. notes: messages for the user. failed: inputs without a hint, with the reason.
     """
 
     made: int = 0
+    kept: int = 0
     over_white: int = 0
     notes: list[str] = field(default_factory=list)
     failed: dict[Path, CoreError] = field(default_factory=dict)
+
+    def add(self, other: Outcome) -> None:
+        """Add the results of other jobs."""
+        self.made, self.kept = self.made + other.made, self.kept + other.kept
+        self.over_white += other.over_white
+        self.notes += other.notes
+        self.failed |= other.failed
 
     def check(self, total: int) -> None:
         """Raise if an input has no hint: its own error if it is the only input, else one that names the first."""
@@ -98,8 +106,8 @@ def hint_sources(settings: Settings, jobs: Sequence[Job]) -> dict[str, Any]:
     return found
 
 
-def make_all(jobs: Sequence[Job], settings: Settings) -> Outcome:
-    """Make the hints in batches of equal size, in order."""
+def make_all(jobs: Sequence[Job], settings: Settings, *, quiet: bool = False) -> Outcome:
+    """Make the hints in batches of equal size, in order. quiet: show no bar."""
     from tqdm import tqdm
 
     outcome = Outcome()
@@ -107,7 +115,7 @@ def make_all(jobs: Sequence[Job], settings: Settings) -> Outcome:
         for source, group in groupby(jobs, key=lambda job: job.source):
             _draw_poses(source, group, settings, outcome)
         return outcome
-    with tqdm(total=len(jobs), unit="picture", disable=None) as bar:
+    with tqdm(total=len(jobs), unit="picture", disable=quiet or None) as bar:
         for batch, pictures in _batches(jobs, settings, outcome):
             # There are no hints at all for pictures of a shape that is refused.
             for job, hint in zip(batch, _hints(batch, pictures, settings, outcome), strict=False):

@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ... import preprocessors
@@ -24,6 +25,8 @@ from ..hint_files import Job, check_targets, is_made, plan, remove_old_leftovers
 from ..hint_making import POSE, HintError, Outcome, Settings, hint_sources, make_all, read_pose_file
 from ..paths import path_argument, user_path
 from ..session import add_device_arguments, add_models_argument, host_arguments
+from ..shards import add_shard_argument
+from ..tar_hints import make_tar, tar_target
 
 if TYPE_CHECKING:
     from ...preprocessors.entry import Entry
@@ -36,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `preprocess`."""
     add = parser.add_argument
     add("kind", metavar="KIND", nargs="?", help="canny, lines, soft_edge, ...; --list shows all")
-    add("inputs", metavar="IN", nargs="*", help="pictures, or folders of them (for pose: JSON files)")
+    add("inputs", metavar="IN", nargs="*", help="pictures, folders or .tar files of them (for pose: JSON files)")
     add("--output", metavar="DIR", type=path_argument, default="output", help="folder for hints (default: ./output)")
     add("--list", action="store_true", help="list the kinds, or with KIND its parameters")
     add("--set", metavar="NAME=VALUE", action="append", default=[], help="a parameter of the kind")
@@ -56,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_models_argument(parser)
     add_device_arguments(parser)
     add("--chunk", type=int, default=16, help="pictures in memory at a time (default: 16)")
+    add_shard_argument(parser, "pictures, and of each tar")
     add("--overwrite", action="store_true", help=f"make all hints again; {OVERWRITE_HELP}")
     add("--json", action="store_true", help="print one JSON object")
 
@@ -68,7 +72,9 @@ def run(args: argparse.Namespace) -> int:
             return 0 if args.list else 2
         settings = _settings(args)
         check_folder("--output", args.output)
-        jobs = _plan(args, settings)
+        tars = [path for path in map(user_path, args.inputs) if path.suffix.lower() == ".tar"]
+        _check_parts(args, settings, tars)
+        jobs = _plan(args, settings, tars)
         # Before any network is loaded, and before the first hint is written.
         check_targets(jobs, [args.mask] if args.mask else [], overwrite=args.overwrite)
         remove_old_leftovers(jobs)
@@ -80,18 +86,35 @@ def run(args: argparse.Namespace) -> int:
         if waiting and settings.whole:
             waiting = jobs
         outcome = make_all(waiting, settings)
+        outcome.kept = len(jobs) - len(waiting)
+        targets = [job.target for job in jobs]
+        for tar in tars:
+            targets.append(tar_target(tar, args.output, args.shard))
+            outcome.add(make_tar(tar, targets[-1], settings, args.shard, overwrite=args.overwrite))
     except preprocessors.PreprocessorError as error:
         raise HintError(str(error), error.exit_code) from error
-    _report(args, jobs, len(jobs) - len(waiting), outcome)
-    outcome.check(len(jobs))
+    _report(args, targets, outcome)
+    outcome.check(outcome.made + outcome.kept + len(outcome.failed))
     return 0
 
 
-def _plan(args: argparse.Namespace, settings: Settings) -> list[Job]:
-    if args.kind != POSE:
-        return plan(args.inputs, args.output, PICTURE_ENDINGS | {".npy"}, count_frames)
-    canvas = settings.options.get("canvas")
-    return plan(args.inputs, args.output, frozenset({".json"}), lambda path: len(read_pose_file(path, canvas)))
+def _check_parts(args: argparse.Namespace, settings: Settings, tars: Sequence[Path]) -> None:
+    """Raise ValueRangeError for tars or shards with a kind or a range that they cannot have."""
+    if tars and args.kind == POSE:
+        raise ValueRangeError(f"{tars[0]}: a tar holds pictures, pose reads JSON files: unpack it")
+    if settings.whole and (tars or args.shard.count > 1):
+        raise ValueRangeError("--normalize batch needs all frames at once: leave out --shard, and unpack tars")
+
+
+def _plan(args: argparse.Namespace, settings: Settings, tars: Sequence[Path]) -> list[Job]:
+    inputs = [name for name in args.inputs if user_path(name) not in tars]
+    if tars and not inputs:
+        return []
+    endings, count = PICTURE_ENDINGS | {".npy"}, count_frames
+    if args.kind == POSE:
+        canvas = settings.options.get("canvas")
+        endings, count = frozenset({".json"}), lambda path: len(read_pose_file(path, canvas))
+    return list(args.shard.of(plan(inputs, args.output, endings, count)))
 
 
 def _library(args: argparse.Namespace) -> Library | None:
@@ -181,14 +204,14 @@ def _listing(kind: str | None) -> Iterator[str]:
             yield f"  {parameter.name}={parameter.default}  {parameter.help} [{parameter.range_text}]"
 
 
-def _report(args: argparse.Namespace, jobs: Sequence[Job], kept: int, outcome: Outcome) -> None:
+def _report(args: argparse.Namespace, targets: Sequence[Path], outcome: Outcome) -> None:
     for note in outcome.notes:
         print(note, file=sys.stderr)
     if not args.json:
         failed = f", {len(outcome.failed)} failed" if outcome.failed else ""
         white = f", {outcome.over_white} laid over white for their alpha channel" if outcome.over_white else ""
-        print(f"{outcome.made} made, {kept} there already{failed}{white}, in {args.output}")
+        print(f"{outcome.made} made, {outcome.kept} there already{failed}{white}, in {args.output}")
     elif not outcome.failed:
         # With a failure the JSON object of the error is printed instead.
-        outputs = [str(job.target) for job in jobs]
-        print(json.dumps({"ok": True, "made": outcome.made, "kept": kept, "outputs": outputs}))
+        outputs = [str(target) for target in targets]
+        print(json.dumps({"ok": True, "made": outcome.made, "kept": outcome.kept, "outputs": outputs}))
