@@ -48,6 +48,11 @@ def annotated_file(name: str, host: Any) -> Path:
     place = next((place for place in ("input", "output", "temp") if name.endswith(f"[{place}]")), None)
     plain = name if place is None else name.removesuffix(f"[{place}]").rstrip()
     folder = {"input": host.input_dir, "output": host.output_dir, "temp": host.temp_dir}[place or "input"]
+    # A run over many pictures may read them from further folders, each with a name of its own.
+    further: Mapping[str, Path] = getattr(host, "input_folders", {})
+    label, _, below = plain.partition("/")
+    if place is None and label in further:
+        folder, plain = further[label], below
     path = find_file([folder], plain, "picture", PICTURE_ENDINGS)
     if not path.is_file():
         raise MissingFileError(f"{name!r} is a folder: name an image in it", path)

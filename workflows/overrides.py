@@ -18,8 +18,10 @@ _SHOWN = 80
 _SWITCHES = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
-def apply_settings(graph: Graph, classes: Mapping[str, type], settings: Sequence[str]) -> Graph:
-    """Return the graph after each "NODE.INPUT=VALUE"; later settings win.
+def apply_settings(
+    graph: Graph, classes: Mapping[str, type], settings: Sequence[str], *, option: str = "--set"
+) -> Graph:
+    """Return the graph after each "NODE.INPUT=VALUE"; later settings win. option: the name of the option in errors.
 
     Raises WorkflowError for a setting that names no node or input, or more than one node, or whose value does not fit
     the input's type.
@@ -29,12 +31,12 @@ def apply_settings(graph: Graph, classes: Mapping[str, type], settings: Sequence
         name, dot, key = target.strip().rpartition(".")
         try:
             if not (equals and dot and name and key):
-                raise ValueError("expected NODE.INPUT=VALUE, for instance --set 3.steps=8")
+                raise ValueError(f"expected NODE.INPUT=VALUE, for instance {option} 3.steps=8")
             node = find_node(graph, name.strip())
             graph = graph.with_value(node.id, key.strip(), _value(graph, classes, node, key.strip(), text))
         except ValueError as error:
             shown = setting if len(setting) <= _SHOWN else f"{setting[:_SHOWN]}..."
-            raise WorkflowError(f"--set {shown}: {error}") from error
+            raise WorkflowError(f"{option} {shown}: {error}") from error
     return graph
 
 

@@ -12,8 +12,9 @@ from .terminal import printable
 class Reporter:
     """Receives the events of the execution (`on_node`) and of the host (`on_step`)."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self.quiet = quiet
+    def __init__(self, *, quiet: bool = False, each_node: bool = True) -> None:
+        """quiet: print warnings only. each_node: print a line for each node."""
+        self.quiet, self.each_node = quiet, each_node
         self._bar: Any = None
         self._label = ""
         self._warned: set[str] = set()
@@ -26,6 +27,7 @@ class Reporter:
         self._label = printable(f"{event.index + 1:>{width}}/{event.total} {title}")
         if event.state != "start":
             self.close()
+        if event.state != "start" and self.each_node:
             self.line(f"{self._label}  {'unchanged' if event.state == 'cached' else f'{event.seconds:.2f} s'}")
 
     def on_step(self, done: int, total: int, preview: Any = None) -> None:

@@ -92,6 +92,8 @@ class StandaloneHost:
     ) -> None:
         self.input_dir, self.output_dir = Path(input_dir), Path(output_dir)
         self.temp_dir = self.output_dir / "temp"
+        # Further folders of pictures, by the first part of a picture's name.
+        self.input_folders: Mapping[str, Path] = {}
         self.models_dirs = tuple(Path(root) for root in models_dirs)
         self.model_folders = {k: tuple(Path(f) for f in v) for k, v in (model_folders or {}).items()}
         self.assets_dir = Path(assets_dir)

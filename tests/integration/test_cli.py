@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from comfyui_controlnet_core.controlnet_core.errors import MissingFileError, WorkflowError
-from comfyui_controlnet_core.workflows import bundled, cli, model_paths, session
+from comfyui_controlnet_core.workflows import bundled, cli, model_paths, session, single_run
 from comfyui_controlnet_core.workflows.commands import run as run_command
 from comfyui_controlnet_core.workflows.commands import validate as validate_command
 from PIL import Image
@@ -236,7 +236,7 @@ def test_places_to_write_to_are_looked_at_first(
     def never(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("a node ran")
 
-    monkeypatch.setattr(run_command, "execute", never)
+    monkeypatch.setattr(single_run, "execute", never)
     (folder / "there.json").mkdir()
     Image.new("RGB", (8, 8)).save(folder / "a.png")
     before = sorted(folder.rglob("*"))
@@ -316,7 +316,7 @@ def test_any_end_has_its_code(
     def broken(*args: Any, **kwargs: Any) -> None:
         raise raised
 
-    monkeypatch.setattr(run_command, "execute", broken)
+    monkeypatch.setattr(single_run, "execute", broken)
     assert cli.main(["run", "w.json"]) == code
     assert said in capsys.readouterr().err
 

@@ -148,6 +148,19 @@ def test_pictures_come_as_files_pillow_images_arrays_and_tensors(tmp_path: Path)
     assert np.allclose(values[0, :, 0], [0.0, 0.5, 1.0], atol=1e-4)
 
 
+def test_alpha_is_laid_over_white_but_not_in_a_mask(tmp_path: Path) -> None:
+    pixels = np.zeros((4, 4, 4), np.uint8)
+    pixels[:, 2:] = (100, 100, 100, 255)
+    picture = Image.fromarray(pixels)
+    picture.save(tmp_path / "a.png")
+    half = picture.convert("LA")
+    for given in (tmp_path / "a.png", picture, pixels, half):
+        hint = cn.preprocess("reference", given)
+        assert np.allclose(hint[:, :2], 1.0) and np.allclose(hint[:, 2:], 100 / 255)
+        mask = cn.control("canny", given, mask=given).mask
+        assert mask is not None and mask.max() < 0.5
+
+
 def test_an_inpainting_hint_keeps_its_marks() -> None:
     mask = np.ones((1, 8, 8), np.float32)
     hint = cn.preprocess("inpaint", np.full((8, 8, 3), 0.5, np.float32), mask=mask)

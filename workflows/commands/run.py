@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...controlnet_core.errors import ValueRangeError
 from .. import overrides
 from ..bundled import find_workflow
 from ..destinations import OVERWRITE_HELP, check_file, check_folder, check_replacement
-from ..execution import Cache, RunResult, execute, idle_controls
-from ..fitting import require_fit
+from ..execution import Cache, RunResult
 from ..formats import Document, read_document, to_graph
-from ..graph import Graph
 from ..paths import path_argument
 from ..reporting import Reporter
 from ..run_reports import is_report, report_ending, tell_reports
@@ -28,8 +27,9 @@ from ..session import (
     add_strict_argument,
     open_session,
 )
+from ..shards import add_shard_argument
+from ..single_run import run_once
 from ..terminal import printable
-from ..validation import require_runnable
 
 if TYPE_CHECKING:
     from ...controlnet_core.control.report import RunReport
@@ -44,6 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="change a value; NODE is an id, a title or a class (may be repeated)",
     )  # fmt: skip
     add("--seeds", metavar="1..8", help="run once for each seed: 7, 1..8 or 1,4,9")
+    add(
+        "--each", metavar="NODE.INPUT=SOURCE", action="append", default=[],
+        help="run once for each picture of a folder, line of a .txt, or row of a .jsonl or .csv (FILE:COLUMN); several "
+        "sources (and seeds) are combined",
+    )  # fmt: skip
+    add("--zip", action="store_true", help="with --each: pair the sources entry by entry instead of combining them")
+    add_shard_argument(parser, "runs of --each")
     add_folder_arguments(parser)
     add_strict_argument(parser)
     add_device_arguments(parser)
@@ -64,8 +71,15 @@ def run(args: argparse.Namespace) -> int:
     # Read the file before torch is imported: a bad file is reported at once.
     document = read_document(find_workflow(args.file))
     seeds = overrides.parse_seeds(args.seeds) if args.seeds is not None else (None,)
-    reporter = Reporter(quiet=args.quiet)
+    reporter = Reporter(quiet=args.quiet, each_node=not args.each)
     _check_destinations(args, document)
+    if args.each:
+        # Imported here: the sources of rows need numpy.
+        from ..each_run import run_rows
+
+        return run_rows(args, document, seeds, reporter)
+    if args.zip or args.shard.count > 1:
+        raise ValueRangeError("--zip and --shard are for the runs of --each: leave them out, or add --each")
     measured: list[dict[str, float]] = []
     reports: list[RunReport] = []
 
@@ -88,24 +102,13 @@ def run(args: argparse.Namespace) -> int:
             if len(seeds) > 1:
                 reporter.line(f"seed {seed}")
             seeded = graph if seed is None else overrides.with_seed(graph, session.classes, seed)
-            result = _run_once(seeded, session, cache, reporter, strict=args.strict)
+            result = run_once(seeded, session, cache, reporter, strict=args.strict)
             rows.append(_row(seed, result, session))
     finally:
         reporter.close()
     tell_reports(reports, args.report, reporter)
     _tell(args, rows, measured, time.perf_counter() - began)
     return 0
-
-
-def _run_once(graph: Graph, session: Session, cache: Cache, reporter: Reporter, *, strict: bool) -> RunResult:
-    checked = require_runnable(graph, session.classes, strict=strict)
-    require_fit(checked.graph, session.classes, checked.outputs)
-    for problem in checked.problems:
-        reporter.warn(f"{problem.message} (output nodes that need this are skipped)")
-    result = execute(checked.graph, session.classes, outputs=checked.outputs, cache=cache, on_node=reporter.on_node)
-    for note in idle_controls(checked.graph, result):
-        reporter.warn(note)
-    return result
 
 
 def _check_destinations(args: argparse.Namespace, document: Document) -> None:
