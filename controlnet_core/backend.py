@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import nn
 
+from . import speed
 from .conditioning.condition import Condition
 from .conditioning.job import Job
 from .control.unit import ControlUnit
@@ -23,7 +24,7 @@ from .models.module_tree import shell
 from .models.unet import UNet
 from .runtime.device import Runtime
 from .runtime.weight_bytes import weight_bytes
-from .speed import TRANSFORMS, WeightPolicy, load, side_streams
+from .speed import TRANSFORMS, WeightPolicy, side_streams
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 MadeT = TypeVar("MadeT")
@@ -92,13 +93,13 @@ class Backend:
             self.offload_beyond(0)
 
     def _new_work_buffer(self) -> Any:
-        return load("packed_cpu.work_buffer").WorkBuffer() if self.can_pack else None
+        return speed.WorkBuffer() if self.can_pack else None
 
     @property
     def can_pack(self) -> bool:
         """Whether packed weights are wanted and the processor supports them in this dtype."""
         runtime = self.runtime
-        return runtime.pack_weights and load("packed_cpu.pack").can_pack(runtime.device, runtime.dtype)
+        return runtime.pack_weights and speed.can_pack(runtime.device, runtime.dtype)
 
     @property
     def packs(self) -> bool:
@@ -128,7 +129,7 @@ class Backend:
         runtime, self.resident = self.runtime, resident
         self.conveyor = None
         if resident is not None:
-            self.conveyor = load("offload").Conveyor(runtime.device, runtime.dtype, resident)
+            self.conveyor = speed.Conveyor(runtime.device, runtime.dtype, resident)
         self.release(())
 
     @property
@@ -142,7 +143,7 @@ class Backend:
         if self.conveyor is not None:
             return 0 if twin is None else sum(p.nbytes for p in twin.parameters())
         if self.packs:
-            return 0 if twin is None else load("packed_cpu.pack").packed_bytes(twin)
+            return 0 if twin is None else speed.packed_bytes(twin)
         like = next(module.parameters(), None)
         there = like is None or (like.device, like.dtype) == (self.runtime.device, self.runtime.dtype)
         return weight_bytes([module], self.runtime.dtype) if there or twin is not None else 0
@@ -180,7 +181,7 @@ class Backend:
         if module not in self._twins:
             twin = shell(module) if transform is None else transform(module, self.policy)
             if runtime.compile and in_place:
-                load("compiled").compile_blocks(twin)
+                speed.compile_blocks(twin)
             self._twins[module] = twin.eval()
         return self._twins[module]  # type: ignore[return-value]
 

@@ -9,8 +9,8 @@
 Everything that does not depend on x comes from `prepare`. What one residual adds is in `control/residuals.py`.
 
 Four attributes are seams, each a function that an optional acceleration may surround (see `pipeline`):
-`ControlledUNet.residuals`, `.features` and `.decode`, and `Denoiser.step`. They get the object as an argument instead
-of being methods, so that nothing refers to itself and memory is released with the last reference.
+`ControlledUNet.residuals`, `.features` and `.decode`, and `Denoiser.step`. They get the object as an argument: a bound
+method would make a reference cycle, and memory would be freed late.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def controlled_features(
 ) -> list[Tensor]:
     """The encoder's outputs and the middle block's, with all control added.
 
-    count: only the first so many are needed, and no net is run for them; an acceleration knows their residuals.
+    count: return only the first so many targets. No net runs then; an acceleration has their residuals.
     """
     targets = list(islice(encoder_targets(model, rows, inputs, count is None), count))
     for net in inputs.nets:

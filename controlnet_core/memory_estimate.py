@@ -1,8 +1,8 @@
 """How much memory a run takes, measured before it by running the engine itself on meta tensors.
 
 Meta tensors have shapes and no contents, so that a run on them allocates nothing and takes a fraction of a second. The
-same code prepares, evaluates and keeps what a real run would; `runtime.tensor_memory` counts the bytes. Nothing here
-has to be changed when the engine is. Scratch memory inside an operator is not counted, nor what an allocator keeps.
+same code prepares, evaluates and keeps what a real run would; `runtime.tensor_memory` counts the bytes. Changes of
+the engine are counted automatically. Scratch memory inside an operator is not counted, nor what an allocator keeps.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from . import speed
 from .backend import Backend
 from .conditioning.batch_slice import differs_by_image, slice_job
 from .conditioning.condition import Condition
@@ -30,7 +31,7 @@ from .runtime.memory import Footprint
 from .runtime.tensor_memory import TensorMemory
 from .runtime.weight_bytes import weight_bytes
 from .sample import SampleSettings
-from .speed import EvaluationClock, RunContext, load
+from .speed import EvaluationClock, RunContext
 
 META = torch.device("meta")
 TOKENS = 77
@@ -98,7 +99,7 @@ KERNELS: Mapping[Any, Callable[..., Tensor]] = {
     ATEN._upsample_nearest_exact2d.vec: _upsample,
     ATEN.scaled_dot_product_attention.default: _attention,
 }
-"""Shapes of operators whose own meta kernels are slow: torch derives them in Python, and some import its compiler."""
+"""Fast shape rules for operators whose meta version in torch is slow: it is Python, and some import the compiler."""
 
 
 class MetaBackend(Backend):
@@ -114,17 +115,17 @@ class MetaBackend(Backend):
         return self.real.packs
 
     def _new_work_buffer(self) -> Any:
-        return load("packed_cpu.work_buffer").MetaBuffer() if self.can_pack else None
+        return speed.MetaBuffer() if self.can_pack else None
 
     def further_bytes(self) -> int:
         """Bytes of packed convolution weights beyond one form each: further sizes, and Winograd filters."""
-        return sum(load("packed_cpu.pack").further_bytes(twin) for twin in self._twins.values()) if self.packs else 0
+        return sum(speed.further_bytes(twin) for twin in self._twins.values()) if self.packs else 0
 
     def made_bytes(self) -> int:
         """Bytes that were made while evaluations ran: packed weights, and the work buffer."""
         if not self.packs:
             return 0
-        return self.buffer_bytes() + sum(load("packed_cpu.pack").packed_bytes(twin) for twin in self._twins.values())
+        return self.buffer_bytes() + sum(speed.packed_bytes(twin) for twin in self._twins.values())
 
     def buffer_bytes(self) -> int:
         """Bytes of the work buffer so far."""
@@ -213,9 +214,9 @@ def estimate_run(
         for convert in (meta_module, UncountedNet):
             try:
                 return _estimate(job, backend, clock, graphs, winograd, images, build, convert)
-            except (RuntimeError, NotImplementedError):
+            except RuntimeError:  # NotImplementedError is one
                 continue
-        return Footprint(weight_bytes(backend.models(job), backend.runtime.dtype), 0, 0, 0)
+        return Footprint(weight_bytes(backend.models(job), backend.runtime.dtype), 0, 0, 0, is_known=False)
 
     return backend.estimates.once((how, *key), owners, make)
 
@@ -335,7 +336,7 @@ def _meta_weight(weight: Tensor | None) -> Any:
 
 
 def _completed_bytes(job: Job, backend: Backend) -> int:
-    """Bytes of nets that were completed with their base's weights and are held beside their packed form.
+    """Bytes of nets that were completed with weights of their base and are kept in a packed copy as well.
 
     Other nets are mapped from their file, and the system takes those pages back.
     """

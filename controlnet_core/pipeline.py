@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from . import speed
 from .backend import Backend
 from .conditioning.condition import Condition
 from .conditioning.job import Job
@@ -43,7 +44,7 @@ from .runtime.device import results_are_free
 from .runtime.memory import MemoryPlan, Streaming, free_bytes, plan_memory
 from .runtime.weight_bytes import largest_weight
 from .sample import Denoise, SampleSettings, cut_sigmas, sample_latent
-from .speed import ACCELERATIONS, EvaluationClock, RunContext, load
+from .speed import ACCELERATIONS, EvaluationClock, RunContext
 
 GRAPHS = "cuda_graphs"
 """The one acceleration that the memory plan has to know: its buffers are part of the estimate."""
@@ -83,7 +84,7 @@ def generate(
     sigmas = cut_sigmas(model.schedule, settings)
     if len(sigmas) < 2:
         return latent.float().cpu()
-    halves = positive, negative if settings.cfg != 1.0 else ()
+    halves = (positive, negative if settings.cfg != 1.0 else ())
     job = Job(model.unet, model.config, model.schedule, *halves, tuple(latent.shape), sigmas.tolist())
 
     def run(guard: FiniteGuard, options: RunOptions) -> Tensor:
@@ -98,7 +99,8 @@ def generate(
     try:
         with torch.inference_mode():
             result = run(guard, options)
-            # On a GPU the check is read once, at the end. A second run looks at each step and names the culprit.
+            # On a GPU the check is read once, at the end. A second run looks at each step and finds the net that made
+            # the bad values.
             return run(FiniteGuard(every_step=True), options.silent()) if guard.failed else result
     except torch.cuda.OutOfMemoryError as error:
         raise _out_of_memory(latent) from error
@@ -148,7 +150,9 @@ def _clock(job: Job, options: RunOptions) -> EvaluationClock:
 
 
 def _replays(context: RunContext) -> bool:
-    """Whether evaluations are replayed as CUDA graphs, wherever the weights are."""
+    """Whether evaluations are replayed as CUDA graphs, as far as is known before the memory plan."""
+    # The last run may have streamed its weights; only the policy says that this one will.
+    context = replace(context, offloaded=context.runtime.memory == "streamed")
     return any(row.is_wanted(context) and not row.blocker(context) for row in ACCELERATIONS if row.module == GRAPHS)
 
 
@@ -185,7 +189,7 @@ def build_denoiser(
         return denoise
 
     parts = [(images, part(own, other)) for (images, own), (_, other) in zip(guided, unguided, strict=True)]
-    return parts[0][1] if len(parts) == 1 else load("chunks").ChunkedDenoiser(parts)
+    return parts[0][1] if len(parts) == 1 else speed.ChunkedDenoiser(parts)
 
 
 def _prepare_parts(job: Job, backend: Backend, chunk: int) -> tuple[tuple[slice, Prepared], ...]:
@@ -196,7 +200,7 @@ def _prepare_parts(job: Job, backend: Backend, chunk: int) -> tuple[tuple[slice,
         placed = backend.place(job)
         if chunk >= batch:
             return ((slice(0, batch), prepare(placed, backend.runtime)),)
-        return load("chunks").prepare_chunks(placed, chunk, lambda part: prepare(part, backend.runtime))
+        return speed.prepare_chunks(placed, chunk, lambda part: prepare(part, backend.runtime))
 
     key, owners = job.key()
     return backend.runs.once((chunk if chunk < batch else 0, *key), owners, make)
@@ -223,7 +227,7 @@ def _plan(job: Job, backend: Backend, options: RunOptions, graphs: bool, winogra
     clock = _clock(job, options)
     models = backend.models(job)
     loaded = sum(backend.loaded_bytes(model) for model in models)
-    ahead = load("offload").AHEAD if backend.may_offload or backend.conveyor is not None else 0
+    ahead = speed.AHEAD if backend.may_offload or backend.conveyor is not None else 0
     streaming = Streaming(
         None if backend.may_offload else backend.resident, backend.resident, backend.may_offload,
         ahead + largest_weight(models, runtime.dtype),
@@ -255,12 +259,12 @@ def blocked_choices(job: Job, backend: Backend, context: RunContext) -> list[str
         plain_blocks = "weights are streamed from the host"
     elif backend.packs:
         plain_blocks = "weights are packed for the processor"
-    elif all(has_float8(model) for model in backend.models(job)):
+    elif any(has_float8(model) for model in backend.models(job)):
         plain_blocks = "weights are in float8"
-    if plain_blocks:
-        notes += ["no fused blocks: " + plain_blocks] * runtime.fused_qkv + [
-            "not compiled: " + plain_blocks
-        ] * runtime.compile
+    if plain_blocks and runtime.fused_qkv:
+        notes.append(f"no fused blocks: {plain_blocks}")
+    if plain_blocks and runtime.compile:
+        notes.append(f"not compiled: {plain_blocks}")
     return notes
 
 

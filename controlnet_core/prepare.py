@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -40,8 +41,8 @@ class BatchInputs(NamedTuple):
 
     area: the rectangle of the latent that the rows show; None for all of it. conditions: their indices in the job.
     nets: the runs of nets that act now. concat: (rows, C, h, w), further input channels of the UNet (inpainting).
-    distinct_rows: how many of the first rows differ before they read their text. key: equal as long as the same
-    batch and the same units act.
+    distinct_rows: only so many of the first rows differ; the others repeat them until the text is read. key: equal as
+    long as the same batch and the same units act.
     """
 
     area: Area | None
@@ -144,7 +145,7 @@ class Prepared:
 
     def _prepare(self, acting: tuple[int, ...]) -> ActiveConditions:
         members = [(index, self.job.conditions[index]) for index in acting]
-        # Batches of the same conditions are shared with the times at which others act as well.
+        # Reuse a batch that was prepared for another set of active conditions.
         known = {batch.members: batch for other in self.known_conditions.values() for batch in other.batches}
         batches = []
         for area in dict.fromkeys(condition.area for _, condition in members):
@@ -237,7 +238,7 @@ def _bind_context(
 def _bind_unit(
     prepared: Prepared, unit: ControlUnit, rows: slice, context: BindContext, halves: list[float]
 ) -> BoundUnit:
-    """halves: the factor of each condition among the rows."""
+    """Bind one unit to its rows. halves: the guidance factor of each condition."""
     height = context.size[0]
     unit.weights(context.base, height)  # raises for a wrong number of block weights before the first step
     factors = [half * image for half in halves for image in unit.factors(prepared.images)]
@@ -268,10 +269,7 @@ def unit_runs(members: Members, first_negative: int) -> Iterable[tuple[ControlUn
     """
     for unit in dict.fromkeys(u for _, c in members for u in c.units):
         acts = [unit in c.units and unit.half(index < first_negative) != 0.0 for index, c in members]
-        first = None
-        for position, acting in enumerate([*acts, False]):
-            if acting and first is None:
-                first = position
-            elif not acting and first is not None:
-                yield unit, first, position
-                first = None
+        for acting, run in groupby(range(len(acts)), acts.__getitem__):
+            positions = list(run)
+            if acting:
+                yield unit, positions[0], positions[-1] + 1

@@ -80,7 +80,7 @@ class Shortcuts:
 
     @property
     def words(self) -> str:
-        """For reports, such as "nets every 2 evaluations, guidance from 10 % to 80 %"."""
+        """For reports, such as "nets once in 2 evaluations, guidance from 10% to 80%"."""
         every = {"nets": self.reuse_every, "encoder": self.encoder_every, "lower levels": self.deep_every}
         careful = ", carefully" if self.careful else ""
         parts = [f"{what} once in {count} evaluations{careful}" for what, count in every.items() if count > 1]
@@ -98,8 +98,9 @@ EXACT = Shortcuts()
 class RunOptions:
     """Passed through by hosts and nodes as a whole.
 
-    shortcuts: what may be skipped. recorder: collects what ran. on_step: called after each sampling step. on_memory:
-    called with the memory plan before anything is computed. cancelled: asked before each step whether to stop.
+    shortcuts: what may be skipped. recorder: collects what ran. on_step: called once in each sampling step, after its
+    first evaluation. on_memory: called with the memory plan before anything is computed. cancelled: asked before each
+    step whether to stop.
     """
 
     shortcuts: Shortcuts = EXACT
@@ -133,7 +134,7 @@ class RunOptions:
         return self.recorder.report()
 
     def skipping(self, other: RunOptions) -> RunOptions:
-        """The same run, in which that is skipped what another one skips."""
+        """This run with the shortcuts of `other`."""
         return replace(self, shortcuts=other.shortcuts)
 
     def exact(self) -> RunOptions:
@@ -141,11 +142,11 @@ class RunOptions:
         return replace(self, shortcuts=EXACT)
 
     def silent(self) -> RunOptions:
-        """The same run, of which nobody is told anything but that its steps go on."""
+        """The same run without report and memory callback; `on_step` is still called."""
         return replace(self, recorder=None, on_memory=None)
 
     def tell_step(self, step: Step) -> None:
-        """A step is done."""
+        """The first evaluation of a step is done."""
         if self.recorder is not None:
             self.recorder.step(float(step.sigma))
         if self.on_step is not None:

@@ -21,6 +21,7 @@ from .diffusion.denoiser import add_noise, is_max_denoise
 from .diffusion.noise import AncestralSeed, initial_noise, mask_noise, noise_source
 from .diffusion.samplers import Sampler, Step, get_sampler
 from .diffusion.schedule import NoiseSchedule, make_sigmas
+from .errors import ValueRangeError
 from .runtime.device import Cancelled, check_cancelled
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
@@ -52,6 +53,16 @@ class SampleSettings:
     ancestral: AncestralSeed = "shifted"
     sigmas: tuple[float, ...] | None = None
     rescale: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.start_step < 0 or (self.end_step is not None and self.end_step < 0):
+            raise ValueRangeError(
+                f"start_step is {self.start_step} and end_step {self.end_step}: steps are counted from 0"
+            )
+        if self.sigmas is not None and (self.start_step, self.end_step, self.leftover_noise) != (0, None, True):
+            raise ValueRangeError(
+                "sigmas are given, which start_step, end_step and leftover_noise do not cut: cut them"
+            )
 
     @property
     def title(self) -> str:

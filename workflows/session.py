@@ -107,8 +107,6 @@ def tuned(args: argparse.Namespace, device: str, dtype: str) -> Any:
     from ..controlnet_core.runtime.device import Runtime
 
     given = _given(args, RuntimeOptions)
-    if given.get("chunk", 0) < 0:
-        raise ValueRangeError(f"--chunk {given['chunk']}: give a number of pictures, or 0 for all that fit")
     threads = getattr(args, "threads", None)
     if threads is not None:
         if not 1 <= threads <= MAX_THREADS:

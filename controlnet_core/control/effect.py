@@ -16,7 +16,7 @@ def idle_notes(
 ) -> list[str]:
     """Return a message for each unit that had no effect in a run, or whose hint shows nothing.
 
-    units: also several times. sigmas: the noise level at the beginning of each step. schedule, config: of the base.
+    units: may contain duplicates. sigmas: the noise level at the beginning of each step. schedule, config: of the base.
     """
     notes = (idle_note(unit, sigmas, schedule, config) for unit in dict.fromkeys(units))
     return [note for note in dict.fromkeys(notes) if note]
@@ -45,10 +45,13 @@ def _idle_reason(unit: ControlUnit, sigmas: Sequence[float], schedule: NoiseSche
         return "its mask has no white pixel"
     if not any(unit.own_weights(config) or (1.0,)):
         return "all its block weights are 0"
+    # The height does not matter: a mode's factors are 0 for every height or for none.
+    if not any(unit.weights(config, 64)):
+        return f"its block weights are 0 where the mode {unit.mode} acts"
     if not any(unit.is_active(sigma, schedule) for sigma in sigmas):
         return f"no step is between its start {unit.start:g} and its end {unit.end:g}: use more steps or a wider window"
     if not any(unit.factor_at(sigma, schedule) for sigma in sigmas):
-        return "its schedule is 0 at every step"
+        return "its strength schedule is 0 at every step"
     if _is_untrained(unit):
         return "all its zero convolutions are 0: it was never trained, or its file is incomplete"
     return ""

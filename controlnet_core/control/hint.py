@@ -111,7 +111,9 @@ def check_hint_channels(hint: Tensor, channels: int) -> Tensor:
         return hint[:, :3].mean(dim=1, keepdim=True)
     if found == channels + 1:
         return hint[:, :channels]
-    raise ShapeError(f"the hint has {found} channels, this ControlNet reads {channels}: convert the picture to RGB")
+    raise ShapeError(
+        f"the hint has {found} channels, this ControlNet reads {channels}: give a hint with {channels} channels"
+    )
 
 
 def repeat_to(x: Tensor, batch: int, what: str) -> Tensor:

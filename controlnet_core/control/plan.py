@@ -105,9 +105,11 @@ def _plan_unit(
     unit: ControlUnit, base: UNetConfig, schedule: NoiseSchedule, steps: Sequence[Sequence[float]], latent_height: int
 ) -> PlannedUnit:
     cells = block_heights(base, latent_height)
+    # As in a run: a unit whose factors for both halves of the guidance are 0 is not bound at all.
+    acts, none = any(unit.half(positive) for positive in (True, False)), (0.0,) * len(cells)
     planned = []
     for sigmas in steps:
-        weights = [unit.weights_at(sigma, schedule, base, latent_height) for sigma in sigmas]
+        weights = [unit.weights_at(sigma, schedule, base, latent_height) if acts else none for sigma in sigmas]
         why_idle = "" if any(weights[0]) else _why_idle(unit, sigmas[0], schedule)
         planned.append(PlannedStep(weights[0], sum(map(any, weights)), why_idle))
     why_unused = _why_unused(unit, base, latent_height) if unit.strength else ("",) * len(cells)
@@ -139,13 +141,15 @@ def _why_idle(unit: ControlUnit, sigma: float, schedule: NoiseSchedule) -> str:
     """Say why a net whose weights are all 0 at this sigma does not run."""
     if unit.strength == 0.0:
         return "strength 0"
+    if not any(unit.half(positive) for positive in (True, False)):
+        return "its factors for both halves are 0"
     if sigma > schedule.percent_to_sigma(unit.start):
         return f"before its window, which begins at {unit.start:.0%}"
     if sigma < schedule.percent_to_sigma(unit.end):
         return f"after its window, which ends at {unit.end:.0%}"
     if unit.factor_at(sigma, schedule) == 0.0:
-        return "its schedule is at 0"
-    return "all block weights are 0"
+        return "its strength schedule is at 0"
+    return "mode and block weights give 0 for every block"
 
 
 def _why_unused(unit: ControlUnit, config: UNetConfig, latent_height: int) -> tuple[str, ...]:

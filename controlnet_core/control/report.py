@@ -129,8 +129,9 @@ class Recorder:
         began = time.perf_counter()
         yield
         _wait(device)
+        share = (time.perf_counter() - began) / len(keys)
         for key in keys:
-            self.units[key].seconds += (time.perf_counter() - began) / len(keys)
+            self.units[key].seconds += share
 
     # ---- the result
 

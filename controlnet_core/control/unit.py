@@ -135,7 +135,7 @@ class ControlUnit:
         items = self.items or (1.0,)
         if batch % len(items):
             raise ShapeError(
-                f"{len(items)} factors per picture came for a batch of {batch}: give {batch}, or a number that "
+                f"got {len(items)} factors per picture for a batch of {batch}: give {batch}, or a number that "
                 "divides it"
             )
         # Repeated as a whole, like the images of a batch: 1, 2 becomes 1, 2, 1, 2.
@@ -152,7 +152,8 @@ class ControlUnit:
         Raises ValueRangeError for a wrong number of block weights.
         """
         by_mode = mode_weights(self.mode, config, latent_height)
-        own = check_count(self.own_weights(config) or (1.0,) * len(by_mode), len(by_mode))
+        own = self.own_weights(config)
+        own = (1.0,) * len(by_mode) if own is None else check_count(own, len(by_mode))
         return tuple(self.strength * m * w for m, w in zip(by_mode, own, strict=True))
 
     def is_active(self, sigma: float, schedule: NoiseSchedule) -> bool:

@@ -72,6 +72,8 @@ class BlockWeights:
     def __post_init__(self) -> None:
         if self.preset and self.preset not in PRESETS:
             raise ValueRangeError(f"block weights {self.preset!r} are unknown: choose one of {', '.join(PRESETS)}")
+        if not self.levels:
+            raise ValueRangeError("there is no block weight for any level: give at least one")
         for number in (*self.levels, self.middle, *self.custom, self.first, self.last):
             if not isfinite(number):
                 raise ValueRangeError(f"a block weight is {number}: give finite numbers")

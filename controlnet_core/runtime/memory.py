@@ -25,6 +25,7 @@ class Footprint:
     weights: of the UNet and its nets, as they are run. prepared: kept over the run (texts, timesteps, hints, masks).
     preparing: the most that is alive while that is made. step: the most that an evaluation holds beside all of it.
     carried: what evaluations keep for later ones, to continue or to replay them.
+    is_known: False if only the weights could be counted.
     """
 
     weights: int
@@ -32,6 +33,7 @@ class Footprint:
     preparing: int
     step: int
     carried: int = 0
+    is_known: bool = True
 
     @property
     def peak(self) -> int:
@@ -95,6 +97,8 @@ class MemoryPlan:
             parts.append("convolutions by definition, because the larger Winograd filters do not fit")
         if self.chunk < self.batch:
             parts.append(f"{self.chunk} of {self.batch} images at a time")
+        if not told.is_known:
+            parts.append("only weights are counted, since the step could not be tried without values")
         if self.free is not None:
             parts.append(f"{self.free / MB:,.0f} MB free")
         if not self.fits:

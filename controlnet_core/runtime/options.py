@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ..errors import ValueRangeError
+
 MEMORY = ("auto", "resident", "streamed")
 
 
@@ -15,7 +17,10 @@ def _option(default: Any, flag: str, help: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeOptions:
-    """The optional part of a `Runtime`. Each field has its description beside it."""
+    """The optional part of a `Runtime`. Each field has its description beside it.
+
+    Raises ValueRangeError for a negative chunk.
+    """
 
     memory: Literal["auto", "resident", "streamed"] = _option(
         "auto",
@@ -32,3 +37,7 @@ class RuntimeOptions:
     winograd: bool = _option(
         True, "--no-winograd", "on a CPU, do not use Winograd convolution: needs less memory for weights and more time"
     )
+
+    def __post_init__(self) -> None:
+        if self.chunk < 0:
+            raise ValueRangeError(f"--chunk {self.chunk}: give a number of pictures, or 0 for all that fit")

@@ -1,6 +1,6 @@
-"""Optional accelerations, one per file. Nothing outside this file and `pipeline.py` names a file of this folder.
+"""Optional accelerations, one per file. No file outside this folder names one of its files.
 
-Each acceleration can be deleted with its row in a table below. There are two kinds:
+To remove one, delete its file, its row in a table below and its option (`runtime/options.py`). There are two kinds:
 
 - A **transform** turns a module into another module with the same result, before anything is bound to it. The first
   row that applies wins.
@@ -145,13 +145,20 @@ def side_streams(runtime: Any) -> Any:
 
 EXPORTS: Mapping[str, str] = MappingProxyType(
     {
+        "AHEAD": "offload",
+        "ChunkedDenoiser": "chunks",
+        "Conveyor": "offload",
+        "MetaBuffer": "packed_cpu.work_buffer",
+        "ReusedResiduals": "net_reuse",
+        "WorkBuffer": "packed_cpu.work_buffer",
         "bytes_to_come": "packed_cpu.pack",
         "can_pack": "packed_cpu.pack",
+        "compile_blocks": "compiled",
+        "further_bytes": "packed_cpu.pack",
         "most_packed_bytes": "packed_cpu.pack",
         "pack": "packed_cpu.pack",
         "packed_bytes": "packed_cpu.pack",
-        "ReusedResiduals": "net_reuse",
-        "WorkBuffer": "packed_cpu.work_buffer",
+        "prepare_chunks": "chunks",
     }
 )
 """Names that other folders use, each with the file that defines it; imported when first asked for."""

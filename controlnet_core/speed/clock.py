@@ -72,11 +72,11 @@ class EvaluationClock:
 
     @property
     def steady_after(self) -> int:
-        """The number of evaluations after which memory does not grow: two are computed, the third is continued."""
+        """Evaluations after which memory does not grow: 1 and 2 are computed, 3 is continued, 4 may be computed."""
         return 4 if self.shortcuts.continues_nets or self.shortcuts.shortens_unet else 1
 
     def forecast_nets(self) -> Forecast:
-        """Continues the residuals of a net. Between two runs of the encoder no net is asked: that is no gap."""
+        """Continues the residuals of a net. With encoder_every, nets are called less often; that does not reset it."""
         return Forecast(self.shortcuts.reuse_every, gap=self.shortcuts.encoder_every)
 
     def forecast_encoder(self) -> Forecast:

@@ -109,7 +109,7 @@ def test_what_all_pictures_share_is_prepared_once(model: DiffusionModel, net: Co
 
 
 def test_what_does_not_fit_the_batch_is_refused_in_parts_too(model: DiffusionModel, net: ControlNet) -> None:
-    with pytest.raises(ShapeError, match="2 factors per picture came for a batch of 5"):
+    with pytest.raises(ShapeError, match="got 2 factors per picture for a batch of 5"):
         sample(model, (ControlUnit(net, rand(6, 1, 3, 64, 64), items=(1.0, 2.0)),), 2)
     with pytest.raises(ShapeError, match="2 hints came for a batch of 5"):
         sample(model, (ControlUnit(net, rand(6, 2, 3, 64, 64)),), 2)

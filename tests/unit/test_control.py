@@ -200,7 +200,7 @@ def test_one_hint_per_picture_of_a_batch(unet: UNet, net: ControlNet) -> None:
         residuals(unet, ControlUnit(net, random(3, 3, 64, 96)))
     with pytest.raises(ShapeError, match="3 masks came for a batch of 2"):
         residuals(unet, ControlUnit(net, HINT, mask=torch.ones(3, 8, 12)))
-    with pytest.raises(ShapeError, match="3 factors per picture came for a batch of 2"):
+    with pytest.raises(ShapeError, match="got 3 factors per picture for a batch of 2"):
         residuals(unet, ControlUnit(net, HINT, items=(1.0, 1.0, 1.0)))
 
 
@@ -383,3 +383,11 @@ def test_numbers_of_a_unit_are_finite(unet: UNet, field: str, value: Any, said: 
 @pytest.mark.parametrize("size", [(1, 1000), (1000, 1), (1, 1)])
 def test_the_narrowest_hints_are_cut_to_something(size: tuple[int, int]) -> None:
     assert fit_hint(torch.rand(1, 3, *size), 64, 64).shape == (1, 3, 64, 64)
+
+
+def test_empty_lists_of_block_weights_are_refused() -> None:
+    with pytest.raises(ValueRangeError, match="no block weight for any level"):
+        BlockWeights(levels=())
+    unit = ControlUnit(ControlNet(DEMO.controlnet), torch.zeros(1, 3, 64, 64), block_weights=())
+    with pytest.raises(ValueRangeError, match="0 block weights came"):
+        unit.weights(DEMO.unet, 8)

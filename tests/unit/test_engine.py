@@ -205,7 +205,7 @@ def test_halves_pictures_curve_and_mask_multiply(
     without = by_engine(model, [Condition(prompt, (alone,))], [Condition(empty)], backend, 5.0)
     both = by_engine(model, [Condition(prompt, (alone,))], [Condition(empty, (alone,))], backend, 5.0)
     assert torch.equal(both, without)
-    with pytest.raises(ShapeError, match="3 factors per picture came for a batch of 2"):
+    with pytest.raises(ShapeError, match="got 3 factors per picture for a batch of 2"):
         bad = replace(unit, items=(1.0, 1.0, 1.0))
         by_engine(model, [Condition(prompt, (bad,))], [], backend, 1.0)
 

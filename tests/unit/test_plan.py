@@ -57,7 +57,12 @@ def test_the_window_selects_what_the_engine_runs() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "why"),
-    [({"strength": 0.0}, "strength 0"), ({"block_weights": (0.0,) * 7}, "all block weights are 0")],
+    [
+        ({"strength": 0.0}, "strength 0"),
+        ({"block_weights": (0.0,) * 7}, "mode and block weights give 0 for every block"),
+        ({"mode": "mid-only", "block_weights": (*(1.0,) * 6, 0.0)}, "mode and block weights give 0 for every block"),
+        ({"positive": 0.0, "negative": 0.0}, "its factors for both halves are 0"),
+    ],
 )
 def test_a_net_that_never_runs_says_why(changes: dict, why: str) -> None:
     found = plan(ControlUnit(NET, HINT, **changes))
@@ -79,7 +84,7 @@ def test_a_curve_shows_in_the_weights() -> None:
     found = plan(ControlUnit(NET, HINT, strength=0.5, curve=lambda t: max(0.0, 1.0 - 2.0 * t)))
     told = [step.weights[0] for step in found.units[0].steps]
     assert told[0] == pytest.approx(0.5) and told == sorted(told, reverse=True) and told[-1] == 0.0
-    assert found.units[0].steps[-1].why_idle == "its schedule is at 0"
+    assert found.units[0].steps[-1].why_idle == "its strength schedule is at 0"
     assert "on a schedule" in describe(found)
 
 

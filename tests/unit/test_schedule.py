@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +31,7 @@ from comfyui_controlnet_core.controlnet_core.diffusion.schedule import (
     scaled_linear,
 )
 from comfyui_controlnet_core.controlnet_core.errors import ShapeError, ValueRangeError
+from comfyui_controlnet_core.controlnet_core.sample import SampleSettings
 
 SCHEDULE = scaled_linear()
 # Recorded from ComfyUI 0.3.64.
@@ -287,3 +289,17 @@ def test_an_unknown_parametrization_is_named() -> None:
         denoised("x0", x, x, torch.tensor(1.0))  # type: ignore[arg-type]
     with pytest.raises(ValueRangeError, match="'x0'"):
         training_target("x0", x, x, torch.tensor(1.0))  # type: ignore[arg-type]
+
+
+WRONG_STEPS = [
+    {"start_step": -1},
+    {"end_step": -1},
+    {"sigmas": (1.0, 0.0), "start_step": 1},
+    {"sigmas": (1.0, 0.0), "end_step": 1},
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG_STEPS, ids=str)
+def test_steps_that_do_not_exist_or_would_not_count_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueRangeError, match="start_step"):
+        SampleSettings(**wrong)
