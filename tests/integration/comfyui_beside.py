@@ -31,8 +31,6 @@ ALONE = ""
 
 def main(folder: str, pack: str, packs: str, out: str) -> None:
     torch.set_num_threads(1)
-    sys.path.insert(0, folder)
-    importlib.import_module("utils.extra_config")  # before `nodes` puts the folder with comfy/utils.py on the path
     session = comfyui_host.Session(Path(folder), Path(pack))
     with_server(Path(out).parent)
     session.load(session.pack.with_name("another_pack"))  # ComfyUI imports its reader of packs with the first one

@@ -233,6 +233,7 @@ class Session:
         sys.argv = ["host", *device, "--base-directory", str(pack.parents[1]), *more]
         without_torchvision()
         importlib.import_module("comfy.options").enable_args_parsing()
+        importlib.import_module("utils.extra_config")  # before `nodes` puts the folder with comfy/utils.py on the path
         self.nodes = importlib.import_module("nodes")
         self.comfy = importlib.import_module("comfy")
         importlib.import_module("latent_preview")

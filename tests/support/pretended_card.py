@@ -31,6 +31,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+BUILT_FOR_CUDA = (
+    "torch is built for CUDA, whose own parts would ask the driver: the pretended card needs a build for the CPU"
+)
 POOL = 32
 """Streams that torch has of a device; it deals them out in turn."""
 CAPACITY = 80 * 2**30
@@ -190,7 +193,9 @@ class Card(TorchFunctionMode):
     # ---- what torch.cuda is asked
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> Card:
-        """Put the card in the place of torch's for the time of a test."""
+        """Put the card in the place of torch's for the time of a test, which is skipped if torch has its own."""
+        if torch.backends.cuda.is_built():
+            pytest.skip(BUILT_FOR_CUDA)
 
         def kind(name: str, make: Callable[..., Any]) -> type:
             return type(name, (), {"__new__": lambda _, *args, **more: make(*args, **more)})  # a class, as torch's are

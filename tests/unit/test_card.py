@@ -39,6 +39,13 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[Card]:
         yield card
 
 
+def test_a_torch_with_cuda_of_its_own_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tests are skipped, and say why."""
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
+    with pytest.raises(pytest.skip.Exception, match="built for CUDA"):
+        Card().install(monkeypatch)
+
+
 class Watch:
     """What the host waited for, and what it sent, while a run was in its loop: between the first step and the last."""
 
