@@ -33,6 +33,7 @@ def main(folder: str, pack: str, packs: str, out: str) -> None:
     torch.set_num_threads(1)
     session = comfyui_host.Session(Path(folder), Path(pack))
     with_server(Path(out).parent)
+    asyncio.get_event_loop().run_until_complete(session.nodes.init_builtin_extra_nodes())  # as before other packs
     session.load(session.pack.with_name("another_pack"))  # ComfyUI imports its reader of packs with the first one
     names = [ALONE, *sorted(p.name for p in Path(packs).iterdir() if p.is_dir() and p.name not in NOT_PACKS)]
     found: dict[str, Any] = {}
@@ -75,8 +76,8 @@ def in_a_fork(run: Callable[[], Any]) -> Any:
 def pair(session: Any, folders: tuple[Path | None, ...]) -> dict[str, Any]:
     """Load these packs in this order, then sample with our nodes.
 
-    loaded: of each pack. warnings: those that name ours. taken: our nodes that another pack replaced. theirs: nodes of
-    the other pack that are no longer its own. latent: a digest of a sampled latent.
+    loaded: of each pack; reason: why another one is not. warnings: those that name ours. taken: our nodes that another
+    pack replaced. theirs: nodes of the other pack that are no longer its own. latent: a digest of a sampled latent.
     """
     heard = comfyui_host.Warnings()
     logging.getLogger().addHandler(heard)
@@ -96,6 +97,7 @@ def pair(session: Any, folders: tuple[Path | None, ...]) -> dict[str, Any]:
     return {
         "loaded": loaded.pop(session.pack.name),
         "others loaded": all(loaded.values()),
+        "reason": next((m.splitlines()[-1] for m in heard.messages if "Cannot import" in m), ""),
         "warnings": [m for m in heard.messages if "CNCore" in m or "ControlNet Core" in m],
         "taken": ours,
         "theirs": [n for names in lost.values() for n in names],

@@ -40,7 +40,10 @@ pytestmark = [
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("comfyui_host.py")
-PARTS = ("controlnet_core", "nodes", "preprocessors", "workflows", "web", "locales", "__init__.py", "pyproject.toml")
+PARTS = (
+    "controlnet_core", "nodes", "preprocessors", "workflows", "web", "locales", "subgraphs", "__init__.py",
+    "pyproject.toml",
+)  # fmt: skip
 PACK = "comfyui-controlnet-core"
 TIMEOUT = float(os.environ.get("COMFYUI_TIMEOUT", "600"))
 VIEW = {"width": 1600, "height": 800}
@@ -118,6 +121,9 @@ ADD_FIDELITY = """() => {
     find('CNCore_Preprocess').connect(0, node, 1);
     node.pos = [1080, 420];
 }"""
+LOAD_BLUEPRINT = "async text => { await app.loadGraphData(JSON.parse(text)); }"
+PROMPT = "async () => Object.values((await app.graphToPrompt()).output).map(n => [n.class_type, n.inputs])"
+WIDGETS = "() => app.graph.nodes.flatMap(node => (node.widgets ?? []).map(widget => widget.name))"
 SAID = "() => app.graph.nodes.at(-1).widgets.find(widget => widget.name === 'said')?.value ?? ''"
 SAVED = "() => app.graph.nodes.filter(n => n.type === 'SaveImage').flatMap(n => [...n.imgs].map(i => i.src))"
 
@@ -423,6 +429,30 @@ def test_a_node_says_in_words_what_it_found_and_does_not_save_that(editor: Edito
     wait(lambda: "F1" in editor.page.evaluate(SAID), "the words")
     saved = editor.page.evaluate("() => app.graph.serialize().nodes.at(-1).widgets_values")
     assert saved == ["canny", 2]
+
+
+def test_a_blueprint_is_offered_and_opens(editor: Editor) -> None:
+    """The node that holds others shows their fields, and becomes a prompt of the inner nodes."""
+    try:
+        offered = json.loads(get(f"{editor.server}/global_subgraphs"))
+    except OSError:
+        pytest.skip("this release has no blueprints of packs")
+    for path in sorted((ROOT / "subgraphs").glob("*.json")):
+        (name,) = (key for key, entry in offered.items() if entry["name"] == path.stem)
+        text = json.loads(get(f"{editor.server}/global_subgraphs/{name}"))["data"]
+        drawn = json.loads(text)
+        assert drawn == json.loads(path.read_text("utf-8"))
+        editor.page.evaluate(LOAD_BLUEPRINT, text)
+        (graph,), (outside,) = drawn["definitions"]["subgraphs"], drawn["nodes"]
+        wait(lambda outside=outside: editor.page.evaluate(TYPES) == [outside["type"]], "the node")
+        values = dict(
+            zip((f for _, f in outside["properties"]["proxyWidgets"]), outside["widgets_values"], strict=True)
+        )
+        assert set(values) <= set(editor.page.evaluate(WIDGETS))
+        prompt = editor.page.evaluate(PROMPT)
+        assert sorted(kind for kind, _ in prompt) == sorted(node["type"] for node in graph["nodes"])
+        given = {field: value for _, inputs in prompt for field, value in inputs.items()}
+        assert {field: given[field] for field in values} == values
 
 
 def test_the_server_has_help_in_both_languages_for_every_node(server: str) -> None:

@@ -46,6 +46,7 @@ from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
 from comfyui_controlnet_core.controlnet_core.pipeline import SampleSettings
 from comfyui_controlnet_core.controlnet_core.run_options import RunOptions
 from comfyui_controlnet_core.nodes import build_nodes, own_nodes
+from comfyui_controlnet_core.nodes.comfyui.replacements import REPLACEMENTS
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.nodes.values import BlockWeights
 from comfyui_controlnet_core.preprocessors.learned.pidinet import PiDiNet
@@ -934,6 +935,39 @@ def test_a_workflow_runs_in_the_server_and_headless(server: str, headless: Headl
     ours = Image.open(next(tmp_path.glob("*.png"))).convert("RGB")
     pair = [torch.frombuffer(bytearray(p.tobytes()), dtype=torch.uint8).float() / 255 for p in (ours, theirs)]
     assert difference(*pair) <= MEAN
+
+
+def test_nodes_of_packs_that_are_not_there_become_ours(server: str) -> None:
+    """In a prompt that is queued; the editor asks for the same list."""
+    try:
+        offered = json.loads(get(f"{server}/node_replacements"))
+    except OSError:
+        pytest.skip("this release replaces no nodes")
+    assert {one.old for one in REPLACEMENTS} <= offered.keys()
+    picture = {"class_type": "CNCore_ExampleImage", "inputs": {"picture": "coins", "view": "picture", "size": 64}}
+    canny = {"low_threshold": 60, "high_threshold": 140, "resolution": 64, "image": ["1", 0]}
+    names = {"2": "CannyEdgePreprocessor", "3": "CNCore_Canny"}
+    ours = {"low": 60, "high": 140, "resolution": 64, "image": ["1", 0]}
+    inputs = {"2": canny, "3": ours}
+    nodes = {"1": picture, **{n: {"class_type": names[n], "inputs": inputs[n]} for n in names}}
+    nodes |= {f"{n}0": {"class_type": "PreviewImage", "inputs": {"images": [n, 0]}} for n in names}
+    prompt = {name: {**node, "_meta": {"title": name}} for name, node in nodes.items()}
+    body = json.dumps({"prompt": prompt}).encode()
+    request = urllib.request.Request(f"{server}/prompt", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as reply:
+        entry = wait_for(server, json.loads(reply.read())["prompt_id"])
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    shown = [entry["outputs"][f"{n}0"]["images"][0] for n in names]
+    query = [urllib.parse.urlencode({key: one[key] for key in ("filename", "subfolder", "type")}) for one in shown]
+    replaced, own = (get(f"{server}/view?{text}") for text in query)
+    assert pixels(replaced) == pixels(own)
+
+
+def pixels(data: bytes) -> bytes:
+    """The pixels of a picture file."""
+    from PIL import Image
+
+    return Image.open(io.BytesIO(data)).convert("RGB").tobytes()
 
 
 def wait_for(server: str, prompt: str) -> dict[str, Any]:

@@ -6,8 +6,10 @@ packs themselves; those of packs that are not there say so.
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -114,3 +116,39 @@ def test_a_pack_makes_the_same_image_with_our_net(name: str, run_facts: dict[str
         assert result["control"] > 100 * CLOSE, run
         assert result["difference"] <= CLOSE, run
         assert result["accelerated"] <= CLOSE, run
+
+
+# ---- packs beside ours
+
+ORDERS = ("theirs first", "ours first")
+
+
+def neighbours() -> list[str]:
+    """All packs of COMFYUI_PACKS."""
+    if not {"COMFYUI_PACKS", "COMFYUI_DIR"} <= os.environ.keys():
+        return []
+    return sorted(path.name for path in Path(os.environ["COMFYUI_PACKS"]).iterdir() if path.is_dir())
+
+
+@pytest.fixture(scope="module")
+def beside(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What `comfyui_beside.py` found."""
+    out = tmp_path_factory.mktemp("beside") / "facts.json"
+    program = Path(__file__).with_name("comfyui_beside.py")
+    given = [os.environ["COMFYUI_DIR"], str(pack), os.environ["COMFYUI_PACKS"], str(out)]
+    run = subprocess.run([host.python(), str(program), *given], capture_output=True, text=True, timeout=host.TIMEOUT)
+    assert run.returncode == 0, run.stderr[-4000:]
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("name", neighbours())
+def test_a_pack_loads_beside_ours(name: str, order: str, beside: dict[str, Any]) -> None:
+    """Both keep their nodes, and our net gives the same latent as without the other pack."""
+    found, alone = beside[name][order], beside[""][order]
+    assert isinstance(found, dict), found
+    if not found["others loaded"]:
+        pytest.skip(f"{name} itself does not load: {found['reason']}")
+    assert found["loaded"] and found["warnings"] == [] == found["taken"] == found["theirs"]
+    assert found["nodes"] == alone["nodes"]
+    assert found["latent"] == alone["latent"]
