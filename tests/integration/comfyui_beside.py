@@ -41,7 +41,7 @@ def main(folder: str, pack: str, packs: str, out: str) -> None:
         other = Path(packs) / name if name else None
         orders = {"theirs first": (other, session.pack), "ours first": (session.pack, other)}
         found[name] = {order: in_a_fork(partial(pair, session, folders)) for order, folders in orders.items()}
-    Path(out).write_text(json.dumps(found, indent=1))
+        Path(out).write_text(json.dumps(found, indent=1))
 
 
 def with_server(folder: Path) -> None:
