@@ -12,10 +12,18 @@ from . import replacements
 
 
 def editor_nodes() -> tuple[dict[str, type], dict[str, str]]:
-    """Our node classes and their display names by ID, as ComfyUI reads them from a pack."""
+    """Our node classes and their display names by ID, as ComfyUI reads them from a pack.
+
+    V3 classes where ComfyUI takes them. A function `comfy_entrypoint` would be ignored beside NODE_CLASS_MAPPINGS.
+    """
     replacements.register()
     classes = bind(own_nodes(), DeferredHost())
-    return classes, {name: cls.DISPLAY_NAME for name, cls in classes.items()}  # type: ignore[attr-defined]
+    names = {name: cls.DISPLAY_NAME for name, cls in classes.items()}  # type: ignore[attr-defined]
+    try:
+        from .v3_nodes import v3_nodes
+    except ImportError:  # an older release, which has V1 classes only
+        return classes, names
+    return v3_nodes(classes), names
 
 
 class DeferredHost:

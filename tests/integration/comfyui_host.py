@@ -223,6 +223,13 @@ def start_picture() -> torch.Tensor:
     ]
 
 
+def v1_result(result: Any) -> Any:
+    """What a V1 node would return: the outputs, with what the node shows if it shows something."""
+    if not hasattr(result, "args"):
+        return result
+    return {"ui": result.ui, "result": result.args} if result.ui else result.args
+
+
 class Session:
     """The host with the pack loaded as it loads custom nodes, and what has been found so far."""
 
@@ -299,9 +306,9 @@ class Session:
         return importlib.import_module(f"{str(self.pack).replace('.', '_x_')}.{name}")
 
     def node(self, name: str, /, **inputs: Any) -> Any:
-        """Run a node as the host does: a fresh object, its FUNCTION, by keywords."""
+        """Run a node as the host does: a fresh object, its FUNCTION, by keywords. The result in the V1 form."""
         cls = self.nodes.NODE_CLASS_MAPPINGS[name]
-        return getattr(cls(), cls.FUNCTION)(**inputs)
+        return v1_result(getattr(cls(), cls.FUNCTION)(**inputs))
 
     # ---- the workflow
 
@@ -373,7 +380,7 @@ class Session:
         own = getattr(self, name, None)
         if own:
             return own()
-        names = ("accelerate", "preprocess", "nets", "shortcuts", "card", "packs", "model_patch")
+        names = ("accelerate", "preprocess", "nets", "shortcuts", "card", "packs", "model_patch", "v3")
         modules = (importlib.import_module(f"comfyui_{name}") for name in names)
         return next(getattr(module, name) for module in modules if hasattr(module, name))(self)
 

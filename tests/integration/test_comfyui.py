@@ -903,8 +903,8 @@ def test_the_server_lists_our_nodes(server: str) -> None:
         assert listed[name]["output"] == list(cls.RETURN_TYPES)
         assert listed[name]["category"].startswith("ControlNet Core")
         assert listed[name]["description"] == cls.DESCRIPTION
-    models = listed["CNCore_LoadCheckpoint"]["input"]["required"]["checkpoint"][0]
-    assert "demo (built in)" in models
+    kind, options = listed["CNCore_LoadCheckpoint"]["input"]["required"]["checkpoint"]
+    assert "demo (built in)" in (options["options"] if kind == "COMBO" else kind)
 
 
 def test_a_workflow_runs_in_the_server_and_headless(server: str, headless: Headless, tmp_path: Path) -> None:

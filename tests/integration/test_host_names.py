@@ -23,12 +23,17 @@ def load_program() -> ModuleType:
 
 program = load_program()
 OLDEST, NEWEST = "0.3.40", "0.33.0"
+V3_NAMES = (
+    "Boolean", "Combo", "ComfyNode", "Custom", "Float", "Hidden", "Input", "Int", "NodeOutput", "Output", "Schema",
+    "String",
+)  # fmt: skip
 SOMETIMES = {
     "comfy.model_patcher.CoreModelPatcher": "asked for with a default",
     "comfy.patcher_extension.WrappersMP.PREDICT_NOISE": "asked for with a default",
     "comfy_api.latest.ComfyAPI": "imported where the server has node replacements",
-    "comfy_api.latest.io": "imported where the server has node replacements",
+    "comfy_api.latest.io": "without it the nodes are V1 classes",
     "comfy_api.latest.io.NodeReplace": "imported where the server has node replacements",
+    **{f"comfy_api.latest.io.{name}": "without it the nodes are V1 classes" for name in V3_NAMES},
 }
 """Names that some supported releases lack, and what we do about it."""
 

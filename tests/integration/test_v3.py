@@ -1,0 +1,58 @@
+"""Our nodes in ComfyUI's V3 schema, in ComfyUI itself.
+
+Needs COMFYUI_DIR as `test_comfyui.py` does, of a release that has this schema.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+FOLDER = Path(os.environ.get("COMFYUI_DIR", "."))
+pytestmark = [
+    pytest.mark.comfyui,
+    pytest.mark.skipif("COMFYUI_DIR" not in os.environ, reason="COMFYUI_DIR is not set: no host to run in"),
+    pytest.mark.skipif(not (FOLDER / "comfy_api/latest").exists(), reason="this release has V1 nodes only"),
+]
+
+
+def load_file(name: str) -> ModuleType:
+    """A file of this folder as a module."""
+    spec = spec_from_file_location(Path(name).stem, Path(__file__).with_name(name))
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+host = load_file("test_comfyui.py")
+pack = host.pack
+
+
+@pytest.fixture(scope="module")
+def facts(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the scenario found."""
+    return host.run_scenarios(pack, tmp_path_factory.mktemp("v3"), SCENARIOS="v3_schema")[0]["v3"]
+
+
+def test_all_nodes_are_v3_classes_with_the_description_of_v1(facts: dict[str, Any]) -> None:
+    assert facts["is v3"] is True
+    assert facts["differences"] == {}
+
+
+def test_v1_and_v3_give_the_same_picture(facts: dict[str, Any]) -> None:
+    assert facts["same picture"] is True
+
+
+def test_inputs_are_checked_before_a_run(facts: dict[str, Any]) -> None:
+    by_v3, by_v1 = facts["check"]
+    assert by_v3 == by_v1
+    assert "no such thing" in by_v3
