@@ -29,7 +29,7 @@ def v3_nodes(classes: Mapping[str, type]) -> dict[str, type]:
 
 
 def v3_node(node_id: str, cls: Any) -> type:
-    """The V3 class of a V1 class."""
+    """The V3 class of a V1 class, which is its attribute `v1`."""
 
     def define_schema(_: type) -> io.Schema:
         # At each call, as INPUT_TYPES: lists of files change.
@@ -46,8 +46,9 @@ def v3_node(node_id: str, cls: Any) -> type:
     methods: dict[str, Callable[..., Any]] = {"define_schema": define_schema, "execute": execute}
     # The functions themselves: ComfyUI reads the names of their arguments.
     methods |= {new: getattr(cls, old).__func__ for old, new in CHECKS.items() if hasattr(cls, old)}
-    attributes = {name: classmethod(function) for name, function in methods.items()}
-    return type(cls.__name__, (io.ComfyNode,), {**attributes, "__module__": cls.__module__, "__doc__": cls.__doc__})
+    attributes: dict[str, Any] = {name: classmethod(function) for name, function in methods.items()}
+    attributes |= {"v1": cls, "__module__": cls.__module__, "__doc__": cls.__doc__}
+    return type(cls.__name__, (io.ComfyNode,), attributes)
 
 
 def schema(node_id: str, cls: Any) -> io.Schema:

@@ -26,7 +26,7 @@ def frames(count: int = 3) -> torch.Tensor:
 
 def defaults(cls: Any) -> dict[str, Any]:
     """The fields of a node as the editor shows them first."""
-    return {k: e[1]["default"] for group in cls.INPUT_TYPES().values() for k, e in group.items() if "default" in e[1]}
+    return {k: e[1]["default"] for group in cls.INPUT_TYPES().values() for k, e in group.items() if "default" in e[-1]}
 
 
 def calls(classes: Any) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -48,9 +48,10 @@ def calls(classes: Any) -> dict[str, tuple[str, dict[str, Any]]]:
 def preprocess_nodes(session: Any) -> None:
     """Hints, the nets' stay in the host's memory, interruption, and a file that is missing."""
     manage = importlib.import_module("comfy.model_management")
-    classes = session.nodes.NODE_CLASS_MAPPINGS
+    mappings = session.nodes.NODE_CLASS_MAPPINGS.items()
+    classes = {name: getattr(cls, "v1", cls) for name, cls in mappings if name.startswith("CNCore_")}
     texts = {}
-    for key, (name, given) in calls({k: c for k, c in classes.items() if k.startswith("CNCore_")}).items():
+    for key, (name, given) in calls(classes).items():
         shown = session.node(name, **given)
         session.tensors[f"hint.{key}"], texts[key] = shown["result"][0], shown["result"][-1]
     library = classes["CNCore_SoftEdge"].host.library()

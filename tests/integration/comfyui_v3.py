@@ -9,12 +9,6 @@ import torch
 from comfyui_host import CFG, NEGATIVE, PROMPT, SEED, STEPS, start_picture
 
 
-def v1_classes(session: Any) -> dict[str, Any]:
-    """The V1 classes, bound to the same host."""
-    comfyui = session.part("nodes.comfyui")
-    return session.part("nodes").bind(session.part("nodes").own_nodes(), comfyui.DeferredHost())
-
-
 def described(cls: Any) -> dict[str, Any]:
     """A V1 class in the form in which the server describes a V3 one."""
     groups = cls.INPUT_TYPES()
@@ -63,8 +57,9 @@ def picture(session: Any, classes: dict[str, Any]) -> torch.Tensor:
 
 def v3_schema(session: Any) -> None:
     """Descriptions and pictures of both; what checks before a run say."""
-    v1, ours = v1_classes(session), session.nodes.NODE_CLASS_MAPPINGS
-    facts: dict[str, Any] = {"is v3": all(hasattr(ours[name], "define_schema") for name in v1)}
+    ours = {name: cls for name, cls in session.nodes.NODE_CLASS_MAPPINGS.items() if name.startswith("CNCore_")}
+    facts: dict[str, Any] = {"is v3": all(hasattr(cls, "define_schema") for cls in ours.values())}
+    v1 = {name: cls.v1 for name, cls in ours.items()}
     differences = {}
     for name, cls in v1.items():
         expected, info = described(cls), json.loads(json.dumps(ours[name].GET_NODE_INFO_V1()))
@@ -77,7 +72,7 @@ def v3_schema(session: Any) -> None:
         expected = json.loads(json.dumps(expected))
         differences |= {f"{name}.{key}": [found[key], value] for key, value in expected.items() if found[key] != value}
     facts["differences"] = differences
-    facts["same picture"] = torch.equal(picture(session, dict(ours)), picture(session, v1))
+    facts["same picture"] = torch.equal(picture(session, ours), picture(session, v1))
     checks = {"kind": "canny", "settings": "no such thing=1"}
     facts["check"] = [
         ours["CNCore_Preprocess"].validate_inputs(**checks),
