@@ -145,9 +145,12 @@ def to_image(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels, np.float32))[None]
 
 
-def shown(host: Any, images: Tensor) -> dict[str, list[dict[str, str]]]:
-    """The "ui" result that shows images on a node. They are written into the temporary folder."""
-    return {"images": [{**entry, "type": "temp"} for entry in save_pictures(host.temp_dir, "shown", images)]}
+def shown(host: Any, images: Tensor, prefix: str = "shown", **texts: Any) -> dict[str, list[dict[str, str]]]:
+    """The "ui" result that shows images on a node. They are written into the temporary folder.
+
+    texts: as in `save_pictures`.
+    """
+    return {"images": [{**e, "type": "temp"} for e in save_pictures(host.temp_dir, prefix, images, **texts)]}
 
 
 def encode_png(picture: Tensor, texts: Mapping[str, str]) -> bytes:

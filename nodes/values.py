@@ -144,6 +144,9 @@ class ControlSpec:
     name: str = ""
 
     def __post_init__(self) -> None:
+        # Scripts and other packs pass None for inputs that are not linked.
+        object.__setattr__(self, "options", self.options or UnitOptions())
+        object.__setattr__(self, "more_hints", tuple(self.more_hints or ()))
         if self.start_percent > self.end_percent:
             raise ValueRangeError(
                 f"start_percent is {self.start_percent:g} and end_percent {self.end_percent:g}: control would end "

@@ -21,16 +21,19 @@ from torch import Tensor
 
 from ...controlnet_core.control.hint import mask_at
 from ...controlnet_core.errors import UnfitError, ValueRangeError
-from ..values import ControlSpec, UnitOptions
+from ..values import ControlSpec
 from .batch_rows import BatchRows, batch_rows
 from .hint_channels import HintParts
 from .model_config import base_config
+from .native_controlnet import requests
 from .residuals import Residuals
 
 APPLY_NODE = "QwenImageDiffsynthControlnet"
 """ComfyUI's node that makes the patches, for both kinds of models."""
 KINDS = ("QwenImageBlockWiseControlNet", "ZImage_Control")
 """Classes of model patches that this node takes."""
+SUPPORTED = ("schedule", "positive", "negative", "items")
+"""Fields of a description that act on a transformer, besides strength, window and mask."""
 PATCH_SIDE = 2
 """Latent cells per side of a token, in Qwen-Image and in Z-Image."""
 
@@ -99,8 +102,8 @@ class ModelPatchControl(comfy.controlnet.ControlBase):
 
     def describe(self, spec: ControlSpec) -> ModelPatchControl:
         """Set the rest of what our nodes say; returns itself. Raises ValueRangeError for what it cannot do."""
-        for what, wanted in impossible(spec).items():
-            if wanted:
+        for name, what in requests(spec).items():
+            if name not in SUPPORTED:
                 raise ValueRangeError(
                     f"{self.name} changes a transformer, which has no {what}: leave that out. Strength, window, "
                     "schedule, mask and factors work"
@@ -239,19 +242,6 @@ class WeighedPatch:
         """ComfyUI moves the patches of a model to its device."""
         self.patch.to(device_or_dtype)
         return self
-
-
-def impossible(spec: ControlSpec) -> dict[str, bool]:
-    """What a model patch cannot do, and whether the spec asks for it."""
-    options, plain = spec.options, UnitOptions()
-    return {
-        f"mode {spec.mode}": spec.mode != "balanced",
-        "block weights": spec.block_weights is not None,
-        "further hints": bool(spec.more_hints),
-        f"hint fit {options.fit}": options.fit != plain.fit,
-        "hint type": options.kind != plain.kind,
-        "averaging over the picture": options.pool,
-    }
 
 
 def position(sigma: float, percent_to_sigma: Callable[[float], Any]) -> float:

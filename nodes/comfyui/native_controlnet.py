@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import comfy.controlnet
+import torch
 from torch import Tensor
 
 from ...controlnet_core.checkpoints.detect import Identity
 from ...controlnet_core.errors import CheckpointError, ValueRangeError
-from ..values import ControlSpec, UnitOptions
+from ..values import ControlSpec
 from .masked_control import MaskedControl
 
+PLAIN = ControlSpec(None, torch.zeros(0))
 NEEDED = ("copy", "set_cond_hint", "set_previous_controlnet", "get_control")
 
 
@@ -40,12 +42,11 @@ def make(spec: ControlSpec, hint: Tensor) -> Any:
     Raises ValueRangeError for what a native net cannot do.
     """
     net, name = spec.control_net, spec.name or type(spec.control_net).__name__
-    for what, wanted in unknown_to_the_editor(spec).items():
-        if wanted:
-            raise ValueRangeError(
-                f"{name} was loaded by the editor, which knows strength, window and mask, but no {what}: load it with "
-                "Load ControlNet (ControlNet Core) if it is one for Stable Diffusion, or leave that out"
-            )
+    for what in requests(spec).values():
+        raise ValueRangeError(
+            f"{name} was loaded by the editor, which knows strength, window and mask, but no {what}: load it with "
+            "Load ControlNet (ControlNet Core) if it is one for Stable Diffusion, or leave that out"
+        )
     if getattr(net, "latent_format", None) is not None:
         raise ValueRangeError(
             f"{name} reads its hint through a VAE, which Apply ControlNet does not have: use the native Apply "
@@ -55,17 +56,20 @@ def make(spec: ControlSpec, hint: Tensor) -> Any:
     return control if spec.mask is None else MaskedControl(control, spec.mask)
 
 
-def unknown_to_the_editor(spec: ControlSpec) -> dict[str, bool]:
-    """What a native net cannot do, and whether the spec asks for it."""
-    options, plain = spec.options, UnitOptions()
-    return {
-        f"mode {spec.mode}": spec.mode != "balanced",
-        "block weights": spec.block_weights is not None,
-        "strength schedule": spec.schedule is not None,
-        "further hints": bool(spec.more_hints),
-        f"hint fit {options.fit}": options.fit != plain.fit,
-        "hint type here (it has a node of its own, SetUnionControlNetType)": options.kind != plain.kind,
-        "factor for each half": (options.positive, options.negative) != (plain.positive, plain.negative),
-        "factor for each picture": bool(options.items),
-        "averaging over the picture": options.pool,
+def requests(spec: ControlSpec) -> dict[str, str]:
+    """What a spec asks for besides strength, window and mask: field of the spec or of its options -> words for it."""
+    options = spec.options
+    known = {
+        "mode": f"mode {spec.mode}",
+        "block_weights": "block weights",
+        "schedule": "strength schedule",
+        "more_hints": "further hints",
+        "fit": f"hint fit {options.fit}",
+        "kind": "hint type here (it has a node of its own, SetUnionControlNetType)",
+        "positive": "factor for the prompt",
+        "negative": "factor for the negative prompt",
+        "items": "factor for each picture",
+        "pool": "averaging over the picture",
     }
+    given, plain = {**vars(spec), **vars(options)}, {**vars(PLAIN), **vars(PLAIN.options)}
+    return {name: words for name, words in known.items() if given[name] != plain[name]}

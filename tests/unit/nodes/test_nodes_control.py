@@ -21,6 +21,7 @@ from comfyui_controlnet_core.controlnet_core.models.adapter import Adapter
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.union import UNION_CHOICES, ControlNetUnion
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
+from comfyui_controlnet_core.nodes.values import ControlSpec, UnitOptions
 from safetensors.torch import save_file
 
 DEMO, CANNY = "demo (built in)", "demo canny (built in)"
@@ -57,6 +58,12 @@ def test_a_workflow_saved_before_the_new_inputs_runs_as_it_did(run: Any, scene: 
     (weights,) = run("CNCore_BlockWeights")
     plain = controlled(run, scene)
     assert torch.equal(plain, controlled(run, scene, options=options, schedule=schedule, block_weights=weights))
+
+
+def test_an_input_that_is_none_is_as_one_that_is_not_linked() -> None:
+    unlinked: dict[str, Any] = dict.fromkeys(("mask", "block_weights", "schedule", "options", "more_hints"))
+    spec = ControlSpec(None, torch.zeros(0), **unlinked)
+    assert (spec.options, spec.more_hints) == (UnitOptions(), ())
 
 
 def test_a_schedule_is_a_window_where_it_holds_0(run: Any, scene: dict[str, Any]) -> None:
