@@ -76,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
         _check_parts(args, settings, tars)
         jobs = _plan(args, settings, tars)
         # Before any network is loaded, and before the first hint is written.
-        check_targets(jobs, [args.mask] if args.mask else [], overwrite=args.overwrite)
+        others = [path for path in (args.mask, _canvas_picture(args.canvas)) if path is not None]
+        check_targets(jobs, others, overwrite=args.overwrite)
         remove_old_leftovers(jobs)
         mask = None if args.mask is None else read_picture(args.mask).pixels[..., 0]
         settings = replace(settings, mask=mask, library=_library(args))
@@ -163,12 +164,17 @@ def _settings(args: argparse.Namespace) -> Settings:
     return Settings(args.kind, options, parameters, args.chunk, whole)
 
 
+def _canvas_picture(text: str | None) -> Path | None:
+    """Return the picture that --canvas names, None for a size and where the option is not given."""
+    return None if not text or re.fullmatch(r"\d{1,5}x\d{1,5}", text) else user_path(text)
+
+
 def _canvas(text: str) -> tuple[int, int]:
     """Return the (height, width) of "512x768" (width first), or of a picture file."""
-    size = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
-    if size:
-        return int(size[2]), int(size[1])
-    path = user_path(text)
+    path = _canvas_picture(text)
+    if path is None:
+        width, _, height = text.partition("x")
+        return int(height), int(width)
     if not path.is_file():
         raise ValueRangeError(f"--canvas {text}: expected WIDTHxHEIGHT, such as 512x768, or a picture file")
     height, width = read_picture(path).pixels.shape[:2]
