@@ -28,7 +28,8 @@ from ..controlnet_core.training.probe import ALL_TRAINED, Probe, first_control
 from ..controlnet_core.training.work_folder import WorkFolder, settings_of
 from ..nodes.builtin import checkpoints
 from ..nodes.standalone.host import ASSETS
-from .destinations import check_file
+from .destinations import check_file, check_folder
+from .paths import user_path
 from .stop_signals import stop_signals
 
 LAYOUTS: dict[str, LayoutName] = {"cldm": "ldm", "diffusers": "diffusers", "core": "core"}
@@ -41,6 +42,8 @@ def train(args: argparse.Namespace) -> int:
     work = WorkFolder(args.work or args.output.with_name(f"{args.output.stem}_training"))
     # Before the models are loaded: hours of work must not end at a file that cannot be written.
     _check_output(args)
+    check_folder("--work", work.folder)
+    work.check_own()
     training, settings = prepare(args, work)
     loop = training.loop
     with work.locked(*export_files(args.output, args.unlock)):
@@ -113,7 +116,7 @@ def choose_recipe(args: argparse.Namespace) -> tuple[Recipe, TrainingOptions]:
 def _find_base(name: str) -> Path:
     if name == DEMO:
         return next(iter(checkpoints(ASSETS).values()))
-    path = Path(name).expanduser()
+    path = user_path(name)
     if not path.exists():
         raise MissingFileError(f"there is no checkpoint {name}: give a file, a diffusers folder, or {DEMO}", path)
     return path

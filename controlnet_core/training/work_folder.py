@@ -49,13 +49,32 @@ class WorkFolder:
         """The sizes of the pictures that were checked, see `open_examples`."""
         return self.folder / "sizes.json"
 
+    @property
+    def _lock_file(self) -> Path:
+        return self.folder / "training.lock"
+
+    def check_own(self) -> None:
+        """Raise ValueRangeError for a folder with files of these names that no training wrote: they would be lost."""
+        if self._lock_file.exists():  # every training makes it
+            return
+        # Older versions made no lock; and a run that stopped before it has left the sizes alone.
+        is_own = {"data", "base"} <= _read_table(self._settings_file).keys()
+        names = [] if is_own else [self._settings_file.name, self.state_file.name, "log.jsonl"]
+        if not all(isinstance(value, list) for value in _read_table(self.sizes_file).values()):
+            names.append(self.sizes_file.name)
+        found = [name for name in names if (self.folder / name).exists()]
+        if found:
+            raise ValueRangeError(
+                f"{self.folder} holds files that no training wrote ({', '.join(found)}): choose another --work folder"
+            )
+
     @contextlib.contextmanager
     def locked(self, *outputs: Path) -> Iterator[None]:
         """Keep other trainings out of the folder, and remove what killed ones left half-written, also of the outputs.
 
         Raises ValueRangeError when another training uses the folder.
         """
-        path = self.folder / "training.lock"
+        path = self._lock_file
         with writing(path):
             self.folder.mkdir(parents=True, exist_ok=True)
             file = path.open("ab")
@@ -147,6 +166,15 @@ class WorkFolder:
         with writing(path), atomic_write(path) as file:
             Image.fromarray(pixels).save(file, "PNG")
         return path
+
+
+def _read_table(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; for anything else an object that no training writes, and none for no file."""
+    try:
+        content = json.loads(path.read_bytes()) if path.exists() else {}
+    except (OSError, ValueError, RecursionError):
+        content = None
+    return content if isinstance(content, dict) else {"": content}
 
 
 def _lock(file: BinaryIO) -> None:

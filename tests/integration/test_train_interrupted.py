@@ -19,7 +19,8 @@ from comfyui_controlnet_core.controlnet_core.training.controlnet_training import
 from comfyui_controlnet_core.controlnet_core.training.example_folder import open_examples
 from comfyui_controlnet_core.controlnet_core.training.loop import Loop, Recipe
 from comfyui_controlnet_core.controlnet_core.training.work_folder import WorkFolder
-from tiny_training import SIZE, make_training_folder, train
+from comfyui_controlnet_core.workflows import cli
+from tiny_training import QUICK, SIZE, make_training_folder, train
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +156,7 @@ def test_leftovers_of_killed_runs_are_removed(folder: Path, tmp_path: Path) -> N
     kept = [tmp_path / ".other.safetensors.1.tmp", work / ".my.tmp"]  # of another file, and of somebody else
     for path in (*leftovers, *kept):
         path.write_bytes(b"half")
+    (work / "training.lock").touch()  # without a process that holds it
     (work / "log.jsonl").write_text('{"kind": "report", "step": 1}\n{"kind": "rep')
     assert train(folder, tmp_path / "net.safetensors", "--steps", "1", "--probe-every", "1") == 0
     assert not [path for path in leftovers if path.exists()]
@@ -246,6 +248,45 @@ def test_the_unlocked_base_is_not_written_over_its_original(
     base.write_bytes((folder / "base.safetensors").read_bytes())
     assert train(folder, tmp_path / "net.safetensors", "--base", str(base), "--unlock") == 2
     assert "would replace --base" in capsys.readouterr().err
+
+
+FOREIGN = {"settings.json": '{"editor": 1}', "sizes.json": '{"a": 2}', "log.jsonl": "mine", "training.state": "mine"}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_work_folder_with_files_of_others_is_refused(
+    name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text(FOREIGN[name])
+    assert train(folder, tmp_path / "net.safetensors", "--work", str(tmp_path), "--steps", "1") == 2
+    assert f"holds files that no training wrote ({name})" in capsys.readouterr().err
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: FOREIGN[name]}
+
+
+def test_a_work_folder_of_an_earlier_version_is_continued(folder: Path, tmp_path: Path) -> None:
+    """Trainings did not always leave a lock behind."""
+    assert train(folder, tmp_path / "net.safetensors", "--steps", "1") == 0
+    (tmp_path / "net_training" / "training.lock").unlink()
+    assert train(folder, tmp_path / "net.safetensors", "--steps", "2") == 0
+
+
+def test_the_home_folder_is_found_behind_an_equals_sign(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "data").symlink_to(folder / "indexed")
+    (tmp_path / "base.safetensors").symlink_to(folder / "base.safetensors")
+    words = ["--data=~/data", "--base=~/base.safetensors", "--output=~/net.safetensors", "--work=~/work"]
+    assert cli.main(["train", *words, *QUICK, "--steps", "1"]) == 0
+    assert (tmp_path / "net.safetensors").is_file() and (tmp_path / "work" / "training.state").is_file()
+
+
+@pytest.mark.parametrize("option", ["--data", "--base", "--start", "--output", "--work"])
+def test_the_home_folder_of_an_unknown_user(
+    option: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(folder, tmp_path / "net.safetensors", f"{option}=~nosuchuser/x.safetensors") == 2
+    assert "~nosuchuser" in capsys.readouterr().err
 
 
 def test_a_file_that_no_training_wrote_is_kept(

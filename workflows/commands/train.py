@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from ..paths import path_argument
 
 LAYOUTS = ("cldm", "diffusers", "core")
 DTYPES = ("fp16", "bf16", "fp32")
@@ -11,11 +12,15 @@ DTYPES = ("fp16", "bf16", "fp32")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `train`."""
-    parser.add_argument("--data", type=Path, required=True, help="folder: prompt.json, or source/ and target/")
+    parser.add_argument("--data", type=path_argument, required=True, help="folder: prompt.json, or source/ and target/")
     parser.add_argument("--base", required=True, help="checkpoint file or folder to train on, or demo")
-    parser.add_argument("--output", type=Path, required=True, help="the ControlNet to write, a .safetensors file")
-    parser.add_argument("--start", type=Path, help="a ControlNet to start from, instead of a copy of the base")
-    parser.add_argument("--work", type=Path, help="folder for state, log and samples (default: beside the output)")
+    parser.add_argument(
+        "--output", type=path_argument, required=True, help="the ControlNet to write, a .safetensors file"
+    )
+    parser.add_argument("--start", type=path_argument, help="a ControlNet to start from, instead of a copy of the base")
+    parser.add_argument(
+        "--work", type=path_argument, help="folder for state, log and samples (default: beside the output)"
+    )
     parser.add_argument("--skip-bad", action="store_true", help="leave out examples that cannot be used")
     parser.add_argument("--overwrite", action="store_true", help="replace an output that this training did not write")
     numbers = parser.add_argument_group("recipe (defaults: the paper's)")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..paths import path_argument
+
 NETS = ("canny", "segmentation", "openpose", "depth", "scribble")
 STAGES = ("scenes", "autoencoder", "base", *NETS, "union")
 
@@ -14,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "stages", nargs="+", choices=(*STAGES, "all"), metavar="STAGE", help=", ".join((*STAGES, "all"))
     )
-    parser.add_argument("--work", type=Path, default=Path("runs/demo"), help="folder for scenes and states (8 GB)")
+    parser.add_argument(
+        "--work", type=path_argument, default=Path("runs/demo"), help="folder for scenes and states (8 GB)"
+    )
     parser.add_argument("--scenes", type=int, default=24000, help="number of scenes to render and train on (24000)")
     parser.add_argument("--steps", type=int, help="steps of the stage, instead of the recipe's")
     parser.add_argument("--minutes", type=float, help="stop after this time; the same command continues from there")
