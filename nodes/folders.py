@@ -23,6 +23,8 @@ ALIASES = {"diffusion_models": ("unet",), "text_encoders": ("clip",), "controlne
 
 MAX_NAME_BYTES = 255
 """Longest name of a file or folder on all common file systems."""
+MAX_PATH_BYTES = 2048
+"""Longest name with its subfolders; systems allow 4096 bytes or less together with the folders above."""
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 _INDEX = re.compile(r"model_index\.json|.+\.index(\.\w+)?\.json")
 """A pipeline of several models, or a model in several files."""
@@ -53,6 +55,8 @@ def name_fault(name: str, ending: int = 0, windows: bool = os.name == "nt") -> s
         parts = [part.encode() for part in name.replace("\\", "/").split("/")]
     except UnicodeEncodeError as error:
         return f"contains {name[error.start]!r}, which is half a character"
+    if sum(len(part) + 1 for part in parts) + ending > MAX_PATH_BYTES:
+        return f"has {len(name)} characters, the limit is {MAX_PATH_BYTES} bytes"
     longest = max(*(len(part) for part in parts[:-1]), len(parts[-1]) + ending, 0)
     if longest > MAX_NAME_BYTES:
         return f"has a part of {longest} bytes, the limit is {MAX_NAME_BYTES}"

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..controlnet_core.errors import CoreError, DamagedFileError, MissingFileError, ShapeError, ValueRangeError
+from ..controlnet_core.errors import DamagedFileError, MissingFileError, ShapeError, ValueRangeError, WriteError
 from ..controlnet_core.limits import PICTURE_PIXELS
 from ..controlnet_core.picture_files import PICTURE_ENDINGS, Picture, read_frames
 from ..controlnet_core.picture_files import read_picture as read_first_frame
@@ -120,7 +120,7 @@ def save_pictures(
     """Write IMAGE (B, H, W, C) as prefix_00001_.png and so on, with the next free numbers.
 
     prompt, extra: stored in the file as JSON. No file is overwritten, and a file appears only when it is complete.
-    Returns "filename" and "subfolder" of each. Raises PathError for a prefix that leaves the folder, CoreError where a
+    Returns "filename" and "subfolder" of each. Raises PathError for a prefix that leaves the folder, WriteError where a
     file cannot be written.
     """
     if images.ndim != 4 or 0 in images.shape or images.shape[-1] not in (1, 3, 4):
@@ -182,10 +182,10 @@ def _write(folder: Path, stem: str, data: bytes) -> Path:
         temporary.unlink(missing_ok=True)
 
 
-def _unwritable(folder: Path, error: OSError) -> CoreError:
+def _unwritable(folder: Path, error: OSError) -> WriteError:
     # Most other errors are about the name: too long, or not allowed by the file system.
     remedy = "free some space" if error.errno in DISK_FULL else "choose another name"
-    return CoreError(
+    return WriteError(
         f"the image cannot be written into {folder} ({error.strerror or error}): {remedy}, or "
         "another folder with --output. No incomplete file is left"
     )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..controlnet_core.errors import CoreError, Interrupted, OutOfMemory, WorkflowError
+from ..controlnet_core.errors import CoreError, Interrupted, OutOfMemory, WorkflowError, WriteError
 from .contract import NodeSpec, read_specs
 from .graph import Graph, Link, Node
 
@@ -175,7 +175,8 @@ class _Run:
             raise _named(OutOfMemory(_MEMORY), node) from error
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
-            raise CoreError(f"{node.label}: {error.strerror or error}{where}: check disk and folder") from error
+            # Readers name their files themselves, so that this is a file that cannot be written.
+            raise WriteError(f"{node.label}: {error.strerror or error}{where}: check disk and folder") from error
         except Exception as error:
             if _is_out_of_memory(error):
                 raise _named(OutOfMemory(_MEMORY), node) from error

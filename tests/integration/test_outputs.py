@@ -69,6 +69,11 @@ def contents(folder: Path) -> dict[str, bytes]:
         ),
         (["preprocess", "canny", "input", "--output", "input", "--overwrite"], "the run reads"),
         (["preprocess", "pose", "poses", "--output", "hints"], "both be written"),
+        (
+            ["preprocess", "pose", "photo.json", "--canvas", "photo.png", "--output", ".", "--overwrite"],
+            "reads photo.png",
+        ),
+        (["preprocess", "invert", "a.gif", "a_00000.png", "--output", "hints"], "both be written"),
     ],
 )
 def test_a_file_of_the_user_is_not_replaced(
@@ -82,6 +87,9 @@ def test_a_file_of_the_user_is_not_replaced(
     pose = poses.template_pose("standing", 32, 32)
     for name, frames in (("a", [pose, pose]), ("a_00000", [pose])):
         (folder / "poses" / f"{name}.json").write_text(json.dumps(poses.write_poses(frames)))
+    (folder / "photo.json").write_text(json.dumps(poses.write_poses([pose])))
+    Image.new("L", (8, 8)).save(folder / "a.gif", save_all=True, append_images=[Image.new("L", (8, 8), 255)])
+    Image.new("RGB", (8, 8)).save(folder / "a_00000.png")
     before = contents(folder)
     assert cli.main(words) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -155,6 +163,34 @@ def test_a_killed_preprocess_leaves_whole_hints_and_the_next_run_cleans_up(tmp_p
             picture.load()
     subprocess.run([*command, "--output", "out"], cwd=tmp_path, check=True, capture_output=True)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(f"{n}.png" for n in range(12))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits file sizes as POSIX does")
+@pytest.mark.parametrize("name", ["SaveImage", "CNCore_SaveControlNet", "CNCore_ConvertControlNet"])
+def test_a_full_disk_ends_a_node_in_one_line(folder: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    import resource
+
+    net = "demo canny (built in)"
+    inputs: dict[str, dict[str, Any]] = {
+        "SaveImage": {"images": ["1", 0]},
+        "CNCore_SaveControlNet": {"control_net": ["3", 0], "layout": "core", "dtype": "fp16"},
+        "CNCore_ConvertControlNet": {"control_net_name": net, "layout": "core", "dtype": "fp16"},
+    }
+    graph = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 1}},
+        "2": {"class_type": name, "inputs": {**inputs[name], "filename_prefix": "a"}},
+        "3": {"class_type": "CNCore_LoadControlNet", "inputs": {"control_net": net}},
+    }
+    (folder / "full.json").write_text(json.dumps(graph))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        assert cli.main(["run", "full.json", "--quiet", "--device", "cpu"]) == 3
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: node 2 ({name}): ") and "(File too large)" in line
+    assert not [path for path in (folder / "output").rglob("*") if path.is_file()]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits file sizes as POSIX does")
@@ -238,6 +274,22 @@ def test_the_home_folder_is_found_behind_an_equals_sign(folder: Path, monkeypatc
 def test_the_home_folder_of_an_unknown_user(folder: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     assert cli.main(words) == 2
     assert "~nosuchuser" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("node", ["LoadImage", "SaveImage", "CheckpointLoaderSimple"])
+def test_a_path_that_no_system_takes_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str], node: str) -> None:
+    long = "a/" * 30_000 + "a.png"
+    inputs = {
+        "LoadImage": {"image": long},
+        "SaveImage": {"images": ["1", 0], "filename_prefix": long},
+        "CheckpointLoaderSimple": {"ckpt_name": long},
+    }
+    graph = API | {"3": {"class_type": node, "inputs": inputs[node]}}
+    graph["4"] = {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}}
+    (folder / "w.json").write_text(json.dumps(graph))
+    assert cli.main(["run", "w.json", "--quiet", "--strict"]) in (2, 3)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: node ") and len(line) < 2100
 
 
 @pytest.mark.parametrize("command", [["run"], ["inspect"], ["preprocess", "invert"], ["validate"]])
