@@ -159,6 +159,8 @@ class Studio:
         """Return the picture for an IMAGE input: edges for control, a map if needed, else a photograph."""
         if "control_net" in self.inputs(node) or name == "hint":
             return self.edges
+        if (node, name) in DRIFTED:
+            return self.drifted
         if name == "picture":
             return self.painted
         if node in MADE_BY:
@@ -204,6 +206,11 @@ class Studio:
         height, width = self.photo.shape[1:3]
         y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
         return (x**2 + y**2 < 0.25).float()[None]
+
+    @cached_property
+    def drifted(self) -> torch.Tensor:
+        """The photograph, too dark and too blue."""
+        return self.photo ** torch.tensor([1.8, 1.4, 0.8])
 
     @cached_property
     def latent(self) -> Any:
@@ -266,7 +273,9 @@ LEFT_OPEN = {
     ("CNCore_LoadControlNet", "MODEL"),
     ("CNCore_PixelPerfect", "LATENT"),
 }
-MASKED = ("CNCore_InpaintHint",)
+MASKED = ("CNCore_InpaintHint", "CNCore_PasteBack")
+DRIFTED = {("CNCore_TileColorFix", "image"), ("CNCore_PasteBack", "result")}
+"""Inputs that get the photograph in wrong colours, as a sampler may return it."""
 KINDS = ("kind", "method")
 """Fields whose choices are all shown."""
 MOST_RESULTS = 5

@@ -17,6 +17,7 @@ def own_nodes() -> dict[str, type]:
     # Imported here, so that a light import such as nodes.folders does not load torch and all preprocessors.
     from . import (
         control,
+        finish,
         grid,
         load,
         look,
@@ -38,7 +39,7 @@ def own_nodes() -> dict[str, type]:
         control.ControlOptions, control.MoreHints, plan.ControlPlan, sample.Sample, speed.Accelerate,
         speed.ShortcutsNode, sample.ControlReport, look.ControlFidelity, sensitivity.BlockSensitivity,
         grid.CompareGrid, train.TrainControlNet, nets.SaveControlNet, nets.ConvertControlNet, nets.TransferControlNet,
-        model_patch.ModelPatchControlNet,
+        model_patch.ModelPatchControlNet, finish.TileColorFix, finish.PasteBack,
     )  # fmt: skip
     return {PREFIX + cls.__name__.removesuffix("Node"): cls for cls in classes}
 
