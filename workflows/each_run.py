@@ -6,7 +6,10 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache as keep
 from pathlib import Path
+from typing import Any
 
 from ..controlnet_core.errors import ValueRangeError
 from . import overrides
@@ -31,6 +34,7 @@ def run_rows(args: argparse.Namespace, document: Document, seeds: Sequence[int |
     rows = Combinations(sources.entries, seeds, paired=args.zip)
     session = open_session(args, reporter.on_step)
     session.host.input_folders = sources.folders
+    session = replace(session, classes={name: _declared_once(cls) for name, cls in session.classes.items()})
     cache = Cache()
 
     def run_graph(graph: Graph) -> RunResult:
@@ -54,3 +58,13 @@ def run_rows(args: argparse.Namespace, document: Document, seeds: Sequence[int |
         busy = f", {totals.busy} are being made by another process" if totals.busy else ""
         print(f"{totals.done} rows done, {totals.kept} done before{busy}, in {folder} ({seconds:.1f} s)")
     return 0
+
+
+def _declared_once(cls: Any) -> type:
+    """Return a node class whose inputs are asked for once: LoadImage lists the input folder each time."""
+
+    @keep
+    def inputs() -> Any:
+        return cls.INPUT_TYPES()
+
+    return type(cls.__name__, (cls,), {"INPUT_TYPES": staticmethod(inputs)})

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from comfyui_controlnet_core.nodes import folders
+from comfyui_controlnet_core.nodes.standalone import files
 from comfyui_controlnet_core.workflows import cli
 from comfyui_controlnet_core.workflows.combinations import Combinations
 from comfyui_controlnet_core.workflows.each_sources import Entry, read_sources
@@ -195,6 +197,18 @@ def test_a_wrong_workflow_is_refused_before_the_first_row(folder: Path, capsys: 
     assert run("--each", "1.image=photos") == 2
     assert "node 2 (ImageInvert), input image: is needed but missing" in capsys.readouterr().err
     assert not (folder / "output").exists()
+
+
+def test_the_input_folder_is_listed_once_for_all_rows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed: list[int] = []
+
+    def list_files(*args: Any) -> tuple[str, ...]:
+        listed.append(1)
+        return folders.list_files(*args)
+
+    monkeypatch.setattr(files, "list_files", list_files)
+    assert run("--each", "1.image=photos", "--input", ".", "--output", "out") == 0
+    assert len(list((folder / "out").rglob("*.png"))) == 12 and len(listed) == 1
 
 
 def test_combinations_are_all_pairs_or_paired() -> None:
