@@ -9,55 +9,47 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 _POOL = "pool"
-# Name, input width, output width. All of these are 3x3.
+# Name, input width, width, kernel.
 _VGG = (
-    ("conv1_1", 3, 64), ("conv1_2", 64, 64), (_POOL, 0, 0),
-    ("conv2_1", 64, 128), ("conv2_2", 128, 128), (_POOL, 0, 0),
-    ("conv3_1", 128, 256), ("conv3_2", 256, 256), ("conv3_3", 256, 256), ("conv3_4", 256, 256), (_POOL, 0, 0),
-    ("conv4_1", 256, 512), ("conv4_2", 512, 512),
+    ("conv1_1", 3, 64, 3), ("conv1_2", 64, 64, 3), (_POOL, 0, 0, 0),
+    ("conv2_1", 64, 128, 3), ("conv2_2", 128, 128, 3), (_POOL, 0, 0, 0),
+    ("conv3_1", 128, 256, 3), ("conv3_2", 256, 256, 3), ("conv3_3", 256, 256, 3), ("conv3_4", 256, 256, 3),
+    (_POOL, 0, 0, 0), ("conv4_1", 256, 512, 3), ("conv4_2", 512, 512, 3),
 )  # fmt: skip
-_BODY_TRUNK = (*_VGG, ("conv4_3_CPM", 512, 256), ("conv4_4_CPM", 256, 128))
+_BODY_TRUNK = (*_VGG, ("conv4_3_CPM", 512, 256, 3), ("conv4_4_CPM", 256, 128, 3))
 _HAND_TRUNK = (
-    *_VGG, ("conv4_3", 512, 512), ("conv4_4", 512, 512), ("conv5_1", 512, 512), ("conv5_2", 512, 512),
-    ("conv5_3_CPM", 512, 128),
+    *_VGG, ("conv4_3", 512, 512, 3), ("conv4_4", 512, 512, 3), ("conv5_1", 512, 512, 3), ("conv5_2", 512, 512, 3),
+    ("conv5_3_CPM", 512, 128, 3),
 )  # fmt: skip
 
 
 class PoseMachine(nn.Module):
-    """Convolutions by name, with a ReLU after each one except the last of a stage."""
+    """Builds stacks of convolutions, with a ReLU after each one except the last of a stage."""
 
-    def _add(self, name: str, width_in: int, width: int, kernel: int = 3) -> None:
-        self.add_module(name, nn.Conv2d(width_in, width, kernel, padding=kernel // 2))
+    def _stack(self, layers: Sequence[tuple[str, int, int, int]], *, last_relu: bool = False) -> list[nn.Sequential]:
+        """layers: name, input width, width, kernel of each convolution; `_POOL` halves the size.
 
-    def _add_trunk(self, trunk: Sequence[tuple[str, int, int]]) -> None:
-        for name, width_in, width in trunk:
-            if name != _POOL:
-                self._add(name, width_in, width)
+        The stack is in a list, so that torch registers the convolutions at the top level only, as the files name them.
+        """
+        modules: list[nn.Module] = []
+        for name, width_in, width, kernel in layers:
+            if name == _POOL:
+                modules.append(nn.MaxPool2d(2))
+                continue
+            conv = nn.Conv2d(width_in, width, kernel, padding=kernel // 2)
+            self.add_module(name, conv)
+            modules += [conv, nn.ReLU()]
+        return [nn.Sequential(*(modules if last_relu else modules[:-1]))]
 
-    def _add_stage(self, stage: int, width_in: int, width: int, branch: str = "") -> None:
-        for number, (before, now, kernel) in enumerate(
-            [(width_in, 128, 7), *[(128, 128, 7)] * 4, (128, 128, 1), (128, width, 1)], start=1
-        ):
-            self._add(f"Mconv{number}_stage{stage}{branch}", before, now, kernel)
-
-    def _run_trunk(self, trunk: Sequence[tuple[str, int, int]], x: Tensor) -> Tensor:
-        for name, _, _ in trunk:
-            x = F.max_pool2d(x, 2) if name == _POOL else F.relu(getattr(self, name)(x))
-        return x
-
-    def _run(self, names: Sequence[str], x: Tensor, *, last_relu: bool = False) -> Tensor:
-        for name in names[:-1]:
-            x = F.relu(getattr(self, name)(x))
-        x = getattr(self, names[-1])(x)
-        return F.relu(x) if last_relu else x
-
-    def _run_stage(self, stage: int, x: Tensor, branch: str = "", *, last_relu: bool = False) -> Tensor:
-        names = [f"Mconv{number}_stage{stage}{branch}" for number in range(1, 8)]
-        return self._run(names, x, last_relu=last_relu)
+    def _stage(
+        self, stage: int, width_in: int, width: int, branch: str = "", *, last_relu: bool = False
+    ) -> list[nn.Sequential]:
+        sizes = [(width_in, 128, 7), *[(128, 128, 7)] * 4, (128, 128, 1), (128, width, 1)]
+        layers = [(f"Mconv{number}_stage{stage}{branch}", *size) for number, size in enumerate(sizes, start=1)]
+        return self._stack(layers, last_relu=last_relu)
 
 
 class BodyNet(PoseMachine):
@@ -68,24 +60,23 @@ class BodyNet(PoseMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self._add_trunk(_BODY_TRUNK)
-        for branch, width in (("L1", 38), ("L2", 19)):
-            for number in (1, 2, 3):
-                self._add(f"conv5_{number}_CPM_{branch}", 128, 128)
-            self._add(f"conv5_4_CPM_{branch}", 128, 512, 1)
-            self._add(f"conv5_5_CPM_{branch}", 512, width, 1)
-            for stage in range(2, 7):
-                self._add_stage(stage, 185, width, f"_{branch}")
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        features = self._run_trunk(_BODY_TRUNK, x)
-        fields, heat = (
-            self._run([f"conv5_{number}_CPM_{branch}" for number in range(1, 6)], features) for branch in ("L1", "L2")
+        self.trunk = self._stack(_BODY_TRUNK, last_relu=True)
+        self.fields, self.heat = (
+            self._stack(
+                [(f"conv5_{number}_CPM_{branch}", 128, 128, 3) for number in (1, 2, 3)]
+                + [(f"conv5_4_CPM_{branch}", 128, 512, 1), (f"conv5_5_CPM_{branch}", 512, width, 1)]
+            )
+            for branch, width in (("L1", 38), ("L2", 19))
         )
         for stage in range(2, 7):
+            self.fields += self._stage(stage, 185, 38, "_L1")
+            self.heat += self._stage(stage, 185, 19, "_L2", last_relu=stage == 6)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = features = self.trunk[0](x)
+        for to_fields, to_heat in zip(self.fields, self.heat, strict=True):
+            fields, heat = to_fields(h), to_heat(h)
             h = torch.cat((fields, heat, features), 1)
-            fields = self._run_stage(stage, h, "_L1")
-            heat = self._run_stage(stage, h, "_L2", last_relu=stage == 6)
         return fields, heat
 
 
@@ -96,17 +87,16 @@ class HandNet(PoseMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self._add_trunk(_HAND_TRUNK)
-        self._add("conv6_1_CPM", 128, 512, 1)
-        self._add("conv6_2_CPM", 512, self.width, 1)
+        self.trunk = self._stack(_HAND_TRUNK, last_relu=True)
+        self.heat = self._stack([("conv6_1_CPM", 128, 512, 1), ("conv6_2_CPM", 512, self.width, 1)])
         for stage in range(2, 7):
-            self._add_stage(stage, 128 + self.width, self.width)
+            self.heat += self._stage(stage, 128 + self.width, self.width)
 
     def forward(self, x: Tensor) -> Tensor:
-        features = self._run_trunk(_HAND_TRUNK, x)
-        heat = self._run(("conv6_1_CPM", "conv6_2_CPM"), features)
-        for stage in range(2, 7):
-            heat = self._run_stage(stage, torch.cat((heat, features), 1))
+        h = features = self.trunk[0](x)
+        for to_heat in self.heat:
+            heat = to_heat(h)
+            h = torch.cat((heat, features), 1)
         return heat
 
 
