@@ -6,6 +6,8 @@ float files keep their floats. Every fault of a file is one DamagedFileError tha
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -81,6 +83,15 @@ def read_picture(path: Path) -> Picture:
     return next(read_frames(path, limit=None))
 
 
+def decode_picture(data: bytes, path: Path) -> Picture:
+    """The picture in the bytes of a file, such as a member of an archive. path: names it in errors, and has its ending.
+
+    Raises DamagedFileError.
+    """
+    with _named_faults(path):
+        return Picture(next(_decode(io.BytesIO(data), path, None)))
+
+
 def read_frames(path: Path, limit: Limit | None = ANIMATION_PIXELS) -> Iterator[Picture]:
     """All frames of a GIF, APNG, animated WebP or AVIF, all pages of a TIFF; one picture of every other file.
 
@@ -133,12 +144,12 @@ def _decode(file: BinaryIO, path: Path, limit: Limit | None) -> Iterator[np.ndar
     """The frames of an open file, upright, as `Picture.pixels`."""
     image = _open(file, path)
     if image is None:
-        yield from _read_deep(path)
+        yield from _read_deep(file)
         return
     numbers, pixels = _frame_numbers(image, path)
     if limit is not None:
         limit.check(pixels, f"{path} is too large: {len(numbers)} frames of {image.width}x{image.height}")
-    is_deep = _is_deep(image, path)
+    is_deep = _is_deep(image, file)
     with quiet():
         turn = image.getexif().get(_ORIENTATION, 1) if is_deep and image.format == "PNG" else 1
     for number in numbers:  # of deep files too: Pillow says what is damaged, cv2 would only print a warning
@@ -146,7 +157,7 @@ def _decode(file: BinaryIO, path: Path, limit: Limit | None) -> Iterator[np.ndar
         if not is_deep:
             yield frame
     if is_deep:
-        pages = list(_read_deep(path))
+        pages = list(_read_deep(file))
         yield from (_upright(pages[number], turn) for number in numbers)
 
 
@@ -213,21 +224,26 @@ def _frame(image: Any, number: int, path: Path) -> np.ndarray:
     return np.stack([gray, np.where(gray == clear, 0, white).astype(gray.dtype)], axis=-1)
 
 
-def _is_deep(image: Any, path: Path) -> bool:
+def _is_deep(image: Any, file: BinaryIO) -> bool:
     """Whether a picture has colours of more than 8 bits, which Pillow would cut to 8."""
     if image.mode[0] in "IF":
         return False
     if image.format == "PNG" and not getattr(image, "is_animated", False):
-        with path.open("rb") as file:
-            return file.read(_PNG_BIT_DEPTH + 1)[_PNG_BIT_DEPTH] > 8
+        # Pillow reads on from where the file stands, not from where it left off.
+        at = file.tell()
+        file.seek(_PNG_BIT_DEPTH)
+        depth = file.read(1)[0]
+        file.seek(at)
+        return depth > 8
     return image.format == "TIFF" and max(image.tag_v2.get(_BITS, (1,))) > 8
 
 
-def _read_deep(path: Path) -> Iterator[np.ndarray]:
+def _read_deep(file: BinaryIO) -> Iterator[np.ndarray]:
     """Pages with deep colours, read by cv2: (H, W, C) uint16 or float32. cv2 turns TIFF by its tag, PNG not."""
     import cv2
 
-    data = np.frombuffer(path.read_bytes(), np.uint8)
+    file.seek(0)
+    data = np.frombuffer(file.read(), np.uint8)
     if data[:4].tobytes() == b"\x89PNG":
         pages = [cv2.imdecode(data, cv2.IMREAD_UNCHANGED)]
     else:
@@ -255,6 +271,7 @@ def _check_tiff(file: BinaryIO, path: Path) -> None:
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
     with quiet():
+        size = file.seek(0, os.SEEK_END)
         file.seek(0)
         tags, seen, total = ImageFileDirectory_v2(file.read(8)), set(), 0
         while tags.next and tags.next not in seen:
@@ -265,7 +282,7 @@ def _check_tiff(file: BinaryIO, path: Path) -> None:
             total += tags[_WIDTH] * tags[_HEIGHT]
             places, counts = next(((tags[a], tags[b]) for a, b in _TIFF_DATA if a in tags), ((), ()))
             ends = [start + count for start, count in zip(places, counts, strict=True)]
-            if not ends or max(ends) > path.stat().st_size:
+            if not ends or max(ends) > size:
                 raise ValueError("it is cut short")
     PICTURE_PIXELS.check(total, f"{path} is too large: {len(seen)} pages")  # cv2 decodes all pages at once
 

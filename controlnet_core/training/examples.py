@@ -12,7 +12,11 @@ import torch
 from torch import Tensor
 
 from ..errors import DamagedFileError
-from ..picture_files import read_picture
+from ..picture_files import Picture, read_picture
+from .probe import DrawRows, split_rows
+
+ASPECT_TOLERANCE = 0.02
+"""Largest relative difference between the proportions of a hint and its picture; beyond it, their crops differ."""
 
 
 class Examples(Protocol):
@@ -24,6 +28,10 @@ class Examples(Protocol):
         ...
 
     def __len__(self) -> int: ...
+
+    def split(self, seed: int) -> tuple[DrawRows, tuple[int, ...]]:
+        """How to draw rows to train on, and the rows that are held out for the probe."""
+        ...
 
     def pictures(self, rows: Sequence[int]) -> Tensor:
         """(B, 3, size, size) float32 in [-1, 1]."""
@@ -47,8 +55,24 @@ class Example:
     caption: str
 
 
+class RandomAccess:
+    """Examples that are drawn at random, with repetition: a continuation needs the state of the generator only."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def split(self, seed: int) -> tuple[DrawRows, tuple[int, ...]]:
+        """See `Examples.split`."""
+        rows, held_out = split_rows(len(self))
+
+        def draw(count: int, generator: torch.Generator, drawn: int) -> list[int]:
+            return rows[torch.randint(len(rows), (count,), generator=generator)].tolist()
+
+        return draw, held_out
+
+
 @dataclass(frozen=True)
-class ExampleSet:
+class ExampleSet(RandomAccess):
     """Examples in files, see `Examples`; a file is read each time it is used.
 
     Pictures and hints are scaled to cover the square and cut at its centre. The methods raise DamagedFileError for a
@@ -63,28 +87,22 @@ class ExampleSet:
 
     def pictures(self, rows: Sequence[int]) -> Tensor:
         """(B, 3, size, size) float32 in [-1, 1]."""
-        return torch.stack([self._read(self.examples[row].picture, "LANCZOS") for row in rows]) * 2.0 - 1.0
+        return torch.stack([self._read(self.examples[row].picture) for row in rows]) * 2.0 - 1.0
 
     def hints(self, rows: Sequence[int]) -> Tensor:
         """(B, 3, size, size) float32 in [0, 1]."""
-        # BOX averages when it shrinks and repeats pixels when it enlarges, so that colours that stand for labels are
-        # not mixed.
-        return torch.stack([self._read(self.examples[row].hint, "BOX") for row in rows])
+        return torch.stack([self._read(self.examples[row].hint, is_hint=True) for row in rows])
 
     def captions(self, rows: Sequence[int]) -> list[str]:
         """One caption for each row."""
         return [self.examples[row].caption for row in rows]
 
-    def _read(self, path: Path, method: str) -> Tensor:
-        from PIL import Image, ImageOps
-
-        image = Image.fromarray(read_pixels(path))
-        square = ImageOps.fit(image, (self.size, self.size), Image.Resampling[method])
-        return torch.from_numpy(np.asarray(square).copy()).movedim(-1, 0).float() / 255.0
+    def _read(self, path: Path, *, is_hint: bool = False) -> Tensor:
+        return to_square(read_pixels(path), self.size, is_hint=is_hint)
 
 
 @dataclass(frozen=True)
-class ExampleBatch:
+class ExampleBatch(RandomAccess):
     """Examples in memory, see `Examples`: picture (N, 3, S, S) in [-1, 1], hint (N, 3, S, S) in [0, 1]."""
 
     picture: Tensor
@@ -112,12 +130,37 @@ class ExampleBatch:
         return [self.caption[row] for row in rows]
 
 
-def read_pixels(path: Path) -> np.ndarray:
-    """A picture file -> (H, W, 3) uint8: upright, laid over white where it is transparent.
+def to_square(pixels: np.ndarray, size: int, *, is_hint: bool) -> Tensor:
+    """(H, W, 3) uint8 -> (3, size, size) in [0, 1]: scaled to cover the square and cut at its centre."""
+    from PIL import Image, ImageOps
 
-    Raises DamagedFileError for a file that cannot be read, is empty, or holds floats outside 0..1.
+    # BOX averages when it shrinks and repeats pixels when it enlarges: colours that stand for labels are not mixed.
+    method = Image.Resampling.BOX if is_hint else Image.Resampling.LANCZOS
+    square = ImageOps.fit(Image.fromarray(pixels), (size, size), method)
+    return torch.from_numpy(np.asarray(square).copy()).movedim(-1, 0).float() / 255.0
+
+
+def proportions_fault(hint: Path, hint_size: Sequence[int], picture: Path, picture_size: Sequence[int]) -> str:
+    """What is wrong with the sizes (height, width) of a hint and its picture, empty where they fit."""
+    (hint_height, hint_width), (height, width) = hint_size, picture_size
+    if abs((hint_width / hint_height) / (width / height) - 1.0) <= ASPECT_TOLERANCE:
+        return ""
+    return (
+        f"the hint {hint.name} is {hint_width}x{hint_height}, its picture {width}x{height} ({picture}): both need the "
+        "same proportions"
+    )
+
+
+def read_pixels(path: Path) -> np.ndarray:
+    """A picture file -> (H, W, 3) uint8, see `plain_pixels`. Raises DamagedFileError."""
+    return plain_pixels(read_picture(path), path)
+
+
+def plain_pixels(picture: Picture, path: Path) -> np.ndarray:
+    """A picture as (H, W, 3) uint8: laid over white where it is transparent.
+
+    Raises DamagedFileError for one that holds floats outside 0..1.
     """
-    picture = read_picture(path)
     if picture.pixels.dtype == np.uint8 and not picture.has_alpha:
         return picture.pixels
     colours = picture.over_white()

@@ -23,6 +23,8 @@ HELD_OUT, HELD_OUT_SHARE = 32, 0.05
 # With fewer examples than this none is held out: the training needs all of them, and the probe uses them too.
 ALL_TRAINED = 8
 
+DrawRows = Callable[[int, torch.Generator, int], list[int]]
+"""(count, generator, how many were drawn before) -> rows to train on."""
 LossesFunction = Callable[[Tensor, Tensor, float, Tensor], Tensor]
 """(latents, noise, timestep, hints) -> one loss for each example (B,), on the CPU."""
 
@@ -47,13 +49,20 @@ class Probe:
         return self.control >= APPEARED and self.certainty >= CERTAIN
 
 
+def count_held_out(count: int) -> tuple[int, bool]:
+    """How many of `count` examples the probe uses, and whether the training uses them too."""
+    if count < ALL_TRAINED:
+        return count, True
+    return min(HELD_OUT, max(2, round(count * HELD_OUT_SHARE))), False
+
+
 def split_rows(count: int) -> tuple[Tensor, tuple[int, ...]]:
     """Rows to train on, and rows that are held out for the probe; the same in every run."""
-    if count < ALL_TRAINED:
+    held, trained_too = count_held_out(count)
+    if trained_too:
         return torch.arange(count), tuple(range(count))
     # Seeded by the count alone: a continued training holds out the same examples.
     order = torch.randperm(count, generator=torch.Generator().manual_seed(count))
-    held = min(HELD_OUT, max(2, round(count * HELD_OUT_SHARE)))
     return order[held:], tuple(order[:held].tolist())
 
 
