@@ -8,11 +8,12 @@ that it has prepared before the first step.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..config import UNetConfig
 from ..errors import ShapeError
@@ -65,6 +66,15 @@ class BlockStack(nn.Module):
     """Blocks in a row that take a timestep shift and text keys and values each."""
 
     blocks: Sequence[ConvBlock | ResTransformer]
+    recompute = False
+    """Whether the backward pass computes each block again instead of keeping what is inside it (Chen et al. 2016)."""
+
+    def run(self, block: nn.Module, *inputs: Any) -> Tensor:
+        """The output of one block."""
+        if not (self.recompute and torch.is_grad_enabled()):
+            return block(*inputs)
+        # There is no dropout, so that the state of the random generators need not be kept.
+        return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)  # type: ignore[return-value]
 
     def time_shifts(self, emb: Tensor) -> Shifts:
         """(B, embed_dim) -> the shift of each block."""
@@ -121,7 +131,7 @@ class UNetEncoder(BlockStack):
         """As `forward`, one block at a time: who does not need all outputs does not hold them."""
         h = x
         for index, (block, shift, kv) in enumerate(zip(self.blocks, *projected, strict=True)):
-            h = block(h, shift, kv)
+            h = self.run(block, h, shift, kv)
             # Zhang et al. 2023, section 3.2: the embedded hint is as large as the first block's output.
             if index == 0 and hint is not None:
                 h = h + hint
@@ -150,10 +160,10 @@ class UNetMiddle(BlockStack):
     def forward(self, h: Tensor, projected: BlockInputs) -> Tensor:
         """(B, C, h, w) -> (B, C, h, w)."""
         first, second = projected.shifts
-        h = self.res1(h, first)
+        h = self.run(self.res1, h, first)
         if self.transformer is not None:
-            h = self.transformer(h, projected.kv[0])
-        return h if self.res2 is None else self.res2(h, second)
+            h = self.run(self.transformer, h, projected.kv[0])
+        return h if self.res2 is None else self.run(self.res2, h, second)
 
 
 class DecoderBlock(ResTransformer):
@@ -205,7 +215,7 @@ class UNetDecoder(BlockStack):
         steps = list(zip(self.blocks, *projected, strict=True))[part]
         for block, shift, kv in steps:
             # Popped, so that a skip's memory is free as soon as it has been read.
-            h = block(torch.cat([h, skips.pop()], dim=1), shift, kv)
+            h = self.run(block, torch.cat([h, skips.pop()], dim=1), shift, kv)
             # Halving rounds odd sides up, so that doubling may give a cell too many: the next skip has the size.
             if block.up is not None:
                 h = block.up(h, size=tuple(skips[-1].shape[-2:]))

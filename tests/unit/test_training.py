@@ -21,6 +21,7 @@ from comfyui_controlnet_core.controlnet_core.training.loop import Loop, Recipe
 from comfyui_controlnet_core.controlnet_core.training.rendered_set import RenderedSet, open_scenes, render_scenes
 from comfyui_controlnet_core.controlnet_core.training.step import (
     base_predictor,
+    control_predictor,
     high_noise_timesteps,
     initialise_hint_encoder,
     noise_losses,
@@ -152,3 +153,35 @@ def test_the_hint_encoders_signal_survives_eight_layers() -> None:
         ours = net.hint(picture).std()
     assert ours > 10 * default
     assert not any(bool(zero.conv.weight.any()) for zero in net.zeros)
+
+
+def test_gradient_checkpointing_changes_no_gradient_and_keeps_less() -> None:
+    """Every block is computed twice with the same operations, so the gradients are the same to the bit."""
+    torch.manual_seed(0)
+    unet = UNet(TINY.unet).requires_grad_(False)
+    net = ControlNet.from_unet(unet, TINY.controlnet).requires_grad_(True)
+    for zero in net.zeros:  # with zeros, nothing behind them would have a gradient
+        torch.nn.init.normal_(zero.conv.weight, std=0.1)
+    x, noise = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    context, hint = torch.randn(2, 5, 32), torch.rand(2, 3, 64, 64)
+    found = []
+    for recompute in (False, True):
+        for part in (net.encoder, net.middle, unet.decoder):
+            part.recompute = recompute
+        kept: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor, kept: dict[int, int] = kept) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            predict = control_predictor(unet, net, context, hint)
+            loss = noise_losses(predict, x, torch.tensor([400.0, 700.0]), noise, scaled_linear(), "eps").mean()
+        loss.backward()
+        found.append((loss.detach(), {name: p.grad for name, p in net.named_parameters()}, sum(kept.values())))
+        net.zero_grad()
+    (loss, plain, much), (again, same, less) = found
+    assert torch.equal(loss, again) and all(torch.equal(plain[name], same[name]) for name in plain)
+    weights = sum(p.untyped_storage().nbytes() for p in (*net.parameters(), *unet.parameters()))
+    assert less - weights < 0.5 * (much - weights)
