@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ from ..controlnet_core.sample import SampleSettings
 from ..controlnet_core.training import controlnet_training
 from ..controlnet_core.training.controlnet_training import ControlNetTraining, TrainingOptions
 from ..controlnet_core.training.example_folder import open_examples
+from ..controlnet_core.training.example_forms import Columns
 from ..controlnet_core.training.export import RECIPE_KEY, export, export_files
 from ..controlnet_core.training.loop import Recipe, Report
 from ..controlnet_core.training.probe import ALL_TRAINED, Probe, first_control
+from ..controlnet_core.training.processes import ALONE, Processes, find_processes
 from ..controlnet_core.training.work_folder import WorkFolder, settings_of
 from ..nodes.builtin import checkpoints
 from ..nodes.standalone.host import ASSETS
@@ -44,11 +47,13 @@ def train(args: argparse.Namespace) -> int:
     _check_output(args)
     check_folder("--work", work.folder)
     work.check_own()
-    training, settings = prepare(args, work)
+    processes, device = find_processes(cpu=args.device == "cpu")
+    args.silent = args.json or not processes.is_first
+    training, settings = prepare(args, work, processes, device)
     loop = training.loop
-    with work.locked(*export_files(args.output, args.unlock)):
+    with work.locked(*export_files(args.output, args.unlock)) if processes.is_first else nullcontext():
         # Only now: another training may have written the folder's settings and state while the models were loaded.
-        changed = work.claim(settings)
+        changed = work.claim(settings) if processes.is_first else []
         if loop.resume():
             changes = f" with other settings: {', '.join(changed)}" if changed else ""
             _print(args, f"continues from step {loop.step}{changes}")
@@ -64,6 +69,8 @@ def train(args: argparse.Namespace) -> int:
                 on_step=watch.on_step,
                 cancelled=lambda: bool(stopped),
             )
+        if not processes.is_first:
+            return 0
         if stopped:
             error = Interrupted(f"stopped at step {loop.step}, state saved: the same command continues from there")
             error.exit_code = 128 + stopped[0]  # as shells count signals: 130 for Ctrl-C, 143 for SIGTERM
@@ -75,8 +82,13 @@ def train(args: argparse.Namespace) -> int:
     return 0
 
 
-def prepare(args: argparse.Namespace, work: WorkFolder) -> tuple[ControlNetTraining, dict[str, Any]]:
-    """The training of a command line, and its settings. Raises the errors of `prepare_training`."""
+def prepare(
+    args: argparse.Namespace, work: WorkFolder, processes: Processes = ALONE, device: torch.device | None = None
+) -> tuple[ControlNetTraining, dict[str, Any]]:
+    """The training of a command line, and its settings. Raises the errors of `prepare_training`.
+
+    device: of this process; None for the one that the command line asks for.
+    """
     recipe, options = choose_recipe(args)
     base = _find_base(args.base)
     checkpoint = load_checkpoint(base, dtype=torch.float32)
@@ -84,17 +96,19 @@ def prepare(args: argparse.Namespace, work: WorkFolder) -> tuple[ControlNetTrain
     size = native if args.size is None else args.size
     what = "left out" if args.skip_bad else "cannot be used"
     _print(args, f"checking the pictures in {args.data}")
-    data = open_examples(
-        args.data,
-        size,
-        skip_bad=args.skip_bad,
-        on_fault=lambda fault: print(f"{what}: {fault}", file=sys.stderr),
-        known_sizes=work.sizes_file,
-    )
+    with processes.first_in_turn():  # the others find that the pictures were checked
+        data = open_examples(
+            args.data,
+            size,
+            columns=Columns(args.image_column, args.hint_column, args.text_column),
+            skip_bad=args.skip_bad,
+            on_fault=lambda fault: print(f"{what}: {fault}", file=sys.stderr),
+            known_sizes=work.sizes_file,
+        )
     start = None if args.start is None else load_controlnet(args.start, dtype=torch.float32)[0]
-    device = Runtime.choose(args.device, "fp32").device
+    device = device or Runtime.choose(args.device, "fp32").device
     training = controlnet_training.prepare_training(
-        checkpoint, data, recipe, options, state_file=work.state_file, start=start, device=device
+        checkpoint, data, recipe, options, state_file=work.state_file, start=start, device=device, processes=processes
     )
     held = "" if len(data) >= ALL_TRAINED else ", none of them held out for the probe"
     _print(args, f"{len(data)} examples of {size} pixels{held}; {checkpoint.identity.summary}; on {device}")
@@ -108,7 +122,9 @@ def choose_recipe(args: argparse.Namespace) -> tuple[Recipe, TrainingOptions]:
     for name in ("probe_every", "save_every", "sample_steps"):
         if getattr(args, name) < 1:
             raise ValueRangeError(f"--{name.replace('_', '-')} is {getattr(args, name)}: expected 1 or more")
-    options = TrainingOptions(args.empty, not args.unlock, args.only_mid, args.quick)
+    options = TrainingOptions(
+        args.empty, not args.unlock, args.only_mid, args.quick, gradient_checkpointing=args.gradient_checkpointing
+    )
     recipe = controlnet_training.QUICK if args.quick else controlnet_training.PAPER
     return replace(controlnet_training.use_unlocked_rate(recipe, options), bf16=args.bf16, **given), options
 
@@ -160,16 +176,23 @@ class Watch:
         loop = training.loop
         # With the probes of the runs before: control may have appeared in one of them.
         self.history: list[Probe] = work.read_probes(loop.step)
-        self.bar: Any = tqdm(total=loop.recipe.steps, initial=loop.step, desc="train", unit="step", dynamic_ncols=True)
+        first = loop.processes.is_first
+        self.bar: Any = tqdm(
+            total=loop.recipe.steps, initial=loop.step, desc="train", unit="step", dynamic_ncols=True, disable=not first
+        )
 
     def on_report(self, report: Report) -> None:
         """Show loss and rate on the bar, and append them to the log."""
+        if not self.training.loop.processes.is_first:
+            return
         self.bar.set_postfix_str(f"loss {report.loss:.4f}")
         self.bar.update(report.step - self.bar.n)
         self.work.write_log(report)
 
     def on_step(self, step: int) -> None:
-        """Make a probe and samples when they are due."""
+        """Make a probe and samples when they are due. The other processes wait at their next step."""
+        if not self.training.loop.processes.is_first:
+            return
         last = step == self.training.loop.recipe.steps
         if step % self.args.probe_every == 0 or last:
             self._probe()
@@ -217,5 +240,5 @@ def _finish(args: argparse.Namespace, training: ControlNetTraining, watch: Watch
 
 
 def _print(args: argparse.Namespace, text: str) -> None:
-    if not args.json:
+    if not args.silent:
         print(text, flush=True)

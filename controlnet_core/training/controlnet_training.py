@@ -30,10 +30,10 @@ from ..models.vae import AutoencoderKL
 from ..pipeline import DiffusionModel, SampleSettings, generate
 from ..runtime.device import Runtime
 from .examples import Examples
-from .latent_cache import LatentCache
+from .latent_cache import MOST, LatentCache
 from .loop import Loop, Recipe
-from .probe import Probe, run_probe, split_rows
-from .rendered_set import draw_rows
+from .probe import Probe, run_probe
+from .processes import ALONE, Processes
 from .step import (
     Predict,
     control_predictor,
@@ -42,6 +42,7 @@ from .step import (
     noise_losses,
     uniform_timesteps,
 )
+from .tar_examples import TarExamples
 
 # The recipe of the paper: AdamW with learning rate 1e-5; control appears within 10,000 steps.
 PAPER = Recipe(steps=10_000, batch=4, lr=1e-5)
@@ -64,13 +65,15 @@ class TrainingOptions:
     empty_captions: fraction of captions that are replaced by the empty text, so that the net reads the hint instead.
     sd_locked: train only the net; False trains the base's decoder too. only_mid_control: the net controls only the
     middle block. quick: not from the paper: He's initialisation of the hint encoder, and more timesteps of high noise,
-    for runs of hundreds of steps.
+    for runs of hundreds of steps. gradient_checkpointing: compute blocks again in the backward pass instead of keeping
+    their activations: less memory, more time, the same gradients.
     """
 
     empty_captions: float = 0.5
     sd_locked: bool = True
     only_mid_control: bool = False
     quick: bool = False
+    gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.empty_captions <= 1.0:
@@ -115,16 +118,19 @@ class ControlNetTraining:
             context, label = self.condition(captions)
         return control_predictor(self.unet, self.net, context, hints, self.options.only_mid_control, label)
 
-    def _loss(self, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """The loss of a batch: Zhang et al. 2023, equation 5, with some of the captions emptied."""
-        keep = torch.rand(len(rows), generator=generator) >= self.options.empty_captions
-        chosen = rows.tolist()
+    def _loss(self, rows: Sequence[int], generator: torch.Generator) -> Tensor:
+        """The loss of this process's part of a batch: Zhang et al. 2023, equation 5, with some captions emptied."""
+        # All random numbers are drawn for the whole batch, so that they do not depend on the number of processes.
+        part = self.loop.processes.part
+        keep = torch.rand(len(rows), generator=generator)[part] >= self.options.empty_captions
+        chosen = rows[part]
         captions = [text if kept else "" for text, kept in zip(self.data.captions(chosen), keep, strict=True)]
         latents = to_device_async(self.latents(chosen), self.device)
         draw = high_noise_timesteps if self.options.quick else uniform_timesteps
-        t = draw(len(chosen), generator)
+        t = draw(len(rows), generator)[part]
         # Noise is drawn on the CPU, so that the same seed trains the same net on every device.
-        noise = to_device_async(torch.randn(latents.shape, generator=generator), self.device)
+        noise = torch.randn((len(rows), *latents.shape[1:]), generator=generator)[part]
+        noise = to_device_async(noise, self.device)
         predict = self._predictor(captions, to_device_async(self.data.hints(chosen), self.device))
         kind = self.checkpoint.config.parametrization
         return noise_losses(predict, latents, t, noise, self.schedule, kind).mean()
@@ -166,40 +172,46 @@ def prepare_training(
     state_file: Path | None = None,
     start: ControlNet | None = None,
     device: torch.device | str = "cpu",
+    processes: Processes = ALONE,
 ) -> ControlNetTraining:
     """Prepare a training on a base, whose weights are converted to float32 on the device.
 
     state_file: where the loop saves its state. start: a net to continue from, instead of a fresh copy of the base's
-    encoder. Raises CheckpointError for a base without text encoder or autoencoder, UnfitError for a start made for
-    another base, ValueRangeError for fewer than 2 examples, a size that the model does not divide, or a base with EDM
-    noise levels.
+    encoder. processes: those that share each batch. Raises CheckpointError for a base without text encoder or
+    autoencoder, UnfitError for a start made for another base, ValueRangeError for fewer than 2 examples, a size that
+    the model does not divide, a batch that the processes do not divide, or a base with EDM noise levels.
     """
     options = options or TrainingOptions()
     _check(checkpoint, data, start)
+    if recipe.batch % processes.count:
+        raise ValueRangeError(
+            f"a batch of {recipe.batch} cannot be shared by {processes.count} processes: choose a multiple of "
+            f"{processes.count}"
+        )
     device = torch.device(device)
     unet, vae, text = checkpoint.unet, _vae(checkpoint), checkpoint.text_encoder()
     for module in (unet, vae, text):
         module.to(device, torch.float32).requires_grad_(False)
     net = _make_net(checkpoint, recipe, options, start).to(device, torch.float32).requires_grad_(True)
-    if not options.sd_locked:
-        # The encoder stays locked: the net's copy of it was made for these features.
-        for part in (unet.decoder, unet.norm_out, unet.conv_out):
-            part.requires_grad_(True)
-    train_rows, held_out = split_rows(len(data))
+    _apply(options, net, unet)
+    draw, held_out = data.split(recipe.seed)
     modules: dict[str, nn.Module] = {"net": net} if options.sd_locked else {"net": net, "base": unet}
 
     # The loop needs the loss, and the loss needs the record that holds the loop: it is looked up when it is called.
     def loss(generator: torch.Generator) -> Tensor:
-        return training._loss(train_rows[draw_rows(len(train_rows), recipe.batch, generator)], generator)
+        rows = draw(recipe.batch, generator, training.loop.drawn)
+        training.loop.drawn += len(rows)
+        return training._loss(rows, generator)
 
     training = ControlNetTraining(
-        Loop(modules, loss, recipe, state_file),
+        Loop(modules, loss, recipe, state_file, processes),
         net,
         unet,
         checkpoint,
         data,
         held_out,
-        LatentCache(lambda row: _encode(vae, data, row, device), len(data)),
+        # The rows of a stream never come again.
+        LatentCache(lambda row: _encode(vae, data, row, device), 0 if isinstance(data, TarExamples) else MOST),
         _conditioner(text, checkpoint.config.unet.label_dim, data.size),
         make_schedule(checkpoint.config.noise),
         options,
@@ -237,6 +249,17 @@ def _make_net(checkpoint: Checkpoint, recipe: Recipe, options: TrainingOptions, 
     return net
 
 
+def _apply(options: TrainingOptions, net: ControlNet, unet: UNet) -> None:
+    """Unlock the base and recompute blocks where the options say so."""
+    if not options.sd_locked:
+        # The encoder stays locked: the net's copy of it was made for these features.
+        for part in (unet.decoder, unet.norm_out, unet.conv_out):
+            part.requires_grad_(True)
+    # The base's encoder and middle keep nothing: nothing before the sum with the residuals needs a gradient.
+    for stack in (net.encoder, net.middle, unet.decoder):
+        stack.recompute = options.gradient_checkpointing
+
+
 def _vae(checkpoint: Checkpoint) -> AutoencoderKL:
     if checkpoint.vae is None:
         raise CheckpointError(f"the {checkpoint.config.name} checkpoint has no autoencoder: use one that has")
@@ -245,16 +268,28 @@ def _vae(checkpoint: Checkpoint) -> AutoencoderKL:
 
 @torch.no_grad()
 def _encode(vae: AutoencoderKL, data: Examples, row: int, device: torch.device) -> Tensor:
-    return vae.encode(data.pictures([row]).to(device))[0]
+    # In full precision always: a probe may be the first to encode a row, and it runs without bfloat16.
+    with torch.autocast(device.type, enabled=False):
+        return vae.encode(data.pictures([row]).to(device))[0]
 
 
 def _conditioner(text: TextEncoder | DualTextEncoder, label_dim: int | None, size: int) -> Conditioner:
-    """Captions are read as they are, without weights in parentheses."""
+    """Captions are read as they are, without weights in parentheses, and encoded once: half of them are empty."""
     encoders = (text.first, text.second) if isinstance(text, DualTextEncoder) else (text,)
+    width = sum(encoder.config.width for encoder in encoders)
+
+    def encode(caption: str) -> Tensor:
+        with torch.autocast(text.device.type, enabled=False):
+            states = [encoder.states(encoder.tokenize([caption])) for encoder in encoders]
+        # One row for the cache: the hidden states of all encoders, then the pooled state of the last.
+        return torch.cat([torch.cat([hidden[0] for hidden, _ in states], dim=-1).flatten(), states[-1][1][0]])
+
+    cache = LatentCache(encode)
 
     def condition(captions: Sequence[str]) -> tuple[Tensor, Tensor | None]:
-        states = [encoder.states(encoder.tokenize(captions)) for encoder in encoders]
-        context, pooled = torch.cat([hidden for hidden, _ in states], dim=-1), states[-1][1]
+        rows = to_device_async(cache(captions), text.device)
+        hidden = encoders[0].config.max_length * width
+        context, pooled = rows[:, :hidden].unflatten(1, (-1, width)), rows[:, hidden:]
         if label_dim is None:
             return context, None
         if size_kind(pooled.shape[-1], label_dim) is not PictureSize:

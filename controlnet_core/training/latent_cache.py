@@ -1,32 +1,39 @@
-"""Latents of examples, encoded once."""
+"""What a training reads of its examples again and again, encoded once: latents, and the text's hidden states."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+MOST = 2 * 1024**3
+"""Bytes that are kept: the latents of 65,000 pictures of 512 pixels, or the text of 18,000 captions."""
+
 
 class LatentCache:
-    """Encodes an example when it is first used, and keeps the latent in half precision.
+    """Encodes an example when it is first used, and keeps the result in half precision.
 
-    encode: row -> latent (4, h, w). count: number of examples. limit: bytes; if the latents of all examples need more,
-    none is kept.
+    encode: key (a row, a caption) -> tensor. limit: bytes; what is over it is encoded again each time.
 
-    Each example is encoded alone. Convolutions round differently for another batch size, and a training that was
-    stopped meets its examples in other batches: encoding those that are new together would change its last bits.
+    Each key is encoded alone. Networks round differently for another batch size, and a training that was stopped meets
+    its examples in other batches: encoding those that are new together would change its last bits. For the same reason
+    what is not kept is rounded too.
     """
 
-    def __init__(self, encode: Callable[[int], Tensor], count: int, limit: int = 2 * 1024**3) -> None:
-        self._encode, self._count, self._limit = encode, count, limit
-        self._kept: dict[int, Tensor] = {}
+    def __init__(self, encode: Callable[[Any], Tensor], limit: int = MOST) -> None:
+        self._encode, self._room = encode, limit
+        self._kept: dict[Hashable, Tensor] = {}
 
-    def __call__(self, rows: Sequence[int]) -> Tensor:
-        """(B, 4, h, w) float32 on the CPU."""
-        # dict.fromkeys removes repetitions: a batch can draw the same example twice.
-        fresh = {row: self._encode(row).cpu() for row in dict.fromkeys(rows) if row not in self._kept}
-        for row, latent in fresh.items():
-            if self._count * latent.numel() * 2 <= self._limit:
-                self._kept[row] = latent.half()
-        return torch.stack([(self._kept[row] if row in self._kept else fresh[row]).float() for row in rows])
+    def __call__(self, keys: Sequence[Hashable]) -> Tensor:
+        """(B, ...) float32 on the CPU."""
+        fresh: dict[Hashable, Tensor] = {}
+        for key in keys:
+            if key in self._kept or key in fresh:  # a batch can draw the same example twice
+                continue
+            fresh[key] = encoded = self._encode(key).cpu().half()
+            if encoded.nbytes <= self._room:
+                self._kept[key] = encoded
+                self._room -= encoded.nbytes
+        return torch.stack([(self._kept[key] if key in self._kept else fresh[key]).float() for key in keys])

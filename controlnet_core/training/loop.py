@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.io import read_header, read_tensors, write_safetensors
 from ..errors import DamagedFileError, NonFiniteError, ValueRangeError, reading
+from .processes import ALONE, Processes
 
 LossFunction: TypeAlias = Callable[[torch.Generator], Tensor]
 """Draws a batch with the generator and returns its loss, a scalar."""
@@ -80,7 +81,10 @@ class Loop:
     loss: LossFunction
     recipe: Recipe
     state_file: Path | None = None
+    processes: Processes = ALONE
     step: int = 0
+    drawn: int = 0
+    """Examples drawn so far, which `loss` counts where its data is read in an order."""
     saved_step: int | None = field(init=False, default=None)
     optimizer: torch.optim.Optimizer = field(init=False)
     average: dict[str, Tensor] = field(init=False)
@@ -88,8 +92,10 @@ class Loop:
 
     def __post_init__(self) -> None:
         recipe = self.recipe
+        parameters = list(self.parameters().values())
+        # One pass over the weights instead of a dozen: the largest part of a step of batch 1 on a CPU.
         self.optimizer = torch.optim.AdamW(
-            self.parameters().values(), lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay
+            parameters, recipe.lr, recipe.betas, weight_decay=recipe.weight_decay, fused=_can_fuse(parameters)
         )
         self.average = {name: p.detach().clone() for name, p in self.parameters().items()}
         self.generator = torch.Generator().manual_seed(recipe.seed)
@@ -137,7 +143,8 @@ class Loop:
             if is_due:
                 # After `on_step`: a run that is killed between the two does this step again, with its samples.
                 self.save()
-            if cancelled() or (until is not None and time.monotonic() > until):
+            # All processes stop at the same step, or the others would wait for one that is gone.
+            if self.processes.any(cancelled() or (until is not None and time.monotonic() > until)):
                 break
         self._mean_loss(losses)
         if self.saved_step != self.step:
@@ -146,7 +153,7 @@ class Loop:
 
     def _mean_loss(self, losses: list[Tensor]) -> float:
         """Mean of the losses since the last report, 0 for none. Raises NonFiniteError."""
-        loss = float(torch.stack(losses).mean()) if losses else 0.0
+        loss = float(self.processes.mean(torch.stack(losses).mean())) if losses else 0.0
         if math.isfinite(loss):
             return loss
         state = "no state was saved yet" if self.saved_step is None else f"the state of step {self.saved_step} is kept"
@@ -166,6 +173,7 @@ class Loop:
             # The number is read only for a report: reading it now would make the CPU wait for the GPU.
             losses.append(loss.detach())
         parameters = self.parameters()
+        self.processes.average([p.grad for p in parameters.values() if p.grad is not None])
         norm = nn.utils.clip_grad_norm_(parameters.values(), self.recipe.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -208,13 +216,17 @@ class Loop:
         """Replace the state file, if there is one to write; a kill during the write leaves the old one."""
         if self.state_file is None:
             return
+        if self.processes.is_first:  # all have the same state
+            self._write(self.state_file)
+        self.saved_step = self.step
+
+    def _write(self, path: Path) -> None:
         # safetensors instead of pickle: reading a damaged or foreign file can run no code.
         tensors = {"generator": self.generator.get_state()}
         for name, p in self.parameters().items():
             tensors |= {f"parameter.{name}": p, f"average.{name}": self.average[name]}
             tensors |= {f"optimizer.{key}.{name}": value for key, value in self.optimizer.state[p].items()}
-        write_safetensors(self.state_file, tensors, {"step": str(self.step)})
-        self.saved_step = self.step
+        write_safetensors(path, tensors, {"step": str(self.step), "drawn": str(self.drawn)})
 
     def resume(self) -> bool:
         """Load the state file; return whether there was one.
@@ -228,6 +240,7 @@ class Loop:
                 header = read_header(self.state_file)
                 self._restore(read_tensors(header))
                 self.step = self.saved_step = int(header.metadata["step"])
+                self.drawn = int(header.metadata.get("drawn", 0))  # not in states of earlier versions
         except DamagedFileError as error:
             reason = getattr(error.__cause__, "strerror", None) or type(error.__cause__).__name__
             raise DamagedFileError(
@@ -245,9 +258,15 @@ class Loop:
                 if tensors[source].shape != target.shape:
                     raise ValueError(f"{source} has the shape {tuple(tensors[source].shape)}")
                 target.copy_(tensors[source])
-            # AdamW counts steps on the CPU. It has no entries for a parameter that never had a gradient.
-            for key, device in (("step", "cpu"), ("exp_avg", p.device), ("exp_avg_sq", p.device)):
+            # A fused AdamW counts steps on the device. There are no entries for a parameter that never had a gradient.
+            counter = p.device if self.optimizer.defaults["fused"] else "cpu"
+            for key, device in (("step", counter), ("exp_avg", p.device), ("exp_avg_sq", p.device)):
                 if (entry := tensors.get(f"optimizer.{key}.{name}")) is not None:
                     # A copy keeps nothing of the mapped file, which the next save replaces.
                     self.optimizer.state[p][key] = entry.to(device, copy=True)
         self.generator.set_state(tensors["generator"].clone())
+
+
+def _can_fuse(parameters: Sequence[nn.Parameter]) -> bool:
+    """Whether torch has a fused AdamW for all of these devices, in its lowest version that is supported too."""
+    return all(p.device.type in ("cpu", "cuda") for p in parameters)

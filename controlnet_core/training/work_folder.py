@@ -7,7 +7,7 @@ import glob
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,9 +24,7 @@ from .probe import Probe
 
 # These may change between two runs of a training: they do not decide which weights are trained, nor on what. The seed
 # may not: the state goes on with its own random numbers, so another seed would have no effect.
-CHANGEABLE = frozenset(
-    {"steps", "batch", "accumulate", "lr", "lr_end", "warmup", "weight_decay", "betas", "clip", "ema", "bf16"}
-)
+CHANGEABLE = frozenset(field.name for field in fields(Recipe)) - {"seed"} | {"gradient_checkpointing"}
 
 
 @dataclass(frozen=True)
@@ -113,9 +111,9 @@ class WorkFolder:
         # Without a state nothing was trained yet, so any settings will do.
         known = self._known_settings(path) if path.exists() and self.state_file.exists() else wanted
         changed = {
-            name: f"{name} was {known.get(name)!r}, is {value!r}"
+            name: f"{name} was {known[name]!r}, is {value!r}"
             for name, value in wanted.items()
-            if known.get(name) != value
+            if known.get(name, value) != value  # an earlier version may not have had this setting
         }
         if set(changed) - CHANGEABLE:
             shown = ", ".join(text for name, text in changed.items() if name not in CHANGEABLE)

@@ -266,12 +266,22 @@ def test_latents_are_encoded_once_while_there_is_room() -> None:
         asked.append(row)
         return torch.tensor(row, dtype=torch.float32).reshape(1, 1, 1)
 
-    cache = LatentCache(encode, 10)
+    cache = LatentCache(encode)
     assert cache([3, 3, 1]).flatten().tolist() == [3.0, 3.0, 1.0]
     assert cache([1, 2]).flatten().tolist() == [1.0, 2.0]
     assert asked == [3, 1, 2]
-    small = LatentCache(encode, 10, limit=1)
+    small = LatentCache(encode, limit=1)
     assert small([4, 4]).flatten().tolist() == [4.0, 4.0] == small([4, 4]).flatten().tolist()
+
+
+def test_captions_are_encoded_once_and_rounded_to_half_precision(folder: Path) -> None:
+    training = opened(folder)
+    encoder = training.checkpoint.text_encoder()
+    captions = ["a red ball", "", "a red ball"]
+    with torch.no_grad():
+        expected = encoder(encoder.tokenize(captions))
+        found, label = training.condition(captions)
+    assert label is None and torch.equal(found, expected.half().float())
 
 
 def test_a_twentieth_is_held_out_always_the_same() -> None:

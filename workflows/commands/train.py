@@ -12,7 +12,7 @@ DTYPES = ("fp16", "bf16", "fp32")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `train`."""
-    parser.add_argument("--data", type=path_argument, required=True, help="folder: prompt.json, or source/ and target/")
+    parser.add_argument("--data", type=path_argument, required=True, help="folder of examples, see docs/training.md")
     parser.add_argument("--base", required=True, help="checkpoint file or folder to train on, or demo")
     parser.add_argument(
         "--output", type=path_argument, required=True, help="the ControlNet to write, a .safetensors file"
@@ -21,11 +21,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--work", type=path_argument, help="folder for state, log and samples (default: beside the output)"
     )
+    for option, column in (
+        ("--image-column", "image"),
+        ("--hint-column", "conditioning_image"),
+        ("--text-column", "text"),
+    ):
+        parser.add_argument(
+            option, default=column, help=f"column of metadata.jsonl or .csv, name in tar files ({column})"
+        )
     parser.add_argument("--skip-bad", action="store_true", help="leave out examples that cannot be used")
     parser.add_argument("--overwrite", action="store_true", help="replace an output that this training did not write")
     numbers = parser.add_argument_group("recipe (defaults: the paper's)")
     numbers.add_argument("--steps", type=int, help="steps of the optimiser (10000)")
-    numbers.add_argument("--batch", type=int, help="pictures per batch (4)")
+    numbers.add_argument("--batch", type=int, help="pictures per batch, of all processes together (4)")
+    numbers.add_argument("--gradient-checkpointing", action="store_true", help="less memory, a third more time")
     numbers.add_argument("--accumulate", type=int, help="batches per step (1)")
     numbers.add_argument("--lr", type=float, help="learning rate of AdamW (1e-5; 2e-6 with --unlock)")
     numbers.add_argument("--ema", type=float, help="decay of the averaged weights, which are what is written (0.999)")
