@@ -13,3 +13,10 @@ def few_of(cases: Iterable[Any], *each_time: Any) -> list[Any]:
     cases = list(cases)
     assert set(each_time) <= set(cases), "a case that is to run each time does not exist"
     return [case if case in each_time else pytest.param(case, marks=pytest.mark.slow) for case in cases]
+
+
+def rows_of(rows: Iterable[tuple[Any, ...]], *each_time: int) -> list[Any]:
+    """Rows of several parameters; all but those with these indices are marked slow."""
+    rows = list(rows)
+    assert max(each_time) < len(rows), "a row that is to run each time does not exist"
+    return [row if index in each_time else pytest.param(*row, marks=pytest.mark.slow) for index, row in enumerate(rows)]

@@ -81,7 +81,10 @@ def run_off(case: Case, dtype: torch.dtype = torch.float32) -> Tensor:
         return world.sample(Runtime(dtype=dtype, pack_weights=False), **case(world))
 
 
-@pytest.mark.parametrize("name", CASES)
+EACH_TIME = ("no net", "several nets", "a union of two kinds", "areas, masks and windows", "a report")
+
+
+@pytest.mark.parametrize("name", few_of(CASES, *EACH_TIME))
 def test_nothing_waits_in_the_loop_and_the_picture_is_the_same(card: Card, name: str) -> None:
     made, watch = watched(card, CASES[name], on_card())
     assert_alike(made, run_off(CASES[name]))

