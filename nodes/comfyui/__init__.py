@@ -17,7 +17,8 @@ def editor_nodes() -> tuple[dict[str, type], dict[str, str]]:
     V3 classes where ComfyUI takes them. A function `comfy_entrypoint` would be ignored beside NODE_CLASS_MAPPINGS.
     """
     replacements.register()
-    classes = bind(own_nodes(), DeferredHost())
+    host: Any = DeferredHost()
+    classes = bind(own_nodes(), host)
     names = {name: cls.DISPLAY_NAME for name, cls in classes.items()}  # type: ignore[attr-defined]
     try:
         from .v3_nodes import v3_nodes
