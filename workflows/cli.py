@@ -25,6 +25,7 @@ from .versions import installed_version
 COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "run": (".commands.run", "run a workflow .json, or the picture that it once made"),
+        "sweep": (".commands.sweep", "run a workflow for several values of one or two inputs, as a labelled grid"),
         "validate": (".commands.validate", "say what keeps a workflow from running, without running it"),
         "inspect": (".commands.inspect", "say what a model, workflow or picture file is"),
         "verify": (".commands.verify", "try real model files and write a report for an issue"),
