@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -39,3 +39,16 @@ def batch_rows(
     windowed = window is not None and len(window) == count
     images = [window[row % count] if windowed and window is not None else row % count for row in range(rows)]
     return BatchRows(tuple(row // count % conditionings for row in range(rows)), tuple(images), windowed)
+
+
+def row_factors(
+    order: BatchRows, options: Mapping[str, Any], half: Callable[[bool], float], items: Sequence[float]
+) -> list[float]:
+    """For each row the factor of its half of the guidance times that of its image.
+
+    half: whether it is the prompt's half -> factor. items: factors of the images, repeated to fill the batch.
+    """
+    # Outside of a sampler ComfyUI does not say which half a conditioning belongs to.
+    halves = options.get("cond_or_uncond") or [0] * (1 + max(order.conditionings))
+    rows = zip(order.conditionings, order.images, strict=True)
+    return [half(halves[conditioning] == 0) * items[image % len(items)] for conditioning, image in rows]

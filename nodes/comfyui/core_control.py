@@ -29,7 +29,7 @@ from ...controlnet_core.models.control import BoundNet, ControlModel, check_base
 from ...controlnet_core.models.to_device import to_device_async
 from ..units import check_text
 from .advanced import AdvancedFactors, context_window
-from .batch_rows import BatchRows, batch_rows
+from .batch_rows import BatchRows, batch_rows, row_factors
 from .bind import FACTOR, HostSchedule, bind_context
 from .control_inputs import ControlInputs
 from .model_config import base_config, base_weights
@@ -165,7 +165,9 @@ class CoreControl(ControlInputs):
         advanced = self.advanced_factors(level, order, options)
         curve = 1.0 if unit.curve is None else unit.curve(HostSchedule(self.sampling, sigma.device).position(sigma))
         weights = tuple(curve * weight for weight in unit.weights(self.base, x_noisy.shape[-2]))
-        factors = row_factors(unit, order, options)
+        # A context window shows a part of the batch, so the number of factors need not divide it.
+        items = (unit.items or (1.0,)) if order.windowed else unit.factors(1 + max(order.images))
+        factors = row_factors(order, options, unit.half, items)
         if advanced is not None:
             skips, entry = len(weights) - 1, self.placed.net.entry
             weights = tuple(w * advanced.block_weight(i, skips, entry) for i, w in enumerate(weights))
@@ -306,19 +308,6 @@ def level_of(t: Tensor, options: dict[str, Any]) -> float:
     if known is None or known[0] is not t:
         known = options[LEVEL] = (t, float(t[0]))
     return known[1]
-
-
-def row_factors(unit: ControlUnit, order: BatchRows, options: dict[str, Any]) -> list[float]:
-    """For each row the factor of its half of the guidance times that of its image.
-
-    Raises ShapeError when the factors per image do not divide the batch.
-    """
-    halves = options.get("cond_or_uncond") or [0] * (1 + max(order.conditionings))
-    items = (unit.items or (1.0,)) if order.windowed else unit.factors(1 + max(order.images))
-    return [
-        unit.half(positive=halves[half] == 0) * items[image % len(items)]
-        for half, image in zip(order.conditionings, order.images, strict=True)
-    ]
 
 
 def find_base(net: ControlModel, name: str, model: Any) -> UNetConfig:

@@ -22,7 +22,7 @@ from torch import Tensor
 from ...controlnet_core.control.hint import mask_at
 from ...controlnet_core.errors import UnfitError, ValueRangeError
 from ..values import ControlSpec
-from .batch_rows import BatchRows, batch_rows
+from .batch_rows import BatchRows, batch_rows, row_factors
 from .hint_channels import HintParts
 from .model_config import base_config
 from .native_controlnet import requests
@@ -168,7 +168,8 @@ class ModelPatchControl(comfy.controlnet.ControlBase):
         sigma = float(t.flatten()[0])
         strength = self._strength(sigma)
         order = batch_rows(len(x_noisy), batched_number, options)
-        rows = self._row_factors(order, options)
+        given = self.spec.options
+        rows = row_factors(order, options, lambda p: given.positive if p else given.negative, given.items or (1.0,))
         if strength == 0.0 or not any(rows):
             return previous
         source = self.cond_hint_original if self.cond_hint is None else self.cond_hint
@@ -190,16 +191,6 @@ class ModelPatchControl(comfy.controlnet.ControlBase):
             return 0.0
         curve = self.spec.schedule
         return self.strength * (1.0 if curve is None else curve(position(sigma, self.percent_to_sigma)))
-
-    def _row_factors(self, order: BatchRows, options: Mapping[str, Any]) -> list[float]:
-        """For each row the factor of its half of the guidance times that of its image."""
-        given = self.spec.options
-        halves = options.get("cond_or_uncond") or [0] * (1 + max(order.conditionings))
-        items = given.items or (1.0,)
-        return [
-            (given.positive if halves[half] == 0 else given.negative) * items[image % len(items)]
-            for half, image in zip(order.conditionings, order.images, strict=True)
-        ]
 
     def _weights(self, source: Tensor, rows: Sequence[float], order: BatchRows, x: Tensor) -> Tensor | None:
         """(rows, tokens, 1) to multiply what is added to tokens with; None where it is 1 everywhere."""

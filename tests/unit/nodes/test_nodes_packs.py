@@ -9,7 +9,7 @@ import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.errors import ShapeError, ValueRangeError
 from comfyui_controlnet_core.nodes.comfyui.advanced import AdvancedFactors, AdvancedInputs, KeyframeState
-from comfyui_controlnet_core.nodes.comfyui.batch_rows import BatchRows, batch_rows
+from comfyui_controlnet_core.nodes.comfyui.batch_rows import BatchRows, batch_rows, row_factors
 from comfyui_controlnet_core.nodes.comfyui.hint_channels import HintParts
 
 # ---- the hint's channels
@@ -142,3 +142,10 @@ def test_a_mask_is_extended_by_its_last_image() -> None:
     mask = torch.stack([torch.zeros(4, 4), torch.ones(4, 4)])
     factors = AdvancedFactors((1.0,) * 3, 1.0, None, mask, None, (0, 1, 2))
     assert factors.mask(0, 12, "skips", (2, 2), (2, 2))[:, 0, 0, 0].tolist() == [0.0, 1.0, 1.0]
+
+
+def test_a_row_has_the_factors_of_its_half_and_of_its_image() -> None:
+    rows = BatchRows((0, 0, 0, 1, 1, 1), (0, 1, 2, 0, 1, 2))
+    halves = {"cond_or_uncond": [1, 0]}  # the negative prompt first
+    assert row_factors(rows, halves, lambda positive: 1.0 if positive else 0.5, (1.0, 3.0)) == [0.5, 1.5, 0.5, 1, 3, 1]
+    assert row_factors(rows, {}, lambda positive: 1.0 if positive else 0.5, (1.0,)) == [1.0] * 6
