@@ -116,8 +116,10 @@ def _range(text: str, first: str, last: str, given: str | None, *, whole: bool) 
     try:
         # Seeds have 64 bits, more than a float keeps.
         low, high = (int(end) if whole else float(end) for end in (first, last))
-        count = int(given) if given is not None or not whole else int(high - low) + 1
-    except (TypeError, ValueError):
+        if given is None and not whole:
+            raise ValueError("a range of fractions needs a count")
+        count = int(high - low) + 1 if given is None else int(given)
+    except ValueError:
         raise WorkflowError(
             f"--set: {text.strip()[:40]} is no range: expected for instance 0.2..1.0/5, or 1..4 for whole numbers"
         ) from None
