@@ -293,8 +293,13 @@ def _check_size(size: tuple[int, int], path: Path) -> None:
 
 
 def _read_array(path: Path) -> np.ndarray:
-    """A .npy file: (H, W) or (H, W, C), any number type. It is mapped first, so that a false header takes no memory."""
+    """A .npy file: (H, W) or (H, W, 1 to 4), of any real type. It is mapped first: a false header takes no memory."""
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     ARRAY_VALUES.check(array.size, f"{path} is too large: an array of shape {array.shape}")
+    is_picture = array.ndim in (2, 3) and array.size > 0 and (array.ndim == 2 or array.shape[2] <= 4)
+    if not is_picture or array.dtype.kind not in "buif":
+        raise ValueError(
+            f"it holds {array.dtype} of shape {array.shape}, expected numbers (height, width) with 1 to 4 channels"
+        )
     array = np.array(array)
     return array[..., None] if array.ndim == 2 else array

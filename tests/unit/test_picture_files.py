@@ -232,6 +232,18 @@ def test_false_headers_of_arrays_take_no_memory(tmp_path: Path) -> None:
             read_picture(path)
 
 
+@pytest.mark.parametrize("shape", [(4,), (4, 4, 0), (0, 4), (4, 4, 5), (1, 4, 4, 3), ()])
+@pytest.mark.parametrize("kind", ["f4", "c8", "U1", "M8[s]"])
+def test_arrays_that_are_no_picture(tmp_path: Path, shape: tuple[int, ...], kind: str) -> None:
+    np.save(tmp_path / "x.npy", np.zeros(shape, kind))
+    with pytest.raises(DamagedFileError, match=r"x.npy cannot be read as a picture \(it holds .* with 1 to 4 channels"):
+        read_picture(tmp_path / "x.npy")
+    np.save(tmp_path / "x.npy", np.zeros((4, 4), kind))
+    if kind != "f4":
+        with pytest.raises(DamagedFileError, match=r"it holds .* of shape \(4, 4\)"):
+            read_picture(tmp_path / "x.npy")
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "AVIF"])
 def test_every_cut_is_one_error_that_names_the_file(tmp_path: Path, form: str) -> None:
