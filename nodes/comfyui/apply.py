@@ -84,7 +84,10 @@ def idle_control(model: Any, conditioning: Conditioning, sigmas: Sequence[float]
     base = base_config(model.model)
     links = dict.fromkeys(link for _, options in conditioning for link in chain(options.get("control")))
     units = [link.unit() for link in links if getattr(link, core_control.TAG, False)]
-    return idle_notes(units, sigmas, noise_schedule(model), base) if units and base is not None else []
+    # Flow models have no table of noise levels, in which a window has its place.
+    if not units or base is None or not hasattr(model.get_model_object("model_sampling"), "log_sigmas"):
+        return []
+    return idle_notes(units, sigmas, noise_schedule(model), base)
 
 
 def reweigh(model: Any, conditioning: Conditioning, unit: int, factors: Sequence[float]) -> Conditioning:
