@@ -104,13 +104,39 @@ def changed_header(draw: Any) -> bytes:
     return safetensors_bytes(draw(json_bytes(st.just(header))), bytes(size))
 
 
+STARTS = (
+    b"", bytes(100), b"version https://git-lfs.github.com/spec/v1", b"<!DOCTYPE html><html>", b"GGUF\x03",
+    b"\x89PNG\r\n",
+    b"\xff\xd8\xff\xe0", b"RIFF....WEBP", b"\x1f\x8b\x08", b"7z\xbc\xaf", b"Rar!\x1a", b"\x08\x07\x12",
+    b"nothing known",
+)  # fmt: skip
+"""How files begin that people put into model folders by mistake."""
+
+
+@st.composite
+def scaled_misfit(draw: Any) -> bytes:
+    """Float8 weights with scales of other shapes and types."""
+    header, end = {}, 0
+    for key, dtype, width in (("a.weight", "F8_E4M3", 1), ("a.scale_weight", "F32", 4), ("b.weight", "F8_E5M2", 1)):
+        shape = draw(st.sampled_from(([], [1], [4], [4, 4], [2, 8], [4, 1])))
+        size = width
+        for side in shape:
+            size *= side
+        header[key] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    return safetensors_bytes(json.dumps(header).encode(), bytes(end))
+
+
 @st.composite
 def safetensors(draw: Any) -> Case:
     """Damaged safetensors files, and a few sound ones."""
     files = corpus.model_files()
     sound = st.sampled_from(tuple(files.values()))
     small = st.sampled_from([content for content in files.values() if len(content) < 10_000])
-    content = draw(st.one_of(invented_header(), changed_header(), changed_header(), mutated(small), mutated(sound)))
+    wrong = either(scaled_misfit(), st.sampled_from(STARTS), 2)
+    content = draw(
+        st.one_of(invented_header(), changed_header(), changed_header(), mutated(small), mutated(sound), wrong)
+    )
     ending = draw(st.sampled_from((".safetensors", ".safetensors", ".sft", ".ckpt", "")))
     return model_case({f"m{ending}": content}, f"m{ending}", draw(st.booleans()))
 

@@ -167,9 +167,11 @@ def _inputs(job: Job, folder: Path) -> dict[str, bytes]:
 
 
 def _differences(job: Job, result: dict[str, bytes], expected: dict[str, bytes]) -> list[str]:
-    if job.numbered:  # each run adds a file of the same content under the next number
-        known = {name.rpartition("/")[0]: content for name, content in expected.items() if "report" not in name}
-        return [] if known.keys() <= {name.rpartition("/")[0] for name in result} else ["a file is missing"]
+    if job.numbered:  # each run adds files of the same contents under the next numbers
+        made = {name: content for name, content in result.items() if not name.endswith(".json")}
+        known = {content for name, content in expected.items() if not name.endswith(".json")}
+        missing = ["a file is missing"] if known - set(made.values()) else []
+        return missing + [f"{name} differs" for name, content in made.items() if content not in known]
     names = {name for name in result.keys() | expected.keys() if not name.endswith(("settings.json", "sizes.json"))}
     return [f"{name} differs" for name in sorted(names) if result.get(name) != expected.get(name)]
 
