@@ -204,6 +204,9 @@ def load_pickle(path: Path) -> Any:
             path,
         ) from error
     except Exception as error:
+        asked = re.search(r"tried to allocate (\d+) bytes", str(error))
+        if asked and int(asked[1]) > SHARED_RATIO.number * path.stat().st_size:
+            raise damaged_file(path, f"it asks for {int(asked[1]):,} bytes") from error
         if isinstance(error, MemoryError) or "allocate memory" in str(error):
             raise
         raise _explain_failure(path, zipped, error) from error

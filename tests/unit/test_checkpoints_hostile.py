@@ -154,6 +154,15 @@ def test_views_with_more_elements_than_the_file_has_bytes(tmp_path: Path) -> Non
         read_header(tmp_path / "w.pth")
 
 
+def test_a_storage_that_no_memory_holds(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save({"w": torch.ones(7)}, buffer, _use_new_zipfile_serialization=False)
+    huge = b"\x8a\x06\x00\x00\x00\x00\x00\x10"  # 2^44 values in place of 7
+    (tmp_path / "w.pth").write_bytes(buffer.getvalue().replace(b"K\x07", huge))
+    with refused(r"w\.pth is damaged or incomplete: it asks for [\d,]+ bytes"):
+        read_header(tmp_path / "w.pth")
+
+
 def test_names_that_grow_with_every_level(tmp_path: Path) -> None:
     table: dict[str, object] = {"w": torch.ones(1)}
     for _ in range(20):
