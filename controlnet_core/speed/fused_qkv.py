@@ -53,6 +53,7 @@ class FusedGpuResBlock(nn.Module):
 
     def time_shift(self, emb: Tensor) -> Tensor:
         """(B, embed_dim) timestep embedding -> (B, width, 1, 1) shift."""
+        assert self.emb is not None
         return self.emb(F.silu(emb))[:, :, None, None]
 
     def forward(self, x: Tensor, shift: Tensor) -> Tensor:

@@ -26,8 +26,10 @@ class KnownFiles:
         """
         stamp = [number for path in (file, *beside) for number in (path.stat().st_mtime_ns, path.stat().st_size)]
         before = self._before.get(str(file))
-        known = isinstance(before, list) and before[: len(stamp)] == stamp and len(before) > len(stamp)
-        found = before[len(stamp) :] if known else measure()
+        if isinstance(before, list) and before[: len(stamp)] == stamp and len(before) > len(stamp):
+            found = before[len(stamp) :]
+        else:
+            found = measure()
         self._now[str(file)] = [*stamp, *found]
         return found
 

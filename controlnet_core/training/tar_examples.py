@@ -224,7 +224,8 @@ def _members(path: Path) -> Iterator[tuple[str, Part]]:
     """(name up to the first dot, file) of the files in a tar."""
     with reading(path), tarfile.open(path, "r:") as tar:
         while (info := tar.next()) is not None:
-            tar.members.clear()  # tarfile keeps all headers, which would be the index that is not wanted
+            # tarfile keeps all headers, which would be the index that is not wanted.
+            tar.members.clear()  # type: ignore[attr-defined]
             folder, _, name = info.name.rpartition("/")
             if info.isfile() and not name.startswith("."):
                 yield f"{folder}/{name.partition('.')[0]}", Part(path, info.name, info.offset_data, info.size)
