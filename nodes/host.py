@@ -15,9 +15,8 @@ from torch import Tensor
 
 from ..controlnet_core.models.controlnet import ControlNet
 from ..controlnet_core.run_options import DEFAULTS, RunOptions
-from ..controlnet_core.sample import SampleSettings
 from ..preprocessors.learned.library import Library
-from .values import Conditioning, Controlled, ControlSpec, Halves, Latent
+from .values import Conditioning, Controlled, ControlSpec, Halves, Latent, SamplerInputs
 
 
 # A protocol, not a base class: ComfyUI's side must be importable without any code of the standalone host.
@@ -83,7 +82,7 @@ class Host(Protocol):
         """The units on a conditioning, with the noise levels and shapes of the model."""
         ...
 
-    def memory(self, model: Any, positive: Conditioning, latent: Latent, settings: SampleSettings) -> str:
+    def memory(self, inputs: SamplerInputs) -> str:
         """The memory that sampling will take, in words; empty where the host cannot tell."""
         ...
 
@@ -94,15 +93,7 @@ class Host(Protocol):
         """
         ...
 
-    def sample(
-        self,
-        model: Any,
-        positive: Conditioning,
-        negative: Conditioning,
-        latent: Latent,
-        settings: SampleSettings,
-        options: RunOptions = DEFAULTS,
-    ) -> Latent:
+    def sample(self, inputs: SamplerInputs, options: RunOptions = DEFAULTS) -> Latent:
         """The sampled LATENT. Calls `progress` after each step, and tells the options what ran."""
         ...
 

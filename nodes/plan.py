@@ -17,7 +17,7 @@ from .fields import Output, conditioning, denoise, latent, model, sampler, sched
 from .node import Node, with_text
 from .pictures import shown, to_image
 from .speed import describe_skipped
-from .values import Conditioning, Controlled, Latent
+from .values import Conditioning, Controlled, Latent, SamplerInputs
 
 SAME = "The same as in the sampler."
 
@@ -52,8 +52,9 @@ class ControlPlan(Node):
         height, width = latent["samples"].shape[-2:]
         wanted = SampleSettings(**settings)
         plan = plan_of(controlled, wanted, height)
-        # ComfyUI manages memory itself, so inside ComfyUI this text is empty.
-        memory = self.host.memory(model, positive, latent, wanted)
+        # ComfyUI manages memory itself, so inside ComfyUI this text is empty. The negative half, which is not linked
+        # here, is assumed to need as much as the positive one.
+        memory = self.host.memory(SamplerInputs(model, positive, positive, latent, wanted))
         skipped = describe_skipped(self.host.options_of(model))
         text = "\n\n".join(part for part in (describe(plan), skipped, memory) if part)
         # At the size of the image, so that the hints of all units make one batch.

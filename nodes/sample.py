@@ -11,7 +11,7 @@ from ..controlnet_core.sample import SampleSettings
 from .fields import Output, cfg, clip, conditioning, denoise, latent, model, prompt, sampler, scheduler, seed, steps
 from .node import Node, with_text
 from .pictures import shown, to_image
-from .values import Conditioning, Halves, Latent
+from .values import Conditioning, Halves, Latent, SamplerInputs
 
 
 class EncodePrompt(Node):
@@ -67,7 +67,7 @@ class Sample(Node):
         self, model: Any, positive: Conditioning, negative: Conditioning, latent: Latent, **settings: Any
     ) -> tuple[Latent]:
         """-> LATENT."""
-        return (self.host.sample(model, positive, negative, latent, SampleSettings(**settings)),)
+        return (self.host.sample(SamplerInputs(model, positive, negative, latent, SampleSettings(**settings))),)
 
 
 class ControlReport(Node):
@@ -95,7 +95,7 @@ class ControlReport(Node):
         wanted = SampleSettings(**settings)
         # Observing computes the norm of every residual in each step, so Sample does without it.
         options = DEFAULTS.recorded(wanted.title, observe=True)
-        result = self.host.sample(model, positive, negative, latent, wanted, options)
+        result = self.host.sample(SamplerInputs(model, positive, negative, latent, wanted), options)
         report = options.report()
         text, image = describe(report), to_image(draw_report(report))
         return with_text(text, result, text, image, **shown(self.host, image))

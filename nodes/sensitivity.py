@@ -18,7 +18,7 @@ from .control import WEIGHTS
 from .fields import MAX_SEED, Output, conditioning, integer, latent, model
 from .node import Node, with_text
 from .pictures import shown, to_image
-from .values import Conditioning, Latent
+from .values import Conditioning, Latent, SamplerInputs
 
 
 class BlockSensitivity(Node):
@@ -75,7 +75,8 @@ class BlockSensitivity(Node):
             one_step = replace(settings, start_step=measured[point], end_step=measured[point] + 1)
             weighed = self.host.reweigh(model, positive, unit - 1, factors)
             # A record of its own keeps these single steps out of the host's reports.
-            return self.host.sample(model, weighed, weighed, plain, one_step, DEFAULTS.recorded("one step"))["samples"]
+            inputs = SamplerInputs(model, weighed, weighed, plain, one_step)
+            return self.host.sample(inputs, DEFAULTS.recorded("one step"))["samples"]
 
         points = [str(step + 1) for step in measured]
         result = measure(predict, x0, len(names), points, on_block=self.host.progress)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 
@@ -28,6 +28,7 @@ from ..controlnet_core.models.text_encoder import DualTextEncoder, TextEncoder
 from ..controlnet_core.models.vae import AutoencoderKL
 from ..controlnet_core.pipeline import DiffusionModel
 from ..controlnet_core.run_options import DEFAULTS, RunOptions
+from ..controlnet_core.sample import SampleSettings
 
 Clip: TypeAlias = TextEncoder | DualTextEncoder
 """A CLIP without ComfyUI."""
@@ -72,6 +73,16 @@ class Model:
             return self.base
         unet = merge(self.base.unet, [(lora.updates, lora.strength) for lora in self.loras])
         return replace(self.base, unet=unet)
+
+
+class SamplerInputs(NamedTuple):
+    """What a sampler node reads: a MODEL, the halves of the guidance, a LATENT, and how to sample it."""
+
+    model: Any
+    positive: Conditioning
+    negative: Conditioning
+    latent: Latent
+    settings: SampleSettings
 
 
 @dataclass(frozen=True, eq=False)

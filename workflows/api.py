@@ -29,7 +29,7 @@ from ..controlnet_core.sample import SampleSettings
 from ..controlnet_core.training.controlnet_training import NATIVE_SIZES
 from ..nodes import builtin
 from ..nodes.standalone.host import StandaloneHost
-from ..nodes.values import Clip, ControlSpec, Model, UnitOptions, Vae
+from ..nodes.values import Clip, ControlSpec, Model, SamplerInputs, UnitOptions, Vae
 from ..preprocessors.image_ops import as_batch, rgb_frame, to_numpy, unit_range
 from .model_paths import model_folders
 
@@ -152,7 +152,7 @@ class Pipe:
         conditions = self.host.apply_control(positive, negative_text, specs)
         empty = torch.zeros(1, self.model.base.config.vae.latent_channels, height // 8, width // 8)
         settings = SampleSettings(seed=seed, steps=steps, cfg=cfg, sampler=sampler, scheduler=scheduler)
-        latent = self.host.sample(self.model, *conditions, {"samples": empty}, settings)
+        latent = self.host.sample(SamplerInputs(self.model, *conditions, {"samples": empty}, settings))
         pixels = self.host.decode(self.vae, latent["samples"])[0].numpy()
         # cut to bytes, not rounded: ComfyUI's SaveImage does so, and the files shall be equal
         return Image.fromarray((255.0 * pixels).astype(np.uint8))

@@ -22,22 +22,16 @@ from ...controlnet_core.errors import OutOfMemory, ValueRangeError
 from ...controlnet_core.recording import record_evaluations
 from ...controlnet_core.run_options import DEFAULTS, RunOptions
 from ...controlnet_core.sample import SampleSettings
-from ..values import Conditioning, Latent
+from ..values import Latent, SamplerInputs
 from .apply import idle_control
 from .recording import with_recorder
 
 log = logging.getLogger(__name__)
 
 
-def sample(
-    model: Any,
-    positive: Conditioning,
-    negative: Conditioning,
-    latent: Latent,
-    settings: SampleSettings,
-    options: RunOptions = DEFAULTS,
-) -> Latent:
+def sample(inputs: SamplerInputs, options: RunOptions = DEFAULTS) -> Latent:
     """The sampled LATENT of a native MODEL. Raises ValueRangeError, OutOfMemory, or the editor's interruption."""
+    model, positive, negative, latent, settings = inputs
     model = with_recorder(model, options)
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
     sigmas = table(model, settings)

@@ -28,12 +28,23 @@ from ...controlnet_core.models.text_encoder import DualTextEncoder
 from ...controlnet_core.run_options import DEFAULTS, RunOptions
 from ...controlnet_core.runtime.device import Runtime, check_cancelled
 from ...controlnet_core.runtime.memory import MemoryPlan
-from ...controlnet_core.sample import SampleSettings, cut_sigmas
+from ...controlnet_core.sample import cut_sigmas
 from ...preprocessors.learned.library import Library
 from ..folders import ALIASES, MODEL_ENDINGS, find_file, list_models
 from ..speed import describe_ignored
 from ..units import add_units, hint_of, unit_of
-from ..values import Clip, Conditioning, Controlled, ControlNetHandle, ControlSpec, Halves, Latent, Model, Vae
+from ..values import (
+    Clip,
+    Conditioning,
+    Controlled,
+    ControlNetHandle,
+    ControlSpec,
+    Halves,
+    Latent,
+    Model,
+    SamplerInputs,
+    Vae,
+)
 from . import loras
 from .autoencoder import decode_latents, encode_pictures
 from .file_cache import FileCache, open_checkpoint, open_unet
@@ -256,9 +267,9 @@ class StandaloneHost:
         units = dict.fromkeys(unit for _, options in conditioning for unit in options.get("control") or ())
         return Controlled(tuple(units), model.diffusion.schedule, model.diffusion.config)
 
-    def memory(self, model: Model, positive: Conditioning, latent: Latent, settings: SampleSettings) -> str:
+    def memory(self, inputs: SamplerInputs) -> str:
         """The memory that sampling with guidance will take, in words."""
-        return describe_memory(model, positive, latent, settings, self.options_of(model), self.backend)
+        return describe_memory(inputs, self.options_of(inputs.model), self.backend)
 
     def reweigh(self, model: Model, conditioning: Conditioning, unit: int, factors: Sequence[float]) -> Conditioning:
         """The same conditioning with the block weights of one unit multiplied."""
@@ -271,20 +282,13 @@ class StandaloneHost:
             for text, options in conditioning
         ]
 
-    def sample(
-        self,
-        model: Model,
-        positive: Conditioning,
-        negative: Conditioning,
-        latent: Latent,
-        settings: SampleSettings,
-        options: RunOptions = DEFAULTS,
-    ) -> Latent:
+    def sample(self, inputs: SamplerInputs, options: RunOptions = DEFAULTS) -> Latent:
         """The sampled LATENT.
 
         A run that is recorded but not observed is not reported by `on_report`. `on_step` of the options is not called
         in the repetitions that measure.
         """
+        model, settings = inputs.model, inputs.settings
         reports = None if options.records and not options.observes else self.on_report
         if reports is not None and not options.records:
             options = options.recorded(settings.title, self.observe)
@@ -300,10 +304,10 @@ class StandaloneHost:
             self.on_note(ignored)
         callbacks = {"on_step": on_step, "on_memory": self._on_memory, "cancelled": self._cancelled}
         run = replace(options.skipping(used), **callbacks)
-        job = sampling_job(model, positive, negative, latent, settings, self.backend)
+        job = sampling_job(inputs, self.backend)
         result = job.run(run)
         if options.records:
-            units = [unit for _, given in (*positive, *negative) for unit in given.get("control") or ()]
+            units = [unit for _, given in (*inputs.positive, *inputs.negative) for unit in given.get("control") or ()]
             base = model.diffusion
             sigmas = cut_sigmas(base.schedule, settings).tolist()[:-1]
             options.note(*idle_notes(units, sigmas, base.schedule, base.config.unet))

@@ -32,7 +32,7 @@ from ..fields import (
 )
 from ..node import Node
 from ..speed import check_whole_guidance
-from ..values import Conditioning, Latent, Model
+from ..values import Conditioning, Latent, Model, SamplerInputs
 
 MAX_STEPS = 10000
 INPUTS = (
@@ -63,7 +63,7 @@ class KSampler(SamplerNode):
     ) -> tuple[Latent]:  # fmt: skip
         """-> LATENT."""
         wanted = SampleSettings(sampler=sampler_name, **settings)
-        return (self.host.sample(model, positive, negative, latent_image, wanted),)
+        return (self.host.sample(SamplerInputs(model, positive, negative, latent_image, wanted)),)
 
 
 class KSamplerAdvanced(SamplerNode):
@@ -95,7 +95,7 @@ class KSamplerAdvanced(SamplerNode):
             leftover_noise=return_with_leftover_noise == "enable",
             **settings,
         )
-        return (self.host.sample(model, positive, negative, latent_image, wanted),)
+        return (self.host.sample(SamplerInputs(model, positive, negative, latent_image, wanted)),)
 
 
 # ---- a sampling from parts
@@ -266,8 +266,8 @@ class SamplerCustomAdvanced(Node):
             # Only the last prediction is returned, so only one is kept.
             predictions[:] = [step.denoised]
 
-        halves = (guider.positive, guider.negative)
-        made = self.host.sample(guider.model, *halves, latent_image, settings, RunOptions(on_step=watch))
+        inputs = SamplerInputs(guider.model, guider.positive, guider.negative, latent_image, settings)
+        made = self.host.sample(inputs, RunOptions(on_step=watch))
         if not predictions:
             return made, made
         last = unscale_latent(predictions[0].to(torch.float32).cpu(), guider.model.base.config.vae)

@@ -13,35 +13,36 @@ from ...controlnet_core.conditioning.job import Job
 from ...controlnet_core.models.vae import scale_latent, unscale_latent
 from ...controlnet_core.pipeline import generate, plan_run
 from ...controlnet_core.run_options import RunOptions
-from ...controlnet_core.sample import SampleSettings, cut_sigmas
-from ..values import Conditioning, Latent, Model
+from ...controlnet_core.sample import cut_sigmas
+from ..values import Latent, SamplerInputs
 from .conditions import to_conditions
 
 
 @dataclass(frozen=True)
 class SamplingJob:
-    """One sampling: the model, the conditions of both halves of the guidance, the scaled latent and the settings.
+    """One sampling: the inputs of its node, and what the engine reads of them.
 
-    samples: the latent as the engine reads it, (B, 4, h, w).
+    conditions: of both halves of the guidance. samples: the latent, scaled for the model, (B, 4, h, w).
     """
 
-    model: Model
+    inputs: SamplerInputs
     conditions: tuple[tuple[Condition, ...], tuple[Condition, ...]]
-    latent: Latent
     samples: Tensor
-    settings: SampleSettings
     backend: Backend
 
     def run(self, options: RunOptions) -> Tensor:
         """Sample, and return the scaled latent (B, 4, h, w)."""
+        model, _, _, latent, settings = self.inputs
         return generate(
-            self.model.diffusion, *self.conditions, self.samples, self.settings, backend=self.backend,
-            noise_mask=self.latent.get("noise_mask"), batch_index=self.latent.get("batch_index"), options=options,
+            model.diffusion, *self.conditions, self.samples, replace(settings, rescale=model.rescale),
+            backend=self.backend, noise_mask=latent.get("noise_mask"), batch_index=latent.get("batch_index"),
+            options=options,
         )  # fmt: skip
 
     def to_latent(self, result: Tensor) -> Latent:
         """The LATENT that a result of `run` makes, with mask and batch index of the one that came in."""
-        return {**self.latent, "samples": unscale_latent(result, self.model.diffusion.config.vae)}
+        config = self.inputs.model.diffusion.config
+        return {**self.inputs.latent, "samples": unscale_latent(result, config.vae)}
 
     def measure(self, result: Tensor, options: RunOptions) -> tuple[float, float, float]:
         """Relative error of a result for which work was skipped, and seconds with and without skipping it.
@@ -60,15 +61,9 @@ class SamplingJob:
         return float((result - exact).norm() / exact.norm()), seconds, between - began
 
 
-def sampling_job(
-    model: Model,
-    positive: Conditioning,
-    negative: Conditioning,
-    latent: Latent,
-    settings: SampleSettings,
-    backend: Backend,
-) -> SamplingJob:
+def sampling_job(inputs: SamplerInputs, backend: Backend) -> SamplingJob:
     """The job for these inputs of a sampler node."""
+    model, positive, negative, latent, _ = inputs
     config = model.diffusion.config
     samples = latent["samples"]
     size = (samples.shape[-2], samples.shape[-1])
@@ -76,21 +71,15 @@ def sampling_job(
     if samples.any():
         samples = scale_latent(samples, config.vae)
     conditions = to_conditions(positive, negative, size, config, {**latent, "samples": samples})
-    return SamplingJob(model, conditions, latent, samples, replace(settings, rescale=model.rescale), backend)
+    return SamplingJob(inputs, conditions, samples, backend)
 
 
-def describe_memory(
-    model: Model,
-    positive: Conditioning,
-    latent: Latent,
-    settings: SampleSettings,
-    options: RunOptions,
-    backend: Backend,
-) -> str:
-    """The memory that sampling will take, in words. The negative half is assumed to equal the positive one."""
+def describe_memory(inputs: SamplerInputs, options: RunOptions, backend: Backend) -> str:
+    """The memory that sampling will take, in words."""
+    model, positive, negative, latent, settings = inputs
     diffusion, samples = model.diffusion, latent["samples"]
     size = (samples.shape[-2], samples.shape[-1])
-    conditions = to_conditions(positive, positive, size, diffusion.config, latent)
+    conditions = to_conditions(positive, negative, size, diffusion.config, latent)
     sigmas = cut_sigmas(diffusion.schedule, settings).tolist()
     job = Job(diffusion.unet, diffusion.config, diffusion.schedule, *conditions, tuple(samples.shape), sigmas)
     return plan_run(job, backend, options).words()

@@ -48,7 +48,7 @@ from comfyui_controlnet_core.controlnet_core.run_options import RunOptions
 from comfyui_controlnet_core.nodes import build_nodes, own_nodes
 from comfyui_controlnet_core.nodes.comfyui.replacements import REPLACEMENTS
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
-from comfyui_controlnet_core.nodes.values import BlockWeights
+from comfyui_controlnet_core.nodes.values import BlockWeights, SamplerInputs
 from comfyui_controlnet_core.preprocessors.learned.pidinet import PiDiNet
 from comfyui_controlnet_core.preprocessors.learned.teed import TEED
 from pretended_card import BUILT_FOR_CUDA
@@ -286,7 +286,7 @@ class Headless:
         """The decoded picture of a run."""
         known = {"seed": program.SEED, "steps": program.STEPS, "cfg": program.CFG, **settings}
         latent = latent or program.Case().latent(self)
-        result = self.host.sample(model or self.model, *conditioning, latent, SampleSettings(**known))
+        result = self.host.sample(SamplerInputs(model or self.model, *conditioning, latent, SampleSettings(**known)))
         return self.node("VAEDecode", samples=result, vae=self.vae)[0]
 
 
@@ -763,7 +763,8 @@ def test_shortcuts_are_those_of_the_other_home(
     settings = SampleSettings(program.SEED, short.STEPS, program.CFG, **case.settings)
     recorder = Recorder()
     conditioning, latent = case.conditioning(headless), case.latent(headless)
-    mine = headless.host.sample(model, *conditioning, latent, settings, RunOptions(recorder=recorder))["samples"]
+    inputs = SamplerInputs(model, *conditioning, latent, settings)
+    mine = headless.host.sample(inputs, RunOptions(recorder=recorder))["samples"]
     found, exact = tensors[f"short.{name}"], tensors[f"short.{name}.exact"]
     between, saved = (float((found - other).abs().max() / mine.abs().max()) for other in (mine, exact))
     print(f"{name}: {between:.1e} from the other home, {saved:.1e} from exact")

@@ -25,7 +25,7 @@ from comfyui_controlnet_core.controlnet_core.speed.offload import Conveyor, Offl
 from comfyui_controlnet_core.controlnet_core.training.controlnet_training import prepare_training
 from comfyui_controlnet_core.controlnet_core.training.loop import Recipe
 from comfyui_controlnet_core.nodes.standalone.host import ASSETS, StandaloneHost
-from comfyui_controlnet_core.nodes.values import ControlSpec
+from comfyui_controlnet_core.nodes.values import ControlSpec, SamplerInputs
 from few import few_of
 from pretended_card import Card
 from torch import Tensor
@@ -245,7 +245,7 @@ def test_from_files_to_a_picture_as_the_command_does_it(card: Card, tmp_path: Pa
         specs = [ControlSpec(net, hint, strength=0.7) for net in nets]
         positive, negative = host.apply_control(positive, negative, specs)
         latent = {"samples": torch.zeros(1, 4, 8, 8)}
-        made = host.sample(model, positive, negative, latent, SampleSettings(steps=2))
+        made = host.sample(SamplerInputs(model, positive, negative, latent, SampleSettings(steps=2)))
         back = host.encode(vae, host.decode(vae, made["samples"]))
         return torch.cat([host.decode(vae, made["samples"]), host.decode(vae, back, tile=6, overlap=2)])
 
