@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .conditioning.condition import crop
 from .control.bound_unit import NetInputs
-from .diffusion.denoiser import denoised, scale_input
+from .diffusion.denoiser import scale_input, to_x0
 from .diffusion.guidance import guide, rescale
 from .models.layers import repeat_rows
 from .models.unet import UNet
@@ -140,6 +140,6 @@ def predict(denoiser: Denoiser, x: Tensor, sigma: Tensor, batch: BatchInputs) ->
     rows = scale_input(part, sigma, spread).repeat(len(batch.conditions), 1, 1, 1)
     output = denoiser.unet(channels_last(rows.to(prepared.runtime.dtype)), batch).float()
     return {
-        index: denoised(prepared.config.parametrization, own, part, sigma, spread)
+        index: to_x0(prepared.config.parametrization, own, part, sigma, spread)
         for index, own in zip(batch.conditions, output.split(len(part)), strict=True)
     }

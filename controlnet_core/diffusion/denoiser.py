@@ -32,7 +32,7 @@ def scale_input(x: Tensor, sigma: Tensor, sigma_data: float = 1.0) -> Tensor:
     return x / (_per_picture(sigma, x) ** 2 + sigma_data**2) ** 0.5
 
 
-def denoised(
+def to_x0(
     parametrization: Parametrization, output: Tensor, x: Tensor, sigma: Tensor, sigma_data: float = 1.0
 ) -> Tensor:
     """Turn the network's output into its prediction of x0. x: the noisy latent before `scale_input`.

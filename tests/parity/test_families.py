@@ -25,7 +25,7 @@ from comfyui_controlnet_core.controlnet_core.config import (
     TextConfig,
     UNetConfig,
 )
-from comfyui_controlnet_core.controlnet_core.diffusion.denoiser import denoised, scale_input, training_target
+from comfyui_controlnet_core.controlnet_core.diffusion.denoiser import scale_input, to_x0, training_target
 from comfyui_controlnet_core.controlnet_core.diffusion.guidance import Weights
 from comfyui_controlnet_core.controlnet_core.diffusion.noise import initial_noise
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import make_schedule
@@ -341,7 +341,7 @@ def test_edm_is_that_of_diffusers(parametrization: Any, kind: str) -> None:
     for sigma in torch.tensor([0.01, 0.3, 2.0, 60.0]):
         assert_close(scale_input(x, sigma, 0.5), scheduler.precondition_inputs(x, sigma))
         assert_close(schedule.timestep(sigma).reshape(1), scheduler.precondition_noise(sigma).reshape(1))
-        ours = denoised(parametrization, output, x, sigma, 0.5)
+        ours = to_x0(parametrization, output, x, sigma, 0.5)
         assert_close(ours, scheduler.precondition_outputs(x, output, sigma))
 
 
@@ -351,7 +351,7 @@ def test_the_target_denoises_exactly(parametrization: Any, sigma_data: float) ->
     clean, noise = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64).unbind(0)
     sigma = torch.tensor(3.0, dtype=torch.float64)
     target = training_target(parametrization, clean, noise, sigma, sigma_data)
-    again = denoised(parametrization, target, clean + sigma * noise, sigma, sigma_data)
+    again = to_x0(parametrization, target, clean + sigma * noise, sigma, sigma_data)
     torch.testing.assert_close(again, clean)
 
 

@@ -22,9 +22,9 @@ import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.diffusion.denoiser import (
     add_noise,
-    denoised,
     is_max_denoise,
     scale_input,
+    to_x0,
 )
 from comfyui_controlnet_core.controlnet_core.diffusion.noise import initial_noise, mask_noise, noise_source
 from comfyui_controlnet_core.controlnet_core.diffusion.samplers import SAMPLERS
@@ -89,7 +89,7 @@ def ours(case: Any, ancestral: str) -> tuple[torch.Tensor, torch.Tensor, list[fl
         if mask is not None:
             x = x * mask + add_noise(latent, kept_noise, sigma) * (1 - mask)
         output = program.network(scale_input(x, sigma), schedule.timestep(sigma).expand(len(x)))
-        x0 = denoised(case.parametrization, output, x, sigma)
+        x0 = to_x0(case.parametrization, output, x, sigma)
         return x0 if mask is None else x0 * mask + latent * (1 - mask)
 
     source = noise_source(sampler, x, sigmas, case.seed, ancestral=ancestral)

@@ -10,9 +10,9 @@ import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.diffusion.denoiser import (
     add_noise,
-    denoised,
     is_max_denoise,
     scale_input,
+    to_x0,
     training_target,
 )
 from comfyui_controlnet_core.controlnet_core.diffusion.noise import (
@@ -255,7 +255,7 @@ def test_the_training_target_denoises_exactly(parametrization: str, sigma: torch
     sigma = sigma.double()
     x = add_noise(latent, noise, sigma)
     target = training_target(parametrization, latent, noise, sigma)  # type: ignore[arg-type]
-    torch.testing.assert_close(denoised(parametrization, target, x, sigma), latent)  # type: ignore[arg-type]
+    torch.testing.assert_close(to_x0(parametrization, target, x, sigma), latent)  # type: ignore[arg-type]
 
 
 def test_the_network_sees_the_variance_preserving_latent() -> None:
@@ -286,7 +286,7 @@ def test_max_denoise_is_told_by_the_first_sigma() -> None:
 def test_an_unknown_parametrization_is_named() -> None:
     x = torch.zeros(1, 4, 8, 8)
     with pytest.raises(ValueRangeError, match="'x0'"):
-        denoised("x0", x, x, torch.tensor(1.0))  # type: ignore[arg-type]
+        to_x0("x0", x, x, torch.tensor(1.0))  # type: ignore[arg-type]
     with pytest.raises(ValueRangeError, match="'x0'"):
         training_target("x0", x, x, torch.tensor(1.0))  # type: ignore[arg-type]
 
