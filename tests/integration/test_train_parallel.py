@@ -59,7 +59,10 @@ def command(folder: Path, output: Path, processes: int, *more: str) -> list[str]
     )
     train = ["-m", "comfyui_controlnet_core", "train", "--data", str(folder / "indexed")]
     base = ["--base", str(folder / "base.safetensors"), "--output", str(output), *QUICK, "--probe-every", "1000"]
-    return [sys.executable, *launch, *train, *base, "--steps", str(STEPS), "--dtype", "fp32", *more]
+    # The paper's learning rate: AdamW moves a weight by it however small the gradient is, which a sum in another order
+    # may turn around.
+    recipe = ["--lr", "1e-5", "--steps", str(STEPS), "--dtype", "fp32"]
+    return [sys.executable, *launch, *train, *base, *recipe, *more]
 
 
 def environment() -> dict[str, str]:

@@ -23,6 +23,7 @@ from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
 from comfyui_controlnet_core.controlnet_core.speed import WeightPolicy, fused_qkv
 from comfyui_controlnet_core.controlnet_core.speed.offload import Conveyor, OffloadedLayer, transform
 from comfyui_controlnet_core.controlnet_core.training.controlnet_training import prepare_training
+from comfyui_controlnet_core.controlnet_core.training.examples import RandomAccess
 from comfyui_controlnet_core.controlnet_core.training.loop import Recipe
 from comfyui_controlnet_core.nodes.standalone.host import ASSETS, StandaloneHost
 from comfyui_controlnet_core.nodes.values import ControlSpec, SamplerInputs
@@ -263,7 +264,7 @@ def test_what_a_card_computes_in(
         assert Runtime.choose(name) == Runtime(card.device, torch.float16, expected)
 
 
-class Pairs:
+class Pairs(RandomAccess):
     """Pictures and hints of random numbers."""
 
     size = 64
