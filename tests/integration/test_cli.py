@@ -392,14 +392,14 @@ def test_ctrl_c_while_the_command_is_being_imported(module: str) -> None:
 
 def test_help_is_quick_and_imports_no_torch() -> None:
     code = (
-        "import sys, time; t = time.perf_counter()\n"
+        "import sys, time; t = time.process_time()\n"
         "from comfyui_controlnet_core.workflows import cli\n"
         "cli.build_parser('run').format_help(); cli.build_parser().format_help()\n"
         "assert 'torch' not in sys.modules and 'controlnet_core' not in sys.modules\n"
-        "print(time.perf_counter() - t)"
+        "print(time.process_time() - t)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 1.0  # 0.05 s alone; the tests may share the machine
+    assert float(done.stdout) < 0.5  # 0.05 s of a quiet core
     module = [sys.executable, "-m", "comfyui_controlnet_core", "--help"]
     assert "usage: controlnet" in subprocess.run(module, capture_output=True, text=True, check=True).stdout
 

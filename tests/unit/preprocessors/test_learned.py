@@ -78,10 +78,10 @@ def test_every_learned_one_runs_on_batches_and_odd_sizes(entry: Entry, nets: Ran
 
 @pytest.mark.parametrize("entry", LEARNED, ids=lambda entry: entry.name)
 def test_a_missing_file_is_an_instant_error_that_helps(entry: Entry, tmp_path: Path) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(preprocessors.WeightsError) as caught:
         preprocessors.process(entry, np.zeros((1, 64, 64, 3), np.float32), library=Library([tmp_path]))
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
     text, weights = str(caught.value), entry.weights[0]
     for part in (weights.file, weights.source, weights.licence, str(tmp_path)):
         assert part in text

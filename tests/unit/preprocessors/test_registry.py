@@ -82,10 +82,10 @@ def test_importing_and_listing_loads_no_heavy_library() -> None:
         "heavy = {'numpy', 'torch', 'cv2', 'scipy', 'transformers'} & set(sys.modules)\n"
         "print(time.process_time() - start, sorted(heavy))"
     )
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(5)]
     seconds = min(float(run.stdout.split()[0]) for run in runs)
     assert all(run.stdout.split(maxsplit=1)[1].strip() == "[]" for run in runs)
-    assert seconds < 0.05
+    assert seconds < 0.1  # 0.03 s of a quiet core; numpy alone would take 0.1, torch 1
 
 
 def test_the_documentation_names_every_one_with_its_parameters() -> None:
