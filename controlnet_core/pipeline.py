@@ -92,7 +92,7 @@ def generate(
         start = latent.to(backend.runtime.device, torch.float32)
         return sample_latent(
             denoise, start, sigmas, settings, model.schedule, noise_mask=noise_mask, batch_index=batch_index,
-            on_step=options.tell_step, cancelled=options.cancelled,
+            on_step=options.report_step, cancelled=options.cancelled,
         )  # fmt: skip
 
     guard = FiniteGuard(every_step=results_are_free(backend.runtime.device))
@@ -127,7 +127,7 @@ def make_denoiser(
     guard = guard or FiniteGuard(every_step=True)
     context = run_context(job, backend, options, guard.every_step)
     plan = apply_plan(job, backend, options, _replays(context))
-    options.tell_memory(plan)
+    options.report_memory(plan)
     context = replace(context, offloaded=backend.conveyor is not None)  # as planned
     denoise = build_denoiser(job, backend, settings, plan.chunk, context, guard)
     options.note(*blocked_choices(job, backend, context))
@@ -137,7 +137,7 @@ def make_denoiser(
 def run_context(
     job: Job, backend: Backend, options: RunOptions = DEFAULTS, checks_each_step: bool = True
 ) -> RunContext:
-    """What accelerations are told of a run."""
+    """Collect the facts about a run that accelerations read."""
     owners = job.unet, *dict.fromkeys(unit.net for unit in job.units)
     return RunContext(
         backend.runtime, _clock(job, options), backend.streams, backend.programs, owners,
@@ -183,8 +183,9 @@ def build_denoiser(
         outside = with_accelerations(unguided, own) if unguided is not guided else inside
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-            own.clock.begin(float(sigma))
-            return (inside if own.clock.guides(float(sigma)) else outside)(x, sigma)
+            level = float(sigma)
+            own.clock.begin(level)
+            return (inside if own.clock.guides(level) else outside)(x, sigma)
 
         return denoise
 

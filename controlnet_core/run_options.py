@@ -1,4 +1,4 @@
-"""What a caller may ask of a run besides the picture: work that may be skipped, and who is told what happens.
+"""Options of a run besides the picture: work that may be skipped, a report, and callbacks.
 
 Shortcuts skip work at a price in exactness. Without them every evaluation is computed in full.
 
@@ -145,14 +145,14 @@ class RunOptions:
         """The same run without report and memory callback; `on_step` is still called."""
         return replace(self, recorder=None, on_memory=None)
 
-    def tell_step(self, step: Step) -> None:
+    def report_step(self, step: Step) -> None:
         """The first evaluation of a step is done."""
         if self.recorder is not None:
             self.recorder.step(float(step.sigma))
         if self.on_step is not None:
             self.on_step(step)
 
-    def tell_memory(self, plan: MemoryPlan) -> None:
+    def report_memory(self, plan: MemoryPlan) -> None:
         """The memory of the run is planned."""
         if self.recorder is not None:
             self.recorder.memory = plan.data()

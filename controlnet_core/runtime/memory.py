@@ -84,26 +84,28 @@ class MemoryPlan:
 
     def words(self) -> str:
         """On one line, with what to do when it will not fit."""
-        told = self.footprint
+        footprint = self.footprint
         parts = [
             f"memory: {self.peak / MB:,.0f} MB: weights {self.weights / MB:,.0f}, text, timesteps and hints "
-            f"{told.prepared / MB:,.0f}, a step {told.step / MB:,.0f}"
+            f"{footprint.prepared / MB:,.0f}, a step {footprint.step / MB:,.0f}"
         ]
-        if told.carried:
-            parts[0] += f", kept between steps {told.carried / MB:,.0f}"
-        if self.weights < told.weights:
-            parts.append(f"{(told.weights - self.weights) / MB:,.0f} MB of weights stay on the host and are streamed")
+        if footprint.carried:
+            parts[0] += f", kept between steps {footprint.carried / MB:,.0f}"
+        if self.weights < footprint.weights:
+            parts.append(
+                f"{(footprint.weights - self.weights) / MB:,.0f} MB of weights stay on the host and are streamed"
+            )
         if self.winograd is False:
             parts.append("convolutions by definition, because the larger Winograd filters do not fit")
         if self.chunk < self.batch:
             parts.append(f"{self.chunk} of {self.batch} images at a time")
-        if not told.is_known:
+        if not footprint.is_known:
             parts.append("only weights are counted, since the step could not be tried without values")
         if self.free is not None:
             parts.append(f"{self.free / MB:,.0f} MB free")
         if not self.fits:
-            streamed = "--memory streamed, " if self.resident is None else ""
-            parts.append(f"more than there is: use {streamed}a smaller image, fewer ControlNets, or bf16 or fp16")
+            advice = "--memory streamed, " if self.resident is None else ""
+            parts.append(f"more than there is: use {advice}a smaller image, fewer ControlNets, or bf16 or fp16")
         return "; ".join(parts)
 
     def data(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What accelerations are told about a run and about the weights of a model."""
+"""Facts about a run and about the weights of a model that accelerations read."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ class CoreSampler(comfy.samplers.Sampler):
             return guided(x, rows, denoise_mask=denoise_mask, **extra_args)
 
         def report(step: Step) -> None:
-            self.options.tell_step(step)
+            self.options.report_step(step)
             if callback is not None:
                 callback(step.index, step.denoised, step.x, step.total)
 

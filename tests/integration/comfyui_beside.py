@@ -79,8 +79,8 @@ def pair(session: Any, folders: tuple[Path | None, ...]) -> dict[str, Any]:
     loaded: of each pack; reason: why another one is not. warnings: those that name ours. taken: our nodes that another
     pack replaced. theirs: nodes of the other pack that are no longer its own. latent: a digest of a sampled latent.
     """
-    heard = comfyui_host.Warnings()
-    logging.getLogger().addHandler(heard)
+    warnings = comfyui_host.Warnings()
+    logging.getLogger().addHandler(warnings)
     loaded, classes = {}, {}
     mappings = session.nodes.NODE_CLASS_MAPPINGS
     for folder in filter(None, folders):
@@ -97,8 +97,8 @@ def pair(session: Any, folders: tuple[Path | None, ...]) -> dict[str, Any]:
     return {
         "loaded": loaded.pop(session.pack.name),
         "others loaded": all(loaded.values()),
-        "reason": next((m.splitlines()[-1] for m in heard.messages if "Cannot import" in m), ""),
-        "warnings": [m for m in heard.messages if "CNCore" in m or "ControlNet Core" in m],
+        "reason": next((m.splitlines()[-1] for m in warnings.messages if "Cannot import" in m), ""),
+        "warnings": [m for m in warnings.messages if "CNCore" in m or "ControlNet Core" in m],
         "taken": ours,
         "theirs": [n for names in lost.values() for n in names],
         "nodes": len(classes[session.pack.name]),

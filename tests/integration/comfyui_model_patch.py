@@ -69,7 +69,7 @@ def qwen_image() -> tuple[Any, Any, Vae, int]:
 
 
 def z_image() -> tuple[Any, Any, Vae, int]:
-    """As `qwen_image`. ComfyUI takes it that there are 30 blocks, and that the timestep is 256 wide."""
+    """As `qwen_image`. ComfyUI assumes 30 blocks and a timestep embedding of width 256."""
     shared = {"dim": 256, "n_heads": 4, "n_kv_heads": 4, "multiple_of": 32, "qk_norm": True, "norm_eps": 1e-5}
     config = {
         "image_model": "lumina2", "n_layers": 30, "cap_feat_dim": 24, "axes_dims": [16, 24, 24], "in_channels": 16,

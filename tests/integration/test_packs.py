@@ -10,13 +10,11 @@ import json
 import os
 import re
 import subprocess
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from load_file import load_file
 
 pytestmark = [
     pytest.mark.comfyui,
@@ -25,19 +23,8 @@ pytestmark = [
 CLOSE = 1e-5
 
 
-def load_file(name: str) -> ModuleType:
-    """A file of this folder as a module."""
-    spec = spec_from_file_location(Path(name).stem, Path(__file__).with_name(name))
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for their module
-    spec.loader.exec_module(module)
-    return module
-
-
-host = load_file("test_comfyui.py")
-packs = load_file("comfyui_packs.py")
+host = load_file(Path(__file__).with_name("test_comfyui.py"))
+packs = load_file(Path(__file__).with_name("comfyui_packs.py"))
 pack = host.pack
 TORCH_ATTENTION = "--use-pytorch-cross-attention"
 

@@ -6,13 +6,11 @@ Needs COMFYUI_DIR as `test_comfyui.py` does, of a release that has this schema.
 from __future__ import annotations
 
 import os
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from load_file import load_file
 
 FOLDER = Path(os.environ.get("COMFYUI_DIR", "."))
 pytestmark = [
@@ -22,18 +20,7 @@ pytestmark = [
 ]
 
 
-def load_file(name: str) -> ModuleType:
-    """A file of this folder as a module."""
-    spec = spec_from_file_location(Path(name).stem, Path(__file__).with_name(name))
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-host = load_file("test_comfyui.py")
+host = load_file(Path(__file__).with_name("test_comfyui.py"))
 pack = host.pack
 
 

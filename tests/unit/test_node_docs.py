@@ -8,14 +8,14 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from comfyui_controlnet_core.workflows.bundled import bundled_names
 from comfyui_controlnet_core.workflows.contract import read_spec
+from load_file import load_file
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -30,18 +30,7 @@ COVERED = 0.9
 HANGUL = re.compile("[\uac00-\ud7a3]")
 
 
-def load_generator() -> ModuleType:
-    """`docs/make_node_docs.py`, which is a program and in no package."""
-    spec = spec_from_file_location("make_node_docs", ROOT / "docs" / "make_node_docs.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-generator = load_generator()
+generator = load_file(ROOT / "docs" / "make_node_docs.py")
 NODES: dict[str, Any] = generator.node_classes()
 
 
