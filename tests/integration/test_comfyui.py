@@ -49,7 +49,7 @@ from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.nodes.values import BlockWeights, SamplerInputs
 from comfyui_controlnet_core.preprocessors.learned.pidinet import PiDiNet
 from comfyui_controlnet_core.preprocessors.learned.teed import TEED
-from load_file import load_file
+from load_script import load_script
 from pretended_card import BUILT_FOR_CUDA
 from safetensors.torch import load_file, save_file
 
@@ -72,7 +72,7 @@ EXACT_SCENARIOS = (
 TIMEOUT = float(os.environ.get("COMFYUI_TIMEOUT", "600"))
 
 
-program = load_file(PROGRAM)  # its settings and pictures are used here too
+program = load_script(PROGRAM)  # its settings and pictures are used here too
 
 
 def python() -> str:
@@ -434,7 +434,7 @@ def test_other_kinds_of_control(
 # ---- nets that nodes make, and unions
 
 
-nets = load_file(PROGRAM.with_name("comfyui_nets.py"))
+nets = load_script(PROGRAM.with_name("comfyui_nets.py"))
 
 
 def test_a_net_trained_in_the_host_is_the_one_trained_without_it(
@@ -737,7 +737,7 @@ def test_a_net_holds_no_more_than_the_host_was_told(name: str, facts: dict[str, 
 
 # ---- shortcuts
 
-short = load_file(PROGRAM.with_name("comfyui_shortcuts.py"))
+short = load_script(PROGRAM.with_name("comfyui_shortcuts.py"))
 
 
 @pytest.mark.parametrize("name", short.RUNS)
@@ -824,7 +824,7 @@ def test_nothing_of_a_sampling_with_shortcuts_outlives_it(facts: dict[str, Any])
 def test_hint_nodes_give_the_same_in_both_homes(
     pack: Path, facts: dict[str, Any], tensors: dict[str, torch.Tensor]
 ) -> None:
-    scenario = load_file(PROGRAM.with_name("comfyui_preprocess.py"))
+    scenario = load_script(PROGRAM.with_name("comfyui_preprocess.py"))
     host = StandaloneHost(models_dirs=[pack.parents[1] / "models", pack.parent / AUX], device="cpu", dtype="fp32")
     classes = build_nodes(host)
     calls = scenario.calls({name: classes[name] for name in own_nodes()})

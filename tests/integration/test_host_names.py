@@ -4,24 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from load_script import load_script
 
-
-def load_program() -> ModuleType:
-    """`host_names.py`."""
-    spec = spec_from_file_location("host_names", Path(__file__).with_name("host_names.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-program = load_program()
+program = load_script(Path(__file__).with_name("host_names.py"))
 OLDEST, NEWEST = "0.3.40", "0.33.0"
 V3_NAMES = (
     "Boolean", "Combo", "ComfyNode", "Custom", "Float", "Hidden", "Input", "Int", "NodeOutput", "Output", "Schema",

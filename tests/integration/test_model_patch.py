@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from load_file import load_file
+from load_script import load_script
 
 FOLDER = Path(os.environ.get("COMFYUI_DIR", "."))
 pytestmark = [
@@ -23,7 +23,7 @@ pytestmark = [
 CLOSE = 5e-6
 
 
-host = load_file(Path(__file__).with_name("test_comfyui.py"))
+host = load_script(Path(__file__).with_name("test_comfyui.py"))
 pack = host.pack
 
 

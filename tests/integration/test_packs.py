@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from load_file import load_file
+from load_script import load_script
 
 pytestmark = [
     pytest.mark.comfyui,
@@ -23,8 +23,8 @@ pytestmark = [
 CLOSE = 1e-5
 
 
-host = load_file(Path(__file__).with_name("test_comfyui.py"))
-packs = load_file(Path(__file__).with_name("comfyui_packs.py"))
+host = load_script(Path(__file__).with_name("test_comfyui.py"))
+packs = load_script(Path(__file__).with_name("comfyui_packs.py"))
 pack = host.pack
 TORCH_ATTENTION = "--use-pytorch-cross-attention"
 

@@ -12,10 +12,8 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict
-from importlib.util import module_from_spec, spec_from_file_location
 from itertools import product
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -29,21 +27,10 @@ from comfyui_controlnet_core.controlnet_core.diffusion.denoiser import (
 from comfyui_controlnet_core.controlnet_core.diffusion.noise import initial_noise, mask_noise, noise_source
 from comfyui_controlnet_core.controlnet_core.diffusion.samplers import SAMPLERS
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import SCHEDULERS, make_sigmas, scaled_linear
+from load_script import load_script
 from safetensors.torch import load_file
 
-
-def load_program() -> ModuleType:
-    """`host_sampling.py` beside this file: the program's cases and its network are used here too."""
-    spec = spec_from_file_location("host_sampling", Path(__file__).with_name("host_sampling.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-program = load_program()
+program = load_script(Path(__file__).with_name("host_sampling.py"))
 Case = program.Case
 
 pytestmark = [

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from comfyui_controlnet_core.workflows.bundled import bundled_names
 from comfyui_controlnet_core.workflows.contract import read_spec
-from load_file import load_file
+from load_script import load_script
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ COVERED = 0.9
 HANGUL = re.compile("[\uac00-\ud7a3]")
 
 
-generator = load_file(ROOT / "docs" / "make_node_docs.py")
+generator = load_script(ROOT / "docs" / "make_node_docs.py")
 NODES: dict[str, Any] = generator.node_classes()
 
 

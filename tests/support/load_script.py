@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 
-def load_file(path: Path) -> ModuleType:
+def load_script(path: Path) -> ModuleType:
     """Run a file as a module of its own name, and return the module."""
     spec = spec_from_file_location(path.stem, path)
     assert spec is not None
