@@ -7,9 +7,9 @@ the engine are counted automatically. Scratch memory inside an operator is not c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import zip_longest
 from typing import Any, cast
 
 import torch
@@ -28,6 +28,7 @@ from .models.module_tree import copy_leaf, rebuild
 from .models.unet import encoder_widths
 from .models.vae import AutoencoderKL
 from .runtime.memory import Footprint
+from .runtime.meta_shapes import SHAPE_RULES
 from .runtime.tensor_memory import TensorMemory
 from .runtime.weight_bytes import weight_bytes
 from .sample import SampleSettings
@@ -37,69 +38,6 @@ META = torch.device("meta")
 TOKENS = 77
 STEPS = 30
 """Length of a text and number of noise levels that are assumed for a run whose job is not known."""
-
-
-def _like(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    return x.new_empty(x.shape)
-
-
-def _in_place(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    return x
-
-
-def _broadcast(a: Tensor, b: Any, **kwargs: Any) -> Tensor:
-    sides = zip_longest(reversed(a.shape), reversed(b.shape if isinstance(b, Tensor) else ()), fillvalue=1)
-    return a.new_empty([max(pair) for pair in sides][::-1])
-
-
-def _attention(q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    return q.new_empty(*q.shape[:-1], v.shape[-1])
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return x.new_empty(*x.shape[:-1], weight.shape[0])
-
-
-def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    shape = list(tensors[0].shape)
-    shape[dim] = sum(x.shape[dim] for x in tensors)
-    return tensors[0].new_empty(shape)
-
-
-def _repeat(x: Tensor, counts: Sequence[int]) -> Tensor:
-    return x.new_empty([side * count for side, count in zip(x.shape, counts, strict=True)])
-
-
-def _conv2d(x: Tensor, weight: Tensor, bias: Any = None, stride: Any = 1, padding: Any = 0, *more: Any) -> Tensor:
-    strides, paddings = ((v[0], v[-1]) if isinstance(v, list | tuple) else (v, v) for v in (stride, padding))
-    sides = zip(x.shape[2:], weight.shape[2:], strides, paddings, strict=True)  # this engine has no dilation
-    return x.new_empty(x.shape[0], weight.shape[0], *((n + 2 * p - k) // s + 1 for n, k, s, p in sides))
-
-
-def _upsample(x: Tensor, size: Any, scales: Any = None) -> Tensor:
-    sides = size or [int(side * scale) for side, scale in zip(x.shape[2:], scales, strict=True)]
-    return x.new_empty(*x.shape[:2], *sides)
-
-
-def _arange(end: int, dtype: torch.dtype = torch.int64, device: Any = META, **kwargs: Any) -> Tensor:
-    return torch.empty(end, dtype=dtype, device=device)
-
-
-ATEN = torch.ops.aten
-KERNELS: Mapping[Any, Callable[..., Tensor]] = {
-    **{getattr(ATEN, op).default: _like for op in ("group_norm", "layer_norm", "gelu", "silu", "exp", "cos", "sin")},
-    **{getattr(ATEN, op).Tensor: _broadcast for op in ("add", "sub", "mul", "div")},
-    **dict.fromkeys((ATEN.add_.Tensor, ATEN.addcmul_.default, ATEN.silu_.default, ATEN.copy_.default), _in_place),
-    ATEN.cat.default: _cat,
-    ATEN.repeat.default: _repeat,
-    ATEN.arange.default: _arange,
-    ATEN.linear.default: _linear,
-    ATEN.conv2d.default: _conv2d,
-    ATEN.upsample_nearest2d.vec: _upsample,
-    ATEN._upsample_nearest_exact2d.vec: _upsample,
-    ATEN.scaled_dot_product_attention.default: _attention,
-}
-"""Fast shape rules for operators whose meta version in torch is slow: it is Python, and some import the compiler."""
 
 
 class MetaBackend(Backend):
@@ -257,18 +195,18 @@ def _measure(job: Job, backend: MetaBackend, clock: EvaluationClock, graphs: boo
     """The footprint of one part of a batch, without weights."""
     runtime = replace(backend.runtime, graphs=graphs)
     settings = SampleSettings(cfg=7.0)
-    memory, x = TensorMemory(KERNELS), torch.empty(job.shape, device=META)
+    memory, x = TensorMemory(SHAPE_RULES), torch.empty(job.shape, device=META)
     streams: Any = CountedStreams(memory) if backend.real.runtime.device.type == "cuda" else backend.streams
     context = RunContext(runtime, clock, streams, backend.programs, (job.unet,), checks_each_step=False)
     with torch.inference_mode():
-        with TensorMemory(KERNELS):  # packs the weights that preparing uses
+        with TensorMemory(SHAPE_RULES):  # packs the weights that preparing uses
             build(job, backend, settings, job.shape[0], context)
         backend.runs.clear()
         with memory:
             denoise = build(job, backend, settings, job.shape[0], context)
             before = backend.made_bytes()
             prepared, preparing, highest = memory.live, memory.peak, memory.live
-            for sigma, repeats in _evaluations(job, clock, backend.packs):
+            for sigma, repeats in _evaluations(job, clock, backend.packs, graphs):
                 for _ in range(repeats):
                     memory.peak = memory.live
                     denoise(x, torch.tensor(sigma))
@@ -279,19 +217,21 @@ def _measure(job: Job, backend: MetaBackend, clock: EvaluationClock, graphs: boo
     return Footprint(0, prepared, preparing, step, kept - prepared)
 
 
-def _evaluations(job: Job, clock: EvaluationClock, packs: bool) -> Iterator[tuple[float, int]]:
+def _evaluations(job: Job, clock: EvaluationClock, packs: bool, graphs: bool) -> Iterator[tuple[float, int]]:
     """Noise levels at which different conditions, units or halves act, and how often to evaluate there.
 
+    A level is left out where another one differs only in having more units. With graphs none is: each has buffers.
     Weights are packed in the first evaluation.
     """
-    seen = set()
-    repeats = max(clock.steady_after, 1 + packs)
-    for sigma in dict.fromkeys(s for s in job.sigmas if s > 0.0):
-        inside = clock.guides(sigma)
+    levels: dict[tuple[Any, tuple[bool, ...]], float] = {}
+    for sigma in (s for s in job.sigmas if s > 0.0):
         conditions = tuple(job.schedule.in_window(sigma, c.start, c.end) for c in job.conditions)
         units = tuple(u.factor_at(sigma, job.schedule) != 0.0 for u in job.units)
-        if (inside, conditions, units) not in seen:
-            seen.add((inside, conditions, units))
+        levels.setdefault(((clock.guides(sigma), conditions), units), sigma)
+    repeats = max(clock.steady_after, 1 + packs)
+    for (rows, units), sigma in levels.items():
+        more = (u for r, u in levels if r == rows and u != units and all(map(operator.le, units, u)))
+        if graphs or not any(more):
             yield sigma, repeats
 
 
@@ -357,7 +297,7 @@ def control_bytes(net: ControlModel, size: tuple[int, int], rows: int, images: i
     base = config.unet
     with torch.device(META):
         twin = ControlNet(replace(config, union=None))
-    with torch.inference_mode(), TensorMemory(KERNELS) as memory:
+    with torch.inference_mode(), TensorMemory(SHAPE_RULES) as memory:
         hint = torch.empty(images, config.hint_channels, 8 * size[0], 8 * size[1], device=META)
         text = torch.empty(rows, TOKENS, base.context_dim, device=META)
         label = None if base.label_dim is None else torch.empty(rows, base.label_dim, device=META)
@@ -383,6 +323,6 @@ def decode_bytes(vae: AutoencoderKL, dtype: torch.dtype, rows: int, size: tuple[
     """Most bytes that an autoencoder holds beside its weights while it decodes latents (rows, 4, h, w) of this size."""
     latent = torch.empty(rows, vae.config.latent_channels, *size, dtype=dtype, device=META)
     twin = cast(AutoencoderKL, meta_module(vae))
-    with torch.inference_mode(), TensorMemory(KERNELS) as memory:
+    with torch.inference_mode(), TensorMemory(SHAPE_RULES) as memory:
         twin.decode(latent)
     return memory.peak
