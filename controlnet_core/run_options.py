@@ -19,12 +19,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from .control.report import Recorder, RunReport
-from .diffusion.samplers import Step
 from .errors import ValueRangeError
-from .runtime.device import Cancelled
-from .runtime.memory import MemoryPlan
+
+if TYPE_CHECKING:
+    from .diffusion.samplers import Step
+    from .runtime.device import Cancelled
+    from .runtime.memory import MemoryPlan
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from ..controlnet_core.control.curve import EXAMPLE, StrengthCurve, read_curve
 from ..controlnet_core.control.easing import EASINGS
 from ..controlnet_core.control.hint import FITS
 from ..controlnet_core.control.modes import MODES
-from ..controlnet_core.control.weights import PRESETS
+from ..controlnet_core.control.weights import PRESETS, BlockWeights
 from ..controlnet_core.errors import ValueRangeError
-from ..controlnet_core.models.union import UNION_CHOICES
+from ..controlnet_core.models.union_types import UNION_CHOICES
 from .fields import (
     Output,
     choice,
@@ -29,7 +29,7 @@ from .fields import (
     window,
 )
 from .node import Node
-from .values import BlockWeights, Conditioning, ControlSpec, Halves, HintSpec, SpecStack, UnitOptions
+from .values import Conditioning, ControlSpec, Halves, HintSpec, SpecStack, UnitOptions
 
 CATEGORY = "ControlNet Core/control"
 # Other packs have sockets called STACK or WEIGHTS with other contents: ours need names that nobody else uses.

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..controlnet_core.errors import ValueRangeError
-from ..controlnet_core.training.demo_world import ADE_CLASS, RenderedScene, render_seed
 from ..preprocessors import process
-from ..preprocessors.depth import depth_to_hint
-from ..preprocessors.examples import SAMPLES
-from ..preprocessors.palettes import labels_to_hint
-from ..preprocessors.pose.draw import draw_poses
+
+# The demo world and its hints are imported where they are used: a list of names does not need them.
+if TYPE_CHECKING:
+    from ..controlnet_core.training.demo_world import RenderedScene
 
 STEREO = "stereo pair"
 """A photograph beside a copy whose lower half is shifted, as if it were nearer to the camera."""
@@ -38,6 +38,8 @@ def load_photo(path: Path, view: str, size: int) -> tuple[Tensor, str]:
     """
     from PIL import Image
 
+    from ..preprocessors.examples import SAMPLES
+
     if view not in ("picture", STEREO):
         raise ValueRangeError(
             f"{path.stem} is a photograph and has no exact {view} hint: choose a demo scene, or make the hint with "
@@ -59,6 +61,8 @@ def render_scene(name: str, view: str, size: int) -> tuple[Tensor, str]:
     """IMAGE (1, size, size, 3) of a demo scene, and its caption. view: a key of VIEWS."""
     if view not in VIEWS:
         raise ValueRangeError(f"{name} has no {view}: choose one of {', '.join(VIEWS)}, or a photograph")
+    from ..controlnet_core.training.demo_world import render_seed
+
     rendered = render_seed(SCENES[name], size)
     return torch.from_numpy(np.ascontiguousarray(VIEWS[view](rendered), np.float32))[None], rendered.caption
 
@@ -73,6 +77,8 @@ def _z_pass(rendered: RenderedScene) -> np.ndarray:
 
 
 def _openpose(rendered: RenderedScene) -> np.ndarray:
+    from ..preprocessors.pose.draw import draw_poses
+
     height, width = rendered.depth.shape
     scale = height / 128
     return draw_poses(
@@ -80,7 +86,16 @@ def _openpose(rendered: RenderedScene) -> np.ndarray:
     )
 
 
+def _depth(rendered: RenderedScene) -> np.ndarray:
+    from ..preprocessors.depth import depth_to_hint
+
+    return depth_to_hint(rendered.depth)
+
+
 def _segmentation(rendered: RenderedScene) -> np.ndarray:
+    from ..controlnet_core.training.demo_world import ADE_CLASS
+    from ..preprocessors.palettes import labels_to_hint
+
     return labels_to_hint(np.array([ADE_CLASS[name] for name in rendered.classes])[rendered.labels])
 
 
@@ -89,7 +104,7 @@ VIEWS: Mapping[str, Callable[[RenderedScene], np.ndarray]] = {
     "canny": lambda rendered: _edges("canny", rendered),
     # Thick strokes along the soft edges, as a person would draw them.
     "scribble": lambda rendered: (_edges("soft_edge", rendered) > 0.5).astype(np.float32),
-    "depth": lambda rendered: depth_to_hint(rendered.depth),
+    "depth": _depth,
     "openpose": _openpose,
     "segmentation": _segmentation,
     "z-pass": _z_pass,

@@ -11,14 +11,12 @@ from torch import Tensor
 
 from .. import preprocessors
 from ..controlnet_core.analysis import fidelity
-from ..controlnet_core.analysis.charts import draw_comparison
 from ..controlnet_core.analysis.fidelity import Agreement
 from ..controlnet_core.control.hint import fit_hint
 from .fields import Output, choice, image, number, optional
 from .node import Node, with_text
 from .pictures import shown, to_image
 from .preprocess import core_errors
-from .units import hint_of
 
 EDGE_KINDS = ("canny", "lines", "scribble", "lineart", "soft_edge")
 FINDERS = {**{kind: kind for kind in EDGE_KINDS}, "depth": "depth_anything_v2", "normal": "normal_bae"}
@@ -69,6 +67,8 @@ class ControlFidelity(Node):
         self, picture: Tensor, hint: Tensor, kind: str, tolerance: float, found: Tensor | None = None
     ) -> dict[str, Any]:
         """-> score, the scores in words, IMAGE (B, H, W, 3)."""
+        from ..controlnet_core.analysis.charts import draw_comparison
+
         wanted = _fitted_map(hint, picture)
         maps = self._find(picture, kind) if found is None else _fitted_map(found, picture)
         results, drawings = [], []
@@ -94,6 +94,8 @@ class ControlFidelity(Node):
 
 def _fitted_map(image: Tensor, picture: Tensor) -> np.ndarray:
     """An IMAGE as an array (B, H, W, C) of the picture's size."""
+    from .units import hint_of
+
     return fit_hint(hint_of(image), picture.shape[1], picture.shape[2]).movedim(1, -1).cpu().numpy()
 
 

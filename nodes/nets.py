@@ -5,18 +5,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..controlnet_core.checkpoints.detect import identify_file
-from ..controlnet_core.checkpoints.load import load_controlnet, load_unet
-from ..controlnet_core.checkpoints.save import LayoutName, save_controlnet
-from ..controlnet_core.models.controlnet import ControlNet
 from .builtin import base_names, base_path, net_names, net_path
 from .fields import Field, Output, choice, control_net, number, text
 from .folders import inside, publish, remove_leftovers, temporary_file
 from .node import Node, with_text
+
+if TYPE_CHECKING:
+    from ..controlnet_core.checkpoints.save import LayoutName
+    from ..controlnet_core.models.controlnet import ControlNet
 
 CATEGORY = "ControlNet Core/train"
 # The name that people know each layout by -> the name in `save_controlnet`.
@@ -66,6 +66,8 @@ def write_net(host: Any, net: ControlNet, prefix: str, layout: str, dtype: str, 
 
     note: stored in the file's metadata, to tell where it came from. Raises PathError or CheckpointError.
     """
+    from ..controlnet_core.checkpoints.save import save_controlnet
+
     options: dict[str, Any] = {"family": family, "layout": LAYOUTS[layout], "dtype": DTYPES[dtype]}
     options["metadata"] = {"controlnet_core.made_by": note}
     return write_numbered(host.output_dir, prefix, lambda path: save_controlnet(path, net, **options))
@@ -102,6 +104,8 @@ class ConvertControlNet(Node):
 
     def run(self, control_net_name: str, layout: str, dtype: str, filename_prefix: str) -> dict[str, Any]:
         """-> the file's path. Raises CheckpointError for other kinds of control."""
+        from ..controlnet_core.checkpoints.load import load_controlnet
+
         net, identity = load_controlnet(net_path(self.host, control_net_name))
         note = f"Convert ControlNet from {control_net_name}"
         path = write_net(self.host, net, filename_prefix, layout, dtype, identity.family, note)
@@ -133,7 +137,8 @@ class TransferControlNet(Node):
         self, control_net_name: str, source: str, target: str, strength: float, dtype: str, filename_prefix: str
     ) -> tuple[Any, str]:
         """-> CONTROL_NET, the file's path. Raises UnfitError for ControlNets and checkpoints of different families."""
-        # Imported here, since no other node needs the training code.
+        from ..controlnet_core.checkpoints.detect import identify_file
+        from ..controlnet_core.checkpoints.load import load_controlnet, load_unet
         from ..controlnet_core.training.transfer_controlnet import transfer_controlnet
 
         net, identity = load_controlnet(net_path(self.host, control_net_name))

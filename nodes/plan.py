@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ..controlnet_core.analysis.charts import SeenHint, draw_plan
 from ..controlnet_core.control.hint import check_hint_channels, fit_hint
-from ..controlnet_core.control.plan import RunPlan, describe, make_plan
-from ..controlnet_core.control.unit import ControlUnit
-from ..controlnet_core.sample import SampleSettings, cut_sigmas
 from .control import CATEGORY
 from .fields import Output, conditioning, denoise, latent, model, sampler, scheduler, steps
 from .node import Node, with_text
 from .pictures import shown, to_image
 from .speed import describe_skipped
 from .values import Conditioning, Controlled, Latent, SamplerInputs
+
+if TYPE_CHECKING:
+    from ..controlnet_core.analysis.charts import SeenHint
+    from ..controlnet_core.control.plan import RunPlan
+    from ..controlnet_core.control.unit import ControlUnit
+    from ..controlnet_core.sample import SampleSettings
 
 SAME = "The same as in the sampler."
 
@@ -48,6 +50,10 @@ class ControlPlan(Node):
 
     def run(self, model: Any, positive: Conditioning, latent: Latent, **settings: Any) -> dict[str, Any]:
         """-> the tables, IMAGE (units, H, W, 3), IMAGE (1, H, W, 3)."""
+        from ..controlnet_core.analysis.charts import draw_plan
+        from ..controlnet_core.control.plan import describe
+        from ..controlnet_core.sample import SampleSettings
+
         controlled = self.host.controlled(model, positive)
         height, width = latent["samples"].shape[-2:]
         wanted = SampleSettings(**settings)
@@ -69,6 +75,9 @@ class ControlPlan(Node):
 
 def plan_of(controlled: Controlled, settings: SampleSettings, latent_height: int) -> RunPlan:
     """The plan of a run with these settings. latent_height: in latent cells."""
+    from ..controlnet_core.control.plan import make_plan
+    from ..controlnet_core.sample import cut_sigmas
+
     # The same function that the sampler uses, so the plan lists exactly the steps that will run.
     sigmas = cut_sigmas(controlled.schedule, settings)
     title = f"{settings.sampler} / {settings.scheduler}"
@@ -84,6 +93,8 @@ def fitted_hints(unit: ControlUnit, height: int, width: int) -> list[Tensor]:
 
 def seen_hint(unit: ControlUnit, fitted: Tensor) -> SeenHint:
     """The first hint of a unit as its ControlNet reads it, (B, C, H, W), with its mask and how it was resized."""
+    from ..controlnet_core.analysis.charts import SeenHint
+
     return SeenHint(
         pixels=fitted[0, :3].movedim(0, -1).cpu().numpy(),
         words=_describe_resizing(unit, *fitted.shape[-2:]),

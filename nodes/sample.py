@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..controlnet_core.analysis.charts import draw_report
-from ..controlnet_core.control.report import describe
-from ..controlnet_core.run_options import DEFAULTS
-from ..controlnet_core.sample import SampleSettings
 from .fields import Output, cfg, clip, conditioning, denoise, latent, model, prompt, sampler, scheduler, seed, steps
 from .node import Node, with_text
 from .pictures import shown, to_image
@@ -67,6 +63,8 @@ class Sample(Node):
         self, model: Any, positive: Conditioning, negative: Conditioning, latent: Latent, **settings: Any
     ) -> tuple[Latent]:
         """-> LATENT."""
+        from ..controlnet_core.sample import SampleSettings
+
         return (self.host.sample(SamplerInputs(model, positive, negative, latent, SampleSettings(**settings))),)
 
 
@@ -92,6 +90,11 @@ class ControlReport(Node):
         self, model: Any, positive: Conditioning, negative: Conditioning, latent: Latent, **settings: Any
     ) -> dict[str, Any]:
         """-> LATENT, the report, IMAGE (1, H, W, 3)."""
+        from ..controlnet_core.analysis.charts import draw_report
+        from ..controlnet_core.control.report import describe
+        from ..controlnet_core.run_options import DEFAULTS
+        from ..controlnet_core.sample import SampleSettings
+
         wanted = SampleSettings(**settings)
         # Observing computes the norm of every residual in each step, so Sample does without it.
         options = DEFAULTS.recorded(wanted.title, observe=True)

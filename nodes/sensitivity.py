@@ -7,13 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..controlnet_core.analysis.charts import draw_sensitivity
-from ..controlnet_core.analysis.sensitivity import describe, measure, sampled_steps
 from ..controlnet_core.control.modes import block_names
 from ..controlnet_core.control.weights import BlockWeights
 from ..controlnet_core.errors import ValueRangeError
-from ..controlnet_core.run_options import DEFAULTS
-from ..controlnet_core.sample import SampleSettings
 from .control import WEIGHTS
 from .fields import MAX_SEED, Output, conditioning, integer, latent, model
 from .node import Node, with_text
@@ -55,6 +51,11 @@ class BlockSensitivity(Node):
         self, model: Any, positive: Conditioning, latent: Latent, unit: int, steps: int, samples: int, seed: int
     ) -> dict[str, Any]:
         """-> CNCORE_WEIGHTS, the table, IMAGE (1, H, W, 3). Raises ValueRangeError for a unit that does not exist."""
+        from ..controlnet_core.analysis.charts import draw_sensitivity
+        from ..controlnet_core.analysis.sensitivity import describe, measure, sampled_steps
+        from ..controlnet_core.run_options import DEFAULTS
+        from ..controlnet_core.sample import SampleSettings
+
         controlled = self.host.controlled(model, positive)
         if unit > len(controlled.units):
             raise ValueRangeError(

@@ -1,37 +1,28 @@
-"""The values on the links between nodes.
+"""The values on the links between nodes, under both hosts.
 
-Inside ComfyUI, MODEL, CLIP, VAE and CONTROL_NET are ComfyUI's own objects; without it they are `Model`, `Clip`, `Vae`
-and `ControlNetHandle`. CONDITIONING has ComfyUI's form everywhere: a list of [text (1, tokens, width), options].
+CONDITIONING has ComfyUI's form everywhere: a list of [text (1, tokens, width), options]. MODEL, CLIP, VAE and
+CONTROL_NET are objects of the host: ComfyUI's own, or those of `standalone.values`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 
-from ..controlnet_core.checkpoints.detect import Identity
-from ..controlnet_core.checkpoints.lora_kinds import Update
-from ..controlnet_core.checkpoints.lora_places import merge
-from ..controlnet_core.config import ModelConfig
-from ..controlnet_core.control.curve import StrengthCurve
-from ..controlnet_core.control.unit import ControlStack
-from ..controlnet_core.control.weights import BlockWeights
-from ..controlnet_core.diffusion.schedule import NoiseSchedule
 from ..controlnet_core.errors import ValueRangeError
-from ..controlnet_core.models.control import ControlModel
-from ..controlnet_core.models.text_encoder import DualTextEncoder, TextEncoder
-from ..controlnet_core.models.vae import AutoencoderKL
-from ..controlnet_core.pipeline import DiffusionModel
-from ..controlnet_core.run_options import DEFAULTS, RunOptions
-from ..controlnet_core.sample import SampleSettings
 
-Clip: TypeAlias = TextEncoder | DualTextEncoder
-"""A CLIP without ComfyUI."""
+# Types only: ComfyUI imports this file at its start, which need not load the engine.
+if TYPE_CHECKING:
+    from ..controlnet_core.config import ModelConfig
+    from ..controlnet_core.control.curve import StrengthCurve
+    from ..controlnet_core.control.unit import ControlStack
+    from ..controlnet_core.control.weights import BlockWeights
+    from ..controlnet_core.diffusion.schedule import NoiseSchedule
+    from ..controlnet_core.sample import SampleSettings
+
 Conditioning: TypeAlias = list[list[Any]]
 Halves: TypeAlias = tuple[Conditioning, Conditioning]
 """The prompt and the negative prompt: the halves of the guidance."""
@@ -39,40 +30,6 @@ Halves: TypeAlias = tuple[Conditioning, Conditioning]
 Latent: TypeAlias = Mapping[str, Any]
 """{"samples": (B, 4, h, w)}, not scaled for the UNet; may have "noise_mask" (B, 1, H, W) and "batch_index" (list of
 int: the position of each row in the batch that the noise is made for)."""
-
-
-@dataclass(frozen=True, eq=False)
-class AppliedLora:
-    """A LoRA on a MODEL: the name of its file, its updates by the names of the UNet's weights, and its strength."""
-
-    name: str
-    updates: Mapping[str, Update]
-    strength: float
-
-
-@dataclass(frozen=True, eq=False)
-class Model:
-    """A MODEL without ComfyUI: the UNet of a file with its noise schedule, and the LoRAs to apply, in order.
-
-    rescale: the fraction of the contrast added by guidance that is removed, see `diffusion.guidance`. options: of its
-    samplings, such as the work that they may skip.
-    """
-
-    base: DiffusionModel
-    identity: Identity
-    path: Path
-    loras: tuple[AppliedLora, ...] = ()
-    rescale: float = 0.0
-    options: RunOptions = DEFAULTS
-
-    @cached_property
-    def diffusion(self) -> DiffusionModel:
-        """The base with its LoRAs merged into it."""
-        # Merged at the first use, so that a chain of LoRA nodes is merged once, at its end.
-        if not self.loras:
-            return self.base
-        unet = merge(self.base.unet, [(lora.updates, lora.strength) for lora in self.loras])
-        return replace(self.base, unet=unet)
 
 
 class SamplerInputs(NamedTuple):
@@ -83,34 +40,6 @@ class SamplerInputs(NamedTuple):
     negative: Conditioning
     latent: Latent
     settings: SampleSettings
-
-
-@dataclass(frozen=True, eq=False)
-class Vae:
-    """A VAE without ComfyUI."""
-
-    model: AutoencoderKL
-    path: Path
-
-    @property
-    def factor(self) -> int:
-        """Side of a latent cell in pixels."""
-        return self.model.config.factor
-
-
-@dataclass(frozen=True, eq=False)
-class ControlNetHandle:
-    """A CONTROL_NET without ComfyUI. kind: what its hint shows, for ControlNet Union; empty where it is not set."""
-
-    net: ControlModel
-    identity: Identity
-    path: Path
-    kind: str = ""
-
-    @property
-    def name(self) -> str:
-        """Its name in messages and reports."""
-        return self.path.name
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,7 +29,8 @@ from ..controlnet_core.sample import SampleSettings
 from ..controlnet_core.training.controlnet_training import NATIVE_SIZES
 from ..nodes import builtin
 from ..nodes.standalone.host import StandaloneHost
-from ..nodes.values import Clip, ControlSpec, Model, SamplerInputs, UnitOptions, Vae
+from ..nodes.standalone.values import Clip, Model, Vae
+from ..nodes.values import ControlSpec, SamplerInputs, UnitOptions
 from ..preprocessors.image_ops import as_batch, rgb_frame, to_numpy, unit_range
 from .model_paths import model_folders
 

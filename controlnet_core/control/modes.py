@@ -22,9 +22,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-from ..config import UNetConfig
 from ..errors import ValueRangeError
+
+if TYPE_CHECKING:
+    from ..config import UNetConfig
 
 SOFT = 0.825
 CONDITIONAL_ONLY = frozenset({"control", "cfg-rw", "cfg-rw-literal"})

@@ -25,11 +25,14 @@ from dataclasses import dataclass
 from functools import partial
 from math import isfinite
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-from ..config import UNetConfig
 from ..errors import ValueRangeError
 from .easing import ease
 from .modes import SOFT, block_heights
+
+if TYPE_CHECKING:
+    from ..config import UNetConfig
 
 SD15_LAST = 12
 """The number i of SD1.5's middle block."""

@@ -10,13 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ..config import NoiseConfig
 from ..errors import ShapeError, ValueRangeError
 from .samplers import get_sampler
+
+if TYPE_CHECKING:
+    from ..config import NoiseConfig
 
 TERMINAL_ALPHA_BAR = 4.8973451890853435e-08
 """ComfyUI's last alpha_bar in schedules with zero terminal SNR: a sigma of 4519."""

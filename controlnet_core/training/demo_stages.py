@@ -20,7 +20,8 @@ from ..models.controlnet import ControlNet
 from ..models.text_encoder import ClipTextModel, TextEncoder
 from ..models.tokenizer import ClipTokenizer, VocabMap
 from ..models.unet import UNet
-from ..models.union import ControlNetUnion, union_type
+from ..models.union import ControlNetUnion
+from ..models.union_types import union_type
 from ..models.vae import AutoencoderKL
 from .loop import Loop, Recipe
 from .rendered_set import RenderedSet, draw_rows

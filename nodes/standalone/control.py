@@ -7,11 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ...controlnet_core.models.union import UNION_CHOICES
+from ...controlnet_core.models.union_types import UNION_CHOICES
 from ..fields import choice, conditioning, control_net, factor, image, mask, optional, vae, window
 from ..node import Node
 from ..units import add_units
-from ..values import Conditioning, ControlNetHandle, ControlSpec, Halves
+from ..values import Conditioning, ControlSpec, Halves
+from .values import ControlNetHandle
 
 CATEGORY = "conditioning/controlnet"
 PROMPTS = (conditioning("positive"), conditioning("negative"))

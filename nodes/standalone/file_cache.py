@@ -11,7 +11,7 @@ from ...controlnet_core.checkpoints.io import read_ahead
 from ...controlnet_core.checkpoints.load import Narrow, load_base, load_checkpoint
 from ...controlnet_core.diffusion.schedule import make_schedule
 from ...controlnet_core.pipeline import DiffusionModel
-from ..values import Clip, Model, Vae
+from .values import Clip, Model, Vae
 
 MAX_FILES = 8
 LoadedT = TypeVar("LoadedT")

@@ -33,22 +33,12 @@ from ...preprocessors.learned.library import Library
 from ..folders import ALIASES, MODEL_ENDINGS, find_file, list_models
 from ..speed import describe_ignored
 from ..units import add_units, hint_of, unit_of
-from ..values import (
-    Clip,
-    Conditioning,
-    Controlled,
-    ControlNetHandle,
-    ControlSpec,
-    Halves,
-    Latent,
-    Model,
-    SamplerInputs,
-    Vae,
-)
+from ..values import Conditioning, Controlled, ControlSpec, Halves, Latent, SamplerInputs
 from . import loras
 from .autoencoder import decode_latents, encode_pictures
 from .file_cache import FileCache, open_checkpoint, open_unet
 from .sampling_job import describe_memory, sampling_job
+from .values import Clip, ControlNetHandle, Model, Vae
 
 ASSETS = Path(controlnet_core.__file__).parent / "assets"
 WEIGHT_DTYPES: Mapping[str, Narrow] = {

@@ -8,7 +8,7 @@ from ...controlnet_core.errors import CheckpointError, UnfitError
 from ..fields import Field, choice, clip, files, integer, model, number, optional
 from ..folders import brief
 from ..node import Node
-from ..values import Clip, ControlNetHandle, Model, Vae
+from .values import Clip, ControlNetHandle, Model, Vae
 
 NET = files("control_net_name", "controlnet")
 LORA = files("lora_name", "loras")

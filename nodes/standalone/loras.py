@@ -9,7 +9,7 @@ from dataclasses import replace
 from ...controlnet_core.checkpoints.lora import LoraFile
 from ...controlnet_core.checkpoints.lora_places import Placed, merge, place_text, place_unet
 from ...controlnet_core.errors import UnfitError
-from ..values import AppliedLora, Clip, Model
+from .values import AppliedLora, Clip, Model
 
 MAX_SHOWN = 5
 """Number of weight names in a message."""

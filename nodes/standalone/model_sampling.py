@@ -12,7 +12,7 @@ from ...controlnet_core.errors import UnfitError
 from ..fields import Field, choice, model, number, share, switch
 from ..folders import brief
 from ..node import Node
-from ..values import Model
+from .values import Model
 
 DISCRETE: Mapping[str, Parametrization] = {"eps": "eps", "v_prediction": "v"}
 CONTINUOUS: Mapping[str, tuple[Parametrization, float]] = {

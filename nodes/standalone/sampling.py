@@ -32,7 +32,8 @@ from ..fields import (
 )
 from ..node import Node
 from ..speed import check_whole_guidance
-from ..values import Conditioning, Latent, Model, SamplerInputs
+from ..values import Conditioning, Latent, SamplerInputs
+from .values import Model
 
 MAX_STEPS = 10000
 INPUTS = (

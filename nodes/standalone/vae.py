@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ..fields import conditioning, image, integer, latent, mask, switch, vae
 from ..node import Node
-from ..values import Conditioning, Latent, Vae
+from ..values import Conditioning, Latent
 from .autoencoder import crop_to_multiple
 from .conditioning import with_options
+from .values import Vae
 
 PROMPTS = (conditioning("positive"), conditioning("negative"))
 PIXELS, VAE = image("pixels"), vae("vae")

@@ -34,6 +34,7 @@ from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_contro
 from comfyui_controlnet_core.controlnet_core.checkpoints.save import save_checkpoint, save_controlnet
 from comfyui_controlnet_core.controlnet_core.config import DEMO, SD15, AdapterConfig, UnionConfig
 from comfyui_controlnet_core.controlnet_core.control.report import Recorder
+from comfyui_controlnet_core.controlnet_core.control.weights import BlockWeights
 from comfyui_controlnet_core.controlnet_core.models.adapter import Adapter
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.text_encoder import ClipTextModel
@@ -46,7 +47,7 @@ from comfyui_controlnet_core.controlnet_core.run_options import RunOptions
 from comfyui_controlnet_core.nodes import build_nodes, own_nodes
 from comfyui_controlnet_core.nodes.comfyui.replacements import REPLACEMENTS
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
-from comfyui_controlnet_core.nodes.values import BlockWeights, SamplerInputs
+from comfyui_controlnet_core.nodes.values import SamplerInputs
 from comfyui_controlnet_core.preprocessors.learned.pidinet import PiDiNet
 from comfyui_controlnet_core.preprocessors.learned.teed import TEED
 from load_script import load_script

@@ -16,7 +16,8 @@ from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_checkp
 from comfyui_controlnet_core.controlnet_core.config import UnionConfig
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
-from comfyui_controlnet_core.controlnet_core.models.union import ControlNetUnion, union_type
+from comfyui_controlnet_core.controlnet_core.models.union import ControlNetUnion
+from comfyui_controlnet_core.controlnet_core.models.union_types import union_type
 from comfyui_controlnet_core.controlnet_core.training import demo_stages
 from comfyui_controlnet_core.controlnet_core.training.demo_world import RenderedScene, render_seed
 from comfyui_controlnet_core.controlnet_core.training.step import initialise_union, noise_losses, union_predictor

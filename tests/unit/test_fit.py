@@ -29,7 +29,8 @@ from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.union import ControlNetUnion
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
-from comfyui_controlnet_core.nodes.values import ControlNetHandle, ControlSpec
+from comfyui_controlnet_core.nodes.standalone.values import ControlNetHandle
+from comfyui_controlnet_core.nodes.values import ControlSpec
 from comfyui_controlnet_core.workflows import cli
 from PIL import Image
 

@@ -156,10 +156,12 @@ def test_the_bare_package_is_never_loaded() -> None:
 
 
 def test_imports_are_inert_and_light() -> None:
-    """Importing nodes and preprocessors loads neither cv2 nor transformers nor scipy, and writes nothing."""
+    """Making the node classes loads neither other packages nor what only a run needs, and writes nothing."""
+    parts = ("pipeline", "config", "models.unet", "checkpoints", "conditioning", "runtime", "speed", "training")
     code = (
-        f"import sys, {PACKAGE}, {PACKAGE}.preprocessors, {PACKAGE}.nodes;"
-        "heavy = ('cv2', 'transformers', 'scipy', 'torchsde', 'diffusers', 'matplotlib', 'tokenizers');"
+        f"import sys, {PACKAGE}, {PACKAGE}.preprocessors; from {PACKAGE}.nodes import own_nodes; own_nodes();"
+        "heavy = ['cv2', 'transformers', 'scipy', 'torchsde', 'diffusers', 'matplotlib', 'tokenizers'];"
+        f"heavy += ['{PACKAGE}.controlnet_core.' + part for part in {parts}];"
         "print([m for m in heavy if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

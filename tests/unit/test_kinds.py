@@ -29,7 +29,8 @@ from comfyui_controlnet_core.controlnet_core.models.control import ControlModel
 from comfyui_controlnet_core.controlnet_core.models.controlnet import COPIED, ControlNet
 from comfyui_controlnet_core.controlnet_core.models.derived import ControlDifference, ControlLora
 from comfyui_controlnet_core.controlnet_core.models.unet import Residuals, UNet
-from comfyui_controlnet_core.controlnet_core.models.union import UNION_CHOICES, ControlNetUnion, union_type
+from comfyui_controlnet_core.controlnet_core.models.union import ControlNetUnion
+from comfyui_controlnet_core.controlnet_core.models.union_types import UNION_CHOICES, union_type
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
 from comfyui_controlnet_core.controlnet_core.run_options import RunOptions
 from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime

@@ -19,7 +19,8 @@ from comfyui_controlnet_core.controlnet_core.config import AdapterConfig, Contro
 from comfyui_controlnet_core.controlnet_core.errors import CoreError, ShapeError, UnfitError, ValueRangeError
 from comfyui_controlnet_core.controlnet_core.models.adapter import Adapter
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
-from comfyui_controlnet_core.controlnet_core.models.union import UNION_CHOICES, ControlNetUnion
+from comfyui_controlnet_core.controlnet_core.models.union import ControlNetUnion
+from comfyui_controlnet_core.controlnet_core.models.union_types import UNION_CHOICES
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.nodes.values import ControlSpec, UnitOptions
 from safetensors.torch import save_file
