@@ -7,6 +7,7 @@
 - `locales/ko/nodeDefs.json` is written by hand. This program reads it and lists what is missing in it.
 - `web/docs/ID.md` and `web/docs/ID/ko.md`: the help page of each node. A paragraph of its own comes from
   `docs/node_notes/ID.md` or `docs/node_notes/ID.ko.md`.
+- `web/pose/tables.js`: what the Pose Editor in the browser shares with Python (`pose_tables.py`).
 - `docs/templates.md`: the bundled workflows, with their own notes and screenshots.
 - `web/docs/images/ID.jpg`: a picture of the node and of its output (`draw_node_pictures.py`).
 """
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pose_tables
 from comfyui_controlnet_core.nodes import build_nodes, own_nodes
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.workflows.bundled import bundled_names
@@ -134,6 +136,7 @@ def files(nodes: Mapping[str, Any]) -> dict[Path, str]:
     """Return path -> text of every file that is made from texts only."""
     text = json.dumps(english(nodes), indent=1, ensure_ascii=False) + "\n"
     found = {LOCALES / "en" / "nodeDefs.json": text, ROOT / "docs" / "templates.md": templates()}
+    found[ROOT / "web" / "pose" / "tables.js"] = pose_tables.text()
     for language in LANGUAGES:
         texts = {name: plain(entry) for name, entry in json.loads(text).items()}
         translated = texts if language == "en" else {k: plain(v) for k, v in read_locale(language).items()}

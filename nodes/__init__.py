@@ -25,6 +25,7 @@ def own_nodes() -> dict[str, type]:
         nets,
         plan,
         pose,
+        pose_editor,
         preprocess,
         sample,
         sensitivity,
@@ -39,7 +40,7 @@ def own_nodes() -> dict[str, type]:
         control.ControlOptions, control.MoreHints, plan.ControlPlan, sample.Sample, speed.Accelerate,
         speed.ShortcutsNode, sample.ControlReport, look.ControlFidelity, sensitivity.BlockSensitivity,
         grid.CompareGrid, train.TrainControlNet, nets.SaveControlNet, nets.ConvertControlNet, nets.TransferControlNet,
-        model_patch.ModelPatchControlNet, finish.TileColorFix, finish.PasteBack,
+        model_patch.ModelPatchControlNet, finish.TileColorFix, finish.PasteBack, pose_editor.PoseEditor,
     )  # fmt: skip
     return {PREFIX + cls.__name__.removesuffix("Node"): cls for cls in classes}
 

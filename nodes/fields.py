@@ -19,12 +19,12 @@ Choices: TypeAlias = Sequence[str] | Callable[[Any], Sequence[str]]
 MAX_SIDE = 16384
 """Longest side of a picture in pixels, as in ComfyUI."""
 MAX_SEED = 2**64 - 1
-V1_NAMES = {"dynamic_prompts": "dynamicPrompts", "display_mode": "display"}
+V1_NAMES = {"dynamic_prompts": "dynamicPrompts", "display_mode": "display", "widget_type": "widgetType"}
 """Options of a field that the V1 dictionaries call otherwise."""
 # All options of the V1 dictionaries, in one place: what is not listed here never reaches ComfyUI.
 OPTIONS = (
     "default", "min", "max", "step", "round", "display_mode", "control_after_generate", "multiline", "dynamic_prompts",
-    "image_upload", "tooltip", "lazy", "advanced",
+    "image_upload", "tooltip", "lazy", "advanced", "widget_type",
 )  # fmt: skip
 
 
@@ -35,6 +35,7 @@ class Field:
     type: "INT", "FLOAT", "BOOLEAN", "STRING" or "COMBO" for a widget, otherwise the type of the socket.
     round: decimals to which the editor rounds a FLOAT, as a step such as 0.001; False not to round.
     lazy: the input is computed only where the node asks for it. advanced: the editor hides it at first.
+    widget_type: the name of a widget of ours (`web/`) that the editor shows for this type in place of its own.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Field:
     image_upload: bool | None = None
     lazy: bool | None = None
     advanced: bool | None = None
+    widget_type: str | None = None
 
     def v1(self, host: Any) -> tuple[Any, ...]:
         """The entry of a V1 dictionary: (type, options), or (choices, options) for a list."""

@@ -69,14 +69,18 @@ def schema(node_id: str, cls: Any) -> io.Schema:
 
 def v3_input(field: Field, host: Any) -> io.Input:
     """An input of a V3 node."""
-    given: dict[str, Any] = {name: getattr(field, name) for name in OPTIONS}
+    given: dict[str, Any] = {name: getattr(field, name) for name in OPTIONS if name != "widget_type"}
     if field.choices is not None:
         given["options"] = list_choices(field.choices, host)
     make = TYPES.get(field.type, io.Custom(field.type)).Input
     # An option of a later release than this one has no effect here.
     known = signature(make.__init__).parameters
     options = {name: value for name, value in given.items() if value is not None and name in known}
-    return make(field.name, optional=field.optional, **options)
+    made = make(field.name, optional=field.optional, **options)
+    if field.widget_type is not None:
+        # Not as V3's own option `widget_type`, which changes the type of the socket too: no link would fit.
+        made.extra_dict = {**(made.extra_dict or {}), "widgetType": field.widget_type}
+    return made
 
 
 def v3_output(output: Output) -> io.Output:
