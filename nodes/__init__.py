@@ -45,7 +45,7 @@ def own_nodes() -> dict[str, type]:
     return {PREFIX + cls.__name__.removesuffix("Node"): cls for cls in classes}
 
 
-def bind(classes: Mapping[str, type], host: Host) -> dict[str, type]:
+def bind_nodes(classes: Mapping[str, type], host: Host) -> dict[str, type]:
     """Subclasses of these node classes that use a host."""
     return {
         # Subclasses, so that the classes themselves stay unbound: one process may have several hosts.
@@ -58,4 +58,4 @@ def build_nodes(host: Host) -> dict[str, type]:
     """All nodes that run without ComfyUI: ours, and those of ComfyUI that common workflows need."""
     from .standalone import native_nodes
 
-    return bind({**own_nodes(), **native_nodes()}, host)
+    return bind_nodes({**own_nodes(), **native_nodes()}, host)

@@ -12,7 +12,7 @@ class Node:
     """Base class. Subclasses declare INPUTS, HIDDEN, OUTPUTS, CATEGORY and so on, and define `run`.
 
     The first paragraph of a subclass's docstring is the description that users see.
-    host: what the node asks for files and models; set by `bind` on a subclass, so that one class can serve several
+    host: what the node asks for files and models; set by `bind_nodes` on a subclass, so that one class serves several
     hosts. None before.
     """
 

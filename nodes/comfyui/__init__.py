@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import bind, own_nodes
+from .. import bind_nodes, own_nodes
 from . import replacements
 
 
@@ -18,7 +18,7 @@ def editor_nodes() -> tuple[dict[str, type], dict[str, str]]:
     """
     replacements.register()
     host: Any = DeferredHost()
-    classes = bind(own_nodes(), host)
+    classes = bind_nodes(own_nodes(), host)
     names = {name: cls.DISPLAY_NAME for name, cls in classes.items()}  # type: ignore[attr-defined]
     try:
         from .v3_nodes import v3_nodes

@@ -450,7 +450,7 @@ class Session:
         """Every mode under the native sampler, and block weights."""
         for mode in MODES:
             self.tensors[f"mode.{mode}"] = self.picture(self.ksampler(self.controlled(mode=mode)))
-        values = self.part("nodes.values")
+        values = self.part("controlnet_core.control.weights")
         weights = values.BlockWeights((0.5, 1.5, 1.0, 1.0), 0.0)
         self.tensors["weights"] = self.picture(self.ksampler(self.controlled(block_weights=weights)))
 
@@ -608,7 +608,7 @@ class Session:
         """A net from a second copy of this package, installed beside the clone, under the clone's nodes."""
         other = importlib.import_module("comfyui_controlnet_core.nodes.comfyui.core_control")
         net = other.load(self.pack / "controlnet_core" / "assets" / "demo_canny.safetensors")
-        weights = self.part("nodes.values").BlockWeights((0.5, 1.5, 1.0, 1.0), 0.5)
+        weights = self.part("controlnet_core.control.weights").BlockWeights((0.5, 1.5, 1.0, 1.0), 0.5)
         runs = [self.ksampler(self.controlled(control_net=n, block_weights=weights)) for n in (net, self.net)]
         self.facts["second copy"] = [type(net) is not type(self.net), torch.equal(*runs)]
 

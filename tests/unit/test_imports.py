@@ -114,6 +114,17 @@ def test_no_file_imports_itself_through_others() -> None:
         visit(name, ())
 
 
+def test_no_package_imports_a_name_that_one_of_its_files_has() -> None:
+    """Importing such a file later would put the file in the place of the name."""
+    for path in (path for path in sources() if path.name == "__init__.py"):
+        files = {entry.stem for entry in path.parent.iterdir()}
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.level != 1 or node.module):
+                # A file's own name is safe: `from .pack import pack` runs after the file was put there.
+                names = {alias.asname or alias.name for alias in node.names} - {node.module}
+                assert not files & names, f"{path.relative_to(ROOT)}: {files & names}"
+
+
 @pytest.mark.parametrize("path", list(sources()), ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_and_functions_fit_on_a_screen(path: Path) -> None:
     """No file over 400 lines, no function over 60."""

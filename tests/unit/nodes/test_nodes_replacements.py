@@ -7,11 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from comfyui_controlnet_core.nodes import bind, own_nodes
+from comfyui_controlnet_core.nodes import bind_nodes, own_nodes
 from comfyui_controlnet_core.nodes.comfyui.replacements import REPLACEMENTS, Replacement, register, run
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 
-NODES = bind(own_nodes(), StandaloneHost(device="cpu", dtype="fp32"))
+NODES = bind_nodes(own_nodes(), StandaloneHost(device="cpu", dtype="fp32"))
 
 
 @pytest.mark.parametrize("one", REPLACEMENTS, ids=lambda one: one.old)
