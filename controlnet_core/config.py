@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Literal
 
 Parametrization = Literal["eps", "v", "edm"]
@@ -101,6 +102,38 @@ class AdapterConfig:
     def xl(self) -> bool:
         """Whether it is the variant for SDXL, which halves only once."""
         return self.unshuffle == 16
+
+
+@dataclass(frozen=True)
+class LLLiteLayer:
+    """One small network of a ControlNet-LLLite, which changes what one layer of an attention reads.
+
+    stack, block, depth: the transformer block, see `models.control.Place`. layer: "attn1.q", "attn1.k", "attn1.v" or
+    "attn2.q". width: of the tokens. inner: of the network. hint_widths, kernels: of the convolutions that read the
+    hint; each one's stride is its kernel.
+    """
+
+    stack: str
+    block: int
+    depth: int
+    layer: str
+    width: int
+    inner: int
+    hint_widths: tuple[int, ...]
+    kernels: tuple[int, ...]
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the hint per token along a side."""
+        return prod(self.kernels)
+
+
+@dataclass(frozen=True)
+class LLLiteConfig:
+    """A ControlNet-LLLite (kohya-ss): small networks beside the layers of the base's attentions."""
+
+    layers: tuple[LLLiteLayer, ...]
+    hint_channels: int = 3
 
 
 @dataclass(frozen=True)

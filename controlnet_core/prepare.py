@@ -23,6 +23,7 @@ from .conditioning.concat_channels import check_channels
 from .conditioning.condition import Area, Condition, crop, equal_length
 from .conditioning.job import Job
 from .config import ModelConfig
+from .control.attention import with_attention_control
 from .control.bound_unit import BoundUnit, NetBatch, NetInputs, net_batches, residual_scales
 from .control.hint import check_hint_channels, fit_hint, repeat_to
 from .control.unit import ControlUnit
@@ -85,10 +86,11 @@ class ConditionBatch:
         nets = tuple(net.inputs_at(sigma) for net in self.known_nets[active])
         blocks, rows = self.projections.at(sigma), len(self.members) * self.images
         # Conditions share the latent, so that all rows are equal until the first text is read, unless something
-        # that differs by row enters before: a label, further input channels, or control inside the encoder.
+        # that differs by row enters before: a label, further input channels, or control inside encoder or attention.
         shared = self.concat is None and blocks.encoder.one_timestep and all(n.net.entry == "skips" for n in nets)
         indices = tuple(index for index, _ in self.members)
         distinct = self.images if shared else rows
+        blocks = with_attention_control(blocks, nets)
         return BatchInputs(self.area, indices, blocks, nets, self.concat, distinct, (self, active))
 
 

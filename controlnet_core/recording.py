@@ -89,6 +89,8 @@ def record_step(denoiser: Denoiser, options: RunOptions) -> None:
         for _ in inputs.batches:
             recorder.cast("latent to the net", x.dtype, dtype)
             recorder.cast("prediction of the net", dtype, x.dtype)
+        for net in (net for batch in inputs.batches for net in batch.nets if net.net.entry == "attention"):
+            record_acting(options, net, ran=True)  # these have no residuals
         return step(denoiser, x, sigma, inputs, cfg)
 
     denoiser.step = recorded_step

@@ -10,11 +10,22 @@ from dataclasses import is_dataclass
 from math import isfinite
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ..config import AdapterConfig, ControlNetConfig, DerivedConfig, ModelConfig, TextConfig, UNetConfig, VAEConfig
+from ..config import (
+    AdapterConfig,
+    ControlNetConfig,
+    DerivedConfig,
+    LLLiteConfig,
+    ModelConfig,
+    TextConfig,
+    UNetConfig,
+    VAEConfig,
+)
 from ..errors import CheckpointError
 from ..limits import CONFIG_NUMBER, MODEL_BLOCKS
 
-Config = ModelConfig | ControlNetConfig | AdapterConfig | DerivedConfig | UNetConfig | VAEConfig | TextConfig
+Config = (
+    ModelConfig | ControlNetConfig | AdapterConfig | DerivedConfig | LLLiteConfig | UNetConfig | VAEConfig | TextConfig
+)
 MAY_BE_ZERO = frozenset({"middle_depth", "transformer_depth", "context_dim", "padding", "sigma_min", "latent_mean"})
 MAY_BE_NEGATIVE = frozenset({"middle_depth", "transformer_depth", "stop_layer", "latent_mean"})
 """Entries that are not positive in every model. A depth of -1 is `EMPTY`."""
@@ -85,4 +96,6 @@ def count_blocks(config: Config) -> int:
             return (2 * config.res_blocks + 1) * len(config.widths)
         case DerivedConfig():
             return len(config.hint_widths)
+        case LLLiteConfig():
+            return len(config.layers)
     return config.layers

@@ -15,10 +15,11 @@ from .derived import DERIVED, names_in
 from .detect import ADAPTER_KINDS, Identity
 from .files import Header
 from .io import read_tensors
+from .lllite import KIND as LLLITE
 from .load import Device, Narrow, fill
 from .plan import control_plan, open_as
 
-CONTROL_KINDS = ("controlnet", "controlnet-union", *DERIVED, *sorted(ADAPTER_KINDS))
+CONTROL_KINDS = ("controlnet", "controlnet-union", *DERIVED, *sorted(ADAPTER_KINDS), LLLITE)
 """Kinds of files that `load_control` reads."""
 
 

@@ -19,7 +19,7 @@ from ..config import (
     VAEConfig,
 )  # fmt: skip
 from ..errors import CheckpointError, reading
-from . import derived, fileconfig, open_clip, signatures, structure
+from . import derived, fileconfig, lllite, open_clip, signatures, structure
 from .adapters import ADAPTER_RULES
 from .check_config import Config, check_config
 from .fileconfig import CONFIG_KEY, FAMILY_KEY
@@ -126,6 +126,8 @@ def _match_learned_word(header: Header) -> tuple[Signature, str] | None:
 
 
 def _find_family(index: KeyIndex, shapes: Shapes, kind: str, prefix: str) -> str:
+    if kind == lllite.KIND:
+        return next((family for needle, family in lllite.FAMILIES.items() if index.find(needle)), "")
     if kind in ADAPTER_KINDS:
         return signatures.ADAPTER_FAMILIES.get(_input_size(index, shapes, signatures.ADAPTER_NEEDLES, prefix) or 0, "")
     context = _input_size(index, shapes, signatures.CONTEXT_NEEDLES, prefix)
@@ -202,6 +204,8 @@ def _read_config(header: Header, identity: Identity) -> Config:
             return structure.adapter_config(rename_shapes(shapes, rules))
         case kind if kind in derived.DERIVED:
             return structure.derived_config({ours: shapes[key] for key, ours in derived.rename(shapes).items()})
+        case lllite.KIND:
+            return structure.lllite_config(rename_shapes(shapes, lllite.rules(shapes)))
         case "controlnet" | "controlnet-union":
             sketch = layout.sketch(shapes)
             rules = layout.controlnet_rules(sketch.unet, sketch.hint_layers)

@@ -15,14 +15,16 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ..config import ControlNetConfig, ModelConfig
+from ..config import ControlNetConfig, LLLiteConfig, ModelConfig
 from ..errors import CheckpointError
 from ..models.adapter import Adapter
 from ..models.controlnet import ControlNet
+from ..models.lllite import ControlLLLite
 from ..models.text_encoder import ClipTextModel
 from ..models.unet import UNet
 from ..models.union import ControlNetUnion
 from ..models.vae import AutoencoderKL
+from . import lllite
 from .adapters import ADAPTER_RULES
 from .detect import ADAPTER_KINDS, Identity, identify
 from .files import Header
@@ -133,11 +135,13 @@ def checkpoint_plan(header: Header, identity: Identity) -> Plan:
 
 
 def control_plan(header: Header, identity: Identity) -> Plan:
-    """The plan for a net that controls and is complete without its base: a ControlNet or a T2I-Adapter."""
+    """The plan for a net that controls and is complete without its base."""
     config: Any = identity.config
     if identity.kind in ADAPTER_KINDS:
         _, keys = part(header.shapes, (identity.prefix,))
         net, rules, drop = Adapter, ADAPTER_RULES[identity.kind, identity.layout](keys), ()
+    elif isinstance(config, LLLiteConfig):
+        net, rules, drop = ControlLLLite, lllite.rules(header.shapes), ()
     else:
         assert isinstance(config, ControlNetConfig)
         layout = LAYOUTS[identity.layout]

@@ -90,10 +90,10 @@ KINDS: Mapping[str, Kind] = {
     "control-lora": Kind("Control-LoRA", "controlnet", True, config.DerivedConfig),
     "t2i-adapter": Kind("T2I-Adapter", "controlnet", True, config.AdapterConfig),
     "t2i-adapter-light": Kind("light T2I-Adapter", "controlnet", True, config.AdapterConfig),
+    "controlnet-lllite": Kind("ControlNet-LLLite", "controlnet", True, config.LLLiteConfig),
     "lora": Kind("LoRA", "loras", True),
     "textual-inversion": Kind("textual inversion", "embeddings", True),
     # The kinds below are only recognised: the error message can then say what the file is.
-    "controlnet-lllite": Kind("ControlNet-LLLite", "controlnet"),
     "ctrlora": Kind("CtrLoRA", "controlnet"),
     "controlnet-xs": Kind("ControlNet-XS", "controlnet"),
     "sparsectrl": Kind("SparseCtrl", "controlnet"),
@@ -267,8 +267,7 @@ DETAILS: tuple[Detail, ...] = (
     Detail(("t2i-adapter",), "^conv_in.weight$", "pixel unshuffle 16", sizes=(256, 768)),
     Detail(("t2i-adapter-light",), "^body.0.in_conv.weight$", "pixel unshuffle 8", sizes=(64, 192)),
     Detail(("t2i-adapter",), "down_opt.op.weight$", "downsampling by convolution"),
-    Detail(("controlnet-lllite",), ".conditioning1.4.weight$", "depth 3"),
-    Detail(("controlnet-lllite",), ".conditioning1.2.weight$", "depth 2", axis=2, sizes=(4,)),
+    Detail(("controlnet-lllite",), ".down.0.weight$", "dimension {0}"),
     Detail(("lora",), ".dora_scale$", "DoRA"),
     Detail(("lora",), ".lora_magnitude_vector", "DoRA"),
     *(

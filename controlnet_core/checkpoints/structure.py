@@ -157,6 +157,25 @@ def adapter_config(shapes: Shapes) -> config.AdapterConfig:
     )
 
 
+def lllite_config(shapes: Shapes) -> config.LLLiteConfig:
+    """Config of a ControlNet-LLLite: a network for each name such as `layers.encoder_4_0_attn1_q`."""
+    names = dict.fromkeys(key.split(".")[1] for key in shapes)
+    return config.LLLiteConfig(tuple(_lllite_layer(shapes, name) for name in names))
+
+
+def _lllite_layer(shapes: Shapes, name: str) -> config.LLLiteLayer:
+    stack, block, depth, attention, layer = name.split("_")
+    stem = f"layers.{name}"
+    convs = range(_count(shapes, f"{stem}.hint.{{}}.weight"))
+    return config.LLLiteLayer(
+        stack, int(block), int(depth), f"{attention}.{layer}",
+        width=_size(shapes, f"{stem}.down.weight", 1),
+        inner=_size(shapes, f"{stem}.down.weight", 0),
+        hint_widths=tuple(_size(shapes, f"{stem}.hint.{i}.weight", 0) for i in convs),
+        kernels=tuple(_size(shapes, f"{stem}.hint.{i}.weight", 3) for i in convs),
+    )  # fmt: skip
+
+
 def vae_config(shapes: Shapes) -> config.VAEConfig:
     """Config of an autoencoder. It works on patches of p x p pixels if it has 3 p^2 channels instead of 3."""
     levels = _count(shapes, "encoder.levels.{}.res.0.conv1.weight")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, NonFiniteError
 from ..models.adapter import Adapter
 from ..models.controlnet import ControlNet
+from ..models.lllite import ControlLLLite, LLLite
 from ..models.text_encoder import ClipTextModel
 from ..models.unet import UNet
 from ..models.union import ControlNetUnion
@@ -188,6 +189,11 @@ def run_once(model: nn.Module) -> Iterator[Tensor]:
             yield from (*skips, middle)
         case Adapter():
             yield from model(picture(model.config.hint_channels))
+        case ControlLLLite():
+            for layer, net in zip(model.config.layers, model.layers.values(), strict=True):
+                assert isinstance(net, LLLite)
+                side = 8 * LATENT // layer.pixels
+                yield net(noise(1, side * side, layer.width), net.embed_hint(picture(3), (side, side)))
         case AutoencoderKL():
             latent = model.encode(picture(model.config.image_channels) * 2 - 1)
             yield from (latent, model.decode(latent))

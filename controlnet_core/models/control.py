@@ -11,7 +11,10 @@ output of the middle block. A kind of control provides one feature map per targe
     net.features(x, inputs)      at each evaluation: one feature map per target, lazily; None adds nothing
     net.projections(inputs)      one per target: how a feature map becomes the residual (a zero convolution, or nothing)
     net.entry                    "skips": added after the encoder has run (ControlNet); "encoder": added while the
-                                 encoder runs, so that its next block reads the sum (T2I-Adapter)
+                                 encoder runs, so that its next block reads the sum (T2I-Adapter); "attention": changes
+                                 what is read or added inside transformer blocks (ControlNet-LLLite)
+
+A kind whose entry is "attention" has `net.attention_change` instead of features and projections.
 
 Strength, schedule, window, block weights, mode, guidance halves, factors per image and masks are the same for all
 kinds. The engine applies them (`control.residuals`).
@@ -24,19 +27,48 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from ..config import UNetConfig
 from ..errors import ShapeError, UnfitError
+from .layers import AttentionChange
 from .projections import Embed, Projections, Timesteps
 from .unet import UNet
 
 ResidualProjection: TypeAlias = Callable[[Tensor], Tensor]
 """Feature map (B, C, h, w) -> residual that broadcasts to the target. `ZeroConv` is one."""
-Entry: TypeAlias = Literal["skips", "encoder"]
+Entry: TypeAlias = Literal["skips", "encoder", "attention"]
+
+
+class Place(NamedTuple):
+    """Where a transformer block is. stack: "encoder", "middle" or "decoder". block: in the stack. depth: in block."""
+
+    stack: str
+    block: int
+    depth: int
+
+
+class RowScale(NamedTuple):
+    """On which rows a unit acts, and how strongly.
+
+    rows: a slice of the batch, or a tensor of indices. factor: (1 or rows, 1 or N, 1): weight, mask, factors.
+    """
+
+    rows: slice | Tensor
+    factor: Tensor
+
+    def add(self, tokens: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Tokens (all rows, N, width) with factor * change(tokens) added in these rows; out of place."""
+        own = tokens[self.rows]
+        changed = own + self.factor.to(own.dtype) * change(own)
+        if len(own) == len(tokens):
+            return changed
+        result = tokens.clone()
+        result[self.rows] = changed
+        return result
 
 
 def identity(feature: Tensor) -> Tensor:
@@ -180,6 +212,10 @@ class ControlModel(nn.Module):
     def projections(self, inputs: Any) -> Sequence[ResidualProjection]:
         """One projection per target, in the order of `features`."""
         raise NotImplementedError
+
+    def attention_change(self, inputs: Any, place: Place, scale: RowScale) -> AttentionChange | None:
+        """What the net changes in the transformer block at a place; None for nothing."""
+        return None
 
     def join(self, bounds: Sequence[BoundNet]) -> BoundNet | None:
         """Several bound forms of this net as one batch, rows one after the other; None if that is not possible.

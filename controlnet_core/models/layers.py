@@ -7,13 +7,15 @@ is read, row by row of x for each text, and what is before that is computed once
 Every block splits its work in two. `time_shift` and `text_kv` compute what does not depend on x
 (the timestep's projection; keys and values of the text), so that the engine can do it once before
 the first step; `forward` does the rest. Tensors are (B, C, H, W), tokens (B, N, C).
+
+Control inside the attentions (ControlNet-LLLite, region prompts) comes beside the text: keys, values, then changes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TypeAlias, cast
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +25,8 @@ from torch import Tensor, nn
 from ..config import UNetConfig
 
 GROUPS = 32
-KeyValue: TypeAlias = tuple[Tensor, Tensor]
-"""Keys and values of one cross attention, each (B, heads, tokens, head width)."""
+KeyValue: TypeAlias = tuple[Any, ...]
+"""Keys and values of one cross attention, each (B, heads, tokens, head width); then any number of `AttentionChange`."""
 TextKV: TypeAlias = tuple[KeyValue, ...]
 """Keys and values for each transformer block of one UNet block."""
 
@@ -108,13 +110,20 @@ class Attention(nn.Module):
         self.v = nn.Linear(context_dim, width, bias=bias)
         self.out = nn.Linear(width, width)
 
-    def kv(self, context: Tensor) -> KeyValue:
-        """(B, tokens, context_dim) -> keys and values, each (B, heads, tokens, head width)."""
-        return self._split(self.k(context)), self._split(self.v(context))
+    def kv(self, context: Tensor, values: Tensor | None = None) -> KeyValue:
+        """(B, tokens, context_dim) -> keys and values, each (B, heads, tokens, head width).
+
+        values: what the layer for values reads, where it is not the same.
+        """
+        return self._split(self.k(context)), self._split(self.v(context if values is None else values))
 
     def forward(self, x: Tensor, kv: KeyValue) -> Tensor:
         """(B, N, width) -> (B, N, width)."""
         return self.out(self.attended(x, kv))
+
+    def to_text(self, x: Tensor, context: Tensor) -> Tensor:
+        """Attention of tokens (B, N, width) to a text (B, tokens, context_dim) that was not projected before."""
+        return self(x, self.kv(context))
 
     def attended(self, x: Tensor, kv: KeyValue) -> Tensor:
         """What the last layer reads: (B, N, width) -> (B, N, width)."""
@@ -123,6 +132,27 @@ class Attention(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         return rearrange(x, "b n (h d) -> b h n d", h=self.heads)
+
+
+class AttentionChange:
+    """What control changes inside one transformer block. Each method returns what it got; a kind overrides some.
+
+    Tokens are (rows, N, width). The methods stand in the order in which a block calls them.
+    """
+
+    __slots__ = ()
+
+    def self_inputs(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the layers for queries, keys and values of the self attention read."""
+        return query, key, value
+
+    def text_query(self, query: Tensor) -> Tensor:
+        """What the layer for queries of the cross attention reads."""
+        return query
+
+    def text_output(self, output: Tensor, query: Tensor, attend: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """What the cross attention adds. query: what it read; attend: query, another text -> what it would add."""
+        return output
 
 
 class FeedForward(nn.Module):
@@ -154,10 +184,35 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, kv: KeyValue) -> Tensor:
         """(B or fewer, N, width) -> (B, N, width)."""
+        if len(kv) > 2:
+            return controlled_block(self, x, kv[:2], kv[2:])
         normed = self.norm1(x)
         x = repeat_rows(x + self.attn1(normed, self.attn1.kv(normed)), kv[0].shape[0])
         x = x + self.attn2(self.norm2(x), kv)
         return x + self.ff(self.norm3(x))
+
+    def self_attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """The self attention, whose three layers read different tokens."""
+        return self.attn1(query, self.attn1.kv(key, value))
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """(B, N, width) -> (B, N, width), with the residual."""
+        return x + self.ff(self.norm3(x))
+
+
+def controlled_block(block: Any, x: Tensor, text: KeyValue, changes: tuple[AttentionChange, ...]) -> Tensor:
+    """`TransformerBlock.forward` with control inside the attentions. block: a transformer block in any form."""
+    query = key = value = block.norm1(x)
+    for change in changes:
+        query, key, value = change.self_inputs(query, key, value)
+    x = repeat_rows(x + block.self_attention(query, key, value), text[0].shape[0])
+    query = block.norm2(x)
+    for change in changes:
+        query = change.text_query(query)
+    attended = block.attn2(query, text)
+    for change in changes:
+        attended = change.text_output(attended, query, block.attn2.to_text)
+    return block.feed_forward(x + attended)
 
 
 class SpatialTransformer(nn.Module):

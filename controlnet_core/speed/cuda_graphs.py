@@ -175,7 +175,7 @@ class CudaGraphs:
         # Outside the error's handler, which would keep alive what the failed attempt computed.
         if prediction is None:
             return self.inner(denoiser, x, sigma, inputs, cfg)
-        for net in (net for batch in inputs.batches for net in batch.nets):
+        for net in (net for batch in inputs.batches for net in batch.nets if net.net.entry != "attention"):
             record_acting(self.context.options, net, ran=True)
         return prediction
 

@@ -17,7 +17,15 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..models.layers import Attention, KeyValue, ResBlock, SpatialTransformer, TransformerBlock, repeat_rows
+from ..models.layers import (
+    Attention,
+    KeyValue,
+    ResBlock,
+    SpatialTransformer,
+    TransformerBlock,
+    controlled_block,
+    repeat_rows,
+)
 from ..models.module_tree import copy_leaf, rebuild, rebuild_inside
 from .context import WeightPolicy
 
@@ -72,7 +80,15 @@ class FusedSelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, width) -> (B, N, width)."""
-        q, k, v = rearrange(F.linear(x, self.qkv), "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        return self._attend(*rearrange(F.linear(x, self.qkv), "b n (three c) -> three b n c", three=3))
+
+    def of_three(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """The attention where queries, keys and values read different tokens: three products instead of one."""
+        weights = self.qkv.tensor_split(3)
+        return self._attend(*(F.linear(x, weight) for x, weight in zip((query, key, value), weights, strict=True)))
+
+    def _attend(self, *qkv: Tensor) -> Tensor:
+        q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=self.heads) for x in qkv)
         return self.out(rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)"))
 
 
@@ -87,8 +103,18 @@ class FusedGpuTransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, kv: KeyValue) -> Tensor:
         """(B or fewer, N, width) -> (B, N, width)."""
+        if len(kv) > 2:
+            return controlled_block(self, x, kv[:2], kv[2:])
         x = repeat_rows(x + self.attn1(self.norm1(x)), kv[0].shape[0])
         x = x + self.attn2(self.norm2(x), kv)
+        return x + self.ff(self.norm3(x))
+
+    def self_attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """As `TransformerBlock.self_attention`."""
+        return self.attn1.of_three(query, key, value)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """As `TransformerBlock.feed_forward`."""
         return x + self.ff(self.norm3(x))
 
 

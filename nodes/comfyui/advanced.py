@@ -228,7 +228,7 @@ class AdvancedFactors:
     def block_weight(self, index: int, count: int, entry: str) -> float:
         """Factor of the residual at an index: the skips from first to last, then the middle. count: of the skips.
 
-        entry: "skips" for a net, "encoder" for an adapter, as in `ControlModel.entry`.
+        entry: "skips" for a net, "encoder" for an adapter, as in `ControlModel.entry`; any other counts as a net.
         """
         if self.weights is None or self.weight_mask is not None:
             return self.strength
@@ -236,7 +236,7 @@ class AdvancedFactors:
             middle = self.weights.extras.get("middle_mult", 1.0)
             own = self.weights.base_multiplier ** _exponent(index, count, entry)
             return self.strength * (middle if index == count else own)
-        key = "middle" if index == count else "output" if entry == "skips" else "input"
+        key = "middle" if index == count else "input" if entry == "encoder" else "output"
         place = 0 if index == count else index
         if key == "input":  # the pack counts an adapter's blocks from the last one
             place = _adapter_places(count) - 1 - index
@@ -273,6 +273,6 @@ def _adapter_places(count: int) -> int:
 
 def _exponent(index: int, count: int, entry: str) -> int:
     """The power of the multiplier for a skip: the finer a block is, the higher."""
-    if entry == "skips":
+    if entry != "encoder":
         return count - index
     return (7, 2, 1, 0)[min(3, (index + 12 - _adapter_places(count)) // 3)]

@@ -29,12 +29,13 @@ from ...controlnet_core.models.control import BoundNet, ControlModel, check_base
 from ...controlnet_core.models.to_device import to_device_async
 from ..units import check_text
 from .advanced import AdvancedFactors, context_window
+from .attention_patches import AttentionPatches
 from .batch_rows import BatchRows, batch_rows, row_factors
 from .bind import FACTOR, HostSchedule, bind_context
 from .control_inputs import ControlInputs
 from .model_config import base_config, base_weights
 from .placed_net import PlacedNet, SharedNet
-from .recording import record_run, recorded
+from .recording import record_acting, record_run, recorded
 from .residuals import Residuals, Stream, add_residuals, streams_are_taken
 from .shortcut_state import identity, sampling_of
 
@@ -72,6 +73,7 @@ class CoreControl(ControlInputs):
     def __init__(self, shared: SharedNet) -> None:
         super().__init__(shared)
         self.sampling: Any = None
+        self.diffusion_model: Any = None
         # Keyed by the editor's identity of a conditioning, which lives as long as a run: nothing outlives
         # a run that fails, for which there is no cleanup.
         self.runs: WeakKeyDictionary[Any, dict[Any, Prepared]] = WeakKeyDictionary()
@@ -110,7 +112,7 @@ class CoreControl(ControlInputs):
         self.base = find_base(self.shared.net, self.name, model)
         self.unit().weights(self.base, FACTOR)
         self.placed = self.shared.on(model, self.base)
-        self.sampling = model.model_sampling
+        self.sampling, self.diffusion_model = model.model_sampling, model.diffusion_model
 
     def cleanup(self) -> None:
         """End a run: nothing of it is kept."""
@@ -118,7 +120,7 @@ class CoreControl(ControlInputs):
         self.end_advanced()
         self.runs.clear()
         self.shared.completed.clear()
-        self.placed = self.sampling = self.base = None  # type: ignore[assignment]
+        self.placed = self.sampling = self.base = self.diffusion_model = None  # type: ignore[assignment]
 
     def get_control(
         self, x_noisy: Tensor, t: Tensor, cond: dict[str, Any], batched_number: int, transformer_options: dict[str, Any]
@@ -140,6 +142,10 @@ class CoreControl(ControlInputs):
         if sampling is not None:
             sampling.acted[self.name] += 1
 
+        if call.net.net.entry == "attention":
+            self._patch(call, options)
+            return previous
+
         def own(may_run: bool) -> Iterator[Tensor | None]:
             weighed = self._weighed(call, may_run, options)
             return recorded(weighed, options, self, call.unit, call.rows, call.x.device)
@@ -147,6 +153,15 @@ class CoreControl(ControlInputs):
         if call.net.net.entry == "skips" and streams_are_taken(options):
             return Stream(own, self, previous)
         return add_residuals(placed_in_lists(call.net.net, list(own(True))), previous)
+
+    def _patch(self, call: Call, options: dict[str, Any]) -> None:
+        """Put what the net changes inside the attentions into the options of this call."""
+        sampling = sampling_of(options)
+        if sampling is not None:
+            sampling.ran[self.name] += 1
+        record_acting(options, self, call.unit)
+        record_run(options, self, call.x.dtype, self.placed.dtype)
+        AttentionPatches(call.net, call.rows, call.x, self.diffusion_model).attach(options)
 
     def _in_window(self, sigma: float) -> bool:
         if self.timestep_range is None:

@@ -30,9 +30,11 @@ a third of the time there; the numbers differ by rounding, some 1e-6 of the larg
 class HostAttention(Attention):
     """Attention by the function that the editor was started with (torch's, xFormers, Sage, Flash), unless slow."""
 
-    def kv(self, context: Tensor) -> KeyValue:
+    def kv(self, context: Tensor, values: Tensor | None = None) -> KeyValue:
         """(B, tokens, context_dim) -> keys and values, as the function wants them."""
-        return super().kv(context) if attention_is_slow() else (self.k(context), self.v(context))
+        if attention_is_slow():
+            return super().kv(context, values)
+        return self.k(context), self.v(context if values is None else values)
 
     def attended(self, x: Tensor, kv: KeyValue) -> Tensor:
         """As `Attention.attended`."""

@@ -35,6 +35,13 @@ def record_run(options: Mapping[str, Any], control: Any, given: torch.dtype, use
         recorder.cast("latent to the net", given, used)
 
 
+def record_acting(options: Mapping[str, Any], control: Any, unit: ControlUnit) -> None:
+    """Record that a control object acts in this call."""
+    recorder = options.get(KEY)
+    if recorder is not None:
+        recorder.unit(control, control.name, words(unit))
+
+
 def recorded(
     residuals: Iterator[Tensor | None], options: Mapping[str, Any], control: Any, unit: ControlUnit,
     rows: Sequence[int], device: torch.device,
@@ -44,7 +51,7 @@ def recorded(
     if recorder is None:
         yield from residuals
         return
-    recorder.unit(control, control.name, words(unit))
+    record_acting(options, control, unit)
     for block in itertools.count():
         # A residual is computed when it is asked for, so each request is timed by itself.
         with recorder.timing([control], device):

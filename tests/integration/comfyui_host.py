@@ -380,7 +380,7 @@ class Session:
         own = getattr(self, name, None)
         if own:
             return own()
-        names = ("accelerate", "preprocess", "nets", "shortcuts", "card", "packs", "model_patch", "v3")
+        names = ("accelerate", "preprocess", "nets", "shortcuts", "card", "packs", "model_patch", "v3", "attention")
         modules = (importlib.import_module(f"comfyui_{name}") for name in names)
         return next(getattr(module, name) for module in modules if hasattr(module, name))(self)
 

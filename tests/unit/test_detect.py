@@ -58,6 +58,7 @@ from comfyui_controlnet_core.controlnet_core.models.text_encoder import ClipText
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.union import ControlNetUnion
 from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
+from lllite_reference import random_file
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -146,6 +147,16 @@ def adapter_sample(config: AdapterConfig, layout: str, family: str, *details: st
     keymap = KeyMap(ADAPTER_RULES[kind, layout](f"body.{n}.block1.weight" for n in range(4 * config.res_blocks)))
     shapes = {f"{prefix}{keymap.to_theirs(key)}": tuple(tensor.shape) for key, tensor in state.items()}
     return Sample(shapes, kind, family, layout, details, supported=True)
+
+
+def lllite_sample(family: str, *details: str, **places: tuple[int, int]) -> Sample:
+    """A ControlNet-LLLite with networks in the second transformer block of SDXL's places, in the first of others.
+
+    places: width of the tokens, and pixels of the hint per token.
+    """
+    named = {f"{place}_transformer_blocks_{int(family == 'sdxl')}": shape for place, shape in places.items()}
+    shapes = {key: tuple(tensor.shape) for key, tensor in random_file(named).items()}
+    return Sample(shapes, "controlnet-lllite", family, "kohya", details, supported=True)
 
 
 LDM_UNET = "model.diffusion_model."
@@ -382,27 +393,10 @@ SAMPLES: dict[str, Sample] = {
         "original",
     ),
     # other relatives
-    "lllite": Sample(
-        {
-            "lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.conditioning1.0.weight": (
-                32,
-                3,
-                4,
-                4,
-            ),
-            "lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.conditioning1.4.weight": (
-                64,
-                64,
-                2,
-                2,
-            ),
-        },
-        "controlnet-lllite",
-        "",
-        "kohya",
-        ("depth 3",),
-    ),
-    "lllite of depth 2": Sample(
+    "lllite": lllite_sample("sdxl", "dimension 8", input_blocks_4_1=(640, 16), input_blocks_7_1=(1280, 32)),
+    "lllite of any base": lllite_sample("", "dimension 8", input_blocks_4_1=(640, 16)),
+    "lllite for sd15": lllite_sample("sd15", "dimension 8", input_blocks_1_1=(320, 8)),
+    "lllite of another layer": Sample(
         {
             "lllite_unet_down_blocks_1_attn1_to_q.conditioning1.0.weight": (16, 3, 4, 4),
             "lllite_unet_down_blocks_1_attn1_to_q.conditioning1.2.weight": (32, 16, 4, 4),
@@ -410,7 +404,6 @@ SAMPLES: dict[str, Sample] = {
         "controlnet-lllite",
         "",
         "kohya",
-        ("depth 2",),
     ),
     "sparsectrl": Sample(
         {

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...models.layers import KeyValue, ResBlock, TransformerBlock, repeat_rows
+from ...models.layers import KeyValue, ResBlock, TransformerBlock, controlled_block, repeat_rows
 
 
 class FusedResBlock(nn.Module):
@@ -95,8 +95,18 @@ class FusedTransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, kv: KeyValue) -> Tensor:
         """(B or fewer, N, width) -> (B, N, width)."""
+        if len(kv) > 2:
+            return controlled_block(self, x, kv[:2], kv[2:])
         x = repeat_rows(self._attend_to_itself(x), kv[0].shape[0])
         x = self.attn2.out.plus(self.attn2.attended(self.norm2(x), kv), x)
+        return self.ff.plus(self.norm3(x), x)
+
+    def self_attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """As `TransformerBlock.self_attention`."""
+        return self.attn1(query, self.attn1.kv(key, value))
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """As `TransformerBlock.feed_forward`."""
         return self.ff.plus(self.norm3(x), x)
 
     def _attend_to_itself(self, x: Tensor) -> Tensor:

@@ -1,0 +1,72 @@
+"""ControlNet-LLLite in ComfyUI itself, beside hooks on its layers and beside this process.
+
+Needs COMFYUI_DIR as `test_comfyui.py` does.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from load_script import load_script
+from safetensors.torch import save_file
+
+pytestmark = [
+    pytest.mark.comfyui,
+    pytest.mark.skipif("COMFYUI_DIR" not in os.environ, reason="COMFYUI_DIR is not set: no host to run in"),
+]
+PARITY = 1e-4
+"""Of the largest value of the latent after all steps."""
+MEAN = 1e-3
+
+host = load_script(Path(__file__).with_name("test_comfyui.py"))
+scenario = load_script(Path(__file__).with_name("comfyui_attention.py"))
+pack = host.pack
+headless = host.headless
+
+
+@pytest.fixture(scope="module")
+def found(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What the scenario found."""
+    folder = pack.parents[1] / "models" / "controlnet"
+    for name, state in scenario.states().items():
+        save_file(state, folder / name)
+    given = {"SCENARIOS": "attention_control", "HOST_ARGS": "--use-pytorch-cross-attention"}
+    return host.run_scenarios(pack, tmp_path_factory.mktemp("attention"), **given)
+
+
+@pytest.fixture(scope="module")
+def tensors(found: tuple[dict[str, Any], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return found[1]
+
+
+def error(ours: torch.Tensor, reference: torch.Tensor) -> float:
+    assert ours.shape == reference.shape
+    return float((ours - reference).abs().max() / reference.abs().max())
+
+
+@pytest.mark.parametrize("name", scenario.PARITY)
+def test_the_published_formula_in_comfyui(name: str, tensors: dict[str, torch.Tensor]) -> None:
+    """Alone, with a ControlNet, and two with a ControlNet between them."""
+    print(f"{name}: {error(tensors[f'attention.{name}'], tensors[f'hooks.{name}']):.1e}")
+    assert error(tensors[f"attention.{name}"], tensors[f"hooks.{name}"]) <= PARITY
+    assert error(tensors[f"attention.{name}"], tensors["attention.none"]) > 100 * PARITY
+
+
+@pytest.mark.parametrize("name", sorted(scenario.UNITS))
+def test_the_same_picture_without_comfyui(name: str, headless: Any, tensors: dict[str, torch.Tensor]) -> None:
+    samples = {"samples": tensors[f"attention.{name}"]}
+    (theirs,) = headless.node("VAEDecode", samples=samples, vae=headless.vae)
+    mine = headless.picture(scenario.applied(headless, scenario.UNITS[name]))
+    assert host.difference(mine, theirs) <= MEAN
+
+
+def test_accelerate_leaves_it_to_comfyui(
+    found: tuple[dict[str, Any], dict[str, torch.Tensor]], tensors: dict[str, torch.Tensor]
+) -> None:
+    """The same latent, and nothing is left on the model."""
+    assert error(tensors["attention.accelerated"], tensors["attention.with a ControlNet"]) <= PARITY
+    assert "patches" not in found[0]["attention left"]
