@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..preprocessors import PictureError
 from ..preprocessors import pose as poses
 from .fields import Output, image, number, optional, socket, text
 from .node import Node
@@ -77,7 +78,10 @@ class PoseEditor(Node):
 def read(data: Any, size: tuple[int, int] | None) -> tuple[poses.Pose, ...]:
     """The frames of JSON text or POSE_KEYPOINT. size: height and width of the canvas where the data have none."""
     height, width = size or (None, None)
-    return poses.read_poses(data, height=height, width=width)
+    frames = poses.read_poses(data, height=height, width=width)
+    if not frames:
+        raise PictureError("the pose is an empty list: give at least one frame")
+    return frames
 
 
 def start(size: tuple[int, int] | None) -> tuple[poses.Pose, ...]:

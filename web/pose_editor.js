@@ -7,7 +7,7 @@ const NODE = "CNCore_PoseEditor";
 const WIDGET = "CNCORE_POSE"; // as in nodes/pose_editor.py
 const PROPERTY = "pose_editor"; // of the node: opacity and other settings, which do not change the result
 const [MIN_WIDTH, MIN_HEIGHT] = [420, 380];
-const START_SIZE = [480, 720];
+const START_SIZE = [550, 760];
 const [IMAGE_SLOT, POSE_SLOT] = ["image", "pose_keypoint"];
 
 function makeWidget(node, name) {

@@ -13,6 +13,9 @@ import { words } from "./words.js";
 const OURS = ["pointerdown", "mousedown", "touchstart", "touchmove", "dblclick", "contextmenu", "dragover", "drop"];
 const PROPERTY_DEFAULTS = { opacity: 0.6, keepLengths: false };
 
+/** Whether keys belong to a field of the editor, and not to its canvas. */
+const isField = (element) => element.matches("input, textarea:not(.cncore-pose-keys)");
+
 /** options: {language, settings, onEdit(text), onSetting(settings)}; settings: see PROPERTY_DEFAULTS. */
 export class PoseEditor {
   constructor({ language = "en", settings = {}, onEdit = () => {}, onSetting = () => {} } = {}) {
@@ -28,13 +31,15 @@ export class PoseEditor {
   }
 
   build() {
-    this.canvas = make("canvas", { tabIndex: 0, className: "cncore-pose-canvas" });
-    this.canvas.setAttribute("role", "application");
-    this.canvas.setAttribute("aria-label", this.say("canvas"));
-    this.canvas.dataset.captureWheel = "true"; // Vue nodes: the wheel is ours while the canvas has the focus
+    this.canvas = make("canvas", { className: "cncore-pose-canvas" });
+    // ComfyUI leaves keys such as Ctrl+Z to text fields only, so an empty one has the focus for the canvas.
+    this.keys = make("textarea", { className: "cncore-pose-keys", inputMode: "none", spellcheck: false });
+    this.keys.setAttribute("aria-label", this.say("canvas"));
+    this.keys.addEventListener("beforeinput", (event) => event.preventDefault());
     this.status = make("div", { className: "cncore-pose-status" });
     this.status.setAttribute("role", "status");
-    this.stage = make("div", { className: "cncore-pose-stage" }, this.canvas);
+    this.stage = make("div", { className: "cncore-pose-stage" }, this.keys, this.canvas);
+    this.stage.dataset.captureWheel = "true"; // Vue nodes: the wheel is ours while something in here has the focus
     [this.toolbar, this.fields] = [makeToolbar(this), makeFields(this)];
     this.element = make("div", { className: "cncore-pose" }, this.toolbar.element, this.stage, this.fields.element, this.status);
     this.pointer = new PointerInput(this.canvas, this);
@@ -116,7 +121,7 @@ export class PoseEditor {
 
   /** Copy the selected person, or all; paste adds people. */
   clipboard(event) {
-    if (event.target.matches("input, textarea")) return;
+    if (isField(event.target)) return;
     const { model } = this;
     event.preventDefault();
     event.stopPropagation();
@@ -130,12 +135,21 @@ export class PoseEditor {
   }
 
   keydown(event) {
-    if (event.target.matches("input, textarea") || !pressKey(this, event)) return;
+    if (isField(event.target) || !pressKey(this, event)) return;
     event.preventDefault();
     event.stopPropagation();
   }
 
   // ---- what is shown
+
+  /** Let the keys act on the canvas. */
+  focus() {
+    this.keys.focus({ preventScroll: true });
+  }
+
+  get hasFocus() {
+    return this.keys.ownerDocument.activeElement === this.keys;
+  }
 
   fit() {
     this.isFitted = true;
@@ -171,8 +185,7 @@ export class PoseEditor {
     this.status.classList.toggle("cncore-pose-problem", Boolean(problem));
     const point = model.person?.[model.selection.part]?.[model.selection.point];
     const place = point ? ` (${Math.round(point[0])}, ${Math.round(point[1])})${isSeen(point) ? "" : `, ${say("hidden")}`}` : "";
-    const { width, height, people } = model.frame;
-    const selected = model.person ? say.selection(model.selection) + place : say("nothing", { count: people.length, width, height });
+    const selected = model.person ? say.selection(model.selection) + place : say("nothing", { count: model.frame.people.length });
     const note = this.linkState ? say(this.linkState) : model.isEdited ? "" : say("unedited");
     this.status.textContent = problem || [selected, note].filter(Boolean).join(" · ");
   }

@@ -31,7 +31,7 @@ export class PointerInput {
   }
 
   pointerdown(event) {
-    this.canvas.focus({ preventScroll: true });
+    this.editor.focus();
     this.canvas.setPointerCapture(event.pointerId);
     this.pointers.set(event.pointerId, this.place(event));
     if (this.pointers.size === 2) return this.startPinch();
@@ -154,7 +154,7 @@ export class PointerInput {
 
   /** The wheel zooms the pose once the editor was clicked on; else ComfyUI's canvas zooms, as over any node. */
   wheel(event) {
-    if (this.canvas.ownerDocument.activeElement !== this.canvas) return;
+    if (!this.editor.hasFocus) return;
     event.preventDefault();
     event.stopPropagation();
     const pixels = event.deltaY * (event.deltaMode === 1 ? 20 : 1);

@@ -59,7 +59,10 @@ export function makeToolbar(editor) {
     const box = make("div", { className: "cncore-pose-group" });
     for (const [name, action, isUsable, isPressed] of group) {
       const button = makeButton(name, editor.say(name));
-      button.addEventListener("click", () => action(editor, button));
+      button.addEventListener("click", (event) => {
+        if (event.detail) editor.focus(); // a click, not the keyboard: keys act on the canvas again
+        action(editor, button);
+      });
       entries.push({ button, isUsable, isPressed });
       box.append(button);
     }
@@ -88,8 +91,8 @@ function openTemplates(editor, button) {
   const menu = make("div", { className: "cncore-pose-menu" });
   menu.setAttribute("role", "menu");
   const close = () => {
+    editor.focus();
     menu.remove();
-    editor.canvas.focus({ preventScroll: true });
   };
   for (const name of Object.keys(TEMPLATES)) {
     const entry = make("button", { type: "button", textContent: editor.say(name) });
