@@ -6,6 +6,7 @@ is missing, damaged or does not fit, 4 when memory runs out, 130 when the user i
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -124,6 +125,10 @@ def reading(path: str | Path, kind: type[_FileError] = DamagedFileError) -> Iter
             ) from error
         reason = f"{type(error).__name__}: {error}".rstrip(": ")
         raise kind(f"{path.name} is damaged or incomplete ({reason}); download or copy it again", path) from error
+
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT})
+"""Errors of the system when there is no space, on the disk or within a quota."""
 
 
 @contextmanager

@@ -53,19 +53,16 @@ class Picture:
 
     def unit(self) -> np.ndarray:
         """(H, W, C) float32 with white at 1; floats stay as stored."""
-        kind = self.pixels.dtype
-        values = self.pixels.astype(np.float32)
-        return np.divide(values, np.float32(np.iinfo(kind).max), out=values) if kind.kind == "u" else values
+        return _unit(self.pixels)
 
     def colours(self) -> np.ndarray:
         """(H, W, 3) float32: gray is repeated, alpha is left out."""
-        values = self.unit()
-        values = values[..., :-1] if self.has_alpha else values
+        values = _unit(self.pixels[..., :-1] if self.has_alpha else self.pixels)
         return np.repeat(values, 3, axis=-1) if values.shape[-1] == 1 else values
 
     def alpha(self) -> np.ndarray:
         """(H, W) float32, 1 where the picture is opaque."""
-        return self.unit()[..., -1] if self.has_alpha else np.ones(self.pixels.shape[:2], np.float32)
+        return _unit(self.pixels[..., -1]) if self.has_alpha else np.ones(self.pixels.shape[:2], np.float32)
 
     def over_white(self) -> np.ndarray:
         """(H, W, 3) float32: the picture laid over white, as the official ControlNet annotators do.
@@ -74,8 +71,17 @@ class Picture:
         """
         if not self.has_alpha:
             return self.colours()
-        alpha = self.alpha()[..., None]
-        return self.colours() * alpha + (np.float32(1.0) - alpha)
+        colours, alpha = self.colours(), self.alpha()[..., None]
+        colours *= alpha
+        colours += np.float32(1.0) - alpha
+        return colours
+
+
+def _unit(pixels: np.ndarray) -> np.ndarray:
+    """A copy of any pixels as float32, white at 1; floats stay as stored."""
+    values = pixels.astype(np.float32)
+    kind = pixels.dtype
+    return np.divide(values, np.float32(np.iinfo(kind).max), out=values) if kind.kind == "u" else values
 
 
 def read_picture(path: Path) -> Picture:
@@ -292,8 +298,16 @@ def _check_size(size: tuple[int, int], path: Path) -> None:
     PICTURE_PIXELS.check(size[0] * size[1], f"{path} is too large: {size[0]}x{size[1]}")
 
 
+def _starts_with(path: Path, start: bytes) -> bool:
+    """Whether a file begins with these bytes."""
+    with path.open("rb") as file:
+        return file.read(len(start)) == start
+
+
 def _read_array(path: Path) -> np.ndarray:
     """A .npy file: (H, W) or (H, W, 1 to 4), of any real type. It is mapped first: a false header takes no memory."""
+    if _starts_with(path, b"PK"):  # numpy would open it as an archive
+        raise ValueError("it is a .npz archive or another zip file: unpack it, and give one .npy file of it")
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     ARRAY_VALUES.check(array.size, f"{path} is too large: an array of shape {array.shape}")
     is_picture = array.ndim in (2, 3) and array.size > 0 and (array.ndim == 2 or array.shape[2] <= 4)

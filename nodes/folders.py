@@ -190,7 +190,10 @@ def find_file(folders: Sequence[Path], name: str, kind: str, endings: frozenset[
     if not folders:
         raise MissingFileError(f"there is no {kind} {brief(name)}, and no folder for {kind}: give one with --models")
     # Workflows from other people name files that differ by a version or by an ending.
-    near = difflib.get_close_matches(name, list_files(folders, endings), n=1, cutoff=0.5)
+    known = list_files(folders, endings)
+    near = [other for other in known if other.lower() == name.lower()] or difflib.get_close_matches(
+        name, known, n=1, cutoff=0.5
+    )
     meant = f"did you mean {near[0]!r}? Searched" if near else "searched"
     raise MissingFileError(
         f"there is no {kind} file {brief(name)}: {meant} {', '.join(str(f) for f in folders)}", folders[0] / name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import itertools
 import json
@@ -16,21 +15,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..controlnet_core.errors import DamagedFileError, MissingFileError, ShapeError, ValueRangeError, WriteError
+from ..controlnet_core.errors import (
+    DISK_FULL,
+    DamagedFileError,
+    MissingFileError,
+    ShapeError,
+    ValueRangeError,
+    WriteError,
+)
 from ..controlnet_core.limits import PICTURE_PIXELS
 from ..controlnet_core.picture_files import PICTURE_ENDINGS, Picture, read_frames
 from ..controlnet_core.picture_files import read_picture as read_first_frame
 from .file_prefix import expand_prefix
 from .folders import brief, find_file, inside, publish, remove_leftovers, temporary_file
 
+_BAND_PIXELS = 1 << 20
 NO_MASK = (64, 64)
 """Size of the mask of an image without transparency, as in ComfyUI."""
 CHANNELS = ("red", "green", "blue")
 COMPRESSION = 4
 """zlib level of PNG files, as in ComfyUI: larger files than level 9, but many times faster."""
 DEFAULT_PREFIX = "ComfyUI"
-DISK_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
-"""Errors of the system when there is no space, on the disk or within a quota."""
 
 
 # ------------------------------------------------------------------------------------------- reading
@@ -72,8 +77,11 @@ def read_picture(path: Path, on_note: Callable[[str], None] = lambda note: None)
     # A batch needs one size; thumbnails in a file have another one.
     taken = [frame for frame in frames if frame.pixels.shape[:2] == (height, width)]
     images = np.empty((len(taken), height, width, 3), np.float32)
+    rows = max(1, _BAND_PIXELS // width)
     for image, frame in zip(images, taken, strict=True):
-        image[...] = _colours(frame, path)
+        _check_range(frame, path)
+        for top in range(0, height, rows):  # of all rows at once the largest picture would take 2 GB more
+            image[top : top + rows] = Picture(frame.pixels[top : top + rows]).colours()
     transparent = any(frame.has_alpha for frame in taken)
     masks = np.zeros((len(taken), *((height, width) if transparent else NO_MASK)), np.float32)
     for mask, frame in zip(masks, taken, strict=True):
@@ -92,23 +100,26 @@ def read_mask(path: Path, channel: str) -> Tensor:
     """MASK (1, H, W) from a channel of an image; "alpha" is 1 where the image is transparent."""
     frame = read_first_frame(path)
     if channel in CHANNELS:
-        values = _colours(frame, path)[..., CHANNELS.index(channel)]
+        _check_range(frame, path)
+        colours = frame.pixels[..., :-1] if frame.has_alpha else frame.pixels
+        values = Picture(colours[..., min(CHANNELS.index(channel), colours.shape[-1] - 1), None]).unit()[..., 0]
     else:
         values = np.float32(1.0) - frame.alpha()
     return torch.from_numpy(np.ascontiguousarray(values))[None]
 
 
-def _colours(frame: Picture, path: Path) -> np.ndarray:
-    """(H, W, 3) in [0, 1]. Raises DamagedFileError for floats outside this range, such as depths of a renderer."""
-    colours = frame.colours()
-    if frame.pixels.dtype.kind == "f" and not bool(((colours >= 0.0) & (colours <= 1.0)).all()):
+def _check_range(frame: Picture, path: Path) -> None:
+    """Raise DamagedFileError for floats outside 0..1, such as depths of a renderer."""
+    if frame.pixels.dtype.kind != "f":
+        return
+    colours = frame.pixels[..., :-1] if frame.has_alpha else frame.pixels
+    if not bool(((colours >= 0.0) & (colours <= 1.0)).all()):
         raise DamagedFileError(
             f"{path} cannot be read as a picture: its numbers are not between 0 and 1 ({colours.min():g} to "
             f"{colours.max():g}), as in a depth map of a renderer. Make a hint of it with `controlnet preprocess "
             "depth_map`, or load it with a node that keeps floats and link Depth Convert (CNCore_DepthConvert) or "
             "Normals from Depth (CNCore_NormalFromDepth)"
         )
-    return colours
 
 
 # ------------------------------------------------------------------------------------------- writing

@@ -111,7 +111,8 @@ def from_pictures(
         near, far = far, near
     elif (near, far) == _UNSET and space == "disparity":
         near = _NEAREST
-    maps = np.stack([picture[..., 0] for picture in pictures])
+    # Copies: a view would keep all channels of all frames in memory.
+    maps = np.stack([picture[..., 0].copy() for picture in pictures])
     if not invert:
         maps = np.where(maps >= sky, np.float32(np.inf), maps)
     return depth_to_hint(maps, space=space, invert=invert, normalize=normalize, near=near, far=far)

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any, Literal
 
 from .errors import ParameterError, check_choice
+from .limits import MAX_CANVAS_PIXELS
 
 Kind = Literal["int", "float", "bool", "choice", "text"]
 
@@ -98,6 +99,7 @@ class Entry:
     resample: how a hint is resized, "nearest" for lines and labels, "smooth" for the rest.
     seeded: the function takes `seed`.  threaded: it takes `threads`, the number that it may use.
     masked: the function reads the mask itself. Other hints are set to black outside of the mask.
+    largest: pixels at which the function sees a picture, at most: it holds many arrays of that size.
     side_by_side: the picture is a stereo pair, and the hint has the width of one of its halves.
     fallback: a preprocessor without weights, which an error suggests. It is never used instead by itself.
     sample, example: how a help page shows it: what is made of the photo first (a key of `examples.SAMPLES`), and
@@ -121,6 +123,7 @@ class Entry:
     seeded: bool = False
     threaded: bool = False
     masked: bool = False
+    largest: int = MAX_CANVAS_PIXELS
     side_by_side: bool = False
     multiple: int = 1
     ranged: bool = False

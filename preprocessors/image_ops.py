@@ -6,11 +6,12 @@ become 0, -0.01 would become 254, and NaN would depend on the processor.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import PictureError
+from .errors import ParameterError, PictureError
 
 if TYPE_CHECKING:
     from typing import TypeVar
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
 BYTE_TO_UNIT = (np.arange(256, dtype=np.float32) / np.float32(255.0)).astype(np.float32)
+_BAND_PIXELS = 1 << 20
 _INTEGER_RANGE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0, np.dtype(bool): 1.0}
 
 
@@ -116,9 +118,50 @@ def rgb_frame(frame: np.ndarray) -> np.ndarray:
     return np.repeat(colour, 3, axis=-1) if channels == 2 else colour
 
 
+def rgb_bytes(frame: np.ndarray) -> np.ndarray:
+    """`to_bytes(rgb_frame(frame))`, without floats of the whole picture."""
+    is_plain = frame.dtype == np.uint8 and frame.shape[-1] in (1, 3)
+    return (
+        to_bytes(rgb_frame(frame)) if is_plain else _in_bands(lambda part: to_bytes(rgb_frame(part)), frame, np.uint8)
+    )
+
+
+def rgb_unit(frame: np.ndarray) -> np.ndarray:
+    """`unit_range(rgb_frame(frame))`, without further floats of the whole picture."""
+    is_plain = frame.dtype == np.float32 and frame.shape[-1] == 3
+    made = lambda part: unit_range(rgb_frame(part))  # noqa: E731
+    return made(frame) if is_plain else _in_bands(made, frame, np.float32)
+
+
+def hint_bytes(hint: np.ndarray) -> np.ndarray:
+    """(H,W,C) in 0..1 -> uint8 as a PNG stores it, rounded to the nearest.
+
+    Raises ParameterError for values below 0, by which the inpaint nets know masked pixels.
+    """
+    if hint.min() < 0:
+        raise ParameterError(
+            "the hint marks pixels by values below 0, which a PNG cannot hold: use the node, or --set masked_value=0"
+        )
+    return _in_bands(lambda part: np.rint(part * 255).astype(np.uint8), hint, np.uint8)
+
+
+def _in_bands(function: Callable[[np.ndarray], np.ndarray], frame: np.ndarray, dtype: type) -> np.ndarray:
+    """function((h,W,C)) -> (h,W,3) of bands of rows, for functions of single pixels."""
+    rows = max(1, _BAND_PIXELS // frame.shape[1])
+    out = np.empty((*frame.shape[:2], 3), dtype)
+    for top in range(0, len(frame), rows):
+        out[top : top + rows] = function(frame[top : top + rows])
+    return out
+
+
 def write_hint(result: np.ndarray, out: np.ndarray) -> None:
-    """Write (H,W), (H,W,1) or (H,W,3), uint8 or float 0..1, into `out` (H,W,3) float32, contiguous."""
+    """Write (H,W), (H,W,1) or (H,W,3), uint8 or float 0..1, into `out` (H,W,3), float32 or uint8, contiguous."""
     import cv2
+
+    if out.dtype == np.uint8:
+        result = result[..., None] if result.ndim == 2 else result
+        out[...] = result if result.dtype == np.uint8 else hint_bytes(result)
+        return
 
     # cv2 writes straight into `out`: numpy would make a temporary array of the whole hint.
     if result.ndim == 3 and result.shape[-1] == 1:

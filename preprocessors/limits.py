@@ -8,6 +8,12 @@ MAX_SIDE = 16384
 MAX_CANVAS_PIXELS = 2**26
 """Pixels of one canvas: 8192 x 8192, as for picture files. As a float32 hint they take 0.8 GB."""
 
+MAX_MAP_PIXELS = 2**25
+"""Pixels of a label or normal map that is converted: 5792 x 5792. The conversions take up to 1.9 GB for them."""
+
+MAX_RELIEF_PIXELS = 2**24
+"""Pixels of a depth map that becomes normals: 4096 x 4096. This takes 1.4 GB."""
+
 MAX_DRAWN_PIXELS = 120_000_000
 """Pixels of all hints that one call draws into memory: 305 frames of 512 x 768 take 1.4 GB as float32."""
 

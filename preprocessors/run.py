@@ -16,7 +16,8 @@ import numpy as np
 from .depth import NORMALIZE, depth_to_hint
 from .entry import Entry
 from .errors import ParameterError, PictureError, WeightsError, check_choice
-from .image_ops import as_batch, like, rgb_frame, to_bytes, to_numpy, unit_range, write_hint
+from .image_ops import as_batch, like, rgb_bytes, rgb_unit, to_numpy, unit_range, write_hint
+from .limits import MAX_CANVAS_PIXELS
 from .parallel import run_each, thread_count, worker_count
 from .resize import Size, detect_size, pad_reflect, resize_hint, resize_map, resize_picture
 
@@ -46,6 +47,7 @@ def process(
     library: Library | None = None,
     progress: Progress | None = None,
     keep_pose: Callable[[Pose], None] | None = None,
+    as_bytes: bool = False,
     **parameters: Any,
 ) -> Array:
     """Make hints (B,H,W,3) float32 0..1 of pictures (B,H,W,C), floats 0..1, uint8 or uint16.
@@ -65,6 +67,7 @@ def process(
     progress: called with (frames done, number of frames) on the caller's thread, after each frame or after each group
         of frames that a network sees together. An exception that it raises ends the run.
     keep_pose: called with the people of each frame, in order and in pixels of the hint, by kinds that find people.
+    as_bytes: uint8 hints, as a PNG stores them, which take a quarter of the memory.
 
     Frames run on as many threads as cv2 uses; the result does not depend on their number.
     Raises ParameterError, PictureError, and WeightsError if a weights file is missing or damaged.
@@ -82,11 +85,26 @@ def process(
     multiple = math.lcm(multiple, entry.multiple)
     size = detect_size(height, width, resolution=resolution, resize=resize, multiple=multiple, target=target, fit=fit)
     shape = (height, width) if output == "input_size" else (size.height, size.width)
+    _check_room(entry, size, height * width)
     masks = _to_masks(mask, count, height, width)
-    out = np.empty((count, *shape, 3), np.float32)
+    out = np.empty((count, *shape, 3), np.uint8 if as_bytes else np.float32)
     if count:
         _Run(entry, values, size, frames, masks, normalize, seed, library, progress, keep_pose).write(out)
     return like(out, image)
+
+
+def _check_room(entry: Entry, size: Size, given: int) -> None:
+    """Raise PictureError for a size at which a preprocessor would take gigabytes. given: pixels of the picture.
+
+    Most preprocessors take a larger picture at its own size: it is in memory already.
+    """
+    pixels = size.padded_height * size.padded_width
+    if pixels > entry.largest and (pixels > given or entry.largest < MAX_CANVAS_PIXELS):
+        side = int(entry.largest**0.5 * (min(size.height, size.width) / max(size.height, size.width)) ** 0.5)
+        raise PictureError(
+            f"{entry.name} would work on {size.width}x{size.height}, which are {pixels:,} pixels, expected at most "
+            f"{entry.largest:,}: choose a resolution of at most {side}"
+        )
 
 
 @dataclass(frozen=True)
@@ -211,11 +229,10 @@ class _Run:
 def _to_form(takes: str, size: Size, frame: np.ndarray) -> np.ndarray:
     if takes == "values":
         return pad_reflect(resize_map(frame.astype(np.float32), size.height, size.width), size)
-    picture = rgb_frame(frame)
     # Nearest neighbour: a mean of two label colours would be a third label.
     if takes == "labels":
-        return pad_reflect(resize_hint(to_bytes(picture), size.height, size.width, "nearest"), size)
-    picture = unit_range(picture) if takes == "unit" else to_bytes(picture)
+        return pad_reflect(resize_hint(rgb_bytes(frame), size.height, size.width, "nearest"), size)
+    picture = rgb_unit(frame) if takes == "unit" else rgb_bytes(frame)
     return pad_reflect(resize_picture(picture, size.height, size.width), size)
 
 

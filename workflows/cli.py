@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NoReturn
 
-from ..controlnet_core.errors import CoreError, DamagedFileError, Interrupted, OutOfMemory
+from ..controlnet_core.errors import DISK_FULL, CoreError, DamagedFileError, Interrupted, OutOfMemory, WriteError
 from .stop_signals import stop_signals
 from .terminal import printable
 from .versions import installed_version
@@ -107,6 +107,9 @@ def _for_user(error: BaseException, received: Sequence[int]) -> CoreError:
         return stopped
     if isinstance(error, MemoryError):
         return OutOfMemory("out of memory: use a smaller picture or batch")
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        where = error.filename or "a file"
+        return WriteError(f"{where} could not be written ({error.strerror}): make room, or choose another folder")
     # A file or folder of the user that cannot be read or written.
     if isinstance(error, OSError) and error.filename:
         reason = error.strerror or type(error).__name__

@@ -135,8 +135,7 @@ def hint_note(path: Path | BytesIO) -> str | None:
 
 
 def write_hint(hint: np.ndarray, path: Path, note: str) -> None:
-    """Write a hint (H, W, 3) in [0, 1] as PNG, whose file appears when it is complete. Raises WriteError."""
-    import numpy as np
+    """Write a hint (H, W, 3), uint8, as PNG, whose file appears when it is complete. Raises WriteError."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
@@ -144,7 +143,7 @@ def write_hint(hint: np.ndarray, path: Path, note: str) -> None:
     info = PngInfo()
     info.add_text(_NOTE, note)
     with complete_file(path) as temporary:
-        Image.fromarray(np.rint(hint * 255).astype(np.uint8)).save(temporary, format="PNG", pnginfo=info)
+        Image.fromarray(hint).save(temporary, format="PNG", pnginfo=info)
 
 
 def remove_old_leftovers(jobs: Sequence[Job]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import preprocessors
 from ..controlnet_core.errors import CoreError, DamagedFileError, ValueRangeError
+from ..controlnet_core.limits import PICTURE_PIXELS
 from ..controlnet_core.picture_files import read_frames
 from .hint_files import Job, write_hint
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 POSE = "pose"
 _SHOWN_FAILURES = 3
+_BATCH_PIXELS = 2**24
+"""Of pictures in memory at a time, 16 of 1024 x 1024; a larger picture is alone."""
 
 
 class HintError(CoreError):
@@ -129,54 +132,76 @@ def _hints(jobs: Sequence[Job], pictures: np.ndarray, settings: Settings, outcom
     """Return the hints of pictures of one shape. If that shape is refused, return none and record each failure."""
     options = {**settings.options, **settings.parameters, "mask": settings.mask, "library": settings.library}
     try:
-        hints = preprocessors.process(settings.kind, pictures, **options)
+        return preprocessors.process(settings.kind, pictures, as_bytes=True, **options)
     except preprocessors.PictureError as error:
         outcome.failed |= {job.source: DamagedFileError(f"{job.source}: {error}") for job in jobs}
         return ()
-    # The inpaint kind marks masked pixels by -1, as its net was trained to read them.
-    if hints.min() < 0:
-        raise ValueRangeError(
-            f"{settings.kind} marks pixels by values below 0, which a PNG cannot hold: use the node, or "
-            "--set masked_value=0"
-        )
-    return hints
 
 
 def _batches(jobs: Sequence[Job], settings: Settings, outcome: Outcome) -> Iterator[tuple[list[Job], np.ndarray]]:
-    """Yield some pictures of one shape and dtype at a time, in order, without unreadable ones."""
-    import numpy as np
+    """Yield some pictures of one shape and dtype at a time, in order, without unreadable ones.
+
+    Raises LimitError for frames of one range that have more pixels than one picture may have.
+    """
 
     size = len(jobs) if settings.whole else settings.batch
     group: list[Job] = []
     pictures: list[np.ndarray] = []
-    for job, picture in _pictures(jobs, outcome):
+    for job, picture in _pictures(jobs, outcome, is_clamped=preprocessors.get(settings.kind).takes != "values"):
         same = not pictures or (picture.shape, picture.dtype) == (pictures[0].shape, pictures[0].dtype)
         if settings.whole and not same:
             raise ValueRangeError(
                 f"{job.source} is {picture.shape} and the frames before it are {pictures[0].shape}: one range "
                 "over all frames needs frames of one size; choose --normalize frame"
             )
+        pixels = picture.shape[0] * picture.shape[1] * (len(pictures) + 1)
+        if settings.whole:
+            PICTURE_PIXELS.check(
+                pixels, f"{job.source}: one range over {len(jobs)} frames needs all of them at once. It"
+            )
+        is_full = len(pictures) == size or (pixels > _BATCH_PIXELS and not settings.whole)
         # A batch is one array, so its pictures must have one shape.
-        if pictures and (not same or len(pictures) == size):
-            yield group, np.stack(pictures)
+        if pictures and (not same or is_full):
+            yield group, _stacked(pictures)
             group, pictures = [], []
         group.append(job)
         pictures.append(picture)
     if pictures:
-        yield group, np.stack(pictures)
+        yield group, _stacked(pictures)
 
 
-def _pictures(jobs: Sequence[Job], outcome: Outcome) -> Iterator[tuple[Job, np.ndarray]]:
+def _stacked(pictures: list[np.ndarray]) -> np.ndarray:
+    """Pictures of one shape as one array; a single one is not copied. The list is emptied: it would keep the memory."""
+    import numpy as np
+
+    made = np.stack(pictures) if len(pictures) > 1 else pictures[0][None]
+    pictures.clear()
+    return made
+
+
+def _pictures(jobs: Sequence[Job], outcome: Outcome, *, is_clamped: bool) -> Iterator[tuple[Job, np.ndarray]]:
     """Yield the picture of each job, as stored. The frames of a file are read one after the other."""
     for source, group in groupby(jobs, key=lambda job: job.source):
         wanted = {job.frame: job for job in group}
         try:
             for index, picture in enumerate(read_frames(source)):
                 if index in wanted:
+                    if is_clamped and (outside := _outside(picture.pixels)):
+                        outcome.notes.append(f"{source}: {outside}")
                     outcome.over_white += picture.has_alpha
                     yield wanted[index], picture.pixels
         except DamagedFileError as error:
             outcome.failed[source] = error
+
+
+def _outside(pixels: np.ndarray) -> str:
+    """Return what is lost of floats outside 0..1 by kinds that clamp them, empty for other pictures."""
+    if pixels.dtype.kind != "f" or bool(((pixels >= 0) & (pixels <= 1)).all()):
+        return ""
+    return (
+        f"its numbers are not between 0 and 1 ({pixels.min():g} to {pixels.max():g}), what is outside was clamped: "
+        "for a depth map of a renderer, use depth_map or normal_depth"
+    )
 
 
 def read_pose_file(path: Path, canvas: tuple[int, int] | None) -> tuple[Pose, ...]:
@@ -212,5 +237,6 @@ def _draw_poses(source: Path, jobs: Iterable[Job], settings: Settings, outcome: 
         pose = frames[job.frame]
         side = settings.options["resolution"]
         size = detect_size(pose.height, pose.width, resolution=side, resize="shortest", multiple=1)
-        write_hint(render([pose], height=size.height, width=size.width)[0], job.target, settings.note)
+        hint = render([pose], height=size.height, width=size.width, as_bytes=True)[0]
+        write_hint(hint, job.target, settings.note)
         outcome.made += 1

@@ -22,8 +22,8 @@ def model_folders(
 ) -> tuple[tuple[Path, ...], Mapping[str, tuple[Path, ...]]]:
     """Return the models folders that `--models` names, and further folders by kind of file.
 
-    warn: called with a message for each base_path that does not exist. Raises MissingFileError for a path that does not
-    exist, WorkflowError for a file that is no extra_model_paths.yaml.
+    warn: called with a message for each base_path that does not exist, and for a file that names no folder. Raises
+    MissingFileError for a path that does not exist, WorkflowError for a file that is no extra_model_paths.yaml.
     """
     roots: list[Path] = []
     by_kind: dict[str, list[Path]] = {}
@@ -33,7 +33,10 @@ def model_folders(
             inner = path / "models"
             roots.append(inner if inner.is_dir() and not (path / "checkpoints").is_dir() else path)
         elif path.is_file():
-            for kind, folder, is_default in read_extra_paths(path, warn):
+            found = list(read_extra_paths(path, warn))
+            if not found:
+                warn(f"{path} names no folder: give sections of `key: folder` lines, as in ComfyUI's example")
+            for kind, folder, is_default in found:
                 known = by_kind.setdefault(kind, [])
                 known.insert(0 if is_default else len(known), folder)
         else:
@@ -51,7 +54,8 @@ def read_extra_paths(path: Path, warn: Warn = warnings.warn) -> Iterator[tuple[s
             base = _joined(here, str(section["base_path"]))
             # A warning, not an error: people share one file between machines that have different folders.
             if not base.is_dir():
-                warn(f"{path}, {name}: base_path {base} does not exist: correct it, or remove the section")
+                state = "is a file, expected a folder" if base.exists() else "does not exist"
+                warn(f"{path}, {name}: base_path {base} {state}: correct it, or remove the section")
         for kind, value in section.items():
             if kind not in _NO_FOLDERS:
                 folders = (_joined(base, folder) for folder in _folder_names(value, f"{path}, {name}, {kind}"))

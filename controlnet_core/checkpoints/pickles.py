@@ -59,7 +59,7 @@ def read_pickle_header(path: Path) -> Header:
     values = notes | _flatten(content)
     tensors = {key: value for key, value in values.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise CheckpointError(f"{path.name} is no model: a PyTorch file without tensors", path)
+        raise CheckpointError(f"{path.name} is no model: a PyTorch file without a table of tensors", path)
     _check_tensors(path, tensors)
     infos = {key: TensorInfo(tuple(t.shape), t.dtype, path, key, content=t) for key, t in tensors.items()}
     plain = {key: str(value) for key, value in values.items() if isinstance(value, PLAIN)}
@@ -237,12 +237,20 @@ def _find_weights(content: Any) -> tuple[Any, dict[str, Any]]:
         # Beside "state_dict" is training state only. The other names are common words, which may also be parts of a
         # model: they count as wrappers where everything beside them is known to be training state.
         wrapper = next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
-        others = {key for key, value in content.items() if isinstance(value, (Mapping, Tensor))}
+        # Each table once: a hostile file names one large table a hundred thousand times.
+        weighty = {id(value) for value in {id(v): v for v in content.values()}.values() if _has_weights(value)}
+        others = {key for key, value in content.items() if id(value) in weighty}
         if wrapper is None or (wrapper != "state_dict" and not others <= BESIDE_WEIGHTS):
             break
         notes |= {str(key): value for key, value in content.items() if isinstance(value, PLAIN)}
         content = content[wrapper]
     return content, notes
+
+
+def _has_weights(value: Any) -> bool:
+    """Whether something may hold weights: more than numbers, such as a loss or the options of a trainer."""
+    inner = value.values() if isinstance(value, Mapping) else (value,)
+    return any(isinstance(child, Mapping) or (isinstance(child, Tensor) and child.ndim > 0) for child in inner)
 
 
 def _flatten(content: Any) -> dict[str, Any]:

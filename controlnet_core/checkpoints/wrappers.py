@@ -11,13 +11,18 @@ from ..errors import CheckpointError
 from .files import TensorInfo
 from .signatures import KeyIndex
 
-WRAPPERS = ("state_dict.", "model_state_dict.", "params_ema.", "params.", "module.", "model.")
+WRAPPERS = ("state_dict.", "model_state_dict.", "params_ema.", "params.", "module.")
 """Prefixes that are removed where all keys have them: tables around the weights, and data-parallel training."""
 MOST_WRAPPERS = 4
 """How many of them may stand before a key."""
-COMPILED = "_orig_mod."
-"""What `torch.compile` puts before the keys of each compiled module."""
-TRAINING_STATE = frozenset({"global_step", "step", "epoch", "iteration", "num_updates", "lr", "ema_decay"})
+COMMON_WORDS = ("model.", "net.", "ema.", "model_ema.", "controlnet.", "control_net.", "generator.", "weights.")
+"""Wrappers that may also be parts of a model: they count where the keys are known without them, and not with them."""
+WRAPPED_MODULES = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+"""What `torch.compile` and the wrappers of distributed training put before the keys of each module."""
+TRAINING_STATE = frozenset({
+    "global_step", "step", "epoch", "iteration", "num_updates", "lr", "ema_decay", "n_averaged", "loss",
+    "optimization_step",
+})  # fmt: skip
 """Tensors that trainers leave beside the weights."""
 SCALES = (".scale_weight", ".weight_scale")
 """A float8 weight times this is the weight: names of ComfyUI's scaled fp8, older and newer."""
@@ -28,22 +33,37 @@ FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 def plain_keys(tensors: Mapping[str, TensorInfo]) -> Mapping[str, TensorInfo]:
     """The tensors of a file without wrappers, training state and scales. Raises CheckpointError for unknown scales."""
-    # A file with nothing else is no training state: a learned word may be called "step".
-    tensors = {key: info for key, info in tensors.items() if key not in TRAINING_STATE} or tensors
-    bare = {key.replace(COMPILED, ""): info for key, info in tensors.items()}
+    bare = {_bare(key): info for key, info in tensors.items()}
     tensors = bare if len(bare) == len(tensors) else tensors
     # Trainers nest: `module.` of data-parallel training around `state_dict.` of a checkpoint.
     for _ in range(MOST_WRAPPERS):
+        # A file with nothing else is no training state: a learned word may be called "step".
+        tensors = {key: info for key, info in tensors.items() if key not in TRAINING_STATE} or tensors
         wrapper = _find_wrapper(tensors)
+        if not wrapper:
+            break
         tensors = {key.removeprefix(wrapper): info for key, info in tensors.items()}
     return attach_scales(tensors)
 
 
+def _bare(key: str) -> str:
+    for wrapped in WRAPPED_MODULES:
+        key = key.replace(wrapped, "")
+    return key
+
+
 def _find_wrapper(tensors: Mapping[str, TensorInfo]) -> str:
-    """The prefix that all keys have, empty for none; `model.` counts only where the keys are not known with it."""
-    wrapper = next((name for name in WRAPPERS if all(key.startswith(name) for key in tensors)), "")
-    # the keys of LDM's UNet and of OpenCLIP begin with `model.` too
-    return "" if wrapper == "model." and KeyIndex(tensors).match() else wrapper
+    """The prefix that all keys have, empty for none."""
+    first = next(iter(tensors), "")
+    wrapper = next((name for name in (*WRAPPERS, *COMMON_WORDS) if first.startswith(name)), "")
+    if not wrapper or not all(key.startswith(wrapper) for key in tensors):
+        return ""
+    if wrapper in WRAPPERS:
+        return wrapper
+    # The keys of LDM's UNet and of OpenCLIP begin with `model.` too.
+    inner = {key.removeprefix(wrapper): info for key, info in tensors.items()}
+    is_wrapper = not KeyIndex(tensors).match() and (wrapper == "model." or bool(KeyIndex(inner).match()))
+    return wrapper if is_wrapper else ""
 
 
 def attach_scales(tensors: Mapping[str, TensorInfo]) -> Mapping[str, TensorInfo]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..entry import Entry, Parameter, choice
+from ..limits import MAX_MAP_PIXELS, MAX_RELIEF_PIXELS
 
 CONVENTIONS = ("bae", "midas10", "opengl", "directx")
 CONVENTION = choice(
@@ -58,6 +59,7 @@ MAPS: tuple[Entry, ...] = (
                    "depends on the scale of the values."),
         ),
         polarity="by convention", nature="conversion", takes="values", resample="smooth", sample="depth",
+        largest=MAX_RELIEF_PIXELS,
     ),
     Entry(
         "normal_convert", "Normals, another convention", "normal", "normals:convert",
@@ -67,7 +69,7 @@ MAPS: tuple[Entry, ...] = (
             choice("convention", CONVENTIONS, "The axes of the hint."),
         ),
         polarity="by convention", nature="conversion", takes="unit", resample="smooth", backend="numpy",
-        sample="normals",
+        sample="normals", largest=MAX_MAP_PIXELS,
     ),
     Entry(
         "segment_palette", "Segmentation from a painted map", "seg", "classic.regions:snap_to_palette",
@@ -77,7 +79,7 @@ MAPS: tuple[Entry, ...] = (
             Parameter("tolerance", "float", 442.0, "Colours farther than this from all classes are black.", 0, 442, 1),
         ),
         polarity="one colour per class", palette="ADE20K or COCO", nature="conversion", takes="labels",
-        backend="numpy", sample="labels",
+        backend="numpy", sample="labels", largest=MAX_MAP_PIXELS,
     ),
     Entry(
         "segment_regions", "Colour regions with chosen classes", "seg", "classic.regions:color_regions",
@@ -89,7 +91,7 @@ MAPS: tuple[Entry, ...] = (
                    "they get the names."),
             Parameter("cell", "int", 16, "Size of the regions that are grouped, in pixels.", 4, 256, 1),
         ),
-        polarity="one colour per class", palette="ADE20K or COCO", seeded=True,
+        polarity="one colour per class", palette="ADE20K or COCO", seeded=True, largest=MAX_MAP_PIXELS,
     ),
 )
 # fmt: on

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from ..image_ops import above, lab
 from ..parallel import run_each
 
 _ORIENTATIONS = 8
+_BILATERAL_WIDTH = 5
+_WHOLE_PIXELS = 2**24
 
 
 def soft_edge(
@@ -30,9 +33,13 @@ def soft_edge(
     """
     import cv2
 
+    height, width = picture.shape[:2]
+    if height * width > _WHOLE_PIXELS:
+        settings = {"radius": radius, "smoothing": smoothing, "contrast": contrast, "safe": safe, "threads": threads}
+        return _in_bands(picture, smoothing * (_BILATERAL_WIDTH // 2) + radius, settings)
     colours = lab(picture)
     for _ in range(smoothing):
-        colours = cv2.bilateralFilter(colours, 5, 20.0, 3.0)
+        colours = cv2.bilateralFilter(colours, _BILATERAL_WIDTH, 20.0, 3.0)
     # Each thread takes some of the orientations. The maximum does not depend on who computed it.
     kernels = half_discs(radius)
     shares: list[np.ndarray | None] = [None] * min(threads, len(kernels))
@@ -44,6 +51,22 @@ def soft_edge(
     strongest = np.maximum.reduce([part for part in shares if part is not None])
     soft = np.float32(1.0) - np.exp(strongest * np.float32(-1.0 / contrast**2))
     return safe_steps(soft) if safe else soft
+
+
+def _in_bands(picture: np.ndarray, reach: int, settings: dict[str, Any]) -> np.ndarray:
+    """`soft_edge` of bands of rows: 8192 x 8192 would take 7 GB at once. reach: rows that a pixel depends on.
+
+    Only for large pictures: cv2's bilateral filter quantises by the range of what it sees, so that a band differs in
+    the fourth digit from the same rows of the whole.
+    """
+    height, width = picture.shape[:2]
+    rows = max(4 * reach, _WHOLE_PIXELS // 4 // width)
+    soft = np.empty((height, width), np.float32)
+    for top in range(0, height, rows):
+        low = max(0, top - reach)
+        made = soft_edge(picture[low : top + rows + reach], **settings)
+        soft[top : top + rows] = made[top - low :][:rows]
+    return soft
 
 
 def _strongest(lab: np.ndarray, kernels: Sequence[np.ndarray]) -> np.ndarray:

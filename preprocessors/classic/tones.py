@@ -32,7 +32,8 @@ def tile(picture: np.ndarray, *, factor: int = 1) -> np.ndarray:
     height, width = picture.shape[:2]
     small = (max(1, round(width / factor)), max(1, round(height / factor)))
     reduced = cv2.resize(picture, small, interpolation=cv2.INTER_AREA)
-    return np.clip(cv2.resize(reduced, (width, height), interpolation=cv2.INTER_CUBIC), 0.0, 1.0)
+    enlarged = cv2.resize(reduced, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.clip(enlarged, 0.0, 1.0, out=enlarged)
 
 
 def blur(picture: np.ndarray, *, sigma: float = 9.0) -> np.ndarray:

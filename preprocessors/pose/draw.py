@@ -84,9 +84,10 @@ def draw_poses(
 
 
 def render(
-    poses: Sequence[Pose], *, height: int = 0, width: int = 0, strokes: Strokes | None = None, **parts: bool
-) -> np.ndarray:
-    """Draw poses as hints (B,H,W,3) float32, one per frame.
+    poses: Sequence[Pose], *, height: int = 0, width: int = 0, strokes: Strokes | None = None,
+    as_bytes: bool = False, **parts: bool
+) -> np.ndarray:  # fmt: skip
+    """Draw poses as hints (B,H,W,3) float32 0..1, or uint8 with `as_bytes`, one per frame.
 
     height, width: the size of the hint; 0 is the canvas of the poses, which must then be the same for all.
     strokes: sizes at a shorter side of 512. parts: `body`, `hands` and `face`, each drawn unless it is False.
@@ -103,9 +104,13 @@ def render(
             f"{len(poses)} hints of {width}x{height} have {len(poses) * height * width:,} pixels, expected at most "
             f"{MAX_DRAWN_PIXELS:,}: choose a smaller size, or draw fewer frames at a time"
         )
-    out = np.empty((len(poses), height, width, 3), np.float32)
+    out = np.empty((len(poses), height, width, 3), np.uint8 if as_bytes else np.float32)
     for pose, hint in zip(poses, out, strict=True):
-        np.divide(draw(pose.resized(height, width), strokes, **parts), np.float32(255.0), out=hint)
+        drawn = draw(pose.resized(height, width), strokes, **parts)
+        if as_bytes:
+            hint[...] = drawn
+        else:
+            np.divide(drawn, np.float32(255.0), out=hint)
     return out
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from numbers import Real
 from typing import Any
 
@@ -36,6 +37,8 @@ _OTHER_FILES = {
 }  # fmt: skip
 # A median coordinate up to this is a share of the canvas: nobody is two pixels tall.
 _LARGEST_SHARE = 2.0
+# So many points say for themselves whether they are shares.
+_FEWEST_POINTS = 3
 
 
 def read_poses(data: Any, *, height: int | None = None, width: int | None = None) -> tuple[Pose, ...]:
@@ -43,7 +46,8 @@ def read_poses(data: Any, *, height: int | None = None, width: int | None = None
 
     data: JSON text, one frame (a mapping with "people"), or a sequence of frames. A body has COCO's 17 keypoints,
         OpenPose's 18 or 25, or the 133 or 134 of a whole body with hands and face. Coordinates are pixels, or shares of
-        the canvas (0 to 1); which of both is decided once for all frames, by their median.
+        the canvas (0 to 1); which of both is decided once for all frames, by their median. A body, hand or face that
+        is clearly of the other kind is read as such.
     height, width: the canvas in pixels, for files that do not name one, as those of the OpenPose command.
 
     A hand or a face that cannot be read is left out, and `Pose.notes` says so. Raises PictureError for anything else.
@@ -53,16 +57,46 @@ def read_poses(data: Any, *, height: int | None = None, width: int | None = None
     frames = [data] if isinstance(data, Mapping) else data
     if not isinstance(frames, Sequence) or not all(isinstance(f, Mapping) and "people" in f for f in frames):
         raise PictureError(f'a pose is a mapping with a list of "people", or a list of those; this is {_kind(frames)}')
+    if not frames:
+        raise PictureError("the pose file is an empty list: it holds no frame")
     _check_limit(len(frames), limits.MAX_FRAMES, "the pose file has {:,} frames")
     poses = tuple(_read_frame(frame, height, width) for frame in frames)
     _check_limit(
         sum(pose.height * pose.width for pose in poses), limits.MAX_FILE_PIXELS, "the canvases have {:,} pixels"
     )
-    seen = [part[part[:, 2] > 0, :2] for pose in poses for person in pose.people for part in person.parts().values()]
+    seen = [_distances(part) for pose in poses for person in pose.people for part in person.parts().values()]
     # Per file, and by the median: one point outside of the picture, at 1.05, must not turn shares into pixels.
-    if sum(map(len, seen)) and np.median(np.abs(np.concatenate(seen))) <= _LARGEST_SHARE:
-        return tuple(pose.scaled((pose.width, pose.height)) for pose in poses)
-    return poses
+    are_shares = bool(sum(map(len, seen))) and bool(np.median(np.concatenate(seen)) <= _LARGEST_SHARE)
+    return tuple(_in_pixels(pose, are_shares) for pose in poses)
+
+
+def _distances(part: np.ndarray) -> np.ndarray:
+    """The absolute coordinates of the points that are seen."""
+    return np.abs(part[part[:, 2] > 0, :2])
+
+
+def _in_pixels(pose: Pose, are_shares: bool) -> Pose:
+    """The pose with all coordinates in pixels. are_shares: what those of the file are.
+
+    Tools join bodies, hands and faces of several networks. A part of another kind than the file would be drawn in one
+    corner or far outside, so that what is clear decides for itself: a part whose points all lie within 0..1, or nearly
+    so, in a file of pixels, and one whose median does not, in a file of shares.
+    """
+    mixed = 0
+
+    def convert(part: np.ndarray) -> np.ndarray:
+        nonlocal mixed
+        seen = _distances(part)
+        own = are_shares
+        if len(seen) >= _FEWEST_POINTS:
+            own = bool((np.median(seen) if are_shares else seen.max()) <= _LARGEST_SHARE)
+        mixed += own != are_shares
+        return part * np.array([pose.width, pose.height, 1.0]) if own else part
+
+    people = tuple(Person(**{name: convert(part) for name, part in person.parts().items()}) for person in pose.people)
+    kinds = ("pixels", "shares of the canvas") if are_shares else ("shares of the canvas", "pixels")
+    note = f"{mixed} parts of a figure are in {kinds[0]}, the others in {kinds[1]}"
+    return replace(pose, people=people, notes=(*pose.notes, *([note] if mixed else [])))
 
 
 def write_poses(poses: Sequence[Pose]) -> list[dict[str, Any]]:

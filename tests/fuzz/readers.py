@@ -38,7 +38,7 @@ READERS: Mapping[str, Reader] = {
     ),
     "pictures": Reader(
         file_cases.pictures(),
-        ("controlnet_core/picture_files.py", "nodes/pictures.py:read_picture,read_mask,_colours"),
+        ("controlnet_core/picture_files.py", "nodes/pictures.py:read_picture,read_mask,_check_range"),
     ),
     "poses": Reader(
         file_cases.poses(),

@@ -133,6 +133,13 @@ VALUE_OF: dict[str, tuple[str, ...]] = {
     "--set": ("1.width=8", "1.width=x", "Save.filename_prefix=b", "nope.x=1", "1.=", "=", "1.width", "3.images=1",
     "low=10", "low=x",
               "1.color=" + "9" * 5000, "EmptyImage.height=0", "Save.filename_prefix=../x"),
+    "--set ": (
+        "1.color=1..3", "1.width=8|16", "1.width=0.2..1.0/5", "1.width=8..9999", "3.filename_prefix=a|b",
+        "1.color=3..1", "1.width=1..1e9", "1.color=1,2,x", "1.width=",
+        "=", "nope.x=1|2", "1.color=1..2..3", "1.width=nan..2/3",
+        "Save.filename_prefix=../x|y",
+    ),
+    "--picture": ("1", "3", "Save", "nope", ""),
     "--seeds": ("1", "1..2", "2..1", "1,2", "x", "1..99999999999", ""), "--device": ("cpu", "cuda", "cuda:99",
     "tpu", "meta", "auto", "", "cpu:1"),
     "--dtype": ("fp32", "fp16", "bf16", "fp8", "auto"), "--memory": ("auto", "resident", "streamed", "x"),
@@ -154,6 +161,7 @@ OPTIONS_OF: dict[str, tuple[str, ...]] = {
     "run": ("--set", "--seeds", "--input", "--output", "--models", "--device", "--dtype", "--memory", "--threads",
     "--chunk",
             "--reuse", "--reuse-tolerance", "--deep-every", "--report"),
+    "sweep": ("--set ", "--picture", "--input", "--output", "--models", "--device", "--dtype", "--memory", "--chunk"),
     "validate": ("--set", "--input", "--output", "--models"),
     "inspect": (),
     "nodes": (),
@@ -171,7 +179,7 @@ FLAGS_OF: dict[str, tuple[str, ...]] = {
     "--json"),
     "validate": ("--strict", "--json"), "preprocess": ("--list", "--overwrite", "--json"), "train": ("--skip-bad",
     "--overwrite", "--quick"),
-    "inspect": ("--json",), "nodes": ("--json",), "verify": ("--json",),
+    "sweep": ("--yes", "--quiet", "--json"), "inspect": ("--json",), "nodes": ("--json",), "verify": ("--json",),
 }  # fmt: skip
 KINDS = ("canny", "invert", "pose", "depth", "nope", "openpose", "threshold", "inpaint", "")
 NODES = ("CNCore_Canny", "KSampler", "nope", "", "ksampler", "x" * 3000)

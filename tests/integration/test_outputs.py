@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -208,6 +209,32 @@ def test_a_full_disk_ends_preprocess_in_one_line(folder: Path, capsys: pytest.Ca
     (line,) = capsys.readouterr().err.splitlines()
     assert "noise.png could not be written (File too large)" in line
     assert list((folder / "hints").iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits file sizes as POSIX does")
+def test_a_full_disk_ends_verify_in_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, hard))
+    try:
+        assert cli.main(["verify", "--no-picture", "a.png", "--output", "report"]) == 3
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and "could not be written (File too large)" in line
+    assert list((folder / "report").iterdir()) == []
+
+
+def test_a_full_disk_is_named_wherever_it_happens(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(arguments: list[str]) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(cli, "_dispatch", fail)
+    assert cli.main([]) == 3
+    assert "make room, or choose another folder" in capsys.readouterr().err
 
 
 # ---- links and home folders -------------------------------------------------------------------------------

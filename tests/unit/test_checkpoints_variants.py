@@ -147,11 +147,18 @@ FLAT = {
     "compiled inside": lambda t: {k.replace("control_model.", "control_model._orig_mod."): v for k, v in t.items()},
     "step": lambda t: {**t, "global_step": torch.tensor(7), "epoch": torch.tensor([1])},
     "step and parallel": lambda t: {**flat("module.")(t), "global_step": torch.tensor(7)},
+    "step inside parallel": lambda t: flat("module.")({**t, "global_step": torch.tensor(7)}),
+    "averaged": lambda t: {**flat("module.")(t), "n_averaged": torch.tensor(7)},
+    "sharded inside": lambda t: {k.replace(".", "._fsdp_wrapped_module.", 1): v for k, v in t.items()},
+    "net": flat("net."),
+    "averaged copy": flat("ema."),
 }
 NESTED = {
     "state_dict": lambda t: {"state_dict": t, "global_step": 7},
     "model": lambda t: {"model": t, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}, "epoch": 3},
     "model of a state dict": lambda t: {"model": {"state_dict": flat("module.")(t)}, "step": torch.tensor(3)},
+    "model and loss": lambda t: {"model": t, "loss": torch.tensor(0.3), "hparams": {"lr": torch.tensor(1e-5)}},
+    "net of a table": lambda t: {"controlnet": t, "step": 1},
     "module": lambda t: {"module": t, "lr_scheduler": {"base": torch.ones(1)}},
 }
 

@@ -29,6 +29,9 @@ from ..shards import add_shard_argument
 from ..tar_hints import make_tar, tar_target
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from ...controlnet_core.picture_files import Picture
     from ...preprocessors.entry import Entry
     from ...preprocessors.learned.library import Library
 
@@ -79,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         others = [path for path in (args.mask, _canvas_picture(args.canvas)) if path is not None]
         check_targets(jobs, others, overwrite=args.overwrite)
         remove_old_leftovers(jobs)
-        mask = None if args.mask is None else read_picture(args.mask).pixels[..., 0]
+        mask = None if args.mask is None else _mask(read_picture(args.mask))
         settings = replace(settings, mask=mask, library=_library(args))
         settings = replace(settings, sources=hint_sources(settings, jobs))
         waiting = [job for job in jobs if args.overwrite or not is_made(job, settings.note)]
@@ -162,6 +165,14 @@ def _settings(args: argparse.Namespace) -> Settings:
             raise ValueRangeError("--canvas is the size of pose files: leave it out for other kinds")
         options["canvas"] = _canvas(args.canvas)
     return Settings(args.kind, options, parameters, args.chunk, whole)
+
+
+def _mask(picture: Picture) -> np.ndarray:
+    """Return the first channel (H, W). Transparent pixels are black: an editor may keep white under them."""
+    if not picture.has_alpha:
+        return picture.pixels[..., 0]
+    print("the mask has an alpha channel: its transparent parts count as black", file=sys.stderr)
+    return picture.unit()[..., 0] * picture.alpha()
 
 
 def _canvas_picture(text: str | None) -> Path | None:

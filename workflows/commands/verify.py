@@ -12,7 +12,8 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...nodes.folders import publish, temporary_file
+from ...controlnet_core.errors import writing
+from ...nodes.folders import publish, remove_leftovers, temporary_file
 from ..bundled import ASSETS
 from ..destinations import check_folder
 from ..paths import path_argument
@@ -127,10 +128,12 @@ def _generate(base: Path, net: Path | None, args: argparse.Namespace) -> str:
 
 def _publish(content: bytes, folder: Path, stem: str, ending: str) -> Path:
     """Write a file under the first free number; no file is replaced."""
-    folder.mkdir(parents=True, exist_ok=True)
     temporary = temporary_file(folder)
     try:
-        temporary.write_bytes(content)
-        return publish(temporary, (folder / f"{stem}_{number:05}{ending}" for number in count(1)))
+        with writing(folder / f"{stem}{ending}"):
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(folder)
+            temporary.write_bytes(content)
+            return publish(temporary, (folder / f"{stem}_{number:05}{ending}" for number in count(1)))
     finally:
         temporary.unlink(missing_ok=True)

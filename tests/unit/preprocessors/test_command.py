@@ -395,3 +395,30 @@ def test_a_face_that_is_left_out_is_reported(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "p.json").write_text(json.dumps(frame), "utf-8")
     assert preprocess("pose", tmp_path / "p.json", "--output", tmp_path / "out") == 0
     assert "p.json: left out a face of 1 keypoints, expected 56 to 70" in capsys.readouterr().err
+
+
+def test_transparent_parts_of_a_mask_are_black(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (8, 8), (0, 0, 0)).save(tmp_path / "a.png")
+    mask = np.full((8, 8, 4), 255, np.uint8)
+    mask[:, 4:, 3] = 0
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    assert preprocess("invert", tmp_path / "a.png", "--mask", tmp_path / "mask.png", "--output", tmp_path / "o") == 0
+    hint = np.asarray(Image.open(tmp_path / "o" / "a.png"))
+    assert hint[:, :4].min() == 255 and hint[:, 4:].max() == 0
+    assert "transparent parts count as black" in capsys.readouterr().err
+
+
+def test_floats_outside_the_range_are_said_where_they_are_clamped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "deep.npy", np.linspace(0, 40, 64, dtype=np.float32).reshape(8, 8))
+    for kind, said in (("invert", True), ("depth_map", False)):
+        assert preprocess(kind, tmp_path / "deep.npy", "--output", tmp_path / kind) == 0
+        assert ("not between 0 and 1 (0 to 40)" in capsys.readouterr().err) is said
+
+
+def test_an_archive_named_as_an_array_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "a.npz", a=np.ones(3))
+    (tmp_path / "a.npz").rename(tmp_path / "a.npy")
+    assert preprocess("invert", tmp_path / "a.npy", "--output", tmp_path / "o") == 3
+    assert ".npz archive" in capsys.readouterr().err

@@ -352,3 +352,40 @@ def test_keypoints_far_outside_the_canvas_are_drawn_as_far_as_they_reach_in() ->
     hint = poses.render(poses.read_poses(frame))
     assert hint.shape == (1, 64, 64, 3)
     assert hint.any()
+
+
+def test_parts_of_another_kind_than_the_file_are_read_as_what_they_are() -> None:
+    share = np.column_stack([np.random.default_rng(0).random((18, 2)), np.ones(18)])
+    pixels = share * (100.0, 200.0, 1.0)
+    face = np.tile([[0.5, 0.25, 1.0]], (68, 1))
+    canvas = {"canvas_width": 100, "canvas_height": 200}
+
+    def person(body: np.ndarray, **parts: np.ndarray) -> dict[str, list[float]]:
+        return {"pose_keypoints_2d": body.ravel().tolist(), **{k: v.ravel().tolist() for k, v in parts.items()}}
+
+    for people in (
+        [person(share), person(share), person(pixels)],
+        [person(pixels), person(pixels), person(share)],
+        [person(pixels, face_keypoints_2d=face)],
+    ):
+        (found,) = poses.read_poses({"people": people, **canvas})
+        for one in found.people:
+            assert np.allclose(one.body, pixels)
+            assert one.face is None or np.allclose(one.face[:, :2], (50.0, 50.0))
+        assert found.notes and found.notes[-1].startswith("1 parts of a figure are in ")
+    frames = [{"people": [person(body)], **canvas} for body in (share, share, pixels)]
+    assert all(np.allclose(found.people[0].body, pixels) for found in poses.read_poses(frames))
+
+
+def test_a_few_points_do_not_say_what_they_are() -> None:
+    # Two seen points at pixels (1, 1) and (2, 2) of a file of pixels stay where they are.
+    few = [1.0, 1.0, 1.0, 2.0, 2.0, 1.0] + [0.0] * 48
+    many = np.column_stack([np.full((18, 2), 60.0), np.ones(18)]).ravel().tolist()
+    people = [{"pose_keypoints_2d": few}, {"pose_keypoints_2d": many}]
+    (found,) = poses.read_poses({"people": people, "canvas_width": 100, "canvas_height": 100})
+    assert np.allclose(found.people[0].body[:2, :2], [[1, 1], [2, 2]]) and not found.notes
+
+
+def test_an_empty_list_is_no_pose_file() -> None:
+    with pytest.raises(PictureError, match="holds no frame"):
+        poses.read_poses("[]")
