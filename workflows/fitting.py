@@ -29,6 +29,7 @@ class Loader:
 LOADERS: Mapping[str, Loader] = MappingProxyType(
     {
         "CheckpointLoaderSimple": Loader("MODEL", "ckpt_name", "checkpoints"),
+        "CheckpointLoader": Loader("MODEL", "ckpt_name", "checkpoints"),
         "UNETLoader": Loader("MODEL", "unet_name", "diffusion_models"),
         "CNCore_LoadCheckpoint": Loader("MODEL", "checkpoint", "checkpoints"),
         "ControlNetLoader": Loader("CONTROL_NET", "control_net_name", "controlnet"),

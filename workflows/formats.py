@@ -151,7 +151,13 @@ def from_api(data: Mapping[str, Any], name: str) -> Graph:
     # Checked before the nodes are built: a small file can list millions of them.
     if len(data) > MAX_NODES:
         raise fail(name, f"has {len(data)} nodes, more than {MAX_NODES}", "split it")
-    return Graph({str(key): _api_node(str(key), value, name, data) for key, value in data.items()})
+    nodes = {str(key): value for key, value in data.items() if not _is_comment(str(key), value)}
+    return Graph({key: _api_node(key, value, name, data) for key, value in nodes.items()})
+
+
+def _is_comment(key: str, value: Any) -> bool:
+    """Whether an entry is a note that a program left beside the nodes, such as "_comment"."""
+    return key.startswith("_") and not (isinstance(value, dict) and value.get("class_type"))
 
 
 def _api_node(key: str, value: Any, name: str, data: Mapping[str, Any]) -> Node:

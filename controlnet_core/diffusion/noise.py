@@ -72,7 +72,9 @@ def noise_source(
     """The source of noise that this sampler needs; None if it needs none."""
     if sampler.noise == "ancestral":
         return ancestral_noise(x, seed, ancestral)
-    return brownian_noise(x, sigmas, seed) if sampler.noise == "brownian" else None
+    if sampler.noise == "none":
+        return None
+    return brownian_noise(x, sigmas, seed, x.device if sampler.noise == "brownian_device" else torch.device("cpu"))
 
 
 def ancestral_noise(x: Tensor, seed: int, convention: AncestralSeed = "shifted") -> NoiseSource:
@@ -93,8 +95,15 @@ def ancestral_noise(x: Tensor, seed: int, convention: AncestralSeed = "shifted")
     return draw
 
 
-def brownian_noise(x: Tensor, sigmas: Tensor, seed: int) -> NoiseSource:
+def brownian_noise(
+    x: Tensor,
+    sigmas: Tensor,
+    seed: int,
+    device: torch.device = torch.device("cpu"),  # noqa: B008 (immutable)
+) -> NoiseSource:
     """Increments of one Brownian path W over sigma, divided by sqrt(|sigma_next - sigma|).
+
+    device: where the path is drawn. On the CPU it is the same for every device that samples.
 
     The path belongs to the seed, not to the steps. With more steps the noise becomes finer but stays the same noise,
     and the picture converges.
@@ -106,7 +115,7 @@ def brownian_noise(x: Tensor, sigmas: Tensor, seed: int) -> NoiseSource:
         # Built at the first call, which a run that is cancelled early never makes.
         nonlocal path
         if path is None:
-            path = _brownian_path(x, table[table > 0], seed)
+            path = _brownian_path(x, table[table > 0], seed, device)
         low, high = sorted((float(sigma), float(sigma_next)))
         sign = 1.0 if sigma < sigma_next else -1.0
         return to_device_async(sign * path(low, high) / (sigma_next - sigma).abs().sqrt(), x.device, x.dtype)
@@ -114,12 +123,12 @@ def brownian_noise(x: Tensor, sigmas: Tensor, seed: int) -> NoiseSource:
     return increment
 
 
-def _brownian_path(x: Tensor, sigmas: Tensor, seed: int) -> Callable[[float, float], Tensor]:
-    """W(high) - W(low) of the seed's path, on the CPU, between the lowest and the highest of these sigmas."""
+def _brownian_path(x: Tensor, sigmas: Tensor, seed: int, device: torch.device) -> Callable[[float, float], Tensor]:
+    """W(high) - W(low) of the seed's path, on a device, between the lowest and the highest of these sigmas."""
     from torchsde import BrownianTree
 
     start, end = sigmas.min(), sigmas.max()
-    tree = BrownianTree(start, torch.zeros(x.shape, dtype=x.dtype), end, entropy=seed % _SEEDS)
+    tree = BrownianTree(start, torch.zeros(x.shape, dtype=x.dtype, device=device), end, entropy=seed % _SEEDS)
     # The tree rounds sigma to six decimals and warns of values beyond its rounded ends.
     first, last = round(float(start), 6), round(float(end), 6)
 

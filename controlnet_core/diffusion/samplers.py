@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 from torch import Tensor
 
 from ..errors import ValueRangeError
+from .dpm_singlestep import dpm_adaptive, dpm_fast
 from .dpm_solver import dpmpp_2m, dpmpp_2m_sde, dpmpp_2s_ancestral, dpmpp_3m_sde, dpmpp_sde
 from .karras import dpm_2, dpm_2_ancestral, euler, euler_ancestral, heun, lms
 from .steps import Denoise, NoiseSource, OnStep, Step, predictions
@@ -21,7 +22,7 @@ from .uni_pc import uni_pc, uni_pc_bh2
 
 __all__ = ["SAMPLERS", "Denoise", "NoiseSource", "OnStep", "Sampler", "Step", "get_sampler", "lcm"]
 
-NoiseKind = Literal["none", "ancestral", "brownian"]
+NoiseKind = Literal["none", "ancestral", "brownian", "brownian_device"]
 SampleFunction: TypeAlias = Callable[[Denoise, Tensor, Tensor, NoiseSource, OnStep], Tensor]
 
 
@@ -96,5 +97,13 @@ _ALL = (
     Sampler("lcm", lcm, noise="ancestral"),
     Sampler("uni_pc", uni_pc, drops_penultimate=True),
     Sampler("uni_pc_bh2", uni_pc_bh2, drops_penultimate=True),
+    # In sigma, DDPM's posterior (Ho et al., 2020, eq. 7) is the ancestral Euler step.
+    Sampler("ddpm", euler_ancestral, noise="ancestral"),
+    Sampler("dpm_fast", dpm_fast),
+    Sampler("dpm_adaptive", dpm_adaptive),
+    # The same samplers with noise from the device's own generator: other numbers than on the CPU.
+    Sampler("dpmpp_sde_gpu", dpmpp_sde, noise="brownian_device"),
+    Sampler("dpmpp_2m_sde_gpu", dpmpp_2m_sde, noise="brownian_device"),
+    Sampler("dpmpp_3m_sde_gpu", dpmpp_3m_sde, noise="brownian_device"),
 )
 SAMPLERS: Mapping[str, Sampler] = {sampler.name: sampler for sampler in _ALL}

@@ -9,8 +9,26 @@ from __future__ import annotations
 
 def native_nodes() -> dict[str, type]:
     """ComfyUI's node classes by ID, not bound to a host. The name of a class is its ID; base classes end in "Node"."""
-    from . import conditioning, control, files, images, latents, loaders, model_sampling, primitives, sampling, vae
+    from . import (
+        compositing,
+        conditioning,
+        control,
+        files,
+        images,
+        latents,
+        loaders,
+        masks,
+        model_sampling,
+        primitives,
+        sampling,
+        sigmas,
+        upscaling,
+        vae,
+    )
 
-    modules = (loaders, conditioning, control, vae, latents, model_sampling, sampling, images, files, primitives)
+    modules = (
+        loaders, conditioning, control, vae, latents, model_sampling, sampling, sigmas, images, files, masks,
+        compositing, upscaling, primitives,
+    )  # fmt: skip
     found = (item for module in modules for item in vars(module).items())
     return {name: cls for name, cls in found if hasattr(cls, "INPUTS") and not name.endswith("Node")}

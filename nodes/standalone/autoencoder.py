@@ -16,6 +16,7 @@ from ...controlnet_core.models.vae import AutoencoderKL, scale_latent, unscale_l
 from ...controlnet_core.runtime.device import channels_last
 from ...controlnet_core.runtime.memory import MB, free_bytes, plan_decoding
 from ...controlnet_core.speed import bytes_to_come
+from .tiles import run_in_tiles
 from .values import Vae
 
 
@@ -47,14 +48,30 @@ def decode_latents(
         return torch.cat(pictures)
 
 
-def encode_pictures(vae: Vae | None, pixels: Tensor, backend: Backend) -> Tensor:
-    """IMAGE (B, H, W, C), cropped to a multiple of the autoencoder's factor -> latents (B, 4, H/8, W/8)."""
+def encode_pictures(
+    vae: Vae | None, pixels: Tensor, backend: Backend, tile: int | None = None, overlap: int = 64
+) -> Tensor:
+    """IMAGE (B, H, W, C), cropped to a multiple of the autoencoder's factor -> latents (B, 4, H/8, W/8).
+
+    tile, overlap: sides of a tile and of the overlap of two tiles, in pixels. As in ComfyUI, a picture in tiles is
+    encoded three times, also with wide and with tall tiles, and the mean is taken, so that no seam shows.
+    """
     model = _placed(vae, backend)
     # Three channels: ComfyUI passes images with alpha through many nodes.
     pixels = crop_to_multiple(pixels[..., :3], model.config.factor)
-    with torch.inference_mode(), _named_memory_error(pixels):
-        latents = model.encode(_on_device(pixels.movedim(-1, 1) * 2.0 - 1.0, backend))
+
+    def encode(part: Tensor) -> Tensor:
+        latents = model.encode(_on_device(part * 2.0 - 1.0, backend))
         return unscale_latent(latents.float().cpu(), model.config)
+
+    pictures = pixels.movedim(-1, 1)
+    with torch.inference_mode(), _named_memory_error(pixels):
+        if tile is None:
+            return encode(pictures)
+        config = model.config
+        shapes = ((tile, tile), (tile // 2, tile * 2), (tile * 2, tile // 2))
+        made = [run_in_tiles(pictures, encode, s, overlap, 1 / config.factor, config.latent_channels) for s in shapes]
+        return (made[0] + made[1] + made[2]) / 3.0
 
 
 def crop_to_multiple(pixels: Tensor, factor: int) -> Tensor:

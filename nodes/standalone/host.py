@@ -38,6 +38,7 @@ from . import loras
 from .autoencoder import decode_latents, encode_pictures
 from .file_cache import FileCache, open_checkpoint, open_unet
 from .sampling_job import describe_memory, sampling_job
+from .upscaling import open_upscaler
 from .values import Clip, ControlNetHandle, Model, Vae
 
 ASSETS = Path(controlnet_core.__file__).parent / "assets"
@@ -159,6 +160,10 @@ class StandaloneHost:
         others = [str(path) for path in paths[1:]]
         return self._cache.get(" ".join(["clip", *others]), paths[0], lambda p: load_text_encoder([p, *paths[1:]]))
 
+    def load_upscaler(self, path: Path) -> Any:
+        """UPSCALE_MODEL of a file; see `open_upscaler`."""
+        return self._cache.get("upscaler", path, open_upscaler)
+
     def model_patch_control(self, model_patch: Any, vae: Any, image: Any, mask: Any) -> Any:
         """Raises UnfitError: this engine has no diffusion transformers."""
         raise UnfitError("model patches belong to Qwen-Image and Z-Image, which run in ComfyUI only: run it there")
@@ -230,9 +235,9 @@ class StandaloneHost:
         """Latents (B, 4, h, w) -> IMAGE (B, 8h, 8w, 3); see `decode_latents`."""
         return decode_latents(vae, samples, self.vae_backend, tile, overlap, self.on_note)
 
-    def encode(self, vae: Vae | None, pixels: Tensor) -> Tensor:
+    def encode(self, vae: Vae | None, pixels: Tensor, tile: int | None = None, overlap: int = 64) -> Tensor:
         """IMAGE (B, H, W, C) -> latents (B, 4, H/8, W/8); see `encode_pictures`."""
-        return encode_pictures(vae, pixels, self.vae_backend)
+        return encode_pictures(vae, pixels, self.vae_backend, tile, overlap)
 
     # ---- control and sampling
 

@@ -94,6 +94,56 @@ class ImageBatch(ImageNode):
         return (torch.cat((image1, image2)),)
 
 
+class ImageCrop(ImageNode):
+    """Cuts a rectangle out of images."""
+
+    CATEGORY = "image/transform"
+    INPUTS = (
+        IMAGE, side("width", 512, 1, step=1), side("height", 512, 1, step=1), side("x", 0, step=1), side("y", 0, step=1)
+    )  # fmt: skip
+
+    def run(self, image: Tensor, width: int, height: int, x: int, y: int) -> tuple[Tensor]:
+        """-> IMAGE of at least one pixel."""
+        x, y = min(x, image.shape[2] - 1), min(y, image.shape[1] - 1)
+        return (image[:, y : y + height, x : x + width],)
+
+
+class RepeatImageBatch(ImageNode):
+    """Repeats a batch of images."""
+
+    CATEGORY = "image/batch"
+    INPUTS = (IMAGE, integer("amount", 1, 1, 4096))
+
+    def run(self, image: Tensor, amount: int) -> tuple[Tensor]:
+        """-> IMAGE."""
+        return (image.repeat(amount, 1, 1, 1),)
+
+
+class ImageFromBatch(ImageNode):
+    """Takes some images of a batch."""
+
+    CATEGORY = "image/batch"
+    INPUTS = (IMAGE, integer("batch_index", 0, 0, 4095), integer("length", 1, 1, 4096))
+
+    def run(self, image: Tensor, batch_index: int, length: int) -> tuple[Tensor]:
+        """-> IMAGE."""
+        first = min(len(image) - 1, batch_index)
+        return (image[first : first + length].clone(),)
+
+
+class GetImageSize(Node):
+    """Returns the size of an image, and the number of images in the batch."""
+
+    CATEGORY = "image"
+    RETURN_TYPES = ("INT", "INT", "INT")
+    RETURN_NAMES = ("width", "height", "batch_size")
+    INPUTS = (IMAGE,)
+
+    def run(self, image: Tensor) -> tuple[int, int, int]:
+        """-> INT, INT, INT."""
+        return image.shape[2], image.shape[1], len(image)
+
+
 class EmptyImage(ImageNode):
     """Makes images of one colour, given as 0xRRGGBB."""
 

@@ -75,6 +75,73 @@ class SetLatentNoiseMask(LatentNode):
         return ({**samples, "noise_mask": mask.reshape(-1, 1, *mask.shape[-2:])},)
 
 
+class LatentCrop(LatentNode):
+    """Cuts a rectangle out of latents. Its size and place are in pixels."""
+
+    CATEGORY = "latent/transform"
+    INPUTS = (SAMPLES, side("width", 512, 64), side("height", 512, 64), side("x", 0), side("y", 0))
+
+    def run(self, samples: Latent, width: int, height: int, x: int, y: int) -> tuple[Latent]:
+        """-> LATENT of 64 pixels or more a side, where the given one has as many."""
+        cells = samples["samples"]
+        left, top = (min(at // 8, cells.shape[axis] - 8) for at, axis in ((x, 3), (y, 2)))
+        return ({**samples, "samples": cells[:, :, top : top + height // 8, left : left + width // 8]},)
+
+
+class LatentFlip(LatentNode):
+    """Mirrors latents."""
+
+    CATEGORY = "latent/transform"
+    INPUTS = (SAMPLES, choice("flip_method", ["x-axis: vertically", "y-axis: horizontally"]))
+
+    def run(self, samples: Latent, flip_method: str) -> tuple[Latent]:
+        """-> LATENT."""
+        return ({**samples, "samples": samples["samples"].flip(2 if flip_method.startswith("x") else 3)},)
+
+
+class LatentRotate(LatentNode):
+    """Turns latents clockwise."""
+
+    CATEGORY = "latent/transform"
+    INPUTS = (SAMPLES, choice("rotation", ["none", "90 degrees", "180 degrees", "270 degrees"]))
+
+    def run(self, samples: Latent, rotation: str) -> tuple[Latent]:
+        """-> LATENT."""
+        turns = ("n", "9", "1", "2").index(rotation[0])
+        return ({**samples, "samples": torch.rot90(samples["samples"], k=turns, dims=[3, 2])},)
+
+
+class LatentBatch(LatentNode):
+    """Joins two batches of latents. The second is resized to the size of the first."""
+
+    CATEGORY = "latent/batch"
+    INPUTS = (latent("samples1"), latent("samples2"))
+
+    def run(self, samples1: Latent, samples2: Latent) -> tuple[Latent]:
+        """-> LATENT in which each row keeps the noise that it had."""
+        first, second = samples1["samples"], samples2["samples"]
+        if first.shape[1:] != second.shape[1:]:
+            second = resize(second, first.shape[3], first.shape[2], "bilinear", "center")
+        indices = [
+            index for given in (samples1, samples2) for index in given.get("batch_index", range(len(given["samples"])))
+        ]
+        return ({**samples1, "samples": torch.cat((first, second)), "batch_index": indices},)
+
+
+class LatentBatchSeedBehavior(LatentNode):
+    """Gives all latents of a batch the same noise, or noise of their own again."""
+
+    CATEGORY = "latent/advanced"
+    INPUTS = (SAMPLES, choice("seed_behavior", ["random", "fixed"], default="fixed"))
+
+    def run(self, samples: Latent, seed_behavior: str) -> tuple[Latent]:
+        """-> LATENT."""
+        result = {name: value for name, value in samples.items() if name != "batch_index"}
+        if seed_behavior == "fixed":
+            result["batch_index"] = samples.get("batch_index", [0])[:1] * len(samples["samples"])
+        return (result,)
+
+
 class LatentFromBatch(LatentNode):
     """Takes some latents of a batch. They get the same noise as in the whole batch."""
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from ...controlnet_core.config import NoiseConfig
 from ...controlnet_core.errors import CheckpointError, UnfitError
 from ..fields import Field, choice, clip, files, integer, model, number, optional
 from ..folders import brief
 from ..node import Node
+from .model_sampling import retrained
 from .values import Clip, ControlNetHandle, Model, Vae
 
 NET = files("control_net_name", "controlnet")
@@ -22,6 +25,21 @@ OTHER_ONE = (
 TWO_ENCODERS = ("sdxl",)
 OTHER_TWO = ("sd3", "flux", "hunyuan_video", "hidream", "hunyuan_image")
 """Types of text encoders in ComfyUI's lists: of base models that this package runs, and of others."""
+CONFIGS: Mapping[str, tuple[bool, int | None]] = {
+    "anything_v3.yaml": (False, -2),
+    "v1-inference.yaml": (False, None),
+    "v1-inference_clip_skip_2.yaml": (False, -2),
+    "v1-inference_clip_skip_2_fp16.yaml": (False, -2),
+    "v1-inference_fp16.yaml": (False, None),
+    "v1-inpainting-inference.yaml": (False, None),
+    "v2-inference-v.yaml": (True, None),
+    "v2-inference-v_fp32.yaml": (True, None),
+    "v2-inference.yaml": (False, None),
+    "v2-inference_fp32.yaml": (False, None),
+    "v2-inpainting-inference.yaml": (False, None),
+}
+"""The configurations that ComfyUI brings: whether the model predicts the velocity, and the layer of the text encoder
+that it reads, where they say it."""
 DEVICE = choice("device", ["default", "cpu"], advanced=True)
 
 
@@ -40,6 +58,23 @@ class CheckpointLoaderSimple(Node):
     def run(self, ckpt_name: str) -> tuple[Model, Clip | None, Vae | None]:
         """-> MODEL, CLIP, VAE."""
         return self.host.load_checkpoint(self.host.find("checkpoints", ckpt_name))
+
+
+class CheckpointLoader(Node):
+    """Loads a checkpoint with one of ComfyUI's configurations: what the model predicts, and the text layer it reads."""
+
+    CATEGORY = "advanced/loaders"
+    DEPRECATED = True
+    RETURN_TYPES = ("MODEL", "CLIP", "VAE")
+    INPUTS = (choice("config_name", list(CONFIGS)), files("ckpt_name", "checkpoints"))
+
+    def run(self, config_name: str, ckpt_name: str) -> tuple[Model, Clip | None, Vae | None]:
+        """-> MODEL, CLIP, VAE. Shapes come from the file, as in ComfyUI."""
+        model, clip, vae = self.host.load_checkpoint(self.host.find("checkpoints", ckpt_name))
+        predicts_v, layer = CONFIGS[config_name]
+        if predicts_v:
+            model = retrained(model, "v", NoiseConfig())
+        return model, clip if clip is None or layer is None else clip.with_clip_skip(layer), vae
 
 
 class ControlNetLoader(Node):

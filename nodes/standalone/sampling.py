@@ -30,6 +30,7 @@ from ..fields import (
     socket,
     steps,
 )
+from ..fields import switch as toggle
 from ..node import Node
 from ..speed import check_whole_guidance
 from ..values import Conditioning, Latent, SamplerInputs
@@ -256,20 +257,47 @@ class SamplerCustomAdvanced(Node):
         self, noise: Noise, guider: Guider, sampler: str, sigmas: Tensor, latent_image: Latent
     ) -> tuple[Latent, Latent]:
         """-> the LATENT (noisy where the sigmas do not end in 0), and the last prediction of it without noise."""
-        settings = SampleSettings(
-            # An empty table of sigmas is allowed and returns the latent; the settings need at least one step.
-            noise.seed, max(1, len(sigmas) - 1), guider.cfg, sampler, "custom", add_noise=noise.is_added,
-            sigmas=tuple(sigmas.tolist()),
-        )  # fmt: skip
-        predictions: list[Tensor] = []
+        return sample_from_parts(self.host, noise, guider, sampler, sigmas, latent_image)
 
-        def watch(step: Step) -> None:
-            # Only the last prediction is returned, so only one is kept.
-            predictions[:] = [step.denoised]
 
-        inputs = SamplerInputs(guider.model, guider.positive, guider.negative, latent_image, settings)
-        made = self.host.sample(inputs, RunOptions(on_step=watch))
-        if not predictions:
-            return made, made
-        last = unscale_latent(predictions[0].to(torch.float32).cpu(), guider.model.base.config.vae)
-        return made, {**made, "samples": last}
+def sample_from_parts(
+    host: Any, noise: Noise, guider: Guider, sampler: str, sigmas: Tensor, latent_image: Latent
+) -> tuple[Latent, Latent]:
+    """The sampled LATENT, and the last prediction of it without noise."""
+    settings = SampleSettings(
+        # An empty table of sigmas is allowed and returns the latent; the settings need at least one step.
+        noise.seed, max(1, len(sigmas) - 1), guider.cfg, sampler, "custom", add_noise=noise.is_added,
+        sigmas=tuple(sigmas.tolist()),
+    )  # fmt: skip
+    predictions: list[Tensor] = []
+
+    def watch(step: Step) -> None:
+        # Only the last prediction is returned, so only one is kept.
+        predictions[:] = [step.denoised]
+
+    inputs = SamplerInputs(guider.model, guider.positive, guider.negative, latent_image, settings)
+    made = host.sample(inputs, RunOptions(on_step=watch))
+    if not predictions:
+        return made, made
+    last = unscale_latent(predictions[0].to(torch.float32).cpu(), guider.model.base.config.vae)
+    return made, {**made, "samples": last}
+
+
+class SamplerCustom(SamplerNode):
+    """Removes noise from a latent with a sampler and sigmas from other nodes."""
+
+    CATEGORY = "sampling/custom_sampling"
+    RETURN_TYPES = SamplerCustomAdvanced.RETURN_TYPES
+    RETURN_NAMES = SamplerCustomAdvanced.RETURN_NAMES
+    INPUTS = (
+        model("model"), toggle("add_noise", True), seed("noise_seed"), cfg(), conditioning("positive"),
+        conditioning("negative"), socket("SAMPLER", "sampler"), socket("SIGMAS", "sigmas"), latent("latent_image"),
+    )  # fmt: skip
+
+    def run(
+        self, model: Model, add_noise: bool, noise_seed: int, cfg: float, positive: Conditioning,
+        negative: Conditioning, sampler: str, sigmas: Tensor, latent_image: Latent,
+    ) -> tuple[Latent, Latent]:  # fmt: skip
+        """-> the LATENT (noisy where the sigmas do not end in 0), and the last prediction of it without noise."""
+        guider = Guider(model, positive, negative, cfg)
+        return sample_from_parts(self.host, Noise(noise_seed, add_noise), guider, sampler, sigmas, latent_image)

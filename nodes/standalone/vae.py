@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...controlnet_core.errors import ValueRangeError
 from ..fields import conditioning, image, integer, latent, mask, switch, vae
 from ..node import Node
 from ..values import Conditioning, Latent
@@ -65,6 +66,20 @@ class VAEEncode(Node):
     def run(self, pixels: Tensor, vae: Vae) -> tuple[Latent]:
         """-> LATENT."""
         return ({"samples": self.host.encode(vae, pixels)},)
+
+
+class VAEEncodeTiled(Node):
+    """Encodes images in overlapping tiles, for images that do not fit into memory as a whole."""
+
+    CATEGORY = "_for_testing"
+    RETURN_TYPES = ("LATENT",)
+    INPUTS = (PIXELS, VAE, integer("tile_size", 512, 64, 4096, step=64), *VAEDecodeTiled.INPUTS[3:])
+
+    def run(self, pixels: Tensor, vae: Vae, tile_size: int, overlap: int = 64, **temporal: int) -> tuple[Latent]:
+        """-> LATENT. The temporal inputs are for video models and have no effect here."""
+        if overlap >= tile_size // 2:
+            raise ValueRangeError(f"overlap is {overlap} and tile_size {tile_size}: give an overlap below its half")
+        return ({"samples": self.host.encode(vae, pixels, tile_size, overlap)},)
 
 
 class VAEEncodeForInpaint(Node):

@@ -393,7 +393,9 @@ def test_api_form_round_trip() -> None:
 
 
 def test_lists_as_values_are_wrapped() -> None:
-    graph = read({"1": {"class_type": "Text", "inputs": {"text": {"__value__": [1, 2]}}}})
+    notes = {"_comment": "made by a program", "_info": {"author": "somebody"}}
+    graph = read({**notes, "1": {"class_type": "Text", "inputs": {"text": {"__value__": [1, 2]}}}})
+    assert list(graph.nodes) == ["1"]
     assert inputs(graph, "1") == {"text": [1, 2]}
     assert graph.to_api()["1"]["inputs"] == {"text": {"__value__": [1, 2]}}
 

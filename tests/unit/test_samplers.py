@@ -21,8 +21,12 @@ ODE = [name for name, sampler in SAMPLERS.items() if sampler.noise == "none"]
 NOISY = [name for name in SAMPLERS if name not in ODE]
 NAMES = [
     "euler", "euler_ancestral", "heun", "dpm_2", "dpm_2_ancestral", "lms", "dpmpp_2s_ancestral", "dpmpp_sde",
-    "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m_sde", "ddim", "lcm", "uni_pc", "uni_pc_bh2",
+    "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m_sde", "ddim", "lcm", "uni_pc", "uni_pc_bh2", "ddpm", "dpm_fast",
+    "dpm_adaptive", "dpmpp_sde_gpu", "dpmpp_2m_sde_gpu", "dpmpp_3m_sde_gpu",
 ]  # fmt: skip
+# These take steps of their own between the ends of the table, and end at the last sigma above 0.
+OWN_STEPS = ("dpm_fast", "dpm_adaptive")
+WALKING = [name for name in NAMES if name not in OWN_STEPS]
 
 
 def gaussian(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -91,7 +95,7 @@ def errors_of_the_mean(name: str, centre: float = 2.0, rise: float = 1.0) -> lis
     ("name", "order"),
     [("euler", 1), ("heun", 2), ("dpm_2", 2), ("lms", 4), ("dpmpp_2m", 2), ("uni_pc", 2), ("uni_pc_bh2", 2),
      ("euler_ancestral", 1), ("dpm_2_ancestral", 1), ("dpmpp_2s_ancestral", 1), ("dpmpp_sde", 2),
-     ("dpmpp_2m_sde", 2), ("dpmpp_3m_sde", 2)],
+     ("dpmpp_2m_sde", 2), ("dpmpp_3m_sde", 2), ("ddpm", 1)],
 )  # fmt: skip
 def test_mean_follows_a_prediction_that_moves(name: str, order: int) -> None:
     errors = errors_of_the_mean(name)
@@ -116,9 +120,9 @@ def test_samples_have_the_datas_mean_and_variance(name: str) -> None:
     sigmas = make_sigmas(scaled_linear(), "karras", 60, sampler=name)
     x = initial_noise((2, 4, 40, 40), 1) * (VARIANCE + sigmas[0] ** 2).sqrt() + MEAN
     samples = sampler(gaussian, x, sigmas, noise=noise_source(sampler, x, sigmas, 1))
-    first_order = name in ("euler", "ddim", "euler_ancestral")
+    first_order = name in ("euler", "ddim", "euler_ancestral", "ddpm")
     assert abs(float(samples.mean()) - MEAN) < 0.025  # 4 standard errors
-    assert abs(float(samples.var()) / VARIANCE - 1) < (0.13 if first_order else 0.055)
+    assert abs(float(samples.var()) / VARIANCE - 1) < (0.13 if first_order or name == "dpm_adaptive" else 0.055)
 
 
 def test_lcm_repeats_prediction_and_noise() -> None:
@@ -133,7 +137,7 @@ def test_lcm_repeats_prediction_and_noise() -> None:
     assert abs(float(samples.var()) / expected - 1) < 0.05
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WALKING)
 @pytest.mark.parametrize("steps", [1, 2, 3, 7])
 def test_every_step_is_reported_once_and_in_order(name: str, steps: int) -> None:
     sampler = SAMPLERS[name]
@@ -149,7 +153,7 @@ def test_every_step_is_reported_once_and_in_order(name: str, steps: int) -> None
     assert samples.isfinite().all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WALKING)
 def test_the_last_step_to_zero_gives_the_prediction(name: str) -> None:
     sampler = SAMPLERS[name]
     sigmas = torch.tensor([0.8, 0.0])
@@ -180,7 +184,7 @@ def test_pure(name: str) -> None:
     assert torch.equal(sigmas, kept_sigmas)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "dpm_adaptive"])  # it reads its error
 def test_never_waits_for_the_device(name: str) -> None:
     """On the meta device reading a value of x is an error; sigmas stay on the CPU."""
     sigmas = make_sigmas(scaled_linear(), "karras", 5, sampler=name)
@@ -218,9 +222,11 @@ def test_a_prediction_that_raises_ends_the_run(name: str) -> None:
     assert calls == 3
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WALKING)
 def test_evaluations(name: str) -> None:
-    two_a_step = name in ("heun", "dpm_2", "dpm_2_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde")
+    two_a_step = name.removesuffix("_gpu") in (
+        "heun", "dpm_2", "dpm_2_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde"
+    )  # fmt: skip
     sigmas = make_sigmas(scaled_linear(), "karras", 6, sampler=name)
     x = initial_noise((1, 4, 8, 8), 1)
     calls: list[float] = []
@@ -242,3 +248,47 @@ def test_a_missing_noise_source_is_an_error(name: str) -> None:
 def test_an_unknown_sampler_is_an_error_that_names_the_choices() -> None:
     with pytest.raises(ValueRangeError, match=r"'eulr'.*euler_ancestral"):
         get_sampler("eulr")
+
+
+@pytest.mark.parametrize("steps", range(1, 8))
+def test_dpm_fast_evaluates_as_often_as_there_are_steps(steps: int) -> None:
+    sigmas = make_sigmas(scaled_linear(), "karras", steps)
+    calls: list[float] = []
+
+    def predict(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        calls.append(float(sigma))
+        return gaussian(x, sigma)
+
+    seen: list[Step] = []
+    SAMPLERS["dpm_fast"](predict, initial_noise((1, 4, 8, 8), 1), sigmas, on_step=seen.append)
+    assert len(calls) == steps
+    assert calls == sorted(calls, reverse=True)
+    assert [(step.index, step.total) for step in seen] == [(i, steps // 3 + 1) for i in range(steps // 3 + 1)]
+
+
+def test_dpm_adaptive_takes_shorter_steps_where_the_prediction_moves() -> None:
+    """The exact solution is met, whatever the table between its ends is, and a sharp bump takes more evaluations."""
+    x = torch.tensor([2.0, -1.0], dtype=torch.float64)
+    spread = (VARIANCE + 0.1**2) / (VARIANCE + 12.0**2)
+    exact = MEAN + (x - MEAN) * math.sqrt(spread)
+    runs = [SAMPLERS["dpm_adaptive"](gaussian, x, even_table(steps)) for steps in (2, 50)]
+    assert torch.equal(*runs)
+    assert float((runs[0] - exact).abs().max()) < 0.01
+    counts = []
+    for rise in (1.0, 50.0):
+        seen: list[Step] = []
+        SAMPLERS["dpm_adaptive"](
+            lambda x, sigma, rise=rise: 5 * bump(-sigma.double().log(), 1.0, rise).expand_as(x), x, even_table(20),
+            on_step=seen.append,
+        )  # fmt: skip
+        assert [step.index for step in seen] == list(range(len(seen)))
+        counts.append(len(seen))
+    assert counts[1] > counts[0]
+
+
+def test_dpm_fast_is_of_third_order() -> None:
+    """Where the evaluations end with a step of order 2, whose own error falls with h^3."""
+    x = torch.tensor([2.0, -1.0], dtype=torch.float64)
+    exact = MEAN + (x - MEAN) * math.sqrt((VARIANCE + 0.1**2) / (VARIANCE + 12.0**2))
+    errors = [float((SAMPLERS["dpm_fast"](gaussian, x, even_table(n)) - exact).abs().max()) for n in (23, 47, 95)]
+    assert order_of(errors) > 2.6, errors

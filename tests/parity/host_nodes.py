@@ -1,0 +1,180 @@
+"""Runs nodes of the real host on small inputs: `python host_nodes.py COMFYUI_DIR OUT`.
+
+Started as a program of its own by `test_nodes_host.py`. OUT is the safetensors file that is written: one tensor
+"N.M" for output M of case N.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def values(*shape: int, seed: int = 0, signed: bool = False) -> Tensor:
+    """Numbers from 0 to 1, or of a normal distribution."""
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn if signed else torch.rand)(*shape, generator=generator)
+
+
+def latent(*shape: int, seed: int = 0, **more: Any) -> dict[str, Any]:
+    return {"samples": values(*shape, seed=seed, signed=True), **more}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A node with its inputs, and the module of the host that has it."""
+
+    name: str
+    inputs: Mapping[str, Any]
+    module: str
+
+
+def cases(module: str, name: str, *inputs: Mapping[str, Any]) -> list[Case]:
+    return [Case(name, given, module) for given in inputs]
+
+
+IMAGE, SMALL = values(2, 40, 56, 3), values(1, 24, 16, 3, seed=1)
+MASK, SPOT = values(1, 40, 56, seed=2), values(1, 12, 20, seed=3)
+LATENT, OTHER = latent(2, 4, 16, 24), latent(1, 4, 8, 12, seed=1)
+PLACES = [{"x": 0, "y": 0}, {"x": 8, "y": 16}, {"x": 48, "y": 24}]
+SIGMAS = torch.tensor([14.6, 7.0, 3.0, 1.0, 0.0])
+MODEL = "model"
+"""Stands for a MODEL with the schedule of Stable Diffusion."""
+CASES = [
+    *cases("nodes_mask", "SolidMask", {"value": 0.3, "width": 20, "height": 12}),
+    *cases("nodes_mask", "CropMask", *({"mask": MASK, "width": 30, "height": 20, **at} for at in PLACES)),
+    *cases(
+        "nodes_mask", "MaskComposite",
+        *({"destination": MASK, "source": SPOT, "operation": operation, **at}
+          for operation in ("multiply", "add", "subtract", "and", "or", "xor") for at in PLACES),
+    ),
+    *cases(
+        "nodes_mask", "FeatherMask", *({"mask": MASK, "left": a, "top": b, "right": c, "bottom": d}
+        for a, b, c, d in ((0, 0, 0, 0), (5, 0, 7, 3), (0, 9, 0, 1), (80, 80, 80, 80))),
+    ),
+    *cases(
+        "nodes_mask", "GrowMask",
+        *({"mask": MASK, "expand": n, "tapered_corners": t} for n in (-3, 0, 1, 6) for t in (True, False)),
+    ),
+    *cases("nodes_mask", "ThresholdMask", {"mask": MASK, "value": 0.5}),
+    *cases("nodes_mask", "ImageColorToMask", {"image": (IMAGE * 2).round() / 2, "color": 0x80FF00}),
+    *cases(
+        "nodes_mask", "ImageCompositeMasked",
+        *({"destination": IMAGE, "source": SMALL, "resize_source": fit, "mask": mask, **at}
+          for fit in (True, False) for mask in (None, SPOT) for at in PLACES),
+    ),
+    *cases(
+        "nodes_mask", "LatentCompositeMasked",
+        *({"destination": LATENT, "source": OTHER, "resize_source": fit, "mask": mask, **at}
+          for fit in (True, False) for mask in (None, SPOT) for at in PLACES),
+    ),
+    *cases(
+        "nodes", "LatentComposite",
+        *({"samples_to": LATENT, "samples_from": OTHER, "feather": f, **at} for f in (0, 16, 48) for at in PLACES),
+    ),
+    *cases("nodes", "LatentBlend", {"samples1": LATENT, "samples2": OTHER, "blend_factor": 0.3}),
+    *cases("nodes", "LatentCrop", *({"samples": LATENT, "width": 64, "height": 72, **at} for at in PLACES)),
+    *cases("nodes", "LatentFlip", *({"samples": LATENT, "flip_method": way}
+                                    for way in ("x-axis: vertically", "y-axis: horizontally"))),
+    *cases("nodes", "LatentRotate", *({"samples": LATENT, "rotation": turn}
+                                      for turn in ("none", "90 degrees", "180 degrees", "270 degrees"))),
+    *cases("nodes_latent", "LatentBatch", {"samples1": LATENT, "samples2": OTHER}),
+    *cases("nodes_images", "ImageCrop", *({"image": IMAGE, "width": 30, "height": 20, **at} for at in PLACES)),
+    *cases("nodes_images", "RepeatImageBatch", {"image": IMAGE, "amount": 3}),
+    *cases("nodes_images", "ImageFromBatch", {"image": IMAGE, "batch_index": 5, "length": 3}),
+    *cases(
+        "nodes_post_processing", "ImageBlend",
+        *({"image1": IMAGE, "image2": other, "blend_factor": 0.6, "blend_mode": mode}
+          for other in (IMAGE.flip(2), SMALL)
+          for mode in ("normal", "multiply", "screen", "overlay", "soft_light", "difference")),
+    ),
+    *cases("nodes_compositing", "SplitImageWithAlpha", {"image": IMAGE}, {"image": values(1, 9, 7, 4)}),
+    *cases("nodes_compositing", "JoinImageWithAlpha", {"image": IMAGE, "alpha": SPOT}),
+    *cases("nodes_custom_sampler", "KarrasScheduler",
+           {"steps": 17, "sigma_max": 14.61, "sigma_min": 0.03, "rho": 6.0}),
+    *cases("nodes_custom_sampler", "ExponentialScheduler", {"steps": 17, "sigma_max": 14.61, "sigma_min": 0.03}),
+    *cases("nodes_custom_sampler", "PolyexponentialScheduler",
+           {"steps": 17, "sigma_max": 14.61, "sigma_min": 0.03, "rho": 1.7}),
+    *cases("nodes_custom_sampler", "VPScheduler", {"steps": 17, "beta_d": 19.9, "beta_min": 0.1, "eps_s": 0.001}),
+    *cases("nodes_custom_sampler", "SDTurboScheduler", {"model": MODEL, "steps": 4, "denoise": 1.0},
+           {"model": MODEL, "steps": 1, "denoise": 0.5}),
+    *cases("nodes_custom_sampler", "BetaSamplingScheduler", {"model": MODEL, "steps": 9, "alpha": 0.7, "beta": 0.5}),
+    *cases("nodes_custom_sampler", "SplitSigmas", {"sigmas": SIGMAS, "step": 2}),
+    *cases("nodes_custom_sampler", "SplitSigmasDenoise", *({"sigmas": SIGMAS, "denoise": d} for d in (0.0, 0.4, 1.0))),
+    *cases("nodes_custom_sampler", "FlipSigmas", {"sigmas": SIGMAS}),
+    *cases("nodes_custom_sampler", "SetFirstSigma", {"sigmas": SIGMAS, "sigma": 20.0}),
+]  # fmt: skip
+
+
+def larger(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=4.0, mode="bilinear")
+
+
+def smaller(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, 8)
+
+
+TILED: list[tuple[Callable[[Tensor], Tensor], tuple[int, int], int, float]] = [
+    (larger, (16, 16), 4, 4.0), (larger, (24, 12), 4, 4.0), (larger, (64, 64), 4, 4.0),
+    (smaller, (24, 24), 8, 0.125), (smaller, (16, 48), 8, 0.125),
+]  # fmt: skip
+"""Functions that are run in tiles: tile, overlap, scale."""
+
+
+def outputs(made: Any) -> list[Tensor]:
+    """The tensors of a node's result, also of latents and of V3 nodes."""
+    row = getattr(made, "args", None) or getattr(made, "result", None) or made
+    return [item["samples"] if isinstance(item, dict) else item for item in row]
+
+
+def find(case: Case) -> Any:
+    """A function of the host's node."""
+    module = importlib.import_module(case.module if case.module == "nodes" else f"comfy_extras.{case.module}")
+    for cls in vars(module).values():
+        if not inspect.isclass(cls):
+            continue
+        if hasattr(cls, "define_schema") and "execute" in vars(cls) and cls.define_schema().node_id == case.name:
+            return cls.execute
+        if cls.__name__ == case.name and hasattr(cls, "FUNCTION") and "execute" not in vars(cls):
+            return getattr(cls(), cls.FUNCTION)
+    raise LookupError(case.name)
+
+
+def main(folder: str, out: str) -> None:
+    from safetensors.torch import save_file
+
+    torch.set_num_threads(1)
+    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "integration")]
+    importlib.import_module("comfyui_host").without_torchvision()
+    sys.path.insert(0, folder)
+    sys.argv = ["host", "--cpu"]
+    importlib.import_module("comfy.options").enable_args_parsing()
+    importlib.import_module("utils.extra_config")  # before `nodes` puts the folder with comfy/utils.py on the path
+    importlib.import_module("host_sampling").import_host(Path(folder))
+    schedule = importlib.import_module("comfy.model_sampling").ModelSamplingDiscrete()
+    model = SimpleNamespace(get_model_object=lambda name: schedule)
+    tensors = {}
+    for number, case in enumerate(CASES):
+        given = {name: model if value is MODEL else value for name, value in case.inputs.items()}
+        for index, tensor in enumerate(outputs(find(case)(**given))):
+            tensors[f"{number}.{index}"] = tensor.float().clone().contiguous()
+    scale = importlib.import_module("comfy.utils").tiled_scale
+    for number, (function, tile, overlap, factor) in enumerate(TILED):
+        x = values(2, 3, 40, 56, seed=4)
+        made = scale(x, function, tile[1], tile[0], overlap, upscale_amount=factor, out_channels=3)
+        tensors[f"tiled.{number}"] = made.contiguous()
+    save_file(tensors, out)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
