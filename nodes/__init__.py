@@ -27,6 +27,7 @@ def own_nodes() -> dict[str, type]:
         pose,
         pose_editor,
         preprocess,
+        regions,
         sample,
         sensitivity,
         speed,
@@ -41,6 +42,7 @@ def own_nodes() -> dict[str, type]:
         speed.ShortcutsNode, sample.ControlReport, look.ControlFidelity, sensitivity.BlockSensitivity,
         grid.CompareGrid, train.TrainControlNet, nets.SaveControlNet, nets.ConvertControlNet, nets.TransferControlNet,
         model_patch.ModelPatchControlNet, finish.TileColorFix, finish.PasteBack, pose_editor.PoseEditor,
+        regions.RegionPrompts,
     )  # fmt: skip
     return {PREFIX + cls.__name__.removesuffix("Node"): cls for cls in classes}
 

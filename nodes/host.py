@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..controlnet_core.models.control import ControlModel
 from ..controlnet_core.models.controlnet import ControlNet
 from ..controlnet_core.run_options import DEFAULTS, RunOptions
 from ..preprocessors.learned.library import Library
@@ -60,6 +61,10 @@ class Host(Protocol):
 
     def plain_net(self, control_net: Any) -> tuple[ControlNet, str]:
         """The ControlNet in a CONTROL_NET, and its family. Raises UnfitError for other kinds of control."""
+        ...
+
+    def control_of(self, net: ControlModel, name: str) -> Any:
+        """CONTROL_NET of a net that a node made. name: in messages."""
         ...
 
     def training_device(self) -> torch.device:

@@ -51,6 +51,22 @@ class Place(NamedTuple):
     depth: int
 
 
+def place_level(place: Place, levels: int, res_blocks: int) -> int:
+    """The level of a transformer block in a base of so many levels: 0 is the latent's resolution."""
+    per_level = res_blocks + 1
+    if place.stack == "middle":
+        return levels - 1
+    # The encoder's block 0 is the first convolution; a downsampling stands between two levels.
+    return (place.block - 1) // per_level if place.stack == "encoder" else levels - 1 - place.block // per_level
+
+
+def level_side(side: int, level: int) -> int:
+    """The side of a level's feature maps for a latent side; a halving rounds up."""
+    for _ in range(level):
+        side = (side + 1) // 2
+    return side
+
+
 class RowScale(NamedTuple):
     """On which rows a unit acts, and how strongly.
 

@@ -21,7 +21,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..config import SD15, SDXL, LLLiteConfig, LLLiteLayer, UNetConfig
-from .control import BindContext, ControlModel, Place, RowScale
+from .control import BindContext, ControlModel, Place, RowScale, level_side, place_level
 from .layers import AttentionChange
 from .zero_conv import zero_
 
@@ -132,7 +132,7 @@ class ControlLLLite(ControlModel):
         hints = []
         for own, net in zip(self.config.layers, self.layers.values(), strict=True):
             assert isinstance(net, LLLite)
-            size = [_level_side(side, _level(own, context.base)) for side in context.size]
+            size = [level_side(side, _level(own, context.base)) for side in context.size]
             hints.append(context.spread(net.embed_hint(context.hint, (size[0], size[1]))))
         return BoundLLLite(tuple(hints))
 
@@ -163,12 +163,7 @@ def layer_name(layer: LLLiteLayer) -> str:
 
 
 def _level(layer: LLLiteLayer, base: UNetConfig) -> int:
-    """The level of a layer's block in a base: 0 is the latent's resolution."""
-    last, per_level = len(base.widths) - 1, base.res_blocks + 1
-    if layer.stack == "middle":
-        return last
-    # The encoder's block 0 is the first convolution; a downsampling stands between two levels.
-    return (layer.block - 1) // per_level if layer.stack == "encoder" else last - layer.block // per_level
+    return place_level(Place(layer.stack, layer.block, layer.depth), len(base.widths), base.res_blocks)
 
 
 def _has_place(layer: LLLiteLayer, base: UNetConfig) -> bool:
@@ -179,10 +174,3 @@ def _has_place(layer: LLLiteLayer, base: UNetConfig) -> bool:
     depth = base.middle_depth if layer.stack == "middle" else base.transformer_depth[level]
     fits = layer.width == base.widths[level] and layer.pixels == 8 << level
     return fits and not downsampling and layer.depth < depth
-
-
-def _level_side(side: int, level: int) -> int:
-    """The side of a level's tokens for a latent side; a halving rounds up."""
-    for _ in range(level):
-        side = (side + 1) // 2
-    return side

@@ -15,6 +15,7 @@ from ... import controlnet_core
 from ...controlnet_core.checkpoints.control import CONTROL_KINDS
 from ...controlnet_core.checkpoints.detect import identify_file
 from ...controlnet_core.errors import CheckpointError, MissingFileError, UnfitError
+from ...controlnet_core.models.control import ControlModel
 from ...controlnet_core.models.controlnet import ControlNet
 from ...preprocessors.learned.library import Library
 from ..folders import inside, join_shards
@@ -108,6 +109,10 @@ class ComfyHost:
         if not isinstance(net, ControlNet) or net.config.union is not None:
             raise UnfitError("only a plain ControlNet that this pack loaded can be saved: load it with our node")
         return net, ""
+
+    def control_of(self, net: ControlModel, name: str) -> Any:
+        """CONTROL_NET of a net that a node made."""
+        return core_control.CoreControl(core_control.SharedNet(net, name))
 
     def training_device(self) -> torch.device:
         """ComfyUI's device. Its models are unloaded: training needs the memory."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from ... import controlnet_core
 from ...controlnet_core.backend import Backend
 from ...controlnet_core.checkpoints.control import load_control
+from ...controlnet_core.checkpoints.detect import Identity
 from ...controlnet_core.checkpoints.embeddings import ENDINGS, read_embedding
 from ...controlnet_core.checkpoints.load import Narrow, load_text_encoder, load_vae
 from ...controlnet_core.checkpoints.lora import read_lora
@@ -22,7 +23,7 @@ from ...controlnet_core.control.report import RunReport
 from ...controlnet_core.control.unit import ControlUnit
 from ...controlnet_core.diffusion.samplers import Step
 from ...controlnet_core.errors import CheckpointError, UnfitError, ValueRangeError
-from ...controlnet_core.models.control import check_base
+from ...controlnet_core.models.control import ControlModel, check_base
 from ...controlnet_core.models.controlnet import ControlNet
 from ...controlnet_core.models.text_encoder import DualTextEncoder
 from ...controlnet_core.run_options import DEFAULTS, RunOptions
@@ -176,6 +177,10 @@ class StandaloneHost:
             what = control_net.identity.title if handle else type(control_net).__name__
             raise UnfitError(f"only a plain ControlNet can be saved, this is {what}: link one")
         return net, control_net.identity.family
+
+    def control_of(self, net: ControlModel, name: str) -> ControlNetHandle:
+        """CONTROL_NET of a net that a node made."""
+        return ControlNetHandle(net, Identity(name, name, "none"), Path(name))
 
     def training_device(self) -> torch.device:
         """The device of all runs."""

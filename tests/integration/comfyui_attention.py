@@ -12,10 +12,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 import lllite_reference
+import regions_reference
 
 PLACES = {
     "input_blocks_1_1_transformer_blocks_0": (64, 8),
@@ -35,6 +37,14 @@ UNITS: dict[str, tuple[dict[str, Any], ...]] = {
     ),
     "window": ({"control_net": "lllite.safetensors", "start_percent": 0.5},),
 }  # fmt: skip
+REGIONS = "left: a red sphere\nband (0.5): grey ground"
+"""The texts of `region_masks`."""
+NEAR_REGIONS: dict[str, tuple[dict[str, Any], ...]] = {
+    "regions": (),
+    "regions and a ControlNet": ({},),
+    "regions, a ControlNet and LLLite": ({}, {"control_net": "lllite.safetensors"}),
+}
+"""Units that follow region prompts."""
 PARITY = ("one", "with a ControlNet", "two and a ControlNet")
 """Cases that hooks can follow: they act in every call, on all rows."""
 
@@ -59,6 +69,49 @@ def applied(home: Any, units: tuple[dict[str, Any], ...]) -> Any:
     for settings in units:
         conditioning = home.controlled(conditioning, **unit_of(home.node, settings))
     return conditioning
+
+
+def region_masks() -> Tensor:
+    """MASK (2, 64, 64): the left half, and a soft band that overlaps it."""
+    masks = torch.zeros(2, 64, 64)
+    masks[0, :, :32] = 1.0
+    masks[1, :, 16:48] = torch.tensor([0.25, 0.75]).repeat_interleave(16)
+    return masks
+
+
+def with_regions(home: Any) -> Any:
+    """Both prompts of a home with region prompts."""
+    positive, negative = home.prompts
+    made = home.node(
+        "CNCore_RegionPrompts", positive=positive, negative=negative, clip=home.clip, regions=REGIONS, weight=1.0,
+        softness=0.0, start_percent=0.0, end_percent=1.0, masks=region_masks(),
+    )  # fmt: skip
+    return made["result"][:2]
+
+
+def near_regions(home: Any, name: str) -> Any:
+    """Both prompts of a home with region prompts and what follows them."""
+    conditioning = with_regions(home)
+    for settings in NEAR_REGIONS[name]:
+        conditioning = home.controlled(conditioning, **unit_of(home.node, settings))
+    return conditioning
+
+
+def cross_layers(attention: Any) -> tuple[nn.Module, nn.Module, nn.Module, nn.Module, int]:
+    """The layers of one of ComfyUI's cross attentions, and its heads."""
+    return attention.to_q, attention.to_k, attention.to_v, attention.to_out, attention.heads
+
+
+def hooked_regions(session: Any) -> Tensor:
+    """What ComfyUI's UNet gives with hooks on its cross attentions, without guidance: all rows are the prompt's."""
+    texts = [session.prompts[0][0][0]]
+    for words in ("a red sphere", "grey ground"):
+        texts.append(session.node("CLIPTextEncode", clip=session.clip, text=words)[0][0][0])
+    unet = session.model.model.diffusion_model
+    attentions = [module for name, module in unet.named_modules() if name.endswith(".attn2")]
+    masks = nn.functional.avg_pool2d(region_masks(), 8)
+    with regions_reference.hooked(attentions, cross_layers, texts, masks, (1.0, 0.5)):
+        return session.ksampler(session.prompts, cfg=1.0)
 
 
 def states() -> dict[str, dict[str, Tensor]]:
@@ -88,6 +141,10 @@ def attention_control(session: Any) -> None:
                     hint = picture.movedim(-1, 1)
                     hooks.enter_context(lllite_reference.hooked(find, files[unit["control_net"]], hint, 0.8))
             session.tensors[f"hooks.{name}"] = session.ksampler(applied(session, nets))
+    session.tensors["hooks.regions"] = hooked_regions(session)
+    session.tensors["attention.regions, cfg 1"] = session.ksampler(with_regions(session), cfg=1.0)
+    for name in NEAR_REGIONS:
+        session.tensors[f"attention.{name}"] = session.ksampler(near_regions(session, name))
     session.tensors["attention.none"] = session.ksampler(session.prompts)
     model = session.model
     session.model = session.node("CNCore_Accelerate", model=model, weights="shared")["result"][0]

@@ -1,4 +1,4 @@
-"""ControlNet-LLLite in ComfyUI itself, beside hooks on its layers and beside this process.
+"""ControlNet-LLLite and region prompts in ComfyUI itself, beside hooks on its layers and beside this process.
 
 Needs COMFYUI_DIR as `test_comfyui.py` does.
 """
@@ -62,6 +62,23 @@ def test_the_same_picture_without_comfyui(name: str, headless: Any, tensors: dic
     (theirs,) = headless.node("VAEDecode", samples=samples, vae=headless.vae)
     mine = headless.picture(scenario.applied(headless, scenario.UNITS[name]))
     assert host.difference(mine, theirs) <= MEAN
+
+
+def test_region_prompts_are_attention_couple_in_comfyui(tensors: dict[str, torch.Tensor]) -> None:
+    found = error(tensors["attention.regions, cfg 1"], tensors["hooks.regions"])
+    print(f"regions: {found:.1e}")
+    assert found <= PARITY
+    assert error(tensors["attention.regions"], tensors["attention.none"]) > 100 * PARITY
+
+
+@pytest.mark.parametrize("name", sorted(scenario.NEAR_REGIONS))
+def test_region_prompts_give_the_same_picture_without_comfyui(
+    name: str, headless: Any, tensors: dict[str, torch.Tensor]
+) -> None:
+    """Alone, with a ControlNet, and with a ControlNet-LLLite that changes the same attentions."""
+    samples = {"samples": tensors[f"attention.{name}"]}
+    (theirs,) = headless.node("VAEDecode", samples=samples, vae=headless.vae)
+    assert host.difference(headless.picture(scenario.near_regions(headless, name)), theirs) <= MEAN
 
 
 def test_accelerate_leaves_it_to_comfyui(
