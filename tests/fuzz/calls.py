@@ -14,6 +14,7 @@ from comfyui_controlnet_core.controlnet_core.checkpoints.verify import load_mode
 from comfyui_controlnet_core.controlnet_core.errors import CoreError
 from comfyui_controlnet_core.controlnet_core.models.text_encoder import ClipTextModel, TextEncoder
 from comfyui_controlnet_core.controlnet_core.models.tokenizer import ClipTokenizer
+from comfyui_controlnet_core.controlnet_core.picture_files import count_frames, decode_picture
 from comfyui_controlnet_core.controlnet_core.training.example_folder import open_examples
 from comfyui_controlnet_core.nodes.pictures import read_mask, read_picture
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
@@ -43,6 +44,14 @@ def load_picture(work: Path) -> None:
     read_picture(path, lambda note: None)
     for channel in ("red", "alpha"):
         read_mask(path, channel)
+
+
+def decode_member(work: Path) -> None:
+    """Read a picture as the trainer and the readers of archives do: from its bytes, over white."""
+    (path,) = (path for path in work.iterdir() if path.name.startswith(PICTURE_NAME))
+    picture = decode_picture(path.read_bytes(), path)
+    picture.over_white(), picture.unit(), picture.alpha()
+    count_frames(path)
 
 
 def read_pose(work: Path) -> None:
@@ -89,5 +98,5 @@ def read_paths(work: Path) -> None:
 
 CALLS: dict[str, Callable[[Path], object]] = {
     call.__name__: call
-    for call in (load_model, load_picture, read_pose, encode_prompt, read_examples, read_paths)
+    for call in (load_model, load_picture, decode_member, read_pose, encode_prompt, read_examples, read_paths)
 }  # fmt: skip

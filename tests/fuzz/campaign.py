@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import json
 import sys
 import tempfile
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +25,7 @@ from pathlib import Path
 import torch
 from comfyui_controlnet_core.workflows import cli
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.errors import HypothesisWarning
 
 from .calls import CALLS
 from .case import Case
@@ -40,12 +43,23 @@ def try_case(case: Case) -> Outcome:
     return run_case(case, CALLS, cli.main)
 
 
-def each_case(reader: Reader, count: int, start: int, action: Callable[[Case], None]) -> None:
-    """Call `action` with `count` cases of a reader. start: the seed, the same for the same cases."""
+class _Enough(Exception):
+    """Ends hypothesis when there were as many cases as were asked for."""
+
+
+def each_case(
+    reader: Reader, count: int, start: int, action: Callable[[Case], None], known: set[str] | None = None
+) -> None:
+    """Call `action` with `count` cases of a reader, no two of which are equal; fewer if there are no more.
+
+    start: the seed, the same for the same cases. known: digests of cases that are left out; new ones are added.
+    """
+    known = set() if known is None else known
+    end = len(known) + count
 
     @seed(start)
     @settings(
-        max_examples=count,
+        max_examples=10 * count,
         database=None,
         deadline=None,
         phases=(Phase.generate,),
@@ -53,19 +67,27 @@ def each_case(reader: Reader, count: int, start: int, action: Callable[[Case], N
     )
     @given(reader.cases)
     def run(case: Case) -> None:
-        action(case)
+        if len(known) == end:
+            raise _Enough
+        # Hypothesis often draws a case again.
+        if case.digest not in known:
+            known.add(case.digest)
+            action(case)
 
-    run()
+    with contextlib.suppress(_Enough), warnings.catch_warnings():
+        warnings.simplefilter("ignore", HypothesisWarning)  # about the length of the case at which it ended
+        run()
 
 
 @dataclass
 class Tally:
-    """What became of the cases of one reader."""
+    """What became of the cases of one reader. known: their digests."""
 
     kinds: Counter[str] = field(default_factory=Counter)
     slowest: float = 0.0
     largest: int = 0
     faults: dict[str, str] = field(default_factory=dict)
+    known: set[str] = field(default_factory=set)
 
     def add(self, outcome: Outcome) -> None:
         """Count one case."""
@@ -109,20 +131,24 @@ def run_campaign(names: Sequence[str], minutes: float, cases: int, first: int, k
     """Run batches of each reader in turn, until the time is over or each has had its cases."""
     end = time.monotonic() + 60 * minutes if minutes else float("inf")
     tallies = {name: Tally() for name in names}
-    number = first
+    number, exhausted = first, set[str]()
     with tempfile.TemporaryDirectory() as folder:
         while time.monotonic() < end:
-            waiting = [name for name in names if not cases or tallies[name].count < cases]
+            waiting = [n for n in names if n not in exhausted and (not cases or tallies[n].count < cases)]
             if not waiting:
                 break
             for name in waiting:
                 tally = tallies[name]
+                before = tally.count
                 count = min(BATCH, cases - tally.count) if cases else BATCH
                 run_limited(
-                    lambda act, n=name, c=count, s=number: each_case(READERS[n], c, s, act), try_case,
+                    lambda act, n=name, c=count, s=number, t=tally: each_case(READERS[n], c, s, act, t.known), try_case,
                     lambda case, outcome, t=tally, n=name: _count(t, n, case, outcome, keep), folder=Path(folder),
+                    known=tally.known,
                 )  # fmt: skip
                 number += 1
+                if tally.count == before:  # no further case was found that was not tried before
+                    exhausted.add(name)
                 if time.monotonic() >= end:
                     break
             print(", ".join(f"{name} {tally.count}" for name, tally in tallies.items()), file=sys.stderr, flush=True)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from comfyui_controlnet_core.controlnet_core.checkpoints.fileconfig import CONFIG_KEY
-from comfyui_controlnet_core.controlnet_core.checkpoints.io import write_safetensors
+from comfyui_controlnet_core.controlnet_core.checkpoints.io import read_header, read_tensors, write_safetensors
 from comfyui_controlnet_core.controlnet_core.checkpoints.save import save_checkpoint, save_controlnet, save_folder
 from comfyui_controlnet_core.controlnet_core.config import (
     DEMO,
@@ -66,7 +66,10 @@ def model_files() -> Mapping[str, bytes]:
             save_folder(folder / f"folder_{title}", module, dtype=half)
             weights = folder / f"folder_{title}" / "diffusion_pytorch_model.safetensors"
             weights.rename(folder / f"plain_{title}")
-        write_safetensors(folder / "text", {f"text_model.{k}": v for k, v in text.state_dict().items()})
+        # As transformers saves a text encoder.
+        tensors = read_tensors(read_header(folder / "model_diffusers"))
+        of_text = {k.removeprefix("text_encoder."): v for k, v in tensors.items() if k.startswith("text_encoder.")}
+        write_safetensors(folder / "text", of_text)
         write_safetensors(folder / "adapter", dict(Adapter(AdapterConfig((32, 32, 32, 32))).state_dict()))
         for title, (tensors, metadata) in _small_files().items():
             write_safetensors(folder / title, tensors, metadata)

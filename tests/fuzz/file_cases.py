@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 from . import calls, corpus
 from .case import Case
 from .mutate import TEXTS, either, json_bytes, mutated, mutated_tree
+from .workflow_parts import faulty_api, faulty_drawing, odd_texts, small
 
+LIGHT_CLASSES = frozenset({
+    "EmptyImage", "Canny", "SaveImage", "PreviewImage", "LoadImage", "ImageToMask", "MaskToImage", "ImageInvert",
+})  # fmt: skip
+"""Nodes that take milliseconds."""
 KINDS = ("invert", "canny", "threshold", "depth_map", "recolor")
 
 
@@ -102,7 +107,7 @@ def pictures(draw: Any) -> Case:
     )
     file = f"p{ending}"
     if draw(st.booleans()):
-        return Case({file: content}, call="load_picture")
+        return Case({file: content}, call=draw(st.sampled_from(("load_picture", "load_picture", "decode_member"))))
     kind = draw(st.sampled_from(KINDS)) if draw(st.integers(0, 3)) == 0 else "invert"
     inside = {"in/" + file: content, "in/q.png": files["a.png"]}
     if draw(st.integers(0, 5)) == 0:
@@ -152,12 +157,15 @@ WORKFLOW_VALUES = (
 
 @st.composite
 def workflows(draw: Any) -> Case:
-    """Damaged workflows in both forms, in JSON and in PNG."""
+    """Damaged workflows in both forms, in JSON and in PNG, validated, inspected or run."""
     api = mutated_tree(st.sampled_from(corpus.API), WORKFLOW_VALUES)
     drawn = mutated_tree(st.sampled_from(corpus.drawn()[:3]), WORKFLOW_VALUES)
     bundled = mutated_tree(st.sampled_from(corpus.drawn()), WORKFLOW_VALUES)
-    tree = st.one_of(api, drawn, drawn, bundled, st.sampled_from(corpus.API + corpus.drawn()))
-    match draw(st.integers(0, 11)):
+    gentle = st.one_of(faulty_api(), faulty_drawing())
+    sound = st.sampled_from(corpus.API + corpus.drawn())
+    tree = st.one_of(api, drawn, bundled, sound, gentle, gentle, gentle, mutated_tree(faulty_drawing()))
+    files = {"input/a.png": corpus.pictures()["a.png"]}
+    match draw(st.integers(0, 14)):
         case 0:
             texts = {
                 key: draw(json_bytes(trees)).decode("utf-8", "replace")
@@ -165,10 +173,24 @@ def workflows(draw: Any) -> Case:
             }
             kept = draw(st.lists(st.sampled_from(("prompt", "workflow", "other")), unique=True))
             content = corpus.png_with({key: texts.get(key, "x") for key in kept}, compressed=draw(st.booleans()))
-            content = draw(either(st.just(content), mutated(st.just(content)), 2))
+            if draw(st.booleans()):  # as a tool saves both forms of one workflow
+                both = {"prompt": draw(faulty_api()), "workflow": draw(st.one_of(sound, faulty_drawing()))}
+                content = corpus.png_with({key: json.dumps(form) for key, form in both.items()})
+            content = draw(either(st.just(content), mutated(st.just(content)), 4))
         case 1:
             key = draw(st.sampled_from(("prompt", "workflow", "output", "extra")))
             content = draw(json_bytes(tree.map(lambda t: {key: t, "client_id": "x"})))
+        case 2:
+            content = draw(odd_texts())
+        case 3:  # run; with such values a sound workflow ends in milliseconds
+            graph = small(draw(faulty_api()))
+            is_light = all(node["class_type"] in LIGHT_CLASSES for node in graph.values())
+            words = ("run", "w.json", "--quiet", *draw(st.sampled_from(((), ("--strict",)))))
+            files["w.json"] = json.dumps(graph).encode()
+            return Case(files, words if is_light else ("validate", "w.json"))
+        case 4:
+            name = draw(st.sampled_from(("missing.json", "input", "input/a.png", "w.json/x")))
+            return Case({**files, "w.json": b"{}"}, ("validate", name))
         case _:
             content = draw(json_bytes(tree))
     command = draw(st.sampled_from(("validate", "validate", "validate", "inspect")))
@@ -176,7 +198,7 @@ def workflows(draw: Any) -> Case:
         st.sampled_from(((), (), (), ("--strict",), ("--json",), ("--set", "1.width=32"), ("--set",
         "Save.filename_prefix=b")))
     )  # fmt: skip
-    return Case({"w.json": content, "input/a.png": corpus.pictures()["a.png"]}, (command, "w.json", *more))
+    return Case({"w.json": content, **files}, (command, "w.json", *more))
 
 
 # ----------------------------------------------------------------------------------------- training folders

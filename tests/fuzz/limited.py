@@ -38,12 +38,12 @@ def limit_memory(more: int) -> None:
 
 def run_limited(
     batch: Callable[[Try], None], run: Callable[[Case], Outcome], on_outcome: Callable[[Case | None, Outcome], None],
-    *, folder: Path, seconds: int = SECONDS, memory: int = MEMORY,
+    *, folder: Path, seconds: int = SECONDS, memory: int = MEMORY, known: set[str] | None = None,
 ) -> None:  # fmt: skip
     """Run a batch in a new process. folder: for the records of the worker.
 
     batch: calls its argument with one case after another. on_outcome: called for each of them; the case is given for
-    faults only.
+    faults only. known: gets the digests of the cases.
     """
     current, results = folder / "current", folder / "results.jsonl"
     for path in (current, results):
@@ -65,6 +65,9 @@ def run_limited(
     for line in results.read_text().splitlines() if results.exists() else ():
         facts = json.loads(line)
         case = facts.pop("case", None)
+        if known is not None:
+            known.add(facts["digest"])
+        del facts["digest"]
         on_outcome(case and Case.from_json(case), Outcome(**facts))
     if status:
         case = Case.from_json(current.read_text()) if current.exists() else None
@@ -75,7 +78,10 @@ def _try(case: Case, run: Callable[[Case], Outcome], current: Path, out: TextIO,
     current.write_text(case.to_json())
     limit_processor_time(seconds)
     outcome = run(case)
-    facts = {"kind": outcome.kind, "text": outcome.text[:2000], "seconds": outcome.seconds, "memory": outcome.memory}
+    facts = {
+        "kind": outcome.kind, "text": outcome.text[:2000], "seconds": outcome.seconds, "memory": outcome.memory,
+        "digest": case.digest,
+    }  # fmt: skip
     out.write(json.dumps(facts | ({"case": case.to_json()} if outcome.is_fault else {})) + "\n")
     out.flush()
 

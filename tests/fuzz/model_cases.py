@@ -266,12 +266,33 @@ def with_config(draw: Any) -> Case:
     return model_case({"m.safetensors": content}, "m.safetensors", draw(st.booleans()))
 
 
+CONFIG_CHANGES = (
+    ("num_attention_heads", ([2, 2], [2, 4], [1, 2], [0, 2], ["x"], 3, "8", None)),
+    ("attention_head_dim", ([2, 2], [2, 4], [3, 5], 7, -1)), ("norm_num_groups", (32, 16, "32")),
+    ("act_fn", ("silu", "gelu")), ("latents_mean", ([0.0] * 4, [], "x", [1])), ("latents_std", ([1.0] * 4, [0], 3)),
+    ("scaling_factor", (0.18, "x", None, 1e400)), ("hidden_act", ("quick_gelu", "gelu", "relu", 3)),
+    ("mid_block_type", ("UNetMidBlock2DCrossAttn", "x")), ("global_pool_conditions", (True, 3)),
+    ("class_embed_type", ("projection", None)), ("conditioning_channels", (1, 4, "x")),
+)  # fmt: skip
+"""Entries of a config.json by themselves, so that the entries after them are read too."""
+
+
+@st.composite
+def changed_config(draw: Any) -> Any:
+    """A config.json with one or two entries that mean something else."""
+    config = dict(draw(st.sampled_from([c for c in corpus.FOLDER_CONFIGS if isinstance(c, dict)])))
+    for name, values in draw(st.lists(st.sampled_from(CONFIG_CHANGES), max_size=2)):
+        config[name] = draw(st.sampled_from(values))
+    return config
+
+
 @st.composite
 def diffusers_folder(draw: Any) -> Case:
     """A folder of one model with a damaged config.json, and weights in any variant, whole or in shards."""
     title = draw(st.sampled_from(("unet", "net", "vae", "text")))
     weights = corpus.model_files()["text" if title == "text" else f"plain_{title}"]
-    config = draw(json_bytes(either(mutated_tree(st.sampled_from(corpus.FOLDER_CONFIGS)), st.sampled_from(VALUES), 12)))
+    mutation = either(mutated_tree(st.sampled_from(corpus.FOLDER_CONFIGS)), st.sampled_from(VALUES), 12)
+    config = draw(json_bytes(st.one_of(mutation, changed_config())))
     variant = draw(st.sampled_from(("", ".fp16", ".bf16", ".non_ema", ".ema-only", ".x")))
     stem = "model" if title == "text" else STEM
     name = f"{stem}{variant}.safetensors"
@@ -299,8 +320,17 @@ def pipeline_folder(draw: Any) -> Case:
         stem = "model" if part == "text_encoder" else STEM
         content[f"m/{part}/{stem}.safetensors"] = files[name]
         if draw(st.booleans()):
-            content[f"m/{part}/config.json"] = draw(json_bytes(mutated_tree(st.sampled_from(corpus.FOLDER_CONFIGS))))
-    scheduler = either(st.sampled_from(corpus.SCHEDULERS), mutated_tree(st.sampled_from(corpus.SCHEDULERS)), 2)
+            content[f"m/{part}/config.json"] = draw(
+                json_bytes(st.one_of(mutated_tree(st.sampled_from(corpus.FOLDER_CONFIGS)), changed_config()))
+            )
+    changed = st.sampled_from(corpus.SCHEDULERS).flatmap(
+        lambda s: st.sampled_from(("epsilon", "v_prediction", "sample", 3)).map(
+            lambda kind: {**s, "prediction_type": kind}
+        )
+    )
+    scheduler = either(
+        st.one_of(changed, st.sampled_from(corpus.SCHEDULERS)), mutated_tree(st.sampled_from(corpus.SCHEDULERS)), 2
+    )
     content["m/scheduler/scheduler_config.json"] = draw(json_bytes(scheduler))
     content["m/model_index.json"] = draw(
         json_bytes(either(st.just({"unet": ["diffusers", "x"]}), st.sampled_from(VALUES), 4))

@@ -185,8 +185,83 @@ KINDS = ("canny", "invert", "pose", "depth", "nope", "openpose", "threshold", "i
 NODES = ("CNCore_Canny", "KSampler", "nope", "", "ksampler", "x" * 3000)
 
 
+SETTINGS = (
+    "1.width=8",
+    "EmptyImage.height=16",
+    "Save.filename_prefix=b",
+    "save.filename_prefix=sub/b",
+    "2.low_threshold=0.2",
+    "canny.high_threshold=nan",
+    "1.width=x",
+    "1.batch_size=1e400",
+    "2.image=1",
+    "1.nope=2",
+    "Saves.x=1",
+    "zzz.x=1",
+    "1",
+    "=",
+    " 1 . color = 3 ",
+    "3.images=1",
+    "1.color=0x10",
+    "1.color=70",
+    "Save.filename_prefix=" + "x" * 300,
+    "PreviewImage.x=1",
+)
+SEEDS = ("1", "1..2", "2..1", "1,2", " 3 ", "x", "1..99999999999", "", "1..2,5", "9" * 25)
+
+
+SOURCES = (
+    "1.color=c.txt", "Save.filename_prefix=c.csv:name", "1.color=folder", "1.x=c.txt", "1.color=missing", "c.txt",
+    "1.color=c.jsonl:n", "1.color=c.jsonl",
+)  # fmt: skip
+SHARDS = ((), ("--zip",), ("--shard", "1/2"), ("--shard", "3/2"))
+
+
 @st.composite
-def command_lines(draw: Any) -> Case:
+def sound_commands(draw: Any) -> Case:
+    """Commands on the right files, with a few options that mostly fit."""
+    files = command_files()
+    command = draw(st.sampled_from(("run", "run", "run", "sweep", "validate", "preprocess", "inspect", "nodes")))
+    words: list[str] = [command]
+    if command in ("run", "sweep", "validate"):
+        # Two nodes of one class, and one with a seed that no output needs.
+        twins = {**corpus.LIGHT, "4": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+                 "5": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}}}  # fmt: skip
+        seeded = {**corpus.LIGHT, "9": {"class_type": "CNCore_Shuffle", "inputs": {"image": ["1", 0], "seed": 3}}}
+        unknown = {**corpus.LIGHT, "9": {"class_type": "Unknown", "inputs": {"seed": 3}}}
+        graph = draw(st.sampled_from((corpus.LIGHT, corpus.LIGHT, twins, seeded, unknown)))
+        files["w.json"] = json.dumps(graph).encode()
+        words.append("w.json")
+        settings = VALUE_OF["--set "] if command == "sweep" else SETTINGS
+        for value in draw(st.lists(st.sampled_from(settings), min_size=command == "sweep", max_size=2)):
+            words += ["--set", value]
+        if command == "run" and draw(st.booleans()):
+            words += ["--seeds", draw(st.sampled_from(SEEDS))]
+        if command == "run" and draw(st.integers(0, 3)) == 0:
+            words += ["--each", draw(st.sampled_from(SOURCES)), *draw(st.sampled_from(SHARDS))]
+    elif command == "preprocess":
+        words += [
+            draw(st.sampled_from(("invert", "canny", "pose"))),
+            draw(st.sampled_from(("p.png", "folder", "pose.json"))),
+        ]
+    else:
+        words.append(draw(st.sampled_from(("w.json", "p.png", "m.safetensors", "KSampler", "CNCore_Canny"))))
+    for _ in range(draw(st.integers(0, 2))):
+        option = draw(st.sampled_from([*OPTIONS_OF[command], "--json"]))
+        if option not in ("--set", "--set ", "--json"):
+            words += [option.strip(), draw(st.sampled_from(VALUE_OF[option]))]
+        elif option == "--json":
+            words.append(option)
+    return Case(files, tuple(words))
+
+
+def command_lines() -> st.SearchStrategy[Case]:
+    """Command lines, sound and not."""
+    return st.one_of(sound_commands(), any_words())
+
+
+@st.composite
+def any_words(draw: Any) -> Case:
     """Any words: subcommands with files and options that exist or not, with values that fit or not."""
     command = draw(st.sampled_from((*OPTIONS_OF, *OPTIONS_OF, "nope", "")))
     words: list[str] = [command]
@@ -231,7 +306,8 @@ def command_files() -> dict[str, bytes]:
         "w.json": json.dumps(corpus.LIGHT).encode(), "p.png": corpus.pictures()["a.png"],
         "m.safetensors": corpus.model_files()["net_core"],
         "pose.json": json.dumps(corpus.poses()[0]).encode(), "folder/q.png": corpus.pictures()["b.png"],
-        "bad.ckpt": b"no model",
+        "bad.ckpt": b"no model", "c.txt": b"1\n2\n\n# x\n", "c.csv": b"name,n\na,1\n../b,2\n",
+        "c.jsonl": b'{"n": 1}\n{"n": "x"}\n{\n',
         "data/source/0.png": corpus.pictures()["a.png"], "data/target/0.png": corpus.pictures()["a.png"],
         "extra.yaml": b"a:\n  base_path: folder\n  checkpoints: .\n",
     }  # fmt: skip
