@@ -236,6 +236,7 @@ def pickles(draw: Any) -> Case:
     files = [content for content in corpus.pickle_files() if len(content) < 5000]
     content = draw(
         st.one_of(
+            st.sampled_from(files),
             mutated(st.sampled_from(files), files), mutated(st.sampled_from(corpus.pickle_files())), zip_parts(),
             inserted_code(), invented_pickle(), invented_pickle().map(lambda code: _zipped([["archive/data.pkl",
             code],
