@@ -12,6 +12,7 @@ from ..fields import Field, choice, image, integer, number, side
 from ..node import Node
 from .canny import canny
 from .resize import CROPS, IMAGE_METHODS, resize
+from .room import require_room
 
 IMAGE = image("image")
 METHOD = choice("upscale_method", IMAGE_METHODS)
@@ -91,6 +92,7 @@ class ImageBatch(ImageNode):
         if image1.shape[1:3] != image2.shape[1:3]:
             # Bilinear and cropped at the centre, whatever the sizes, as in ComfyUI.
             image2 = resize_image(image2, image1.shape[2], image1.shape[1], "bilinear", "center")
+        require_room((len(image1) + len(image2), *image1.shape[1:]))
         return (torch.cat((image1, image2)),)
 
 
@@ -116,6 +118,7 @@ class RepeatImageBatch(ImageNode):
 
     def run(self, image: Tensor, amount: int) -> tuple[Tensor]:
         """-> IMAGE."""
+        require_room((len(image) * amount, *image.shape[1:]))
         return (image.repeat(amount, 1, 1, 1),)
 
 
@@ -156,6 +159,7 @@ class EmptyImage(ImageNode):
 
     def run(self, width: int, height: int, batch_size: int = 1, color: int = 0) -> tuple[Tensor]:
         """-> IMAGE."""
+        require_room((batch_size, height, width, 3))
         rgb = torch.tensor([(color >> shift & 0xFF) / 0xFF for shift in (16, 8, 0)])
         return (rgb.expand(batch_size, height, width, 3).clone(),)
 
@@ -192,6 +196,7 @@ class ImagePadForOutpaint(Node):
         """-> IMAGE, MASK (1, H, W): 1 in the border, falling with the square of the distance from it."""
         rows, columns = image.shape[1:3]
         sides = (left, right, top, bottom)
+        require_room((len(image), rows + top + bottom, columns + left + right, image.shape[-1]))
         padded = F.pad(image.movedim(-1, 1), sides, value=0.5).movedim(1, -1)
         inner = torch.zeros(rows, columns)
         # ComfyUI does not feather images that are smaller than the feathering on both sides.

@@ -11,6 +11,7 @@ from ..fields import choice, integer, latent, mask, number, side
 from ..node import Node
 from ..values import Latent
 from .resize import CROPS, LATENT_METHODS, resize
+from .room import require_room
 
 SAMPLES = latent("samples")
 METHOD = choice("upscale_method", LATENT_METHODS)
@@ -30,7 +31,9 @@ class EmptyLatentImage(LatentNode):
 
     def run(self, width: int, height: int, batch_size: int = 1) -> tuple[Latent]:
         """-> LATENT of zeros."""
-        return ({"samples": torch.zeros(batch_size, 4, height // 8, width // 8)},)
+        shape = (batch_size, 4, height // 8, width // 8)
+        require_room(shape)
+        return ({"samples": torch.zeros(shape)},)
 
 
 class LatentUpscale(LatentNode):
@@ -122,6 +125,7 @@ class LatentBatch(LatentNode):
         first, second = samples1["samples"], samples2["samples"]
         if first.shape[1:] != second.shape[1:]:
             second = resize(second, first.shape[3], first.shape[2], "bilinear", "center")
+        require_room((len(first) + len(second), *first.shape[1:]))
         indices = [
             index for given in (samples1, samples2) for index in given.get("batch_index", range(len(given["samples"])))
         ]
@@ -172,6 +176,7 @@ class RepeatLatentBatch(LatentNode):
     def run(self, samples: Latent, amount: int) -> tuple[Latent]:
         """-> LATENT."""
         x = samples["samples"]
+        require_room((len(x) * amount, *x.shape[1:]))
         result = {**samples, "samples": x.repeat(amount, 1, 1, 1)}
         mask = samples.get("noise_mask")
         if mask is not None and len(mask) > 1:

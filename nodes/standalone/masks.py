@@ -11,6 +11,7 @@ from torch import Tensor
 from ..fields import MAX_SIDE, choice, image, integer, mask, share, side, switch
 from ..node import Node
 from ..pictures import shown
+from .room import require_room
 
 MASK = mask("mask")
 
@@ -34,6 +35,7 @@ class SolidMask(MaskEditNode):
 
     def run(self, value: float, width: int, height: int) -> tuple[Tensor]:
         """-> MASK."""
+        require_room((1, height, width))
         return (torch.full((1, height, width), value),)
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...controlnet_core.errors import ShapeError, ValueRangeError
+from .room import require_room
 
 IMAGE_METHODS = ("nearest-exact", "bilinear", "area", "bicubic", "lanczos")
 LATENT_METHODS = ("nearest-exact", "bilinear", "area", "bicubic", "bislerp")
@@ -18,6 +19,7 @@ def resize(x: Tensor, width: int, height: int, method: str, crop: str = "disable
     """(B, C, h, w) -> (B, C, height, width). crop: "center" crops to the new aspect ratio first."""
     if width < 1 or height < 1:
         raise ShapeError(f"the new size is {width}x{height}: both sides must be at least 1")
+    require_room((*x.shape[:2], height, width))
     # Cropping first: the proportions of what is left do not change.
     if crop == "center":
         x = crop_to_aspect(x, width / height)
