@@ -16,7 +16,8 @@ VUE_HEIGHTS = {
     "CNCore_ApplyControlNet": 330, "CNCore_BlockWeights": 320, "CNCore_ControlOptions": 260, "CNCore_ControlUnit": 310,
     "CNCore_DepthConvert": 276, "CNCore_ExampleImage": 164, "CNCore_LoadCheckpoint": 128, "CNCore_LoadControlNet": 88,
     "CNCore_MoreHints": 108, "CNCore_PoseRender": 364, "CNCore_Preprocess": 256, "EmptyImage": 156,
-    "EmptyLatentImage": 120, "ImagePadForOutpaint": 192, "ImageToMask": 64, "SetUnionControlNetType": 64,
+    "EmptyLatentImage": 120, "ImagePadForOutpaint": 192, "ImageToMask": 64, "PreviewImage": 272,
+    "SetUnionControlNetType": 64,
 }  # fmt: skip
 """Least height in pixels, without the title, that Vue nodes need (measured in frontend 1.58.1). Classic nodes need
 less."""

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,6 +43,9 @@ def card() -> Iterator[None]:
         patch.setattr(torch.cuda, "memory_stats", lambda device=None: stats)
         patch.setattr(torch.cuda, "get_allocator_backend", lambda: "native")
         patch.setattr(torch.cuda, "ipc_collect", lambda: None)
+        patch.setattr(torch.cuda, "set_device", lambda device: None)
+        driver = SimpleNamespace(cudaHostRegister=lambda *_: 0, cudaHostUnregister=lambda *_: 0)
+        patch.setattr(torch.cuda, "cudart", lambda: driver)
         sys.modules[__name__].current = own  # type: ignore[attr-defined]
         yield
 
