@@ -7,7 +7,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import NamedTemporaryFile, TemporaryFile
 
 from ..controlnet_core.errors import ValueRangeError, writing
 from ..nodes.folders import temporary_file
@@ -54,6 +54,16 @@ def check_replacement(
         )
 
 
+def ignores_case(folder: Path) -> bool:
+    """Whether names that differ only in upper and lower case are one file in a folder, as on Windows and macOS.
+
+    The folder need not exist yet: then its nearest existing parent is asked.
+    """
+    with NamedTemporaryFile(dir=_nearest(folder), prefix="case-") as file:
+        path = Path(file.name)
+        return path.with_name(path.name.upper()).exists()
+
+
 @contextlib.contextmanager
 def complete_file(path: Path) -> Iterator[Path]:
     """Give a temporary name to write to; the file gets its own name when it is complete, and no rest is left.
@@ -74,10 +84,7 @@ def complete_file(path: Path) -> Iterator[Path]:
 
 def _check(given: str, folder: Path) -> None:
     """given: the option as it was written."""
-    # The folder may not exist yet. Then its nearest existing parent decides.
-    existing = folder.absolute()
-    while not exists(existing) and existing != existing.parent:
-        existing = existing.parent
+    existing = _nearest(folder)
     if not existing.is_dir():
         raise ValueRangeError(f"{given}: {existing} is a file, expected a folder: choose another name")
     try:
@@ -86,3 +93,11 @@ def _check(given: str, folder: Path) -> None:
             pass
     except OSError as error:
         raise ValueRangeError(f"{given}: {existing} is not writable: choose another folder") from error
+
+
+def _nearest(folder: Path) -> Path:
+    """Return the folder, or its nearest parent that exists."""
+    existing = folder.absolute()
+    while not exists(existing) and existing != existing.parent:
+        existing = existing.parent
+    return existing

@@ -18,6 +18,8 @@ from .contract import NodeSpec, read_specs
 from .graph import Graph, Link, Node
 
 Outputs = tuple[list[Any], ...]
+_STRENGTHS = {"CNCore_ApplyControlNet": "strength", "CNCore_ControlUnit": "strength", "CNCore_RegionPrompts": "weight"}
+"""Our nodes that make units, and the input that leaves the unit out when it is 0."""
 _HIDDEN = ("PROMPT", "EXTRA_PNGINFO", "UNIQUE_ID")
 _MEMORY = "out of memory: use a smaller picture or batch, --dtype fp16, fewer control nets, or --device cpu"
 
@@ -96,15 +98,26 @@ def execute(
 
 
 def idle_controls(graph: Graph, result: RunResult) -> list[str]:
-    """Return a message for each native apply node with strength 0: it adds no unit that a report could name."""
+    """Return a message for each node that adds no unit of control, so that no report can name one."""
+
+    def value(node: Node, name: str) -> Any:
+        given = node.inputs.get(name)
+        if isinstance(given, Link):
+            given = next(iter(result.nodes[given.node].outputs[given.slot]), None)
+        return given
+
     notes = []
     for node in (graph.nodes[node_id] for node_id in result.nodes):
-        strength = node.inputs.get("strength")
-        if isinstance(strength, Link):
-            strength = next(iter(result.nodes[strength.node].outputs[strength.slot]), None)
-        if node.class_type.startswith("ControlNetApply") and strength == 0:
+        is_native = node.class_type.startswith("ControlNetApply")
+        if value(node, "strength" if is_native else _STRENGTHS.get(node.class_type, "")) == 0:
             notes.append(f"{node.label} had no effect: its strength is 0")
+        elif is_native and _is_above(value(node, "start_percent"), value(node, "end_percent")):
+            notes.append(f"{node.label} had no effect: its window ends before it starts")
     return notes
+
+
+def _is_above(first: Any, second: Any) -> bool:
+    return isinstance(first, (int, float)) and isinstance(second, (int, float)) and first > second
 
 
 class _Run:

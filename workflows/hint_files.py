@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..controlnet_core.errors import CoreError, MissingFileError, ValueRangeError
 from ..nodes.folders import remove_leftovers, walk_files
-from .destinations import check_replacement, complete_file
+from .destinations import check_replacement, complete_file, ignores_case
 from .paths import exists, user_path
 
 if TYPE_CHECKING:
@@ -51,13 +51,11 @@ def plan(
             jobs += _jobs_of(path, output / path.name, count_frames)
         else:
             raise MissingFileError(f"there is no file or folder {path}: check the path", path)
-    targets: dict[Path, Path] = {}
+    targets: dict[str, Job] = {}
     for job in jobs:
-        if job.target in targets:
-            raise ValueRangeError(
-                f"{targets[job.target]} and {job.source} would both be written to {job.target}: rename one"
-            )
-        targets[job.target] = job.source
+        other = targets.setdefault(str(job.target).casefold(), job)
+        if other is not job and (other.target == job.target or ignores_case(output)):
+            raise ValueRangeError(f"{other.source} and {job.source} would both be written to {job.target}: rename one")
     return jobs
 
 

@@ -19,13 +19,23 @@ from . import core_control, native_controlnet
 from .model_config import base_config
 from .model_patch_control import ModelPatchControl
 
+LEFT_OUT = "cncore_left_out"
+"""Key in the options of a conditioning: the names of units of strength 0. Other code does not know it."""
+
 
 def apply_control(positive: Conditioning, negative: Conditioning, specs: Sequence[ControlSpec]) -> Halves:
-    """Both halves with these units behind those that they have. A strength of 0 adds nothing."""
+    """Both halves with these units behind those that they have. A strength of 0 adds only its name, for the end."""
     for spec in specs:
         if spec.strength != 0.0:
             positive, negative = _apply(positive, negative, spec)
+        else:
+            positive, negative = (_left_out(half, spec) for half in (positive, negative))
     return positive, negative
+
+
+def _left_out(conditioning: Conditioning, spec: ControlSpec) -> Conditioning:
+    name = spec.name or getattr(spec.control_net, "name", "") or "a control net"
+    return [[text, {**options, LEFT_OUT: (*options.get(LEFT_OUT, ()), name)}] for text, options in conditioning]
 
 
 def _apply(positive: Conditioning, negative: Conditioning, spec: ControlSpec) -> Halves:
@@ -81,13 +91,15 @@ def controlled(model: Any, conditioning: Conditioning) -> Controlled:
 
 def idle_control(model: Any, conditioning: Conditioning, sigmas: Sequence[float]) -> list[str]:
     """A message for each of our units that had no effect in a run, see `idle_notes`; native ones are not looked at."""
+    names = dict.fromkeys(name for _, options in conditioning for name in options.get(LEFT_OUT, ()))
+    left_out = [f"{name} had no effect: its strength is 0" for name in names]
     base = base_config(model.model)
     links = dict.fromkeys(link for _, options in conditioning for link in chain(options.get("control")))
     units = [link.unit() for link in links if getattr(link, core_control.TAG, False)]
     # Flow models have no table of noise levels, in which a window has its place.
     if not units or base is None or not hasattr(model.get_model_object("model_sampling"), "log_sigmas"):
-        return []
-    return idle_notes(units, sigmas, noise_schedule(model), base)
+        return left_out
+    return left_out + idle_notes(units, sigmas, noise_schedule(model), base)
 
 
 def reweigh(model: Any, conditioning: Conditioning, unit: int, factors: Sequence[float]) -> Conditioning:

@@ -510,6 +510,11 @@ class Session:
         self.tensors["foreign.native"] = self.ksampler(self.natively_controlled(native, **plain))
         self.tensors["foreign.masked"] = self.ksampler(self.controlled(**unit, mask=mask()))
         self.tensors["foreign.own masked"] = self.ksampler(self.controlled(**plain, mask=mask()))
+        without = self.controlled(strength=0.0)
+        said = self.part("nodes.comfyui.apply").idle_control(self.model, [*without[0], *without[1]], [1.0])
+        self.facts["left out"] = {
+            "said": said, "same": torch.equal(self.ksampler(without), self.ksampler(self.prompts)),
+        }  # fmt: skip
         self.facts["foreign"] = {
             "mode": self.error(lambda: self.controlled(**unit, mode="cfg-rw")),
             "nonsense": self.error(lambda: self.controlled(control_net=object())),

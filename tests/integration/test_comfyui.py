@@ -501,6 +501,12 @@ def test_native_nets_under_our_apply_node(facts: dict[str, Any], tensors: dict[s
     assert facts["foreign"]["nonsense"].startswith("ValueRangeError")
 
 
+def test_a_unit_of_strength_0_changes_nothing_and_is_named(facts: dict[str, Any]) -> None:
+    (said,) = facts["left out"]["said"]
+    assert said.endswith(" had no effect: its strength is 0") and ".safetensors" in said
+    assert facts["left out"]["same"] is True
+
+
 def test_costs_and_what_is_kept(facts: dict[str, Any]) -> None:
     costs = facts["costs"]
     assert costs["hint runs"] == 1

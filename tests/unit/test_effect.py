@@ -99,6 +99,8 @@ def workflow(**apply: Any) -> dict[str, Any]:
     ("apply", "said"),
     [
         ({"strength": 0.0}, "node 5 (ControlNetApplyAdvanced) had no effect: its strength is 0"),
+        ({"strength": 0.0, "own": True}, "node 5 (CNCore_ApplyControlNet) had no effect: its strength is 0"),
+        ({"start_percent": 0.9, "end_percent": 0.1}, "had no effect: its window ends before it starts"),
         ({"start_percent": 0.9, "end_percent": 0.95}, "had no effect: no step is between its start 0.9"),
         ({}, ""),
     ],
@@ -106,10 +108,14 @@ def workflow(**apply: Any) -> dict[str, Any]:
 def test_a_run_ends_with_the_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], apply: dict[str, Any], said: str
 ) -> None:
-    (tmp_path / "w.json").write_text(json.dumps(workflow(**apply)))
+    graph = workflow(**apply)
+    if graph["5"]["inputs"].pop("own", False):
+        graph["5"]["class_type"] = "CNCore_ApplyControlNet"
+        graph["5"]["inputs"]["mode"] = "balanced"
+    (tmp_path / "w.json").write_text(json.dumps(graph))
     words = ["--output", str(tmp_path), "--device", "cpu", "--report", str(tmp_path / "r.json")]
     assert cli.main(["run", str(tmp_path / "w.json"), *words]) == 0
     err = capsys.readouterr().err
     assert said in err if said else "no effect" not in err
     (report,) = json.loads((tmp_path / "r.json").read_text())
-    assert any("no step" in note for note in report["notes"]) == ("start_percent" in apply)
+    assert any("no step" in note for note in report["notes"]) == (apply.get("end_percent") == 0.95)

@@ -14,6 +14,7 @@ from comfyui_controlnet_core import preprocessors
 from comfyui_controlnet_core.controlnet_core.errors import DamagedFileError
 from comfyui_controlnet_core.controlnet_core.picture_files import read_picture
 from comfyui_controlnet_core.preprocessors import pose as poses
+from comfyui_controlnet_core.workflows import destinations, hint_files
 from comfyui_controlnet_core.workflows.cli import main
 from PIL import Image
 
@@ -422,3 +423,17 @@ def test_an_archive_named_as_an_array_is_named(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "a.npz").rename(tmp_path / "a.npy")
     assert preprocess("invert", tmp_path / "a.npy", "--output", tmp_path / "o") == 3
     assert ".npz archive" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_names_that_differ_in_case_are_one_file_on_some_systems(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ignored: bool
+) -> None:
+    for name in ("a.png", "A.bmp"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    known = destinations.ignores_case(tmp_path / "not" / "there")
+    assert known is (tmp_path / "A.PNG").exists()
+    monkeypatch.setattr(hint_files, "ignores_case", lambda folder: ignored)
+    code = preprocess("invert", tmp_path, "--output", tmp_path / "out")
+    assert code == (2 if ignored else 0)
+    assert ("would both be written to" in capsys.readouterr().err) is ignored
