@@ -16,6 +16,7 @@ def own_nodes() -> dict[str, type]:
     """Our node classes by ID, not bound to a host. A node's ID is PREFIX and the class name without "Node"."""
     # Imported here, so that a light import such as nodes.folders does not load torch and all preprocessors.
     from . import (
+        auto_strength,
         control,
         finish,
         grid,
@@ -42,7 +43,7 @@ def own_nodes() -> dict[str, type]:
         speed.ShortcutsNode, sample.ControlReport, look.ControlFidelity, sensitivity.BlockSensitivity,
         grid.CompareGrid, train.TrainControlNet, nets.SaveControlNet, nets.ConvertControlNet, nets.TransferControlNet,
         model_patch.ModelPatchControlNet, finish.TileColorFix, finish.PasteBack, pose_editor.PoseEditor,
-        regions.RegionPrompts,
+        regions.RegionPrompts, auto_strength.AutoStrength,
     )  # fmt: skip
     return {PREFIX + cls.__name__.removesuffix("Node"): cls for cls in classes}
 

@@ -102,6 +102,10 @@ class Host(Protocol):
         """The sampled LATENT. Calls `progress` after each step, and tells the options what ran."""
         ...
 
+    def decode(self, vae: Any, samples: Tensor) -> Tensor:
+        """IMAGE of the latents (B, C, h, w)."""
+        ...
+
     def accelerate(self, model: Any, weights: str, node: str | None) -> tuple[Any, str]:
         """A MODEL with our engine inside, and what to expect of it.
 

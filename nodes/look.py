@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from .fields import Output, choice, image, number, optional
 from .node import Node, with_text
 from .pictures import shown, to_image
 from .preprocess import core_errors
+
+if TYPE_CHECKING:
+    from .host import Host
 
 EDGE_KINDS = ("canny", "lines", "scribble", "lineart", "soft_edge")
 FINDERS = {**{kind: kind for kind in EDGE_KINDS}, "depth": "depth_anything_v2", "normal": "normal_bae"}
@@ -70,26 +73,47 @@ class ControlFidelity(Node):
         from ..controlnet_core.analysis.charts import draw_comparison
 
         wanted = _fitted_map(hint, picture)
-        maps = self._find(picture, kind) if found is None else _fitted_map(found, picture)
-        results, drawings = [], []
-        for i, pixels in enumerate(picture[..., :3].cpu().numpy()):
-            # One hint may belong to a whole batch of images, so it is repeated.
-            expected, there = wanted[i % len(wanted)], None if maps is None else maps[i % len(maps)]
-            results.append(agreement(kind, expected, pixels, there, tolerance))
-            drawings.append(draw_comparison(expected, pixels, results[-1]))
-        mean = sum(result.score for result in results) / len(results)
+        results = agreements(self.host, picture, hint, kind, tolerance, found)
+        pictures = picture[..., :3].cpu().numpy()
+        image = torch.cat(
+            [
+                to_image(draw_comparison(wanted[i % len(wanted)], pixels, result))
+                for i, (pixels, result) in enumerate(zip(pictures, results, strict=True))
+            ]
+        )
+        mean = mean_score(results)
         text = "\n".join([headline(kind, mean, tolerance), *(f"  {result.words}" for result in results)])
-        image = torch.cat([to_image(drawing) for drawing in drawings])
         return with_text(text, mean, text, image, **shown(self.host, image))
 
-    def _find(self, picture: Tensor, kind: str) -> np.ndarray | None:
-        """(B, H, W, 3): the images as maps of the hint's kind; None for segments."""
-        if kind not in FINDERS:
-            return None
-        with core_errors():
-            entry = preprocessors.get(FINDERS[kind])
-            library = self.host.library() if entry.weights else None
-            return preprocessors.process(entry, picture[..., :3].cpu().numpy(), library=library)
+
+def agreements(
+    host: Host, picture: Tensor, hint: Tensor, kind: str, tolerance: float, found: Tensor | None = None
+) -> list[Agreement]:
+    """Compare each image of IMAGE (B, H, W, C) with its hint.
+
+    hint: IMAGE, repeated for a larger batch. kind: what it shows. found: maps of the images; they are made if None.
+    """
+    wanted = _fitted_map(hint, picture)
+    maps = _find(host, picture, kind) if found is None else _fitted_map(found, picture)
+    return [
+        agreement(kind, wanted[i % len(wanted)], pixels, None if maps is None else maps[i % len(maps)], tolerance)
+        for i, pixels in enumerate(picture[..., :3].cpu().numpy())
+    ]
+
+
+def mean_score(results: Sequence[Agreement]) -> float:
+    """The mean over a batch."""
+    return sum(result.score for result in results) / len(results)
+
+
+def _find(host: Host, picture: Tensor, kind: str) -> np.ndarray | None:
+    """(B, H, W, 3): the images as maps of the hint's kind; None for segments."""
+    if kind not in FINDERS:
+        return None
+    with core_errors():
+        entry = preprocessors.get(FINDERS[kind])
+        library = host.library() if entry.weights else None
+        return preprocessors.process(entry, picture[..., :3].cpu().numpy(), library=library)
 
 
 def _fitted_map(image: Tensor, picture: Tensor) -> np.ndarray:

@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "run": (".commands.run", "run a workflow .json, or the picture that it once made"),
         "sweep": (".commands.sweep", "run a workflow for several values of one or two inputs, as a labelled grid"),
+        "tune": (".commands.tune", "find the strength at which the picture follows its hint as well as asked"),
         "validate": (".commands.validate", "say what keeps a workflow from running, without running it"),
         "inspect": (".commands.inspect", "say what a model, workflow or picture file is"),
         "verify": (".commands.verify", "try real model files and write a report for an issue"),

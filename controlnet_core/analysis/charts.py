@@ -13,10 +13,12 @@ from ..control.plan import PlannedUnit, RunPlan, unused_blocks
 from ..control.report import RunReport, UnitReport
 from .fidelity import EXTRA, HIT, MISSED, Agreement
 from .plots import (
+    BAR,
     BAR_HEIGHT,
     CELL_HEIGHT,
     FAINT,
     LABELS,
+    LINE,
     MARGIN,
     NOTHING,
     SECOND,
@@ -27,6 +29,7 @@ from .plots import (
     new_page,
 )
 from .sensitivity import Sensitivity
+from .target_strength import GRID, TargetStrength
 
 SIDE = 208
 """Longest side of a hint on a page."""
@@ -222,4 +225,28 @@ def draw_sensitivity(result: Sensitivity, names: Sequence[str], title: str) -> n
         most = max(max(row) for row in by_block)
         axis_names = ("block", "sampled step", "information")
         draw_heat_map(page, x, top, by_block, (names, result.points), most, axis_names)
+        return page.pixels()
+
+
+# ------------------------------------------------------------------------------------------- target strength
+
+
+def draw_target_strength(found: TargetStrength, measure: str) -> np.ndarray:
+    """Draw fidelity over strength: the short runs, the full ones, the curve that is expected, and the target."""
+    title = f"strength {found.best.strength:.2f}: {measure} {found.best.fidelity:.3f}"
+    with new_page(640, 420) as page:
+        page.text(MARGIN, 16, title if found.reached else f"{title}, below the target", 18)
+        axes = page.axes(MARGIN + 40, 60, 540, 290)
+        axes.set(xlim=(0, GRID[-1]), ylim=(0, 1), xlabel="strength", ylabel=measure)
+        axes.grid(color=NOTHING)
+        axes.axhline(found.target, color=SECOND, linestyle="--", label="target")
+        axes.axvline(found.best.strength, color=BAR, linewidth=1)
+        axes.plot(GRID, found.curve, color=LINE, label="expected")
+        for name, trials, marker, color in (
+            ("runs with half of the steps", found.short, "o", FAINT),
+            ("full runs", found.full, "s", BAR),
+        ):
+            points = [t.strength for t in trials], [t.fidelity for t in trials]
+            axes.plot(*points, linestyle="", marker=marker, color=color, label=name)
+        axes.legend(frameon=False, loc="lower right")
         return page.pixels()

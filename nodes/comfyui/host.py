@@ -151,6 +151,10 @@ class ComfyHost:
 
     cancelled = staticmethod(comfy.model_management.processing_interrupted)
 
+    def decode(self, vae: Any, samples: torch.Tensor) -> torch.Tensor:
+        """IMAGE of the latents, in tiles where ComfyUI finds no room for all of it."""
+        return vae.decode(samples)
+
     def progress(self, done: int, total: int, preview: Any = None) -> None:
         """Move the node's bar. Raises ComfyUI's own interruption where the user pressed Cancel."""
         comfy.model_management.throw_exception_if_processing_interrupted()

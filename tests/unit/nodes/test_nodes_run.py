@@ -330,6 +330,29 @@ def test_block_sensitivity(run: Any, scene: dict[str, Any], host: StandaloneHost
         run("CNCore_BlockSensitivity", **{**given, "latent": scene["latent"]})
 
 
+def test_auto_strength(run: Any, scene: dict[str, Any], host: StandaloneHost) -> None:
+    halves = run(
+        "CNCore_ApplyControlNet", **_halves(scene), control_net=scene["net"], image=scene["hint"], strength=0.5
+    )
+    given = {
+        "model": scene["model"], "latent": scene["latent"], "vae": scene["vae"], "hint": scene["hint"],
+        "positive": halves[0], "negative": halves[1], "kind": "canny", "target": 0.9, "runs": 1, "steps": 2,
+    }  # fmt: skip
+    shown = run("CNCore_AutoStrength", **given)
+    latent, strength, text, picture = shown["result"]
+    # The same latent as with this strength from the start: the factor is on the strength.
+    same = run("CNCore_ApplyControlNet", **_halves(scene), control_net=scene["net"], image=scene["hint"],
+               strength=strength)  # fmt: skip
+    expected = sample(run, scene, positive=same[0], negative=same[1], steps=2)
+    torch.testing.assert_close(latent["samples"], expected, rtol=0, atol=1e-4)
+    assert "full run" in text and picture.shape[-1] == 3
+    with pytest.raises(ValueRangeError, match="has 1 ControlNets"):
+        run("CNCore_AutoStrength", **given, unit=2)
+    zero = run("CNCore_ApplyControlNet", **_halves(scene), control_net=scene["net"], image=scene["hint"], strength=0.0)
+    with pytest.raises(ValueRangeError, match=r"is 0|has 0 ControlNets"):
+        run("CNCore_AutoStrength", **{**given, "positive": zero[0], "negative": zero[1]})
+
+
 def test_watching_a_run_does_not_change_it(run: Any, scene: dict[str, Any], host: StandaloneHost) -> None:
     given = {"image": scene["hint"], "mask": torch.ones(1, 8, 8) * 0.5}
     halves = run("CNCore_ApplyControlNet", **_halves(scene), control_net=scene["net"], end_percent=0.5, **given)
