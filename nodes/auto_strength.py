@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..controlnet_core.errors import ValueRangeError
-from ..controlnet_core.sample import SampleSettings
 from .fields import Output, choice, image, integer, number, share, vae
 from .look import EDGE_KINDS, agreements, mean_score
 from .node import Node, with_text
@@ -55,6 +54,7 @@ class AutoStrength(Node):
         """-> LATENT, the strength, text, IMAGE (1, H, W, 3). Raises ValueRangeError for a unit that does not exist."""
         from ..controlnet_core.analysis.charts import draw_target_strength
         from ..controlnet_core.analysis.target_strength import find_strength
+        from ..controlnet_core.sample import SampleSettings
 
         wanted = SampleSettings(**settings)
         own, blocks = self._unit(model, positive, latent, unit)
