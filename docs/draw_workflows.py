@@ -31,6 +31,7 @@ DRAWINGS: Mapping[str, Callable[[Sheet], None]] = {
         controls.img2img_with_control,
         hints.canny_photo,
         hints.pose_from_json,
+        hints.pose_editor,
         hints.depth_from_zpass,
         hints.contact_sheet,
         controls.masks_for_two_nets,

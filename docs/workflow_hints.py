@@ -116,6 +116,46 @@ def pose_from_json(sheet: Sheet) -> None:
     paint(sheet, start, control, (latent, "LATENT"), "pose_from_json", (1440, 0))
 
 
+BENT_ARM = {6: (62.5, 53.0), 7: (64.0, 43.0)}
+"""Elbow and wrist of the left arm, as somebody drags them, in pixels of the demo scene."""
+FEET, PLACE, LARGER = (45.0, 100.0), (54.0, 110.0), 1.25
+"""Where the figure stands in the demo scene and where it is put, and how much larger it is made."""
+
+
+def edited_pose() -> str:
+    """Return the pose of `pose_json` with the other arm bent, larger and elsewhere, as the editor saves it."""
+    frame = json.loads(pose_json())
+    body = np.reshape(frame["people"][0]["pose_keypoints_2d"], (18, 3))
+    for joint, place in BENT_ARM.items():
+        body[joint, :2] = place
+    body[:, :2] = (body[:, :2] - FEET) * LARGER + PLACE
+    frame["people"][0]["pose_keypoints_2d"] = [float(f"{value:.1f}") for value in body.ravel()]
+    return json.dumps(frame, separators=(",", ":"))
+
+
+def pose_editor(sheet: Sheet) -> None:
+    """Draw: a pose to drag in the browser, and a picture of a figure in this pose."""
+    about = (
+        "## Draw a pose, get the picture\n\n"
+        "Drag the joints in the Pose Editor and press Run. Its buttons add people in several poses, copy, mirror and "
+        "delete them, add hands and faces and hide joints; the help of the node (?) lists mouse and keys.\n\n"
+        "The pose is saved in this workflow. To draw over a photograph, link Load Image to the editor's image. To "
+        "correct a pose that was found in a photograph, link its keypoints.\n\n"
+        "The strokes are thicker than usual because the small demo net was trained with thick strokes. Set stroke "
+        "to 1 for other nets."
+    )
+    start = base(sheet, "pose_editor", about, "a photo of a magenta figure waving")
+    sheet.group("2  The pose", (400, -80, 600, 960))
+    values = {"pose": edited_pose(), "stroke": 1.75}
+    pose = sheet.node("CNCore_PoseEditor", (420, 0, 560, 760), values, color=HINT)
+    sheet.group("3  The picture", (1020, -80, 1680, 700))
+    loaded = net(sheet, "openpose", (1040, 0))
+    latent = empty(sheet, (1040, 120))
+    preview(sheet, pose, "hint", (1040, 290), "The skeleton")
+    control = apply(sheet, start, loaded, (pose, "hint"), (1380, 0, 320, 240))
+    paint(sheet, start, control, (latent, "LATENT"), "pose_editor", (1740, 0))
+
+
 def depth_from_zpass(sheet: Sheet) -> None:
     """Draw: the distances of a renderer, the depth hint, and a picture with the same layout."""
     about = (

@@ -43,26 +43,47 @@ function after(first, then) {
 // ---- what is linked
 
 const slotOf = (node, name) => node.inputs.findIndex((input) => input.name === name);
-const isLinked = (node, name) => node.isInputConnected(slotOf(node, name));
+const seen = new Map(); // what runs sent, by node and link: it outlives the node, which ComfyUI makes anew at each undo
+
+/** The name of a link in `seen`; null where nothing is linked. */
+function linkKey(node, name) {
+  const slot = slotOf(node, name);
+  const link = node.isInputConnected(slot) ? node.getInputLink(slot) : null;
+  return link && [node.graph?.rootGraph?.id ?? node.graph?.id, node.id, name, link.origin_id, link.origin_slot].join("/");
+}
 
 /** Show in the editor what the links bring, as far as it is known before or since the last run. */
 async function showLinks(node) {
   const editor = node.poseEditor;
-  const hasPose = isLinked(node, POSE_SLOT);
-  const known = hasPose ? (node.posesSeen ?? null) : null;
-  const source = isLinked(node, IMAGE_SLOT) ? (node.imageSeen ?? sourceOf(node)) : null;
+  const [imageKey, poseKey] = [linkKey(node, IMAGE_SLOT), linkKey(node, POSE_SLOT)];
+  const source = imageKey && (chosenFile(node) ?? seen.get(imageKey) ?? shownPicture(node));
+  const poses = (poseKey && seen.get(poseKey)) || null;
+  const shown = [source?.url, source?.width, poses, poseKey].join();
+  if (node.poseLinksShown === shown) return;
+  node.poseLinksShown = shown;
   const picture = source ? await load(source.url) : null;
+  if (node.poseLinksShown !== shown) return; // the links changed while the picture was loading
   const size = picture && { width: source.width ?? picture.naturalWidth, height: source.height ?? picture.naturalHeight };
-  const isEdited = editor.text !== "";
-  const state = !hasPose ? "" : isEdited ? "linkUnused" : known ? "fromLink" : "linkWaits";
-  editor.setLinks({ picture, size, linked: known, state });
+  editor.setLinks({ picture, size, linked: poses, hasLink: poseKey !== null });
 }
 
-/** The picture that the linked node shows, before any run: such as that of Load Image. */
-function sourceOf(node) {
-  const shown = node.getInputNode(slotOf(node, IMAGE_SLOT))?.imgs?.[0]?.src;
-  return shown ? { url: shown } : null;
+/** The file that is chosen in a linked Load Image; null for other nodes. */
+function chosenFile(node) {
+  const origin = node.getInputNode(slotOf(node, IMAGE_SLOT));
+  const name = origin?.comfyClass === "LoadImage" && origin.widgets?.find((widget) => widget.name === "image")?.value;
+  if (typeof name !== "string" || !name) return null;
+  const [, path, type] = name.match(/^(.*?)(?: \[(input|output|temp)\])?$/);
+  const [, subfolder, filename] = path.match(/^(?:(.*)\/)?([^/]*)$/);
+  return fileSource({ filename, subfolder: subfolder ?? "", type: type ?? "input" });
 }
+
+/** A picture that the linked node shows. */
+function shownPicture(node) {
+  const url = node.getInputNode(slotOf(node, IMAGE_SLOT))?.imgs?.[0]?.src;
+  return url ? { url } : null;
+}
+
+const fileSource = (file) => ({ url: api.apiURL(`/view?${new URLSearchParams(file)}`) });
 
 function load(url) {
   return new Promise((resolve) => {
@@ -75,11 +96,11 @@ function load(url) {
 
 /** What a run sent: the linked picture and keypoints. */
 function keepResults(node, { background, linked_pose: poses }) {
-  if (poses?.length) node.posesSeen = poses[0];
-  if (background?.length) {
-    const [{ width, height, ...file }] = background;
-    node.imageSeen = { url: api.apiURL(`/view?${new URLSearchParams(file)}`), width, height };
-  }
+  const [imageKey, poseKey] = [linkKey(node, IMAGE_SLOT), linkKey(node, POSE_SLOT)];
+  if (poseKey && poses?.length) seen.set(poseKey, poses[0]);
+  if (!imageKey || !background?.length) return;
+  const [{ width, height, ...file }] = background;
+  seen.set(imageKey, { ...fileSource(file), width, height });
 }
 
 app.registerExtension({
@@ -99,8 +120,8 @@ app.registerExtension({
       showLinks(this);
     });
     prototype.onConnectionsChange = after(prototype.onConnectionsChange, function () {
-      [this.imageSeen, this.posesSeen] = [null, null];
-      showLinks(this);
+      // After it: while a workflow is loaded, this comes before all nodes and links are there.
+      setTimeout(() => this.graph && showLinks(this));
     });
     prototype.onConfigure = after(prototype.onConfigure, function () {
       const settings = this.properties?.[PROPERTY];
@@ -113,5 +134,7 @@ app.registerExtension({
     const stroke = node.widgets.find((widget) => widget.name === "stroke");
     stroke.callback = after(stroke.callback, (value) => node.poseEditor.setStroke(value));
     node.poseEditor.setStroke(stroke.value);
+    // Another file chosen in a linked Load Image is not told to this node.
+    node.poseEditor.element.addEventListener("pointerenter", () => showLinks(node));
   },
 });

@@ -50,6 +50,7 @@ EXPECTED = (
     "inpaint_with_control",
     "tile_upscale",
     "control_study",
+    "pose_editor",
 )
 SIZES = {"tile_upscale": (256, 256)}
 KINDS = ("canny", "scribble", "depth", "openpose", "segmentation")

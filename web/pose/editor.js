@@ -21,7 +21,7 @@ export class PoseEditor {
   constructor({ language = "en", settings = {}, onEdit = () => {}, onSetting = () => {} } = {}) {
     this.say = words(language);
     Object.assign(this, { onEdit, onSetting, settings: { ...PROPERTY_DEFAULTS, ...settings } });
-    [this.stroke, this.picture, this.linkState, this.isFitted] = [1, null, "", true];
+    [this.stroke, this.picture, this.hasLink, this.isFitted] = [1, null, false, true];
     this.view = new View();
     this.model = new PoseModel();
     this.build();
@@ -77,9 +77,9 @@ export class PoseEditor {
     this.redraw();
   }
 
-  /** picture: an image element or null. size: its full size. linked: JSON text of linked keypoints or null. */
-  setLinks({ picture = null, size = null, linked = null, state = "" }) {
-    [this.picture, this.linkState] = [picture, state];
+  /** picture: an image element or null. size: its full size. linked: JSON text of the keypoints of a link, once known. */
+  setLinks({ picture = null, size = null, linked = null, hasLink = false }) {
+    [this.picture, this.hasLink] = [picture, hasLink];
     this.model.setLinks(linked, size);
     if (this.isFitted) this.fit();
   }
@@ -186,8 +186,8 @@ export class PoseEditor {
     const point = model.person?.[model.selection.part]?.[model.selection.point];
     const place = point ? ` (${Math.round(point[0])}, ${Math.round(point[1])})${isSeen(point) ? "" : `, ${say("hidden")}`}` : "";
     const selected = model.person ? say.selection(model.selection) + place : say("nothing", { count: model.frame.people.length });
-    const note = this.linkState ? say(this.linkState) : model.isEdited ? "" : say("unedited");
-    this.status.textContent = problem || [selected, note].filter(Boolean).join(" · ");
+    const note = this.hasLink ? (model.isEdited ? "linkUnused" : model.linked ? "fromLink" : "linkWaits") : model.isEdited ? "" : "unedited";
+    this.status.textContent = problem || [selected, note && say(note)].filter(Boolean).join(" · ");
   }
 
   /** Draw at the next frame of the screen. */
