@@ -23,6 +23,7 @@ from torch import Tensor
 
 from .conditioning.condition import crop
 from .control.bound_unit import NetInputs
+from .control.reference import with_references
 from .diffusion.denoiser import scale_input, to_x0
 from .diffusion.guidance import guide, rescale
 from .models.layers import repeat_rows
@@ -42,6 +43,7 @@ class ControlledUNet:
 
     def __call__(self, rows: Tensor, inputs: BatchInputs) -> Tensor:
         """Rows (rows, C, h, w) as the UNet reads them -> its prediction (rows, C, h, w)."""
+        inputs = inputs._replace(blocks=with_references(self.unet, inputs.blocks, inputs.nets))
         return self.unet.head(self.decode(self, rows, inputs))
 
 

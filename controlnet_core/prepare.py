@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from typing import NamedTuple
 
@@ -27,10 +28,12 @@ from .control.attention import with_attention_control
 from .control.bound_unit import BoundUnit, NetBatch, NetInputs, net_batches, residual_scales
 from .control.hint import check_hint_channels, fit_hint, repeat_to
 from .control.unit import ControlUnit
+from .diffusion.denoiser import add_noise, scale_input
 from .errors import ShapeError
 from .models.control import BindContext, check_base
 from .models.projections import Projections
 from .models.unet import UNet, UNetInputs, check_context
+from .models.vae import scale_latent
 from .runtime.device import Runtime, channels_last
 
 Members = tuple[tuple[int, Condition], ...]
@@ -90,7 +93,7 @@ class ConditionBatch:
         shared = self.concat is None and blocks.encoder.one_timestep and all(n.net.entry == "skips" for n in nets)
         indices = tuple(index for index, _ in self.members)
         distinct = self.images if shared else rows
-        blocks = with_attention_control(blocks, nets)
+        blocks = with_attention_control(blocks, [net for net in nets if net.net.entry == "attention"])
         return BatchInputs(self.area, indices, blocks, nets, self.concat, distinct, (self, active))
 
 
@@ -218,9 +221,12 @@ def _bind_context(
     factor = job.config.vae.factor
     hints = []
     for hint in unit.hints:
-        rgb = check_hint_channels(hint.picture, unit.net.hint_channels)
-        fitted = fit_hint(rgb, height * factor, width * factor, unit.fit).to(runtime.device, runtime.dtype)
-        hints.append(channels_last(repeat_to(fitted, images, "hint")))
+        fitted = check_hint_channels(hint.picture, unit.net.hint_channels)
+        if unit.net.reads_latent:  # at its own size
+            fitted = scale_latent(fitted.float(), job.config.vae)
+        else:
+            fitted = fit_hint(fitted, height * factor, width * factor, unit.fit)
+        hints.append(channels_last(repeat_to(fitted.to(runtime.device, runtime.dtype), images, "hint")))
     return BindContext(
         hints=tuple(hints),
         kinds=tuple(hint.kind for hint in unit.hints),
@@ -234,7 +240,13 @@ def _bind_context(
         pool=unit.pool,
         base=job.config.unet,
         name=unit.name,
+        noisy=partial(_noisy, sigma_data=job.schedule.sigma_data),
     )
+
+
+def _noisy(clean: Tensor, noise: Tensor, sigma: float, sigma_data: float) -> Tensor:
+    level = torch.tensor(sigma)
+    return scale_input(add_noise(clean, noise, level), level, sigma_data)
 
 
 def _bind_unit(

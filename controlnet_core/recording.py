@@ -18,6 +18,9 @@ from .denoise import Denoiser
 from .prepare import Prepared
 from .run_options import RunOptions
 
+INSIDE = ("attention", "reference")
+"""Entries of nets that have no residuals: they act inside the UNet's blocks."""
+
 
 class RecordNets:
     """Records when nets run and, if the recorder observes, how long they take."""
@@ -89,7 +92,7 @@ def record_step(denoiser: Denoiser, options: RunOptions) -> None:
         for _ in inputs.batches:
             recorder.cast("latent to the net", x.dtype, dtype)
             recorder.cast("prediction of the net", dtype, x.dtype)
-        for net in (net for batch in inputs.batches for net in batch.nets if net.net.entry == "attention"):
+        for net in (net for batch in inputs.batches for net in batch.nets if net.net.entry in INSIDE):
             record_acting(options, net, ran=True)  # these have no residuals
         return step(denoiser, x, sigma, inputs, cfg)
 

@@ -28,6 +28,7 @@ def own_nodes() -> dict[str, type]:
         pose,
         pose_editor,
         preprocess,
+        reference,
         regions,
         sample,
         sensitivity,
@@ -43,7 +44,7 @@ def own_nodes() -> dict[str, type]:
         speed.ShortcutsNode, sample.ControlReport, look.ControlFidelity, sensitivity.BlockSensitivity,
         grid.CompareGrid, train.TrainControlNet, nets.SaveControlNet, nets.ConvertControlNet, nets.TransferControlNet,
         model_patch.ModelPatchControlNet, finish.TileColorFix, finish.PasteBack, pose_editor.PoseEditor,
-        regions.RegionPrompts, auto_strength.AutoStrength,
+        regions.RegionPrompts, auto_strength.AutoStrength, reference.ReferenceControl,
     )  # fmt: skip
     return {PREFIX + cls.__name__.removesuffix("Node"): cls for cls in classes}
 

@@ -79,6 +79,10 @@ class Host(Protocol):
         """CONDITIONING of a prompt."""
         ...
 
+    def encode(self, vae: Any, pixels: Tensor) -> Tensor:
+        """IMAGE (B, H, W, C) -> latents (B, 4, h, w), not scaled for a UNet."""
+        ...
+
     def apply_control(self, positive: Conditioning, negative: Conditioning, specs: Sequence[ControlSpec]) -> Halves:
         """Both halves of the guidance, with these units added to those that they have."""
         ...

@@ -6,7 +6,7 @@ schedule and masks count as for the skip that the block makes (encoder) or reads
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,10 +23,9 @@ STACKS = ("encoder", "middle", "decoder")
 
 def with_attention_control(blocks: UNetInputs, nets: Sequence[NetInputs]) -> UNetInputs:
     """What the UNet's blocks read, with the changes that these nets make in the transformer blocks."""
-    acting = [net for net in nets if net.net.entry == "attention"]
-    if not acting:
+    if not nets:
         return blocks
-    stacks = (_with_changes(stack, own, acting) for stack, own in zip(STACKS, blocks, strict=True))
+    stacks = (_with_changes(stack, own, nets) for stack, own in zip(STACKS, blocks, strict=True))
     return UNetInputs(*stacks)  # type: ignore[arg-type]
 
 
@@ -44,17 +43,29 @@ def _with_changes(stack: str, own: BlockInputs | None, nets: Sequence[NetInputs]
 
 def attention_changes(net: NetInputs, place: Place, like: Tensor) -> Iterable[AttentionChange]:
     """The changes by each unit of a net in the transformer block at a place. like: gives device and dtype."""
-    for unit in net.units:
-        index = target_index(place, len(unit.weights) - 1)
-        if not unit.acts_on(index):
-            continue
-        factor = to_device_async(torch.tensor(float(unit.weights[index])), like.device, like.dtype).reshape(1, 1, 1)
-        if unit.scales is not None:
-            # (1 or rows, 1, h, w) -> one factor per token
-            factor = factor * unit.scales[index].to(factor).flatten(2).movedim(1, 2)
-        change = net.net.attention_change(net.inputs, place, RowScale(unit.rows, factor))
+    for rows, factor in _factors(net, place, like):
+        # (1 or rows, 1, h, w) -> one factor per token
+        scale = RowScale(rows, factor.flatten(2).movedim(1, 2))
+        change = net.net.attention_change(net.inputs, place, scale)
         if change is not None:
             yield change
+
+
+def output_changes(net: NetInputs, place: Place, like: Tensor) -> tuple[Callable[[Tensor], Tensor], ...]:
+    """The changes by each unit of a net in the output of the block at a place, each in place."""
+    scales = (RowScale(*found) for found in _factors(net, place, like))
+    changes = (net.net.output_change(net.inputs, place, scale) for scale in scales)
+    return tuple(change for change in changes if change is not None)
+
+
+def _factors(net: NetInputs, place: Place, like: Tensor) -> Iterator[tuple[Any, Tensor]]:
+    """For each unit that acts at a place its rows and their factor, (1 or rows, 1, 1 or h, 1 or w)."""
+    for unit in net.units:
+        index = target_index(place, len(unit.weights) - 1)
+        if unit.acts_on(index):
+            weight = to_device_async(torch.tensor(float(unit.weights[index])), like.device, like.dtype)
+            weight = weight.reshape(1, 1, 1, 1)
+            yield unit.rows, weight if unit.scales is None else weight * unit.scales[index].to(weight)
 
 
 def target_index(place: Place, skips: int) -> int:

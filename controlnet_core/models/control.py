@@ -14,7 +14,8 @@ output of the middle block. A kind of control provides one feature map per targe
                                  encoder runs, so that its next block reads the sum (T2I-Adapter); "attention": changes
                                  what is read or added inside transformer blocks (ControlNet-LLLite)
 
-A kind whose entry is "attention" has `net.attention_change` instead of features and projections.
+A kind whose entry is "attention" has `net.attention_change` instead of features and projections. "reference" is a kind
+that first runs the UNet itself on its hint (`models.reference`).
 
 Strength, schedule, window, block weights, mode, guidance halves, factors per image and masks are the same for all
 kinds. The engine applies them (`control.residuals`).
@@ -40,7 +41,7 @@ from .unet import UNet
 
 ResidualProjection: TypeAlias = Callable[[Tensor], Tensor]
 """Feature map (B, C, h, w) -> residual that broadcasts to the target. `ZeroConv` is one."""
-Entry: TypeAlias = Literal["skips", "encoder", "attention"]
+Entry: TypeAlias = Literal["skips", "encoder", "attention", "reference"]
 
 
 class Place(NamedTuple):
@@ -109,7 +110,8 @@ class BindContext:
     first rows differ; the others repeat them. size: (h, w) of x in latent cells. pool: average residuals over the
     image. base: shape of the controlled UNet. per_row: project a timestep for each row instead of once for all rows
     (the result differs in the last bit; ComfyUI does it per row).
-    name: what error messages call the unit.
+    name: what error messages call the unit. noisy: clean latent, noise (both (b, 4, h, w)) and noise level -> what the
+    UNet reads of that latent at this level.
     """
 
     hints: tuple[Tensor, ...]
@@ -125,6 +127,7 @@ class BindContext:
     base: UNetConfig
     per_row: bool = False
     name: str = ""
+    noisy: Callable[[Tensor, Tensor, float], Tensor] | None = None
 
     @property
     def rows(self) -> int:
@@ -178,6 +181,8 @@ class ControlModel(nn.Module):
     entry: ClassVar[Entry] = "skips"
     conditional_only = False
     """Whether the net was trained to act on the conditional half of the guidance only (the shuffle ControlNet)."""
+    reads_latent = False
+    """Whether its hint is a latent (B, 4, h, w) of any size instead of a picture."""
     needs_base = False
     """Whether the net is complete only with the weights of its base."""
 
@@ -231,6 +236,10 @@ class ControlModel(nn.Module):
 
     def attention_change(self, inputs: Any, place: Place, scale: RowScale) -> AttentionChange | None:
         """What the net changes in the transformer block at a place; None for nothing."""
+        return None
+
+    def output_change(self, inputs: Any, place: Place, scale: RowScale) -> Callable[[Tensor], Tensor] | None:
+        """What the net changes in a block's output, in place; None for nothing. place: of the block, with depth 0."""
         return None
 
     def join(self, bounds: Sequence[BoundNet]) -> BoundNet | None:

@@ -146,6 +146,12 @@ class AttentionChange:
         """What the layers for queries, keys and values of the self attention read."""
         return query, key, value
 
+    def self_output(
+        self, output: Tensor, inputs: tuple[Tensor, Tensor, Tensor], attend: Callable[..., Tensor]
+    ) -> Tensor:
+        """What the self attention adds. inputs: what its layers read; attend: the attention of other three."""
+        return output
+
     def text_query(self, query: Tensor) -> Tensor:
         """What the layer for queries of the cross attention reads."""
         return query
@@ -205,7 +211,10 @@ def controlled_block(block: Any, x: Tensor, text: KeyValue, changes: tuple[Atten
     query = key = value = block.norm1(x)
     for change in changes:
         query, key, value = change.self_inputs(query, key, value)
-    x = repeat_rows(x + block.self_attention(query, key, value), text[0].shape[0])
+    attended = block.self_attention(query, key, value)
+    for change in changes:
+        attended = change.self_output(attended, (query, key, value), block.self_attention)
+    x = repeat_rows(x + attended, text[0].shape[0])
     query = block.norm2(x)
     for change in changes:
         query = change.text_query(query)

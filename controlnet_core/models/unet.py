@@ -36,10 +36,20 @@ Shifts: TypeAlias = tuple["Tensor | None", ...]
 
 
 class BlockInputs(NamedTuple):
-    """What one stack of blocks (encoder, middle or decoder) needs besides x."""
+    """What one stack of blocks (encoder, middle or decoder) needs besides x.
+
+    fronts: for each block what changes the feature map in front of it, in place; empty for nothing (Reference).
+    """
 
     shifts: Shifts
     kv: tuple[TextKV, ...]
+    fronts: tuple[Any, ...] = ()
+
+    def front(self, index: int, h: Tensor) -> Tensor:
+        """What the block of this number reads."""
+        for change in self.fronts[index] if self.fronts else ():
+            h = change(h)
+        return h
 
     @property
     def one_timestep(self) -> bool:
@@ -130,8 +140,8 @@ class UNetEncoder(BlockStack):
     def walk(self, x: Tensor, projected: BlockInputs, hint: Tensor | None = None) -> Iterator[Tensor]:
         """As `forward`, one block at a time: who does not need all outputs does not hold them."""
         h = x
-        for index, (block, shift, kv) in enumerate(zip(self.blocks, *projected, strict=True)):
-            h = self.run(block, h, shift, kv)
+        for index, (block, shift, kv) in enumerate(zip(self.blocks, *projected[:2], strict=True)):
+            h = self.run(block, projected.front(index, h), shift, kv)
             # Zhang et al. 2023, section 3.2: the embedded hint is as large as the first block's output.
             if index == 0 and hint is not None:
                 h = h + hint
@@ -160,7 +170,7 @@ class UNetMiddle(BlockStack):
     def forward(self, h: Tensor, projected: BlockInputs) -> Tensor:
         """(B, C, h, w) -> (B, C, h, w)."""
         first, second = projected.shifts
-        h = self.run(self.res1, h, first)
+        h = self.run(self.res1, projected.front(0, h), first)
         if self.transformer is not None:
             h = self.run(self.transformer, h, projected.kv[0])
         return h if self.res2 is None else self.run(self.res2, h, second)
@@ -212,8 +222,9 @@ class UNetDecoder(BlockStack):
         return self._through(h, skips, projected, slice(-self.top_blocks, None))
 
     def _through(self, h: Tensor, skips: list[Tensor], projected: BlockInputs, part: slice) -> Tensor:
-        steps = list(zip(self.blocks, *projected, strict=True))[part]
-        for block, shift, kv in steps:
+        steps = list(zip(range(len(self.blocks)), self.blocks, *projected[:2], strict=True))[part]
+        for index, block, shift, kv in steps:
+            h = projected.front(index, h)
             # Popped, so that a skip's memory is free as soon as it has been read.
             h = self.run(block, torch.cat([h, skips.pop()], dim=1), shift, kv)
             # Halving rounds odd sides up, so that doubling may give a cell too many: the next skip has the size.

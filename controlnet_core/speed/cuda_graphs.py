@@ -23,7 +23,7 @@ from ..denoise import Denoiser, guided_prediction
 from ..errors import CoreError
 from ..models.to_device import to_device_async
 from ..prepare import Prepared, StepInputs
-from ..recording import record_acting
+from ..recording import INSIDE, record_acting
 from .context import RunContext
 
 Call = Callable[[], Tensor]
@@ -175,7 +175,7 @@ class CudaGraphs:
         # Outside the error's handler, which would keep alive what the failed attempt computed.
         if prediction is None:
             return self.inner(denoiser, x, sigma, inputs, cfg)
-        for net in (net for batch in inputs.batches for net in batch.nets if net.net.entry != "attention"):
+        for net in (net for batch in inputs.batches for net in batch.nets if net.net.entry not in INSIDE):
             record_acting(self.context.options, net, ran=True)
         return prediction
 

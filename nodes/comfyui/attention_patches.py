@@ -11,16 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...controlnet_core.control.attention import attention_changes
+from ...controlnet_core.control.attention import attention_changes, output_changes
 from ...controlnet_core.control.bound_unit import NetInputs
 from ...controlnet_core.models.control import Place
 from ...controlnet_core.models.layers import AttentionChange
 from ...controlnet_core.models.to_device import to_device_async
+from .reference_pass import place_before, place_of
 
-STACKS = {"input": "encoder", "middle": "middle", "output": "decoder"}
-"""ComfyUI's names of the parts of a UNet, and ours."""
-QUERY = "controlnet_core_query"
-"""Where the options of a block, which ComfyUI makes for each, keep what its cross attention reads."""
+QUERY, SELF_INPUTS = "controlnet_core_query", "controlnet_core_self_inputs"
+"""Where the options of a block, which ComfyUI makes for each, keep what its attentions read."""
 BLOCKS = {"input": "input_blocks", "output": "output_blocks"}
 
 
@@ -42,21 +41,34 @@ class AttentionPatches:
         patches = dict(options.get("patches") or {})  # a new one: that of the model's options is shared by all calls
         given = {
             "attn1_patch": self.self_inputs,
+            "attn1_output_patch": self.self_output,
             "attn2_patch": self.text_inputs,
             "attn2_output_patch": self.text_output,
         }
+        if self.net.net.entry == "reference":
+            given |= {"input_block_patch": self.behind_input, "output_block_patch": self.before_output}
         for name, patch in given.items():
             patches[name] = [*patches.get(name, ()), patch]
         options["patches"] = patches
 
     def self_inputs(
-        self, query: Tensor, key: Tensor, value: Tensor, options: Mapping[str, Any]
+        self, query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As ComfyUI calls a patch in front of a self attention."""
         self.changes = tuple(attention_changes(self.net, place_of(options), query))
         for change in self.changes:
             query, key, value = change.self_inputs(query, key, value)
+        options[SELF_INPUTS] = query, key, value  # the last of our patches has those that are attended with
         return query, key, value
+
+    def self_output(self, output: Tensor, options: Mapping[str, Any]) -> Tensor:
+        """As ComfyUI calls a patch behind a self attention."""
+        for change in self.changes:
+            attention = self._block(options).attn1
+            output = change.self_output(
+                output, options[SELF_INPUTS], lambda q, k, v, attend=attention: attend(q, context=k, value=v)
+            )
+        return output
 
     def text_inputs(
         self, query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]
@@ -69,20 +81,29 @@ class AttentionPatches:
 
     def text_output(self, output: Tensor, options: Mapping[str, Any]) -> Tensor:
         """As ComfyUI calls a patch behind a cross attention."""
-        query = options[QUERY]
         for change in self.changes:
-            output = change.text_output(output, query, lambda own, text: self._attention(options)(own, context=text))
+            attention = self._block(options).attn2
+            output = change.text_output(
+                output, options[QUERY], lambda own, text, attend=attention: attend(own, context=text)
+            )
         return output
 
-    def _attention(self, options: Mapping[str, Any]) -> Any:
-        """The cross attention of the block that runs now."""
+    def behind_input(self, h: Tensor, options: Mapping[str, Any]) -> Tensor:
+        """As ComfyUI calls a patch behind a block of the encoder."""
+        return self._changed(Place("encoder", options["block"][1], 0), h)
+
+    def before_output(self, h: Tensor, skip: Tensor, options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """As ComfyUI calls a patch in front of a block of the decoder."""
+        return self._changed(place_before(options["block"][1]), h), skip
+
+    def _changed(self, place: Place, h: Tensor) -> Tensor:
+        for change in output_changes(self.net, place, h):
+            h = change(h)
+        return h
+
+    def _block(self, options: Mapping[str, Any]) -> Any:
+        """The transformer block that runs now."""
         part, number = options["block"]
         unet = self.diffusion_model
         block = unet.middle_block if part == "middle" else getattr(unet, BLOCKS[part])[number]
-        return block[1].transformer_blocks[options["block_index"]].attn2
-
-
-def place_of(options: Mapping[str, Any]) -> Place:
-    """The transformer block that runs now. ComfyUI numbers the blocks of the UNet's parts as we do."""
-    part, number = options["block"]
-    return Place(STACKS[part], number, options.get("block_index", 0))
+        return block[1].transformer_blocks[options["block_index"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,6 +28,11 @@ class HostSchedule:
         """Sigmas -> timesteps, float32, of the same shape, on the device."""
         return self.sampling.timestep(to_device_async(sigma, self.device)).float()
 
+    def noisy(self, clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
+        """What the UNet reads of a clean latent (scaled) with this noise at a noise level."""
+        level = torch.tensor(sigma, device=clean.device)
+        return self.sampling.calculate_input(level, clean + level * noise)
+
     def position(self, sigma: Tensor) -> float:
         """The position of a sigma on the timestep axis, from 0 (pure noise) to 1."""
         last = len(self.sampling.sigmas) - 1 if hasattr(self.sampling, "sigmas") else 999
@@ -44,17 +50,22 @@ def bind_context(
     schedule: HostSchedule,
     dtype: torch.dtype,
     extend: bool = False,
+    to_model: Callable[[Tensor], Tensor] | None = None,
 ) -> BindContext:
     """The context for the rows of x (all rows, C, h, w) that the net sees.
 
     images: for each of these rows the index of its image in the batch. text, label: of these rows, on the device, in
-    the net's dtype. extend: whether the last hint stands for all images after it; else hints begin again.
+    the net's dtype. extend: whether the last hint stands for all images after it; else hints begin again. to_model:
+    scales a latent for the model.
     """
     height, width = x.shape[-2] * FACTOR, x.shape[-1] * FACTOR
     hints = []
     for hint in unit.hints:
-        rgb = check_hint_channels(hint.picture, net.hint_channels)
-        fitted = fit_hint(rgb, height, width, unit.fit).to(x.device, dtype)
+        fitted = check_hint_channels(hint.picture, net.hint_channels)
+        if net.reads_latent and to_model is not None:  # at its own size
+            fitted = to_model(fitted).to(x.device, dtype)
+        else:
+            fitted = fit_hint(fitted, height, width, unit.fit).to(x.device, dtype)
         if extend and 1 < len(fitted) <= max(images):
             fitted = fitted[[min(image, len(fitted) - 1) for image in range(1 + max(images))]]
         hints.append(fitted)
@@ -74,4 +85,5 @@ def bind_context(
         base=base,
         per_row=True,
         name=unit.name,
+        noisy=schedule.noisy,
     )

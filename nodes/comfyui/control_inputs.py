@@ -109,6 +109,10 @@ class ControlInputs(AdvancedInputs, comfy.controlnet.ControlNet):
         """
         if part is None and self.cond_hint_original is not self.joined:
             part = self.cond_hint_original
+        if part is not None and self.shared.net.reads_latent:
+            raise ValueRangeError(
+                f"another pack cuts the image into parts, and {self.name} cannot be cut: apply it without that pack"
+            )
         start, end = self.timestep_percent_range
         spec = replace(self.spec, strength=self.strength, start_percent=start, end_percent=end)
         types = self.extra_args.get(UNION_ARGUMENT) or ()

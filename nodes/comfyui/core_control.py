@@ -8,6 +8,7 @@ what does not depend on x (embedded hint, keys and values of the text, projected
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -26,7 +27,9 @@ from ...controlnet_core.control.unit import ControlUnit
 from ...controlnet_core.denoise import net_residuals
 from ...controlnet_core.errors import UnfitError, ValueRangeError
 from ...controlnet_core.models.control import BoundNet, ControlModel, check_base
+from ...controlnet_core.models.reference import Reference
 from ...controlnet_core.models.to_device import to_device_async
+from ...controlnet_core.recording import INSIDE
 from ..units import check_text
 from .advanced import AdvancedFactors, context_window
 from .attention_patches import AttentionPatches
@@ -36,6 +39,7 @@ from .control_inputs import ControlInputs
 from .model_config import base_config, base_weights
 from .placed_net import PlacedNet, SharedNet
 from .recording import record_acting, record_run, recorded
+from .reference_pass import record
 from .residuals import Residuals, Stream, add_residuals, streams_are_taken
 from .shortcut_state import identity, sampling_of
 
@@ -73,7 +77,7 @@ class CoreControl(ControlInputs):
     def __init__(self, shared: SharedNet) -> None:
         super().__init__(shared)
         self.sampling: Any = None
-        self.diffusion_model: Any = None
+        self.model: Any = None
         # Keyed by the editor's identity of a conditioning, which lives as long as a run: nothing outlives
         # a run that fails, for which there is no cleanup.
         self.runs: WeakKeyDictionary[Any, dict[Any, Prepared]] = WeakKeyDictionary()
@@ -92,7 +96,8 @@ class CoreControl(ControlInputs):
         """
         own = 0
         if self.cond_hint_original is not None:
-            height, width = (max(1, side // FACTOR) for side in self.cond_hint_original.shape[-2:])
+            cell = 1 if self.shared.net.reads_latent else FACTOR
+            height, width = (max(1, side // cell) for side in self.cond_hint_original.shape[-2:])
             images, hints = len(self.cond_hint_original), 1 + len(self.spec.more_hints)
             own = self.shared.activation_bytes((height, width), images, hints)
         if self.shared.placed is None:
@@ -112,7 +117,7 @@ class CoreControl(ControlInputs):
         self.base = find_base(self.shared.net, self.name, model)
         self.unit().weights(self.base, FACTOR)
         self.placed = self.shared.on(model, self.base)
-        self.sampling, self.diffusion_model = model.model_sampling, model.diffusion_model
+        self.sampling, self.model = model.model_sampling, model
 
     def cleanup(self) -> None:
         """End a run: nothing of it is kept."""
@@ -120,7 +125,7 @@ class CoreControl(ControlInputs):
         self.end_advanced()
         self.runs.clear()
         self.shared.completed.clear()
-        self.placed = self.sampling = self.base = self.diffusion_model = None  # type: ignore[assignment]
+        self.placed = self.sampling = self.base = self.model = None  # type: ignore[assignment]
 
     def get_control(
         self, x_noisy: Tensor, t: Tensor, cond: dict[str, Any], batched_number: int, transformer_options: dict[str, Any]
@@ -142,8 +147,8 @@ class CoreControl(ControlInputs):
         if sampling is not None:
             sampling.acted[self.name] += 1
 
-        if call.net.net.entry == "attention":
-            self._patch(call, options)
+        if call.net.net.entry in INSIDE:
+            self._patch(call, cond, options)
             return previous
 
         def own(may_run: bool) -> Iterator[Tensor | None]:
@@ -154,14 +159,27 @@ class CoreControl(ControlInputs):
             return Stream(own, self, previous)
         return add_residuals(placed_in_lists(call.net.net, list(own(True))), previous)
 
-    def _patch(self, call: Call, options: dict[str, Any]) -> None:
-        """Put what the net changes inside the attentions into the options of this call."""
+    def _patch(self, call: Call, cond: dict[str, Any], options: dict[str, Any]) -> None:
+        """Put what the net changes inside the UNet's blocks into the options of this call."""
         sampling = sampling_of(options)
         if sampling is not None:
             sampling.ran[self.name] += 1
         record_acting(options, self, call.unit)
         record_run(options, self, call.x.dtype, self.placed.dtype)
-        AttentionPatches(call.net, call.rows, call.x, self.diffusion_model).attach(options)
+        net = call.net
+        if isinstance(net.net, Reference):
+            run = partial(self._run_model, net.inputs, call, cond)
+            net = net._replace(inputs=record(net.net, self.base, run, options))
+        AttentionPatches(net, call.rows, call.x, self.model.diffusion_model).attach(options)
+
+    def _run_model(self, x: Tensor, call: Call, cond: dict[str, Any], options: dict[str, Any]) -> None:
+        """Run ComfyUI's UNet on x (rows that the unit acts on, C, h, w), as the UNet reads it, with their texts."""
+        rows, model = row_index(call.rows, x.device), self.model
+        dtype = model.get_dtype() if model.manual_cast_dtype is None else model.manual_cast_dtype
+        text, label = (None if v is None else v.to(x.device, dtype)[rows] for v in (cond["c_crossattn"], cond.get("y")))
+        t = model.model_sampling.timestep(call.sigma).float().expand(len(x))
+        more = {} if label is None else {"y": label}
+        model.diffusion_model(x.to(dtype), t, context=text, control=None, transformer_options=options, **more)
 
     def _in_window(self, sigma: float) -> bool:
         if self.timestep_range is None:
@@ -274,7 +292,8 @@ class CoreControl(ControlInputs):
             schedule = HostSchedule(self.sampling, device)
             net = self.placed.net
             extend = self.is_advanced or order.windowed
-            context = bind_context(unit, net, self.base, x, images, text, label, schedule, dtype, extend)
+            to_model = self.model.process_latent_in
+            context = bind_context(unit, net, self.base, x, images, text, label, schedule, dtype, extend, to_model)
             mask = None if unit.mask is None else unit.mask.to(device)
             if len(known) >= KEPT_HINTS and source is not self.joined:
                 known.pop(next(iter(known)))

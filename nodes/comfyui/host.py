@@ -10,6 +10,7 @@ import comfy.model_management
 import comfy.utils
 import folder_paths
 import torch
+from torch import Tensor
 
 from ... import controlnet_core
 from ...controlnet_core.checkpoints.control import CONTROL_KINDS
@@ -132,6 +133,10 @@ class ComfyHost:
         if clip is None:
             raise CheckpointError("the checkpoint has no text encoder: load one that has, or a CLIP of its own")
         return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+
+    def encode(self, vae: Any, pixels: Tensor) -> Tensor:
+        """IMAGE (B, H, W, C) -> latents (B, 4, h, w), not scaled, by the VAE that came in."""
+        return vae.encode(pixels[..., :3])
 
     # ---- control and sampling, each in a file of its own
 

@@ -27,7 +27,7 @@ class PlacedNet:
         stored = manage.unet_dtype(
             model_params=self.parameters,
             supported_dtypes=[torch.float16, torch.bfloat16, torch.float32],
-            weight_dtype=next(net.parameters()).dtype,
+            weight_dtype=net.dtype,
         )
         self.dtype = manage.unet_manual_cast(stored, self.device) or stored
         self.net = with_host_layers(net.to(self.dtype).requires_grad_(False))

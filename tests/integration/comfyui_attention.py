@@ -17,8 +17,11 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 import lllite_reference
+import look_reference
 import regions_reference
 
+REFERENCE_SEED = 1
+"""Of the noise on a reference, see `models.reference`."""
 PLACES = {
     "input_blocks_1_1_transformer_blocks_0": (64, 8),
     "middle_block_1_transformer_blocks_0": (96, 16),
@@ -45,6 +48,14 @@ NEAR_REGIONS: dict[str, tuple[dict[str, Any], ...]] = {
     "regions, a ControlNet and LLLite": ({}, {"control_net": "lllite.safetensors"}),
 }
 """Units that follow region prompts."""
+REFERENCES = {
+    "reference": {"mode": "attention"},
+    "reference adain": {"mode": "adain"},
+    "reference both": {"mode": "attention+adain", "style_fidelity": 0.5},
+    "reference one half": {"mode": "attention+adain", "style_fidelity": 1.0},
+    "reference and a ControlNet": {"mode": "attention+adain"},
+}
+"""Settings of Reference besides the defaults of `with_reference`."""
 PARITY = ("one", "with a ControlNet", "two and a ControlNet")
 """Cases that hooks can follow: they act in every call, on all rows."""
 
@@ -97,6 +108,60 @@ def near_regions(home: Any, name: str) -> Any:
     return conditioning
 
 
+def with_reference(home: Any, name: str) -> Any:
+    """Both prompts of a home with a reference."""
+    positive, negative = home.prompts
+    if name.endswith("ControlNet"):
+        positive, negative = home.controlled((positive, negative))
+    settings = {"strength": 1.0, "style_fidelity": 0.0, "start_percent": 0.0, "end_percent": 1.0, **REFERENCES[name]}
+    return home.node(
+        "CNCore_ReferenceControl",
+        positive=positive,
+        negative=negative,
+        vae=home.vae,
+        image=reference_picture(),
+        **settings,
+    )
+
+
+def reference_picture() -> Tensor:
+    """IMAGE (1, 64, 64, 3), a gradient with a square."""
+    ramp = torch.linspace(0, 1, 64)
+    picture = torch.stack([ramp.expand(64, 64), ramp[:, None].expand(64, 64), torch.full((64, 64), 0.2)], -1)[None]
+    picture[:, 20:40, 8:30] = torch.tensor([0.9, 0.1, 0.1])
+    return picture
+
+
+def hooked_reference(session: Any) -> Tensor:
+    """What ComfyUI's UNet gives with hooks on its self attentions, without guidance: the first run before each call."""
+    model = session.model.model
+    unet, sampling = model.diffusion_model, model.model_sampling
+    attentions = [module for name, module in unet.named_modules() if name.endswith(".attn1")]
+    clean = model.process_latent_in(
+        session.node("VAEEncode", pixels=reference_picture(), vae=session.vae)[0]["samples"]
+    )
+    noise = torch.randn(clean.shape[1:], generator=torch.Generator().manual_seed(REFERENCE_SEED))
+
+    def around(apply: Any, call: dict[str, Any]) -> Tensor:
+        sigma, text = call["timestep"], call["c"]["c_crossattn"]
+
+        def run_reference() -> None:
+            x = sampling.calculate_input(sigma, clean + sigma.reshape(-1, 1, 1, 1) * noise)
+            unet(x, sampling.timestep(sigma).float(), context=text)
+
+        nothing = slice(0, 0)
+        with look_reference.hooked(run_reference, attentions, cross_layers, [], 0.0, nothing):
+            return apply(call["input"], call["timestep"], **call["c"])
+
+    plain = session.model
+    session.model = plain.clone()
+    session.model.set_model_unet_function_wrapper(around)
+    try:
+        return session.ksampler(session.prompts, cfg=1.0)
+    finally:
+        session.model = plain
+
+
 def cross_layers(attention: Any) -> tuple[nn.Module, nn.Module, nn.Module, nn.Module, int]:
     """The layers of one of ComfyUI's cross attentions, and its heads."""
     return attention.to_q, attention.to_k, attention.to_v, attention.to_out, attention.heads
@@ -145,6 +210,10 @@ def attention_control(session: Any) -> None:
     session.tensors["attention.regions, cfg 1"] = session.ksampler(with_regions(session), cfg=1.0)
     for name in NEAR_REGIONS:
         session.tensors[f"attention.{name}"] = session.ksampler(near_regions(session, name))
+    session.tensors["hooks.reference"] = hooked_reference(session)
+    session.tensors["attention.reference, cfg 1"] = session.ksampler(with_reference(session, "reference"), cfg=1.0)
+    for name in REFERENCES:
+        session.tensors[f"attention.{name}"] = session.ksampler(with_reference(session, name))
     session.tensors["attention.none"] = session.ksampler(session.prompts)
     model = session.model
     session.model = session.node("CNCore_Accelerate", model=model, weights="shared")["result"][0]

@@ -1,4 +1,4 @@
-"""ControlNet-LLLite and region prompts in ComfyUI itself, beside hooks on its layers and beside this process.
+"""ControlNet-LLLite, region prompts and references in ComfyUI itself, beside hooks on its layers and this process.
 
 Needs COMFYUI_DIR as `test_comfyui.py` does.
 """
@@ -79,6 +79,24 @@ def test_region_prompts_give_the_same_picture_without_comfyui(
     samples = {"samples": tensors[f"attention.{name}"]}
     (theirs,) = headless.node("VAEDecode", samples=samples, vae=headless.vae)
     assert host.difference(headless.picture(scenario.near_regions(headless, name)), theirs) <= MEAN
+
+
+def test_a_reference_is_reference_only_in_comfyui(tensors: dict[str, torch.Tensor]) -> None:
+    found = error(tensors["attention.reference, cfg 1"], tensors["hooks.reference"])
+    print(f"reference: {found:.1e}")
+    assert found <= PARITY
+    # The demo's random base has few attentions, so that a reference moves it little.
+    assert error(tensors["attention.reference"], tensors["attention.none"]) > 50 * PARITY
+
+
+@pytest.mark.parametrize("name", sorted(scenario.REFERENCES))
+def test_a_reference_gives_the_same_picture_without_comfyui(
+    name: str, headless: Any, tensors: dict[str, torch.Tensor]
+) -> None:
+    """Attention, AdaIN and both, with style fidelity, and with a ControlNet."""
+    samples = {"samples": tensors[f"attention.{name}"]}
+    (theirs,) = headless.node("VAEDecode", samples=samples, vae=headless.vae)
+    assert host.difference(headless.picture(scenario.with_reference(headless, name)), theirs) <= MEAN
 
 
 def test_accelerate_leaves_it_to_comfyui(

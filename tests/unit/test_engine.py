@@ -268,7 +268,7 @@ def test_a_new_kind_of_control_needs_no_branch_in_the_engine(
     unet, level = model.unet, 0.5 * 0.3 * float(hint(1).mean())
     emb = unet.embed(torch.full((2,), 600.0))
     text = prompt.expand(2, -1, -1)
-    shifts, kv = unet.encoder.project(emb, text)
+    shifts, kv, _ = unet.encoder.project(emb, text)
     h, skips = scale_input(x, sigma), []
     adds = [level, level, 0.0, level, 0.0, 0.0]
     for block, shift, keys, add in zip(unet.encoder.blocks, shifts, kv, adds, strict=True):

@@ -101,7 +101,7 @@ def by_definition(
     x, sigma = noisy()
     scaled, text = scale_input(x, sigma), random(1, 7, 16).expand(2, -1, -1)
     emb = unet.embed(torch.full((2,), TIMESTEP))
-    shifts, kv = unet.encoder.project(emb, text)
+    shifts, kv, _ = unet.encoder.project(emb, text)
     h, skips = scaled, []
     for index, (block, shift, keys) in enumerate(zip(unet.encoder.blocks, shifts, kv, strict=True)):
         h = block(h, shift, keys) + features.get(index, 0.0)
