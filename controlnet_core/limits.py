@@ -8,8 +8,13 @@ before the work begins, so that an excessive file ends in an error message withi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import DamagedFileError
+
+if TYPE_CHECKING:
+    from tarfile import TarInfo
 
 
 class LimitError(DamagedFileError):
@@ -31,6 +36,19 @@ class Limit:
         """Raise LimitError when `amount` is above the limit. subject: what has this amount, such as "its header"."""
         if amount > self.number:
             raise LimitError(f"{subject} has {amount:,} {self.unit}, expected at most {self.number:,}")
+
+
+def check_member(member: TarInfo, tar: Path) -> None:
+    """Raise LimitError for a file in a tar that says it is larger than the tar.
+
+    A sparse file takes 10 kB there and any size in memory, as zeros.
+    """
+    if member.issparse() or member.size > tar.stat().st_size:
+        raise LimitError(
+            f"{tar / member.name} has {member.size:,} bytes, more than its tar: it was packed as a sparse file; pack "
+            "the pictures without this option",
+            tar / member.name,
+        )
 
 
 # Model files.

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 from ..controlnet_core.errors import CoreError, MissingFileError, ValueRangeError, reading, writing
+from ..controlnet_core.limits import LimitError, check_member
 from ..controlnet_core.picture_files import PICTURE_ENDINGS
 from .destinations import check_replacement
 from .hint_files import Job, hint_note
@@ -53,7 +54,7 @@ def make_tar(source: Path, target: Path, settings: Settings, shard: Shard, *, ov
             target.replace(part)
         made = _resume(part, "" if overwrite else settings.note)
         outcome = Outcome(kept=len(made))
-        with writing(part), part.open("r+b") as file, tarfile.open(source) as archive:
+        with writing(part), part.open("r+b") as file, tarfile.open(source, "r:") as archive:
             file.seek(0, 2)
             # Not closed if an error comes: closing writes the end of the archive, after which nothing can be added.
             hints = tarfile.open(fileobj=file, mode="w")  # noqa: SIM115
@@ -76,7 +77,7 @@ def make_tar(source: Path, target: Path, settings: Settings, shard: Shard, *, ov
 
 def picture_names(source: Path) -> list[str]:
     """Return the names of the pictures in a tar, in its order. Hidden ones are left out, as in folders."""
-    with reading(source), tarfile.open(source) as archive:
+    with reading(source), tarfile.open(source, "r:") as archive:  # a compressed one may hold gigabytes
         files = [PurePosixPath(member.name) for member in archive if member.isfile()]
     names = [str(p) for p in files if p.suffix.lower() in PICTURE_ENDINGS and not p.name.startswith(".")]
     if not names:
@@ -139,12 +140,19 @@ def _hints(
                     Job(Path(folder, f"{index}{PurePosixPath(name).suffix}"), Path(folder, f"{index}_hint.png"))
                     for index, name in enumerate(group)
                 ]
+                bad = {}
                 for name, job in zip(group, jobs, strict=True):
-                    with reading(source):
-                        data = archive.extractfile(name)
-                        assert data is not None
-                        job.source.write_bytes(data.read())
-                made = make_all(jobs, settings, quiet=True)
+                    try:
+                        with reading(source):
+                            member = archive.getmember(name)
+                            check_member(member, source)
+                            data = archive.extractfile(member)
+                            assert data is not None
+                            job.source.write_bytes(data.read())
+                    except LimitError as error:
+                        bad[job.source] = error
+                made = make_all([job for job in jobs if job.source not in bad], settings, quiet=True)
+                made.failed |= bad
                 for name, job in zip(group, jobs, strict=True):
                     if job.source in made.failed:
                         error = made.failed.pop(job.source)

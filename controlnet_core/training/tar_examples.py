@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DamagedFileError, MissingFileError, reading
+from ..limits import check_member
 from ..picture_files import PICTURE_ENDINGS, decode_picture
 from .example_forms import HINTS, PICTURES, Columns, decode_text
 from .examples import plain_pixels, proportions_fault, to_square
@@ -228,6 +229,7 @@ def _members(path: Path) -> Iterator[tuple[str, Part]]:
             tar.members.clear()  # type: ignore[attr-defined]
             folder, _, name = info.name.rpartition("/")
             if info.isfile() and not name.startswith("."):
+                check_member(info, path)
                 yield f"{folder}/{name.partition('.')[0]}", Part(path, info.name, info.offset_data, info.size)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from comfyui_controlnet_core.workflows import cli
 from PIL import Image
+from sparse_tar import sparse_member
 
 
 def png(value: int, ending: str = "PNG") -> bytes:
@@ -123,6 +124,20 @@ def test_bad_tars_end_in_one_line(
     assert cli.main(["preprocess", *options]) in (2, 3)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and message in line
+
+
+def test_a_sparse_picture_in_a_tar_takes_no_memory(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "in.tar").write_bytes(sparse_member("0.png", 2**40) + (folder / "in.tar").read_bytes())
+    assert preprocess("in.tar", "--output", "out") == 3
+    said = capsys.readouterr()
+    assert "11 made" in said.out and "in.tar/0.png has 1,099,511,627,776 bytes, more than its tar" in said.err
+
+
+def test_a_compressed_tar_is_no_tar(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with tarfile.open(folder / "packed.tar", "w:gz") as archive:
+        archive.add(folder / "in.tar", "in.png")
+    assert preprocess("packed.tar", "--output", "out") == 3
+    assert "packed.tar" in capsys.readouterr().err
 
 
 @pytest.mark.slow

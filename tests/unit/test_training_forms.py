@@ -19,6 +19,7 @@ from comfyui_controlnet_core.controlnet_core.training.example_folder import open
 from comfyui_controlnet_core.controlnet_core.training.example_forms import Columns
 from comfyui_controlnet_core.controlnet_core.training.tar_examples import WINDOW, TarExamples, mix
 from PIL import Image
+from sparse_tar import sparse_member
 
 SIZE = 8
 
@@ -235,6 +236,12 @@ def test_damaged_pictures_in_a_shard_are_named(tmp_path: Path) -> None:
     data, held_out = opened(tmp_path)
     with pytest.raises(DamagedFileError, match=r"a\.tar/a\.png cannot be read as a picture"):
         data.pictures(held_out)
+
+
+def test_a_sparse_picture_in_a_shard_is_named(tmp_path: Path) -> None:
+    (tmp_path / "0.tar").write_bytes(sparse_member("1.jpg", 2**40) + bytes(1024))
+    with pytest.raises(DamagedFileError, match=r"0\.tar.1\.jpg has 1,099,511,627,776 bytes, more than its tar"):
+        open_examples(tmp_path, 16)
 
 
 def test_the_buffer_mixes_and_loses_nothing() -> None:
