@@ -14,6 +14,7 @@ from pathlib import Path
 
 import workflow_controls as controls
 import workflow_hints as hints
+import workflow_prompts as prompts
 from comfyui_controlnet_core.nodes import build_nodes
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from editor_sheet import Sheet
@@ -40,6 +41,8 @@ DRAWINGS: Mapping[str, Callable[[Sheet], None]] = {
         controls.inpaint_with_control,
         controls.tile_upscale,
         controls.control_study,
+        prompts.region_prompts,
+        prompts.reference_look,
     )
 }
 

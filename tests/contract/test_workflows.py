@@ -51,6 +51,8 @@ EXPECTED = (
     "tile_upscale",
     "control_study",
     "pose_editor",
+    "region_prompts",
+    "reference_look",
 )
 SIZES = {"tile_upscale": (256, 256)}
 KINDS = ("canny", "scribble", "depth", "openpose", "segmentation")
