@@ -71,6 +71,7 @@ TUPLE_VALUES = Limit(
 UNPACKED_RATIO = Limit(4, "times its size on disk when unpacked", "PyTorch stores weights unpacked; they pack to 90 %")
 SHARED_RATIO = Limit(4, "times its size on disk as tensors", "tied weights are shared once; views can repeat endlessly")
 MODEL_BLOCKS = Limit(256, "blocks", "SDXL's ControlNet has 89; building one takes a few milliseconds")
+SMALL_NETS = Limit(1_024, "networks", "a ControlNet-LLLite for all blocks of SDXL has 280, four per transformer block")
 CONFIG_NUMBER = Limit(10_000_000, "as a number", "the largest one in use is a vocabulary of 250,000 words")
 
 # Pictures. The limits of pose files are in preprocessors/limits.py, since that package does not import this one.

@@ -15,13 +15,14 @@ from ..config import (
     ControlNetConfig,
     DerivedConfig,
     LLLiteConfig,
+    LLLiteLayer,
     ModelConfig,
     TextConfig,
     UNetConfig,
     VAEConfig,
 )
 from ..errors import CheckpointError
-from ..limits import CONFIG_NUMBER, MODEL_BLOCKS
+from ..limits import CONFIG_NUMBER, MODEL_BLOCKS, SMALL_NETS
 
 Config = (
     ModelConfig | ControlNetConfig | AdapterConfig | DerivedConfig | LLLiteConfig | UNetConfig | VAEConfig | TextConfig
@@ -50,7 +51,8 @@ def _check_entries(config: Any) -> None:
         value = getattr(config, name)
         # The length first, because each entry is checked by itself below.
         if isinstance(value, tuple):
-            MODEL_BLOCKS.check(len(value), f"the entry {name} of its config")
+            limit = SMALL_NETS if hint == tuple[LLLiteLayer, ...] else MODEL_BLOCKS
+            limit.check(len(value), f"the entry {name} of its config")
         if not _fits(hint, value):
             raise CheckpointError(f"its config says {name} = {value!r}, expected {getattr(hint, '__name__', hint)}")
         if is_dataclass(value):
@@ -97,5 +99,5 @@ def count_blocks(config: Config) -> int:
         case DerivedConfig():
             return len(config.hint_widths)
         case LLLiteConfig():
-            return len(config.layers)
+            return len({(layer.stack, layer.block, layer.depth) for layer in config.layers})
     return config.layers

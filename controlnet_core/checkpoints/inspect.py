@@ -146,10 +146,15 @@ def describe(config: Config, name: str = "") -> list[str]:
     """A config in words, a line per part of the model."""
     parts = [entry.name for entry in fields(config) if is_dataclass(getattr(config, entry.name))]
     own = ", ".join(
-        f"{entry.name}={getattr(config, entry.name)}" for entry in fields(config) if entry.name not in parts
+        f"{entry.name}={_value(getattr(config, entry.name))}" for entry in fields(config) if entry.name not in parts
     )
     lines = [f"{name}: {own}" if name else own]
     return lines + [line for part in parts for line in describe(getattr(config, part), part)]
+
+
+def _value(value: Any) -> Any:
+    """An entry of a config; of many records only their number."""
+    return len(value) if isinstance(value, tuple) and value and is_dataclass(value[0]) else value
 
 
 def format_bytes(count: int) -> str:

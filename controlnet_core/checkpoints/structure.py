@@ -167,13 +167,12 @@ def _lllite_layer(shapes: Shapes, name: str) -> config.LLLiteLayer:
     stack, block, depth, attention, layer = name.split("_")
     stem = f"layers.{name}"
     convs = range(_count(shapes, f"{stem}.hint.{{}}.weight"))
-    return config.LLLiteLayer(
-        stack, int(block), int(depth), f"{attention}.{layer}",
-        width=_size(shapes, f"{stem}.down.weight", 1),
-        inner=_size(shapes, f"{stem}.down.weight", 0),
-        hint_widths=tuple(_size(shapes, f"{stem}.hint.{i}.weight", 0) for i in convs),
-        kernels=tuple(_size(shapes, f"{stem}.hint.{i}.weight", 3) for i in convs),
-    )  # fmt: skip
+    hints = [f"{stem}.hint.{i}.weight" for i in convs]
+    width, inner = (_size(shapes, f"{stem}.down.weight", axis) for axis in (1, 0))
+    widths, kernels = (tuple(_size(shapes, key, axis) for key in hints) for axis in (0, 3))
+    if min(width, inner, *widths, *kernels) < 1:
+        raise CheckpointError(f"the weights of {stem} have an axis of length 0: the file is damaged, download it again")
+    return config.LLLiteLayer(stack, int(block), int(depth), f"{attention}.{layer}", width, inner, widths, kernels)
 
 
 def vae_config(shapes: Shapes) -> config.VAEConfig:

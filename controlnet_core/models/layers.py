@@ -190,8 +190,8 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, kv: KeyValue) -> Tensor:
         """(B or fewer, N, width) -> (B, N, width)."""
-        if len(kv) > 2:
-            return controlled_block(self, x, kv[:2], kv[2:])
+        if changes := kv[2:]:
+            return controlled_block(self, x, kv[:2], changes)
         normed = self.norm1(x)
         x = repeat_rows(x + self.attn1(normed, self.attn1.kv(normed)), kv[0].shape[0])
         x = x + self.attn2(self.norm2(x), kv)

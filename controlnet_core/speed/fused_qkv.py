@@ -103,8 +103,8 @@ class FusedGpuTransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, kv: KeyValue) -> Tensor:
         """(B or fewer, N, width) -> (B, N, width)."""
-        if len(kv) > 2:
-            return controlled_block(self, x, kv[:2], kv[2:])
+        if changes := kv[2:]:
+            return controlled_block(self, x, kv[:2], changes)
         x = repeat_rows(x + self.attn1(self.norm1(x)), kv[0].shape[0])
         x = x + self.attn2(self.norm2(x), kv)
         return x + self.ff(self.norm3(x))

@@ -328,6 +328,35 @@ def test_a_file_with_a_missing_weight_is_an_error(tmp_path: Path) -> None:
         load_control(path)
 
 
+def test_a_file_for_every_block_of_sdxl_is_within_the_limits(tmp_path: Path) -> None:
+    """70 transformer blocks with four networks each: more parts than any other net has."""
+    blocks = {"input_blocks_4": 2, "input_blocks_5": 2, "input_blocks_7": 10, "input_blocks_8": 10, "middle_block": 10}
+    blocks |= {f"output_blocks_{n}": 10 if n < 3 else 2 for n in range(6)}
+    coarse = ("7", "8", "middle_block", "0", "1", "2")
+    found = {
+        f"{name}_1_transformer_blocks_{depth}": (1280, 32) if name.rpartition("_")[2] in coarse else (640, 16)
+        for name, depths in blocks.items()
+        for depth in range(depths)
+    }
+    found |= {name: (1280, 32) for name in found if name.startswith("middle")}
+    path = tmp_path / "net.safetensors"
+    save_file(random_file(found, inner=1, embed=2), path)
+    report = inspect_file(path)
+    assert report.problem == "" and "layers=280" in "\n".join(report.lines())
+    assert load_control(path)[0].fits(SDXL.unet)
+
+
+def test_a_weight_without_numbers_is_an_error(tmp_path: Path) -> None:
+    state = random_file({"input_blocks_4_1_transformer_blocks_0": (64, 16)})
+    state["lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_k.conditioning1.0.weight"] = torch.zeros(
+        3, 3, 0, 0
+    )
+    path = tmp_path / "net.safetensors"
+    save_file(state, path)
+    with pytest.raises(CheckpointError, match="an axis of length 0"):
+        load_control(path)
+
+
 def test_a_net_that_reads_other_pixels_per_token_does_not_fit(tmp_path: Path) -> None:
     """Level 1 has 16 pixels per token; a network for 32 there would read the hint at the wrong place."""
     path = tmp_path / "net.safetensors"

@@ -95,8 +95,8 @@ class FusedTransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, kv: KeyValue) -> Tensor:
         """(B or fewer, N, width) -> (B, N, width)."""
-        if len(kv) > 2:
-            return controlled_block(self, x, kv[:2], kv[2:])
+        if changes := kv[2:]:
+            return controlled_block(self, x, kv[:2], changes)
         x = repeat_rows(self._attend_to_itself(x), kv[0].shape[0])
         x = self.attn2.out.plus(self.attn2.attended(self.norm2(x), kv), x)
         return self.ff.plus(self.norm3(x), x)
