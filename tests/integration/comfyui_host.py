@@ -672,6 +672,21 @@ class Session:
         weights = self.node("CNCore_BlockSensitivity", unit=1, seed=0, **told)["result"][0]
         self.facts["report"], self.facts["sensitivity"] = text, list(weights.custom)
 
+    def found_strength(self) -> None:
+        """Auto Strength, and the same run with its strength from the start."""
+        hint = unit_settings()["image"]
+        run = {"latent": self.empty(), "seed": SEED, "cfg": CFG, "steps": 4, "sampler": "euler", "scheduler": "normal"}
+        run |= {"model": self.model, "denoise": 1.0}
+        positive, negative = self.controlled()
+        latent, strength, _, _ = self.node(
+            "CNCore_AutoStrength", positive=positive, negative=negative, **run, vae=self.vae, hint=hint,
+            kind="canny", target=0.5, tolerance=2.0, unit=1, runs=2,
+        )["result"]  # fmt: skip
+        again, no = self.controlled(strength=strength)
+        self.tensors["strength.found"] = latent["samples"]
+        self.tensors["strength.again"] = self.node("CNCore_Sample", positive=again, negative=no, **run)[0]["samples"]
+        self.facts["found strength"] = strength
+
 
 SCENARIOS = (
     "socket_values",
@@ -690,6 +705,7 @@ SCENARIOS = (
     "lora",
     "known_to_the_host",
     "plan",
+    "found_strength",
     "accelerated_runs",
     "accelerated_lora",
     "accelerated_casting",

@@ -561,6 +561,12 @@ def test_report_and_sensitivity_on_the_hosts_objects(facts: dict[str, Any], tens
     assert max(facts["sensitivity"]) == 1.0 > min(facts["sensitivity"]) > 0.0
 
 
+def test_auto_strength_gives_what_its_strength_gives(facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    assert 0.0 < facts["found strength"] <= 1.5
+    scale = float(tensors["strength.again"].abs().max())
+    assert float((tensors["strength.found"] - tensors["strength.again"]).abs().max()) <= CLOSE * scale
+
+
 # ---- our engine under native samplers
 
 COPIES = ("shared", "packed")
