@@ -199,8 +199,12 @@ def _measure(job: Job, backend: MetaBackend, clock: EvaluationClock, graphs: boo
     streams: Any = CountedStreams(memory) if backend.real.runtime.device.type == "cuda" else backend.streams
     context = RunContext(runtime, clock, streams, backend.programs, (job.unet,), checks_each_step=False)
     with torch.inference_mode():
-        with TensorMemory(SHAPE_RULES):  # packs the weights that preparing uses
-            build(job, backend, settings, job.shape[0], context)
+        # Weights are counted elsewhere. Preparing packs those that it uses; otherwise placing the models makes all.
+        with TensorMemory(SHAPE_RULES):
+            if backend.packs:
+                build(job, backend, settings, job.shape[0], context)
+            else:
+                backend.place(job)
         backend.runs.clear()
         with memory:
             denoise = build(job, backend, settings, job.shape[0], context)
