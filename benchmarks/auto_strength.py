@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from comfyui_controlnet_core.controlnet_core.analysis.fidelity import compare_edges
-from comfyui_controlnet_core.controlnet_core.analysis.target_strength import TOLERANCE, find_strength
+from comfyui_controlnet_core.controlnet_core.analysis.target_strength import TOLERANCE, Measure, find_strength
 from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_controlnet
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
@@ -47,28 +47,30 @@ def main() -> None:
         args.json.write_text(json.dumps({"steps": STEPS, "tolerance": TOLERANCE, "rows": rows}, indent=2), "utf-8")
 
 
+def fidelity_of(demo: Demo, net: ControlNet, kind: str, row: int, empty: torch.Tensor) -> Measure:
+    """What `find_strength` measures: the edge F1 of a scene's picture and its hint."""
+    picture = hint(kind, demo.scenes[row])
+    edges = picture[0].amax(0).numpy() > 0.5
+
+    def fidelity(strength: float, steps: int) -> float:
+        units = (ControlUnit(net, picture, strength),) if strength else ()
+        latent = demo.latent(row, units, empty, replace(SETTINGS, steps=steps))
+        found = np.asarray(process(kind, demo.decode(latent)[0][None]))[0].max(-1) > 0.5
+        return compare_edges(edges, found).score
+
+    return fidelity
+
+
 def measured(demo: Demo, net: ControlNet, kind: str, target: float, empty: torch.Tensor) -> dict[str, object]:
     """One row: scenes in which the target can be reached, and of these how many were hit."""
     errors, costs, said, missed = [], [], 0, 0
-    for row, scene in enumerate(demo.scenes):
-        picture = hint(kind, scene)
-        edges = picture[0].amax(0).numpy() > 0.5
-        runs: dict[tuple[float, int], float] = {}
-
-        def fidelity(strength: float, steps: int, row=row, picture=picture, edges=edges, runs=runs) -> float:
-            units = (ControlUnit(net, picture, strength),) if strength else ()
-            latent = demo.latent(row, units, empty, replace(SETTINGS, steps=steps))
-            found = np.asarray(process(kind, demo.decode(latent)[0][None]))[0].max(-1) > 0.5
-            runs[strength, steps] = compare_edges(edges, found).score
-            return runs[strength, steps]
-
+    for row in range(len(demo.scenes)):
+        fidelity = fidelity_of(demo, net, kind, row, empty)
+        if fidelity(0.0, STEPS) > target:
+            continue  # there is nothing to search
         found = find_strength(fidelity, target, STEPS)
-        # Strengths that the search did not try may reach it as well; these are a fair sample of them.
-        can = [fidelity(s, STEPS) for s in (0.0, 0.5, 1.0, 1.5)]
-        if max(can) < target - TOLERANCE and not found.reached:
+        if not found.reached and max(fidelity(s, STEPS) for s in (0.5, 1.0, 1.5)) < target - TOLERANCE:
             said += 1
-            continue
-        if can[0] > target:  # there is nothing to search
             continue
         missed += not found.reached
         errors.append(abs(found.best.fidelity - target))
