@@ -34,12 +34,16 @@ NUMBER_BYTES = len("_00001.safetensors")
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault of a workflow. node, input: where it is, empty for the whole workflow. error: class to raise it as."""
+    """One fault of a workflow. node, input: where it is, empty for the whole workflow. error: class to raise it as.
+
+    unknown: the class of the node where that is the fault.
+    """
 
     node: str
     input: str
     message: str
     error: type[CoreError] = WorkflowError
+    unknown: str = ""
 
 
 class NodeChecker:

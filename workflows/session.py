@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ..nodes.standalone.host import StandaloneHost
 
 MAX_THREADS = 1024
+COMFYUI_DIR = "COMFYUI_DIR"
 DTYPES = ("auto", "fp32", "fp16", "bf16")
 Progress = Callable[..., None]
 
@@ -45,6 +47,23 @@ def add_models_argument(parser: argparse.ArgumentParser) -> None:
         "--models", metavar="DIR", action="append",
         help="a ComfyUI models folder or an extra_model_paths.yaml; may be repeated (default: ./models)",
     )  # fmt: skip
+
+
+def add_comfyui_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --comfyui."""
+    parser.add_argument(
+        "--comfyui", metavar="DIR", nargs="?", const="", type=str,
+        help="run inside the ComfyUI of this folder, with the packs that are installed there, without its server; "
+        f"without DIR that of the variable {COMFYUI_DIR}",
+    )  # fmt: skip
+
+
+def comfyui_folder(args: argparse.Namespace) -> Path:
+    """Return the folder of --comfyui. Raises ValueRangeError where neither option nor variable names one."""
+    name = args.comfyui or os.environ.get(COMFYUI_DIR, "")
+    if not name:
+        raise ValueRangeError(f"--comfyui needs a folder: write --comfyui DIR, or set the variable {COMFYUI_DIR}")
+    return Path(name)
 
 
 def add_strict_argument(parser: argparse.ArgumentParser) -> None:

@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..controlnet_core.errors import CoreError, MissingFileError, PathError, WorkflowError
+from ..nodes.folders import brief
 from .contract import NodeSpec, read_specs
 from .equivalents import EDITOR_NODES, equivalents
 from .graph import Graph, Node
 from .node_checks import NodeChecker, Problem
 
+_SHOWN_CLASSES = 20
 _WORD = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
 
@@ -58,7 +60,17 @@ def as_error(problems: Sequence[Problem]) -> CoreError:
     first = min(problems, key=lambda problem: gravity.get(problem.error, 1))
     others = len(problems) - 1
     more = f" ({others} more: `controlnet validate` lists them)" if others else ""
-    return first.error(first.message + more)
+    return first.error(first.message + more + _inside_comfyui(problems))
+
+
+def _inside_comfyui(problems: Sequence[Problem]) -> str:
+    """Where nodes of other packs are unknown: their names, and the option that runs them."""
+    names = list(dict.fromkeys(problem.unknown for problem in problems if problem.unknown))
+    if not names:
+        return ""
+    shown = ", ".join(brief(name) for name in names[:_SHOWN_CLASSES])
+    rest = f" and {len(names) - _SHOWN_CLASSES} more" if len(names) > _SHOWN_CLASSES else ""
+    return f". Not known without ComfyUI: {shown}{rest}: `controlnet run --comfyui DIR` runs them inside yours"
 
 
 def check(graph: Graph, classes: Mapping[str, type]) -> tuple[Graph, list[Problem]]:
@@ -77,7 +89,7 @@ def check_outputs(graph: Graph, classes: Mapping[str, type]) -> Checked:
         return Checked(graph, (), [Problem("", "", "the workflow has no nodes: save it with at least one output node")])
     specs = read_specs(classes, [node.class_type for node in graph.nodes.values()])
     unknown = [node for node in graph.nodes.values() if node.class_type not in specs]
-    problems = [Problem(node.id, "", _unknown_class(node, classes)) for node in unknown]
+    problems = [Problem(node.id, "", _unknown_class(node, classes), unknown=node.class_type) for node in unknown]
     graph = Graph({key: _without_stray_links(node, specs) for key, node in graph.nodes.items()}, graph.workflow)
     outputs = [
         node.id for node in graph.nodes.values() if node.class_type in specs and specs[node.class_type].is_output

@@ -20,6 +20,7 @@ from ..reporting import Reporter
 from ..run_reports import is_report, report_ending, tell_reports
 from ..session import (
     Session,
+    add_comfyui_argument,
     add_device_arguments,
     add_folder_arguments,
     add_memory_arguments,
@@ -53,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shard_argument(parser, "runs of --each")
     add_folder_arguments(parser)
     add_strict_argument(parser)
+    add_comfyui_argument(parser)
     add_device_arguments(parser)
     add_memory_arguments(parser)
     add_shortcut_arguments(parser)
@@ -66,13 +68,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the workflow once, or once for each seed. Nodes that do not change between seeds run once."""
+    """Run the workflow once, or once for each seed or row. Nodes that do not change between seeds run once."""
     began = time.perf_counter()
     # Read the file before torch is imported: a bad file is reported at once.
     document = read_document(find_workflow(args.file))
     seeds = overrides.parse_seeds(args.seeds) if args.seeds is not None else (None,)
     reporter = Reporter(quiet=args.quiet, each_node=not args.each)
     _check_destinations(args, document)
+    if args.comfyui is not None:
+        from ..comfyui_run import run_seeds
+
+        results, session = run_seeds(args, document, seeds, reporter)
+        _tell(args, [_row(seed, result, session) for seed, result in results], [], time.perf_counter() - began)
+        return 0
     if args.each:
         # Imported here: the sources of rows need numpy.
         from ..each_run import run_rows
