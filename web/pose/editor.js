@@ -6,7 +6,7 @@ import { PoseModel } from "./model.js";
 import { togglePanel, tryParse } from "./panel.js";
 import { PointerInput } from "./pointer.js";
 import { make, makeFields, makeToolbar } from "./toolbar.js";
-import { View } from "./view.js";
+import { handles, selectionBox, View } from "./view.js";
 import { words } from "./words.js";
 
 // Events that ComfyUI would take for its own canvas: a drag of the node, its menu, its shortcuts.
@@ -167,6 +167,12 @@ export class PoseEditor {
     this.isFitted = false;
     this.view.pan(dx, dy);
     this.redraw();
+  }
+
+  /** Where a handle of the selection's frame lies, or its "middle", in pixels of the editor. */
+  handlePlace(name) {
+    const box = selectionBox(this.model, this.view);
+    return name === "middle" ? [(box.left + box.right) / 2, (box.top + box.bottom) / 2] : handles(box)[name];
   }
 
   update() {
