@@ -15,6 +15,7 @@ from pathlib import Path
 import workflow_controls as controls
 import workflow_hints as hints
 import workflow_prompts as prompts
+import workflow_strength as strength
 from comfyui_controlnet_core.nodes import build_nodes
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from editor_sheet import Sheet
@@ -43,6 +44,7 @@ DRAWINGS: Mapping[str, Callable[[Sheet], None]] = {
         controls.control_study,
         prompts.region_prompts,
         prompts.reference_look,
+        strength.auto_strength,
     )
 }
 

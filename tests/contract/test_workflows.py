@@ -53,6 +53,7 @@ EXPECTED = (
     "pose_editor",
     "region_prompts",
     "reference_look",
+    "auto_strength",
 )
 SIZES = {"tile_upscale": (256, 256)}
 KINDS = ("canny", "scribble", "depth", "openpose", "segmentation")
