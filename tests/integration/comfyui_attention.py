@@ -218,5 +218,9 @@ def attention_control(session: Any) -> None:
     model = session.model
     session.model = session.node("CNCore_Accelerate", model=model, weights="shared")["result"][0]
     session.tensors["attention.accelerated"] = session.ksampler(applied(session, UNITS["with a ControlNet"]))
+    session.tensors["attention.regions accelerated"] = session.ksampler(with_regions(session))
+    session.tensors["attention.reference accelerated"] = session.ksampler(with_reference(session, "reference both"))
+    session.model = module.Case(lora=True).model(session)
+    session.tensors["attention.regions, LoRA"] = session.ksampler(with_regions(session))
     session.model = model
     session.facts["attention left"] = sorted(model.model_options.get("transformer_options", {}))

@@ -81,6 +81,13 @@ def test_region_prompts_give_the_same_picture_without_comfyui(
     assert host.difference(headless.picture(scenario.near_regions(headless, name)), theirs) <= MEAN
 
 
+def test_region_prompts_under_a_lora(headless: Any, tensors: dict[str, torch.Tensor]) -> None:
+    (theirs,) = headless.node("VAEDecode", samples={"samples": tensors["attention.regions, LoRA"]}, vae=headless.vae)
+    model = host.program.Case(lora=True).model(headless)
+    assert host.difference(headless.picture(scenario.with_regions(headless), model=model), theirs) <= MEAN
+    assert error(tensors["attention.regions, LoRA"], tensors["attention.regions"]) > 10 * PARITY
+
+
 def test_a_reference_is_reference_only_in_comfyui(tensors: dict[str, torch.Tensor]) -> None:
     found = error(tensors["attention.reference, cfg 1"], tensors["hooks.reference"])
     print(f"reference: {found:.1e}")
@@ -102,6 +109,8 @@ def test_a_reference_gives_the_same_picture_without_comfyui(
 def test_accelerate_leaves_it_to_comfyui(
     found: tuple[dict[str, Any], dict[str, torch.Tensor]], tensors: dict[str, torch.Tensor]
 ) -> None:
-    """The same latent, and nothing is left on the model."""
+    """The same latents, and nothing is left on the model."""
     assert error(tensors["attention.accelerated"], tensors["attention.with a ControlNet"]) <= PARITY
+    assert error(tensors["attention.regions accelerated"], tensors["attention.regions"]) <= PARITY
+    assert error(tensors["attention.reference accelerated"], tensors["attention.reference both"]) <= PARITY
     assert "patches" not in found[0]["attention left"]
