@@ -62,8 +62,8 @@ class AutoStrength(Node):
 
         def measure(strength: float, steps: int) -> float:
             factors = (strength / own,) * blocks
-            halves = (self._scaled(model, half, unit, factors) for half in (positive, negative))
-            inputs = SamplerInputs(model, *halves, latent, replace(wanted, steps=steps))
+            scaled, scaled_negative = (self._scaled(model, half, unit, factors) for half in (positive, negative))
+            inputs = SamplerInputs(model, scaled, scaled_negative, latent, replace(wanted, steps=steps))
             made[strength] = self.host.sample(inputs)
             picture = self.host.decode(vae, made[strength]["samples"])
             return mean_score(agreements(self.host, picture, hint, kind, tolerance))
