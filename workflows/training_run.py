@@ -42,9 +42,9 @@ DEMO = "demo"
 def train(args: argparse.Namespace) -> int:
     """See `commands.train.run`."""
     began = time.monotonic()
-    work = WorkFolder(args.work or args.output.with_name(f"{args.output.stem}_training"))
     # Before the models are loaded: hours of work must not end at a file that cannot be written.
     _check_output(args)
+    work = WorkFolder(args.work or args.output.with_name(f"{args.output.stem}_training"))
     check_folder("--work", work.folder)
     work.check_own()
     processes, device = find_processes(cpu=args.device == "cpu")

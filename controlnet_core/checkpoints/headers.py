@@ -70,7 +70,7 @@ def _read_folder(path: Path) -> Header:
         configs = _read_config(path, "")
     else:
         raise CheckpointError(
-            f"{path.name} is a folder without model_index.json or config.json: expected a weight "
+            f"{path.name or path} is a folder without model_index.json or config.json: expected a weight "
             "file, or a folder in the diffusers layout",
             path,
         )

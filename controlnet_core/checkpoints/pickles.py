@@ -77,6 +77,12 @@ def starts_as_zip(path: Path) -> bool:
 
 def check_pickles(path: Path) -> None:
     """Raise LimitError for a file that would take hours or gigabytes to unpickle; nothing is unpickled."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Python about odd escapes in the texts of a pickle
+        _check_all(path)
+
+
+def _check_all(path: Path) -> None:
     if not starts_as_zip(path):
         with path.open("rb") as file:
             for _ in range(LEGACY_PICKLES):

@@ -131,6 +131,13 @@ def run_campaign(names: Sequence[str], minutes: float, cases: int, first: int, k
     """Run batches of each reader in turn, until the time is over or each has had its cases."""
     end = time.monotonic() + 60 * minutes if minutes else float("inf")
     tallies = {name: Tally() for name in names}
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C ends the campaign with its summary
+        _run_batches(tallies, end, cases, first, keep)
+    return tallies
+
+
+def _run_batches(tallies: dict[str, Tally], end: float, cases: int, first: int, keep: Path) -> None:
+    names = list(tallies)
     number, exhausted = first, set[str]()
     with tempfile.TemporaryDirectory() as folder:
         while time.monotonic() < end:
@@ -152,7 +159,6 @@ def run_campaign(names: Sequence[str], minutes: float, cases: int, first: int, k
                 if time.monotonic() >= end:
                     break
             print(", ".join(f"{name} {tally.count}" for name, tally in tallies.items()), file=sys.stderr, flush=True)
-    return tallies
 
 
 def _count(tally: Tally, name: str, case: Case | None, outcome: Outcome, keep: Path) -> None:

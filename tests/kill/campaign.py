@@ -192,14 +192,15 @@ def run_campaign(kills: int, names: Sequence[str], first: int) -> dict[str, Tall
             measures[job_name] = run_whole(JOBS[job_name], folder)
         share = -(-kills // len(names))
         for job_name, tally in tallies.items():
-            while (done := sum(tally.kills.values())) < share:
-                count = min(rng.choice((1, 2, 3, 4)), share - done)
-                try:
-                    try_sequence(JOBS[job_name], origin, measures[job_name], count, rng, tally)
-                except Exception as error:
-                    tally.faults.append(f"{type(error).__name__}: {error}")
-                if len(tally.faults) > 20:
-                    break
+            try:
+                while (done := sum(tally.kills.values())) < share and len(tally.faults) <= 20:
+                    count = min(rng.choice((1, 2, 3, 4)), share - done)
+                    try:
+                        try_sequence(JOBS[job_name], origin, measures[job_name], count, rng, tally)
+                    except Exception as error:
+                        tally.faults.append(f"{type(error).__name__}: {error}")
+            except KeyboardInterrupt:  # ends the campaign with its summary
+                share = 0
             print(tally.line(job_name), flush=True)
     return tallies
 
