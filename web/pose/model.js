@@ -186,9 +186,12 @@ export class PoseModel {
 
   addTemplate(name) {
     const { width, height, people } = this.frame;
-    // Beside those that are there, so that the new one can be seen.
-    const shift = people.length ? (people.length % 2 ? 1 : -1) * Math.ceil(people.length / 2) * 0.2 * width : 0;
-    this.add(moved(figure.templatePerson(name, width, height), shift % (width / 2), 0));
+    const person = figure.templatePerson(name, width, height);
+    const { left, right } = figure.bounds(person);
+    // Beside those that are there, so that the new one can be seen, and inside of the canvas.
+    const side = (people.length % 2 ? 1 : -1) * Math.ceil(people.length / 2) * 0.2 * width;
+    const room = Math.max((width - (right - left)) / 2, 0);
+    this.add(moved(person, Math.min(Math.max(side, -room), room), 0));
   }
 
   copy() {

@@ -16,6 +16,8 @@ export class PointerInput {
     for (const name of ["pointerdown", "pointermove", "pointerup", "pointercancel", "pointerleave", "dblclick", "wheel"]) {
       canvas.addEventListener(name, (event) => this[name](event), { passive: false });
     }
+    // A press on what cannot have the focus takes it from the editor's keys.
+    canvas.addEventListener("mousedown", (event) => event.preventDefault());
   }
 
   /** Pixels of the editor; its element may be drawn larger or smaller, as ComfyUI's canvas is zoomed. */
