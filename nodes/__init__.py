@@ -59,7 +59,8 @@ def bind_nodes(classes: Mapping[str, type], host: Host) -> dict[str, type]:
 
 
 def build_nodes(host: Host) -> dict[str, type]:
-    """All nodes that run without ComfyUI: ours, and those of ComfyUI that common workflows need."""
-    from .standalone import native_nodes
+    """All nodes that run without ComfyUI: ours, and those of ComfyUI and of packs that common workflows need."""
+    from .standalone import native_nodes, pack_nodes
 
-    return bind_nodes({**own_nodes(), **native_nodes()}, host)
+    ours = own_nodes()
+    return bind_nodes({**ours, **native_nodes(), **pack_nodes(ours)}, host)

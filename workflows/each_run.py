@@ -20,7 +20,7 @@ from .formats import Document, to_graph
 from .graph import Graph
 from .reporting import Reporter
 from .row_run import RowRunner
-from .session import open_session
+from .session import open_session, picture_options
 from .single_run import run_once
 
 
@@ -41,7 +41,7 @@ def run_rows(args: argparse.Namespace, document: Document, seeds: Sequence[int |
         return run_once(graph, session, cache, reporter, strict=args.strict)
 
     graph = overrides.apply_settings(to_graph(document, session.classes), session.classes, args.set)
-    runner = RowRunner(graph, session, args.set, run_graph)
+    runner = RowRunner(graph, session, args.set, run_graph, picture_options(args))
     part = args.shard.of(range(len(rows)))
     if part:
         runner.check(rows[part[0]], strict=args.strict)

@@ -14,7 +14,7 @@ import re
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -64,12 +64,16 @@ class Totals:
 
 @dataclass(frozen=True)
 class RowRunner:
-    """Runs rows of one workflow. settings: of the command line, for the manifest. run: runs a graph."""
+    """Runs rows of one workflow. settings: of the command line, for the manifest. run: runs a graph.
+
+    options: of the command line that change the pictures, by name: the precision, and what is skipped.
+    """
 
     graph: Graph
     session: Session
     settings: Sequence[str]
     run: Callable[[Graph], Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, row: Row, *, strict: bool) -> None:
         """Raise the error of a workflow that cannot run, whatever the values of its rows are."""
@@ -106,7 +110,7 @@ class RowRunner:
             record["seed"] = row.seed
         try:
             graph = self.graph_of(row)
-            key = _key(graph, row)
+            key = _key(graph, row, self.options)
             if manifest.is_finished(key):
                 totals.kept += 1
                 return
@@ -150,10 +154,12 @@ class RowRunner:
             shutil.rmtree(work, ignore_errors=True)
 
 
-def _key(graph: Graph, row: Row) -> str:
-    """Return a digest of what decides a row's files: the workflow with its values, and the state of its pictures."""
+def _key(graph: Graph, row: Row, options: Mapping[str, Any]) -> str:
+    """Return a digest of what decides a row's files: workflow with its values, state of its pictures, options."""
     stamps = [(file.stat().st_mtime_ns, file.stat().st_size) for file in row.files]
-    return hashlib.sha256(json.dumps([graph.to_api(), stamps], sort_keys=True).encode()).hexdigest()[:24]
+    # Without options the digest is that of earlier versions, whose rows stay finished.
+    parts = [graph.to_api(), stamps, *([options] if options else [])]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _final_names(files: Sequence[Path], name: str) -> list[str]:

@@ -151,6 +151,16 @@ def run_options(args: argparse.Namespace) -> Any:
     return RunOptions(Shortcuts(**given)) if given else None
 
 
+def picture_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the given options that change pictures by more than rounding: the precision, and the shortcuts."""
+    from ..controlnet_core.run_options import Shortcuts
+
+    dtype = getattr(args, "dtype", "auto")
+    given = {**({} if dtype == "auto" else {"dtype": dtype}), **_given(args, Shortcuts)}
+    guidance = getattr(args, "guidance", None)
+    return given if guidance is None else {**given, "guidance": list(guidance)}
+
+
 def open_session(args: argparse.Namespace, progress: Progress | None = None) -> Session:
     """Return host and node classes for parsed arguments. Imports torch."""
     from ..nodes import build_nodes

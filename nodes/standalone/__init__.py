@@ -6,6 +6,8 @@ unchanged and gives the same image.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 def native_nodes() -> dict[str, type]:
     """ComfyUI's node classes by ID, not bound to a host. The name of a class is its ID; base classes end in "Node"."""
@@ -32,3 +34,11 @@ def native_nodes() -> dict[str, type]:
     )  # fmt: skip
     found = (item for module in modules for item in vars(module).items())
     return {name: cls for name, cls in found if hasattr(cls, "INPUTS") and not name.endswith("Node")}
+
+
+def pack_nodes(ours: Mapping[str, type]) -> dict[str, type]:
+    """Nodes of other packs by ID, not bound to a host: those that have an equivalent among ours."""
+    from .pack_values import PACK_VALUES
+    from .replaced import replaced_nodes
+
+    return {**replaced_nodes(ours), **PACK_VALUES}

@@ -45,7 +45,7 @@ from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
 from comfyui_controlnet_core.controlnet_core.pipeline import SampleSettings
 from comfyui_controlnet_core.controlnet_core.run_options import RunOptions
 from comfyui_controlnet_core.nodes import build_nodes, own_nodes
-from comfyui_controlnet_core.nodes.comfyui.replacements import REPLACEMENTS
+from comfyui_controlnet_core.nodes.replacements import REPLACEMENTS
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.nodes.values import SamplerInputs
 from comfyui_controlnet_core.preprocessors.learned.pidinet import PiDiNet

@@ -68,6 +68,13 @@ def run(*options: str) -> int:
     return cli.main(["run", "w.json", "--device", "cpu", "--quiet", *options])
 
 
+def test_other_precision_or_shortcuts_make_the_rows_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    once = ("--each", "1.image=photos/sub", "--output", "out")
+    for more, done in (((), 2), (("--dtype", "fp32"), 2), (("--reuse", "2"), 2), (("--dtype", "fp32"), 0), ((), 0)):
+        assert run(*once, *more) == 0
+        assert f"{done} rows done, {2 - done} done before" in capsys.readouterr().out
+
+
 def test_each_picture_of_a_folder_gets_a_result_of_its_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--each", "1.image=photos", "--output", "out") == 0
     assert "12 rows done, 0 done before" in capsys.readouterr().out

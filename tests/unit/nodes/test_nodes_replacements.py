@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from comfyui_controlnet_core.nodes import bind_nodes, own_nodes
-from comfyui_controlnet_core.nodes.comfyui.replacements import REPLACEMENTS, Replacement, register, run
+from comfyui_controlnet_core.nodes.comfyui.replacements import register, run
+from comfyui_controlnet_core.nodes.replacements import REPLACEMENTS, Replacement
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 
 NODES = bind_nodes(own_nodes(), StandaloneHost(device="cpu", dtype="fp32"))

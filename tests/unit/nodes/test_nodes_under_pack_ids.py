@@ -1,0 +1,115 @@
+"""Nodes of other packs under their own IDs: what they run, and what they refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from comfyui_controlnet_core.controlnet_core.errors import MissingFileError, PathError, ValueRangeError
+from comfyui_controlnet_core.nodes import build_nodes
+from comfyui_controlnet_core.nodes.replacements import REPLACEMENTS, STAND_INS
+from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
+from comfyui_controlnet_core.workflows.editor import to_graph
+from comfyui_controlnet_core.workflows.formats import from_api
+from comfyui_controlnet_core.workflows.validation import check
+
+PICTURE = torch.rand(1, 48, 64, 3, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def notes() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def nodes(tmp_path: Path, notes: list[str]) -> dict[str, Any]:
+    return build_nodes(StandaloneHost(tmp_path, tmp_path, device="cpu", dtype="fp32", on_note=notes.append))
+
+
+def test_all_of_the_table_are_here(nodes: dict[str, Any]) -> None:
+    assert {one.old for one in (*REPLACEMENTS, *STAND_INS)} <= nodes.keys()
+
+
+@pytest.mark.parametrize("name", ["CannyEdgePreprocessor", "AIO_Preprocessor"])
+def test_a_preprocessor_gives_the_hint_of_our_node_and_says_so(
+    name: str, nodes: dict[str, Any], notes: list[str]
+) -> None:
+    expected = nodes["CNCore_Canny"]().run(image=PICTURE, resolution=64, low=100, high=200)["result"][0]
+    own = {"low_threshold": 100, "high_threshold": 200}
+    given = own if name == "CannyEdgePreprocessor" else {"preprocessor": "CannyEdgePreprocessor"}
+    made = nodes[name]().run(image=PICTURE, resolution=64, unique_id="7", **given)
+    assert torch.equal(made["result"][0], expected)
+    assert len(made["result"]) == 1
+    assert notes == ["node 7 (CannyEdgePreprocessor) ran as Canny Edges: its result may differ a little"]
+
+
+def test_widgets_are_read_in_the_packs_order(nodes: dict[str, Any]) -> None:
+    """The editor saves values by position: thresholds first, the resolution last."""
+    drawing = {"nodes": [{
+        "id": 1, "type": "CannyEdgePreprocessor", "mode": 0, "widgets_values": [50, 150, 768],
+        "inputs": [{"name": "image", "type": "IMAGE", "link": None}],
+        "outputs": [{"name": "IMAGE", "type": "IMAGE", "links": []}]}], "links": []}  # fmt: skip
+    inputs = to_graph(drawing, nodes, "test").nodes["1"].inputs
+    assert inputs == {"low_threshold": 50, "high_threshold": 150, "resolution": 768}
+
+
+def test_a_widget_without_an_equivalent_takes_any_value(nodes: dict[str, Any]) -> None:
+    work = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}},
+        "2": {"class_type": "HEDPreprocessor", "inputs": {"image": ["1", 0], "safe": "enable", "resolution": 512}},
+        "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
+    }
+    assert check(from_api(work, "test"), nodes)[1] == []
+
+
+def test_an_advanced_input_that_is_linked_is_refused(nodes: dict[str, Any]) -> None:
+    work = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}},
+        "2": {"class_type": "CNCore_LoadCheckpoint", "inputs": {"checkpoint": "demo (built in)"}},
+        "3": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["2", 1], "text": ""}},
+        "4": {"class_type": "CNCore_LoadControlNet", "inputs": {"control_net": "demo canny (built in)"}},
+        "5": {"class_type": "ACN_AdvancedControlNetApply", "inputs": {
+            "positive": ["3", 0], "negative": ["3", 0], "control_net": ["4", 0], "image": ["1", 0], "strength": 1.0,
+            "start_percent": 0.0, "end_percent": 1.0}},
+    }  # fmt: skip
+    outputs = {"9": {"class_type": "PreviewImage", "inputs": {"images": ["8", 0]}}}
+    sampled = {
+        "7": {"class_type": "KSampler", "inputs": {
+            "model": ["2", 0], "positive": ["5", 0], "negative": ["5", 1], "latent_image": ["10", 0], "seed": 1,
+            "steps": 1, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}},
+        "8": {"class_type": "VAEDecode", "inputs": {"samples": ["7", 0], "vae": ["2", 2]}},
+        "10": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
+    }  # fmt: skip
+    flow = {**work, **sampled, **outputs}
+    assert [problem.message for problem in check(from_api(flow, "test"), nodes)[1]] == []
+    flow["5"]["inputs"]["timestep_kf"] = ["3", 0]
+    (problem,) = check(from_api(flow, "test"), nodes)[1]
+    assert "timestep_kf has no equivalent" in problem.message
+
+
+def test_values_of_other_packs(nodes: dict[str, Any], tmp_path: Path) -> None:
+    assert nodes["Text Multiline"]().run(text="a\nb") == ("a\nb",)
+    assert nodes["Text String"]().run(text="a", text_c="c") == ("a", "", "c", "")
+    assert nodes["Seed"]().run(seed=7) == ({"seed": 7}, 7.0, 7.0, 7)
+    assert nodes["Seed (rgthree)"]().run(seed=7) == (7,)
+    with pytest.raises(ValueRangeError, match="--seeds"):
+        nodes["Seed (rgthree)"]().run(seed=-1)
+    assert nodes["Any Switch (rgthree)"]().run(any_02=None, any_05=0, any_03="x") == ("x",)
+    assert nodes["Any Switch (rgthree)"]().run() == (None,)
+    assert nodes["ShowText|pysssss"]().run(text=["a", "b"])["result"] == (["a", "b"],)
+    files = nodes["ImageCompare"]().run(image_a=PICTURE, image_b=PICTURE)["ui"]["images"]
+    assert len(files) == 2
+
+
+def test_a_text_file_comes_from_the_input_folder_only(nodes: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("one\ntwo\n")
+    (tmp_path / "secret.json").write_text("{}")
+    read = nodes["Load Text File"]()
+    assert read.run(file_path="words.txt") == ("one\ntwo\n", {"words": ["one", "two"]})
+    with pytest.raises(PathError):
+        read.run(file_path="../words.txt")
+    for name in ("none.txt", "secret.json"):
+        with pytest.raises(MissingFileError):
+            read.run(file_path=name)
