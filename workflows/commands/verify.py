@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         + [line for report in reports for line in report.lines()]
         + (["## pictures", "", *(f"- {check.name}: {check.state}, {check.text}" for check in pictures), ""])
     )
-    saved = _publish(text.encode(), args.output, "report", ".md")
+    saved = _publish(text.encode("utf-8", "backslashreplace"), args.output, "report", ".md")
     failed = [report for report in reports if not report.passed] or [c for c in pictures if c.state == "failed"]
     if args.json:
         files = [{**asdict(report), "path": report.path.name} for report in reports]
