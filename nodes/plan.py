@@ -81,6 +81,8 @@ def plan_of(controlled: Controlled, settings: SampleSettings, latent_height: int
     # The same function that the sampler uses, so the plan lists exactly the steps that will run.
     sigmas = cut_sigmas(controlled.schedule, settings)
     title = f"{settings.sampler} / {settings.scheduler}"
+    if settings.sampler == "dpm_adaptive":
+        title += ": an example, since this sampler chooses its steps by the picture"
     base, schedule = controlled.config.unet, controlled.schedule
     return make_plan(controlled.units, base, schedule, settings.sampler, sigmas, latent_height, title)
 

@@ -65,9 +65,10 @@ class RunPlan:
 def list_evaluations(sampler: str, sigmas: Tensor) -> tuple[tuple[float, ...], ...]:
     """List, for each step, the sigmas at which a sampler evaluates the model. sigmas: (n + 1,), descending.
 
-    Samplers of higher order also evaluate between the steps. Raises ValueRangeError for an unknown sampler.
+    Samplers of higher order also evaluate between the steps. dpm_adaptive chooses its sigmas by the picture: those
+    listed are an example. Raises ValueRangeError for an unknown sampler.
     """
-    # Run the sampler itself on a latent of one cell and a model that predicts zero: the sigmas depend on neither.
+    # Run the sampler itself on a latent of one cell and a model that predicts zero: other sigmas depend on neither.
     evaluated: list[float] = []
     begins: list[int] = []
 

@@ -136,4 +136,5 @@ def replaced_nodes(ours: Mapping[str, type]) -> dict[str, type]:
                 "__module__": __name__,
             },
         )
-    return {**made, "AIO_Preprocessor": type("AioPreprocessor", (AioPreprocessorNode,), {"ours": ours})}
+    attributes = {"ours": ours, "__doc__": AioPreprocessorNode.__doc__, "__module__": __name__}
+    return {**made, "AIO_Preprocessor": type("AioPreprocessor", (AioPreprocessorNode,), attributes)}

@@ -489,6 +489,12 @@ def test_extra_model_paths_may_use_all_of_yaml(tmp_path: Path, text: str, expect
     assert kinds_of(tmp_path, text) == (expected, [])
 
 
+@pytest.mark.parametrize("text", ["", "ui:\nother:\n  loras:\n"])
+def test_extra_model_paths_without_a_folder_are_said(tmp_path: Path, text: str) -> None:
+    found, (warning,) = kinds_of(tmp_path, text)
+    assert found == {} and "paths.yaml names no folder" in warning
+
+
 def test_a_base_path_that_does_not_exist_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kinds, warnings = kinds_of(tmp_path, "ui:\n  base_path: /no/such/folder\nother:\n  loras: a\n")
     assert (kinds, len(warnings)) == ({"loras": ["a"]}, 1)

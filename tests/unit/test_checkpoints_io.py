@@ -272,7 +272,7 @@ def test_truncated_pickles(tmp_path: Path, zipped: bool) -> None:
 def test_a_pickle_without_tensors(tmp_path: Path, content: object) -> None:
     path = tmp_path / "w.pth"
     torch.save(content, path)
-    with pytest.raises(CheckpointError, match="without tensors"):
+    with pytest.raises(CheckpointError, match="without a table of tensors"):
         read_header(path)
 
 

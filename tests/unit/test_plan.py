@@ -29,7 +29,7 @@ def plan(*units: ControlUnit, sampler: str = "euler", steps: int = 10) -> RunPla
     return make_plan(units, DEMO.unet, SCHEDULE, sampler, sigmas, 16, f"{sampler} / karras")
 
 
-@pytest.mark.parametrize("name", sorted(SAMPLERS))
+@pytest.mark.parametrize("name", sorted(set(SAMPLERS) - {"dpm_adaptive"}))
 def test_the_evaluations_are_those_that_the_sampler_makes(name: str) -> None:
     sampler, sigmas = get_sampler(name), make_sigmas(SCHEDULE, "karras", 5, sampler=name)
     made: list[float] = []
@@ -42,6 +42,8 @@ def test_the_evaluations_are_those_that_the_sampler_makes(name: str) -> None:
     sampler(denoise, x, sigmas, noise=noise_source(sampler, x, sigmas, 3))
     found = list_evaluations(name, sigmas)
     assert [sigma for step in found for sigma in step] == made
+    if name == "dpm_fast":
+        return  # it cuts the schedule into steps of its own
     assert len(found) == 5 and [step[0] for step in found] == sigmas[:-1].tolist()
 
 
