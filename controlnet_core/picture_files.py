@@ -108,13 +108,13 @@ def read_frames(path: Path, limit: Limit | None = ANIMATION_PIXELS) -> Iterator[
         if path.suffix.lower() == ".npy":
             yield Picture(_read_array(path))
             return
-        with path.open("rb") as file:
+        with _open_file(path) as file:
             yield from map(Picture, _decode(file, path, limit))
 
 
 def count_frames(path: Path) -> int:
     """The number of pictures that `read_frames` gives, from the headers alone. Raises DamagedFileError."""
-    with _named_faults(path), path.open("rb") as file:
+    with _named_faults(path), _open_file(path) as file:
         image = None if path.suffix.lower() == ".npy" else _open(file, path)
         return 1 if image is None else len(_frame_numbers(image, path)[0])
 
@@ -144,6 +144,20 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+class _WholeReader(io.BufferedReader):
+    """A file that never makes room for more than it holds: a damaged PNG names 2 GB, and Pillow asks for them."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As of any file."""
+        if size is not None and size > 0:
+            size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
+        return super().read(size)
+
+
+def _open_file(path: Path) -> BinaryIO:
+    return _WholeReader(io.FileIO(path))
 
 
 def _decode(file: BinaryIO, path: Path, limit: Limit | None) -> Iterator[np.ndarray]:

@@ -480,8 +480,6 @@ def kinds_of(tmp_path: Path, text: str) -> tuple[dict[str, list[str]], list[str]
         ("ui:\n  loras: [a, b]\n  vae:\n    - c\n    - d\n", {"loras": ["a", "b"], "vae": ["c", "d"]}),
         ("x: &x\n  base_path: ui\n  loras: a\ny:\n  <<: *x\n  vae: b\n", {"loras": ["ui/a", "ui/a"], "vae": ["ui/b"]}),
         ("ui:\n  loras: |\n    a # b\n    c\n", {"loras": ["a # b", "c"]}),
-        ("ui:\nother:\n  loras:\n", {}),
-        ("", {}),
     ],
 )
 def test_extra_model_paths_may_use_all_of_yaml(tmp_path: Path, text: str, expected: dict[str, list[str]]) -> None:

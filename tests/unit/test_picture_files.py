@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import time
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -261,3 +263,18 @@ def test_programs_that_draw_are_not_run(tmp_path: Path) -> None:
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n")
     with pytest.raises(DamagedFileError, match="EPS is a program"):
         read_picture(path)
+
+
+def test_a_false_length_in_a_png_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "long.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)).save(path)
+    data = path.read_bytes()
+    start = data.index(b"IDAT") - 4
+    path.write_bytes(data[:start] + (2**31 - 1).to_bytes(4, "big") + data[start + 4 :])
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(DamagedFileError):
+            read_picture(path)
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()
