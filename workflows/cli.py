@@ -98,9 +98,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _for_user(error: BaseException, received: Sequence[int]) -> CoreError:
     """Return any error of a command as one whose message is for the user. received: numbers of stop signals."""
-    if isinstance(error, CoreError):
+    if isinstance(error, Interrupted) or (isinstance(error, CoreError) and not received):
         return error
-    # A signal during an import can come out as another error than KeyboardInterrupt.
+    # A signal can come out as another error than KeyboardInterrupt: during an import, or while torch reads a file,
+    # which is then said to be damaged.
     if received or isinstance(error, KeyboardInterrupt):
         stopped = Interrupted("interrupted; what was saved before stays")
         # Shells report a process that a signal ended in this way.

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from comfyui_controlnet_core.controlnet_core.errors import MissingFileError, WorkflowError
+from comfyui_controlnet_core.controlnet_core.errors import DamagedFileError, MissingFileError, WorkflowError
 from comfyui_controlnet_core.workflows import bundled, cli, model_paths, session, single_run
 from comfyui_controlnet_core.workflows.commands import run as run_command
 from comfyui_controlnet_core.workflows.commands import validate as validate_command
@@ -562,3 +562,11 @@ def test_what_was_asked_for_comes_to_the_engine(tmp_path: Path) -> None:
     plain = session.open_session(cli.build_parser("run").parse_args(["run", "canny_to_image"])).host.runtime
     assert (plain.chunk, plain.memory) == (0, "auto")
     assert not (plain.graphs or plain.parallel_nets or plain.fused_qkv or plain.compile)
+
+
+def test_an_error_that_a_signal_made_is_the_signal() -> None:
+    """While torch reads a tensor, the exception of a signal comes out as a ValueError of torch."""
+    damaged = DamagedFileError("net.safetensors is damaged")
+    assert cli._for_user(damaged, []) is damaged
+    assert cli._for_user(damaged, [signal.SIGTERM]).exit_code == 143
+    assert cli._for_user(damaged, [signal.SIGINT]).exit_code == 130
