@@ -234,6 +234,7 @@ def _evaluations(job: Job, clock: EvaluationClock, packs: bool, graphs: bool) ->
         levels.setdefault(((clock.guides(sigma), conditions), units), sigma)
     repeats = max(clock.steady_after, 1 + packs)
     for (rows, units), sigma in levels.items():
+        # Other conditions or another half change the number of rows, and with it the form of packed weights.
         more = (u for r, u in levels if r == rows and u != units and all(map(operator.le, units, u)))
         if graphs or not any(more):
             yield sigma, repeats

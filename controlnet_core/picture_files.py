@@ -151,6 +151,7 @@ class _WholeReader(io.BufferedReader):
 
     def read(self, size: int | None = -1, /) -> bytes:
         """As of any file."""
+        # Python makes room for as much as it is asked for, before it reads.
         if size is not None and size > 0:
             size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
         return super().read(size)

@@ -61,9 +61,11 @@ class AutoStrength(Node):
         made: dict[float, Latent] = {}
 
         def measure(strength: float, steps: int) -> float:
+            # Factors of the blocks leave schedule, mask and mode as they are, in both homes.
             factors = (strength / own,) * blocks
             scaled, scaled_negative = (self._scaled(model, half, unit, factors) for half in (positive, negative))
             inputs = SamplerInputs(model, scaled, scaled_negative, latent, replace(wanted, steps=steps))
+            # A full run comes after the short ones, so that the latent that is kept is that of the full run.
             made[strength] = self.host.sample(inputs)
             picture = self.host.decode(vae, made[strength]["samples"])
             return mean_score(agreements(self.host, picture, hint, kind, tolerance))

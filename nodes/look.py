@@ -95,6 +95,7 @@ def agreements(
     """
     wanted = _fitted_map(hint, picture)
     maps = _find(host, picture, kind) if found is None else _fitted_map(found, picture)
+    # One hint may belong to a whole batch of images, so it is repeated.
     return [
         agreement(kind, wanted[i % len(wanted)], pixels, None if maps is None else maps[i % len(maps)], tolerance)
         for i, pixels in enumerate(picture[..., :3].cpu().numpy())

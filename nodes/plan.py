@@ -81,6 +81,7 @@ def plan_of(controlled: Controlled, settings: SampleSettings, latent_height: int
     # The same function that the sampler uses, so the plan lists exactly the steps that will run.
     sigmas = cut_sigmas(controlled.schedule, settings)
     title = f"{settings.sampler} / {settings.scheduler}"
+    # It makes a step shorter where its error is large, which only the run itself shows.
     if settings.sampler == "dpm_adaptive":
         title += ": an example, since this sampler chooses its steps by the picture"
     base, schedule = controlled.config.unet, controlled.schedule

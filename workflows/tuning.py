@@ -40,8 +40,10 @@ class Tuning:
 
     def graph_of(self, strength: float, steps: int, graph: Graph | None = None) -> Graph:
         """Return the graph with this strength, and with so many of its `steps`."""
+        # The graph of a search has a node that measures; the one that is saved has not.
         made = (graph or self.shown.graph).with_value(self.strength.id, "strength", strength)
         for name, own in self.samplers.items():
+            # Samplers in a row keep their proportions.
             made = made.with_value(name, "steps", max(1, round(own * steps / self.steps)))
         return made
 

@@ -97,11 +97,14 @@ def find_strength(
     def search(curve: np.ndarray, trials: tuple[Trial, ...], count: int, steps: int) -> tuple[Trial, ...]:
         nonlocal done
         while len(trials) < count:
+            # Of several strengths that reach the target, the smallest leaves the prompt the most freedom. Where none
+            # does, the peak of the curve is tried.
             moved = _moved(curve, trials)
             enough = np.flatnonzero(moved >= target)
             strength = float(GRID[enough[0] if len(enough) else moved.argmax()])
             if any(abs(strength - trial.strength) < GRID[1] for trial in trials):
-                break  # nothing better is expected
+                # The curve asks for a strength that was tried, so another run would not tell anything new.
+                break
             trials = (*trials, Trial(strength, measure(strength, steps)))
             done += 1
             on_trial(done, total)
@@ -110,7 +113,10 @@ def find_strength(
         return trials
 
     half = min(steps, max(LEAST_STEPS, steps // 2))
+    # The first short run has the strength that the user has, so that the result can be compared with it.
     short = search(TYPICAL, (Trial(start, measure(start, half)),), short_runs, half)
+    # Full runs start from the curve of the short ones, not from their points: the fidelity of a full run is a little
+    # higher, and mixing both would bend the curve.
     full = search(_moved(TYPICAL, short), (), full_runs, steps)
     on_trial(total, total)
     return TargetStrength(target, short, full)
@@ -120,6 +126,7 @@ def _moved(curve: np.ndarray, trials: Sequence[Trial]) -> np.ndarray:
     """The curve on GRID, moved to where trials were. Between two of them, the difference changes evenly."""
     if not trials:
         return curve
+    # Adding differences keeps the shape of the curve, which a line through a few points would lose.
     known = sorted(trials, key=lambda trial: trial.strength)
     strengths = [trial.strength for trial in known]
     differences = [trial.fidelity - float(np.interp(trial.strength, GRID, curve)) for trial in known]

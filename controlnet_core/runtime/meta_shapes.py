@@ -60,6 +60,7 @@ def _conv2d(x: Tensor, weight: Tensor, bias: Any = None, stride: Any = 1, paddin
 
 
 def _einsum(equation: str, tensors: Sequence[Tensor], **kwargs: Any) -> Tensor:
+    # Spaces are allowed in an equation; dots for further sides are not used by this engine.
     letters, result = equation.replace(" ", "").split("->")
     pairs = zip(letters.split(","), tensors, strict=True)
     sides = {letter: side for term, x in pairs for letter, side in zip(term, x.shape, strict=True)}

@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     session.host.on_note = reporter.line
     graph = to_graph(document, session.classes)
     tuning = plan_tuning(graph, session.classes, args.node, args.picture)
+    # One cache for all runs: models, prompts and the hint are made once.
     cache = Cache()
 
     def measure(strength: float, steps: int) -> float:
@@ -84,6 +85,7 @@ def _save(session: Session, stem: str, graph: Graph, tuning: Tuning, found: Targ
     from ...nodes.pictures import save_pictures, to_image
 
     folder = Path(session.host.output_dir)
+    # The best run may not be the last one, so its nodes run again where the cache has lost them.
     final = require_runnable(tuning.graph_of(found.best.strength, tuning.steps, graph), session.classes).graph
     result = execute(final, session.classes, outputs=[tuning.shown.output], cache=cache)
     saved = [entry for entry in result.ui("images") if entry["type"] == "output"]
