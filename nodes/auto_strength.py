@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..controlnet_core.errors import ValueRangeError
 from .fields import Output, choice, image, integer, number, share, vae
-from .look import EDGE_KINDS, agreements, mean_score
+from .look import FIDELITY_KINDS, agreements, mean_score
 from .node import Node, with_text
 from .pictures import shown, to_image
 from .sample import Sample
@@ -34,7 +34,7 @@ class AutoStrength(Node):
         *Sample.INPUTS,
         vae("vae", "Decodes the latents, since fidelity is measured on images."),
         image("hint", "The hint that the image should follow, as linked to Apply ControlNet."),
-        choice("kind", [*EDGE_KINDS, "segmentation", "depth", "normal"], "What the hint shows.", "canny"),
+        choice("kind", FIDELITY_KINDS, "What the hint shows.", "canny"),
         share("target", 0.8, "The fidelity to reach, as measured by Control Fidelity."),
         number("tolerance", 2.0, 0.0, 64.0, "Two edges up to this many pixels apart count as the same edge.", step=0.5),
         integer("unit", 1, 1, 64, "Which ControlNet of the prompt; the one applied first is 1."),
@@ -58,13 +58,16 @@ class AutoStrength(Node):
 
         wanted = SampleSettings(**settings)
         own, blocks = self._unit(model, positive, latent, unit)
+        # Control may have been applied to one half only, which is known before the runs.
+        negative_has_it = unit <= len(self.host.controlled(model, negative).units)
         made: dict[float, Latent] = {}
 
         def measure(strength: float, steps: int) -> float:
             # Factors of the blocks leave schedule, mask and mode as they are, in both homes.
             factors = (strength / own,) * blocks
-            scaled, scaled_negative = (self._scaled(model, half, unit, factors) for half in (positive, negative))
-            inputs = SamplerInputs(model, scaled, scaled_negative, latent, replace(wanted, steps=steps))
+            scaled = self.host.reweigh(model, positive, unit - 1, factors)
+            other = self.host.reweigh(model, negative, unit - 1, factors) if negative_has_it else negative
+            inputs = SamplerInputs(model, scaled, other, latent, replace(wanted, steps=steps))
             # A full run comes after the short ones, so that the latent that is kept is that of the full run.
             made[strength] = self.host.sample(inputs)
             picture = self.host.decode(vae, made[strength]["samples"])
@@ -79,23 +82,12 @@ class AutoStrength(Node):
     def _unit(self, model: Any, positive: Conditioning, latent: Latent, unit: int) -> tuple[float, int]:
         """The strength of a unit, and its number of blocks."""
         controlled = self.host.controlled(model, positive)
-        if unit > len(controlled.units):
-            raise ValueRangeError(
-                f"unit is {unit}, but the prompt has {len(controlled.units)} ControlNets: link a prompt with control, "
-                "and count from 1"
-            )
-        chosen = controlled.units[unit - 1]
+        chosen = controlled.unit(unit)
         if chosen.strength == 0.0:
             raise ValueRangeError(
                 "the strength in Apply ControlNet is 0: set it to 1, and this node finds a better one"
             )
         return chosen.strength, len(chosen.weights(controlled.config.unet, latent["samples"].shape[-2]))
-
-    def _scaled(self, model: Any, half: Conditioning, unit: int, factors: tuple[float, ...]) -> Conditioning:
-        """The half with its unit scaled; unchanged if control was applied to the other half only."""
-        if unit > len(self.host.controlled(model, half).units):
-            return half
-        return self.host.reweigh(model, half, unit - 1, factors)
 
 
 def describe(found: TargetStrength, kind: str) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .host import Host
 
 EDGE_KINDS = ("canny", "lines", "scribble", "lineart", "soft_edge")
+FIDELITY_KINDS = (*EDGE_KINDS, "segmentation", "depth", "normal")
 FINDERS = {**{kind: kind for kind in EDGE_KINDS}, "depth": "depth_anything_v2", "normal": "normal_bae"}
 """The preprocessor that makes a hint of each kind. Segments need none: they are compared by their colours."""
 
@@ -41,7 +42,7 @@ class ControlFidelity(Node):
         image("hint", "The hint that the image should follow."),
         choice(
             "kind",
-            [*EDGE_KINDS, "segmentation", "depth", "normal"],
+            FIDELITY_KINDS,
             "What the hint shows. Edges are found in the image without a network, segments by their colours. depth "
             "and normal need the network of their preprocessor, or a map linked to found.",
             "canny",

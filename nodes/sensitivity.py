@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..controlnet_core.control.modes import block_names
 from ..controlnet_core.control.weights import BlockWeights
-from ..controlnet_core.errors import ValueRangeError
 from .control import WEIGHTS
 from .fields import MAX_SEED, Output, conditioning, integer, latent, model
 from .node import Node, with_text
@@ -57,12 +56,7 @@ class BlockSensitivity(Node):
         from ..controlnet_core.sample import SampleSettings
 
         controlled = self.host.controlled(model, positive)
-        if unit > len(controlled.units):
-            raise ValueRangeError(
-                f"unit is {unit}, but the prompt has {len(controlled.units)} ControlNets: link a prompt with control, "
-                "and count from 1"
-            )
-        chosen = controlled.units[unit - 1]
+        chosen = controlled.unit(unit)
         x0 = latent["samples"]
         names = block_names(len(chosen.weights(controlled.config.unet, x0.shape[-2])))
         measured = sampled_steps(steps, samples)

@@ -18,7 +18,7 @@ from ..controlnet_core.errors import ValueRangeError
 if TYPE_CHECKING:
     from ..controlnet_core.config import ModelConfig
     from ..controlnet_core.control.curve import StrengthCurve
-    from ..controlnet_core.control.unit import ControlStack
+    from ..controlnet_core.control.unit import ControlStack, ControlUnit
     from ..controlnet_core.control.weights import BlockWeights
     from ..controlnet_core.diffusion.schedule import NoiseSchedule
     from ..controlnet_core.sample import SampleSettings
@@ -106,3 +106,12 @@ class Controlled:
     units: ControlStack
     schedule: NoiseSchedule
     config: ModelConfig
+
+    def unit(self, number: int) -> ControlUnit:
+        """The unit that was applied as this one; the first is 1. Raises ValueRangeError where there are fewer."""
+        if number > len(self.units):
+            raise ValueRangeError(
+                f"unit is {number}, but the prompt has {len(self.units)} ControlNets: link a prompt with control, and "
+                "count from 1"
+            )
+        return self.units[number - 1]
