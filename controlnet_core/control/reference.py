@@ -29,7 +29,11 @@ def with_references(unet: UNet, blocks: UNetInputs, nets: tuple[NetInputs, ...])
 
 
 def record(unet: UNet, net: Reference, x: Tensor, blocks: UNetInputs) -> Recorded:
-    """Run the UNet on a noised reference x (rows, 4, h, w), as the UNet reads it, and record what is asked for."""
+    """Run the UNet on a noised reference, and record what its self attentions read and its blocks put out.
+
+    x: (rows, 4, h, w), the noised latent of the reference, scaled as the UNet reads it. Recorded are the tokens of each
+    transformer block, if the net uses attention, and the mean and deviation of some block outputs, if it uses AdaIN.
+    """
     recorded = Recorded()
     places = adain_places(unet.config) if net.uses_adain else {}
 

@@ -135,7 +135,7 @@ class Attention(nn.Module):
 
 
 class AttentionChange:
-    """What control changes inside one transformer block. Each method returns what it got; a kind overrides some.
+    """A change by control inside one transformer block. A method changes nothing unless a subclass overrides it.
 
     Tokens are (rows, N, width). The methods stand in the order in which a block calls them.
     """
@@ -143,21 +143,27 @@ class AttentionChange:
     __slots__ = ()
 
     def self_inputs(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the layers for queries, keys and values of the self attention read."""
+        """Return the inputs of the layers for queries, keys and values of the self attention."""
         return query, key, value
 
     def self_output(
         self, output: Tensor, inputs: tuple[Tensor, Tensor, Tensor], attend: Callable[..., Tensor]
     ) -> Tensor:
-        """What the self attention adds. inputs: what its layers read; attend: the attention of other three."""
+        """Return the output of the self attention.
+
+        inputs: of its layers for queries, keys and values. attend: computes the attention for other inputs.
+        """
         return output
 
     def text_query(self, query: Tensor) -> Tensor:
-        """What the layer for queries of the cross attention reads."""
+        """Return the input of the layer for queries of the cross attention."""
         return query
 
     def text_output(self, output: Tensor, query: Tensor, attend: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """What the cross attention adds. query: what it read; attend: query, another text -> what it would add."""
+        """Return the output of the cross attention.
+
+        query: its input. attend: (query, text) -> the output for another text.
+        """
         return output
 
 

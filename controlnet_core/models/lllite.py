@@ -88,11 +88,11 @@ class LLLiteChange(_Fields, AttentionChange):
     __slots__ = ()
 
     def self_inputs(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As `AttentionChange.self_inputs`."""
+        """Add the net's output to what the layers for queries, keys and values of the self attention read."""
         return self._changed(0, query), self._changed(1, key), self._changed(2, value)
 
     def text_query(self, query: Tensor) -> Tensor:
-        """As `AttentionChange.text_query`."""
+        """Add the net's output to what the layer for queries of the cross attention reads."""
         return self._changed(3, query)
 
     def _changed(self, index: int, tokens: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ class RecordTokens(AttentionChange):
         self.recorded, self.place = recorded, place
 
     def self_inputs(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As `AttentionChange.self_inputs`."""
+        """Keep the tokens (rows, N, width) that the self attention reads, and return the inputs unchanged."""
         self.recorded.tokens[self.place] = query
         return query, key, value
 
@@ -78,7 +78,7 @@ class ReferenceChange(_Fields, AttentionChange):
     def self_output(
         self, output: Tensor, inputs: tuple[Tensor, Tensor, Tensor], attend: Callable[..., Tensor]
     ) -> Tensor:
-        """As `AttentionChange.self_output`."""
+        """Replace the output by that of an attention whose keys and values include the tokens of the reference."""
         query, key, value = (tokens[self.scale.rows] for tokens in inputs)
         more = self.tokens.to(query.dtype)
         joined = torch.cat([key, more], dim=1), torch.cat([value, more], dim=1)

@@ -55,7 +55,7 @@ class RegionChange(_Fields, AttentionChange):
     __slots__ = ()
 
     def text_output(self, output: Tensor, query: Tensor, attend: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """As `AttentionChange.text_output`: what the texts of all regions add, by their shares."""
+        """Mix the output for the prompt with the outputs for the texts of the regions, by their shares."""
         asked = query[self.scale.rows]
         shares = self.shares.to(output.dtype)
 

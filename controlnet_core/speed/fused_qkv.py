@@ -110,11 +110,11 @@ class FusedGpuTransformerBlock(nn.Module):
         return x + self.ff(self.norm3(x))
 
     def self_attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """As `TransformerBlock.self_attention`."""
+        """Return the self attention of tokens (B, N, width), before the skip connection is added."""
         return self.attn1.of_three(query, key, value)
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        """As `TransformerBlock.feed_forward`."""
+        """Return x plus the feed-forward network of its normalised tokens."""
         return x + self.ff(self.norm3(x))
 
 

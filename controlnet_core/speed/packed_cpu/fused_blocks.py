@@ -102,11 +102,11 @@ class FusedTransformerBlock(nn.Module):
         return self.ff.plus(self.norm3(x), x)
 
     def self_attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """As `TransformerBlock.self_attention`."""
+        """Return the self attention of tokens (B, N, width), before the skip connection is added."""
         return self.attn1(query, self.attn1.kv(key, value))
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        """As `TransformerBlock.feed_forward`."""
+        """Return x plus the feed-forward network of its normalised tokens."""
         return self.ff.plus(self.norm3(x), x)
 
     def _attend_to_itself(self, x: Tensor) -> Tensor:
