@@ -1,4 +1,6 @@
-"""The one place where control enters the UNet (Zhang et al. 2023, sections 3.1 and 3.2).
+"""The one place where residuals are added to the UNet (Zhang et al. 2023, sections 3.1 and 3.2).
+
+Kinds of control that act inside the attentions, and have no residuals, enter in `control.attention`.
 
 A residual is a ControlNet's feature map after its zero convolution. It is added to one target: the output of an
 encoder block (a skip) or of the middle block.
