@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -167,6 +168,7 @@ class PoseFamilyNode(FamilyNode):
         return {**made, "result": (*made["result"], write_poses(poses))}
 
 
+@cache
 def family_nodes() -> tuple[type, ...]:
     """A node class for each family of preprocessors, named after it."""
     return tuple(_node_class(family) for family in FAMILIES)

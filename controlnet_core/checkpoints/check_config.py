@@ -7,6 +7,7 @@ does not divide a width too, and a billion blocks would take hours to build.
 from __future__ import annotations
 
 from dataclasses import is_dataclass
+from functools import cache
 from math import isfinite
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -46,8 +47,13 @@ def check_config(config: Config) -> None:
             _check_heads(part.width, part.heads)
 
 
+@cache
+def _annotations(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
 def _check_entries(config: Any) -> None:
-    for name, hint in get_type_hints(type(config)).items():
+    for name, hint in _annotations(type(config)).items():
         value = getattr(config, name)
         # The length first, because each entry is checked by itself below.
         if isinstance(value, tuple):

@@ -41,9 +41,14 @@ def load_control(
 
 
 def outline(header: Header, identity: Identity) -> ControlModel:
-    """The net on the meta device: its shapes without its weights. Raises CheckpointError for an incomplete file."""
+    """The net on the meta device, to look at only: its shapes without its weights.
+
+    Raises CheckpointError for an incomplete file.
+    """
     if identity.kind not in DERIVED:
-        return control_plan(header, identity).module("", ControlModel)
+        net = control_plan(header, identity).outlines()[""]
+        assert isinstance(net, ControlModel)
+        return net
     names = names_in(header, identity.kind, identity.prefix)
     weights = {name: torch.empty(header.tensors[key].shape, device="meta") for key, name in names.items()}
     return _derived(header, identity, weights)

@@ -6,8 +6,10 @@ weight of the model has to be in the file. All of this is checked on shapes, bef
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,12 +37,23 @@ from .open_clip import split_fused
 from .signatures import KINDS
 
 SHOWN_KEYS = 4
+KNOWN_MODELS = 16
+"""Models whose outlines are remembered."""
+
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 @dataclass(frozen=True)
+class ModelPart:
+    """A part of a model before it is built: the class of its module, and the config of the file."""
+
+    kind: type[nn.Module]
+    config: Any
+
+
+@dataclass(frozen=True)
 class Plan:
-    """Modules to fill, by the prefix of our names, and the table that finds their weights in the file.
+    """Parts to build and fill, by the prefix of our names, and the table that finds their weights in the file.
 
     drop: patterns of keys to ignore. scope: prefixes of the keys to load, where only a part of a file is wanted.
     places: the prefixes of the parts of a checkpoint.
@@ -49,10 +62,21 @@ class Plan:
     header: Header
     identity: Identity
     keymap: KeyMap
-    modules: Mapping[str, nn.Module]
+    parts: Mapping[str, ModelPart]
     drop: tuple[str, ...] = ()
     scope: tuple[str, ...] = ("",)
     places: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """The modules to fill, without memory. Raises CheckpointError when a config describes no model."""
+        with _building(self.header):
+            return {prefix: _on_meta(part.kind, part.config) for prefix, part in self.parts.items()}
+
+    def outlines(self) -> Mapping[str, nn.Module]:
+        """Modules without memory, to look at only: other plans may have them too. Raises as `modules`."""
+        with _building(self.header):
+            return {prefix: _outline(part.kind, part.config) for prefix, part in self.parts.items()}
 
     def module(self, prefix: str, kind: type[ModelT]) -> ModelT:
         """The module of this prefix, which is of this type."""
@@ -100,11 +124,22 @@ class WithoutInit(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def on_meta(build: Callable[[Any], nn.Module], config: Any, header: Header) -> nn.Module:
-    """A model without memory. Raises CheckpointError when the config of the file describes no model."""
+def _on_meta(kind: type[nn.Module], config: Any) -> nn.Module:
+    with torch.device("meta"), WithoutInit():
+        return kind(config)
+
+
+@lru_cache(maxsize=KNOWN_MODELS)
+def _outline(kind: type[nn.Module], config: Any) -> nn.Module:
+    # Checking a workflow takes mostly this, and most workflows use the same few models.
+    return _on_meta(kind, config)
+
+
+@contextmanager
+def _building(header: Header) -> Iterator[None]:
+    """Raise CheckpointError for whatever building a model from the config of this file raises."""
     try:
-        with torch.device("meta"), WithoutInit():
-            return build(config)
+        yield
     except (ValueError, TypeError, RuntimeError, LookupError, ArithmeticError) as error:
         raise CheckpointError(
             f"{header.path.name} describes a model that cannot be built ({error}): "
@@ -123,15 +158,15 @@ def checkpoint_plan(header: Header, identity: Identity) -> Plan:
     unet_prefix, _ = part(header.shapes, layout.unet_prefixes)
     vae_prefix, vae = part(header.shapes, layout.vae_prefixes)
     texts = find_texts(layout, header.shapes)
-    modules = {"unet.": on_meta(UNet, config.unet, header)}
+    parts = {"unet.": ModelPart(UNet, config.unet)}
     if vae:
-        modules["vae."] = on_meta(AutoencoderKL, config.vae, header)
+        parts["vae."] = ModelPart(AutoencoderKL, config.vae)
     for name, text in zip(texts, (config.text, config.text2), strict=False):
         if text is not None:
-            modules[name] = on_meta(ClipTextModel, text, header)
+            parts[name] = ModelPart(ClipTextModel, text)
     rules = checkpoint_rules(layout, config.unet, len(config.vae.widths), texts, (unet_prefix, vae_prefix))
     places = {"unet.": unet_prefix, "vae.": vae_prefix, **{name: place.prefix for name, place in texts.items()}}
-    return Plan(header, identity, KeyMap(rules), modules, layout.drop, places=places)
+    return Plan(header, identity, KeyMap(rules), parts, layout.drop, places=places)
 
 
 def control_plan(header: Header, identity: Identity) -> Plan:
@@ -149,8 +184,8 @@ def control_plan(header: Header, identity: Identity) -> Plan:
         rules = layout.controlnet_rules(config.unet, 2 * len(config.hint_widths))
         # With a prefix the file is a training checkpoint, which may hold the locked base as well.
         drop = layout.control_drop if identity.prefix else layout.drop
-    modules = {"": on_meta(net, config, header)}
-    return Plan(header, identity, KeyMap(add_prefix(rules, identity.prefix)), modules, drop)
+    parts = {"": ModelPart(net, config)}
+    return Plan(header, identity, KeyMap(add_prefix(rules, identity.prefix)), parts, drop)
 
 
 PARTS: Mapping[str, tuple[str, type[nn.Module], Callable[[Layout, Any], tuple[Rule, ...]]]] = {
@@ -166,17 +201,17 @@ def part_plan(header: Header, identity: Identity, kind: str) -> Plan:
     prefix, module, make_rules = PARTS[kind]
     if identity.kind == "checkpoint":
         plan = checkpoint_plan(header, identity)
-        if prefix not in plan.modules:
+        if prefix not in plan.parts:
             raise CheckpointError(
                 f"{header.path.name} is {identity.summary} without the wanted part {prefix[:-1]!r}: "
                 "choose a file that has it",
                 header.path,
             )
-        return replace(plan, modules={prefix: plan.modules[prefix]}, scope=(plan.places[prefix],))
+        return replace(plan, parts={prefix: plan.parts[prefix]}, scope=(plan.places[prefix],))
     layout = LAYOUTS[identity.layout]
     rules = add_prefix(make_rules(layout, identity.config), identity.prefix, prefix)
-    modules = {prefix: on_meta(module, identity.config, header)}
-    return Plan(split_fused(header), identity, KeyMap(rules), modules, layout.drop)
+    parts = {prefix: ModelPart(module, identity.config)}
+    return Plan(split_fused(header), identity, KeyMap(rules), parts, layout.drop)
 
 
 def plan_for(header: Header, identity: Identity) -> Plan:
@@ -199,11 +234,10 @@ def check(plan: Plan) -> dict[str, str]:
     dropped = matcher(plan.drop)
     keys = [key for key in plan.header.tensors if key.startswith(plan.scope) and not dropped.find(key)]
     renamed = plan.keymap.rename(keys)
-    # The modules are on the meta device, so that their state has shapes and no memory.
     expected = {
         prefix + name: tuple(tensor.shape)
-        for prefix, module in plan.modules.items()
-        for name, tensor in module.state_dict().items()
+        for prefix, outline in plan.outlines().items()
+        for name, tensor in outline.state_dict().items()
     }
     known = {key: ours for key, ours in renamed.pairs.items() if ours in expected or ours.startswith(EXTRA_PREFIX)}
     missing = sorted(expected.keys() - known.values())
