@@ -506,10 +506,16 @@ def run_pack(session: Any, name: str) -> Any:
         session.model = whole
         if error:
             return error
+    compared = {"difference": (0, 2), "accelerated": (1, 2), "control": (2, 3)}
     return [
-        {"difference": largest(ours, own), "accelerated": largest(fast, own), "control": largest(own, without)}
-        for ours, fast, own, without in zip(*runs, strict=True)
+        {what: [largest(made[a], made[b]), differing(made[a], made[b])] for what, (a, b) in compared.items()}
+        for made in zip(*runs, strict=True)
     ]
+
+
+def differing(a: Tensor, b: Tensor) -> float:
+    """The share of values that differ."""
+    return float((a != b).float().mean())
 
 
 def largest(a: Tensor, b: Tensor) -> float:
@@ -520,7 +526,8 @@ def largest(a: Tensor, b: Tensor) -> float:
 def packs(session: Any) -> None:
     """Each pack that is in COMFYUI_PACKS, with our net, with ComfyUI's own and without control.
 
-    Facts: for each run the largest difference to ComfyUI's own net, and what control changes.
+    Facts: for each run the largest difference to ComfyUI's own net and the share of values that differ; the same for
+    what control changes.
     """
     folder = Path(os.environ["COMFYUI_PACKS"])
     # AnimateDiff-Evolved refuses ComfyUI's own nets unless Advanced-ControlNet is there to make them its own.

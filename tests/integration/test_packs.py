@@ -75,6 +75,12 @@ RUNS = {
     "ComfyUI_UltimateSDUpscale": ("one tile at a time", "two tiles at a time"),
     "ComfyUI-AnimateDiff-Evolved": ("one hint", "a hint for each frame"),
 }
+EIGHT_BITS = {"ComfyUI_UltimateSDUpscale"}
+"""Packs that round each tile to 8 bits: a difference of 1e-7 can move a value by one step."""
+
+FEW = 1e-3
+"""The share of values that may be rounded to another step."""
+
 FIRST_RELEASE = {"ComfyUI-Advanced-ControlNet": (0, 33)}
 """Releases of ComfyUI that a pack needs: the first one in which it was seen to load."""
 
@@ -100,9 +106,11 @@ def test_a_pack_makes_the_same_image_with_our_net(name: str, run_facts: dict[str
     found = run_facts["packs"][name]
     assert isinstance(found, list), found
     for run, result in zip(RUNS[name], found, strict=True):
-        assert result["control"] > 100 * CLOSE, run
-        assert result["difference"] <= CLOSE, run
-        assert result["accelerated"] <= CLOSE, run
+        assert result["control"][0] > 100 * CLOSE, run
+        for net in ("difference", "accelerated"):
+            largest, share = result[net]
+            rounded = name in EIGHT_BITS and largest <= 1.01 / 255 and share <= FEW
+            assert largest <= CLOSE or rounded, (run, net, largest, share)
 
 
 # ---- packs beside ours
@@ -123,7 +131,10 @@ def beside(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     out = tmp_path_factory.mktemp("beside") / "facts.json"
     program = Path(__file__).with_name("comfyui_beside.py")
     given = [os.environ["COMFYUI_DIR"], str(pack), os.environ["COMFYUI_PACKS"], str(out)]
-    run = subprocess.run([host.python(), str(program), *given], capture_output=True, text=True, timeout=host.TIMEOUT)
+    # comfyui-prompt-control adds no nodes where pytest runs.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    command = [host.python(), str(program), *given]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=host.TIMEOUT, env=environment)
     assert run.returncode == 0, run.stderr[-4000:]
     return json.loads(out.read_text())
 
