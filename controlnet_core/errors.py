@@ -93,6 +93,12 @@ class Interrupted(CoreError):
     exit_code = 130
 
 
+def unreadable(name: str, error: OSError) -> str:
+    """The message for a file that the system does not let us read."""
+    reason = error.strerror or error
+    return f"{name} cannot be read ({reason}): check its name, and the permissions of the file and its folder"
+
+
 @contextmanager
 def reading(path: str | Path, kind: type[_FileError] = DamagedFileError) -> Iterator[None]:
     """Turn every exception that is raised while a file is read into one typed error that names the file.
@@ -113,11 +119,7 @@ def reading(path: str | Path, kind: type[_FileError] = DamagedFileError) -> Iter
     except FileNotFoundError as error:
         raise MissingFileError(f"there is no file {path}: check the name and the folder", path) from error
     except OSError as error:
-        raise kind(
-            f"{path.name} cannot be read ({error.strerror or error}): check its name, and the permissions of the file "
-            "and its folder",
-            path,
-        ) from error
+        raise kind(unreadable(path.name, error), path) from error
     except Exception as error:
         if "allocate memory" in str(error):  # torch reports this as a RuntimeError
             raise OutOfMemory(

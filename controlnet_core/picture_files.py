@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .errors import DamagedFileError
+from .errors import DamagedFileError, unreadable
 from .limits import ANIMATION_PIXELS, ARRAY_VALUES, FRAMES, PICTURE_PIXELS, Limit
 
 PICTURE_ENDINGS = frozenset(
@@ -130,6 +130,8 @@ def _named_faults(path: Path) -> Iterator[None]:
     except (DamagedFileError, MemoryError):
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno:  # of the system; those of Pillow have no number
+            raise DamagedFileError(unreadable(str(path), error), path) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         message = f"{path} cannot be read as a picture ({reason}): save it again as PNG or JPEG"
         raise DamagedFileError(message, path) from error

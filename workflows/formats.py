@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..controlnet_core.errors import MissingFileError, WorkflowError
+from ..controlnet_core.errors import MissingFileError, WorkflowError, unreadable
 from ..controlnet_core.limits import WORKFLOW_BYTES
 from . import editor, png
 from .checks import MAX_NODES, as_dict, as_text, fail
@@ -75,7 +75,7 @@ def read_document(path: str | Path) -> Document:
     except FileNotFoundError as error:
         raise MissingFileError(f"there is no file {path}: check its name and folder", path) from error
     except OSError as error:
-        raise MissingFileError(f"{path} cannot be read ({error.strerror or error}): check it", path) from error
+        raise MissingFileError(unreadable(str(path), error), path) from error
     return parse_document(data, str(path))
 
 

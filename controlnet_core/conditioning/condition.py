@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields
 from hashlib import blake2b
 from math import lcm
 
-import torch
 from torch import Tensor
 
 from ..control.unit import ControlStack
@@ -58,9 +57,11 @@ def fingerprint(condition: Condition) -> tuple[Hashable, ...]:
 def _digest(tensor: Tensor) -> Hashable:
     if tensor.is_meta:  # has no contents, see `memory_estimate`
         return tuple(tensor.shape), tensor.dtype, id(tensor)
-    # Bytes instead of numbers: numpy has no bfloat16, and NaN would differ from itself.
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return tuple(tensor.shape), tensor.dtype, blake2b(flat.view(torch.uint8).numpy().data).digest()
+    # numpy has neither bfloat16 nor float8, and float32 holds all their values.
+    numbers = flat.float() if flat.is_floating_point() and flat.element_size() <= 2 else flat
+    # A digest of the bytes instead of the numbers, because NaN would differ from itself.
+    return tuple(tensor.shape), tensor.dtype, blake2b(numbers.numpy().data).digest()
 
 
 def crop(x: Tensor, area: Area | None, factor: int = 1) -> Tensor:

@@ -52,12 +52,12 @@ class Kind:
     tokenizer: str = ""
 
 
-DEPTH = Kind("AutoModelForDepthEstimation", "AutoImageProcessor", "4.37")
+DEPTH = Kind("AutoModelForDepthEstimation", "AutoImageProcessor", "4.38")
 # Its processor needs torchvision from 5.0 on.
 DEPTH_PRO = Kind("DepthProForDepthEstimation", "", "4.49")
-SEMANTIC = Kind("AutoModelForSemanticSegmentation", "AutoImageProcessor", "4.37")
-ONEFORMER = Kind("OneFormerForUniversalSegmentation", "OneFormerImageProcessor", "4.37", "CLIPTokenizer")
-SAM = Kind("SamModel", "SamImageProcessor", "4.37")
+SEMANTIC = Kind("AutoModelForSemanticSegmentation", "AutoImageProcessor", "4.38")
+ONEFORMER = Kind("OneFormerForUniversalSegmentation", "OneFormerImageProcessor", "4.38", "CLIPTokenizer")
+SAM = Kind("SamModel", "SamImageProcessor", "4.38")
 DETECTOR = Kind("RTDetrForObjectDetection", "AutoImageProcessor", "4.48")
 VITPOSE = Kind("VitPoseForPoseEstimation", "AutoImageProcessor", "4.48")
 

@@ -16,6 +16,7 @@ from comfyui_controlnet_core.controlnet_core import picture_files
 from comfyui_controlnet_core.controlnet_core.errors import DamagedFileError
 from comfyui_controlnet_core.controlnet_core.limits import PICTURE_PIXELS
 from comfyui_controlnet_core.controlnet_core.picture_files import count_frames, read_frames, read_picture
+from picture_forms import AVIF
 from PIL import Image
 
 ORIENTATION = 274
@@ -98,18 +99,19 @@ def test_deep_colours_are_turned_by_their_orientation(tmp_path: Path, orientatio
     assert np.array_equal(read_picture(tmp_path / "x.png").pixels, turned(words, orientation))
 
 
-def test_jpeg_jfif_and_avif_are_turned_and_count_as_pictures(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["JPEG", AVIF])
+def test_jpeg_jfif_and_avif_are_turned_and_count_as_pictures(tmp_path: Path, form: str) -> None:
     ramp = np.repeat(np.linspace(0, 255, 64).astype(np.uint8)[None, :, None], 32, 0).repeat(3, 2)
     exif = Image.Exif()
     exif[ORIENTATION] = 6
-    for name, form in (("a.JPG", "JPEG"), ("b.jfif", "JPEG"), ("c.AVIF", "AVIF")):
+    for name in {"JPEG": ("a.JPG", "b.jfif"), "AVIF": ("c.AVIF",)}[form]:
         path = tmp_path / name
         Image.fromarray(ramp).save(path, form, exif=exif, quality=95)
         assert path.suffix.lower() in picture_files.PICTURE_ENDINGS
         assert np.abs(read_picture(path).pixels.astype(int) - turned(ramp, 6)).mean() < 3
 
 
-@pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP", "TIFF", AVIF])
 def test_all_frames_are_read_in_order(tmp_path: Path, form: str) -> None:
     shades = [20, 90, 160, 230, 120]
     frames = [Image.new("RGB", (16, 12), (shade, shade, shade)) for shade in shades]
@@ -247,7 +249,7 @@ def test_arrays_that_are_no_picture(tmp_path: Path, shape: tuple[int, ...], kind
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "AVIF"])
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", AVIF])
 def test_every_cut_is_one_error_that_names_the_file(tmp_path: Path, form: str) -> None:
     path = tmp_path / "x.tif"
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 40, 3)).astype(np.uint8)).save(path, form)
@@ -256,6 +258,12 @@ def test_every_cut_is_one_error_that_names_the_file(tmp_path: Path, form: str) -
         path.write_bytes(whole[:part])
         with pytest.raises(DamagedFileError, match=r"x.tif cannot be read as a picture"):
             read_picture(path)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path) -> None:
+    (tmp_path / "x.png").symlink_to("x.png")  # no permissions, because a superuser has them all
+    with pytest.raises(DamagedFileError, match=r"x.png cannot be read \(.*\): check its name, and the permissions"):
+        read_picture(tmp_path / "x.png")
 
 
 def test_programs_that_draw_are_not_run(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from comfyui_controlnet_core.controlnet_core.picture_files import read_picture
 from comfyui_controlnet_core.preprocessors import pose as poses
 from comfyui_controlnet_core.workflows import destinations, hint_files
 from comfyui_controlnet_core.workflows.cli import main
+from picture_forms import can_write
 from PIL import Image
 
 from .conftest import make_pictures
@@ -345,11 +346,12 @@ def test_endings_count_in_a_folder_as_they_do_alone(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     names = {"a.jfif": "JPEG", "b.JPG": "JPEG", "c.avif": "AVIF", "d.TIFF": "TIFF", "e.Png": "PNG"}
+    names = {name: form for name, form in names.items() if can_write(form)}
     for name, form in names.items():
         Image.new("RGB", (12, 8)).save(folder / name, form)
     (folder / "._a.png").write_bytes(b"what macOS puts beside a picture")
     assert preprocess("invert", folder, "--output", tmp_path / "out") == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png", "c.png", "d.png", "e.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"{name[0]}.png" for name in names]
 
 
 def test_alpha_is_laid_over_white_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
