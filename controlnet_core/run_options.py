@@ -103,7 +103,7 @@ class RunOptions:
 
     shortcuts: what may be skipped. recorder: collects what ran. on_step: called once in each sampling step, after its
     first evaluation. on_memory: called with the memory plan before anything is computed. cancelled: asked before each
-    step whether to stop.
+    step whether to stop. part: (index, count) of this run among those that a node makes one after the other.
     """
 
     shortcuts: Shortcuts = EXACT
@@ -111,6 +111,7 @@ class RunOptions:
     on_step: Callable[[Step], None] | None = None
     on_memory: Callable[[MemoryPlan], None] | None = None
     cancelled: Cancelled | None = None
+    part: tuple[int, int] = (0, 1)
 
     @property
     def observes(self) -> bool:
@@ -126,6 +127,11 @@ class RunOptions:
     def limits_guidance(self) -> bool:
         """Whether the negative half is skipped anywhere."""
         return self.shortcuts.limits_guidance
+
+    def progress(self, done: int, total: int) -> tuple[int, int]:
+        """Steps done and all steps of a node, of those of this run."""
+        index, count = self.part
+        return index * total + done, count * total
 
     def recorded(self, title: str, observe: bool = False) -> RunOptions:
         """The same run with a report. observe: whether residuals and times are measured."""

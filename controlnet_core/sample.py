@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .control.hint import repeat_to
 from .diffusion.denoiser import add_noise, is_max_denoise
-from .diffusion.noise import AncestralSeed, initial_noise, mask_noise, noise_source
+from .diffusion.noise import AncestralSeed, NoisePart, initial_noise, mask_noise, noise_source
 from .diffusion.samplers import Sampler, Step, get_sampler
 from .diffusion.schedule import NoiseSchedule, make_sigmas
 from .errors import ValueRangeError
@@ -37,7 +37,8 @@ class SampleSettings:
     add_noise: off if the latent is noisy already. start_step, end_step: run only these steps of the schedule.
     leftover_noise: whether a cut end leaves its noise in the latent. ancestral: how the noise of ancestral samplers is
     seeded. sigmas: noise levels to use instead of scheduler, steps and denoise. rescale: how much of the contrast that
-    guidance adds is taken back, 0 to 1.
+    guidance adds is taken back, 0 to 1. noise_part: takes the initial noise from that of a larger latent; `seed` is
+    then that of the noise between the steps alone.
     """
 
     seed: int = 0
@@ -53,6 +54,7 @@ class SampleSettings:
     ancestral: AncestralSeed = "shifted"
     sigmas: tuple[float, ...] | None = None
     rescale: float = 0.0
+    noise_part: NoisePart | None = None
 
     def __post_init__(self) -> None:
         if self.start_step < 0 or (self.end_step is not None and self.end_step < 0):
@@ -126,7 +128,7 @@ class KeptLatent:
     ) -> KeptLatent:
         """Draw the noise of a run and fit its mask."""
         # On the CPU, so that a seed gives the same image on every device.
-        noise = initial_noise(latent.shape, settings.seed, batch_index)
+        noise = initial_noise(latent.shape, settings.seed, batch_index, settings.noise_part)
         noise = noise.to(latent.device) if settings.add_noise else torch.zeros_like(latent)
         mask = None if noise_mask is None else fit_noise_mask(noise_mask.to(latent.device), latent)
         return cls(latent, noise, mask_noise(sampler, noise, settings.seed), mask)

@@ -161,7 +161,7 @@ class Studio:
             return self.edges
         if (node, name) in DRIFTED:
             return self.drifted
-        if name == "picture":
+        if name == "picture" or node == "CNCore_TiledUpscale":
             return self.painted
         if node in MADE_BY:
             return self.run(MADE_BY[node], image=self.image(MADE_BY[node], name))[0]
@@ -284,6 +284,7 @@ FIELDS: Mapping[str, Mapping[str, Any]] = {
     "CNCore_ExampleImage": {"picture": SCENE, "size": 256},
     "CNCore_DepthConvert": {"space": "disparity"},
     "CNCore_Shortcuts": {"deep_every": 2},
+    "CNCore_TiledUpscale": {"width": 0, "height": 0, "tile_size": PICTURE, "overlap": 32, "denoise": 0.3},
     "CNCore_BlockWeights": {"half": 0.0, "quarter": 0.0, "eighth": 0.0, "middle": 0.0},
 }
 

@@ -16,6 +16,7 @@ import workflow_controls as controls
 import workflow_hints as hints
 import workflow_prompts as prompts
 import workflow_strength as strength
+import workflow_tools as tools
 from comfyui_controlnet_core.nodes import build_nodes
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from editor_sheet import Sheet
@@ -45,6 +46,7 @@ DRAWINGS: Mapping[str, Callable[[Sheet], None]] = {
         prompts.region_prompts,
         prompts.reference_look,
         strength.auto_strength,
+        tools.tiled_upscale,
     )
 }
 

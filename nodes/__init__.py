@@ -33,6 +33,7 @@ def own_nodes() -> dict[str, type]:
         sample,
         sensitivity,
         speed,
+        tiled_upscale,
         train,
     )
 
@@ -45,6 +46,7 @@ def own_nodes() -> dict[str, type]:
         grid.CompareGrid, train.TrainControlNet, nets.SaveControlNet, nets.ConvertControlNet, nets.TransferControlNet,
         model_patch.ModelPatchControlNet, finish.TileColorFix, finish.PasteBack, pose_editor.PoseEditor,
         regions.RegionPrompts, auto_strength.AutoStrength, reference.ReferenceControl,
+        tiled_upscale.TiledUpscale,
     )  # fmt: skip
     return {PREFIX + cls.__name__.removesuffix("Node"): cls for cls in classes}
 

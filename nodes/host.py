@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..controlnet_core.control.picture_part import PicturePart
 from ..controlnet_core.models.control import ControlModel
 from ..controlnet_core.models.controlnet import ControlNet
 from ..controlnet_core.run_options import DEFAULTS, RunOptions
@@ -83,6 +84,10 @@ class Host(Protocol):
         """IMAGE (B, H, W, C) -> latents (B, 4, h, w), not scaled for a UNet."""
         ...
 
+    def enlarge(self, upscale_model: Any, image: Tensor) -> Tensor:
+        """IMAGE (B, H, W, C) enlarged by an UPSCALE_MODEL, by the factor of that."""
+        ...
+
     def apply_control(self, positive: Conditioning, negative: Conditioning, specs: Sequence[ControlSpec]) -> Halves:
         """Both halves of the guidance, with these units added to those that they have."""
         ...
@@ -100,6 +105,10 @@ class Host(Protocol):
 
         unit: its index in `controlled`. factors: one for each block, the middle block last.
         """
+        ...
+
+    def crop_control(self, positive: Conditioning, negative: Conditioning, part: PicturePart) -> Halves:
+        """Both halves with copies of their units for a part of the picture: its share of hints and masks."""
         ...
 
     def sample(self, inputs: SamplerInputs, options: RunOptions = DEFAULTS) -> Latent:

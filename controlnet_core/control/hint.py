@@ -33,6 +33,11 @@ Fit = Callable[[Tensor, int, int], Tensor]
 
 def crop(hint: Tensor, height: int, width: int) -> Tensor:
     """(B, C, H, W) -> (B, C, height, width) as in ComfyUI: centre crop to the aspect ratio, nearest-exact."""
+    return stretch(crop_to_aspect(hint, height, width), height, width)
+
+
+def crop_to_aspect(hint: Tensor, height: int, width: int) -> Tensor:
+    """(B, C, H, W) cropped at the centre to the aspect ratio of height and width, as in ComfyUI; a view."""
     old_height, old_width = hint.shape[-2:]
     old_aspect, aspect = old_width / old_height, width / height
     x = y = 0
@@ -42,7 +47,7 @@ def crop(hint: Tensor, height: int, width: int) -> Tensor:
         y = round((old_height - old_height * (old_aspect / aspect)) / 2)
     # Keep at least one row and one column, for extreme aspect ratios, where ComfyUI fails.
     x, y = min(x, (old_width - 1) // 2), min(y, (old_height - 1) // 2)
-    return stretch(hint[:, :, y : old_height - y, x : old_width - x], height, width)
+    return hint[:, :, y : old_height - y, x : old_width - x]
 
 
 def stretch(hint: Tensor, height: int, width: int) -> Tensor:

@@ -7,6 +7,7 @@ Initial noise is drawn on the CPU in float32 from a generator of its own. The nu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
@@ -38,12 +39,37 @@ COMPARED_WITH = ("0.3.40", "0.3.64", "0.33.0")
 _SEEDS = 2**64
 
 
-def initial_noise(shape: Sequence[int], seed: int, batch_index: Sequence[int] | None = None) -> Tensor:
+@dataclass(frozen=True)
+class NoisePart:
+    """Where a latent lies in a larger one, whose noise it takes its part of.
+
+    seed: of the larger one's noise. size: its (height, width). top, left: where the part begins. All in latent cells.
+    """
+
+    # Where two parts overlap they see the same noise, so that they agree there on details as well.
+
+    seed: int
+    size: tuple[int, int]
+    top: int
+    left: int
+
+    def cut(self, noise: Tensor) -> Tensor:
+        """A view of the noise (..., *size) from (top, left) on."""
+        return noise[..., self.top :, self.left :]
+
+
+def initial_noise(
+    shape: Sequence[int], seed: int, batch_index: Sequence[int] | None = None, part: NoisePart | None = None
+) -> Tensor:
     """Draw float32 N(0, 1) noise of this shape (B,C,H,W) on the CPU.
 
     batch_index: B integers >= 0. Each picture then takes its noise from that position in the seed's sequence of
     single pictures, so that one picture of a batch can be made again alone. Raises ValueRangeError otherwise.
+    part: the noise is this part of the noise of a larger latent; `seed` is not used then.
     """
+    if part is not None:
+        whole = initial_noise((*shape[:-2], *part.size), part.seed, batch_index)
+        return part.cut(whole)[..., : shape[-2], : shape[-1]].contiguous()
     generator = _generator(seed)
     if batch_index is None:
         return torch.randn(tuple(shape), generator=generator)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...controlnet_core.config import SD15
 from ...controlnet_core.control.effect import idle_notes
+from ...controlnet_core.control.picture_part import PicturePart
 from ...controlnet_core.control.unit import ControlUnit
 from ...controlnet_core.diffusion.schedule import NoiseSchedule
 from ...controlnet_core.errors import ValueRangeError
@@ -109,13 +110,46 @@ def reweigh(model: Any, conditioning: Conditioning, unit: int, factors: Sequence
     """
     base = controlled(model, conditioning).config.unet
     order = list(dict.fromkeys(link for _, o in conditioning for link in [*chain(o.get("control"))][::-1]))
-    copies: dict[Any, Any] = {None: None}
-    for link in order:
-        made = link.copy().set_previous_controlnet(copies[link.previous_controlnet])
+
+    def scaled(link: Any) -> Any:
+        made = link.copy()
         if link is order[unit]:
             made.scale_blocks(factors, base)
-        copies[link] = made
-    return [[text, {**options, "control": copies[options.get("control")]}] for text, options in conditioning]
+        return made
+
+    return replace_controls([conditioning], scaled)[0]
+
+
+def crop_control(positive: Conditioning, negative: Conditioning, part: PicturePart) -> Halves:
+    """Both halves with copies of their control objects for a part of the picture.
+
+    Raises ValueRangeError for masks of other packs that cannot be cut.
+    """
+
+    def cropped(link: Any) -> Any:
+        if getattr(link, core_control.TAG, False):
+            return link.crop_to(part)
+        made = link.copy()
+        # As packs that sample in tiles do it; native objects resize the hint to the latent when they are called.
+        if isinstance(link.cond_hint_original, Tensor):
+            made.cond_hint_original, made.cond_hint = part.hint(link.cond_hint_original), None
+        made.extra_concat_orig = [part.hint(more) for more in link.extra_concat_orig]
+        return made
+
+    halves = replace_controls([positive, negative], cropped)
+    return halves[0], halves[1]
+
+
+def replace_controls(halves: Sequence[Conditioning], change: Callable[[Any], Any]) -> list[Conditioning]:
+    """Conditionings whose control objects are those that `change` makes of them, which must be new ones.
+
+    Entries that share a chain share the new one, so that the sampler still evaluates them in one batch.
+    """
+    made: dict[Any, Any] = {None: None}
+    for link in (link for half in halves for _, o in half for link in [*chain(o.get("control"))][::-1]):
+        if link not in made:
+            made[link] = change(link).set_previous_controlnet(made[link.previous_controlnet])
+    return [[[text, {**o, "control": made[o.get("control")]}] for text, o in half] for half in halves]
 
 
 def chain(link: Any) -> Iterator[Any]:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from ...controlnet_core.config import UNetConfig
+from ...controlnet_core.control.picture_part import PicturePart
 from ...controlnet_core.control.unit import ControlUnit, Hint
 from ...controlnet_core.control.weights import BlockWeights
 from ...controlnet_core.errors import ValueRangeError
 from ..units import hint_of, unit_of
-from ..values import ControlSpec
+from ..values import ControlSpec, HintSpec
 from .advanced import AdvancedInputs
 from .bind import FACTOR
 from .hint_channels import HintParts
@@ -101,6 +102,29 @@ class ControlInputs(AdvancedInputs, comfy.controlnet.ControlNet):
         own = self.unit().own_weights(base) or (1.0,) * len(factors)
         weights = BlockWeights(custom=tuple(w * f for w, f in zip(own, factors, strict=True)))
         self.spec = replace(self.spec, block_weights=weights)
+
+    def crop_to(self, part: PicturePart) -> Any:
+        """A copy for a part of the picture, with its share of hints and masks.
+
+        Raises ValueRangeError where Advanced-ControlNet's keyframes or weights have masks.
+        """
+        twin, own = self.copy(), self.mask_cond_hint_original
+        frames = self.timestep_keyframes.keyframes if self.timestep_keyframes else ()
+        weights = (self.weights_override, *(frame.control_weights for frame in frames))
+        if any(frame.mask_hint_orig is not None for frame in frames) or any(
+            given is not None and given.weight_mask is not None for given in weights
+        ):
+            raise ValueRangeError(
+                f"{self.name} has a mask in a timestep keyframe or in its weights, which cannot be cut into tiles: "
+                "give the mask to the apply node instead"
+            )
+        unit = part.unit(self.unit())
+        more = tuple(HintSpec(hint.picture.movedim(1, -1), hint.kind) for hint in unit.more_hints)
+        twin.spec = replace(self.spec, mask=unit.mask, more_hints=more)
+        twin.mask_cond_hint_original = None if own is None else part.mask(own.reshape(-1, *own.shape[-2:]))
+        twin.parts, twin.cond_hint = HintParts(unit.hint, masks=(None, twin.mask_cond_hint_original)), None
+        twin._join_hint()
+        return twin
 
     def unit(self, part: Tensor | None = None) -> ControlUnit:
         """The engine's record of this unit. Raises ShapeError or ValueRangeError.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -138,11 +139,19 @@ class ComfyHost:
         """IMAGE (B, H, W, C) -> latents (B, 4, h, w), not scaled, by the VAE that came in."""
         return vae.encode(pixels[..., :3])
 
+    def enlarge(self, upscale_model: Any, image: Tensor) -> Tensor:
+        """IMAGE enlarged by an UPSCALE_MODEL, by the editor's own node, which makes room for the network."""
+        node = sys.modules["nodes"].NODE_CLASS_MAPPINGS["ImageUpscaleWithModel"]
+        # A class method in V3, a method before.
+        made = (getattr(node, "execute", None) or node().upscale)(upscale_model, image[..., :3])
+        return getattr(made, "result", made)[0].float()
+
     # ---- control and sampling, each in a file of its own
 
     apply_control = staticmethod(apply.apply_control)
     controlled = staticmethod(apply.controlled)
     reweigh = staticmethod(apply.reweigh)
+    crop_control = staticmethod(apply.crop_control)
     sample = staticmethod(sampling.sample)
     accelerate = staticmethod(accelerate.accelerated)
     with_options = staticmethod(shortcut_wrappers.with_options)

@@ -37,9 +37,7 @@ def sample(inputs: SamplerInputs, options: RunOptions = DEFAULTS) -> Latent:
     sigmas = table(model, settings)
     if len(sigmas) < 2:
         return {**latent, "samples": samples}
-    noise = torch.zeros_like(samples, device="cpu")
-    if settings.add_noise:
-        noise = comfy.sample.prepare_noise(samples, settings.seed, latent.get("batch_index"))
+    noise = draw_noise(samples, settings, latent.get("batch_index"))
     try:
         result = comfy.sample.sample_custom(
             model,
@@ -51,7 +49,7 @@ def sample(inputs: SamplerInputs, options: RunOptions = DEFAULTS) -> Latent:
             negative,
             samples,
             noise_mask=latent.get("noise_mask"),
-            callback=latent_preview.prepare_callback(model, len(sigmas) - 1),
+            callback=show_steps(model, len(sigmas) - 1, options),
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=settings.seed,
         )
@@ -65,6 +63,30 @@ def sample(inputs: SamplerInputs, options: RunOptions = DEFAULTS) -> Latent:
     for note in () if options.records else notes:
         log.warning("%s", note)
     return {**latent, "samples": result}
+
+
+def draw_noise(samples: Tensor, settings: SampleSettings, batch_index: Any) -> Tensor:
+    """The initial noise of a latent, by the editor's own generator; zeros where none is wanted."""
+    if not settings.add_noise:
+        return torch.zeros_like(samples, device="cpu")
+    part = settings.noise_part
+    if part is None:
+        return comfy.sample.prepare_noise(samples, settings.seed, batch_index)
+    # Only type and shape of this latent are read, so it needs no memory.
+    whole = samples.new_empty(1, device="cpu").expand(*samples.shape[:-2], *part.size)
+    noise = part.cut(comfy.sample.prepare_noise(whole, part.seed, batch_index))
+    return noise[..., : samples.shape[-2], : samples.shape[-1]].contiguous()
+
+
+def show_steps(model: Any, count: int, options: RunOptions) -> Callable[[int, Tensor, Tensor, int], None]:
+    """The editor's bar and preview for a run of `count` steps, which may be one of several of a node."""
+    index, runs = options.part
+    shown = latent_preview.prepare_callback(model, count * runs)
+
+    def show(step: int, denoised: Tensor, x: Tensor, total: int) -> None:
+        shown(index * total + step, denoised, x, runs * total)
+
+    return show
 
 
 def table(model: Any, settings: SampleSettings) -> Tensor:

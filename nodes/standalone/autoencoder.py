@@ -16,7 +16,7 @@ from ...controlnet_core.models.vae import AutoencoderKL, scale_latent, unscale_l
 from ...controlnet_core.runtime.device import channels_last
 from ...controlnet_core.runtime.memory import MB, free_bytes, plan_decoding
 from ...controlnet_core.speed import bytes_to_come
-from .tiles import run_in_tiles
+from ..tiles import run_in_tiles
 from .values import Vae
 
 

@@ -19,6 +19,7 @@ from ...controlnet_core.checkpoints.embeddings import ENDINGS, read_embedding
 from ...controlnet_core.checkpoints.load import Narrow, load_text_encoder, load_vae
 from ...controlnet_core.checkpoints.lora import read_lora
 from ...controlnet_core.control.effect import idle_notes
+from ...controlnet_core.control.picture_part import PicturePart
 from ...controlnet_core.control.report import RunReport
 from ...controlnet_core.control.unit import ControlUnit
 from ...controlnet_core.diffusion.samplers import Step
@@ -34,6 +35,7 @@ from ...preprocessors.learned.library import Library
 from ..folders import ALIASES, MODEL_ENDINGS, find_file, list_models
 from ..speed import describe_ignored
 from ..units import add_units, hint_of, unit_of
+from ..upscale import enlarge
 from ..values import Conditioning, Controlled, ControlSpec, Halves, Latent, SamplerInputs
 from . import loras
 from .autoencoder import decode_latents, encode_pictures
@@ -244,6 +246,10 @@ class StandaloneHost:
         """IMAGE (B, H, W, C) -> latents (B, 4, H/8, W/8); see `encode_pictures`."""
         return encode_pictures(vae, pixels, self.vae_backend, tile, overlap)
 
+    def enlarge(self, upscale_model: Any, image: Tensor) -> Tensor:
+        """IMAGE enlarged by an UPSCALE_MODEL; see `upscale.enlarge`."""
+        return enlarge(upscale_model, image, self.runtime.device, lambda: self.progress(0, 1))
+
     # ---- control and sampling
 
     def apply_control(self, positive: Conditioning, negative: Conditioning, specs: Sequence[ControlSpec]) -> Halves:
@@ -282,6 +288,21 @@ class StandaloneHost:
             for text, options in conditioning
         ]
 
+    def crop_control(self, positive: Conditioning, negative: Conditioning, part: PicturePart) -> Halves:
+        """Both halves with units that know this part of the picture alone."""
+        made: dict[ControlUnit, ControlUnit] = {}
+
+        def cropped(half: Conditioning) -> Conditioning:
+            # Both halves share units, so each is cropped once.
+            for unit in (unit for _, options in half for unit in options.get("control") or () if unit not in made):
+                made[unit] = part.unit(unit)
+            return [
+                [text, {**options, "control": tuple(made[unit] for unit in options.get("control") or ())}]
+                for text, options in half
+            ]
+
+        return cropped(positive), cropped(negative)
+
     def sample(self, inputs: SamplerInputs, options: RunOptions = DEFAULTS) -> Latent:
         """The sampled LATENT.
 
@@ -294,7 +315,7 @@ class StandaloneHost:
             options = options.recorded(settings.title, self.observe)
 
         def on_step(step: Step) -> None:
-            self._on_step(step)
+            self.progress(*options.progress(step.index + 1, step.total))
             if options.on_step is not None:
                 options.on_step(step)
 
@@ -302,7 +323,9 @@ class StandaloneHost:
         ignored = describe_ignored(model.options, used)
         if ignored:
             self.on_note(ignored)
-        callbacks = {"on_step": on_step, "on_memory": self._on_memory, "cancelled": self._cancelled}
+        # Runs of one node are about alike: the memory of the first is reported for all.
+        on_memory = None if options.part[0] else self._on_memory
+        callbacks = {"on_step": on_step, "on_memory": on_memory, "cancelled": self._cancelled}
         run = replace(options.skipping(used), **callbacks)
         job = sampling_job(inputs, self.backend)
         result = job.run(run)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ...controlnet_core.errors import ShapeError, ValueRangeError
+from ..upscale import lanczos
 from .room import require_room
 
 IMAGE_METHODS = ("nearest-exact", "bilinear", "area", "bicubic", "lanczos")
@@ -24,7 +24,7 @@ def resize(x: Tensor, width: int, height: int, method: str, crop: str = "disable
     if crop == "center":
         x = crop_to_aspect(x, width / height)
     if method == "lanczos":
-        return _lanczos(x, width, height)
+        return lanczos(x, width, height)
     if method == "bislerp":
         return bislerp(x, width, height)
     if method not in ("nearest-exact", "bilinear", "area", "bicubic"):
@@ -40,20 +40,6 @@ def crop_to_aspect(x: Tensor, aspect: float) -> Tensor:
     side = round((width - width * (aspect / old)) / 2) if old > aspect else 0
     top = round((height - height * (old / aspect)) / 2) if old < aspect else 0
     return x[..., top : height - top, side : width - side]
-
-
-def _lanczos(x: Tensor, width: int, height: int) -> Tensor:
-    """Resize with Pillow."""
-    from PIL import Image
-
-    pictures = []
-    for picture in x:
-        # ComfyUI goes through 8 bit here, which rounds the colours.
-        pixels = np.clip(255.0 * picture.movedim(0, -1).cpu().numpy(), 0, 255).astype(np.uint8)
-        image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-        resized = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS), np.float32) / 255.0
-        pictures.append(torch.from_numpy(resized.reshape(height, width, -1)).movedim(-1, 0))
-    return torch.stack(pictures).to(x)
 
 
 def bislerp(x: Tensor, width: int, height: int) -> Tensor:

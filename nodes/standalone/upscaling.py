@@ -7,18 +7,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...controlnet_core.checkpoints.headers import read_header
 from ...controlnet_core.checkpoints.io import read_tensors
-from ...controlnet_core.errors import CheckpointError, CoreError, OutOfMemory, UnfitError
+from ...controlnet_core.errors import CheckpointError, CoreError, UnfitError
 from ..fields import files, image, socket
 from ..node import Node
-from .tiles import run_in_tiles
 
-TILE, OVERLAP, MIN_TILE = 512, 32, 128
-"""Sides of a tile and of the overlap of two tiles in pixels, and the least tile to try where memory is short."""
 WRAPPERS = ("params_ema.", "params-ema.", "params.")
 """Tables in which BasicSR saves weights: the averaged ones are the better ones."""
 NEEDED = (
@@ -91,24 +87,5 @@ class ImageUpscaleWithModel(Node):
     INPUTS = (socket("UPSCALE_MODEL", "upscale_model"), image("image"))
 
     def run(self, upscale_model: Any, image: Tensor) -> tuple[Tensor]:
-        """-> IMAGE. Where memory is short, the tiles are halved down to a side of `MIN_TILE`."""
-        device = self.host.runtime.device
-        network = upscale_model.to(device)
-
-        def enlarge(part: Tensor) -> Tensor:
-            self.host.progress(0, 1)
-            return network(part.to(device)).float()
-
-        tile, pixels = TILE, image[..., :3].movedim(-1, 1)
-        try:
-            with torch.inference_mode():
-                while True:
-                    try:
-                        made = run_in_tiles(pixels, enlarge, (tile, tile), OVERLAP, network.scale, 3)
-                        return (made.movedim(1, -1).clamp(0.0, 1.0),)
-                    except torch.OutOfMemoryError as error:
-                        tile //= 2
-                        if tile < MIN_TILE:
-                            raise OutOfMemory("the device has no memory left to enlarge the image") from error
-        finally:
-            upscale_model.to("cpu")
+        """-> IMAGE."""
+        return (self.host.enlarge(upscale_model, image),)

@@ -54,8 +54,9 @@ EXPECTED = (
     "region_prompts",
     "reference_look",
     "auto_strength",
+    "tiled_upscale",
 )
-SIZES = {"tile_upscale": (256, 256)}
+SIZES = {"tiled_upscale": (256, 256), "tile_upscale": (256, 256)}
 KINDS = ("canny", "scribble", "depth", "openpose", "segmentation")
 
 

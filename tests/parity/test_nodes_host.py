@@ -12,7 +12,7 @@ import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
 from comfyui_controlnet_core.nodes.standalone import native_nodes
-from comfyui_controlnet_core.nodes.standalone.tiles import run_in_tiles
+from comfyui_controlnet_core.nodes.tiles import run_in_tiles
 from load_script import load_script
 from safetensors.torch import load_file
 

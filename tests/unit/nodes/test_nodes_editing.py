@@ -14,8 +14,8 @@ from comfyui_controlnet_core.nodes.standalone.compositing import ImageCompositeM
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.nodes.standalone.masks import FeatherMask, GrowMask, MaskComposite
 from comfyui_controlnet_core.nodes.standalone.sigmas import FlipSigmas, SetFirstSigma
-from comfyui_controlnet_core.nodes.standalone.tiles import run_in_tiles
 from comfyui_controlnet_core.nodes.standalone.upscaling import MissingPackage, unwrapped
+from comfyui_controlnet_core.nodes.tiles import run_in_tiles
 
 
 def spot(size: int = 9) -> torch.Tensor:
