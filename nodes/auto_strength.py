@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..controlnet_core.errors import ValueRangeError
 from .fields import Output, choice, image, integer, number, share, vae
-from .look import FIDELITY_KINDS, agreements, mean_score
+from .look import FIDELITY_KINDS, agreements, check_finder, mean_score
 from .node import Node, with_text
 from .pictures import shown, to_image
 from .sample import Sample
@@ -46,6 +46,11 @@ class AutoStrength(Node):
         Output("STRING", "text", "The fidelity before and after, and all runs."),
         Output("IMAGE", "picture", "Fidelity over strength as a plot."),
     )
+
+    @classmethod
+    def check_files(cls, kind: Any = None, **others: Any) -> None:
+        """Raise MissingFileError for the network that finds maps of this kind."""
+        check_finder(cls.host, kind)
 
     def run(
         self, model: Any, positive: Conditioning, negative: Conditioning, latent: Latent, vae: Any, hint: Tensor,

@@ -16,7 +16,7 @@ from ..controlnet_core.control.hint import fit_hint
 from .fields import Output, choice, image, number, optional
 from .node import Node, with_text
 from .pictures import shown, to_image
-from .preprocess import core_errors
+from .preprocess import check_weights, core_errors
 
 if TYPE_CHECKING:
     from .host import Host
@@ -67,6 +67,12 @@ class ControlFidelity(Node):
         Output("IMAGE", "picture", "The hint, the image, and the image with agreement and errors in colour."),
     )
 
+    @classmethod
+    def check_files(cls, kind: Any = None, found: Any = None, **others: Any) -> None:
+        """Raise MissingFileError for the network that finds maps of this kind, where no map is linked."""
+        if found is None:
+            check_finder(cls.host, kind)
+
     def run(
         self, picture: Tensor, hint: Tensor, kind: str, tolerance: float, found: Tensor | None = None
     ) -> dict[str, Any]:
@@ -106,6 +112,12 @@ def agreements(
 def mean_score(results: Sequence[Agreement]) -> float:
     """The mean over a batch."""
     return sum(result.score for result in results) / len(results)
+
+
+def check_finder(host: Host, kind: Any) -> None:
+    """Raise MissingFileError for the network that finds maps of this kind in pictures."""
+    if kind in FINDERS:
+        check_weights(host, FINDERS[kind], {})
 
 
 def _find(host: Host, picture: Tensor, kind: str) -> np.ndarray | None:

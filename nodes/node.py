@@ -7,6 +7,9 @@ from typing import Any, ClassVar
 
 from .fields import Field, Output, input_types
 
+COMPUTED: Any = object()
+"""What `Node.check_files` gets for an input that only a run knows."""
+
 
 class Node:
     """Base class. Subclasses declare INPUTS, HIDDEN, OUTPUTS, CATEGORY and so on, and define `run`.
@@ -24,6 +27,8 @@ class Node:
     CATEGORY: ClassVar[str] = "ControlNet Core"
     DISPLAY_NAME: ClassVar[str] = ""
     DESCRIPTION: ClassVar[str] = ""
+    COMPUTES_VALUES: ClassVar[bool] = False
+    """Whether the outputs follow at once from plain inputs, so that a check of a workflow may ask for them."""
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
@@ -39,6 +44,14 @@ class Node:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """The V1 dictionaries; lists of files are read from the host's folders at each call."""
         return input_types(cls.INPUTS, cls.HIDDEN, cls.host)
+
+    @classmethod
+    def check_files(cls, **values: Any) -> None:
+        """Raise the error of a run for files that it would not find.
+
+        values: all given inputs, checked and converted, and COMPUTED for those that only a run knows. Files that an
+        input names directly are among its choices, so this is for those that follow from several inputs.
+        """
 
 
 def with_text(text: str, *outputs: Any, **ui: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -17,7 +17,7 @@ from ..preprocessors.families import FAMILIES, Family
 from ..preprocessors.families import Field as Setting
 from ..preprocessors.pose import Pose, write_poses
 from .fields import Field, Output, choice, image, integer, latent, mask, optional, side, text
-from .node import Node, with_text
+from .node import COMPUTED, Node, with_text
 
 CATEGORY = "ControlNet Core/preprocess"
 MAX_RESOLUTION = 8192
@@ -119,6 +119,12 @@ class Preprocess(HintNode):
             return str(error)
         return True
 
+    @classmethod
+    def check_files(cls, kind: Any = None, settings: Any = "", **others: Any) -> None:
+        """Raise MissingFileError for a network of this kind."""
+        if isinstance(kind, str) and isinstance(settings, str):
+            check_weights(cls.host, kind, read_settings(settings))
+
     def run(self, image: Tensor, kind: str, resolution: int, resize: str, settings: str = "", **options: Any) -> Any:
         """-> IMAGE (B, H, W, 3), what ran. Raises ValueRangeError for settings that the kind does not have."""
         parameters = read_settings(settings)
@@ -132,6 +138,13 @@ class FamilyNode(HintNode):
     """Base of the nodes that offer the preprocessors of one family, with all their settings as fields."""
 
     family: ClassVar[Family]
+
+    @classmethod
+    def check_files(cls, **values: Any) -> None:
+        """Raise MissingFileError for a network of this kind."""
+        kind = values.get("kind") if len(cls.family.kinds) > 1 else cls.family.kinds[0]
+        if kind in cls.family.kinds:
+            check_weights(cls.host, kind, cls.family.parameters(kind, values))
 
     def run(self, image: Tensor, resolution: int, kind: str = "", mask: Tensor | None = None, **given: Any) -> Any:
         """-> IMAGE (B, H, W, 3), what ran."""
@@ -303,6 +316,18 @@ def _value(text: str) -> Any:
         return float(text)
     except ValueError:
         return text
+
+
+def check_weights(host: Any, kind: str, parameters: Mapping[str, Any]) -> None:
+    """Raise MissingFileError for a file that the preprocessor `kind` would read and that is missing.
+
+    parameters: those that are given. Of one that only a run knows the default is taken.
+    """
+    known = {name: value for name, value in parameters.items() if value is not COMPUTED}
+    with core_errors():
+        entry = preprocessors.get(kind)
+        if entry.weights:
+            host.library().require(entry, entry.values(known))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ These types import nothing of the package, so that every other file may import t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -72,7 +72,7 @@ class Weights:
     """One weights file, or folder, of a network: its name, where users get it, its licence, and its size.
 
     subfolders: further places below a models folder where it may lie. is_folder: whether it is a folder with a
-    config.json, as transformers saves models.
+    config.json, as transformers saves models. when: (parameter, value) with which alone it is needed; None: always.
     """
 
     file: str
@@ -81,6 +81,7 @@ class Weights:
     million_parameters: float
     subfolders: tuple[str, ...] = ()
     is_folder: bool = False
+    when: tuple[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,10 @@ class Entry:
             if name not in known:
                 raise ParameterError(f"{self.name} has no parameter {name!r}; it has {', '.join(known) or 'none'}")
         return {name: parameter.check(given.get(name, parameter.default)) for name, parameter in known.items()}
+
+    def needed_weights(self, values: Mapping[str, Any]) -> tuple[Weights, ...]:
+        """The files that a run with these values of all parameters reads."""
+        return tuple(w for w in self.weights if w.when is None or values[w.when[0]] == w.when[1])
 
     def describe(self, **given: Any) -> str:
         """One line for reports, such as "canny (cv2, measurement): low=50, high=200, l2_gradient=False"."""

@@ -157,25 +157,20 @@ class _Run:
             self._report(index + 1)
 
     def _run_network(self, shape: tuple[int, int]) -> Iterator[np.ndarray]:
-        try:
+        from .learned.library import Library, advising
+
+        library = self.library or Library(())
+        with advising(self.entry):
             if not self.entry.ranged:
-                yield from self._estimates(shape)
+                yield from self._estimates(shape, library)
                 return
             ends = {name: self.values[name] for name in _ENDS}
-            nearness = np.stack(list(self._estimates(shape)))
+            nearness = np.stack(list(self._estimates(shape, library)))
             yield from depth_to_hint(nearness, space="linear", invert=True, normalize=self.normalize, **ends)
-        except WeightsError as error:
-            if not self.entry.fallback:
-                raise
-            advice = f"{error}. {self.entry.fallback} needs no weights: choose it for a hint of the same kind"
-            raise WeightsError(advice, error.path) from error
 
-    def _estimates(self, shape: tuple[int, int]) -> Iterator[np.ndarray]:
+    def _estimates(self, shape: tuple[int, int], library: Library) -> Iterator[np.ndarray]:
         """The results of the network, for as many frames at a time as its memory allows."""
-        from .learned.library import Library
-
         values = {name: value for name, value in self.values.items() if not self.entry.ranged or name not in _ENDS}
-        library = self.library or Library(())
         step = max(1, library.pixels // (self.size.padded_height * self.size.padded_width))
         for start in range(0, len(self.frames), step):
             batch = np.stack([self._prepare(frame) for frame in self.frames[start : start + step]])

@@ -85,7 +85,7 @@ def execute(
         outputs = [node.id for node in graph.nodes.values() if specs[node.class_type].is_output]
     # ComfyUI starts with the output nodes and runs only what they need.
     order = graph.order(outputs)
-    run = _Run(graph, classes, specs, cache or Cache())
+    run = GraphRun(graph, classes, specs, cache or Cache())
     executed = []
     for index, node_id in enumerate(order):
         if cancelled():
@@ -120,7 +120,7 @@ def _is_above(first: Any, second: Any) -> bool:
     return isinstance(first, (int, float)) and isinstance(second, (int, float)) and first > second
 
 
-class _Run:
+class GraphRun:
     """One pass over a graph. keys, results: of the nodes that are done, by node id."""
 
     def __init__(self, graph: Graph, classes: Mapping[str, type], specs: Mapping[str, NodeSpec], cache: Cache) -> None:
@@ -139,7 +139,7 @@ class _Run:
             return False
         on_node(NodeEvent("start", node, index, total))
         began = time.perf_counter()
-        result = self._run_node(node)
+        result = self.run_node(node)
         self.results[node_id] = self.cache.results[self.keys[node_id]] = result
         on_node(NodeEvent("done", node, index, total, time.perf_counter() - began))
         return True
@@ -176,7 +176,8 @@ class _Run:
         spec = self.specs[node.class_type]
         return {name: value for name, value in node.inputs.items() if name in spec.inputs}
 
-    def _run_node(self, node: Node) -> NodeResult:
+    def run_node(self, node: Node) -> NodeResult:
+        """The result of a node, past the cache. Raises a CoreError that names it."""
         cls, spec = self.classes[node.class_type], self.specs[node.class_type]
         try:
             function = getattr(cls(), cls.FUNCTION)  # type: ignore[attr-defined]

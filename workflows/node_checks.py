@@ -8,14 +8,16 @@ import inspect
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..controlnet_core.errors import CoreError, MissingFileError, PathError, WorkflowError
 from ..nodes.folders import brief, leaves_folder, name_fault
+from ..nodes.node import COMPUTED
 from .contract import WIDGET_TYPES, InputSpec, NodeSpec, types_fit
 from .graph import Graph, Link, Node
+from .known_values import KnownValues
 
 _FILE_ENDINGS = (
     ".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".onnx", ".gguf", ".yaml",
@@ -47,20 +49,23 @@ class Problem:
 
 
 class NodeChecker:
-    """The checks of one node. values: its inputs, with plain values converted to their declared types by `run`."""
+    """The checks of one node. values: its inputs, with plain values converted to their declared types by `run`.
 
-    def __init__(self, node: Node, specs: Mapping[str, NodeSpec], graph: Graph, cls: type) -> None:
-        self.node, self.specs, self.graph, self.cls = node, specs, graph, cls
+    known: what its sources will give, as far as that is known; the node itself is added to it.
+    """
+
+    def __init__(self, node: Node, specs: Mapping[str, NodeSpec], graph: Graph, cls: type, known: KnownValues) -> None:
+        self.node, self.specs, self.graph, self.cls, self.known = node, specs, graph, cls, known
         self.spec = specs[node.class_type]
         self.values: dict[str, Any] = dict(node.inputs)
         self.own_checks, self.checks_all = _validator_arguments(cls)
 
     def run(self) -> list[Problem]:
-        """Check all inputs. The class's own VALIDATE_INPUTS is only called if they have no problem."""
+        """Check all inputs. What the class itself checks is only asked if they have no problem."""
         found = [problem for spec in self.spec.inputs.values() if (problem := self._input(spec)) is not None]
         if found:
             return found
-        problem = self._class_validator()
+        problem = self._class_validator() or self._files() or self._value_of_node()
         return [] if problem is None else [problem]
 
     def _problem(self, name: str, message: str, error: type[CoreError] = WorkflowError) -> Problem:
@@ -73,7 +78,7 @@ class NodeChecker:
         value = self.values[spec.name]
         if isinstance(value, Link):
             fault = self._link_fault(spec, value)
-            return self._problem(spec.name, fault) if fault else None
+            return self._problem(spec.name, fault) if fault else self._linked_prompt(spec, value)
         try:
             value = self.values[spec.name] = convert(spec, value)
         except (TypeError, ValueError) as error:
@@ -124,6 +129,12 @@ class NodeChecker:
         if spec.type in ("INT", "FLOAT") and high is not None and value > high:
             return self._problem(spec.name, f"is {brief(value)}, the most is {high}: set at most that")
         return None
+
+    def _linked_prompt(self, spec: InputSpec, link: Link) -> Problem | None:
+        """Find the files that prompts name which arrive over a link. All other rules are for widgets, as in ComfyUI."""
+        texts = (self.known.of(link) or ()) if spec.type == "STRING" else ()
+        named = (text for text in texts if isinstance(text, str) and "embedding:" in text)
+        return next((problem for text in named if (problem := self._embeddings(spec, text)) is not None), None)
 
     def _embeddings(self, spec: InputSpec, prompt: str) -> Problem | None:
         """Find the files of textual inversions that a prompt names, if this node encodes prompts."""
@@ -200,6 +211,27 @@ class NodeChecker:
             return None
         message = "its own check refused the inputs" if verdict is False else str(verdict)
         return self._problem(next(iter(arguments), ""), message)
+
+    def _files(self) -> Problem | None:
+        """Ask a class of ours for files that a run would not find."""
+        check = getattr(self.cls, "check_files", None)
+        if check is None:
+            return None
+        values = {name: self._known(value) for name, value in self.values.items() if name in self.spec.inputs}
+        try:
+            check(**values)
+        except CoreError as error:
+            return self._problem("", str(error), type(error))
+        return None
+
+    def _known(self, value: Any) -> Any:
+        given = self.known.of(value) if isinstance(value, Link) else [value]
+        # A list of several values means several runs of the node.
+        return given[0] if given and len(given) == 1 else COMPUTED
+
+    def _value_of_node(self) -> Problem | None:
+        error = self.known.add(replace(self.node, inputs=self.values))
+        return None if error is None else Problem(self.node.id, "", str(error), type(error))
 
     def _received_types(self) -> dict[str, Any]:
         given = {}

@@ -16,6 +16,7 @@ from ..nodes.folders import brief
 from .contract import NodeSpec, read_specs
 from .equivalents import EDITOR_NODES, equivalents
 from .graph import Graph, Node
+from .known_values import KnownValues
 from .node_checks import NodeChecker, Problem
 
 _SHOWN_CLASSES = 20
@@ -101,12 +102,13 @@ def check_outputs(graph: Graph, classes: Mapping[str, type]) -> Checked:
     except WorkflowError as error:
         return Checked(graph, (), [*problems, Problem("", "", str(error))])
     nodes = dict(graph.nodes)
+    known = KnownValues(graph, classes, specs)
     faulty: set[str] = set()
     # Sources come first, so a fault is known before the nodes that it reaches.
     for node_id in needed:
         node = nodes[node_id]
         if node.class_type in specs:
-            checker = NodeChecker(node, specs, graph, classes[node.class_type])
+            checker = NodeChecker(node, specs, graph, classes[node.class_type], known)
             found = checker.run()
             problems += found
             nodes[node_id] = replace(node, inputs=checker.values)

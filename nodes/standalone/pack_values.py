@@ -22,6 +22,7 @@ class TextNode(Node):
     """A text of several lines."""
 
     CATEGORY = CATEGORY
+    COMPUTES_VALUES = True
     RETURN_TYPES = ("STRING",)
     INPUTS = (text("text", multiline=True),)
 
@@ -34,6 +35,7 @@ class TextsNode(Node):
     """Up to four lines of text."""
 
     CATEGORY = CATEGORY
+    COMPUTES_VALUES = True
     RETURN_TYPES = ("STRING",) * 4
     INPUTS = (text("text"), *optional(text("text_b"), text("text_c"), text("text_d")))
 
@@ -58,6 +60,7 @@ class TextFileNode(Node):
     """Reads a text file of the input folder."""
 
     CATEGORY = CATEGORY
+    COMPUTES_VALUES = True
     RETURN_TYPES = ("STRING", "DICT")
     INPUTS = (text("file_path"), text("dictionary_name", default="[filename]"))
 
@@ -75,6 +78,7 @@ class SeedsNode(Node):
     """A seed as four types of numbers."""
 
     CATEGORY = CATEGORY
+    COMPUTES_VALUES = True
     RETURN_TYPES = ("SEED", "NUMBER", "FLOAT", "INT")
     INPUTS = (seed(),)
 
@@ -87,6 +91,7 @@ class SeedNode(Node):
     """A seed."""
 
     CATEGORY = CATEGORY
+    COMPUTES_VALUES = True
     RETURN_TYPES = ("INT",)
     INPUTS = (integer("seed", 0, -3, 2**53, control_after_generate=False),)
 
@@ -101,6 +106,7 @@ class FirstValueNode(Node):
     """Passes on the first of its inputs that has a value."""
 
     CATEGORY = CATEGORY
+    COMPUTES_VALUES = True
     RETURN_TYPES = ("*",)
     INPUTS = optional(*(socket("*", f"any_{number:02}") for number in range(1, 13)))
 
@@ -131,6 +137,7 @@ class ShownTextNode(Node):
     """Shows a linked text, and passes it on."""
 
     CATEGORY = CATEGORY
+    COMPUTES_VALUES = True
     OUTPUT_NODE = True
     INPUT_IS_LIST = True
     OUTPUT_IS_LIST = (True,)

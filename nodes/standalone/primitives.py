@@ -13,6 +13,7 @@ class PrimitiveInt(Node):
     """An integer."""
 
     CATEGORY = "utils/primitive"
+    COMPUTES_VALUES = True
     RETURN_TYPES = ("INT",)
     # ComfyUI's limits: JavaScript cannot represent larger integers anyway.
     INPUTS = (integer("value", 0, -sys.maxsize, sys.maxsize, control_after_generate=True),)

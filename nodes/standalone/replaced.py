@@ -68,6 +68,11 @@ class ReplacedNode(Node):
         linked = [name for name in REFUSED if name in input_types and cls.replacement in ADVANCED]
         return f"input {linked[0]} has no equivalent without its pack: run it with --comfyui" if linked else True
 
+    @classmethod
+    def check_files(cls, **values: Any) -> None:
+        """Raise the error of our node for files that it would not find."""
+        check_replacement(cls.host, cls.replacement, cls.ours, values)
+
     def run(self, unique_id: str = "", **given: Any) -> Any:
         """-> the outputs of our node, in the other one's order."""
         refused = [name for name in REFUSED if given.get(name) is not None]
@@ -78,7 +83,7 @@ class ReplacedNode(Node):
 
 def run_replacement(host: Any, one: Replacement, ours: Any, node: str, given: Mapping[str, Any]) -> Any:
     """Run our node for the inputs of the other one. node: its id in the workflow."""
-    values = {**dict(one.fixed), **{new: given[old] for new, old in one.moved.items() if old in given}}
+    values = _moved(one, given)
     kind = f" {one.fixed['kind']}" if "kind" in one.fixed else ""
     host.on_note(f"node {node} ({one.old}) ran as {ours.DISPLAY_NAME}{kind}: its result may differ a little")
     bound = type(ours.__name__, (ours,), {"host": host})
@@ -86,6 +91,16 @@ def run_replacement(host: Any, one: Replacement, ours: Any, node: str, given: Ma
     row = made["result"] if isinstance(made, dict) else made
     result = tuple(row[index] for index in one.outputs)
     return {**made, "result": result} if isinstance(made, dict) else result
+
+
+def check_replacement(host: Any, one: Replacement, ours: Any, given: Mapping[str, Any]) -> None:
+    """Raise the error of our node for files that it would not find. given: known inputs of the other one."""
+    type(ours.__name__, (ours,), {"host": host}).check_files(**_moved(one, given))
+
+
+def _moved(one: Replacement, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs of our node for those of the other one."""
+    return {**dict(one.fixed), **{new: given[old] for new, old in one.moved.items() if old in given}}
 
 
 class AioPreprocessorNode(Node):
@@ -108,15 +123,25 @@ class AioPreprocessorNode(Node):
             "hidden": {"unique_id": "UNIQUE_ID"},
         }
 
+    @classmethod
+    def check_files(cls, preprocessor: Any = "none", **values: Any) -> None:
+        """Raise the error of our node for files that it would not find."""
+        if preprocessor in BY_NAME:
+            one = BY_NAME[preprocessor]
+            check_replacement(cls.host, one, cls.ours[one.new], _defaults(one))
+
     def run(self, image: Tensor, preprocessor: str = "none", resolution: int = 512, unique_id: str = "") -> Any:
         """-> IMAGE."""
         if preprocessor == "none":
             return (image,)
         one = BY_NAME[preprocessor]
-        defaults = {name: DEFAULTS[name] for name in one.widgets if name in DEFAULTS}
-        given = {**defaults, "image": image, "resolution": resolution}
+        given = {**_defaults(one), "image": image, "resolution": resolution}
         made = run_replacement(self.host, one, self.ours[one.new], unique_id, given)
         return {**made, "result": made["result"][:1]}
+
+
+def _defaults(one: Replacement) -> dict[str, Any]:
+    return {name: DEFAULTS[name] for name in one.widgets if name in DEFAULTS}
 
 
 def replaced_nodes(ours: Mapping[str, type]) -> dict[str, type]:

@@ -21,15 +21,16 @@ NEAR_AND_FAR = (
 POSE: dict[str, Any] = {"polarity": "coloured limbs on black", "palette": "OpenPose, 18 keypoints", "posed": True}
 
 
-def _annotator(file: str, licence: str, millions: float) -> Weights:
+def _annotator(file: str, licence: str, millions: float, when: tuple[str, Any] | None = None) -> Weights:
     """A file of the collection that the official ControlNet annotators load."""
-    return Weights(file, f"{_ANNOTATORS}/blob/main/{file}", licence, millions)
+    return Weights(file, f"{_ANNOTATORS}/blob/main/{file}", licence, millions, when=when)
 
 
 def _depth_anything(size: str, licence: str, millions: float) -> Weights:
     repository = f"depth-anything/Depth-Anything-V2-{size}"
     file, source = f"depth_anything_v2_vit{size[0].lower()}.pth", f"https://huggingface.co/{repository}"
-    return Weights(file, source, licence, millions, (repository, f"ckpts/{repository}"))
+    places = (repository, f"ckpts/{repository}")
+    return Weights(file, source, licence, millions, places, when=("model", size.lower()))
 
 
 def network(
@@ -112,8 +113,9 @@ LEARNED: tuple[Entry, ...] = (
     network(
         "pose_openpose", "Human pose (OpenPose)", "openpose", "openpose:estimate",
         "People as OpenPose finds them, drawn as the pose nets read them.",
-        _annotator("body_pose_model.pth", _OPENPOSE, 52.3), _annotator("hand_pose_model.pth", _OPENPOSE, 36.8),
-        _annotator("facenet.pth", _OPENPOSE, 38.4),
+        _annotator("body_pose_model.pth", _OPENPOSE, 52.3),
+        _annotator("hand_pose_model.pth", _OPENPOSE, 36.8, ("hands", True)),
+        _annotator("facenet.pth", _OPENPOSE, 38.4, ("face", True)),
         parameters=(
             Parameter("hands", "bool", False, "Look for hands as well."),
             Parameter("face", "bool", False, "Look for faces as well."),

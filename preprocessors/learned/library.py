@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,12 @@ class Library:
         """The file or folder of `weights`. Raises WeightsError without it."""
         return find_weights(weights, self.folders)
 
+    def require(self, entry: Entry, values: Mapping[str, Any]) -> None:
+        """Raise WeightsError if a file is missing that a run of `entry` with these values of all parameters reads."""
+        with advising(entry):
+            for weights in entry.needed_weights(values):
+                self.find(weights)
+
     def folder(self, weights: Weights, load: Callable[[Path], Loaded]) -> Loaded:
         """The result of `load` for the folder of `weights`, kept as long as its files are the same."""
         return self._loaded(weights, load)
@@ -75,6 +81,18 @@ class Library:
     def forget(self) -> None:
         """Release all networks and their memory."""
         self._nets.clear()
+
+
+@contextmanager
+def advising(entry: Entry) -> Iterator[None]:
+    """Name the preprocessor without weights that makes the same kind of hint, in a WeightsError about `entry`."""
+    try:
+        yield
+    except WeightsError as error:
+        if not entry.fallback:
+            raise
+        advice = f"{error}. {entry.fallback} needs no weights: choose it for a hint of the same kind"
+        raise WeightsError(advice, error.path) from error
 
 
 def _stamp(path: Path) -> Stamp:

@@ -34,8 +34,7 @@ def check_all(picture: np.ndarray, library: Library) -> Iterator[Finding]:
 
 def check(entry: Entry, picture: np.ndarray, library: Library) -> Finding:
     """Find the files of one preprocessor, run it, and judge the hint. Its networks are released afterwards."""
-    # A default run needs only the first of several files: the smallest model, OpenPose's body. ViTPose needs both.
-    needed = entry.weights if entry.name == "pose_vitpose" else entry.weights[:1]
+    needed = entry.needed_weights(entry.values({}))
     try:
         missing = [weights for weights in needed if not _exists(weights, library)]
         if missing:

@@ -61,7 +61,9 @@ def test_a_widget_without_an_equivalent_takes_any_value(nodes: dict[str, Any]) -
         "2": {"class_type": "HEDPreprocessor", "inputs": {"image": ["1", 0], "safe": "enable", "resolution": 512}},
         "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
     }
-    assert check(from_api(work, "test"), nodes)[1] == []
+    # The node's file is all that is missing.
+    (problem,) = check(from_api(work, "test"), nodes)[1]
+    assert "ControlNetHED.pth was not found" in problem.message
 
 
 def test_an_advanced_input_that_is_linked_is_refused(nodes: dict[str, Any]) -> None:
