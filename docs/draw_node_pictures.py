@@ -89,7 +89,7 @@ class Studio:
         sockets = [item for item in spec.inputs.values() if not item.is_widget]
         given = {item.name: self.sample(name, item.name, item.type) for item in sockets}
         given = {key: value for key, value in given.items() if value is not None}
-        kinds = next((spec.inputs[key] for key in KINDS if key in spec.inputs), None)
+        kinds = next((spec.inputs[key] for key in KINDS if key in spec.inputs and name not in ONE_RUN), None)
         runs = [{}] if kinds is None or not kinds.choices else [{kinds.name: choice} for choice in kinds.choices]
         results = list(islice(self.results(name, given, runs), MOST_RESULTS if "IMAGE" in spec.outputs else 1))
         if results:
@@ -278,12 +278,15 @@ DRIFTED = {("CNCore_TileColorFix", "image"), ("CNCore_PasteBack", "result")}
 """Inputs that get the photograph in wrong colours, as a sampler may return it."""
 KINDS = ("kind", "method")
 """Fields whose choices are all shown."""
+ONE_RUN = ("CNCore_ControlSweep",)
+"""Nodes that show several runs themselves."""
 MOST_RESULTS = 5
 BETTER = {"prompt": PROMPT, "cfg": 5.0, "seed": 7, "width": PICTURE, "height": PICTURE}
 FIELDS: Mapping[str, Mapping[str, Any]] = {
     "CNCore_ExampleImage": {"picture": SCENE, "size": 256},
     "CNCore_DepthConvert": {"space": "disparity"},
     "CNCore_Shortcuts": {"deep_every": 2},
+    "CNCore_ControlSweep": {"y": "mode", "y_values": "balanced, prompt", "steps": 10},
     "CNCore_TiledUpscale": {"width": 0, "height": 0, "tile_size": PICTURE, "overlap": 32, "denoise": 0.3},
     "CNCore_BlockWeights": {"half": 0.0, "quarter": 0.0, "eighth": 0.0, "middle": 0.0},
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from comfyui_controlnet_core.nodes import build_nodes
@@ -22,6 +22,8 @@ from PIL import Image
 FOLDER = Path(__file__).resolve().parent.parent / "workflows"
 SIDE, GAP, TILES, INSET = 384, 4, 4, 112
 QUALITY = 85
+GRIDS = ("control_sweep",)
+"""Workflows whose result is a grid: it is shown whole, without previews that would cover it."""
 
 
 def main(names: Sequence[str]) -> None:
@@ -31,7 +33,9 @@ def main(names: Sequence[str]) -> None:
             host = StandaloneHost(output_dir=folder, device="cpu")
             classes = build_nodes(host)
             result = execute(validate(load_graph(FOLDER / f"{name}.json", classes), classes), classes)
-            shown, saved = pictures(result, host, "temp"), pictures(result, host, "output")
+            shape = whole if name in GRIDS else square
+            shown = [] if name in GRIDS else pictures(result, host, "temp", shape)
+            saved = pictures(result, host, "output", shape)
         if not shown + saved:
             print(f"{name}: makes no picture, so it has no thumbnail")
             continue
@@ -40,11 +44,13 @@ def main(names: Sequence[str]) -> None:
         print(f"workflows/{target.name}: {target.stat().st_size / 1000:.0f} kB")
 
 
-def pictures(result: RunResult, host: StandaloneHost, kind: str) -> list[Image.Image]:
-    """Return the pictures of a run: kind "temp" for previews, "output" for results."""
+def pictures(
+    result: RunResult, host: StandaloneHost, kind: str, shape: Callable[[Path], Image.Image]
+) -> list[Image.Image]:
+    """Return the pictures of a run: kind "temp" for previews, "output" for results. shape: `square` or `whole`."""
     root = {"temp": host.temp_dir, "output": host.output_dir}[kind]
     files = [root / entry["subfolder"] / entry["filename"] for entry in result.ui("images") if entry["type"] == kind]
-    return [square(file) for file in files if file.suffix == ".png"]
+    return [shape(file) for file in files if file.suffix == ".png"]
 
 
 def square(file: Path) -> Image.Image:
@@ -53,6 +59,15 @@ def square(file: Path) -> Image.Image:
         side = min(picture.size)
         left, top = (picture.width - side) // 2, (picture.height - side) // 2
         return picture.convert("RGB").crop((left, top, left + side, top + side))
+
+
+def whole(file: Path) -> Image.Image:
+    """Read a picture and put it on the smallest white square."""
+    with Image.open(file) as picture:
+        side = max(picture.size)
+        sheet = Image.new("RGB", (side, side), "white")
+        sheet.paste(picture.convert("RGB"), ((side - picture.width) // 2, (side - picture.height) // 2))
+        return sheet
 
 
 def thumbnail(shown: Sequence[Image.Image], saved: Sequence[Image.Image]) -> Image.Image:

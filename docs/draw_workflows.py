@@ -47,6 +47,7 @@ DRAWINGS: Mapping[str, Callable[[Sheet], None]] = {
         prompts.reference_look,
         strength.auto_strength,
         tools.tiled_upscale,
+        tools.control_sweep,
     )
 }
 

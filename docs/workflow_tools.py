@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from editor_sheet import Sheet
-from workflow_parts import HINT, PAINT, SHOW, SIZE, apply, base, example, net, preview
+from workflow_parts import HINT, PAINT, SHOW, SIZE, apply, base, empty, example, net, preview
 
 
 def tiled_upscale(sheet: Sheet) -> None:
@@ -43,3 +43,37 @@ def tiled_upscale(sheet: Sheet) -> None:
     sheet.link(source, "image", colours, "source")
     save = sheet.node("SaveImage", (2180, 0, 380, 400), {"filename_prefix": "tiled_upscale"}, color=SHOW)
     sheet.link(colours, "image", save, "images")
+
+
+def control_sweep(sheet: Sheet) -> None:
+    """Draw: a grid over strength and mode."""
+    about = (
+        "## A grid over two settings\n\n"
+        "Control Sweep samples an image for each pair of values, with one seed. The number under each image is its "
+        "fidelity to the edges (F1), so the smallest strength that does is easy to find.\n\n"
+        "Choose other settings in x and y and write their values: `0..1/5` are five numbers, others are separated by "
+        "commas. The table can be saved or opened in a spreadsheet."
+    )
+    start = base(sheet, "control_sweep", about, "a photo of an orange cube and a purple cone on ground")
+    sheet.group("2  Hint and unit", (400, -80, 640, 720))
+    edges = example(sheet, "demo scene 6", "canny", (420, 0), "Edges")
+    preview(sheet, edges, "image", (760, 0), "The edges")
+    loaded, latent = net(sheet, "canny", (420, 170)), empty(sheet, (420, 480))
+    unit = sheet.node("CNCore_ControlUnit", (420, 280, 320, 160), color=HINT)
+    sheet.link(loaded, "control_net", unit, "control_net")
+    sheet.link(edges, "image", unit, "image")
+    sheet.group("3  The grid", (1060, -80, 1340, 1000))
+    values = {
+        "x": "strength", "x_values": "0.3, 0.6, 1", "y": "mode", "y_values": "balanced, prompt", "seed": 7, "steps": 12,
+        "cfg": 5.0,
+    }  # fmt: skip
+    sweep = sheet.node("CNCore_ControlSweep", (1080, 0, 640, 880), values, color=PAINT)
+    sheet.link(start.model, "model", sweep, "model")
+    sheet.link(start.prompt, "positive", sweep, "positive")
+    sheet.link(start.prompt, "negative", sweep, "negative")
+    sheet.link(unit, "stack", sweep, "stack")
+    sheet.link(latent, "LATENT", sweep, "latent")
+    sheet.link(start.model, "vae", sweep, "vae")
+    sheet.link(start.model, "clip", sweep, "clip")
+    save = sheet.node("SaveImage", (1760, 0, 620, 480), {"filename_prefix": "control_sweep"}, color=SHOW)
+    sheet.link(sweep, "grid", save, "images")

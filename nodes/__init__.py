@@ -18,6 +18,7 @@ def own_nodes() -> dict[str, type]:
     from . import (
         auto_strength,
         control,
+        control_sweep,
         finish,
         grid,
         load,
@@ -46,7 +47,7 @@ def own_nodes() -> dict[str, type]:
         grid.CompareGrid, train.TrainControlNet, nets.SaveControlNet, nets.ConvertControlNet, nets.TransferControlNet,
         model_patch.ModelPatchControlNet, finish.TileColorFix, finish.PasteBack, pose_editor.PoseEditor,
         regions.RegionPrompts, auto_strength.AutoStrength, reference.ReferenceControl,
-        tiled_upscale.TiledUpscale,
+        tiled_upscale.TiledUpscale, control_sweep.ControlSweep,
     )  # fmt: skip
     return {PREFIX + cls.__name__.removesuffix("Node"): cls for cls in classes}
 

@@ -8,13 +8,12 @@ from types import MappingProxyType
 from typing import Any
 
 from ..controlnet_core.errors import WorkflowError
+from ..nodes.sweep_sheet import MEASURES
 from .contract import read_specs
 from .graph import Graph, Link, Node
 from .overrides import find_node
 
 FIDELITY = "CNCore_ControlFidelity"
-MEASURES: Mapping[str, str] = MappingProxyType({"segmentation": "IoU", "depth": "score", "normal": "score"})
-"""The measure of a kind of hint; F1 for all kinds of edges."""
 KIND_OF_CONDITION: Mapping[str, str] = MappingProxyType(
     {
         "canny": "canny",

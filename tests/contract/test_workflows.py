@@ -55,8 +55,9 @@ EXPECTED = (
     "reference_look",
     "auto_strength",
     "tiled_upscale",
+    "control_sweep",
 )
-SIZES = {"tiled_upscale": (256, 256), "tile_upscale": (256, 256)}
+SIZES = {"tiled_upscale": (256, 256), "tile_upscale": (256, 256), "control_sweep": (392, 344)}
 KINDS = ("canny", "scribble", "depth", "openpose", "segmentation")
 
 

@@ -13,14 +13,17 @@ import torch
 from comfyui_controlnet_core.controlnet_core.errors import CoreError, ValueRangeError, WorkflowError
 from comfyui_controlnet_core.nodes import build_nodes
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
+from comfyui_controlnet_core.nodes.sweep_grid import read_values as values_of
 from comfyui_controlnet_core.workflows import cli, session
 from comfyui_controlnet_core.workflows.commands import sweep as sweep_command
-from comfyui_controlnet_core.workflows.contract import InputSpec
-from comfyui_controlnet_core.workflows.sweeping import read_values
 from PIL import Image
 
-FLOAT, INT, TEXT, CHOICE = (InputSpec("x", kind, True) for kind in ("FLOAT", "INT", "STRING", "COMBO"))
+FLOAT, INT, TEXT, CHOICE = "FLOAT", "INT", "STRING", "COMBO"
 SIDE = 64
+
+
+def read_values(kind: str, text: str) -> tuple[str, ...]:
+    return values_of(kind, text, "--set")
 
 
 def test_values_of_an_axis() -> None:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...nodes.sweep_grid import ASK_ABOVE
 from ..bundled import find_workflow
 from ..destinations import check_folder
 from ..execution import Cache, execute
@@ -17,12 +18,12 @@ from ..graph import Graph
 from ..reporting import Reporter
 from ..session import Session, add_device_arguments, add_folder_arguments, add_memory_arguments, open_session
 from ..sweep_cells import Shown, choose_shown
-from ..sweeping import ASK_ABOVE, Sweep, plan_sweep
+from ..sweeping import Sweep, plan_sweep
 from ..terminal import printable
 from ..validation import as_error, require_runnable
 
 if TYPE_CHECKING:
-    from ..sweep_sheet import Cell
+    from ...nodes.sweep_sheet import Cell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +86,7 @@ def _run_cells(
     graphs: list[Graph], sweep: Sweep, shown: Shown, session: Session, reporter: Reporter, cells: list[Cell]
 ) -> None:
     """Run the cells in order, and add each to `cells` when it is done."""
-    from ..sweep_sheet import Cell, fit_picture, labels
+    from ...nodes.sweep_sheet import Cell, fit_picture, labels
 
     cache = Cache()
     for values, graph in zip(sweep.cells, graphs, strict=True):
