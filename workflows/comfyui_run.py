@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _STANDALONE_ONLY = (
     "each", "zip", "report", "measure", "reuse_every", "reuse_tolerance", "encoder_every", "deep_every", "careful",
-    "guidance",
+    "guidance", "ray",
 )  # fmt: skip
 """Options that act on the engine of the standalone host, by the names that argparse stores them under."""
 

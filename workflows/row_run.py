@@ -1,8 +1,8 @@
 """`controlnet run --each`: one run after the other, in one process, so that models are loaded once.
 
 A row writes into a folder of its own, and its files get their names when all of them are complete; then the manifest
-gets its line. So a row that was killed leaves nothing under a final name, or complete files that its next attempt
-replaces. A row is locked while it runs: several processes may share an output folder.
+gets its line (`row_log`). So a row that was killed leaves nothing under a final name, or complete files that its next
+attempt replaces.
 """
 
 from __future__ import annotations
@@ -14,64 +14,33 @@ import re
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from ..controlnet_core.errors import CoreError, Interrupted, WorkflowError, writing
+from ..controlnet_core.errors import CoreError, WorkflowError, writing
 from ..nodes.folders import publish, walk_files
 from . import overrides, png
 from .combinations import Row
 from .graph import Graph
-from .locks import try_lock
-from .manifest import Manifest
+from .row_log import UNFINISHED, Made, Task, as_core_error
 from .session import Session
 from .validation import as_error, check_outputs
 
-UNFINISHED = ".unfinished"
-"""Folder in the output folder for the files of rows that are under way."""
 _COUNTER = re.compile(r"_\d{5,}_?$")
-
-
-class RowsFailed(CoreError):
-    """Some rows failed, the others are done."""
-
-
-@dataclass
-class Totals:
-    """What came of the rows. files: of finished ones. busy: rows that another process is making."""
-
-    done: int = 0
-    kept: int = 0
-    busy: int = 0
-    files: list[str] = field(default_factory=list)
-    failed: dict[str, CoreError] = field(default_factory=dict)
-
-    def check(self, manifest: Path) -> None:
-        """Raise RowsFailed, with the gravest exit code, if a row failed."""
-        if self.failed:
-            name, first = next(iter(self.failed.items()))
-            total = self.done + self.kept + self.busy + len(self.failed)
-            error = RowsFailed(
-                f"{len(self.failed)} of {total} rows failed, the others are done: {name}: {first}; {manifest} names "
-                "them, and the same command tries them again"
-            )
-            error.exit_code = max(failure.exit_code for failure in self.failed.values())
-            raise error
 
 
 @dataclass(frozen=True)
 class RowRunner:
-    """Runs rows of one workflow. settings: of the command line, for the manifest. run: runs a graph.
+    """Runs rows of one workflow. run: runs a graph.
 
     options: of the command line that change the pictures, by name: the precision, and what is skipped.
     """
 
     graph: Graph
     session: Session
-    settings: Sequence[str]
     run: Callable[[Graph], Any]
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -92,49 +61,19 @@ class RowRunner:
         graph = overrides.apply_settings(self.graph, self.session.classes, settings, option="--each")
         return graph if row.seed is None else overrides.with_seed(graph, self.session.classes, row.seed)
 
-    def run_all(self, rows: Iterator[Row], folder: Path, tell: Callable[[str], None]) -> Totals:
-        """Run the rows that are not finished. tell: called with a line for each. Raises WriteError."""
-        manifest, totals = Manifest(folder), Totals()
-        work = folder / UNFINISHED
-        with writing(work):
-            work.mkdir(parents=True, exist_ok=True)
-        for row in rows:
-            self._attend(row, manifest, work, totals, tell)
-        return totals
+    def key(self, row: Row) -> str:
+        """Return a digest of what decides a row's files. Raises CoreError, or OSError for a picture that is gone."""
+        return _key(self.graph_of(row), row, self.options)
 
-    def _attend(self, row: Row, manifest: Manifest, work: Path, totals: Totals, tell: Callable[[str], None]) -> None:
-        """Run a row, unless it is finished or another process runs it."""
+    def make(self, task: Task, folder: Path) -> Made:
+        """Run a row, and place its files in an output folder. Raises Interrupted only."""
         began = time.perf_counter()
-        record: dict[str, Any] = {"row": row.name, "inputs": dict(row.values), "settings": list(self.settings)}
-        if row.seed is not None:
-            record["seed"] = row.seed
         try:
-            graph = self.graph_of(row)
-            key = _key(graph, row, self.options)
-            if manifest.is_finished(key):
-                totals.kept += 1
-                return
-            with try_lock(work / f"{key}.lock") as is_ours:
-                # Again: another process may have finished it since.
-                if not is_ours or manifest.is_finished(key):
-                    totals.busy += not is_ours
-                    totals.kept += is_ours
-                    return
-                files = self._run_row(graph, row.name, manifest.folder, work / key)
-                record |= {"key": key, "files": files, "seconds": round(time.perf_counter() - began, 3)}
-                manifest.append(record)
-        except Interrupted:
-            raise
-        except (CoreError, OSError) as caught:
-            error = caught if isinstance(caught, CoreError) else CoreError(f"{caught}: check the file")
-            totals.failed[row.name] = error
-            message = " ".join(str(error).split())
-            manifest.append({**record, "error": message, "seconds": round(time.perf_counter() - began, 3)})
-            tell(f"{row.name}: failed: {message}")
-            return
-        totals.done += 1
-        totals.files += [str(manifest.folder / name) for name in files]
-        tell(f"{row.name}: {', '.join(files) or 'no file'} ({record['seconds']:.1f} s)")
+            graph = self.graph_of(task.row)
+            files = self._run_row(graph, task.row.name, folder, folder / UNFINISHED / task.key)
+            return Made(tuple(files), seconds=time.perf_counter() - began)
+        except (CoreError, OSError) as error:
+            return Made(error=as_core_error(error), seconds=time.perf_counter() - began)
 
     def _run_row(self, graph: Graph, name: str, output: Path, work: Path) -> list[str]:
         """Run a graph, and return the names of its files in `output`."""

@@ -23,7 +23,7 @@ from comfyui_controlnet_core.workflows.each_sources import Entry, read_sources
 from comfyui_controlnet_core.workflows.locks import try_lock
 from comfyui_controlnet_core.workflows.manifest import Manifest
 from comfyui_controlnet_core.workflows.png import read_text
-from comfyui_controlnet_core.workflows.row_run import UNFINISHED
+from comfyui_controlnet_core.workflows.row_log import UNFINISHED
 from comfyui_controlnet_core.workflows.shards import Shard
 from PIL import Image
 
@@ -181,7 +181,7 @@ def test_prompts_and_seeds_give_the_pictures_of_single_runs(tmp_path: Path, monk
         (["--each", "1.image=photos", "--each", "3.filename_prefix=rows.csv:a", "--zip"], "have 12, 2 entries"),
         (["--each", "1.image=photos", "--shard", "4/3"], "4/3 is no part of a whole: give K/N"),
         (["--each", "1.image=photos", "--report", "r.json"], "--report and --measure are for single runs"),
-        (["--zip"], "--zip and --shard are for the runs of --each"),
+        (["--zip"], "--zip, --shard and --ray are for the runs of --each"),
     ],
 )
 def test_bad_options_end_in_one_line(

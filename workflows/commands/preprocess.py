@@ -12,18 +12,22 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ... import preprocessors
-from ...controlnet_core.errors import ValueRangeError
+from ...controlnet_core.errors import CoreError, ValueRangeError
 from ...controlnet_core.picture_files import PICTURE_ENDINGS, count_frames, read_picture
 from ..destinations import OVERWRITE_HELP, check_folder
 from ..hint_files import Job, check_targets, is_made, plan, remove_old_leftovers
 from ..hint_making import POSE, HintError, Outcome, Settings, hint_sources, make_all, read_pose_file
+from ..hint_tasks import HintTask, make_on_ray, make_task, split
 from ..paths import path_argument, user_path
+from ..ray_pool import RayPool, add_ray_arguments, ray_pool
 from ..session import add_device_arguments, add_models_argument, host_arguments
 from ..shards import add_shard_argument
 from ..tar_hints import make_tar, tar_target
@@ -63,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device_arguments(parser)
     add("--chunk", type=int, default=16, help="pictures in memory at a time (default: 16)")
     add_shard_argument(parser, "pictures, and of each tar")
+    add_ray_arguments(parser, "pictures and tars")
     add("--overwrite", action="store_true", help=f"make all hints again; {OVERWRITE_HELP}")
     add("--json", action="store_true", help="print one JSON object")
 
@@ -73,28 +78,8 @@ def run(args: argparse.Namespace) -> int:
         if args.list or args.kind is None:
             print("\n".join(_listing(args.kind)))
             return 0 if args.list else 2
-        settings = _settings(args)
-        check_folder("--output", args.output)
-        tars = [path for path in map(user_path, args.inputs) if path.suffix.lower() == ".tar"]
-        _check_parts(args, settings, tars)
-        jobs = _plan(args, settings, tars)
-        # Before any network is loaded, and before the first hint is written.
-        others = [path for path in (args.mask, _canvas_picture(args.canvas)) if path is not None]
-        check_targets(jobs, others, overwrite=args.overwrite)
-        remove_old_leftovers(jobs)
-        mask = None if args.mask is None else _mask(read_picture(args.mask))
-        settings = replace(settings, mask=mask, library=_library(args))
-        settings = replace(settings, sources=hint_sources(settings, jobs))
-        waiting = [job for job in jobs if args.overwrite or not is_made(job, settings.note)]
-        # With one range over all frames, a single new frame changes all hints.
-        if waiting and settings.whole:
-            waiting = jobs
-        outcome = make_all(waiting, settings)
-        outcome.kept = len(jobs) - len(waiting)
-        targets = [job.target for job in jobs]
-        for tar in tars:
-            targets.append(tar_target(tar, args.output, args.shard))
-            outcome.add(make_tar(tar, targets[-1], settings, args.shard, overwrite=args.overwrite))
+        with ray_pool(args) as pool:
+            targets, outcome = _make(args, pool)
     except preprocessors.PreprocessorError as error:
         raise HintError(str(error), error.exit_code) from error
     _report(args, targets, outcome)
@@ -102,12 +87,76 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _make(args: argparse.Namespace, pool: RayPool | None) -> tuple[list[Path], Outcome]:
+    """Make the hints, here or in the workers of a pool. Returns their files, and what came of them."""
+    settings = _settings(args)
+    check_folder("--output", args.output)
+    tars = [path for path in map(user_path, args.inputs) if path.suffix.lower() == ".tar"]
+    _check_parts(args, settings, tars)
+    jobs = _plan(args, settings, tars)
+    # Before any network is loaded, and before the first hint is written.
+    others = [path for path in (args.mask, _canvas_picture(args.canvas)) if path is not None]
+    check_targets(jobs, others, overwrite=args.overwrite)
+    remove_old_leftovers(jobs)
+    args, here = _placed(args, pool)
+    settings = _with_files(settings, here)
+    settings = replace(settings, sources=hint_sources(settings, jobs))
+    waiting = [job for job in jobs if args.overwrite or not is_made(job, settings.note)]
+    # With one range over all frames, a single new frame changes all hints.
+    if waiting and settings.whole:
+        waiting = jobs
+    packed = [HintTask(source=tar, target=tar_target(tar, args.output, args.shard)) for tar in tars]
+    targets = [job.target for job in jobs] + [task.target for task in packed if task.target is not None]
+    if pool is not None:
+        tasks = chain(packed, split(waiting, args.chunk))
+        outcome = make_on_ray(pool, partial(_hint_maker, args, settings.sources), tasks)
+    else:
+        outcome = make_all(waiting, settings)
+        for task in packed:
+            outcome.add(make_tar(task.source, task.target, settings, args.shard, overwrite=args.overwrite))
+    outcome.kept += len(jobs) - len(waiting)
+    return targets, outcome
+
+
+def _placed(args: argparse.Namespace, pool: RayPool | None) -> tuple[argparse.Namespace, argparse.Namespace]:
+    """Return the options for who makes the hints, and for this process."""
+    if pool is None or not _needs_network(args):
+        return args, args
+    # All workers use the same precision, which stands in the hints; this machine may have no GPU.
+    dtype = args.dtype if args.dtype != "auto" else "fp16" if pool.size.gpus else "fp32"
+    far = argparse.Namespace(**{**vars(args), "dtype": dtype})
+    return far, argparse.Namespace(**{**vars(far), "device": "cpu"})
+
+
+def _with_files(settings: Settings, args: argparse.Namespace) -> Settings:
+    """Return the settings with mask and networks."""
+    mask = None if args.mask is None else _mask(read_picture(args.mask))
+    return replace(settings, mask=mask, library=_library(args))
+
+
+def _hint_maker(
+    args: argparse.Namespace, sources: dict[str, Any], cores: int
+) -> Callable[[HintTask], Outcome | CoreError]:
+    """Return what makes hints in a worker of Ray. sources: see `Settings`."""
+    import cv2
+
+    settings = replace(_with_files(_settings(args), args), sources=sources)
+    cv2.setNumThreads(cores)
+    if settings.library is not None:
+        import torch
+
+        torch.set_num_threads(cores)
+    return partial(make_task, settings=settings, shard=args.shard, overwrite=args.overwrite)
+
+
 def _check_parts(args: argparse.Namespace, settings: Settings, tars: Sequence[Path]) -> None:
     """Raise ValueRangeError for tars or shards with a kind or a range that they cannot have."""
     if tars and args.kind == POSE:
         raise ValueRangeError(f"{tars[0]}: a tar holds pictures, pose reads JSON files: unpack it")
-    if settings.whole and (tars or args.shard.count > 1):
-        raise ValueRangeError("--normalize batch needs all frames at once: leave out --shard, and unpack tars")
+    if settings.whole and (tars or args.shard.count > 1 or args.ray is not None):
+        raise ValueRangeError(
+            "--normalize batch needs all frames at once: leave out --shard and --ray, and unpack tars"
+        )
 
 
 def _plan(args: argparse.Namespace, settings: Settings, tars: Sequence[Path]) -> list[Job]:
@@ -123,7 +172,11 @@ def _plan(args: argparse.Namespace, settings: Settings, tars: Sequence[Path]) ->
 
 def _library(args: argparse.Namespace) -> Library | None:
     """Return the networks of learned kinds, None for other kinds."""
-    return open_library(args) if args.kind != POSE and preprocessors.get(args.kind).weights else None
+    return open_library(args) if _needs_network(args) else None
+
+
+def _needs_network(args: argparse.Namespace) -> bool:
+    return args.kind != POSE and bool(preprocessors.get(args.kind).weights)
 
 
 def open_library(args: argparse.Namespace) -> Library:

@@ -16,6 +16,7 @@ from ..destinations import OVERWRITE_HELP, check_file, check_folder, check_repla
 from ..execution import Cache, RunResult
 from ..formats import Document, read_document, to_graph
 from ..paths import path_argument
+from ..ray_pool import add_ray_arguments
 from ..reporting import Reporter
 from ..run_reports import is_report, report_ending, tell_reports
 from ..session import (
@@ -52,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add("--zip", action="store_true", help="with --each: pair the sources entry by entry instead of combining them")
     add_shard_argument(parser, "runs of --each")
+    add_ray_arguments(parser, "runs of --each")
     add_folder_arguments(parser)
     add_strict_argument(parser)
     add_comfyui_argument(parser)
@@ -86,8 +88,8 @@ def run(args: argparse.Namespace) -> int:
         from ..each_run import run_rows
 
         return run_rows(args, document, seeds, reporter)
-    if args.zip or args.shard.count > 1:
-        raise ValueRangeError("--zip and --shard are for the runs of --each: leave them out, or add --each")
+    if args.zip or args.shard.count > 1 or args.ray is not None:
+        raise ValueRangeError("--zip, --shard and --ray are for the runs of --each: leave them out, or add --each")
     measured: list[dict[str, float]] = []
     reports: list[RunReport] = []
 
