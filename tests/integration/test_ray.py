@@ -112,7 +112,8 @@ def workers_of(folder: Path) -> list[int]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if process.joinpath("cwd").readlink() == folder and b"ray::Worker" in process.joinpath("cmdline").read_bytes():
+            is_worker = b"ray::Worker" in process.joinpath("cmdline").read_bytes()
+            if is_worker and process.joinpath("cwd").readlink() == folder:
                 found.append(int(process.name))
         except OSError:
             continue
