@@ -53,14 +53,21 @@ def to_graph(document: Document, classes: Mapping[str, type]) -> Graph:
     except WorkflowError:
         # The prompt is what runs. The editor's form is only passed on into the saved pictures.
         return replace(graph, workflow=document.workflow)
-    # The editor's form says where each value stands, so that a changed value can be written back.
     nodes = {
-        key: replace(node, places=drawn[key].places, models=drawn[key].models)
-        if key in drawn and drawn[key].class_type == node.class_type
-        else node
+        key: _with_drawn(node, drawn[key]) if key in drawn and drawn[key].class_type == node.class_type else node
         for key, node in graph.nodes.items()
     }
     return Graph(nodes, document.workflow)
+
+
+def _with_drawn(node: Node, drawn: Node) -> Node:
+    """Add what only the editor's form knows: where each value stands, so that a changed value can be written back.
+
+    A prompt of an earlier release lacks the values of widgets that its node has gained since. The editor, which loads
+    the other form, gives them their defaults.
+    """
+    gained = {name: value for name, value in drawn.inputs.items() if not isinstance(value, Link)}
+    return replace(node, inputs={**gained, **node.inputs}, places=drawn.places, models=drawn.models)
 
 
 def read_document(path: str | Path) -> Document:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 
 from ..controlnet_core.errors import WorkflowError
 from ..controlnet_core.limits import PICTURE_PIXELS
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_MAX_CHUNKS = 10_000
+"""Chunks that are read without Pillow: a picture of 8192 x 8192 pixels has about 3,000."""
 
 
 def is_png(data: bytes) -> bool:
@@ -20,7 +23,8 @@ def read_text(data: bytes, name: str = "the picture") -> dict[str, str]:
     """Return the texts of a PNG by keyword. Pixels are decoded only if there is no workflow before them.
 
     Raises WorkflowError if the file is damaged, or if its texts are larger than Pillow's limits: 64 MB for all texts of
-    a file together, 1 MB for one that is compressed.
+    a file together, 1 MB for one that is compressed. A wrong checksum of a plain text is no damage: tools that edit the
+    text often leave the old one, and ComfyUI's editor, which does not look at it, opens such a picture.
     """
     from PIL import Image
 
@@ -37,6 +41,26 @@ def read_text(data: bytes, name: str = "the picture") -> dict[str, str]:
                     raise ValueError("it has no end")
             return {str(key): str(text) for key, text in image.info.items() if isinstance(text, str)}
     except Exception as error:
+        texts = _plain_texts(data)
+        if texts:
+            return texts
         # Pillow's decoders raise almost anything for a damaged file.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WorkflowError(f"{name} is cut short or damaged ({reason}): copy or download it again") from error
+
+
+def _plain_texts(data: bytes) -> dict[str, str]:
+    """Return `prompt` and `workflow` of the chunks tEXt, whatever their checksums; empty without any."""
+    texts, place = {}, len(SIGNATURE)
+    for _ in range(_MAX_CHUNKS):
+        if place + 8 > len(data):
+            break
+        size, kind = struct.unpack_from(">I4s", data, place)
+        content = data[place + 8 : place + 8 + size] if kind == b"tEXt" else b""
+        keyword, zero, text = content.partition(b"\0")
+        # A chunk that is cut off is shorter than it says.
+        if zero and len(content) == size and keyword in (b"prompt", b"workflow"):
+            texts[keyword.decode()] = text.decode("latin-1")
+        # Length, kind and checksum take 12 bytes.
+        place += 12 + size
+    return texts
