@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 _DATE = re.compile("d{1,2}|M{1,2}|h{1,2}|m{1,2}|s{1,2}|yyyy|yy")
@@ -30,6 +30,24 @@ def expand_prefix(prefix: str, width: int, height: int, prompt: Any = None) -> s
         found = _node_value(token, prompt)
         # A value may hold any text, such as a prompt: without this it could name another folder.
         return match[0] if found is None else _UNSAFE.sub("_", found)
+
+    return re.sub(r"%([^%]+)%", value, prefix)
+
+
+def fill_as_editor(prefix: str, find: Callable[[str, str], Any], *, dates: bool = True) -> str:
+    """The prefix with %Node.input% and, if wanted, %date:...% replaced, as the editor does before it sends a prompt.
+
+    find(node, input): the value of an input, None if there is none. A placeholder that is not known stays as it is.
+    """
+    now = time.localtime()
+
+    def value(match: re.Match[str]) -> str:
+        node, dot, name = match[1].partition(".")
+        if match[1].startswith("date:"):
+            return _format_date(match[1][5:], now) if dates else match[0]
+        # As in the editor, a name with more than one dot is not looked for.
+        found = find(node, name) if dot and "." not in name else None
+        return match[0] if found is None else _UNSAFE.sub("_", str(found))
 
     return re.sub(r"%([^%]+)%", value, prefix)
 

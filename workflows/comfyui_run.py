@@ -14,6 +14,7 @@ from .execution import NodeEvent, NodeResult, RunResult
 from .formats import Document, to_graph
 from .graph import Graph
 from .node_checks import Problem
+from .prefixes import fill_prefixes
 from .reporting import Reporter
 from .session import comfyui_folder, host_arguments
 from .validation import as_error
@@ -69,7 +70,7 @@ def run_once(graph: Graph, comfy: Headless, reporter: Reporter, *, strict: bool)
     strict: raise for any problem.
     """
     began = time.perf_counter()
-    prompt = graph.to_api()
+    prompt = fill_prefixes(graph, dates=True).to_api()
     verdict = comfy.check(prompt)
     problems = [_problem(graph, *fault) for fault in verdict.faults]
     if problems and (strict or not verdict.outputs):

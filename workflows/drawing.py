@@ -47,8 +47,8 @@ class DrawnNode:
     """A node as it stands in the file.
 
     outputs: their types. saved, named: `widgets_values` and `widgets_values_named`. proxies: (inner node id, widget)
-    pairs that a subgraph's instance shows. models: files that the author recommends. place: path to the node from the
-    top of the JSON.
+    pairs that a subgraph's instance shows. models: files that the author recommends. search_name: its property "Node
+    name for S&R". place: path to the node from the top of the JSON.
     """
 
     id: str
@@ -61,6 +61,7 @@ class DrawnNode:
     named: Any
     proxies: tuple[tuple[str, str], ...]
     models: tuple[Mapping[str, str], ...]
+    search_name: str
     place: Place
 
     @property
@@ -206,6 +207,7 @@ def _node(data: dict[str, Any], node_id: str, where: str, place: Place) -> Drawn
         data.get("widgets_values_named"),
         _proxies(properties.get("proxyWidgets")),
         tuple(model for model in models if _is_model(model)) if isinstance(models, list) else (),
+        _text(properties.get("Node name for S&R")),
         place,
     )
 

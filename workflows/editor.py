@@ -27,7 +27,8 @@ _PASSING = frozenset({"Reroute", "Reroute (rgthree)"}) | _SET_NODES
 _PRIMITIVE = "PrimitiveNode"
 _RGTHREE = (
     "Bookmark", "Label", "Fast Muter", "Fast Bypasser", "Fast Groups Muter", "Fast Groups Bypasser",
-    "Fast Actions Button", "Node Collector", "Mute / Bypass Relay", "Mute / Bypass Repeater", "Random Unmuter",
+    "Fast Actions Button", "Node Collector", "Node Combiner", "Mute / Bypass Relay", "Mute / Bypass Repeater",
+    "Random Unmuter",
 )  # fmt: skip
 EDITOR_ONLY = frozenset(
     {*_PASSING, *_GET_NODES, _PRIMITIVE, "Note", "MarkdownNote", *(f"{name} (rgthree)" for name in _RGTHREE)}
@@ -165,7 +166,7 @@ class _Reader:
         places = {name: item.place for name, item in values.items() if isinstance(item, _Value) and item.place}
         node_id = ":".join((*scope.path, drawn.id))
         inputs = current_inputs(drawn.type, inputs)
-        return Node(node_id, drawn.type, inputs, drawn.title, absent, places, drawn.models)
+        return Node(node_id, drawn.type, inputs, drawn.title, absent, places, drawn.models, drawn.search_name)
 
     def _own_values(self, scope: _Scope, drawn: DrawnNode, inputs: Mapping[str, InputSpec]) -> dict[str, Any]:
         """Return the widget values of a node; a widget that the subgraph's instance shows has the instance's value."""

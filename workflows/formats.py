@@ -67,7 +67,8 @@ def _with_drawn(node: Node, drawn: Node) -> Node:
     the other form, gives them their defaults.
     """
     gained = {name: value for name, value in drawn.inputs.items() if not isinstance(value, Link)}
-    return replace(node, inputs={**gained, **node.inputs}, places=drawn.places, models=drawn.models)
+    inputs = {**gained, **node.inputs}
+    return replace(node, inputs=inputs, places=drawn.places, models=drawn.models, search_name=drawn.search_name)
 
 
 def read_document(path: str | Path) -> Document:

@@ -39,6 +39,7 @@ class Node:
     inputs: name -> `Link` or plain value. absent: name -> why an input that was linked in the editor has no value (its
     source is muted, for instance). places: name -> where the plain value stands in the editor's JSON, so that a changed
     value can be written back. models: files that the workflow's author recommends, {"name", "directory", "url"}.
+    search_name: the name in the editor's property "Node name for S&R", by which file name prefixes take its values.
     """
 
     id: str
@@ -48,6 +49,7 @@ class Node:
     absent: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     places: Mapping[str, Place] = field(default_factory=lambda: _EMPTY)
     models: tuple[Mapping[str, str], ...] = ()
+    search_name: str = ""
 
     @property
     def label(self) -> str:

@@ -10,8 +10,8 @@ from ..controlnet_core.errors import WorkflowError
 from ..controlnet_core.limits import PICTURE_PIXELS
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_MAX_CHUNKS = 10_000
-"""Chunks that are read without Pillow: a picture of 8192 x 8192 pixels has about 3,000."""
+_MAX_PARTS = 10_000
+"""Parts that are read without Pillow: a picture of 8192 x 8192 pixels has about 3,000."""
 
 
 def is_png(data: bytes) -> bool:
@@ -39,7 +39,7 @@ def read_text(data: bytes, name: str = "the picture") -> dict[str, str]:
                 # Pillow accepts a file whose end is missing.
                 if b"IEND" not in data:
                     raise ValueError("it has no end")
-            return {str(key): str(text) for key, text in image.info.items() if isinstance(text, str)}
+            return {str(key): _decoded(text) for key, text in image.info.items() if isinstance(text, str)}
     except Exception as error:
         texts = _plain_texts(data)
         if texts:
@@ -49,18 +49,29 @@ def read_text(data: bytes, name: str = "the picture") -> dict[str, str]:
         raise WorkflowError(f"{name} is cut short or damaged ({reason}): copy or download it again") from error
 
 
+def _decoded(text: str) -> str:
+    """A text as ComfyUI's editor reads it: as UTF-8, which tools write where Latin-1 belongs."""
+    # Pillow has a type of its own for the texts that are declared as UTF-8.
+    if type(text) is not str:
+        return str(text)
+    try:
+        return text.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return text
+
+
 def _plain_texts(data: bytes) -> dict[str, str]:
-    """Return `prompt` and `workflow` of the chunks tEXt, whatever their checksums; empty without any."""
+    """Return `prompt` and `workflow` of the parts of kind tEXt, whatever their checksums; empty without any."""
     texts, place = {}, len(SIGNATURE)
-    for _ in range(_MAX_CHUNKS):
+    for _ in range(_MAX_PARTS):
         if place + 8 > len(data):
             break
         size, kind = struct.unpack_from(">I4s", data, place)
         content = data[place + 8 : place + 8 + size] if kind == b"tEXt" else b""
         keyword, zero, text = content.partition(b"\0")
-        # A chunk that is cut off is shorter than it says.
+        # A part that is cut off is shorter than it says.
         if zero and len(content) == size and keyword in (b"prompt", b"workflow"):
-            texts[keyword.decode()] = text.decode("latin-1")
+            texts[keyword.decode()] = _decoded(text.decode("latin-1"))
         # Length, kind and checksum take 12 bytes.
         place += 12 + size
     return texts

@@ -18,6 +18,7 @@ from .equivalents import EDITOR_NODES, equivalents
 from .graph import Graph, Node
 from .known_values import KnownValues
 from .node_checks import NodeChecker, Problem
+from .prefixes import fill_prefixes
 
 _SHOWN_CLASSES = 20
 _WORD = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
@@ -92,6 +93,7 @@ def check_outputs(graph: Graph, classes: Mapping[str, type]) -> Checked:
     unknown = [node for node in graph.nodes.values() if node.class_type not in specs]
     problems = [Problem(node.id, "", _unknown_class(node, classes), unknown=node.class_type) for node in unknown]
     graph = Graph({key: _without_stray_links(node, specs) for key, node in graph.nodes.items()}, graph.workflow)
+    graph = fill_prefixes(graph)
     outputs = [
         node.id for node in graph.nodes.values() if node.class_type in specs and specs[node.class_type].is_output
     ]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from comfyui_controlnet_core.controlnet_core.errors import WorkflowError
 from comfyui_controlnet_core.nodes import build_nodes
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.workflows import cli
@@ -17,7 +15,6 @@ from comfyui_controlnet_core.workflows.formats import parse_document, to_graph
 from comfyui_controlnet_core.workflows.graph import Graph, Link
 from comfyui_controlnet_core.workflows.validation import check, check_outputs
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 
 @pytest.fixture(scope="module")
@@ -344,44 +341,3 @@ def test_only_a_slip_of_the_pen_gets_a_suggestion(classes: dict[str, type], name
     (problem,) = check(read({"1": {"class_type": name, "inputs": {}}}, classes), classes)[1]
     assert ("did you mean" in problem.message) == (meant is not None)
     assert meant is None or f"did you mean {meant}?" in problem.message
-
-
-# ---- pictures --------------------------------------------------------------------------------------------
-
-
-def saved_picture(**texts: Any) -> bytes:
-    info = PngInfo()
-    for key, value in texts.items():
-        info.add_text(key, json.dumps(value))
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(buffer, "PNG", pnginfo=info)
-    return buffer.getvalue()
-
-
-def test_a_text_whose_checksum_is_old_is_read_as_the_editor_reads_it(classes: dict[str, type]) -> None:
-    """Tools that edit the text of a picture leave the checksum; a text that is cut off is damage."""
-    drawn = saved([EMPTY, preview()], [[1, 1, 0, 3, 0, "IMAGE"]])
-    data = saved_picture(workflow=drawn)
-    edited = data.replace(b"[64, 64, 1, 0]", b"[32, 64, 1, 0]")
-    assert len(edited) == len(data) and edited != data
-    graph = to_graph(parse_document(edited, "a.png"), classes)
-    assert graph.nodes["1"].inputs["width"] == 32
-    with pytest.raises(WorkflowError, match="cut short or damaged"):
-        parse_document(edited[: edited.index(b"EmptyImage")], "a.png")
-
-
-def test_a_prompt_of_an_earlier_release_gets_the_widgets_that_its_nodes_have_gained(classes: dict[str, type]) -> None:
-    decode = node(2, "VAEDecodeTiled", [("samples", "LATENT", 1), ("vae", "VAE", 2)], [])
-    drawn = saved(
-        [node(1, "EmptyLatentImage", (), [64, 64, 1]), node(4, "CheckpointLoaderSimple", (), ["a"]), decode],
-        [[1, 1, 0, 2, 0, "LATENT"], [2, 4, 2, 2, 1, "VAE"]],
-    )
-    prompt = {
-        "1": {"class_type": "EmptyLatentImage", "inputs": {"width": 32, "height": 64, "batch_size": 1}},
-        "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "a"}},
-        "2": {"class_type": "VAEDecodeTiled", "inputs": {"samples": ["1", 0], "vae": ["4", 2]}},
-    }
-    graph = to_graph(parse_document(saved_picture(prompt=prompt, workflow=drawn), "a.png"), classes)
-    assert graph.nodes["1"].inputs["width"] == 32, "the prompt is what was run"
-    assert graph.nodes["2"].inputs["samples"] == Link("1", 0)
-    assert (graph.nodes["2"].inputs["tile_size"], graph.nodes["2"].inputs["overlap"]) == (512, 64)
