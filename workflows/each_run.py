@@ -25,6 +25,7 @@ from .formats import Document, to_graph
 from .graph import Graph
 from .ray_pool import LostWorker, ray_pool
 from .reporting import Reporter
+from .row_key import RowKeys
 from .row_log import Made, RowLog, Task
 from .row_run import RowRunner
 from .session import open_session, picture_options
@@ -80,7 +81,8 @@ def open_runner(
         return run_once(graph, session, cache, reporter, strict=args.strict)
 
     graph = overrides.apply_settings(to_graph(document, session.classes), session.classes, args.set)
-    return RowRunner(graph, session, run_graph, picture_options(args))
+    keys = RowKeys(session.host, session.classes, picture_options(args))
+    return RowRunner(graph, session, keys, run_graph)
 
 
 def _row_maker(

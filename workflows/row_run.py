@@ -8,14 +8,12 @@ attempt replaces.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import re
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from ..nodes.folders import publish, walk_files
 from . import overrides, png
 from .combinations import Row
 from .graph import Graph
+from .row_key import RowKeys
 from .row_log import UNFINISHED, Made, Task, as_core_error
 from .session import Session
 from .validation import as_error, check_outputs
@@ -34,15 +33,12 @@ _COUNTER = re.compile(r"_\d{5,}_?$")
 
 @dataclass(frozen=True)
 class RowRunner:
-    """Runs rows of one workflow. run: runs a graph.
-
-    options: of the command line that change the pictures, by name: the precision, and what is skipped.
-    """
+    """Runs rows of one workflow. run: runs a graph."""
 
     graph: Graph
     session: Session
+    keys: RowKeys
     run: Callable[[Graph], Any]
-    options: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, row: Row, *, strict: bool) -> None:
         """Raise the error of a workflow that cannot run, whatever the values of its rows are."""
@@ -63,7 +59,7 @@ class RowRunner:
 
     def key(self, row: Row) -> str:
         """Return a digest of what decides a row's files. Raises CoreError, or OSError for a picture that is gone."""
-        return _key(self.graph_of(row), row, self.options)
+        return self.keys.key(self.graph_of(row), row)
 
     def make(self, task: Task, folder: Path) -> Made:
         """Run a row, and place its files in an output folder. Raises Interrupted only."""
@@ -91,14 +87,6 @@ class RowRunner:
         finally:
             host.output_dir, host.temp_dir = saved
             shutil.rmtree(work, ignore_errors=True)
-
-
-def _key(graph: Graph, row: Row, options: Mapping[str, Any]) -> str:
-    """Return a digest of what decides a row's files: workflow with its values, state of its pictures, options."""
-    stamps = [(file.stat().st_mtime_ns, file.stat().st_size) for file in row.files]
-    # Without options the digest is that of earlier versions, whose rows stay finished.
-    parts = [graph.to_api(), stamps, *([options] if options else [])]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _final_names(files: Sequence[Path], name: str) -> list[str]:

@@ -19,10 +19,13 @@ from comfyui_controlnet_core.nodes import folders
 from comfyui_controlnet_core.nodes.standalone import files
 from comfyui_controlnet_core.workflows import cli
 from comfyui_controlnet_core.workflows.combinations import Combinations
+from comfyui_controlnet_core.workflows.each_run import open_runner
 from comfyui_controlnet_core.workflows.each_sources import Entry, read_sources
+from comfyui_controlnet_core.workflows.formats import Document
 from comfyui_controlnet_core.workflows.locks import try_lock
 from comfyui_controlnet_core.workflows.manifest import Manifest
 from comfyui_controlnet_core.workflows.png import read_text
+from comfyui_controlnet_core.workflows.reporting import Reporter
 from comfyui_controlnet_core.workflows.row_log import UNFINISHED
 from comfyui_controlnet_core.workflows.shards import Shard
 from PIL import Image
@@ -68,11 +71,52 @@ def run(*options: str) -> int:
     return cli.main(["run", "w.json", "--device", "cpu", "--quiet", *options])
 
 
-def test_other_precision_or_shortcuts_make_the_rows_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_that_change_pictures_make_the_rows_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     once = ("--each", "1.image=photos/sub", "--output", "out")
-    for more, done in (((), 2), (("--dtype", "fp32"), 2), (("--reuse", "2"), 2), (("--dtype", "fp32"), 0), ((), 0)):
+    options = (
+        (), ("--dtype", "fp32"), ("--dtype", "bf16"), ("--reuse", "2"), ("--reuse", "2", "--careful"),
+        ("--reuse-tolerance", "0.1"), ("--encoder-every", "2"), ("--deep-every", "2"), ("--guidance", "0.1", "0.8"),
+        ("--set", "3.filename_prefix=x"),
+    )  # fmt: skip
+    same = (("--memory", "streamed"), ("--chunk", "1"), ("--no-winograd",), ())
+    for more, done in [*((more, 2) for more in options), *((more, 0) for more in (*options, *same))]:
         assert run(*once, *more) == 0
-        assert f"{done} rows done, {2 - done} done before" in capsys.readouterr().out
+        assert f"{done} rows done, {2 - done} done before" in capsys.readouterr().out, more
+
+
+def test_files_that_a_workflow_names_make_the_rows_again(folder: Path) -> None:
+    """A model of another folder or content, an embedding, and a picture that all rows share."""
+    loads = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "m.safetensors"}}
+    text = {"class_type": "CLIPTextEncode", "inputs": {"text": "a embedding:word, b", "clip": ["4", 1]}}
+    mask = {"class_type": "LoadImage", "inputs": {"image": "shared.png"}}
+    document = Document("w.json", {**NO_MODEL, "4": loads, "5": text, "6": mask})
+    names = ("one/checkpoints/m.safetensors", "two/checkpoints/m.safetensors", "one/embeddings/word.pt")
+    for index, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_bytes(bytes([index]) * 200_000)
+    picture(folder / "shared.png", 1)
+
+    def key(models: str = "one") -> str:
+        args = cli.build_parser("run").parse_args(
+            ["run", "w.json", "--each", "1.image=photos", "--models", models, "--input", ".", "--device", "cpu"]
+        )
+        entries = read_sources(args.each, args.input, folder / "out").entries
+        return open_runner(args, document, {}, Reporter()).key(Combinations(entries, (None,), paired=False)[0])
+
+    first = key()
+    assert key("two") != first
+    (folder / "one/checkpoints/m.safetensors").touch()
+    assert key() == first
+    seen = {first}
+    for name in ("one/checkpoints/m.safetensors", "one/embeddings/word.pt", "shared.png", "photos/p0.png"):
+        data = bytearray((folder / name).read_bytes())
+        data[-1] += 1
+        (folder / name).write_bytes(data)
+        seen.add(key())
+    assert len(seen) == 5
+    # Another picture of the folder is the business of its own row.
+    picture(folder / "photos" / "p5.png", 9)
+    assert key() in seen
 
 
 def test_each_picture_of_a_folder_gets_a_result_of_its_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
