@@ -254,6 +254,7 @@ def _meta_job(job: Job, backend: Backend, convert: Callable[[Any], nn.Module]) -
             hint=meta(unit.hint),
             more_hints=tuple(replace(hint, picture=meta(hint.picture)) for hint in unit.more_hints),
             mask=meta(unit.mask),
+            keyframes=tuple(replace(frame, mask=meta(frame.mask)) for frame in unit.keyframes),
         )
         for unit in job.units
     }

@@ -254,12 +254,14 @@ def _bind_unit(
 ) -> BoundUnit:
     """Bind one unit to its rows. halves: the guidance factor of each condition."""
     height = context.size[0]
-    unit.weights(context.base, height)  # raises for a wrong number of block weights before the first step
     factors = [half * image for half in halves for image in unit.factors(prepared.images)]
-    mask = None if unit.mask is None else repeat_to(unit.mask.to(context.text.device), prepared.images, "mask")
-    scales = residual_scales(context, factors, mask, context.base)
+    scales = []
+    for begun in range(1 + len(unit.keyframes)):
+        unit.weights(context.base, height, begun)  # raises for a wrong number of block weights before the first step
+        masks = (repeat_to(mask.to(context.text.device), prepared.images, "mask") for mask in unit.masks(begun))
+        scales.append(residual_scales(context, factors, tuple(masks), context.base))
     bound = unit.net.bind(context)
-    return BoundUnit(unit, unit.net, bound, rows, scales, prepared.job.schedule, context.base, height)
+    return BoundUnit(unit, unit.net, bound, rows, tuple(scales), prepared.job.schedule, context.base, height)
 
 
 def _stack_texts(members: Members, config: ModelConfig, images: int, runtime: Runtime) -> tuple[Tensor, Tensor | None]:

@@ -122,5 +122,5 @@ def record_casts(prepared: Prepared, options: RunOptions) -> None:
     for unit in prepared.job.units:
         for hint in unit.hints:
             recorder.cast("hint", hint.picture.dtype, dtype)
-        if unit.mask is not None:
-            recorder.cast("mask", unit.mask.dtype, dtype)
+        for mask in unit.masks(len(unit.keyframes)):
+            recorder.cast("mask", mask.dtype, dtype)

@@ -149,6 +149,7 @@ class Studio:
             "CONDITIONING": lambda: self.prompts(node)[name == "negative"],
             "LATENT": lambda: self.latent,
             "MASK": lambda: self.circle if node in MASKED else None,
+            "CNCORE_WEIGHTS": lambda: self.run("CNCore_BlockWeights", full=0.0, half=0.0)[0] if node in TIMED else None,
             "CNCORE_STACK": lambda: self.run("CNCore_ControlUnit", control_net=self.net, image=self.edges)[0],
         }.get(kind)
         if maker is None or (node, kind) in LEFT_OPEN:
@@ -273,7 +274,8 @@ LEFT_OPEN = {
     ("CNCore_LoadControlNet", "MODEL"),
     ("CNCore_PixelPerfect", "LATENT"),
 }
-MASKED = ("CNCore_InpaintHint", "CNCore_PasteBack")
+MASKED = ("CNCore_InpaintHint", "CNCore_PasteBack", "CNCore_ScheduleKeyframe")
+TIMED = ("CNCore_ScheduleKeyframe",)
 DRIFTED = {("CNCore_TileColorFix", "image"), ("CNCore_PasteBack", "result")}
 """Inputs that get the photograph in wrong colours, as a sampler may return it."""
 KINDS = ("kind", "method")
@@ -287,6 +289,7 @@ FIELDS: Mapping[str, Mapping[str, Any]] = {
     "CNCore_DepthConvert": {"space": "disparity"},
     "CNCore_Shortcuts": {"deep_every": 2},
     "CNCore_ControlSweep": {"y": "mode", "y_values": "balanced, prompt", "steps": 10},
+    "CNCore_ScheduleKeyframe": {"position": 0.2},
     "CNCore_TiledUpscale": {"width": 0, "height": 0, "tile_size": PICTURE, "overlap": 32, "denoise": 0.3},
     "CNCore_BlockWeights": {"half": 0.0, "quarter": 0.0, "eighth": 0.0, "middle": 0.0},
 }

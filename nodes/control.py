@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from ..controlnet_core.control.curve import EXAMPLE, StrengthCurve, read_curve
+from ..controlnet_core.control.curve import EXAMPLE, Keyframe, StrengthCurve, read_curve
 from ..controlnet_core.control.easing import EASINGS
 from ..controlnet_core.control.hint import FITS
+from ..controlnet_core.control.keyframes import UnitKeyframe
 from ..controlnet_core.control.modes import MODES
+from ..controlnet_core.control.points import read_points
 from ..controlnet_core.control.weights import PRESETS, BlockWeights
 from ..controlnet_core.errors import ValueRangeError
 from ..controlnet_core.models.union_types import UNION_CHOICES
 from .fields import (
+    Field,
     Output,
     choice,
     conditioning,
@@ -23,6 +27,7 @@ from .fields import (
     image,
     mask,
     optional,
+    share,
     socket,
     switch,
     text,
@@ -38,6 +43,7 @@ WEIGHTS = "CNCORE_WEIGHTS"
 SCHEDULE = "CNCORE_SCHEDULE"
 OPTIONS = "CNCORE_OPTIONS"
 HINTS = "CNCORE_HINTS"
+CONSTANT = StrengthCurve((Keyframe(0.0, 1.0),))
 BY_SLIDERS = "by the sliders"
 UNSET = "not said"
 """The choices of no preset and of no hint type; saved workflows contain these words."""
@@ -207,12 +213,51 @@ class StrengthScheduleNode(Node):
             "How the strength changes from one keyframe to the next. hold keeps it until the next keyframe.",
             "linear",
         ),
-    )
+        *optional(
+            # A socket also in releases of the editor that have a widget for curves: the keyframes are the default.
+            Field(
+                "curve", "CURVE", "A curve from Curve Editor, instead of the keyframes: from left to right the "
+                "position, upwards the strength.", force_input=True,
+            )
+        ),
+    )  # fmt: skip
     OUTPUTS = (Output(SCHEDULE, "schedule", "The schedule. The strength of the unit is multiplied by it."),)
 
-    def run(self, keyframes: str, easing: str) -> tuple[StrengthCurve]:
+    def run(self, keyframes: str, easing: str, curve: Any = None) -> tuple[StrengthCurve]:
         """-> the schedule."""
-        return (read_curve(keyframes, easing),)
+        if curve is None:
+            return (read_curve(keyframes, easing),)
+        return (replace(CONSTANT, shape=read_points(curve)),)
+
+
+class ScheduleKeyframe(Node):
+    """Changes the mask and the block weights of a ControlNet from a position of the sampling on, until a later keyframe
+    changes them again. Those of the unit itself are multiplied by them. Chain as many as needed, behind a Strength
+    Schedule or alone.
+    """
+
+    DISPLAY_NAME = "Schedule Keyframe"
+    CATEGORY = CATEGORY
+    SEARCH_ALIASES = ["timestep keyframe", "mask schedule", "attention mask over time", "block weights over time"]
+    INPUTS = (
+        share("position", 0.5, "Where the keyframe begins: 0 is pure noise, 1 is the finished image.", step=0.001),
+        *optional(
+            mask("mask", "From here on control acts where this mask is white; without one the mask before it stays."),
+            socket(WEIGHTS, "block_weights", "From here on, from Block Weights; without them those before stay."),
+            socket(SCHEDULE, "schedule", "The schedule before this keyframe; the strength is constant without one."),
+        ),
+    )
+    OUTPUTS = (Output(SCHEDULE, "schedule", "The schedule with this keyframe."),)
+
+    def run(
+        self, position: float, mask: Tensor | None = None, block_weights: BlockWeights | None = None,
+        schedule: StrengthCurve | None = None,
+    ) -> tuple[StrengthCurve]:  # fmt: skip
+        """-> the schedule. Raises ValueRangeError where a keyframe of the chain has the same position."""
+        own = None if mask is None else mask.float().reshape(-1, *mask.shape[-2:])
+        before = schedule or CONSTANT
+        frames = (*before.unit_keyframes, UnitKeyframe(position, own, block_weights))
+        return (replace(before, unit_keyframes=tuple(sorted(frames, key=lambda frame: frame.position))),)
 
 
 class ControlOptions(Node):

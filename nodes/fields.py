@@ -19,12 +19,17 @@ Choices: TypeAlias = Sequence[str] | Callable[[Any], Sequence[str]]
 MAX_SIDE = 16384
 """Longest side of a picture in pixels, as in ComfyUI."""
 MAX_SEED = 2**64 - 1
-V1_NAMES = {"dynamic_prompts": "dynamicPrompts", "display_mode": "display", "widget_type": "widgetType"}
+V1_NAMES = {
+    "dynamic_prompts": "dynamicPrompts",
+    "display_mode": "display",
+    "widget_type": "widgetType",
+    "force_input": "forceInput",
+}
 """Options of a field that the V1 dictionaries call otherwise."""
 # All options of the V1 dictionaries, in one place: what is not listed here never reaches ComfyUI.
 OPTIONS = (
     "default", "min", "max", "step", "round", "display_mode", "control_after_generate", "multiline", "dynamic_prompts",
-    "image_upload", "tooltip", "lazy", "advanced", "widget_type",
+    "image_upload", "tooltip", "lazy", "advanced", "widget_type", "force_input",
 )  # fmt: skip
 
 
@@ -36,6 +41,7 @@ class Field:
     round: decimals to which the editor rounds a FLOAT, as a step such as 0.001; False not to round.
     lazy: the input is computed only where the node asks for it. advanced: the editor hides it at first.
     widget_type: the name of a widget of ours (`web/`) that the editor shows for this type in place of its own.
+    force_input: show a socket also where the editor has a widget for this type.
     """
 
     name: str
@@ -56,6 +62,7 @@ class Field:
     lazy: bool | None = None
     advanced: bool | None = None
     widget_type: str | None = None
+    force_input: bool | None = None
 
     def v1(self, host: Any) -> tuple[Any, ...]:
         """The entry of a V1 dictionary: (type, options), or (choices, options) for a list."""

@@ -43,6 +43,7 @@ def unit_of(spec: ControlSpec, net: ControlModel, hint: Tensor, name: str, kind:
         items=options.items or None,
         fit=options.fit,
         pool=options.pool,
+        keyframes=() if spec.schedule is None else spec.schedule.unit_keyframes,
     )
 
 

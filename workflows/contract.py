@@ -32,7 +32,9 @@ class InputSpec:
     @property
     def is_widget(self) -> bool:
         """Whether the editor shows a widget for it, so that it has a value without a link."""
-        return not self.options.get("forceInput") and (self.type in WIDGET_TYPES or "widgetType" in self.options)
+        # Inputs of V3 nodes without a socket are widgets of any type, such as a curve.
+        has_widget = self.type in WIDGET_TYPES or "widgetType" in self.options or self.options.get("socketless")
+        return not self.options.get("forceInput") and bool(has_widget)
 
     @property
     def default(self) -> Any:

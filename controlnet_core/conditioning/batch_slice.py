@@ -51,6 +51,7 @@ def _slice_unit(unit: ControlUnit, images: range, batch: int) -> ControlUnit:
         hint=hint.picture,
         more_hints=tuple(more),
         mask=_slice(unit.mask, images, batch, "mask"),
+        keyframes=tuple(replace(k, mask=_slice(k.mask, images, batch, "mask")) for k in unit.keyframes),
         items=tuple(factors[i] for i in images),
         whole=unit,
     )
@@ -58,7 +59,8 @@ def _slice_unit(unit: ControlUnit, images: range, batch: int) -> ControlUnit:
 
 def _unit_differs(unit: ControlUnit) -> bool:
     images = [hint.picture for hint in unit.hints]
-    return len(unit.items or ()) > 1 or any(_is_per_image(x) for x in (unit.mask, *images))
+    masks = [unit.mask, *(frame.mask for frame in unit.keyframes)]
+    return len(unit.items or ()) > 1 or any(_is_per_image(x) for x in (*masks, *images))
 
 
 def _is_per_image(x: Tensor | None) -> bool:

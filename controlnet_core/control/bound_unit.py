@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -25,14 +26,15 @@ Scales = tuple[Tensor, ...]
 class BoundUnit:
     """A unit, its net's bound form, and the rows it acts on.
 
-    scales: None if mask and factors are all 1. base: shape of the controlled UNet. latent_height: in cells.
+    scales: while 0, 1, 2, ... keyframes have begun; None where masks and factors are all 1. base: shape of the
+    controlled UNet. latent_height: in cells.
     """
 
     unit: ControlUnit
     net: ControlModel
     bound: BoundNet
     rows: slice
-    scales: Scales | None
+    scales: tuple[Scales | None, ...]
     schedule: NoiseSchedule
     base: UNetConfig
     latent_height: int
@@ -53,6 +55,10 @@ class BoundUnit:
         if sigma not in self.known_weights:
             self.known_weights[sigma] = self.unit.weights_at(sigma, self.schedule, self.base, self.latent_height)
         return self.known_weights[sigma]
+
+    def scales_at(self, sigma: float) -> Scales | None:
+        """What each residual is multiplied with besides its weight at this noise level."""
+        return self.scales[self.unit.begun(sigma, self.schedule)]
 
 
 class UnitInputs(NamedTuple):
@@ -114,7 +120,7 @@ class NetBatch:
 
     def inputs_at(self, sigma: float) -> NetInputs:
         """All that the run needs besides x."""
-        units = tuple(UnitInputs(unit.rows, unit.weights(sigma), unit.scales) for unit in self.units)
+        units = tuple(UnitInputs(unit.rows, unit.weights(sigma), unit.scales_at(sigma)) for unit in self.units)
         return NetInputs(self.net, self.bound.inputs_at(sigma), units, self.units)
 
 
@@ -132,18 +138,23 @@ def net_batches(units: Iterable[BoundUnit]) -> Iterator[NetBatch]:
 
 
 def residual_scales(
-    context: BindContext, factors: Sequence[float], mask: Tensor | None, base: UNetConfig
+    context: BindContext, factors: Sequence[float], masks: Sequence[Tensor], base: UNetConfig
 ) -> Scales | None:
-    """For each target the product of mask and row factor, (1 or rows, 1, 1 or h_i, 1 or w_i); None if all are 1.
+    """For each target the product of masks and row factor, (1 or rows, 1, 1 or h_i, 1 or w_i); None if all are 1.
 
-    factors: one number per row (image factor x guidance half). mask: (b, H, W) in [0, 1] or None.
+    factors: one number per row (image factor x guidance half). masks: each (b, H, W) in [0, 1].
     """
     height, width = context.size
     sizes = list(zip(block_heights(base, height), block_heights(base, width), strict=True))
     by_row = None
     if set(factors) != {1.0}:
         by_row = torch.tensor(factors).to(context.text)[:, None, None, None]
-    if mask is None:
+    if not masks:
         return None if by_row is None else (by_row,) * len(sizes)
-    masks = [context.spread(mask_at(mask, size)).to(context.text) for size in sizes]
-    return tuple(masks if by_row is None else [by_row * own for own in masks])
+    return tuple(
+        math.prod(
+            (context.spread(mask_at(mask, size)).to(context.text) for mask in masks),
+            start=1.0 if by_row is None else by_row,
+        )
+        for size in sizes
+    )

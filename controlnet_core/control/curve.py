@@ -8,6 +8,8 @@ from itertools import pairwise
 
 from ..errors import ValueRangeError
 from .easing import EASINGS, ease
+from .keyframes import UnitKeyframe, check_order
+from .points import PointCurve
 
 EXAMPLE = "0: 1, 0.5: 0.4, 1: 0"
 
@@ -41,12 +43,14 @@ class StrengthCurve:
 
     Between two keyframes it is s_k + (s_k+1 - s_k) E((p - p_k) / (p_k+1 - p_k)), E the easing of keyframe k. Before the
     first and after the last keyframe it is constant. Raises ValueRangeError without keyframes, or if their positions
-    do not rise.
+    do not rise. shape: another function of p in their place. unit_keyframes: what else of the unit changes.
     """
 
     # Positions are timesteps, so that a curve does not depend on sampler, scheduler or number of steps.
 
     keyframes: tuple[Keyframe, ...]
+    shape: PointCurve | None = None
+    unit_keyframes: tuple[UnitKeyframe, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.keyframes:
@@ -57,9 +61,12 @@ class StrengthCurve:
                     f"the keyframe at {after.position:g} comes after the one at {before.position:g}: sort them from 0 "
                     "to 1, each position once"
                 )
+        check_order(self.unit_keyframes)
 
     def __call__(self, position: float) -> float:
         """The factor at a position of the timestep axis."""
+        if self.shape is not None:
+            return self.shape(position)
         first, last = self.keyframes[0], self.keyframes[-1]
         if position <= first.position:
             return first.strength

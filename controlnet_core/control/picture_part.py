@@ -73,7 +73,10 @@ class PicturePart:
         if not unit.net.reads_latent:
             hints = tuple(Hint(self.hint(hint.picture, unit.fit), hint.kind) for hint in hints)
         mask = None if unit.mask is None else self.mask(unit.mask)
-        return replace(unit, hint=hints[0].picture, more_hints=hints[1:], mask=mask)
+        frames = tuple(
+            frame if frame.mask is None else replace(frame, mask=self.mask(frame.mask)) for frame in unit.keyframes
+        )
+        return replace(unit, hint=hints[0].picture, more_hints=hints[1:], mask=mask, keyframes=frames)
 
 
 def _take(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

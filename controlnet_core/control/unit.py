@@ -17,6 +17,7 @@ from ..diffusion.schedule import NoiseSchedule
 from ..errors import ShapeError, ValueRangeError
 from ..models.control import ControlModel
 from .hint import FITS
+from .keyframes import UnitKeyframe, check_order, mask_in_force, weights_in_force
 from .modes import CONDITIONAL_ONLY, MODES, mode_weights
 from .weights import BlockWeights, check_count
 
@@ -55,6 +56,7 @@ class ControlUnit:
     fit: how the hint is resized, see `control.hint`.
     pool: average the residuals over the picture, in the conditional half only. The shuffle net needs it, and its file
         does not say so.
+    keyframes: masks and block weights that hold from a position on, by which those of the unit are multiplied.
     whole: the unit that this one is a part of, if a batch is evaluated in parts.
 
     Raises ShapeError or ValueRangeError for a field outside its range.
@@ -77,6 +79,7 @@ class ControlUnit:
     items: tuple[float, ...] | None = None
     fit: str = "crop"
     pool: bool = False
+    keyframes: tuple[UnitKeyframe, ...] = ()
     whole: ControlUnit | None = None
 
     def __post_init__(self) -> None:
@@ -93,6 +96,7 @@ class ControlUnit:
             raise ValueRangeError(f"the window is {self.start} to {self.end}: give two numbers from 0 to 1")
         if self.start > self.end:
             raise ValueRangeError(f"the window starts at {self.start} and ends before that, at {self.end}: swap them")
+        check_order(self.keyframes)
         if self.mode not in MODES:
             raise ValueRangeError(f"control mode {self.mode!r} is unknown: choose one of {', '.join(MODES)}")
         if self.fit not in FITS:
@@ -146,15 +150,26 @@ class ControlUnit:
         weights = self.block_weights
         return weights if weights is None or isinstance(weights, tuple) else weights.resolve(config)
 
-    def weights(self, config: UNetConfig, latent_height: int) -> tuple[float, ...]:
-        """Factor of each residual: strength x mode x block weight.
+    def begun(self, sigma: float, schedule: NoiseSchedule) -> int:
+        """How many keyframes have begun at this sigma. One begins where a window that starts there does."""
+        return sum(schedule.in_window(sigma, frame.position, 1.0) for frame in self.keyframes)
+
+    def masks(self, begun: int = 0) -> tuple[Tensor, ...]:
+        """The masks that are multiplied while so many keyframes have begun: none, one or two, each (B, H, W)."""
+        given = (self.mask, mask_in_force(self.keyframes[:begun]))
+        return tuple(mask for mask in given if mask is not None)
+
+    def weights(self, config: UNetConfig, latent_height: int, begun: int = 0) -> tuple[float, ...]:
+        """Factor of each residual: strength x mode x block weight, while so many keyframes have begun.
 
         Raises ValueRangeError for a wrong number of block weights.
         """
-        by_mode = mode_weights(self.mode, config, latent_height)
-        own = self.own_weights(config)
-        own = (1.0,) * len(by_mode) if own is None else check_count(own, len(by_mode))
-        return tuple(self.strength * m * w for m, w in zip(by_mode, own, strict=True))
+        found = tuple(self.strength * m for m in mode_weights(self.mode, config, latent_height))
+        timed = weights_in_force(self.keyframes[:begun])
+        for own in (self.own_weights(config), None if timed is None else timed.resolve(config)):
+            if own is not None:
+                found = tuple(a * b for a, b in zip(found, check_count(own, len(found)), strict=True))
+        return found
 
     def is_active(self, sigma: float, schedule: NoiseSchedule) -> bool:
         """Whether the window includes this sigma."""
@@ -171,7 +186,7 @@ class ControlUnit:
     ) -> tuple[float, ...]:
         """Factor of each residual at this sigma: `factor_at` x `weights`. Raises as `weights` does."""
         factor = self.factor_at(sigma, schedule)
-        return tuple(factor * w for w in self.weights(config, latent_height))
+        return tuple(factor * w for w in self.weights(config, latent_height, self.begun(sigma, schedule)))
 
 
 ControlStack: TypeAlias = tuple[ControlUnit, ...]

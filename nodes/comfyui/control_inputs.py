@@ -24,6 +24,8 @@ from .placed_net import SharedNet
 
 UNION_ARGUMENT = "control_type"
 """Where the native node for ControlNet Union leaves the number of the type, in a list."""
+OWN_MASKS = 2
+"""Of the masks that are channels of the hint, those that always act: the unit's, and Advanced-ControlNet's."""
 FITS_OF_PARTS = ("crop", "pixel-perfect")
 """Hint fits that packs keep to when they cut the hint into parts."""
 
@@ -75,7 +77,8 @@ class ControlInputs(AdvancedInputs, comfy.controlnet.ControlNet):
         mask = self.spec.mask
         own = None if mask is None else mask.float().reshape(-1, *mask.shape[-2:])
         more = tuple(hint_of(hint.image) for hint in self.spec.more_hints)
-        self.parts = HintParts(self.parts.hint, more, (own, self.mask_cond_hint_original))
+        timed = () if self.spec.schedule is None else (k.mask for k in self.spec.schedule.unit_keyframes)
+        self.parts = HintParts(self.parts.hint, more, (own, self.mask_cond_hint_original, *timed))
         self.joined = self.cond_hint_original = self.parts.join()
 
     def copy(self) -> Any:
@@ -120,9 +123,12 @@ class ControlInputs(AdvancedInputs, comfy.controlnet.ControlNet):
             )
         unit = part.unit(self.unit())
         more = tuple(HintSpec(hint.picture.movedim(1, -1), hint.kind) for hint in unit.more_hints)
-        twin.spec = replace(self.spec, mask=unit.mask, more_hints=more)
+        schedule = self.spec.schedule
+        if schedule is not None:
+            schedule = replace(schedule, unit_keyframes=unit.keyframes)
+        twin.spec = replace(self.spec, mask=unit.mask, more_hints=more, schedule=schedule)
         twin.mask_cond_hint_original = None if own is None else part.mask(own.reshape(-1, *own.shape[-2:]))
-        twin.parts, twin.cond_hint = HintParts(unit.hint, masks=(None, twin.mask_cond_hint_original)), None
+        twin.parts, twin.cond_hint = HintParts(unit.hint), None
         twin._join_hint()
         return twin
 
@@ -152,7 +158,8 @@ class ControlInputs(AdvancedInputs, comfy.controlnet.ControlNet):
                 "to the size of the image yourself, and set the hint fit to crop"
             )
         more = tuple(Hint(image, own.kind) for image, own in zip(parts.more, unit.more_hints, strict=True))
-        return replace(unit, more_hints=more, mask=parts.mask())
+        frames = (replace(k, mask=mask) for k, mask in zip(unit.keyframes, parts.masks[OWN_MASKS:], strict=True))
+        return replace(unit, more_hints=more, mask=parts.mask(OWN_MASKS), keyframes=tuple(frames))
 
     def part_for(self, x: Tensor) -> Tensor | None:
         """The hint that a pack set for this call, if it has the size of x, as ComfyUI's own nets take it."""

@@ -73,6 +73,8 @@ class CoreControl(ControlInputs):
     # Set by `pre_run`, and None between runs.
     base: UNetConfig
     placed: PlacedNet
+    begins: list[float]
+    """The noise level at which each keyframe begins."""
 
     def __init__(self, shared: SharedNet) -> None:
         super().__init__(shared)
@@ -115,7 +117,10 @@ class CoreControl(ControlInputs):
         self.begin_advanced(percent_to_timestep_function)
         self.runs.clear()
         self.base = find_base(self.shared.net, self.name, model)
-        self.unit().weights(self.base, FACTOR)
+        unit = self.unit()
+        for begun in range(1 + len(unit.keyframes)):
+            unit.weights(self.base, FACTOR, begun)
+        self.begins = [float(percent_to_timestep_function(frame.position)) for frame in unit.keyframes]
         self.placed = self.shared.on(model, self.base)
         self.sampling, self.model = model.model_sampling, model
 
@@ -197,7 +202,8 @@ class CoreControl(ControlInputs):
         order = batch_rows(len(x_noisy), conditionings, options, window)
         advanced = self.advanced_factors(level, order, options)
         curve = 1.0 if unit.curve is None else unit.curve(HostSchedule(self.sampling, sigma.device).position(sigma))
-        weights = tuple(curve * weight for weight in unit.weights(self.base, x_noisy.shape[-2]))
+        begun = sum(level <= begin for begin in self.begins)
+        weights = tuple(curve * weight for weight in unit.weights(self.base, x_noisy.shape[-2], begun))
         # A context window shows a part of the batch, so the number of factors need not divide it.
         items = (unit.items or (1.0,)) if order.windowed else unit.factors(1 + max(order.images))
         factors = row_factors(order, options, unit.half, items)
@@ -211,10 +217,13 @@ class CoreControl(ControlInputs):
         source = self.cond_hint_original if part is None else part
         if part is not None and len(part) == len(x_noisy):
             order = order._replace(images=tuple(range(len(x_noisy))))  # the pack made a hint for each row
-        bound, scales = self._bound(unit, rows, [factors[row] for row in rows], order, x_noisy, cond, options, source)
+        bound, by_keyframe = self._bound(
+            unit, rows, [factors[row] for row in rows], order, x_noisy, cond, options, source
+        )
+        scales = by_keyframe[begun]
         if advanced is not None and advanced.has_masks:
-            masks = self._advanced_scales(advanced, rows, x_noisy, untouched=source is self.joined)
-            scales = masks if scales is None else tuple(a * b for a, b in zip(scales, masks, strict=True))
+            more = self._advanced_scales(advanced, rows, x_noisy, untouched=source is self.joined)
+            scales = more if scales is None else tuple(a * b for a, b in zip(scales, more, strict=True))
         net = NetInputs(self.placed.net, bound.inputs_at(level), (UnitInputs(slice(None), weights, scales),))
         key = (self, identity(options), rows, tuple(x_noisy.shape), id(source))
         return Call(unit, net, rows, x_noisy, sigma, key)
@@ -270,10 +279,10 @@ class CoreControl(ControlInputs):
     def _bound(
         self, unit: ControlUnit, rows: tuple[int, ...], factors: Sequence[float], order: BatchRows, x: Tensor,
         cond: dict[str, Any], options: dict[str, Any], source: Any,
-    ) -> tuple[BoundNet, Scales | None]:  # fmt: skip
-        """The bound net and its scales, made once per run, hint, size and batch of conditionings.
+    ) -> tuple[BoundNet, tuple[Scales | None, ...]]:  # fmt: skip
+        """The bound net, and its scales while 0, 1, 2, ... keyframes have begun.
 
-        source: the tensor that the hint is from.
+        They are made once per run, hint, size and batch of conditionings. source: the tensor that the hint is from.
         """
         dtype, device = self.placed.dtype, x.device
         text = cond.get("crossattn_controlnet", cond["c_crossattn"])
@@ -294,18 +303,19 @@ class CoreControl(ControlInputs):
             extend = self.is_advanced or order.windowed
             to_model = self.model.process_latent_in
             context = bind_context(unit, net, self.base, x, images, text, label, schedule, dtype, extend, to_model)
-            mask = None if unit.mask is None else unit.mask.to(device)
+            masks = [[m.to(device) for m in unit.masks(begun)] for begun in range(1 + len(unit.keyframes))]
+            scales = tuple(residual_scales(context, factors, own, self.base) for own in masks)
             if len(known) >= KEPT_HINTS and source is not self.joined:
                 known.pop(next(iter(known)))
-            known[key] = Prepared(net.bind(context), residual_scales(context, factors, mask, self.base), source)
+            known[key] = Prepared(net.bind(context), scales, source)
         return known[key][:2]
 
 
 class Prepared(NamedTuple):
-    """A bound net and its scales. source: the hint's tensor, kept so that no other one gets its id."""
+    """A bound net and its scales by keyframe. source: the hint's tensor, kept so that no other one gets its id."""
 
     bound: BoundNet
-    scales: Scales | None
+    scales: tuple[Scales | None, ...]
     source: Any
 
 

@@ -67,7 +67,7 @@ class HintParts:
             tuple(None if mask is None else next(masks)[:, 0] for mask in self.masks),
         )
 
-    def mask(self) -> Tensor | None:
-        """The product of the masks, which must have the same size; None without masks."""
-        given = [mask for mask in self.masks if mask is not None]
+    def mask(self, count: int | None = None) -> Tensor | None:
+        """The product of the masks, or of the first `count`, which must have the same size; None without masks."""
+        given = [mask for mask in self.masks[:count] if mask is not None]
         return None if not given else math.prod(given[1:], start=given[0])

@@ -63,6 +63,7 @@ def requests(spec: ControlSpec) -> dict[str, str]:
         "mode": f"mode {spec.mode}",
         "block_weights": "block weights",
         "schedule": "strength schedule",
+        "keyframes": "masks or block weights in a schedule",
         "more_hints": "further hints",
         "fit": f"hint fit {options.fit}",
         "kind": "hint type here (it has a node of its own, SetUnionControlNetType)",
@@ -71,5 +72,7 @@ def requests(spec: ControlSpec) -> dict[str, str]:
         "items": "factor for each picture",
         "pool": "averaging over the picture",
     }
-    given, plain = {**vars(spec), **vars(options)}, {**vars(PLAIN), **vars(PLAIN.options)}
+    frames = () if spec.schedule is None else spec.schedule.unit_keyframes
+    given = {**vars(spec), **vars(options), "keyframes": frames}
+    plain = {**vars(PLAIN), **vars(PLAIN.options), "keyframes": ()}
     return {name: words for name, words in known.items() if given[name] != plain[name]}

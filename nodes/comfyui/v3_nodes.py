@@ -20,6 +20,8 @@ TYPES = {"INT": io.Int, "FLOAT": io.Float, "BOOLEAN": io.Boolean, "STRING": io.S
 """Types with a widget. All others are sockets, which need no class of their own."""
 CHECKS = {"VALIDATE_INPUTS": "validate_inputs", "IS_CHANGED": "fingerprint_inputs"}
 """Class methods of a V1 class that V3 calls by another name, with the same arguments."""
+EXTRA = {"widget_type": "widgetType", "force_input": "forceInput"}
+"""Options of a field that go into the description of an input as they are."""
 SCHEMA_OPTIONS = frozenset(option.name for option in fields(io.Schema))
 
 
@@ -69,7 +71,7 @@ def schema(node_id: str, cls: Any) -> io.Schema:
 
 def v3_input(field: Field, host: Any) -> io.Input:
     """An input of a V3 node."""
-    given: dict[str, Any] = {name: getattr(field, name) for name in OPTIONS if name != "widget_type"}
+    given: dict[str, Any] = {name: getattr(field, name) for name in OPTIONS if name not in EXTRA}
     if field.choices is not None:
         given["options"] = list_choices(field.choices, host)
     make = TYPES.get(field.type, io.Custom(field.type)).Input
@@ -77,9 +79,11 @@ def v3_input(field: Field, host: Any) -> io.Input:
     known = signature(make.__init__).parameters
     options = {name: value for name, value in given.items() if value is not None and name in known}
     made = make(field.name, optional=field.optional, **options)
-    if field.widget_type is not None:
-        # Not as V3's own option `widget_type`, which changes the type of the socket too: no link would fit.
-        made.extra_dict = {**(made.extra_dict or {}), "widgetType": field.widget_type}
+    # Not as V3's own options: `widget_type` changes the type of the socket too, so that no link would fit, and a socket
+    # of a type with a widget has no `force_input`.
+    extra = {key: value for name, key in EXTRA.items() if (value := getattr(field, name)) is not None}
+    if extra:
+        made.extra_dict = {**(made.extra_dict or {}), **extra}
     return made
 
 

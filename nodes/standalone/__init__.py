@@ -15,6 +15,7 @@ def native_nodes() -> dict[str, type]:
         compositing,
         conditioning,
         control,
+        curves,
         files,
         images,
         latents,
@@ -29,7 +30,7 @@ def native_nodes() -> dict[str, type]:
     )
 
     modules = (
-        loaders, conditioning, control, vae, latents, model_sampling, sampling, sigmas, images, files, masks,
+        loaders, conditioning, control, curves, vae, latents, model_sampling, sampling, sigmas, images, files, masks,
         compositing, upscaling, primitives,
     )  # fmt: skip
     found = (item for module in modules for item in vars(module).items())
