@@ -200,11 +200,12 @@ class NoiseConfig:
     """The noise levels that a model was trained with.
 
     kind: "discrete" for the 1000 timesteps of Stable Diffusion, "edm" for all levels from `sigma_min` to `sigma_max`
-    (Karras et al. 2022). zero_terminal_snr: whether the discrete levels are rescaled so that the last one is pure noise
-    (Lin et al. 2023). sigma_data: the standard deviation that the model assumes for its latents.
+    (Karras et al. 2022), "lcm" for 50 of the discrete timesteps, to which a consistency model was distilled (Luo et al.
+    2023). zero_terminal_snr: whether the discrete levels are rescaled so that the last one is pure noise (Lin et al.
+    2023). sigma_data: the standard deviation that the model assumes for its latents.
     """
 
-    kind: Literal["discrete", "edm"] = "discrete"
+    kind: Literal["discrete", "edm", "lcm"] = "discrete"
     zero_terminal_snr: bool = False
     sigma_min: float = 0.002
     sigma_max: float = 120.0

@@ -137,11 +137,12 @@ def guided_prediction(denoiser: Denoiser, x: Tensor, sigma: Tensor, inputs: Step
 def predict(denoiser: Denoiser, x: Tensor, sigma: Tensor, batch: BatchInputs) -> dict[int, Tensor]:
     """For each condition of a batch, by index, its prediction of x0 in the batch's area, float32."""
     prepared = denoiser.prepared
-    spread = prepared.job.schedule.sigma_data
+    schedule = prepared.job.schedule
+    spread = schedule.sigma_data
     part = crop(x, batch.area)
     rows = scale_input(part, sigma, spread).repeat(len(batch.conditions), 1, 1, 1)
     output = denoiser.unet(channels_last(rows.to(prepared.runtime.dtype)), batch).float()
     return {
-        index: to_x0(prepared.config.parametrization, own, part, sigma, spread)
+        index: schedule.at_boundary(to_x0(prepared.config.parametrization, own, part, sigma, spread), part, sigma)
         for index, own in zip(batch.conditions, output.split(len(part)), strict=True)
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -95,6 +95,63 @@ class NoiseSchedule:
         """The position of the nearest timestep on the timestep axis, 0.0 to 1.0."""
         return 1.0 - float(self.timestep(torch.tensor(sigma))) / (len(self.sigmas) - 1)
 
+    def at_boundary(self, x0: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+        """Return a prediction of x0, (B,C,H,W), so that it meets the boundary condition of a consistency model.
+
+        x: the noisy latent. sigma: 0-d or (B,). Other models have no such condition.
+        """
+        return x0
+
+
+@dataclass(frozen=True, eq=False)
+class DistilledSchedule(NoiseSchedule):
+    """Every n-th of the timesteps of a training, to which a latent consistency model was distilled (Luo et al., 2023).
+
+    Timesteps are those of the training: with n = 20 the levels are 19, 39, ... 999. stride: n.
+    """
+
+    stride: int = 20
+    _levels: dict[torch.device, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, schedule: NoiseSchedule, count: int = 50) -> DistilledSchedule:
+        """Make the schedule of `count` evenly spaced timesteps, the highest included."""
+        stride = len(schedule.sigmas) // count
+        sigmas = schedule.sigmas[stride - 1 :: stride]
+        return cls(sigmas, sigmas.log(), schedule.sigma_data, stride)
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """The timestep of the training whose level is nearest to sigma on the log axis: float32, of sigma's shape."""
+        return super().timestep(sigma) * self.stride + (self.stride - 1)
+
+    def sigma(self, timestep: Tensor) -> Tensor:
+        """The sigma of a timestep of the training, interpolated in log sigma between two levels."""
+        return super().sigma((timestep.float() - (self.stride - 1)) / self.stride)
+
+    def _sigma_at(self, percent: float) -> float:
+        return float(self.sigma(torch.tensor((1.0 - percent) * self._last)))
+
+    @property
+    def _last(self) -> int:
+        return len(self.sigmas) * self.stride - 1
+
+    def sigma_to_percent(self, sigma: float) -> float:
+        """The position of the nearest level on the timestep axis, 0.0 to 1.0."""
+        return 1.0 - float(self.timestep(torch.tensor(sigma))) / self._last
+
+    def at_boundary(self, x0: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+        """c_out x0 + c_skip x, of which c_skip becomes 1 at timestep 0 (Luo et al., 2023, eq. 8 and section 3)."""
+        # Kept on the device: a copy here would stop the work of a GPU, and could not be captured as a graph.
+        if sigma.device not in self._levels:
+            self._levels[sigma.device] = self.log_sigmas.to(sigma.device)
+        distance = sigma.float().log().reshape(1, -1) - self._levels[sigma.device][:, None]
+        nearest = distance.abs().argmin(dim=0)
+        # Timesteps count ten times and sigma_data is 0.5, as the model was distilled.
+        scaled = (nearest * self.stride + (self.stride - 1)).float() * 10.0
+        scaled = scaled.reshape(()) if scaled.numel() == 1 else scaled.reshape(-1, 1, 1, 1)
+        variance = scaled**2 + 0.25
+        return scaled / variance**0.5 * x0 + 0.25 / variance * x
+
 
 @dataclass(frozen=True, eq=False)
 class EdmSchedule(NoiseSchedule):
@@ -128,7 +185,8 @@ def make_schedule(noise: NoiseConfig) -> NoiseSchedule:
     """Make the schedule that a model's config describes."""
     if noise.kind == "edm":
         return EdmSchedule.between(noise.sigma_min, noise.sigma_max, noise.sigma_data)
-    return zero_terminal_snr(_scaled_linear_sigmas()) if noise.zero_terminal_snr else scaled_linear()
+    trained = zero_terminal_snr(_scaled_linear_sigmas()) if noise.zero_terminal_snr else scaled_linear()
+    return DistilledSchedule.of(trained) if noise.kind == "lcm" else trained
 
 
 def zero_terminal_snr(sigmas: Tensor) -> NoiseSchedule:

@@ -222,8 +222,11 @@ def prepare_training(
 
 def _check(checkpoint: Checkpoint, data: Examples, start: ControlNet | None) -> None:
     config = checkpoint.config
-    if config.parametrization == "edm" or config.noise.kind == "edm":
-        raise ValueRangeError(f"the {config.name} checkpoint has EDM noise levels: train on a base with 1000 timesteps")
+    if config.parametrization == "edm" or config.noise.kind != "discrete":
+        kind = config.noise.kind.upper()
+        raise ValueRangeError(
+            f"the {config.name} checkpoint has {kind} noise levels: train on a base with 1000 timesteps"
+        )
     if len(data) < 2:
         raise ValueRangeError(f"there are {len(data)} examples: give at least 2, better thousands")
     # Each level of the UNet but the last halves the latent.

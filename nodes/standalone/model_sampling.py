@@ -14,7 +14,7 @@ from ..folders import brief
 from ..node import Node
 from .values import Model
 
-DISCRETE: Mapping[str, Parametrization] = {"eps": "eps", "v_prediction": "v"}
+DISCRETE: Mapping[str, Parametrization] = {"eps": "eps", "v_prediction": "v", "lcm": "eps"}
 CONTINUOUS: Mapping[str, tuple[Parametrization, float]] = {
     "v_prediction": ("v", 1.0), "edm": ("edm", 0.5), "edm_playground_v2.5": ("edm", 0.5), "eps": ("eps", 1.0)
 }  # fmt: skip
@@ -61,7 +61,8 @@ class SamplingKindNode(ModelNode):
 
 
 class ModelSamplingDiscrete(SamplingKindNode):
-    """Samples a model as one that predicts the noise or the velocity; zsnr is for zero terminal SNR."""
+    """Samples a model as one that predicts the noise or the velocity, or as a latent consistency model (lcm); zsnr is
+    for zero terminal SNR."""
 
     SUPPORTED = DISCRETE
     INPUTS = (
@@ -71,7 +72,8 @@ class ModelSamplingDiscrete(SamplingKindNode):
     def run(self, model: Model, sampling: str, zsnr: bool) -> tuple[Model]:
         """-> MODEL. Raises UnfitError for an option that is not supported here."""
         self.VALIDATE_INPUTS(sampling)
-        return (retrained(model, DISCRETE[sampling], NoiseConfig(zero_terminal_snr=zsnr)),)
+        kind = "lcm" if sampling == "lcm" else "discrete"
+        return (retrained(model, DISCRETE[sampling], NoiseConfig(kind, zero_terminal_snr=zsnr)),)
 
 
 class ModelSamplingContinuousEDM(SamplingKindNode):

@@ -48,6 +48,8 @@ MASK, SPOT = values(1, 40, 56, seed=2), values(1, 12, 20, seed=3)
 LATENT, OTHER = latent(2, 4, 16, 24), latent(1, 4, 8, 12, seed=1)
 PLACES = [{"x": 0, "y": 0}, {"x": 8, "y": 16}, {"x": 48, "y": 24}]
 SIGMAS = torch.tensor([14.6, 7.0, 3.0, 1.0, 0.0])
+LCM_STEPS = (1, 2, 4, 8, 13, 50)
+LCM_SIGMAS = torch.tensor([0.02, 0.1, 0.9, 14.6, 80.0])
 MODEL = "model"
 """Stands for a MODEL with the schedule of Stable Diffusion."""
 CASES = [
@@ -150,6 +152,32 @@ def find(case: Case) -> Any:
     raise LookupError(case.name)
 
 
+def distilled() -> dict[str, Tensor]:
+    """What a MODEL samples with after the host's ModelSamplingDiscrete with lcm: conversions, tables, predictions."""
+    module = importlib.import_module("comfy_extras.nodes_model_advanced")
+    sampling, samplers = importlib.import_module("host_sampling"), importlib.import_module("comfy.samplers")
+    found = {}
+    for zsnr in (False, True):
+        patched: dict[str, Any] = {}
+        patch = SimpleNamespace(add_object_patch=patched.__setitem__)
+        model = SimpleNamespace(
+            clone=lambda patch=patch: patch, model=SimpleNamespace(model_config=SimpleNamespace(sampling_settings={}))
+        )
+        patch.model = model.model
+        module.ModelSamplingDiscrete().patch(model, "lcm", zsnr)
+        levels = patched["model_sampling"]
+        sigmas, timesteps, percents = sampling.probes()
+        found[f"lcm.{zsnr}.timestep"] = levels.timestep(sigmas)
+        found[f"lcm.{zsnr}.sigma"] = levels.sigma(timesteps)
+        found[f"lcm.{zsnr}.percent"] = torch.tensor([levels.percent_to_sigma(percent) for percent in percents])
+        for name in sampling.SCHEDULES:
+            for steps in LCM_STEPS:
+                found[f"lcm.{zsnr}.{name}.{steps}"] = samplers.calculate_sigmas(levels, name, steps)
+        x, output = values(len(LCM_SIGMAS), 4, 3, 5, signed=True), values(len(LCM_SIGMAS), 4, 3, 5, seed=1, signed=True)
+        found[f"lcm.{zsnr}.x0"] = levels.calculate_denoised(LCM_SIGMAS, output, x)
+    return found
+
+
 def main(folder: str, out: str) -> None:
     from safetensors.torch import save_file
 
@@ -161,6 +189,8 @@ def main(folder: str, out: str) -> None:
     importlib.import_module("comfy.options").enable_args_parsing()
     importlib.import_module("utils.extra_config")  # before `nodes` puts the folder with comfy/utils.py on the path
     importlib.import_module("host_sampling").import_host(Path(folder))
+    # Newer releases have modules that import each other, and can be imported in this order only.
+    importlib.import_module("comfy_extras.nodes_post_processing")
     schedule = importlib.import_module("comfy.model_sampling").ModelSamplingDiscrete()
     model = SimpleNamespace(get_model_object=lambda name: schedule)
     tensors = {}
@@ -173,7 +203,7 @@ def main(folder: str, out: str) -> None:
         x = values(2, 3, 40, 56, seed=4)
         made = scale(x, function, tile[1], tile[0], overlap, upscale_amount=factor, out_channels=3)
         tensors[f"tiled.{number}"] = made.contiguous()
-    save_file(tensors, out)
+    save_file({name: tensor.float() for name, tensor in {**tensors, **distilled()}.items()}, out)
 
 
 if __name__ == "__main__":

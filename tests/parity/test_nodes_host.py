@@ -10,13 +10,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
+from comfyui_controlnet_core.controlnet_core.config import NoiseConfig
+from comfyui_controlnet_core.controlnet_core.diffusion.denoiser import to_x0
+from comfyui_controlnet_core.controlnet_core.diffusion.schedule import make_schedule, make_sigmas, scaled_linear
 from comfyui_controlnet_core.nodes.standalone import native_nodes
 from comfyui_controlnet_core.nodes.tiles import run_in_tiles
 from load_script import load_script
 from safetensors.torch import load_file
 
 program = load_script(Path(__file__).with_name("host_nodes.py"))
+sampling = load_script(Path(__file__).with_name("host_sampling.py"))
 
 pytestmark = [
     pytest.mark.comfyui,
@@ -53,3 +56,20 @@ def test_tiles_are_blended_as_there(number: int, host: dict[str, torch.Tensor]) 
     function, tile, overlap, scale = program.TILED[number]
     x = program.values(2, 3, 40, 56, seed=4)
     assert torch.equal(run_in_tiles(x, function, tile, overlap, scale, 3), host[f"tiled.{number}"])
+
+
+@pytest.mark.parametrize("zsnr", [False, True])
+def test_lcm_sampling_is_that_of_the_host(zsnr: bool, host: dict[str, torch.Tensor]) -> None:
+    schedule = make_schedule(NoiseConfig("lcm", zero_terminal_snr=zsnr))
+    sigmas, timesteps, percents = sampling.probes()
+    assert torch.equal(schedule.timestep(sigmas), host[f"lcm.{zsnr}.timestep"])
+    assert torch.equal(schedule.sigma(timesteps), host[f"lcm.{zsnr}.sigma"])
+    assert torch.equal(
+        torch.tensor([schedule.percent_to_sigma(percent) for percent in percents]), host[f"lcm.{zsnr}.percent"]
+    )
+    for name in sampling.SCHEDULES:
+        for steps in program.LCM_STEPS:
+            assert torch.equal(make_sigmas(schedule, name, steps), host[f"lcm.{zsnr}.{name}.{steps}"]), (name, steps)
+    x, output = (program.values(len(program.LCM_SIGMAS), 4, 3, 5, seed=seed, signed=True) for seed in (0, 1))
+    x0 = schedule.at_boundary(to_x0("eps", output, x, program.LCM_SIGMAS), x, program.LCM_SIGMAS)
+    torch.testing.assert_close(x0, host[f"lcm.{zsnr}.x0"], rtol=1e-6, atol=1e-6)

@@ -393,8 +393,11 @@ def test_parts_from_files_of_their_own(bench: Bench, models: Path) -> None:
     )
     assert edm.diffusion.schedule.sigma_data == 0.5
     assert edm.diffusion.config.vae.latent_std
-    with pytest.raises(UnfitError, match="sampling 'lcm'"):
-        bench.run("ModelSamplingDiscrete", model=model, sampling="lcm", zsnr=False)
+    with pytest.raises(UnfitError, match="sampling 'x0'"):
+        bench.run("ModelSamplingDiscrete", model=model, sampling="x0", zsnr=False)
+    (lcm,) = bench.run("ModelSamplingDiscrete", model=eps, sampling="lcm", zsnr=False)
+    assert lcm.diffusion.schedule.timestep(torch.tensor(lcm.diffusion.schedule.sigma_max)) == 999
+    assert not torch.allclose(bench.sample(lcm, text, text, EMPTY), bench.sample(eps, text, text, EMPTY))
 
 
 def _ldm(checkpoint: Checkpoint) -> dict[str, Tensor]:
