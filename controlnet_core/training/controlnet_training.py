@@ -223,7 +223,7 @@ def prepare_training(
 def _check(checkpoint: Checkpoint, data: Examples, start: ControlNet | None) -> None:
     config = checkpoint.config
     if config.parametrization == "edm" or config.noise.kind != "discrete":
-        kind = config.noise.kind.upper()
+        kind = "LCM" if config.noise.kind == "lcm" else "EDM"
         raise ValueRangeError(
             f"the {config.name} checkpoint has {kind} noise levels: train on a base with 1000 timesteps"
         )
