@@ -29,6 +29,7 @@ def own_nodes() -> dict[str, type]:
         pose,
         pose_editor,
         preprocess,
+        prompt_edit,
         reference,
         regions,
         sample,
@@ -48,7 +49,7 @@ def own_nodes() -> dict[str, type]:
         model_patch.ModelPatchControlNet, finish.TileColorFix, finish.PasteBack, pose_editor.PoseEditor,
         regions.RegionPrompts, auto_strength.AutoStrength, reference.ReferenceControl,
         tiled_upscale.TiledUpscale, control_sweep.ControlSweep,
-        control.ScheduleKeyframe,
+        control.ScheduleKeyframe, prompt_edit.PromptEdit,
     )  # fmt: skip
     return {PREFIX + cls.__name__.removesuffix("Node"): cls for cls in classes}
 

@@ -121,9 +121,12 @@ class Attention(nn.Module):
         """(B, N, width) -> (B, N, width)."""
         return self.out(self.attended(x, kv))
 
-    def to_text(self, x: Tensor, context: Tensor) -> Tensor:
-        """Attention of tokens (B, N, width) to a text (B, tokens, context_dim) that was not projected before."""
-        return self(x, self.kv(context))
+    def to_text(self, x: Tensor, context: Tensor, values: Tensor | None = None) -> Tensor:
+        """Attention of tokens (B, N, width) to a text (B, tokens, context_dim) that was not projected before.
+
+        values: what the layer for values reads, where it is not the same text.
+        """
+        return self(x, self.kv(context, values))
 
     def attended(self, x: Tensor, kv: KeyValue) -> Tensor:
         """What the last layer reads: (B, N, width) -> (B, N, width)."""
@@ -159,10 +162,11 @@ class AttentionChange:
         """Return the input of the layer for queries of the cross attention."""
         return query
 
-    def text_output(self, output: Tensor, query: Tensor, attend: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def text_output(self, output: Tensor, query: Tensor, attend: Callable[..., Tensor]) -> Tensor:
         """Return the output of the cross attention.
 
-        query: its input. attend: (query, text) -> the output for another text.
+        query: its input. attend: (query, text) -> the output for another text; (query, keys, values) -> that with keys
+        and values of different texts of the same length.
         """
         return output
 

@@ -54,7 +54,7 @@ class RegionChange(_Fields, AttentionChange):
 
     __slots__ = ()
 
-    def text_output(self, output: Tensor, query: Tensor, attend: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def text_output(self, output: Tensor, query: Tensor, attend: Callable[..., Tensor]) -> Tensor:
         """Mix the output for the prompt with the outputs for the texts of the regions, by their shares."""
         asked = query[self.scale.rows]
         shares = self.shares.to(output.dtype)

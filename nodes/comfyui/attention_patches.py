@@ -84,7 +84,10 @@ class AttentionPatches:
         for change in self.changes:
             attention = self._block(options).attn2
             output = change.text_output(
-                output, options[QUERY], lambda own, text, attend=attention: attend(own, context=text)
+                output,
+                options[QUERY],
+                # Without values of their own, ComfyUI reads them from the keys' text too.
+                lambda own, text, values=None, attend=attention: attend(own, context=text, value=values),
             )
         return output
 
