@@ -288,6 +288,7 @@ FIELDS: Mapping[str, Mapping[str, Any]] = {
     "CNCore_ExampleImage": {"picture": SCENE, "size": 256},
     "CNCore_DepthConvert": {"space": "disparity"},
     "CNCore_Shortcuts": {"deep_every": 2},
+    "CNCore_PromptEdit": {"edits": "blue -> green"},
     "CNCore_ControlSweep": {"y": "mode", "y_values": "balanced, prompt", "steps": 10},
     "CNCore_ScheduleKeyframe": {"position": 0.2},
     "CNCore_TiledUpscale": {"width": 0, "height": 0, "tile_size": PICTURE, "overlap": 32, "denoise": 0.3},

@@ -45,6 +45,7 @@ DRAWINGS: Mapping[str, Callable[[Sheet], None]] = {
         controls.control_study,
         prompts.region_prompts,
         prompts.reference_look,
+        prompts.prompt_edit,
         strength.auto_strength,
         tools.tiled_upscale,
         tools.control_sweep,

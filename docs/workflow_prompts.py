@@ -1,4 +1,4 @@
-"""Bundled workflows with texts for regions and with a reference; see `draw_workflows.py`."""
+"""Bundled workflows with texts for regions, a reference and an edited prompt; see `draw_workflows.py`."""
 
 from __future__ import annotations
 
@@ -65,3 +65,31 @@ def reference_look(sheet: Sheet) -> None:
     sheet.link(start.model, "vae", reference, "vae")
     sheet.link(look, "image", reference, "image")
     paint(sheet, start, reference, (latent, "LATENT"), "reference_look", (1840, 0))
+
+
+def prompt_edit(sheet: Sheet) -> None:
+    """Draw: the same picture with one word swapped, beside the unedited one."""
+    about = (
+        "## One word, the same picture\n\n"
+        "Prompt Edit swaps words of the prompt and keeps the rest: both pictures have the same seed, and the edges "
+        "keep the layout. Write the prompt once more in the node, word for word.\n\n"
+        "Each line of `edits` is one edit: `red -> green` swaps, `box: 2` weighs a word, `a red -> a shiny red` adds "
+        "one.\n\n"
+        "A later start_percent keeps more of the picture and changes less."
+    )
+    prompt = "a photo of a red box on a pink floor with a dark sky"
+    start = base(sheet, "prompt_edit", about, prompt)
+    sheet.group("2  Layout", (400, -80, 640, 720))
+    edges = example(sheet, "demo scene 9", "canny", (420, 0), "Edges")
+    preview(sheet, edges, "image", (760, 0), "The edges")
+    loaded, latent = net(sheet, "canny", (420, 170)), empty(sheet, (420, 300))
+    sheet.group("3.1  Without the edit", (1060, -80, 2100, 560))
+    control = apply(sheet, start, loaded, (edges, "image"), (1080, 0, 320, 240))
+    paint(sheet, start, control, (latent, "LATENT"), "prompt_edit/unedited", (1880, 0))
+    sheet.group("3.2  With it", (1060, 500, 2100, 560))
+    values = {"prompt": prompt, "edits": "red -> blue"}
+    edit = sheet.node("CNCore_PromptEdit", (1440, 580, 400, 420), values, color=HINT)
+    sheet.link(control, "positive", edit, "positive")
+    sheet.link(control, "negative", edit, "negative")
+    sheet.link(start.model, "clip", edit, "clip")
+    paint(sheet, start, edit, (latent, "LATENT"), "prompt_edit/edited", (1880, 580))

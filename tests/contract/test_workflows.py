@@ -53,6 +53,7 @@ EXPECTED = (
     "pose_editor",
     "region_prompts",
     "reference_look",
+    "prompt_edit",
     "auto_strength",
     "tiled_upscale",
     "control_sweep",

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 import lllite_reference
 import look_reference
+import prompt_edit_reference
 import regions_reference
 
 REFERENCE_SEED = 1
@@ -48,6 +49,16 @@ NEAR_REGIONS: dict[str, tuple[dict[str, Any], ...]] = {
     "regions, a ControlNet and LLLite": ({}, {"control_net": "lllite.safetensors"}),
 }
 """Units that follow region prompts."""
+EDITS: dict[str, tuple[dict[str, Any], ...]] = {
+    "edit": (),
+    "edit and a ControlNet": ({},),
+    "edit, a ControlNet and LLLite": ({}, {"control_net": "lllite.safetensors"}),
+}
+"""Units that follow a prompt edit."""
+EDIT = "a red -> green\nground -> ground now\nsphere: 2.5"
+EDITED = "green sphere, (on grey:1.3) ground now"
+PLACES: list[int | None] = [0, 2, 3, 4, 5, 6, 7, None, *range(8, 77)]
+"""For each token of `EDITED` its place in the prompt "a red sphere, on grey ground", the start mark first."""
 REFERENCES = {
     "reference": {"mode": "attention"},
     "reference adain": {"mode": "adain"},
@@ -106,6 +117,31 @@ def near_regions(home: Any, name: str) -> Any:
     for settings in NEAR_REGIONS[name]:
         conditioning = home.controlled(conditioning, **unit_of(home.node, settings))
     return conditioning
+
+
+def with_edit(home: Any, name: str = "edit", **settings: Any) -> Any:
+    """Both prompts of a home with a prompt edit and what follows it."""
+    positive, negative = home.prompts
+    given = {"strength": 1.0, "start_percent": 0.2, "end_percent": 1.0, "keep_places_until": 0.6, **settings}
+    prompt = importlib.import_module("comfyui_host").PROMPT
+    made = home.node(
+        "CNCore_PromptEdit", positive=positive, negative=negative, clip=home.clip, prompt=prompt, edits=EDIT, **given
+    )
+    conditioning = made["result"][:2]
+    for unit in EDITS[name]:
+        conditioning = home.controlled(conditioning, **unit_of(home.node, unit))
+    return conditioning
+
+
+def hooked_edit(session: Any) -> Tensor:
+    """What ComfyUI's UNet gives with hooks on its cross attentions, without guidance: all rows are the prompt's."""
+    edited = session.node("CLIPTextEncode", clip=session.clip, text=EDITED)[0][0][0]
+    unet = session.model.model.diffusion_model
+    attentions = [module for name, module in unet.named_modules() if name.endswith(".attn2")]
+    weights = [2.5 if place == 2 else 1.0 for place in range(77)]
+    texts = session.prompts[0][0][0], edited
+    with prompt_edit_reference.hooked(attentions, cross_layers, *texts, PLACES, weights):
+        return session.ksampler(session.prompts, cfg=1.0)
 
 
 def with_reference(home: Any, name: str) -> Any:
@@ -210,6 +246,11 @@ def attention_control(session: Any) -> None:
     session.tensors["attention.regions, cfg 1"] = session.ksampler(with_regions(session), cfg=1.0)
     for name in NEAR_REGIONS:
         session.tensors[f"attention.{name}"] = session.ksampler(near_regions(session, name))
+    session.tensors["hooks.edit"] = hooked_edit(session)
+    places = {"start_percent": 0.0, "keep_places_until": 1.0}
+    session.tensors["attention.edit, cfg 1"] = session.ksampler(with_edit(session, **places), cfg=1.0)
+    for name in EDITS:
+        session.tensors[f"attention.{name}"] = session.ksampler(with_edit(session, name))
     session.tensors["hooks.reference"] = hooked_reference(session)
     session.tensors["attention.reference, cfg 1"] = session.ksampler(with_reference(session, "reference"), cfg=1.0)
     for name in REFERENCES:
@@ -219,6 +260,7 @@ def attention_control(session: Any) -> None:
     session.model = session.node("CNCore_Accelerate", model=model, weights="shared")["result"][0]
     session.tensors["attention.accelerated"] = session.ksampler(applied(session, UNITS["with a ControlNet"]))
     session.tensors["attention.regions accelerated"] = session.ksampler(with_regions(session))
+    session.tensors["attention.edit accelerated"] = session.ksampler(with_edit(session))
     session.tensors["attention.reference accelerated"] = session.ksampler(with_reference(session, "reference both"))
     session.model = module.Case(lora=True).model(session)
     session.tensors["attention.regions, LoRA"] = session.ksampler(with_regions(session))

@@ -1,4 +1,4 @@
-"""ControlNet-LLLite, region prompts and references in ComfyUI itself, beside hooks on its layers and this process.
+"""ControlNet-LLLite, region prompts, prompt edits and references in ComfyUI, beside hooks on its layers and headless.
 
 Needs COMFYUI_DIR as `test_comfyui.py` does.
 """
@@ -88,6 +88,24 @@ def test_region_prompts_under_a_lora(headless: Any, tensors: dict[str, torch.Ten
     assert error(tensors["attention.regions, LoRA"], tensors["attention.regions"]) > 10 * PARITY
 
 
+def test_a_prompt_edit_is_prompt_to_prompt_in_comfyui(tensors: dict[str, torch.Tensor]) -> None:
+    """A swap, a weight, a removed and an added word."""
+    found = error(tensors["attention.edit, cfg 1"], tensors["hooks.edit"])
+    print(f"edit: {found:.1e}")
+    assert found <= PARITY
+    assert error(tensors["attention.edit"], tensors["attention.none"]) > 50 * PARITY
+
+
+@pytest.mark.parametrize("name", sorted(scenario.EDITS))
+def test_a_prompt_edit_gives_the_same_picture_without_comfyui(
+    name: str, headless: Any, tensors: dict[str, torch.Tensor]
+) -> None:
+    """Alone, with a ControlNet, and with a ControlNet-LLLite that changes the same attentions."""
+    samples = {"samples": tensors[f"attention.{name}"]}
+    (theirs,) = headless.node("VAEDecode", samples=samples, vae=headless.vae)
+    assert host.difference(headless.picture(scenario.with_edit(headless, name)), theirs) <= MEAN
+
+
 def test_a_reference_is_reference_only_in_comfyui(tensors: dict[str, torch.Tensor]) -> None:
     found = error(tensors["attention.reference, cfg 1"], tensors["hooks.reference"])
     print(f"reference: {found:.1e}")
@@ -112,5 +130,6 @@ def test_accelerate_leaves_it_to_comfyui(
     """The same latents, and nothing is left on the model."""
     assert error(tensors["attention.accelerated"], tensors["attention.with a ControlNet"]) <= PARITY
     assert error(tensors["attention.regions accelerated"], tensors["attention.regions"]) <= PARITY
+    assert error(tensors["attention.edit accelerated"], tensors["attention.edit"]) <= PARITY
     assert error(tensors["attention.reference accelerated"], tensors["attention.reference both"]) <= PARITY
     assert "patches" not in found[0]["attention left"]

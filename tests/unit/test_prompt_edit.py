@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,10 +23,14 @@ from comfyui_controlnet_core.controlnet_core.models.prompt_words import align, e
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
 from engine_runs import denoiser, evaluate, prepare_on
+from load_script import load_script
 from prompt_edit_reference import hooked
 from torch import Tensor, nn
 
 TOLERANCE = 1e-5
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SCENE = 3
+"""Number of the scene of the benchmark: the one where the edited prompt alone changes the ground."""
 NOTHING = torch.zeros(1, 3, 8, 8)
 SCHEDULE = scaled_linear()
 SIZE = (8, 16)
@@ -264,3 +270,23 @@ def test_long_prompts_and_textual_inversions_are_refused() -> None:
         align("red ball and " * 850, read_edits("red -> blue"))
     with pytest.raises(ValueRangeError, match="embedding:"):
         align("a red embedding:cat", read_edits("red -> blue"))
+
+
+# ---- the demo world
+
+
+@torch.inference_mode()
+def test_one_word_changes_the_ball_and_little_else() -> None:
+    """A short form of `benchmarks/prompt_edit.py`: one scene. The edited prompt alone changes a third of the others."""
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        script = load_script(BENCHMARKS / "prompt_edit.py")
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    scenes = script.chosen_scenes(SCENE + 1)[SCENE:]
+    demo = script.load_demo(script.ASSETS, scenes)
+    net = script.load_controlnet(script.ASSETS / "demo_canny.safetensors", dtype=torch.float32)[0]
+    before, after, swapped = (script.sample(demo, scenes[0], row, net) for row in ("unedited", "edit", "prompt"))
+    ball, others, blue = script.scores(scenes[0], before, after)
+    assert ball > 0.95 and others <= 0.05 and blue > 0.7
+    assert script.scores(scenes[0], before, swapped)[1] > 0.2
