@@ -45,7 +45,13 @@ def target_size(size: tuple[int, int], scale: float, width: int, height: int) ->
 
 
 def enlarge_to(host: Host, image: Tensor, size: tuple[int, int], upscale_model: Any = None) -> Tensor:
-    """IMAGE (B, h, w, 3) -> (B, H, W, 3) of `size`, by an UPSCALE_MODEL and then by Lanczos where that is not exact."""
+    """IMAGE (B, h, w, 3) -> (B, H, W, 3) of `size`, by an UPSCALE_MODEL and then by Lanczos where that is not exact.
+
+    Raises ValueRangeError for an image with NaN or infinity.
+    """
+    # One NaN would spread over its whole tile.
+    if not bool(torch.isfinite(image).all()):
+        raise ValueRangeError("the image contains NaN or infinity: check the node that made it")
     large = image if upscale_model is None else host.enlarge(upscale_model, image)
     if tuple(large.shape[1:3]) == size:
         return large

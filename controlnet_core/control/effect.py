@@ -41,7 +41,7 @@ def _idle_reason(unit: ControlUnit, sigmas: Sequence[float], schedule: NoiseSche
         return "its factors for both prompts are 0"
     if unit.items is not None and not any(unit.items):
         return "its factors for all pictures are 0"
-    if unit.mask is not None and not bool((unit.mask > 0).any()):
+    if all(_is_empty(unit.masks(begun)) for begun in {unit.begun(sigma, schedule) for sigma in sigmas} or {0}):
         return "its mask has no white pixel"
     if not any(unit.own_weights(config) or (1.0,)):
         return "all its block weights are 0"
@@ -52,9 +52,16 @@ def _idle_reason(unit: ControlUnit, sigmas: Sequence[float], schedule: NoiseSche
         return f"no step is between its start {unit.start:g} and its end {unit.end:g}: use more steps or a wider window"
     if not any(unit.factor_at(sigma, schedule) for sigma in sigmas):
         return "its strength schedule is 0 at every step"
+    if not any(any(unit.weights_at(sigma, schedule, config, 64)) for sigma in sigmas):
+        return "its block weights and those of its keyframes give 0 at every step"
     if _is_untrained(unit):
         return "all its zero convolutions are 0: it was never trained, or its file is incomplete"
     return ""
+
+
+def _is_empty(masks: Sequence[Tensor]) -> bool:
+    """Whether one of the masks, which are multiplied, is black everywhere."""
+    return any(not bool((mask > 0).any()) for mask in masks)
 
 
 def _is_untrained(unit: ControlUnit) -> bool:

@@ -12,7 +12,9 @@ import torch
 from comfyui_controlnet_core.controlnet_core.config import DEMO
 from comfyui_controlnet_core.controlnet_core.control.curve import read_curve
 from comfyui_controlnet_core.controlnet_core.control.effect import idle_note, idle_notes
+from comfyui_controlnet_core.controlnet_core.control.keyframes import UnitKeyframe
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
+from comfyui_controlnet_core.controlnet_core.control.weights import BlockWeights
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.workflows import cli
@@ -30,6 +32,9 @@ def net(*, trained: bool = True) -> ControlNet:
     if trained:
         torch.nn.init.constant_(made.zero_conv_middle.conv.bias, 0.1)
     return made
+
+
+NO_WEIGHTS = BlockWeights((0.0,), 0.0)
 
 
 def hint(value: float | None = None) -> Tensor:
@@ -52,6 +57,10 @@ def hint(value: float | None = None) -> Tensor:
         ({"block_weights": (0.0,) * BLOCKS}, "all its block weights are 0"),
         ({"mode": "mid-only", "block_weights": (*(1.0,) * (BLOCKS - 1), 0.0)}, "0 where the mode mid-only acts"),
         ({"curve": read_curve("0:0, 1:0")}, "its strength schedule is 0 at every step"),
+        ({"keyframes": (UnitKeyframe(0.0, torch.zeros(1, 8, 8)),)}, "its mask has no white pixel"),
+        ({"keyframes": (UnitKeyframe(0.5, torch.zeros(1, 8, 8)),)}, ""),
+        ({"keyframes": (UnitKeyframe(0.0, None, NO_WEIGHTS),)}, "those of its keyframes give 0 at every step"),
+        ({"keyframes": (UnitKeyframe(0.5, None, NO_WEIGHTS),)}, ""),
         ({"net": net(trained=False)}, "all its zero convolutions are 0"),
         ({"hint": hint(0.0)}, "is all black"),
         ({"hint": hint(1.0)}, "is all white"),

@@ -202,6 +202,20 @@ def test_each_tile_gets_its_part_of_control(run: Any, host: Any, given: dict[str
     assert bars == [(i + 1, 12) for i in range(12)]
 
 
+def test_bad_input_ends_in_one_clear_line(run: Any, given: dict[str, Any]) -> None:
+    picture = random(1, 16, 16, 3)
+    broken = picture.clone()
+    broken[0, 3, 3] = torch.nan
+    for image, settings, message in (
+        (broken, {}, "the image contains NaN or infinity"),
+        (picture, {"width": 16384, "height": 1, "overlap": 504}, "overlap is 504 and tile_size 512: use at most"),
+        (picture, {"scale_by": 16.0, "width": 17000}, "give sides from 1 to 16384"),
+    ):
+        with pytest.raises(ValueRangeError, match=message) as caught:
+            run("CNCore_TiledUpscale", **{**given, "image": image, **settings})
+        assert "\n" not in str(caught.value)
+
+
 class Doubler:
     """An upscaling network that doubles pixels."""
 
