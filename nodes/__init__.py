@@ -21,6 +21,7 @@ def own_nodes() -> dict[str, type]:
         control_sweep,
         finish,
         grid,
+        inpaint,
         load,
         look,
         model_patch,
@@ -49,7 +50,7 @@ def own_nodes() -> dict[str, type]:
         model_patch.ModelPatchControlNet, finish.TileColorFix, finish.PasteBack, pose_editor.PoseEditor,
         regions.RegionPrompts, auto_strength.AutoStrength, reference.ReferenceControl,
         tiled_upscale.TiledUpscale, control_sweep.ControlSweep,
-        control.ScheduleKeyframe, prompt_edit.PromptEdit,
+        control.ScheduleKeyframe, prompt_edit.PromptEdit, inpaint.InpaintControl,
     )  # fmt: skip
     return {PREFIX + cls.__name__.removesuffix("Node"): cls for cls in classes}
 
