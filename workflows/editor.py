@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .broadcasts import SENDERS, Target, broadcast_links
 from .checks import MAX_NODES, fail
 from .contract import InputSpec, NodeSpec, read_spec, types_fit
 from .drawing import BYPASSED, MUTED, Definition, Drawing, DrawnNode, read_drawing
@@ -31,7 +32,7 @@ _RGTHREE = (
     "Random Unmuter",
 )  # fmt: skip
 EDITOR_ONLY = frozenset(
-    {*_PASSING, *_GET_NODES, _PRIMITIVE, "Note", "MarkdownNote", *(f"{name} (rgthree)" for name in _RGTHREE)}
+    {*_PASSING, *_GET_NODES, *SENDERS, _PRIMITIVE, "Note", "MarkdownNote", *(f"{name} (rgthree)" for name in _RGTHREE)}
 )
 """Types of nodes that the editor never sends to run."""
 
@@ -90,6 +91,7 @@ def to_graph(workflow: Mapping[str, Any], classes: Mapping[str, type], name: str
     """
     drawing, definitions = read_drawing(workflow, name)
     reader = _Reader(classes, definitions, name)
+    reader.broadcasts = broadcast_links(workflow, drawing, name)
     root = _Scope((), drawing, None, None, {}, {})
     try:
         nodes = {node.id: node for node in reader.nodes(root)}
@@ -103,6 +105,7 @@ class _Reader:
 
     def __init__(self, classes: Mapping[str, type], definitions: Mapping[str, Definition], name: str) -> None:
         self.classes, self.definitions, self.name = classes, definitions, name
+        self.broadcasts: Mapping[Target, Target] = {}
         self._specs: dict[str, NodeSpec | None] = {}
         self._inner: dict[tuple[str, ...], _Scope] = {}
         self._has_widget: dict[tuple[str, str], bool] = {}
@@ -153,6 +156,8 @@ class _Reader:
         absent = {}
         for index, slot in enumerate(drawn.inputs):
             source = self._follow_input(scope, drawn, index)
+            if isinstance(source, _Nothing):
+                source = self._broadcast(scope, drawn, index, source)
             if isinstance(source, _Value) and source.is_primitive:
                 # The editor copies a primitive's value into the widget, which then sends it as its own.
                 source = _Value(prompt_value(declared.get(slot.name), source.value), source.place)
@@ -258,9 +263,11 @@ class _Reader:
 
         Results are kept for each point on the way, so that many inputs behind one long chain take linear time.
         """
-        wanted = node.inputs[index].type
+        return self._follow(_At(True, scope, node, index), node.inputs[index].type)
+
+    def _follow(self, start: _At, wanted: str) -> _End:
         marks = []
-        step: _Step = _At(True, scope, node, index)
+        step: _Step = start
         while isinstance(step, _At):
             mark = (step.scope.path, step.node.id, step.is_input, step.index, wanted)
             if mark in self._followed:
@@ -281,6 +288,14 @@ class _Reader:
             step = self._source(step) if step.is_input else self._output(step, wanted)
         self._followed.update(dict.fromkeys(marks, step))
         return step
+
+    def _broadcast(self, scope: _Scope, node: DrawnNode, index: int, nothing: _Nothing) -> _End:
+        """Return what a node of Use Everywhere sends to an input without a source, `nothing` if no one does."""
+        sent = self.broadcasts.get((node.id, index)) if not scope.path else None
+        origin = None if sent is None else scope.drawing.nodes.get(sent[0])
+        if sent is None or origin is None:
+            return nothing
+        return self._follow(_At(False, scope, origin, sent[1]), node.inputs[index].type)
 
     def _source(self, at: _At) -> _Step:
         """From an input along its link."""

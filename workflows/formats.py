@@ -14,6 +14,7 @@ from typing import Any
 from ..controlnet_core.errors import MissingFileError, WorkflowError, unreadable
 from ..controlnet_core.limits import WORKFLOW_BYTES
 from . import editor, png
+from .broadcasts import SENDERS
 from .checks import MAX_NODES, as_dict, as_text, fail
 from .graph import Graph, Link, Node
 from .migrations import current_inputs, current_type
@@ -159,13 +160,15 @@ def from_api(data: Mapping[str, Any], name: str) -> Graph:
     # Checked before the nodes are built: a small file can list millions of them.
     if len(data) > MAX_NODES:
         raise fail(name, f"has {len(data)} nodes, more than {MAX_NODES}", "split it")
-    nodes = {str(key): value for key, value in data.items() if not _is_comment(str(key), value)}
+    nodes = {str(key): value for key, value in data.items() if not _is_left_out(str(key), value)}
     return Graph({key: _api_node(key, value, name, data) for key, value in nodes.items()})
 
 
-def _is_comment(key: str, value: Any) -> bool:
-    """Whether an entry is a note that a program left beside the nodes, such as "_comment"."""
-    return key.startswith("_") and not (isinstance(value, dict) and value.get("class_type"))
+def _is_left_out(key: str, value: Any) -> bool:
+    """Whether an entry is a note that a program left beside the nodes, such as "_comment", or a node that only sends
+    values in the editor: the links that it made stand in the other nodes."""
+    kind = value.get("class_type") if isinstance(value, dict) else None
+    return (key.startswith("_") and not kind) or (isinstance(kind, str) and kind in SENDERS)
 
 
 def _api_node(key: str, value: Any, name: str, data: Mapping[str, Any]) -> Node:

@@ -87,6 +87,19 @@ class SeedsNode(Node):
         return {"seed": seed}, float(seed), float(seed), seed
 
 
+class SentSeedNode(Node):
+    """A seed, which the editor sends to all inputs for seeds."""
+
+    CATEGORY = CATEGORY
+    COMPUTES_VALUES = True
+    RETURN_TYPES = ("INT",)
+    INPUTS = (seed(),)
+
+    def run(self, seed: int) -> tuple[int]:
+        """-> the seed."""
+        return (seed,)
+
+
 class SeedNode(Node):
     """A seed."""
 
@@ -159,10 +172,11 @@ PACK_VALUES: Mapping[str, type] = {
     "Text to Conditioning": EncodedTextNode,
     "Load Text File": TextFileNode,
     "Seed": SeedsNode,
+    "Seed Everywhere": SentSeedNode,
     "Seed (rgthree)": SeedNode,
     "Any Switch (rgthree)": FirstValueNode,
     "Image Comparer (rgthree)": ComparedImagesNode,
     "ImageCompare": ComparedImagesNode,
     "ShowText|pysssss": ShownTextNode,
 }
-"""By the IDs of WAS Node Suite, rgthree-comfy, Custom-Scripts, and ImageCompare of newer releases of ComfyUI."""
+"""By the IDs of WAS Node Suite, Use Everywhere, rgthree-comfy, Custom-Scripts, and newer ComfyUI (ImageCompare)."""
