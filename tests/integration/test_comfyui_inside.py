@@ -14,7 +14,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,13 @@ def prompt(**changed: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base folder of ComfyUI with this pack and others."""
-    base = tmp_path_factory.mktemp("comfyui")
+    return make_base(tmp_path_factory.mktemp("comfyui"), CLONES)
+
+
+def make_base(base: Path, clones: Iterable[str] | None = None) -> Path:
+    """Fill a base folder of ComfyUI. clones: packs in COMFYUI_PACKS to copy, default all."""
     pack = base / "custom_nodes" / "comfyui-controlnet-core"
+    shutil.rmtree(base / "custom_nodes", ignore_errors=True)
     pack.mkdir(parents=True)
     for part in PARTS:
         if (ROOT / part).is_dir():
@@ -87,17 +93,22 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(ROOT / part, pack / part)
     (base / "custom_nodes" / "another_pack").mkdir()
     (base / "custom_nodes" / "another_pack" / "__init__.py").write_text(OTHER_PACK)
-    for name in CLONES:
-        clone = Path(os.environ.get("COMFYUI_PACKS", "")) / name
-        if "COMFYUI_PACKS" in os.environ and clone.is_dir():
-            shutil.copytree(clone, base / "custom_nodes" / name, ignore=shutil.ignore_patterns(".git"))
+    found = sorted(Path(os.environ["COMFYUI_PACKS"]).iterdir()) if "COMFYUI_PACKS" in os.environ else []
+    for clone in (path for path in found if path.is_dir() and (clones is None or path.name in clones)):
+        shutil.copytree(clone, base / "custom_nodes" / clone.name, ignore=shutil.ignore_patterns(".git"))
     for name in ("models", "input", "user", "output"):
-        (base / name).mkdir()
+        (base / name).mkdir(exist_ok=True)
     return base
 
 
 @pytest.fixture(scope="module")
 def server(base: Path) -> Iterator[str]:
+    with serving(base) as address:
+        yield address
+
+
+@contextmanager
+def serving(base: Path) -> Iterator[str]:
     """The address of ComfyUI's server over this folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -141,14 +152,20 @@ def until(found: Any) -> Any:
 
 def picture_of_server(server: str, base: Path, text: str) -> np.ndarray:
     """The picture that the server makes of a prompt in its API form."""
-    body = json.dumps({"prompt": json.loads(text)}).encode()
+    (picture,) = pictures_of_server(server, base, json.loads(text))
+    return picture
+
+
+def pictures_of_server(server: str, base: Path, prompt: Any) -> list[np.ndarray]:
+    """The pictures that the server saves for a prompt, in the order of its output nodes."""
+    body = json.dumps({"prompt": prompt}).encode()
     request = urllib.request.Request(f"{server}/prompt", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as reply:
         number = json.loads(reply.read())["prompt_id"]
     record = until(lambda: (get(f"{server}/history/{number}") or {}).get(number))
     images = [image for shown in record["outputs"].values() for image in shown.get("images", ())]
-    (saved,) = [image for image in images if image["type"] == "output"]
-    return np.asarray(Image.open(base / "output" / saved["subfolder"] / saved["filename"]))
+    saved = [image for image in images if image["type"] == "output"]
+    return [np.asarray(Image.open(base / "output" / one["subfolder"] / one["filename"])) for one in saved]
 
 
 def run(base: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
