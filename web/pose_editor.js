@@ -116,7 +116,7 @@ app.registerExtension({
     if (nodeData.name !== NODE) return;
     const prototype = nodeType.prototype;
     prototype.onExecuted = after(prototype.onExecuted, function (output) {
-      keepResults(this, output);
+      keepResults(this, output ?? {}); // nothing for a node that was taken from the cache
       showLinks(this);
     });
     prototype.onConnectionsChange = after(prototype.onConnectionsChange, function () {

@@ -59,7 +59,7 @@ STATUS = "() => document.querySelector('.cncore-pose-status').textContent"
 INK = """() => {
     const canvas = document.querySelector('.cncore-pose-canvas');
     const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
-    return data.reduce((sum, value) => sum + value, 0);
+    return data.reduce((sum, value, index) => index % 4 < 3 ? sum + value : sum, 0);  // without opacity
 }"""
 NODE_PLACE = f"() => [...{NODE}.pos]"
 RESTORE = "async text => { await app.loadGraphData(JSON.parse(text)); }"
