@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache as keep
 from typing import Any
 
 from .broadcasts import SENDERS, Target, broadcast_links
 from .checks import MAX_NODES, fail
-from .contract import InputSpec, NodeSpec, read_spec, types_fit
+from .contract import InputSpec, read_spec, types_fit
 from .drawing import BYPASSED, MUTED, Definition, Drawing, DrawnNode, read_drawing
 from .graph import Graph, Link, Node, Place
+from .group_nodes import Specs, Unfolded, unfold_groups
 from .migrations import current_inputs
 from .widgets import has_control, prompt_value, widget_values
 
@@ -89,8 +91,10 @@ def to_graph(workflow: Mapping[str, Any], classes: Mapping[str, type], name: str
     Nodes of unknown classes are kept, so that validation can name them. Raises WorkflowError if the file is not what
     the editor writes, or if a subgraph contains itself.
     """
-    drawing, definitions = read_drawing(workflow, name)
-    reader = _Reader(classes, definitions, name)
+    specs = keep(lambda kind: read_spec(kind, classes[kind]) if kind in classes else None)
+    unfolded = unfold_groups(workflow, specs, name)
+    drawing, definitions = read_drawing(unfolded.workflow, name)
+    reader = _Reader(specs, unfolded, definitions, name)
     reader.broadcasts = broadcast_links(workflow, drawing, name)
     root = _Scope((), drawing, None, None, {}, {})
     try:
@@ -103,22 +107,14 @@ def to_graph(workflow: Mapping[str, Any], classes: Mapping[str, type], name: str
 class _Reader:
     """Walks through scopes and follows links. Class contracts are read once."""
 
-    def __init__(self, classes: Mapping[str, type], definitions: Mapping[str, Definition], name: str) -> None:
-        self.classes, self.definitions, self.name = classes, definitions, name
+    def __init__(self, spec: Specs, unfolded: Unfolded, definitions: Mapping[str, Definition], name: str) -> None:
+        self.spec, self.unfolded, self.definitions, self.name = spec, unfolded, definitions, name
         self.broadcasts: Mapping[Target, Target] = {}
-        self._specs: dict[str, NodeSpec | None] = {}
         self._inner: dict[tuple[str, ...], _Scope] = {}
         self._has_widget: dict[tuple[str, str], bool] = {}
         self._setters: dict[tuple[str, ...], dict[str, DrawnNode]] = {}
         self._followed: dict[Any, _End | None] = {}
         self._node_count = self._step_count = 0
-
-    def spec(self, class_type: str) -> NodeSpec | None:
-        """Return the contract of a class, None if it is unknown."""
-        if class_type not in self._specs:
-            cls = self.classes.get(class_type)
-            self._specs[class_type] = None if cls is None else read_spec(class_type, cls)
-        return self._specs[class_type]
 
     def nodes(self, scope: _Scope) -> Iterator[Node]:
         """Yield all nodes that run, those of subgraphs included, in the file's order."""
@@ -168,7 +164,8 @@ class _Reader:
                 values.pop(slot.name, None)
                 absent[slot.name] = source.reason
         inputs = {name: item.value if isinstance(item, _Value) else item for name, item in values.items()}
-        places = {name: item.place for name, item in values.items() if isinstance(item, _Value) and item.place}
+        found = ((name, self.unfolded.place_in_file(v.place)) for name, v in values.items() if isinstance(v, _Value))
+        places = {name: place for name, place in found if place}
         node_id = ":".join((*scope.path, drawn.id))
         inputs = current_inputs(drawn.type, inputs)
         return Node(node_id, drawn.type, inputs, drawn.title, absent, places, drawn.models, drawn.search_name)
