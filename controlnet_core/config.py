@@ -196,6 +196,24 @@ class TextConfig:
 
 
 @dataclass(frozen=True)
+class VisionConfig:
+    """A CLIP image transformer. The defaults are those of CLIP ViT-L/14.
+
+    hidden: width of the perceptrons. patch, side: of a patch and of the picture, in pixels. projection: width of the
+    picture's vector after a last linear layer; None without one.
+    """
+
+    width: int = 1024
+    layers: int = 24
+    heads: int = 16
+    hidden: int = 4096
+    patch: int = 14
+    side: int = 224
+    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    projection: int | None = 768
+
+
+@dataclass(frozen=True)
 class NoiseConfig:
     """The noise levels that a model was trained with.
 

@@ -76,6 +76,9 @@ DROP = (
     "first_stage_model.loss.{rest}",
     "first_stage_model.model_ema.{rest}",
     "embedding_manager.{rest}",
+    # Of Stable unCLIP: its image encoder is loaded by `vision`, and the noise schedule for its vectors is a constant.
+    "embedder.model.{rest}",
+    "noise_augmentor.{rest}",
     *(
         f"{prefix}{name}"
         for prefix in ("cond_stage_model.", "conditioner.embedders.{n}.")

@@ -27,11 +27,12 @@ def native_nodes() -> dict[str, type]:
         sigmas,
         upscaling,
         vae,
+        vision,
     )
 
     modules = (
         loaders, conditioning, control, curves, vae, latents, model_sampling, sampling, sigmas, images, files, masks,
-        compositing, upscaling, primitives,
+        compositing, upscaling, vision, primitives,
     )  # fmt: skip
     found = (item for module in modules for item in vars(module).items())
     return {name: cls for name, cls in found if hasattr(cls, "INPUTS") and not name.endswith("Node")}

@@ -6,6 +6,8 @@ Options of an entry:
 - "mask" with "mask_strength" and "set_area_to_bounds";
 - "pooled_output"; for SDXL also "width", "height", "crop_w", "crop_h", "target_width", "target_height", and for its
   refiner "aesthetic_score";
+- "unclip_conditioning": pictures that guide SD2.1-unCLIP and SDXL, each {"clip_vision_output", "strength",
+  "noise_augmentation"};
 - for inpainting and editing models "concat_latent_image" (b, 4, h, w), not scaled, and "concat_mask" (b, 1, H, W).
 """
 
@@ -15,15 +17,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ...controlnet_core.conditioning.concat_channels import EDIT, INPAINT, edit_channels, inpaint_channels
 from ...controlnet_core.conditioning.condition import Area, Condition
-from ...controlnet_core.config import ModelConfig
+from ...controlnet_core.config import SD21, ModelConfig
 from ...controlnet_core.control.unit import ControlStack
-from ...controlnet_core.errors import ShapeError
+from ...controlnet_core.errors import ShapeError, UnfitError
 from ...controlnet_core.models.label import PictureSize, ScoredSize, label_vector, size_kind
+from ...controlnet_core.models.unclip import PictureHint, unclip_label
 from ...controlnet_core.models.vae import scale_latent
 from ..values import Conditioning, Latent
 
@@ -39,19 +43,21 @@ def to_conditions(
     size: tuple[int, int],
     config: ModelConfig | None = None,
     latent: Latent | None = None,
+    seed: int = 0,
 ) -> tuple[tuple[Condition, ...], tuple[Condition, ...]]:
     """The conditions of both halves of the guidance, for a latent of (height, width) cells.
 
     config, latent: needed for models that read more than text: a label vector (SDXL), or further input channels
-    (inpainting). The samples of `latent` are scaled for the model. Raises ShapeError for an empty half, and for a text
-    that does not fit the label vector.
+    (inpainting). The samples of `latent` are scaled for the model. seed: of the sampling, for the noise in pictures
+    that guide a model. Raises ShapeError for an empty half, and for a text that does not fit the label vector,
+    UnfitError for pictures of another image encoder.
     """
     # Both halves are needed before either is complete: areas and shared control go from one to the other.
     halves = []
     for name, conditioning in (("positive", positive), ("negative", negative)):
         if not conditioning:
             raise ShapeError(f"the {name} conditioning is empty: link an encoded prompt")
-        halves.append([_condition(text, o, size, config, latent, SCORES[name]) for text, o in conditioning])
+        halves.append([_condition(text, o, size, config, latent, SCORES[name], seed) for text, o in conditioning])
     first, second = halves
     shared = [c.units for c, (_, o) in zip(first, positive, strict=True) if _is_shared(c, o)]
     return tuple(_with_area_of(first, second)), tuple(_with_area_of(share_control(second, shared), first))
@@ -107,7 +113,7 @@ def _covers(outer: Area | None, inner: Area) -> bool:
 
 def _condition(
     text: Tensor, options: dict[str, Any], size: tuple[int, int], config: ModelConfig | None, latent: Latent | None,
-    score: float,
+    score: float, seed: int,
 ) -> Condition:  # fmt: skip
     mask = _mask(options, size)
     return Condition(
@@ -118,22 +124,46 @@ def _condition(
         area=_area(options, mask, size),
         start=float(options.get("start_percent", 0.0)),
         end=float(options.get("end_percent", 1.0)),
-        label=_label(options, size, None if config is None else config.unet.label_dim, score),
+        label=None if config is None else _label(options, size, config, score, seed),
         concat=None if config is None or latent is None else _concat_channels(options, config, latent),
     )
 
 
-def _label(options: dict[str, Any], size: tuple[int, int], label_dim: int | None, score: float) -> Tensor | None:
-    """SDXL's label vector (1, label_dim): pooled text and image sizes. The sizes default to those of the latent."""
-    pooled = options.get("pooled_output")
-    if label_dim is None or pooled is None:
+def _label(
+    options: dict[str, Any], size: tuple[int, int], config: ModelConfig, score: float, seed: int
+) -> Tensor | None:
+    """The label vector (1, label_dim). SDXL: pooled text and image sizes, by default those of the latent. unCLIP: a
+    picture, or zeros without one."""
+    label_dim, pooled = config.unet.label_dim, options.get("pooled_output")
+    pictures = [
+        PictureHint(entry["clip_vision_output"].embeds, entry["strength"], entry["noise_augmentation"])
+        for entry in options.get("unclip_conditioning", ())
+    ]
+    if label_dim is None:
         return None
+    if config.name == SD21.name:
+        _check_width(pictures, label_dim // 2)
+        return unclip_label(pictures, seed) if pictures else torch.zeros(1, label_dim)
+    if pooled is None:
+        return None
+    if pictures:
+        # SDXL reads the noised picture where its pooled text would be.
+        _check_width(pictures, pooled.shape[-1])
+        pooled = unclip_label(pictures, seed, merged_level=0.0)[:, : pooled.shape[-1]]
     height, width = (options.get(name, cells * 8) for name, cells in zip(("height", "width"), size, strict=True))
     placed = (height, width, options.get("crop_h", 0), options.get("crop_w", 0))
     if size_kind(pooled.shape[-1], label_dim) is ScoredSize:
         return label_vector(pooled, ScoredSize(*placed, options.get("aesthetic_score", score)))
     target = (options.get("target_height", height), options.get("target_width", width))
     return label_vector(pooled, PictureSize(*placed, *target))
+
+
+def _check_width(pictures: Sequence[PictureHint], width: int) -> None:
+    """Raise UnfitError for pictures that were read by another encoder than the model was trained with."""
+    other = next((hint.embeds.shape[-1] for hint in pictures if hint.embeds.shape[-1] != width), None)
+    if other is not None:
+        encoder = {768: "ViT-L", 1024: "ViT-H", 1280: "ViT-bigG"}.get(width, f"one of width {width}")
+        raise UnfitError(f"the image encoder gives {other} numbers, this model reads {width}: load CLIP {encoder}")
 
 
 def _concat_channels(options: dict[str, Any], config: ModelConfig, latent: Latent) -> Tensor | None:

@@ -18,6 +18,7 @@ from ...controlnet_core.checkpoints.detect import Identity
 from ...controlnet_core.checkpoints.embeddings import ENDINGS, read_embedding
 from ...controlnet_core.checkpoints.load import Narrow, load_text_encoder, load_vae
 from ...controlnet_core.checkpoints.lora import read_lora
+from ...controlnet_core.checkpoints.vision import load_vision_encoder
 from ...controlnet_core.control.effect import idle_notes
 from ...controlnet_core.control.picture_part import PicturePart
 from ...controlnet_core.control.report import RunReport
@@ -27,6 +28,7 @@ from ...controlnet_core.errors import CheckpointError, UnfitError, ValueRangeErr
 from ...controlnet_core.models.control import ControlModel, check_base
 from ...controlnet_core.models.controlnet import ControlNet
 from ...controlnet_core.models.text_encoder import DualTextEncoder
+from ...controlnet_core.models.vision_encoder import ClipVisionModel
 from ...controlnet_core.run_options import DEFAULTS, RunOptions
 from ...controlnet_core.runtime.device import Runtime, check_cancelled
 from ...controlnet_core.runtime.memory import MemoryPlan
@@ -162,6 +164,10 @@ class StandaloneHost:
         # The cache has one path as key, so the other files are part of the kind.
         others = [str(path) for path in paths[1:]]
         return self._cache.get(" ".join(["clip", *others]), paths[0], lambda p: load_text_encoder([p, *paths[1:]]))
+
+    def load_vision_encoder(self, path: Path) -> ClipVisionModel:
+        """CLIP_VISION of a file of its own, or of a checkpoint."""
+        return self._cache.get("vision", path, load_vision_encoder)
 
     def load_upscaler(self, path: Path) -> Any:
         """UPSCALE_MODEL of a file; see `open_upscaler`."""

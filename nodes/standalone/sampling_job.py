@@ -63,14 +63,14 @@ class SamplingJob:
 
 def sampling_job(inputs: SamplerInputs, backend: Backend) -> SamplingJob:
     """The job for these inputs of a sampler node."""
-    model, positive, negative, latent, _ = inputs
+    model, positive, negative, latent, settings = inputs
     config = model.diffusion.config
     samples = latent["samples"]
     size = (samples.shape[-2], samples.shape[-1])
     # An empty latent stays zero. Models whose latents have a mean would shift it otherwise.
     if samples.any():
         samples = scale_latent(samples, config.vae)
-    conditions = to_conditions(positive, negative, size, config, {**latent, "samples": samples})
+    conditions = to_conditions(positive, negative, size, config, {**latent, "samples": samples}, settings.seed)
     return SamplingJob(inputs, conditions, samples, backend)
 
 
@@ -79,7 +79,7 @@ def describe_memory(inputs: SamplerInputs, options: RunOptions, backend: Backend
     model, positive, negative, latent, settings = inputs
     diffusion, samples = model.diffusion, latent["samples"]
     size = (samples.shape[-2], samples.shape[-1])
-    conditions = to_conditions(positive, negative, size, diffusion.config, latent)
+    conditions = to_conditions(positive, negative, size, diffusion.config, latent, settings.seed)
     sigmas = cut_sigmas(diffusion.schedule, settings).tolist()
     job = Job(diffusion.unet, diffusion.config, diffusion.schedule, *conditions, tuple(samples.shape), sigmas)
     return plan_run(job, backend, options).words()

@@ -48,6 +48,13 @@ MASK, SPOT = values(1, 40, 56, seed=2), values(1, 12, 20, seed=3)
 LATENT, OTHER = latent(2, 4, 16, 24), latent(1, 4, 8, 12, seed=1)
 PLACES = [{"x": 0, "y": 0}, {"x": 8, "y": 16}, {"x": 48, "y": 24}]
 SIGMAS = torch.tensor([14.6, 7.0, 3.0, 1.0, 0.0])
+HINTS = [
+    ([(values(1, 20, seed=7, signed=True), 1.0, 0.0)], 5, 0.05),
+    ([(values(1, 20, seed=8, signed=True), -0.5, 0.37)], 2**40, 0.05),
+    ([(values(2, 20, seed=9, signed=True), 0.7, 0.2), (values(1, 20, seed=10, signed=True), 1.3, 1.0)], 12, 0.05),
+    ([(values(3, 20, seed=11, signed=True), 0.4, 0.5)], 77, 0.0),
+]
+"""Pictures (embeds, strength, noise) that guide a model, the seed, and the noise of their sum."""
 LCM_STEPS = (1, 2, 4, 8, 13, 50)
 LCM_SIGMAS = torch.tensor([0.02, 0.1, 0.9, 14.6, 80.0])
 MODEL = "model"
@@ -178,6 +185,44 @@ def distilled() -> dict[str, Tensor]:
     return found
 
 
+def guided_by_pictures() -> dict[str, Tensor]:
+    """The host's label vectors of pictures, and its CLIP image encoder with the weights of `vision_weights`."""
+    base = importlib.import_module("comfy.model_base")
+    found = {}
+    for number, (hints, seed, merged) in enumerate(HINTS):
+        augmentor = base.CLIPEmbeddingNoiseAugmentation(
+            noise_schedule_config={"timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"}, timestep_dim=20
+        )
+        given = [
+            {
+                "clip_vision_output": SimpleNamespace(image_embeds=embeds),
+                "strength": strength,
+                "noise_augmentation": share,
+            }
+            for embeds, strength, share in hints
+        ]
+        found[f"unclip.{number}"] = base.unclip_adm(given, "cpu", augmentor, merged, seed - 10)
+    vision = importlib.import_module("comfy.clip_vision").ClipVisionModel(
+        {
+            "num_hidden_layers": 3, "hidden_size": 48, "num_attention_heads": 16, "intermediate_size": 80,
+            "hidden_act": "quick_gelu", "model_type": "clip_vision_model", "num_channels": 3, "patch_size": 7,
+            "image_size": 28, "projection_dim": 20,
+        }
+    )  # fmt: skip
+    vision.load_sd(vision_weights({key: tuple(value.shape) for key, value in vision.model.state_dict().items()}))
+    for crop in (True, False):
+        made = vision.encode_image(IMAGE, crop=crop)
+        for name in ("last_hidden_state", "penultimate_hidden_states", "image_embeds"):
+            found[f"vision.{crop}.{name}"] = made[name]
+    return found
+
+
+def vision_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Random weights by the names of transformers, rounded to fp16: the host keeps them so."""
+    made = {key: 0.3 * values(*shapes[key], seed=len(key), signed=True) for key in sorted(shapes)}
+    return {key: (value + ("norm" in key and key.endswith("weight"))).half().float() for key, value in made.items()}
+
+
 def main(folder: str, out: str) -> None:
     from safetensors.torch import save_file
 
@@ -203,7 +248,9 @@ def main(folder: str, out: str) -> None:
         x = values(2, 3, 40, 56, seed=4)
         made = scale(x, function, tile[1], tile[0], overlap, upscale_amount=factor, out_channels=3)
         tensors[f"tiled.{number}"] = made.contiguous()
-    save_file({name: tensor.float() for name, tensor in {**tensors, **distilled()}.items()}, out)
+    save_file(
+        {name: tensor.float() for name, tensor in {**tensors, **distilled(), **guided_by_pictures()}.items()}, out
+    )
 
 
 if __name__ == "__main__":

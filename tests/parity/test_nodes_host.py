@@ -10,16 +10,20 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from comfyui_controlnet_core.controlnet_core.checkpoints.vision import load_vision_encoder
 from comfyui_controlnet_core.controlnet_core.config import NoiseConfig
 from comfyui_controlnet_core.controlnet_core.diffusion.denoiser import to_x0
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import make_schedule, make_sigmas, scaled_linear
+from comfyui_controlnet_core.controlnet_core.models.unclip import PictureHint, unclip_label
 from comfyui_controlnet_core.nodes.standalone import native_nodes
 from comfyui_controlnet_core.nodes.tiles import run_in_tiles
 from load_script import load_script
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 program = load_script(Path(__file__).with_name("host_nodes.py"))
 sampling = load_script(Path(__file__).with_name("host_sampling.py"))
+
+NORMS = ("pre_layrnorm", "post_layernorm")
 
 pytestmark = [
     pytest.mark.comfyui,
@@ -73,3 +77,32 @@ def test_lcm_sampling_is_that_of_the_host(zsnr: bool, host: dict[str, torch.Tens
     x, output = (program.values(len(program.LCM_SIGMAS), 4, 3, 5, seed=seed, signed=True) for seed in (0, 1))
     x0 = schedule.at_boundary(to_x0("eps", output, x, program.LCM_SIGMAS), x, program.LCM_SIGMAS)
     torch.testing.assert_close(x0, host[f"lcm.{zsnr}.x0"], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("number", range(len(program.HINTS)))
+def test_label_vectors_of_pictures_are_those_of_the_host(number: int, host: dict[str, torch.Tensor]) -> None:
+    hints, seed, merged = program.HINTS[number]
+    ours = unclip_label([PictureHint(*hint) for hint in hints], seed, merged)
+    torch.testing.assert_close(ours, host[f"unclip.{number}"], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("crop", ["center", "none"])
+def test_pictures_are_read_as_by_the_host(crop: str, host: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    shapes = {"class_embedding": (48,), "patch_embedding.weight": (48, 3, 7, 7), "position_embedding.weight": (17, 48)}
+    shapes = {f"vision_model.embeddings.{key}": shape for key, shape in shapes.items()}
+    shapes |= {f"vision_model.{norm}.{kind}": (48,) for norm in NORMS for kind in ("weight", "bias")}
+    shapes["visual_projection.weight"] = (20, 48)
+    for layer in (f"vision_model.encoder.layers.{number}" for number in range(3)):
+        widths = {f"self_attn.{part}_proj": (48, 48) for part in ("q", "k", "v", "out")}
+        for name, (rows, columns) in {**widths, "mlp.fc1": (80, 48), "mlp.fc2": (48, 80)}.items():
+            shapes |= {f"{layer}.{name}.weight": (rows, columns), f"{layer}.{name}.bias": (rows,)}
+        shapes |= {f"{layer}.layer_norm{n}.{kind}": (48,) for n in (1, 2) for kind in ("weight", "bias")}
+    save_file(program.vision_weights(shapes), tmp_path / "v.safetensors")
+    nodes = native_nodes()
+    reader = nodes["CLIPVisionEncode"]()
+    reader.host = SimpleNamespace(runtime=SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32))
+    (made,) = reader.run(load_vision_encoder(tmp_path / "v.safetensors"), program.IMAGE, crop)
+    names = ("last_hidden_state", "penultimate_hidden_states", "image_embeds")
+    for ours, name in zip(made, names, strict=True):
+        theirs = host[f"vision.{crop == 'center'}.{name}"]
+        assert float((ours - theirs).abs().max()) <= 1e-5 * float(theirs.abs().max()), name
