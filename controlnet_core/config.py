@@ -82,6 +82,13 @@ class ControlNetConfig:
 
 
 @dataclass(frozen=True)
+class CtrLoraConfig:
+    """A base ControlNet of CtrLoRA, or one with a LoRA in it: encoder and middle of `unet`, without hint encoder."""
+
+    unet: UNetConfig = UNetConfig()
+
+
+@dataclass(frozen=True)
 class AdapterConfig:
     """A T2I-Adapter (Mou et al. 2023): a small network that reads the hint only and returns a feature map per level.
 

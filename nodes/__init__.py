@@ -19,6 +19,7 @@ def own_nodes() -> dict[str, type]:
         auto_strength,
         control,
         control_sweep,
+        ctrlora,
         finish,
         grid,
         inpaint,
@@ -50,7 +51,7 @@ def own_nodes() -> dict[str, type]:
         model_patch.ModelPatchControlNet, finish.TileColorFix, finish.PasteBack, pose_editor.PoseEditor,
         regions.RegionPrompts, auto_strength.AutoStrength, reference.ReferenceControl,
         tiled_upscale.TiledUpscale, control_sweep.ControlSweep,
-        control.ScheduleKeyframe, prompt_edit.PromptEdit, inpaint.InpaintControl,
+        control.ScheduleKeyframe, prompt_edit.PromptEdit, inpaint.InpaintControl, ctrlora.LoadCtrLoRA,
     )  # fmt: skip
     return {PREFIX + cls.__name__.removesuffix("Node"): cls for cls in classes}
 

@@ -6,7 +6,7 @@ with ComfyUI's folders, models and memory. A node class finds its host as the cl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -86,6 +86,10 @@ class Host(Protocol):
 
     def enlarge(self, upscale_model: Any, image: Tensor) -> Tensor:
         """IMAGE (B, H, W, C) enlarged by an UPSCALE_MODEL, by the factor of that."""
+        ...
+
+    def hint_encoder(self, vae: Any) -> Callable[[Tensor], Tensor]:
+        """`encode` with this VAE, to be called while sampling."""
         ...
 
     def apply_control(self, positive: Conditioning, negative: Conditioning, specs: Sequence[ControlSpec]) -> Halves:

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from ..config import (
     AdapterConfig,
     ControlNetConfig,
+    CtrLoraConfig,
     DerivedConfig,
     LLLiteConfig,
     LLLiteLayer,
@@ -26,7 +27,15 @@ from ..errors import CheckpointError
 from ..limits import CONFIG_NUMBER, MODEL_BLOCKS, SMALL_NETS
 
 Config = (
-    ModelConfig | ControlNetConfig | AdapterConfig | DerivedConfig | LLLiteConfig | UNetConfig | VAEConfig | TextConfig
+    ModelConfig
+    | ControlNetConfig
+    | CtrLoraConfig
+    | AdapterConfig
+    | DerivedConfig
+    | LLLiteConfig
+    | UNetConfig
+    | VAEConfig
+    | TextConfig
 )
 MAY_BE_ZERO = frozenset({"middle_depth", "transformer_depth", "context_dim", "padding", "sigma_min", "latent_mean"})
 MAY_BE_NEGATIVE = frozenset({"middle_depth", "transformer_depth", "stop_layer", "latent_mean"})
@@ -97,6 +106,8 @@ def count_blocks(config: Config) -> int:
             return max(count_blocks(part) for part in (config.unet, config.vae, config.text, config.text2) if part)
         case ControlNetConfig():
             return count_blocks(config.unet) + len(config.hint_widths) + (config.union.layers if config.union else 0)
+        case CtrLoraConfig():
+            return count_blocks(config.unet)
         case UNetConfig():  # the decoder has one residual block per level more than the encoder
             per_level = len(config.widths) + sum(max(depth, 0) for depth in config.transformer_depth)
             return (2 * config.res_blocks + 1) * per_level + max(config.middle_depth, 0)

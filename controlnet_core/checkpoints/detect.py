@@ -19,7 +19,7 @@ from ..config import (
     VAEConfig,
 )  # fmt: skip
 from ..errors import CheckpointError, reading
-from . import derived, fileconfig, lllite, open_clip, signatures, structure
+from . import ctrlora, derived, fileconfig, lllite, open_clip, signatures, structure
 from .adapters import ADAPTER_RULES
 from .check_config import Config, check_config
 from .fileconfig import CONFIG_KEY, FAMILY_KEY
@@ -204,6 +204,8 @@ def _read_config(header: Header, identity: Identity) -> Config:
             return structure.adapter_config(rename_shapes(shapes, rules))
         case kind if kind in derived.DERIVED:
             return structure.derived_config({ours: shapes[key] for key, ours in derived.rename(shapes).items()})
+        case ctrlora.BASE:
+            return structure.ctrlora_config({ours: shapes[key] for key, ours in ctrlora.rename(shapes).items()})
         case lllite.KIND:
             return structure.lllite_config(rename_shapes(shapes, lllite.rules(shapes)))
         case "controlnet" | "controlnet-union":

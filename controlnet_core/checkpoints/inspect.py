@@ -11,12 +11,14 @@ from typing import Any
 from ..errors import CheckpointError, reading
 from .check_config import Config
 from .control import outline
+from .ctrlora import BASE, LORA
 from .derived import DERIVED
 from .detect import Identity, identify
 from .embeddings import vector_keys
 from .fileconfig import CONFIG_KEY
 from .files import Header
 from .headers import read_header
+from .load_ctrlora import check_ctrlora, check_ctrlora_lora
 from .lora import check_lora
 from .plan import check, plan_for
 
@@ -137,6 +139,8 @@ def _check_plan(header: Header, identity: Identity) -> None:
 CHECKS: Mapping[str, Callable[[Header, Identity], Any]] = {
     "lora": lambda header, identity: check_lora(header),
     "textual-inversion": lambda header, identity: vector_keys(header),
+    BASE: check_ctrlora,
+    LORA: check_ctrlora_lora,
     **dict.fromkeys(DERIVED, outline),
 }
 """Kinds with a check of their own instead of a plan; each raises CheckpointError."""

@@ -91,10 +91,11 @@ KINDS: Mapping[str, Kind] = {
     "t2i-adapter": Kind("T2I-Adapter", "controlnet", True, config.AdapterConfig),
     "t2i-adapter-light": Kind("light T2I-Adapter", "controlnet", True, config.AdapterConfig),
     "controlnet-lllite": Kind("ControlNet-LLLite", "controlnet", True, config.LLLiteConfig),
+    "ctrlora-base": Kind("base ControlNet of CtrLoRA", "controlnet", True, config.CtrLoraConfig),
+    "ctrlora": Kind("CtrLoRA", "controlnet", True),
     "lora": Kind("LoRA", "loras", True),
     "textual-inversion": Kind("textual inversion", "embeddings", True),
     # The kinds below are only recognised: the error message can then say what the file is.
-    "ctrlora": Kind("CtrLoRA", "controlnet"),
     "controlnet-xs": Kind("ControlNet-XS", "controlnet"),
     "sparsectrl": Kind("SparseCtrl", "controlnet"),
     "svd-controlnet": Kind("ControlNet for Stable Video Diffusion", "controlnet"),
@@ -128,7 +129,15 @@ SIGNATURES: tuple[Signature, ...] = (
     # Relatives of the ControlNet, which share most of its keys.
     Signature("controlnet-lllite", "kohya", ("^lllite_unet", ".conditioning1.0.weight$")),
     Signature("control-lora", "cldm", ("^lora_controlnet$",)),
-    Signature("ctrlora", "cldm", ("lora_layer.",), absent=("input_hint_block.",)),
+    # A base of CtrLoRA is a ControlNet without hint encoder; it may hold one of its LoRAs.
+    Signature(
+        "ctrlora-base",
+        "cldm",
+        ("^zero_convs.0.0.weight$", "^input_blocks.0.0.weight$", "^middle_block_out.0.weight$"),
+        CONTROL,
+        absent=("input_hint_block.", "^^difference$"),
+    ),
+    Signature("ctrlora", "cldm", (".lora_layer.", "^zero_convs.0.0.weight$"), CONTROL, absent=("input_hint_block.",)),
     Signature("controlnet-xs", "original", ("enc_zero_convs_out.",)),
     Signature("controlnet-xs", "diffusers", ("control_to_base_for_conv_in.",)),
     Signature("sparsectrl", "diffusers", ("motion_modules.", "controlnet")),
@@ -268,6 +277,7 @@ DETAILS: tuple[Detail, ...] = (
     Detail(("t2i-adapter-light",), "^body.0.in_conv.weight$", "pixel unshuffle 8", sizes=(64, 192)),
     Detail(("t2i-adapter",), "down_opt.op.weight$", "downsampling by convolution"),
     Detail(("controlnet-lllite",), ".down.0.weight$", "dimension {0}"),
+    Detail(("ctrlora",), ".lora_layer.down.weight$", "rank {0}"),
     Detail(("lora",), ".dora_scale$", "DoRA"),
     Detail(("lora",), ".lora_magnitude_vector", "DoRA"),
     *(

@@ -132,6 +132,11 @@ def _union_config(shapes: Shapes) -> config.UnionConfig:
     )
 
 
+def ctrlora_config(shapes: Shapes) -> config.CtrLoraConfig:
+    """Config of a base ControlNet of CtrLoRA."""
+    return config.CtrLoraConfig(unet_config(shapes))
+
+
 def derived_config(shapes: Shapes) -> config.DerivedConfig:
     """Config of a difference file or Control-LoRA, which may lack any weight that the base has."""
     ends = ("attn2.k.weight", "attn2.k.down")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,17 @@ class ComfyHost:
         # A class method in V3, a method before.
         made = (getattr(node, "execute", None) or node().upscale)(upscale_model, image[..., :3])
         return getattr(made, "result", made)[0].float()
+
+    def hint_encoder(self, vae: Any) -> Callable[[Tensor], Tensor]:
+        """IMAGE -> latents of this VAE, while sampling: the models that are in use are loaded again after it."""
+
+        def encode(pixels: Tensor) -> Tensor:
+            loaded = comfy.model_management.loaded_models(only_currently_used=True)
+            latents = self.encode(vae, pixels)
+            comfy.model_management.load_models_gpu(loaded)  # the VAE may have taken their place
+            return latents
+
+        return encode
 
     # ---- control and sampling, each in a file of its own
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -247,6 +247,10 @@ class StandaloneHost:
     def decode(self, vae: Vae | None, samples: Tensor, tile: int | None = None, overlap: int = 8) -> Tensor:
         """Latents (B, 4, h, w) -> IMAGE (B, 8h, 8w, 3); see `decode_latents`."""
         return decode_latents(vae, samples, self.vae_backend, tile, overlap, self.on_note)
+
+    def hint_encoder(self, vae: Vae | None) -> Callable[[Tensor], Tensor]:
+        """IMAGE -> latents of this VAE."""
+        return partial(self.encode, vae)
 
     def encode(self, vae: Vae | None, pixels: Tensor, tile: int | None = None, overlap: int = 64) -> Tensor:
         """IMAGE (B, H, W, C) -> latents (B, 4, H/8, W/8); see `encode_pictures`."""

@@ -144,6 +144,12 @@ def hooked_edit(session: Any) -> Tensor:
         return session.ksampler(session.prompts, cfg=1.0)
 
 
+def with_ctrlora(home: Any) -> Any:
+    """Both prompts of a home with a CtrLoRA, whose hint passes through the home's VAE, and a ControlNet."""
+    (net,) = home.node("CNCore_LoadCtrLoRA", base="base.safetensors", lora="lora.safetensors", vae=home.vae)
+    return home.controlled(home.controlled(home.prompts, control_net=net, strength=0.3))
+
+
 def with_reference(home: Any, name: str) -> Any:
     """Both prompts of a home with a reference."""
     positive, negative = home.prompts
@@ -251,6 +257,7 @@ def attention_control(session: Any) -> None:
     session.tensors["attention.edit, cfg 1"] = session.ksampler(with_edit(session, **places), cfg=1.0)
     for name in EDITS:
         session.tensors[f"attention.{name}"] = session.ksampler(with_edit(session, name))
+    session.tensors["attention.ctrlora"] = session.ksampler(with_ctrlora(session))
     session.tensors["hooks.reference"] = hooked_reference(session)
     session.tensors["attention.reference, cfg 1"] = session.ksampler(with_reference(session, "reference"), cfg=1.0)
     for name in REFERENCES:

@@ -6,11 +6,14 @@ Needs COMFYUI_DIR as `test_comfyui.py` does.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from comfyui_controlnet_core.controlnet_core.config import DEMO
+from ctrlora_files import save_base, save_lora
 from load_script import load_script
 from safetensors.torch import save_file
 
@@ -21,6 +24,8 @@ pytestmark = [
 PARITY = 1e-4
 """Of the largest value of the latent after all steps."""
 MEAN = 1e-3
+CTRLORA = replace(DEMO.unet, widths=(64, 96), transformer_depth=(1, 0), context_dim=32, num_heads=8)
+"""The shape of the random demo; the number of heads stands in no file and is that of SD1.x."""
 
 host = load_script(Path(__file__).with_name("test_comfyui.py"))
 scenario = load_script(Path(__file__).with_name("comfyui_attention.py"))
@@ -34,6 +39,8 @@ def found(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[st
     folder = pack.parents[1] / "models" / "controlnet"
     for name, state in scenario.states().items():
         save_file(state, folder / name)
+    save_base(folder, CTRLORA)
+    save_lora(folder, CTRLORA)
     given = {"SCENARIOS": "attention_control", "HOST_ARGS": "--use-pytorch-cross-attention"}
     return host.run_scenarios(pack, tmp_path_factory.mktemp("attention"), **given)
 
@@ -122,6 +129,13 @@ def test_a_reference_gives_the_same_picture_without_comfyui(
     samples = {"samples": tensors[f"attention.{name}"]}
     (theirs,) = headless.node("VAEDecode", samples=samples, vae=headless.vae)
     assert host.difference(headless.picture(scenario.with_reference(headless, name)), theirs) <= MEAN
+
+
+def test_a_ctrlora_gives_the_same_picture_without_comfyui(headless: Any, tensors: dict[str, torch.Tensor]) -> None:
+    """The hint passes through the VAE of each home."""
+    (theirs,) = headless.node("VAEDecode", samples={"samples": tensors["attention.ctrlora"]}, vae=headless.vae)
+    assert host.difference(headless.picture(scenario.with_ctrlora(headless)), theirs) <= MEAN
+    assert error(tensors["attention.ctrlora"], tensors["attention.with a ControlNet"]) > 100 * PARITY
 
 
 def test_accelerate_leaves_it_to_comfyui(

@@ -351,6 +351,15 @@ SAMPLES: dict[str, Sample] = {
         "ctrlora",
         "sd15",
         "cldm",
+        ("rank 128",),
+        supported=True,
+    ),
+    "ctrlora base": Sample(
+        {k: v for k, v in net_shapes(SD15.unet, LDM, "control_model.").items() if "input_hint_block." not in k},
+        "ctrlora-base",
+        "sd15",
+        "cldm",
+        supported=True,
     ),
     "union": Sample(
         net_shapes(SDXL, DIFFUSERS, union=UnionConfig()),
