@@ -38,6 +38,9 @@ class TrainControlNet(Node):
         integer("seed", 0, 0, 2**32 - 1, "The same seed trains the same ControlNet."),
         DTYPE,
         prefix_field("controlnet/trained"),
+        integer(
+            "rank", 0, 0, 4096, "0 trains a whole ControlNet. Above 0: a Control-LoRA of this rank, a smaller file."
+        ),
     )
     OUTPUTS = (
         Output("CONTROL_NET", "control_net", "The trained ControlNet. Its file is in the output folder."),
@@ -66,7 +69,9 @@ class TrainControlNet(Node):
             numbers["steps"], numbers["batch"], numbers["learning_rate"], seed=numbers["seed"],
             betas=(0.9, 0.99) if numbers["quick"] else (0.9, 0.999),
         )  # fmt: skip
-        options = TrainingOptions(only_mid_control=numbers["only_middle"], quick=numbers["quick"])
+        options = TrainingOptions(
+            only_mid_control=numbers["only_middle"], quick=numbers["quick"], rank=numbers["rank"]
+        )
         data = make_examples(pictures, hints, captions)
         training = prepare_training(base, data, recipe, options, device=self.host.training_device())
         losses: list[float] = []

@@ -24,7 +24,7 @@ from ..controlnet_core.training import controlnet_training
 from ..controlnet_core.training.controlnet_training import ControlNetTraining, TrainingOptions
 from ..controlnet_core.training.example_folder import open_examples
 from ..controlnet_core.training.example_forms import Columns
-from ..controlnet_core.training.export import RECIPE_KEY, export, export_files
+from ..controlnet_core.training.export import RECIPE_KEY, check_layout, export, export_files
 from ..controlnet_core.training.loop import Recipe, Report
 from ..controlnet_core.training.probe import ALL_TRAINED, Probe, first_control
 from ..controlnet_core.training.processes import ALONE, Processes, find_processes
@@ -37,6 +37,7 @@ from .stop_signals import stop_signals
 
 LAYOUTS: dict[str, LayoutName] = {"cldm": "ldm", "diffusers": "diffusers", "core": "core"}
 DEMO = "demo"
+CONTROL_LORA, USUAL_RANK = "control-lora", 128
 
 
 def train(args: argparse.Namespace) -> int:
@@ -122,11 +123,22 @@ def choose_recipe(args: argparse.Namespace) -> tuple[Recipe, TrainingOptions]:
     for name in ("probe_every", "save_every", "sample_steps"):
         if getattr(args, name) < 1:
             raise ValueRangeError(f"--{name.replace('_', '-')} is {getattr(args, name)}: expected 1 or more")
+    if args.rank is not None and args.kind != CONTROL_LORA:
+        raise ValueRangeError(f"--rank is of a Control-LoRA: add --kind {CONTROL_LORA}, or leave it out")
+    if args.rank is not None and args.rank < 1:
+        raise ValueRangeError(f"--rank is {args.rank}: expected 1 or more")
+    rank = (args.rank or USUAL_RANK) if args.kind == CONTROL_LORA else 0
+    check_layout(LAYOUTS[args.layout], rank)
     options = TrainingOptions(
-        args.empty, not args.unlock, args.only_mid, args.quick, gradient_checkpointing=args.gradient_checkpointing
+        args.empty,
+        not args.unlock,
+        args.only_mid,
+        args.quick,
+        gradient_checkpointing=args.gradient_checkpointing,
+        rank=rank,
     )
     recipe = controlnet_training.QUICK if args.quick else controlnet_training.PAPER
-    return replace(controlnet_training.use_unlocked_rate(recipe, options), bf16=args.bf16, **given), options
+    return replace(controlnet_training.usual_rate(recipe, options), bf16=args.bf16, **given), options
 
 
 def _find_base(name: str) -> Path:

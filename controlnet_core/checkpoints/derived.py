@@ -7,14 +7,22 @@ pairs `NAME.up`, `NAME.down` for the weight `NAME.weight`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
+import torch
+
+from ..config import UNetConfig
 from ..errors import CheckpointError
 from ..models.derived import ControlDifference, ControlLora, DerivedControlNet
 from . import ldm
+from .fileconfig import CONFIG_KEY, FAMILY_KEY, config_to_json
 from .files import Header
+from .io import check_dtype, write_safetensors
 from .keymap import KeyMap, matcher
 
 SHOWN_KEYS = 4
+MARKER = "lora_controlnet"
+"""The key that names a Control-LoRA; it holds no weight."""
 LOW_RANK = (".up", ".down")
 NOTE = "__"
 """Part of the keys of notes that tools leave beside the weights. ComfyUI ignores them too."""
@@ -26,7 +34,7 @@ DERIVED: Mapping[str, type[DerivedControlNet]] = {
 }
 """Model of each kind."""
 # The key that names the kind is no weight. A difference file may also hold its training's locked base.
-_DROP = {"controlnet-difference": ("difference", *ldm.CONTROL_DROP), "control-lora": ("lora_controlnet",)}
+_DROP = {"controlnet-difference": ("difference", *ldm.CONTROL_DROP), "control-lora": (MARKER,)}
 
 
 def rename(keys: Iterable[str]) -> dict[str, str]:
@@ -61,3 +69,31 @@ def names_in(header: Header, kind: str, prefix: str) -> dict[str, str]:
                 header.path,
             )
     return {below[key]: name for key, name in ours.items()}
+
+
+def save_control_lora(
+    path: str | Path,
+    lora: ControlLora,
+    unet: UNetConfig,
+    *,
+    family: str = "",
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a Control-LoRA as one safetensors file in the released layout, which ComfyUI reads too.
+
+    unet: the shape of the base that it is made for, family: its name. dtype: float32, float16, bfloat16, or None for
+    the weights' own. Raises CheckpointError when the file cannot be written; no half-written file is left.
+    """
+    check_dtype(dtype)
+    keymap = KeyMap(ldm.controlnet_rules(unet, 2 * len(lora.config.hint_widths)))
+    tensors = {MARKER: torch.zeros(0)}
+    for name, tensor in lora.weights.items():
+        stem, _, end = name.rpartition(".")
+        key = keymap.to_theirs(f"{stem}.weight" if f".{end}" in LOW_RANK else name)
+        if key is None:
+            raise CheckpointError(f"the layout of Control-LoRAs has no name for the weight {name}")
+        tensors[key.removesuffix("weight") + end if f".{end}" in LOW_RANK else key] = tensor
+    own = {"format": "pt", CONFIG_KEY: config_to_json(lora.config), **({FAMILY_KEY: family} if family else {})}
+    dtypes = {key: dtype or tensor.dtype for key, tensor in tensors.items()}
+    write_safetensors(path, tensors, {**(metadata or {}), **own}, dtypes)

@@ -29,6 +29,7 @@ from ..models.unet import UNet
 from ..models.vae import AutoencoderKL
 from ..pipeline import DiffusionModel, SampleSettings, generate
 from ..runtime.device import Runtime
+from .control_lora import make_low_rank, to_control_lora
 from .examples import Examples
 from .latent_cache import MOST, LatentCache
 from .loop import Loop, Recipe
@@ -48,6 +49,8 @@ from .tar_examples import TarExamples
 PAPER = Recipe(steps=10_000, batch=4, lr=1e-5)
 # The learning rate of the release when the base's decoder is trained as well: the decoder is good already.
 UNLOCKED_LR = 2e-6
+# A product of two matrices, one of which starts at zero, needs larger steps: the rate of diffusers' LoRA examples.
+LORA_LR = 1e-4
 # For small models and short runs, see `TrainingOptions.quick`. The demo nets were made in this way.
 QUICK = Recipe(steps=2_000, batch=16, lr=1e-3, lr_end=0.05, warmup=100, betas=(0.9, 0.99))
 HINT_STD = 0.05
@@ -66,7 +69,8 @@ class TrainingOptions:
     sd_locked: train only the net; False trains the base's decoder too. only_mid_control: the net controls only the
     middle block. quick: not from the paper: He's initialisation of the hint encoder, and more timesteps of high noise,
     for runs of hundreds of steps. gradient_checkpointing: compute blocks again in the backward pass instead of keeping
-    their activations: less memory, more time, the same gradients.
+    their activations: less memory, more time, the same gradients. rank: above 0, train a Control-LoRA with so many
+    columns for each large weight, instead of a whole ControlNet.
     """
 
     empty_captions: float = 0.5
@@ -74,6 +78,7 @@ class TrainingOptions:
     only_mid_control: bool = False
     quick: bool = False
     gradient_checkpointing: bool = False
+    rank: int = 0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.empty_captions <= 1.0:
@@ -142,15 +147,17 @@ class ControlNetTraining:
         """
         settings = settings or SampleSettings(steps=20, cfg=5.0)
         with self.loop.averaged():
-            return torch.cat([self._sample_row(row, settings) for row in self.held_out[:count]])
+            # The engine samples plain nets only, so a Control-LoRA is completed, as at its loading.
+            net = to_control_lora(self.net).resolve(self.unet) if self.options.rank else self.net
+            return torch.cat([self._sample_row(net, row, settings) for row in self.held_out[:count]])
 
     @torch.no_grad()
-    def _sample_row(self, row: int, settings: SampleSettings) -> Tensor:
+    def _sample_row(self, net: ControlNet, row: int, settings: SampleSettings) -> Tensor:
         # Weights are not packed: they change at the next step.
         backend = Backend(Runtime(self.device, next(self.unet.parameters()).dtype, pack_weights=False))
         hint = self.data.hints([row])
         mode = "mid-only" if self.options.only_mid_control else "balanced"
-        units = (ControlUnit(self.net, hint, mode=mode),)
+        units = (ControlUnit(net, hint, mode=mode),)
         halves = []
         for caption in (*self.data.captions([row]), ""):
             context, label = self.condition([caption])
@@ -182,7 +189,7 @@ def prepare_training(
     the model does not divide, a batch that the processes do not divide, or a base with EDM noise levels.
     """
     options = options or TrainingOptions()
-    _check(checkpoint, data, start)
+    _check(checkpoint, data, options, start)
     if recipe.batch % processes.count:
         raise ValueRangeError(
             f"a batch of {recipe.batch} cannot be shared by {processes.count} processes: choose a multiple of "
@@ -192,7 +199,7 @@ def prepare_training(
     unet, vae, text = checkpoint.unet, _vae(checkpoint), checkpoint.text_encoder()
     for module in (unet, vae, text):
         module.to(device, torch.float32).requires_grad_(False)
-    net = _make_net(checkpoint, recipe, options, start).to(device, torch.float32).requires_grad_(True)
+    net = _make_net(checkpoint, recipe, options, start, device)
     _apply(options, net, unet)
     draw, held_out = data.split(recipe.seed)
     modules: dict[str, nn.Module] = {"net": net} if options.sd_locked else {"net": net, "base": unet}
@@ -220,7 +227,7 @@ def prepare_training(
     return training
 
 
-def _check(checkpoint: Checkpoint, data: Examples, start: ControlNet | None) -> None:
+def _check(checkpoint: Checkpoint, data: Examples, options: TrainingOptions, start: ControlNet | None) -> None:
     config = checkpoint.config
     if config.parametrization == "edm" or config.noise.kind != "discrete":
         kind = "LCM" if config.noise.kind == "lcm" else "EDM"
@@ -235,20 +242,30 @@ def _check(checkpoint: Checkpoint, data: Examples, start: ControlNet | None) -> 
         raise ValueRangeError(f"the size is {data.size} pixels, this base needs a multiple of {multiple}")
     if config.unet.in_channels != config.vae.latent_channels:
         raise UnfitError(f"the {config.name} checkpoint is for inpainting or editing: train on its plain base")
+    if start is not None and options.rank:
+        raise ValueRangeError(
+            "a Control-LoRA starts as its base: leave the net to start from out, or train a ControlNet"
+        )
     if start is not None:
         check_base(start, "the net to start from", config.unet, f"the base {config.name}")
 
 
-def _make_net(checkpoint: Checkpoint, recipe: Recipe, options: TrainingOptions, start: ControlNet | None) -> ControlNet:
+def _make_net(
+    checkpoint: Checkpoint, recipe: Recipe, options: TrainingOptions, start: ControlNet | None, device: torch.device
+) -> ControlNet:
     torch.manual_seed(recipe.seed)
     if start is not None:
         net = ControlNet(start.config)
         net.load_state_dict(start.state_dict())
-        return net
+        return net.to(device, torch.float32).requires_grad_(True)
     # Trainable copies start as the locked blocks (Zhang et al. 2023, section 3.1).
     net = ControlNet.from_unet(checkpoint.unet, checkpoint.config.controlnet)
     if options.quick:
         initialise_hint_encoder(net, HINT_STD, torch.Generator().manual_seed(recipe.seed))
+    net = net.to(device, torch.float32).requires_grad_(True)
+    if options.rank:
+        # Last, because moving the net would separate its weights from those of the base that they share.
+        make_low_rank(net, checkpoint.unet, options.rank, torch.Generator().manual_seed(recipe.seed))
     return net
 
 
@@ -303,7 +320,10 @@ def _conditioner(text: TextEncoder | DualTextEncoder, label_dim: int | None, siz
     return condition
 
 
-def use_unlocked_rate(recipe: Recipe, options: TrainingOptions) -> Recipe:
-    """The recipe, with the release's lower learning rate where the base is unlocked and the recipe is the paper's."""
-    unlocked = not options.sd_locked and recipe.lr == PAPER.lr
-    return replace(recipe, lr=UNLOCKED_LR) if unlocked else recipe
+def usual_rate(recipe: Recipe, options: TrainingOptions) -> Recipe:
+    """The paper's recipe with the usual rate of what is trained: lower for an unlocked base, higher for a LoRA."""
+    if recipe.lr != PAPER.lr:
+        return recipe
+    if not options.sd_locked:
+        return replace(recipe, lr=UNLOCKED_LR)
+    return replace(recipe, lr=LORA_LR) if options.rank else recipe

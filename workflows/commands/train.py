@@ -7,6 +7,7 @@ import argparse
 from ..paths import path_argument
 
 LAYOUTS = ("cldm", "diffusers", "core")
+KINDS = ("controlnet", "control-lora")
 DTYPES = ("fp16", "bf16", "fp32")
 
 
@@ -17,6 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=path_argument, required=True, help="the ControlNet to write, a .safetensors file"
     )
+    parser.add_argument("--kind", choices=KINDS, default=KINDS[0], help="what to train (controlnet)")
+    parser.add_argument("--rank", type=int, help="of a Control-LoRA: the columns of its thin matrices (128)")
     parser.add_argument("--start", type=path_argument, help="a ControlNet to start from, instead of a copy of the base")
     parser.add_argument(
         "--work", type=path_argument, help="folder for state, log and samples (default: beside the output)"
@@ -36,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     numbers.add_argument("--batch", type=int, help="pictures per batch, of all processes together (4)")
     numbers.add_argument("--gradient-checkpointing", action="store_true", help="less memory, a third more time")
     numbers.add_argument("--accumulate", type=int, help="batches per step (1)")
-    numbers.add_argument("--lr", type=float, help="learning rate of AdamW (1e-5; 2e-6 with --unlock)")
+    numbers.add_argument(
+        "--lr", type=float, help="learning rate of AdamW (1e-5; 2e-6 with --unlock, 1e-4 for a Control-LoRA)"
+    )
     numbers.add_argument("--ema", type=float, help="decay of the averaged weights, which are what is written (0.999)")
     numbers.add_argument("--seed", type=int, help="seed of weights, batches and noise (0)")
     numbers.add_argument("--size", type=int, help="side of the pictures in pixels (the base's own)")
