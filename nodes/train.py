@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..controlnet_core.errors import Interrupted, ShapeError
 from .builtin import base_names, base_path
-from .fields import Output, choice, image, integer, number, switch, text
+from .fields import Output, choice, image, integer, number, optional, switch, text
 from .nets import CATEGORY, DTYPE, DTYPES, prefix_field, write_numbered
 from .node import Node
 
@@ -38,8 +38,11 @@ class TrainControlNet(Node):
         integer("seed", 0, 0, 2**32 - 1, "The same seed trains the same ControlNet."),
         DTYPE,
         prefix_field("controlnet/trained"),
-        integer(
-            "rank", 0, 0, 4096, "0 trains a whole ControlNet. Above 0: a Control-LoRA of this rank, a smaller file."
+        # Workflows from before this input run without it.
+        *optional(
+            integer(
+                "rank", 0, 0, 4096, "0 trains a whole ControlNet. Above 0: a Control-LoRA of this rank, a smaller file."
+            )
         ),
     )
     OUTPUTS = (
@@ -70,7 +73,7 @@ class TrainControlNet(Node):
             betas=(0.9, 0.99) if numbers["quick"] else (0.9, 0.999),
         )  # fmt: skip
         options = TrainingOptions(
-            only_mid_control=numbers["only_middle"], quick=numbers["quick"], rank=numbers["rank"]
+            only_mid_control=numbers["only_middle"], quick=numbers["quick"], rank=numbers.get("rank", 0)
         )
         data = make_examples(pictures, hints, captions)
         training = prepare_training(base, data, recipe, options, device=self.host.training_device())

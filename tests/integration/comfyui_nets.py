@@ -52,15 +52,21 @@ def nets_of_nodes(session: Any) -> None:
     paths.set_output_directory(str(session.pack.parents[1] / "output"))
     try:
         trained, report, _ = session.node("CNCore_TrainControlNet", **TRAINING, **examples())
+        lora, lora_report, _ = session.node("CNCore_TrainControlNet", **TRAINING, **examples(), rank=4)
         moved, moved_file = session.node("CNCore_TransferControlNet", **MOVE)
         saved = session.node("CNCore_SaveControlNet", control_net=trained, layout="diffusers", **FILE)["result"][0]
     finally:
         paths.set_output_directory(before)
-    files = {"trained": report.rpartition("saved as ")[2], "moved": moved_file, "saved": saved}
+    lora_file = lora_report.rpartition("saved as ")[2]
+    files = {"trained": report.rpartition("saved as ")[2], "lora": lora_file, "moved": moved_file, "saved": saved}
     session.facts["nets"] = {name: str(path) for name, path in files.items()}
     units = {"none": None, "canny": {}, "trained": {"control_net": trained}, "moved": {"control_net": moved}}
+    units["lora"] = {"control_net": lora}
     units |= union_units(session.node)
     units["told by the host"] = {"control_net": set_type(units["silent"]["control_net"], TYPES[0])}
     for name, unit in units.items():
         conditioning = session.prompts if unit is None else session.controlled(**unit)
         session.tensors[f"net.{name}"] = session.picture(session.ksampler(conditioning))
+    # The same file by ComfyUI's own loader and apply node.
+    native = importlib.import_module("comfy.controlnet").load_controlnet(lora_file)
+    session.tensors["net.lora, native"] = session.picture(session.ksampler(session.natively_controlled(native)))

@@ -449,6 +449,12 @@ def test_a_net_trained_in_the_host_is_the_one_trained_without_it(
     assert all(torch.equal(saved[key], tensor) for key, tensor in trained.items())
 
 
+def test_a_trained_control_lora_is_the_same_in_comfyuis_own_loader(tensors: dict[str, torch.Tensor]) -> None:
+    ours, theirs, none = (tensors[f"net.{name}"] for name in ("lora", "lora, native", "none"))
+    assert difference(ours, theirs) <= MEAN
+    assert difference(ours, none) > 10 * CLOSE
+
+
 def test_a_net_moved_to_its_own_base_is_itself(facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
     assert Path(facts["nets"]["moved"]).is_file()
     torch.testing.assert_close(tensors["net.moved"], tensors["net.canny"], atol=CLOSE, rtol=0)

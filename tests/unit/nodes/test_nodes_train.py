@@ -19,6 +19,7 @@ from comfyui_controlnet_core.controlnet_core.errors import (
     ValueRangeError,
 )
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
+from comfyui_controlnet_core.controlnet_core.models.derived import ControlLora
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.training.transfer_controlnet import transfer_controlnet
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
@@ -96,6 +97,13 @@ def test_the_training_node_makes_a_net_that_can_be_used_immediately(run: Any, ho
     assert "2 steps on 3 examples" in report and "does not control yet" in report
     assert any(bool(zero.conv.weight.any()) for zero in net.net.zeros)
     assert Path(report.rpartition("saved as ")[2]).is_file()
+
+
+def test_the_training_node_makes_a_control_lora(run: Any, host: StandaloneHost) -> None:
+    net, report, samples = run("CNCore_TrainControlNet", **examples(), steps=1, batch=2, rank=2)
+    path = Path(report.rpartition("saved as ")[2])
+    assert identify_file(path).kind == "control-lora" and samples.shape == (9, 32, 32, 3)
+    assert isinstance(net.net, ControlLora) and net.net.weights["middle.res1.conv1.up"].shape[1] == 2
 
 
 def test_training_refuses_hints_and_captions_that_do_not_match(run: Any) -> None:
