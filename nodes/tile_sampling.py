@@ -71,7 +71,8 @@ def sample_tiles(host: Host, inputs: SamplerInputs, vae: Any, image: Tensor, til
     result = torch.zeros(len(image), *filled, 3)
     for number, (row, column) in enumerate(grid.tiles):
         part = PicturePart(size, grid.rows[row], grid.columns[column], *grid.tile)
-        pixels = part.cut(image.movedim(-1, 1)).movedim(1, -1)
+        # The image itself where one tile is all of it: in another memory layout an encoder may round otherwise.
+        pixels = image if filled == grid.tile == size else part.cut(image.movedim(-1, 1)).movedim(1, -1)
         made = _sample_tile(host, inputs, vae, pixels, part, (number, len(grid.tiles)))
         place = result[:, part.top : part.top + part.height, part.left : part.left + part.width]
         place += made.to(result) * grid.weights(row, column)[..., None]

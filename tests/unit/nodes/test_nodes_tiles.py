@@ -216,6 +216,20 @@ def test_bad_input_ends_in_one_clear_line(run: Any, given: dict[str, Any]) -> No
         assert "\n" not in str(caught.value)
 
 
+def test_further_hints_follow(run: Any) -> None:
+    positive, negative = ([[torch.zeros(1, 77, 32), {}]] for _ in range(2))
+    (net,) = run("CNCore_LoadControlNet", control_net="demo canny (built in)")
+    hint, more = random(1, 40, 40, 3), random(2, 24, 24, 3, seed=1)
+    (hints,) = run("CNCore_MoreHints", image=more, hint_type="depth")
+    given = {"positive": positive, "negative": negative, "control_net": net, "image": hint, "more_hints": hints}
+    unit = run("CNCore_ApplyControlNet", **given)[0][0][1]["control"][0]
+    part = PicturePart((96, 80), 32, 16, 64, 64).unit(unit)
+    assert part.more_hints[0].kind == "depth"
+    for own, picture in zip(part.hints, (hint, more), strict=True):
+        whole = fit_hint(picture.movedim(-1, 1), 96, 80)
+        assert torch.equal(own.picture, whole[..., 32:96, 16:80])
+
+
 class Doubler:
     """An upscaling network that doubles pixels."""
 
