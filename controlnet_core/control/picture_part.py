@@ -62,17 +62,19 @@ class PicturePart:
         """The part of a mask (B, H, W) of any size, resized by area as `mask_at` does."""
         return self.cut(mask_at(mask, self.size)[:, 0])
 
-    def unit(self, unit: ControlUnit) -> ControlUnit:
-        """The unit for this part, with its share of all hints and of the mask.
+    def unit(self, unit: ControlUnit) -> ControlUnit | None:
+        """The unit for this part, with its share of all hints and of the mask; None where its mask is black here.
 
         Latents that a net reads, such as those of a reference, are no maps of the picture: they stay whole.
         """
         if self.is_whole:
             return unit
+        mask = None if unit.mask is None else self.mask(unit.mask)
+        if mask is not None and not bool((mask > 0).any()):
+            return None  # the net would run for nothing
         hints = unit.hints
         if not unit.net.reads_latent:
             hints = tuple(Hint(self.hint(hint.picture, unit.fit), hint.kind) for hint in hints)
-        mask = None if unit.mask is None else self.mask(unit.mask)
         frames = tuple(
             frame if frame.mask is None else replace(frame, mask=self.mask(frame.mask)) for frame in unit.keyframes
         )

@@ -141,15 +141,23 @@ def crop_control(positive: Conditioning, negative: Conditioning, part: PicturePa
 
 
 def replace_controls(halves: Sequence[Conditioning], change: Callable[[Any], Any]) -> list[Conditioning]:
-    """Conditionings whose control objects are those that `change` makes of them, which must be new ones.
+    """Conditionings whose control objects are those that `change` makes of them: new ones, or None to leave one out.
 
     Entries that share a chain share the new one, so that the sampler still evaluates them in one batch.
     """
     made: dict[Any, Any] = {None: None}
     for link in (link for half in halves for _, o in half for link in [*chain(o.get("control"))][::-1]):
         if link not in made:
-            made[link] = change(link).set_previous_controlnet(made[link.previous_controlnet])
-    return [[[text, {**o, "control": made[o.get("control")]}] for text, o in half] for half in halves]
+            before, new = made[link.previous_controlnet], change(link)
+            made[link] = before if new is None else new.set_previous_controlnet(before)
+
+    def replaced(options: dict[str, Any]) -> dict[str, Any]:
+        # A key without a control object would be taken for one.
+        control = made[options.get("control")]
+        others = {key: value for key, value in options.items() if key != "control"}
+        return others if control is None else {**others, "control": control}
+
+    return [[[text, replaced(options)] for text, options in half] for half in halves]
 
 
 def chain(link: Any) -> Iterator[Any]:

@@ -107,11 +107,10 @@ class ControlInputs(AdvancedInputs, comfy.controlnet.ControlNet):
         self.spec = replace(self.spec, block_weights=weights)
 
     def crop_to(self, part: PicturePart) -> Any:
-        """A copy for a part of the picture, with its share of hints and masks.
+        """A copy for a part of the picture, with its share of hints and masks; None where its mask is black.
 
         Raises ValueRangeError where Advanced-ControlNet's keyframes or weights have masks.
         """
-        twin, own = self.copy(), self.mask_cond_hint_original
         frames = self.timestep_keyframes.keyframes if self.timestep_keyframes else ()
         weights = (self.weights_override, *(frame.control_weights for frame in frames))
         if any(frame.mask_hint_orig is not None for frame in frames) or any(
@@ -121,7 +120,10 @@ class ControlInputs(AdvancedInputs, comfy.controlnet.ControlNet):
                 f"{self.name} has a mask in a timestep keyframe or in its weights, which cannot be cut into tiles: "
                 "give the mask to the apply node instead"
             )
-        unit = part.unit(self.unit())
+        unit, own = part.unit(self.unit()), self.mask_cond_hint_original
+        if unit is None:
+            return None
+        twin = self.copy()
         more = tuple(HintSpec(hint.picture.movedim(1, -1), hint.kind) for hint in unit.more_hints)
         schedule = self.spec.schedule
         if schedule is not None:

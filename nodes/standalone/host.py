@@ -300,15 +300,16 @@ class StandaloneHost:
 
     def crop_control(self, positive: Conditioning, negative: Conditioning, part: PicturePart) -> Halves:
         """Both halves with units that know this part of the picture alone."""
-        made: dict[ControlUnit, ControlUnit] = {}
+        made: dict[ControlUnit, ControlUnit | None] = {}
 
         def cropped(half: Conditioning) -> Conditioning:
             # Both halves share units, so each is cropped once.
             for unit in (unit for _, options in half for unit in options.get("control") or () if unit not in made):
                 made[unit] = part.unit(unit)
             return [
-                [text, {**options, "control": tuple(made[unit] for unit in options.get("control") or ())}]
+                [text, {**options, "control": tuple(cut for u in units if (cut := made[u]))} if units else options]
                 for text, options in half
+                for units in [options.get("control") or ()]
             ]
 
         return cropped(positive), cropped(negative)

@@ -380,7 +380,18 @@ class Session:
         own = getattr(self, name, None)
         if own:
             return own()
-        names = ("accelerate", "preprocess", "nets", "shortcuts", "card", "packs", "model_patch", "v3", "attention")
+        names = (
+            "accelerate",
+            "preprocess",
+            "nets",
+            "shortcuts",
+            "card",
+            "packs",
+            "model_patch",
+            "v3",
+            "attention",
+            "tools",
+        )
         modules = (importlib.import_module(f"comfyui_{name}") for name in names)
         return next(getattr(module, name) for module in modules if hasattr(module, name))(self)
 

@@ -230,6 +230,19 @@ def test_further_hints_follow(run: Any) -> None:
         assert torch.equal(own.picture, whole[..., 32:96, 16:80])
 
 
+def test_a_net_is_left_out_where_its_mask_is_black(run: Any, host: Any) -> None:
+    positive, negative = ([[torch.zeros(1, 77, 32), {}]] for _ in range(2))
+    (net,) = run("CNCore_LoadControlNet", control_net="demo canny (built in)")
+    mask = torch.zeros(1, 8, 8)
+    mask[..., :2] = 1.0
+    for unit in ({"mask": mask}, {}):
+        given = {"positive": positive, "negative": negative, "control_net": net, "image": random(1, 8, 8, 3), **unit}
+        positive, negative = run("CNCore_ApplyControlNet", **given)
+    for left, count in ((0, 2), (64, 1)):
+        halves = crop_prompts(host, positive, negative, PicturePart((64, 128), 0, left, 64, 64))
+        assert [len(half[0][1]["control"]) for half in halves] == [count, count]
+
+
 class Doubler:
     """An upscaling network that doubles pixels."""
 
