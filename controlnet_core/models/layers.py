@@ -158,6 +158,10 @@ class AttentionChange:
         """
         return output
 
+    def between(self, x: Tensor) -> Tensor:
+        """Return the tokens between self and cross attention, with the residual of the first."""
+        return x
+
     def text_query(self, query: Tensor) -> Tensor:
         """Return the input of the layer for queries of the cross attention."""
         return query
@@ -225,6 +229,8 @@ def controlled_block(block: Any, x: Tensor, text: KeyValue, changes: tuple[Atten
     for change in changes:
         attended = change.self_output(attended, (query, key, value), block.self_attention)
     x = repeat_rows(x + attended, text[0].shape[0])
+    for change in changes:
+        x = change.between(x)
     query = block.norm2(x)
     for change in changes:
         query = change.text_query(query)

@@ -25,6 +25,7 @@ def native_nodes() -> dict[str, type]:
         primitives,
         sampling,
         sigmas,
+        text_boxes,
         upscaling,
         vae,
         vision,
@@ -32,7 +33,7 @@ def native_nodes() -> dict[str, type]:
 
     modules = (
         loaders, conditioning, control, curves, vae, latents, model_sampling, sampling, sigmas, images, files, masks,
-        compositing, upscaling, vision, primitives,
+        compositing, upscaling, vision, text_boxes, primitives,
     )  # fmt: skip
     found = (item for module in modules for item in vars(module).items())
     return {name: cls for name, cls in found if hasattr(cls, "INPUTS") and not name.endswith("Node")}

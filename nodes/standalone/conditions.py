@@ -2,6 +2,7 @@
 
 Options of an entry:
 - "control" (a tuple of ControlUnit), "control_apply_to_uncond", "strength", "start_percent", "end_percent";
+- "gligen": texts at places, see `text_boxes`;
 - "area": (height, width, top, left) in latent cells, or ("percentage", ...) in fractions of the image;
 - "mask" with "mask_strength" and "set_area_to_bounds";
 - "pooled_output"; for SDXL also "width", "height", "crop_w", "crop_h", "target_width", "target_height", and for its
@@ -30,6 +31,7 @@ from ...controlnet_core.models.label import PictureSize, ScoredSize, label_vecto
 from ...controlnet_core.models.unclip import PictureHint, unclip_label
 from ...controlnet_core.models.vae import scale_latent
 from ..values import Conditioning, Latent
+from .text_boxes import add_text_boxes
 
 MIN_CELLS = 8
 """Smallest side of an area that is computed from a mask, in latent cells, as in ComfyUI."""
@@ -60,7 +62,8 @@ def to_conditions(
         halves.append([_condition(text, o, size, config, latent, SCORES[name], seed) for text, o in conditioning])
     first, second = halves
     shared = [c.units for c, (_, o) in zip(first, positive, strict=True) if _is_shared(c, o)]
-    return tuple(_with_area_of(first, second)), tuple(_with_area_of(share_control(second, shared), first))
+    first, second = add_text_boxes(first, share_control(second, shared), (positive, negative))
+    return tuple(_with_area_of(first, second)), tuple(_with_area_of(second, first))
 
 
 def _is_shared(condition: Condition, options: dict[str, Any]) -> bool:

@@ -16,6 +16,7 @@ from ...controlnet_core.backend import Backend
 from ...controlnet_core.checkpoints.control import load_control
 from ...controlnet_core.checkpoints.detect import Identity
 from ...controlnet_core.checkpoints.embeddings import ENDINGS, read_embedding
+from ...controlnet_core.checkpoints.gligen import load_gligen
 from ...controlnet_core.checkpoints.load import Narrow, load_text_encoder, load_vae
 from ...controlnet_core.checkpoints.lora import read_lora
 from ...controlnet_core.checkpoints.vision import load_vision_encoder
@@ -27,6 +28,7 @@ from ...controlnet_core.diffusion.samplers import Step
 from ...controlnet_core.errors import CheckpointError, UnfitError, ValueRangeError
 from ...controlnet_core.models.control import ControlModel, check_base
 from ...controlnet_core.models.controlnet import ControlNet
+from ...controlnet_core.models.gligen import Gligen
 from ...controlnet_core.models.text_encoder import DualTextEncoder
 from ...controlnet_core.models.vision_encoder import ClipVisionModel
 from ...controlnet_core.run_options import DEFAULTS, RunOptions
@@ -168,6 +170,10 @@ class StandaloneHost:
     def load_vision_encoder(self, path: Path) -> ClipVisionModel:
         """CLIP_VISION of a file of its own, or of a checkpoint."""
         return self._cache.get("vision", path, load_vision_encoder)
+
+    def load_gligen(self, path: Path) -> Gligen:
+        """GLIGEN of a file."""
+        return self._cache.get("gligen", path, load_gligen)
 
     def load_upscaler(self, path: Path) -> Any:
         """UPSCALE_MODEL of a file; see `open_upscaler`."""

@@ -23,7 +23,7 @@ from torch import Tensor
 def values(*shape: int, seed: int = 0, signed: bool = False) -> Tensor:
     """Numbers from 0 to 1, or of a normal distribution."""
     generator = torch.Generator().manual_seed(seed)
-    return (torch.randn if signed else torch.rand)(*shape, generator=generator)
+    return (torch.randn if signed else torch.rand)(shape, generator=generator)
 
 
 def latent(*shape: int, seed: int = 0, **more: Any) -> dict[str, Any]:
@@ -55,6 +55,13 @@ HINTS = [
     ([(values(3, 20, seed=11, signed=True), 0.4, 0.5)], 77, 0.0),
 ]
 """Pictures (embeds, strength, noise) that guide a model, the seed, and the noise of their sum."""
+FUSERS = [("input_blocks.1.1", 16), ("middle_block.1", 32), ("output_blocks.2.1", 32), ("output_blocks.10.1", 16)]
+"""Transformer blocks of a small model, and their widths."""
+BOXES = [
+    [(values(1, 768, seed=1, signed=True), 4, 6, 2, 3)],
+    [(values(1, 768, seed=n, signed=True), 3 + n, 9 - n, n, 2 * n) for n in range(5)],
+]
+"""Texts with height, width, top and left, in latent cells."""
 LCM_STEPS = (1, 2, 4, 8, 13, 50)
 LCM_SIGMAS = torch.tensor([0.02, 0.1, 0.9, 14.6, 80.0])
 MODEL = "model"
@@ -217,6 +224,36 @@ def guided_by_pictures() -> dict[str, Tensor]:
     return found
 
 
+def text_boxes() -> dict[str, Tensor]:
+    """What the host's GLIGEN makes of the tokens of each transformer block."""
+    made = importlib.import_module("comfy.gligen").load_gligen(gligen_weights())
+    found = {}
+    for number, boxes in enumerate(BOXES):
+        patch = made.set_position((2, 4, 12, 20), boxes, "cpu")
+        for block, (_, width) in enumerate(FUSERS):
+            x = values(2, 15, width, seed=block, signed=True)
+            found[f"gligen.{number}.{block}"] = patch(x, {"transformer_index": block}).detach()
+    return found
+
+
+def gligen_weights() -> dict[str, Tensor]:
+    """A file of GLIGEN with random weights for the transformer blocks in `FUSERS`."""
+    shapes: dict[str, tuple[int, ...]] = {"position_net.null_positive_feature": (768,)}
+    shapes["position_net.null_position_feature"] = (64,)
+    for number, (rows, columns) in {0: (512, 832), 2: (512, 512), 4: (768, 512)}.items():
+        shapes[f"position_net.linears.{number}.weight"] = (rows, columns)
+        shapes[f"position_net.linears.{number}.bias"] = (rows,)
+    for block, width in FUSERS:
+        name = f"{block}.transformer_blocks.0.fuser"
+        shapes |= {f"{name}.alpha_attn": (), f"{name}.alpha_dense": ()}
+        shapes |= {f"{name}.attn.to_{part}.weight": (width, width) for part in "qkv"}
+        pairs = {"linear": (width, 768), "attn.to_out.0": (width, width), "ff.net.0.proj": (8 * width, width)}
+        for part, shape in {**pairs, "ff.net.2": (width, 4 * width)}.items():
+            shapes |= {f"{name}.{part}.weight": shape, f"{name}.{part}.bias": shape[:1]}
+        shapes |= {f"{name}.norm{n}.{kind}": (width,) for n in (1, 2) for kind in ("weight", "bias")}
+    return {key: 0.2 * values(*shape, seed=n, signed=True) + 0.1 for n, (key, shape) in enumerate(shapes.items())}
+
+
 def vision_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """Random weights by the names of transformers, rounded to fp16: the host keeps them so."""
     made = {key: 0.3 * values(*shapes[key], seed=len(key), signed=True) for key in sorted(shapes)}
@@ -248,9 +285,8 @@ def main(folder: str, out: str) -> None:
         x = values(2, 3, 40, 56, seed=4)
         made = scale(x, function, tile[1], tile[0], overlap, upscale_amount=factor, out_channels=3)
         tensors[f"tiled.{number}"] = made.contiguous()
-    save_file(
-        {name: tensor.float() for name, tensor in {**tensors, **distilled(), **guided_by_pictures()}.items()}, out
-    )
+    tensors |= {**distilled(), **guided_by_pictures(), **text_boxes()}
+    save_file({name: tensor.float().contiguous() for name, tensor in tensors.items()}, out)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from comfyui_controlnet_core.controlnet_core.checkpoints.gligen import load_gligen
 from comfyui_controlnet_core.controlnet_core.checkpoints.vision import load_vision_encoder
-from comfyui_controlnet_core.controlnet_core.config import NoiseConfig
+from comfyui_controlnet_core.controlnet_core.config import NoiseConfig, UNetConfig
 from comfyui_controlnet_core.controlnet_core.diffusion.denoiser import to_x0
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import make_schedule, make_sigmas, scaled_linear
+from comfyui_controlnet_core.controlnet_core.models.control import RowScale
+from comfyui_controlnet_core.controlnet_core.models.gligen import GligenChange, GligenControl, TextBox
 from comfyui_controlnet_core.controlnet_core.models.unclip import PictureHint, unclip_label
 from comfyui_controlnet_core.nodes.standalone import native_nodes
 from comfyui_controlnet_core.nodes.tiles import run_in_tiles
@@ -106,3 +109,18 @@ def test_pictures_are_read_as_by_the_host(crop: str, host: dict[str, torch.Tenso
     for ours, name in zip(made, names, strict=True):
         theirs = host[f"vision.{crop == 'center'}.{name}"]
         assert float((ours - theirs).abs().max()) <= 1e-5 * float(theirs.abs().max()), name
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("number", range(len(program.BOXES)))
+def test_text_boxes_are_those_of_the_host(number: int, host: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    save_file(program.gligen_weights(), tmp_path / "g.safetensors")
+    weights = load_gligen(tmp_path / "g.safetensors")
+    net = GligenControl(weights, [TextBox(text, tuple(place)) for text, *place in program.BOXES[number]])
+    base = UNetConfig(widths=(16, 32), res_blocks=1, transformer_depth=(1, 0))
+    grounding = net.bind(SimpleNamespace(size=(12, 20), base=base)).grounding
+    for block, (_, width) in enumerate(program.FUSERS):
+        x = program.values(2, 15, width, seed=block, signed=True)
+        change = GligenChange(weights.fusers[block], grounding, RowScale(slice(None), torch.ones(1, 1, 1)))
+        theirs = host[f"gligen.{number}.{block}"]
+        assert float((change.between(x) - theirs).abs().max()) <= 1e-5 * float(theirs.abs().max())
