@@ -21,7 +21,7 @@ from comfyui_controlnet_core.controlnet_core.models.text_encoder import ClipText
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 SMALL = replace(SD15, unet=replace(SD15.unet, widths=(320, 640), res_blocks=1, transformer_depth=(0, 1)))
 INPAINT = replace(SMALL, unet=replace(SMALL.unet, in_channels=9))
@@ -112,5 +112,15 @@ class Stock:
         if kind == "input":
             # ComfyUI refuses a picture behind a link that leaves its folder.
             shutil.copy(self.file(kind), path)
-        else:
-            path.symlink_to(self.file("inpainting" if kind == "checkpoints" and "inpaint" in name.lower() else kind))
+            return
+        file = self.file("inpainting" if kind == "checkpoints" and "inpaint" in name.lower() else kind)
+        path.symlink_to(file if path.suffix in (file.suffix, ".sft") else self.pickled(file))
+
+    def pickled(self, file: Path) -> Path:
+        """The same tensors for names such as model.ckpt."""
+        path = file.with_suffix(".ckpt")
+        if file.suffix != ".safetensors":
+            return file
+        if not path.exists():
+            torch.save({"state_dict": load_file(file)}, path)
+        return path
