@@ -20,10 +20,10 @@ from .session import comfyui_folder, host_arguments
 from .validation import as_error
 
 if TYPE_CHECKING:
-    from ..nodes.comfyui.headless import Headless
+    from ..nodes.comfyui.headless import Headless, Verdict
 
 _STANDALONE_ONLY = (
-    "each", "zip", "report", "measure", "reuse_every", "reuse_tolerance", "encoder_every", "deep_every", "careful",
+    "report", "measure", "reuse_every", "reuse_tolerance", "encoder_every", "deep_every", "careful",
     "guidance", "ray",
 )  # fmt: skip
 """Options that act on the engine of the standalone host, by the names that argparse stores them under."""
@@ -36,14 +36,7 @@ def run_seeds(
 
     Raises ValueRangeError for an option that acts without ComfyUI only, CoreError where ComfyUI does not start.
     """
-    from ..nodes.comfyui.headless import Setup, start
-
-    _check_options(args)
-    options = host_arguments(args)
-    device = options["device"].partition(":")[0]
-    folders = options["models_dirs"], options["model_folders"]
-    setup = Setup(comfyui_folder(args), args.input, options["output_dir"], device, options["dtype"], *folders)
-    comfy = start(setup)
+    comfy = start_comfyui(args)
     graph = overrides.apply_settings(to_graph(document, comfy.classes), comfy.classes, args.set)
     results = []
     try:
@@ -54,13 +47,27 @@ def run_seeds(
             results.append((seed, run_once(seeded, comfy, reporter, strict=args.strict)))
     finally:
         reporter.close()
-    return results, SimpleNamespace(host=SimpleNamespace(output_dir=options["output_dir"]))
+    return results, SimpleNamespace(host=SimpleNamespace(output_dir=comfy.folder("output")))
+
+
+def start_comfyui(args: argparse.Namespace) -> Headless:
+    """Return the ComfyUI of --comfyui, started in this process.
+
+    Raises ValueRangeError for an option that acts without ComfyUI only, CoreError where ComfyUI does not start.
+    """
+    from ..nodes.comfyui.headless import Setup, start
+
+    _check_options(args)
+    options = host_arguments(args)
+    device = options["device"].partition(":")[0]
+    folders = options["models_dirs"], options["model_folders"]
+    return start(Setup(comfyui_folder(args), args.input, options["output_dir"], device, options["dtype"], *folders))
 
 
 def _check_options(args: argparse.Namespace) -> None:
     given = [name for name in _STANDALONE_ONLY if getattr(args, name, None) not in (None, False, [])]
-    if given or args.shard.count > 1:
-        option = "--" + (given[0] if given else "shard").removesuffix("_every").replace("_", "-")
+    if given:
+        option = "--" + given[0].removesuffix("_every").replace("_", "-")
         raise ValueRangeError(f"{option} acts on runs without ComfyUI: leave it out, or leave out --comfyui")
 
 
@@ -71,19 +78,27 @@ def run_once(graph: Graph, comfy: Headless, reporter: Reporter, *, strict: bool)
     """
     began = time.perf_counter()
     prompt = fill_prefixes(graph, dates=True).to_api()
-    verdict = comfy.check(prompt)
-    problems = [_problem(graph, *fault) for fault in verdict.faults]
-    if problems and (strict or not verdict.outputs):
+    outputs, problems = _checked(graph, comfy.check(prompt))
+    if problems and (strict or not outputs):
         raise as_error(problems)
     for problem in problems:
         reporter.warn(f"{problem.message} (output nodes that need this are skipped)")
-    events = _Events(graph, graph.order(verdict.outputs), reporter)
-    shown = comfy.run(prompt, verdict.outputs, graph.workflow, events.receive)
+    events = _Events(graph, graph.order(outputs), reporter)
+    shown = comfy.run(prompt, outputs, graph.workflow, events.receive)
     events.finish()
     # Links stay inside ComfyUI: what nodes show is all that the command prints.
     nodes = {node: NodeResult((), _lists(ui)) for node, ui in shown.items()}
     nodes = {**{node: NodeResult(()) for node in events.needed}, **nodes}
     return RunResult(nodes, tuple(events.executed), time.perf_counter() - began)
+
+
+def problems_of(graph: Graph, comfy: Headless) -> tuple[tuple[str, ...], list[Problem]]:
+    """Let ComfyUI check a graph. Returns the ids of the output nodes that can run, and the problems."""
+    return _checked(graph, comfy.check(fill_prefixes(graph, dates=True).to_api()))
+
+
+def _checked(graph: Graph, verdict: Verdict) -> tuple[tuple[str, ...], list[Problem]]:
+    return verdict.outputs, [_problem(graph, *fault) for fault in verdict.faults]
 
 
 def _problem(graph: Graph, node_id: str, name: str, text: str) -> Problem:

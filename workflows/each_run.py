@@ -71,6 +71,10 @@ def open_runner(
     args: argparse.Namespace, document: Document, folders: Mapping[str, Path], reporter: Reporter
 ) -> RowRunner:
     """Return what makes rows of a workflow in this process. folders: see `Sources`. Imports torch."""
+    if args.comfyui is not None:
+        from .comfyui_rows import open_comfy_rows
+
+        return open_comfy_rows(args, document, folders, reporter)
     session = open_session(args, reporter.on_step)
     session.host.input_folders = folders
     session = replace(session, classes={name: _declared_once(cls) for name, cls in session.classes.items()})

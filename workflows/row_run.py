@@ -44,12 +44,16 @@ class RowRunner:
         """Raise the error of a workflow that cannot run, whatever the values of its rows are."""
         graph, classes = self.graph_of(row), self.session.classes
         checked = check_outputs(graph, classes)
-        varied = [target.rpartition(".") for target in row.values]
-        places = {(overrides.find_node(graph, node.strip()).id, name.strip()) for node, _, name in varied}
+        varied = self.varied(graph, row)
         # A wrong value fails its own row only.
-        others = [problem for problem in checked.problems if (problem.node, problem.input) not in places]
+        others = [problem for problem in checked.problems if (problem.node, problem.input) not in varied]
         if others and (strict or not checked.outputs):
             raise as_error(others)
+
+    def varied(self, graph: Graph, row: Row) -> set[tuple[str, str]]:
+        """Return (node id, input) of the values that a row sets."""
+        targets = [target.rpartition(".") for target in row.values]
+        return {(overrides.find_node(graph, node.strip()).id, name.strip()) for node, _, name in targets}
 
     def graph_of(self, row: Row) -> Graph:
         """Return the workflow with the values of a row."""

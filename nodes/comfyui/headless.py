@@ -129,6 +129,19 @@ class Headless:
             raise _failure(status.get("messages", ()))
         return {str(node): ui for node, ui in record["outputs"].items()}
 
+    def folder(self, kind: str) -> Path:
+        """The folder of pictures of a kind: "input", "output" or "temp"."""
+        return Path(getattr(self._modules.folder_paths, f"get_{kind}_directory")())
+
+    def use_folder(self, kind: str, folder: Path) -> None:
+        """Read or write pictures of a kind in another folder from now on."""
+        getattr(self._modules.folder_paths, f"set_{kind}_directory")(str(folder.absolute()))
+
+    def model_folders(self, kind: str) -> tuple[Path, ...]:
+        """Folders in which files of a kind are looked for; empty for a kind that ComfyUI does not know."""
+        known = self._modules.folder_paths.folder_names_and_paths
+        return tuple(map(Path, known[kind][0])) if kind in known else ()
+
     def _wait(self, name: str) -> Mapping[str, Any]:
         """The record of a prompt, once ComfyUI's worker is done with it."""
         try:

@@ -263,3 +263,35 @@ def test_nodes_of_public_packs(base: Path, server: str, tmp_path: Path) -> None:
     text = png.read_text(path.read_bytes())["prompt"]
     assert np.array_equal(np.asarray(Image.open(path)), picture_of_server(server, base, text))
     assert cli.main(["run", str(file), "--output", str(tmp_path)]) == 2
+
+
+def test_rows_are_the_pictures_of_single_runs(base: Path, tmp_path: Path) -> None:
+    """Pictures of a folder outside of ComfyUI's input folder, and a broken one that does not stop the others."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number, name in enumerate(("a", "b")):
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (32, 48, 3), np.uint8)).save(
+            photos / f"{name}.png"
+        )
+    (photos / "broken.png").write_bytes(b"no picture")
+    work = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "none.png"}},
+        "2": {"class_type": "TestMirror", "inputs": {"image": ["1", 0], "times": 1}},
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "mirrored"}},
+    }
+    file = tmp_path / "work.json"
+    file.write_text(json.dumps(work))
+    out = tmp_path / "out"
+    words = ("run", str(file), "--each", f"1.image={photos}", "--output", str(out))
+    done = run(base, *words)
+    assert done.returncode != 0, "one row failed"
+    rows = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+    assert [row["row"] for row in rows if "error" in row] == ["broken"]
+    for name in ("a", "b"):
+        source = np.asarray(Image.open(photos / f"{name}.png"))
+        assert np.array_equal(np.asarray(Image.open(out / f"{name}.png")), source[:, ::-1])
+    assert sorted(path.name for path in out.iterdir() if path.suffix == ".png") == ["a.png", "b.png"]
+    assert not [path for path in (base / "input").rglob("*") if path.is_file()], "its own folder stays as it was"
+    run(base, *words)
+    names = [json.loads(line)["row"] for line in (out / "manifest.jsonl").read_text().splitlines()]
+    assert names == ["a", "b", "broken", "broken"], "finished rows are kept"

@@ -36,9 +36,10 @@ def test_unknown_nodes_are_listed_with_the_option(work: Path, capsys: pytest.Cap
         (["--comfyui", "nowhere"], 3, "no folder of ComfyUI"),
         (["--comfyui", "."], 3, "it has no main.py"),
         (["--comfyui"], 2, "set the variable COMFYUI_DIR"),
-        (["--comfyui", ".", "--each", "1.image=photos"], 2, "--each acts on runs without ComfyUI"),
+        (["--comfyui", ".", "--each", "1.image=photos"], 3, "there is no file or folder photos"),
+        (["--comfyui", ".", "--report", "r.json"], 2, "--report acts on runs without ComfyUI"),
         (["--comfyui", ".", "--reuse", "2"], 2, "--reuse acts on runs without ComfyUI"),
-        (["--comfyui", ".", "--shard", "1/2"], 2, "--shard acts on runs without ComfyUI"),
+        (["--comfyui", ".", "--shard", "1/2"], 2, "--zip, --shard and --ray are for the runs of --each"),
     ],
 )
 def test_wrong_use_is_one_line(

@@ -77,12 +77,6 @@ def run(args: argparse.Namespace) -> int:
     seeds = overrides.parse_seeds(args.seeds) if args.seeds is not None else (None,)
     reporter = Reporter(quiet=args.quiet, each_node=not args.each)
     _check_destinations(args, document)
-    if args.comfyui is not None:
-        from ..comfyui_run import run_seeds
-
-        results, session = run_seeds(args, document, seeds, reporter)
-        _tell(args, [_row(seed, result, session) for seed, result in results], [], time.perf_counter() - began)
-        return 0
     if args.each:
         # Imported here: the sources of rows need numpy.
         from ..each_run import run_rows
@@ -90,6 +84,12 @@ def run(args: argparse.Namespace) -> int:
         return run_rows(args, document, seeds, reporter)
     if args.zip or args.shard.count > 1 or args.ray is not None:
         raise ValueRangeError("--zip, --shard and --ray are for the runs of --each: leave them out, or add --each")
+    if args.comfyui is not None:
+        from ..comfyui_run import run_seeds
+
+        results, session = run_seeds(args, document, seeds, reporter)
+        _tell(args, [_row(seed, result, session) for seed, result in results], [], time.perf_counter() - began)
+        return 0
     measured: list[dict[str, float]] = []
     reports: list[RunReport] = []
 
