@@ -119,9 +119,11 @@ class Winograd:
         rows, count, _, across, _, _ = made.shape
         places, step = len(self.PLACES), self.STEP
         wanted = buffers(places, step, (self.width_in, self.width), self.dtype, (rows, count, across))
-        padded, upright, spread, sums, half = self.work_buffer.take(*wanted)
         if cells.is_meta:
+            # PyTorch 2.4 makes no views of other dtypes while operators are counted.
+            self.work_buffer.reserve(*wanted)
             return
+        padded, upright, spread, sums, half = self.work_buffer.take(*wanted)
         _pad(cells, padded, top)
         self._into_places([padded[:, k : k + step * count : step] for k in range(2 + step)], upright)
         across_lines = [upright[:, :, :, k : k + step * across : step] for k in range(2 + step)]

@@ -28,15 +28,20 @@ class WorkBuffer(threading.local):
 
     def take(self, *blocks: Block) -> list[Tensor]:
         """Tensors of these shapes and dtypes, contents undefined, valid until the next call."""
-        sizes = [_aligned_size(block) for block in blocks]
-        if sum(sizes) > self.buffer.numel():
-            with torch.inference_mode(False):  # it may be written to outside of inference mode, too
-                self.buffer = torch.empty(sum(sizes), dtype=torch.uint8, device=self.buffer.device)
+        sizes = self.reserve(*blocks)
         parts = self.buffer[: sum(sizes)].split(sizes)
         return [
             part[: prod(shape) * dtype.itemsize].view(dtype).view(tuple(shape))
             for part, (shape, dtype) in zip(parts, blocks, strict=True)
         ]
+
+    def reserve(self, *blocks: Block) -> list[int]:
+        """Make the buffer large enough for these blocks; the bytes of each."""
+        sizes = [_aligned_size(block) for block in blocks]
+        if sum(sizes) > self.buffer.numel():
+            with torch.inference_mode(False):  # it may be written to outside of inference mode, too
+                self.buffer = torch.empty(sum(sizes), dtype=torch.uint8, device=self.buffer.device)
+        return sizes
 
     @property
     def nbytes(self) -> int:
