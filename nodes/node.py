@@ -7,9 +7,6 @@ from typing import Any, ClassVar
 
 from .fields import Field, Output, input_types
 
-COMPUTED: Any = object()
-"""What `Node.check_files` gets for an input that only a run knows."""
-
 
 class Node:
     """Base class. Subclasses declare INPUTS, HIDDEN, OUTPUTS, CATEGORY and so on, and define `run`.

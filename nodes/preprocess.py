@@ -16,8 +16,9 @@ from ..preprocessors.entry import Entry
 from ..preprocessors.families import FAMILIES, Family
 from ..preprocessors.families import Field as Setting
 from ..preprocessors.pose import Pose, write_poses
+from .computed import COMPUTED
 from .fields import Field, Output, choice, image, integer, latent, mask, optional, side, text
-from .node import COMPUTED, Node, with_text
+from .node import Node, with_text
 
 CATEGORY = "ControlNet Core/preprocess"
 MAX_RESOLUTION = 8192

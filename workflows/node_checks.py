@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..controlnet_core.errors import CoreError, MissingFileError, PathError, WorkflowError
+from ..nodes.computed import COMPUTED
 from ..nodes.folders import brief, leaves_folder, name_fault
-from ..nodes.node import COMPUTED
 from .contract import WIDGET_TYPES, InputSpec, NodeSpec, types_fit
 from .graph import Graph, Link, Node
 from .known_values import KnownValues

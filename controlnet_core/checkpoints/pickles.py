@@ -201,21 +201,26 @@ def load_pickle(path: Path) -> Any:
                     return torch.load(file, map_location="cpu", weights_only=True)
             # Only stored archives can be mapped. A compressed one is unpacked into memory.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=stored)
-    except pickle.UnpicklingError as error:
-        name = re.search(r"GLOBAL ([\w.]+)", str(error))
-        wants = f"asks for {name[1]}" if name else "holds more than plain weights, or is damaged"
-        raise CheckpointError(
-            f"{path.name} was not loaded: its pickle {wants}, which can run code, and weights need none; "
-            "nothing of it was run. Use a safetensors version of the file",
-            path,
-        ) from error
     except Exception as error:
         asked = re.search(r"tried to allocate (\d+) bytes", str(error))
         if asked and int(asked[1]) > SHARED_RATIO.number * path.stat().st_size:
             raise damaged_file(path, f"it asks for {int(asked[1]):,} bytes") from error
         if isinstance(error, MemoryError) or "allocate memory" in str(error):
             raise
+        # PyTorch 2.4 raises this error for damaged files too.
+        if isinstance(error, pickle.UnpicklingError) and "unexpected EOF" not in str(error):
+            raise _refuse(path, error) from error
         raise _explain_failure(path, zipped, error) from error
+
+
+def _refuse(path: Path, error: pickle.UnpicklingError) -> CheckpointError:
+    name = re.search(r"GLOBAL ([\w.]+)", str(error))
+    wants = f"asks for {name[1]}" if name else "holds more than plain weights, or is damaged"
+    return CheckpointError(
+        f"{path.name} was not loaded: its pickle {wants}, which can run code, and weights need none; "
+        "nothing of it was run. Use a safetensors version of the file",
+        path,
+    )
 
 
 def _explain_failure(path: Path, zipped: bool, error: Exception) -> CheckpointError:

@@ -12,6 +12,7 @@ import torch
 from comfyui_controlnet_core.controlnet_core.config import SD15, TextConfig
 from comfyui_controlnet_core.controlnet_core.models.text_encoder import ClipTextModel
 from comfyui_controlnet_core.controlnet_core.models.tokenizer import ClipTokenizer
+from installed import is_older
 
 transformers = pytest.importorskip("transformers")
 
@@ -39,6 +40,8 @@ def test_tokenizer(reference_tokenizer: Any) -> None:
     texts = [text for text, _ in json.loads(GOLDENS.read_text(encoding="utf-8"))["cases"]]
     assert len(set(texts)) >= 200
     for text in texts:
+        if text == "<|ENDOFTEXT|>" and is_older("transformers", 5):
+            continue  # a special token in small letters only, up to then
         expected = reference_tokenizer(text)["input_ids"]
         assert [tokenizer.start, *tokenizer.encode(text), tokenizer.end] == expected, text
 
