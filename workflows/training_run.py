@@ -136,9 +136,12 @@ def choose_recipe(args: argparse.Namespace) -> tuple[Recipe, TrainingOptions]:
         args.quick,
         gradient_checkpointing=args.gradient_checkpointing,
         rank=rank,
+        min_snr=args.min_snr,
+        noise_offset=args.noise_offset,
     )
     recipe = controlnet_training.QUICK if args.quick else controlnet_training.PAPER
-    return replace(controlnet_training.usual_rate(recipe, options), bf16=args.bf16, **given), options
+    given |= {"bf16": args.bf16, "fp16": args.fp16, "optimizer": args.optimizer}
+    return replace(controlnet_training.usual_rate(recipe, options), **given), options
 
 
 def _find_base(name: str) -> Path:

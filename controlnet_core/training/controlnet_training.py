@@ -33,6 +33,7 @@ from .control_lora import make_low_rank, to_control_lora
 from .examples import Examples
 from .latent_cache import MOST, LatentCache
 from .loop import Loop, Recipe
+from .optimizers import check_fp16
 from .probe import Probe, run_probe
 from .processes import ALONE, Processes
 from .step import (
@@ -40,7 +41,9 @@ from .step import (
     control_predictor,
     high_noise_timesteps,
     initialise_hint_encoder,
+    min_snr_weights,
     noise_losses,
+    offset_noise,
     uniform_timesteps,
 )
 from .tar_examples import TarExamples
@@ -70,7 +73,8 @@ class TrainingOptions:
     middle block. quick: not from the paper: He's initialisation of the hint encoder, and more timesteps of high noise,
     for runs of hundreds of steps. gradient_checkpointing: compute blocks again in the backward pass instead of keeping
     their activations: less memory, more time, the same gradients. rank: above 0, train a Control-LoRA with so many
-    columns for each large weight, instead of a whole ControlNet.
+    columns for each large weight, instead of a whole ControlNet. min_snr: gamma of `min_snr_weights`, 0 for equal
+    weights. noise_offset: strength of `offset_noise`.
     """
 
     empty_captions: float = 0.5
@@ -79,8 +83,13 @@ class TrainingOptions:
     quick: bool = False
     gradient_checkpointing: bool = False
     rank: int = 0
+    min_snr: float = 0.0
+    noise_offset: float = 0.0
 
     def __post_init__(self) -> None:
+        for name, high in (("min_snr", 1000.0), ("noise_offset", 1.0)):
+            if not 0.0 <= getattr(self, name) <= high:
+                raise ValueRangeError(f"{name} is {getattr(self, name)}: choose a number from 0 to {high:g}")
         if not 0.0 <= self.empty_captions <= 1.0:
             raise ValueRangeError(f"empty_captions is {self.empty_captions}: choose a share between 0 and 1")
 
@@ -134,11 +143,17 @@ class ControlNetTraining:
         draw = high_noise_timesteps if self.options.quick else uniform_timesteps
         t = draw(len(rows), generator)[part]
         # Noise is drawn on the CPU, so that the same seed trains the same net on every device.
-        noise = torch.randn((len(rows), *latents.shape[1:]), generator=generator)[part]
-        noise = to_device_async(noise, self.device)
+        noise = torch.randn((len(rows), *latents.shape[1:]), generator=generator)
+        if self.options.noise_offset:
+            noise = offset_noise(noise, self.options.noise_offset, generator)
+        noise = to_device_async(noise[part], self.device)
         predict = self._predictor(captions, to_device_async(self.data.hints(chosen), self.device))
         kind = self.checkpoint.config.parametrization
-        return noise_losses(predict, latents, t, noise, self.schedule, kind).mean()
+        losses = noise_losses(predict, latents, t, noise, self.schedule, kind)
+        if self.options.min_snr:
+            weights = min_snr_weights(self.schedule.sigma(t), self.options.min_snr, kind)
+            losses = losses * to_device_async(weights, self.device)
+        return losses.mean()
 
     def sample(self, count: int = 4, settings: SampleSettings | None = None) -> Tensor:
         """Pictures of the averaged net for held-out examples, with their captions.
@@ -196,6 +211,8 @@ def prepare_training(
             f"{processes.count}"
         )
     device = torch.device(device)
+    if recipe.fp16:
+        check_fp16(device)
     unet, vae, text = checkpoint.unet, _vae(checkpoint), checkpoint.text_encoder()
     for module in (unet, vae, text):
         module.to(device, torch.float32).requires_grad_(False)

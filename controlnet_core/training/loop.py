@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.io import read_header, read_tensors, write_safetensors
 from ..errors import DamagedFileError, NonFiniteError, ValueRangeError, reading
+from .optimizers import SMALLEST_SCALE, make_optimizer, restore_scaler, scaler_state
 from .processes import ALONE, Processes
 
 LossFunction: TypeAlias = Callable[[torch.Generator], Tensor]
@@ -31,7 +32,10 @@ class Recipe:
 
     lr: learning rate of AdamW; it rises linearly during `warmup` steps, then falls to `lr_end * lr` along a cosine.
     accumulate: batches whose gradients make one step. clip: largest norm of the gradient. ema: decay of the averaged
-    weights. bf16: compute the losses in bfloat16 where autocast does, with the weights in float32.
+    weights. bf16: compute the losses in bfloat16 where autocast does, with the weights in float32. fp16: in float16,
+    with the loss scaled so that small gradients are not rounded to 0 (Micikevicius et al. 2018, "Mixed Precision
+    Training", section 3.2); the scale is halved when a gradient overflows, and that step changes nothing. optimizer:
+    see `make_optimizer`.
     """
 
     steps: int
@@ -46,8 +50,12 @@ class Recipe:
     ema: float = 0.999
     seed: int = 0
     bf16: bool = False
+    fp16: bool = False
+    optimizer: str = "adamw"
 
     def __post_init__(self) -> None:
+        if self.bf16 and self.fp16:
+            raise ValueRangeError("bf16 and fp16 are both given: choose one of them")
         ranges = {"steps": 1e9, "batch": 1e6, "accumulate": 1e6, "lr": 1e3, "ema": 1, "seed": 2**63 - 1}
         for name, high in ranges.items():
             low, value = int(name in ("steps", "batch", "accumulate")), getattr(self, name)
@@ -87,16 +95,15 @@ class Loop:
     """Examples drawn so far, which `loss` counts where its data is read in an order."""
     saved_step: int | None = field(init=False, default=None)
     optimizer: torch.optim.Optimizer = field(init=False)
+    scaler: torch.amp.GradScaler = field(init=False)
     average: dict[str, Tensor] = field(init=False)
     generator: torch.Generator = field(init=False)
 
     def __post_init__(self) -> None:
         recipe = self.recipe
         parameters = list(self.parameters().values())
-        # One pass over the weights instead of a dozen: the largest part of a step of batch 1 on a CPU.
-        self.optimizer = torch.optim.AdamW(
-            parameters, recipe.lr, recipe.betas, weight_decay=recipe.weight_decay, fused=_can_fuse(parameters)
-        )
+        self.optimizer = make_optimizer(recipe.optimizer, parameters, recipe.lr, recipe.betas, recipe.weight_decay)
+        self.scaler = torch.amp.GradScaler(parameters[0].device.type, enabled=recipe.fp16)
         self.average = {name: p.detach().clone() for name, p in self.parameters().items()}
         self.generator = torch.Generator().manual_seed(recipe.seed)
 
@@ -154,7 +161,8 @@ class Loop:
     def _mean_loss(self, losses: list[Tensor]) -> float:
         """Mean of the losses since the last report, 0 for none. Raises NonFiniteError."""
         loss = float(self.processes.mean(torch.stack(losses).mean())) if losses else 0.0
-        if math.isfinite(loss):
+        # A loss scale that only falls: no step has changed anything for long.
+        if math.isfinite(loss) and not (self.recipe.fp16 and self.scaler.get_scale() < SMALLEST_SCALE):
             return loss
         state = "no state was saved yet" if self.saved_step is None else f"the state of step {self.saved_step} is kept"
         raise NonFiniteError(
@@ -169,13 +177,16 @@ class Loop:
         losses = []
         for _ in range(self.recipe.accumulate):
             loss = self._loss() / self.recipe.accumulate
-            loss.backward()
+            self.scaler.scale(loss).backward()
             # The number is read only for a report: reading it now would make the CPU wait for the GPU.
             losses.append(loss.detach())
         parameters = self.parameters()
         self.processes.average([p.grad for p in parameters.values() if p.grad is not None])
+        # After the mean over the processes, so that all of them see an overflow of one and skip the step together.
+        self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(parameters.values(), self.recipe.clip)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         # The decay grows from 0, so that the first steps do not stay in the average.
@@ -185,12 +196,15 @@ class Loop:
             averages = [self.average[name] for name in parameters]
             lerp = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
             lerp(averages, [p.detach() for p in parameters.values()], 1.0 - decay)
+        loss = torch.stack(losses).sum()
         # 0 times infinity is NaN: a gradient that is not finite shows in the loss, and a finite one changes nothing.
-        return torch.stack(losses).sum() + 0.0 * norm
+        # With a loss scale it is expected now and then, and the step was skipped.
+        return loss if self.recipe.fp16 else loss + 0.0 * norm
 
     def _loss(self) -> Tensor:
         device = next(iter(self.parameters().values())).device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self.recipe.bf16):
+        dtype = torch.float16 if self.recipe.fp16 else torch.bfloat16
+        with torch.autocast(device, dtype, enabled=self.recipe.bf16 or self.recipe.fp16):
             return self.loss(self.generator).float()
 
     def use_average(self) -> None:
@@ -225,7 +239,11 @@ class Loop:
         tensors = {"generator": self.generator.get_state()}
         for name, p in self.parameters().items():
             tensors |= {f"parameter.{name}": p, f"average.{name}": self.average[name]}
-            tensors |= {f"optimizer.{key}.{name}": value for key, value in self.optimizer.state[p].items()}
+            # (bitsandbytes counts its steps in a plain number)
+            state = self.optimizer.state[p].items()
+            tensors |= {f"optimizer.{key}.{name}": torch.as_tensor(value) for key, value in state}
+        if self.recipe.fp16:
+            tensors["scaler"] = scaler_state(self.scaler)
         write_safetensors(path, tensors, {"step": str(self.step), "drawn": str(self.drawn)})
 
     def resume(self) -> bool:
@@ -258,15 +276,25 @@ class Loop:
                 if tensors[source].shape != target.shape:
                     raise ValueError(f"{source} has the shape {tuple(tensors[source].shape)}")
                 target.copy_(tensors[source])
-            # A fused AdamW counts steps on the device. There are no entries for a parameter that never had a gradient.
-            counter = p.device if self.optimizer.defaults["fused"] else "cpu"
-            for key, device in (("step", counter), ("exp_avg", p.device), ("exp_avg_sq", p.device)):
-                if (entry := tensors.get(f"optimizer.{key}.{name}")) is not None:
-                    # A copy keeps nothing of the mapped file, which the next save replaces.
-                    self.optimizer.state[p][key] = entry.to(device, copy=True)
+        self._restore_optimizer(tensors)
+        if "scaler" in tensors and self.recipe.fp16:
+            restore_scaler(self.scaler, tensors["scaler"])
         self.generator.set_state(tensors["generator"].clone())
 
-
-def _can_fuse(parameters: Sequence[nn.Parameter]) -> bool:
-    """Whether torch has a fused AdamW for all of these devices, in its lowest version that is supported too."""
-    return all(p.device.type in ("cpu", "cuda") for p in parameters)
+    def _restore_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
+        parameters = self.parameters()
+        for key, entry in tensors.items():
+            if not key.startswith("optimizer."):
+                continue
+            # There are no entries for a parameter that never had a gradient.
+            _, kind, name = key.split(".", 2)
+            p = parameters[name]
+            if kind != "step":
+                # A copy keeps nothing of the mapped file, which the next save replaces.
+                self.optimizer.state[p][kind] = entry.to(p.device, copy=True)
+            elif self.recipe.optimizer == "adamw":
+                # A fused AdamW counts steps on the device.
+                device = p.device if self.optimizer.defaults["fused"] else "cpu"
+                self.optimizer.state[p][kind] = entry.to(device, copy=True)
+            else:
+                self.optimizer.state[p][kind] = int(entry)

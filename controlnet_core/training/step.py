@@ -56,6 +56,25 @@ def noise_losses(
     return F.mse_loss(predicted, target, reduction="none").flatten(1).mean(1)
 
 
+def min_snr_weights(sigma: Tensor, gamma: float, parametrization: Parametrization) -> Tensor:
+    """Weights of the losses at noise levels sigma (B,): low noise, where there is little to learn, counts less.
+
+    Source: Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy", section 3.4, with the
+    signal to noise ratio 1 / sigma^2: min(SNR, gamma) / SNR for predictions of the noise, min(SNR, gamma) / (SNR + 1)
+    for v. gamma: 5 in the paper.
+    """
+    snr = sigma**-2.0
+    return snr.clamp(max=gamma) / (snr + (0.0 if parametrization == "eps" else 1.0))
+
+
+def offset_noise(noise: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Noise (B, C, h, w) plus strength times one number for each picture and channel, so that brightness is learned.
+
+    Source: Guttenberg 2023, "Diffusion with Offset Noise". strength: 0.1 there.
+    """
+    return noise + strength * torch.randn((*noise.shape[:2], 1, 1), generator=generator)
+
+
 def base_predictor(unet: UNet, context: Tensor) -> Predict:
     """The UNet without control, as a function of (x, t)."""
     return lambda x, t: unet(x, t, context)

@@ -23,8 +23,9 @@ from .loop import Recipe, Report
 from .probe import Probe
 
 # These may change between two runs of a training: they do not decide which weights are trained, nor on what. The seed
-# may not: the state goes on with its own random numbers, so another seed would have no effect.
-CHANGEABLE = frozenset(field.name for field in fields(Recipe)) - {"seed"} | {"gradient_checkpointing"}
+# may not: the state goes on with its own random numbers, so another seed would have no effect. Nor the optimiser, whose
+# moments the state holds.
+CHANGEABLE = frozenset(field.name for field in fields(Recipe)) - {"seed", "optimizer"} | {"gradient_checkpointing"}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from ..paths import path_argument
 
 LAYOUTS = ("cldm", "diffusers", "core")
 KINDS = ("controlnet", "control-lora")
+OPTIMIZERS = ("adamw", "adamw8bit")
 DTYPES = ("fp16", "bf16", "fp32")
 
 
@@ -50,6 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     numbers.add_argument("--only-mid", action="store_true", help="control only the middle block (only_mid_control)")
     numbers.add_argument("--quick", action="store_true", help="not the paper's: for small models and short runs")
     numbers.add_argument("--bf16", action="store_true", help="compute in bfloat16, with the weights in float32")
+    numbers.add_argument(
+        "--fp16", action="store_true", help="compute in float16 with a loss scale, for GPUs without bf16"
+    )
+    numbers.add_argument("--optimizer", choices=OPTIMIZERS, default=OPTIMIZERS[0], help="adamw8bit needs bitsandbytes")
+    numbers.add_argument("--min-snr", type=float, default=0.0, help="gamma of min-SNR weights, 5 in their paper (off)")
+    numbers.add_argument("--noise-offset", type=float, default=0.0, help="strength of offset noise, such as 0.1 (off)")
     look = parser.add_argument_group("run")
     look.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     look.add_argument("--minutes", type=float, help="stop after this time; the same command continues from there")
