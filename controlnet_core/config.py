@@ -89,6 +89,20 @@ class CtrLoraConfig:
 
 
 @dataclass(frozen=True)
+class SparseCtrlConfig:
+    """A SparseCtrl net: encoder and middle of `unet`, with attention over frames behind each residual block.
+
+    channels: of what the hint's first convolution reads, mask included: 4 for pictures, 5 for latents. hint_widths: of
+    the hint encoder; empty for one convolution on latents. motion_depth: blocks of each attention over frames.
+    """
+
+    unet: UNetConfig = UNetConfig()
+    channels: int = 4
+    hint_widths: tuple[int, ...] = (16, 32, 96, 256)
+    motion_depth: int = 1
+
+
+@dataclass(frozen=True)
 class AdapterConfig:
     """A T2I-Adapter (Mou et al. 2023): a small network that reads the hint only and returns a feature map per level.
 

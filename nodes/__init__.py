@@ -36,6 +36,7 @@ def own_nodes() -> dict[str, type]:
         regions,
         sample,
         sensitivity,
+        sparsectrl,
         speed,
         tiled_upscale,
         train,
@@ -52,6 +53,7 @@ def own_nodes() -> dict[str, type]:
         regions.RegionPrompts, auto_strength.AutoStrength, reference.ReferenceControl,
         tiled_upscale.TiledUpscale, control_sweep.ControlSweep,
         control.ScheduleKeyframe, prompt_edit.PromptEdit, inpaint.InpaintControl, ctrlora.LoadCtrLoRA,
+        sparsectrl.LoadSparseCtrl, sparsectrl.SparseFrames,
     )  # fmt: skip
     return {PREFIX + cls.__name__.removesuffix("Node"): cls for cls in classes}
 

@@ -13,16 +13,17 @@ from ..controlnet_core.config import SD15
 class HintThroughVae:
     """Hint (B, 3, H, W) in [0, 1] -> its latent (B, 4, H/8, W/8), scaled for SD1.x.
 
-    encode: IMAGE -> latents, not scaled.
+    encode: IMAGE -> latents, not scaled. as_picture: whether the VAE reads the hint as it reads pictures, in [-1, 1];
+    CtrLoRA's nets were trained on hints that it read in [0, 1].
     """
 
-    def __init__(self, encode: Callable[[Tensor], Tensor]) -> None:
-        self.encode = encode
+    def __init__(self, encode: Callable[[Tensor], Tensor], *, as_picture: bool = False) -> None:
+        self.encode, self.as_picture = encode, as_picture
 
     def __call__(self, hint: Tensor) -> Tensor:
-        """Encode. The published nets were trained on hints that the VAE reads in [0, 1], not in [-1, 1]."""
-        # An image in [0, 1] is read as 2 image - 1, so this one is read as the hint itself.
-        image = (hint.float() + 1.0) / 2.0
+        """Encode."""
+        # An image in [0, 1] is read as 2 image - 1, so the second form is read as the hint itself.
+        image = hint.float() if self.as_picture else (hint.float() + 1.0) / 2.0
         return self.encode(image.movedim(1, -1).cpu()) * SD15.vae.scaling_factor
 
     def __deepcopy__(self, memo: Any) -> HintThroughVae:

@@ -19,6 +19,7 @@ from ..config import (
     LLLiteConfig,
     LLLiteLayer,
     ModelConfig,
+    SparseCtrlConfig,
     TextConfig,
     UNetConfig,
     VAEConfig,
@@ -33,6 +34,7 @@ Config = (
     | AdapterConfig
     | DerivedConfig
     | LLLiteConfig
+    | SparseCtrlConfig
     | UNetConfig
     | VAEConfig
     | TextConfig
@@ -108,6 +110,9 @@ def count_blocks(config: Config) -> int:
             return count_blocks(config.unet) + len(config.hint_widths) + (config.union.layers if config.union else 0)
         case CtrLoraConfig():
             return count_blocks(config.unet)
+        case SparseCtrlConfig():
+            motion = len(config.unet.widths) * config.unet.res_blocks * config.motion_depth
+            return count_blocks(config.unet) + len(config.hint_widths) + motion
         case UNetConfig():  # the decoder has one residual block per level more than the encoder
             per_level = len(config.widths) + sum(max(depth, 0) for depth in config.transformer_depth)
             return (2 * config.res_blocks + 1) * per_level + max(config.middle_depth, 0)

@@ -18,8 +18,9 @@ from .io import read_tensors
 from .lllite import KIND as LLLITE
 from .load import Device, Narrow, fill
 from .plan import control_plan, open_as
+from .sparsectrl import KIND as SPARSECTRL
 
-CONTROL_KINDS = ("controlnet", "controlnet-union", *DERIVED, *sorted(ADAPTER_KINDS), LLLITE)
+CONTROL_KINDS = ("controlnet", "controlnet-union", *DERIVED, *sorted(ADAPTER_KINDS), LLLITE, SPARSECTRL)
 """Kinds of files that `load_control` reads."""
 
 

@@ -19,7 +19,7 @@ from ..config import (
     VAEConfig,
 )  # fmt: skip
 from ..errors import CheckpointError, reading
-from . import ctrlora, derived, fileconfig, lllite, open_clip, signatures, structure
+from . import ctrlora, derived, fileconfig, lllite, open_clip, signatures, sparsectrl, structure
 from .adapters import ADAPTER_RULES
 from .check_config import Config, check_config
 from .fileconfig import CONFIG_KEY, FAMILY_KEY
@@ -206,6 +206,10 @@ def _read_config(header: Header, identity: Identity) -> Config:
             return structure.derived_config({ours: shapes[key] for key, ours in derived.rename(shapes).items()})
         case ctrlora.BASE:
             return structure.ctrlora_config({ours: shapes[key] for key, ours in ctrlora.rename(shapes).items()})
+        case sparsectrl.KIND:
+            sketch = layout.sketch(shapes)
+            layers = 0 if sparsectrl.HINT_CONVOLUTION in shapes else sketch.hint_layers
+            return structure.sparsectrl_config(rename_shapes(shapes, sparsectrl.rules(sketch.unet, layers)))
         case lllite.KIND:
             return structure.lllite_config(rename_shapes(shapes, lllite.rules(shapes)))
         case "controlnet" | "controlnet-union":

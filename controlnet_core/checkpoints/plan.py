@@ -17,16 +17,17 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ..config import ControlNetConfig, LLLiteConfig, ModelConfig
+from ..config import ControlNetConfig, LLLiteConfig, ModelConfig, SparseCtrlConfig
 from ..errors import CheckpointError
 from ..models.adapter import Adapter
 from ..models.controlnet import ControlNet
 from ..models.lllite import ControlLLLite
+from ..models.sparsectrl import SparseCtrl
 from ..models.text_encoder import ClipTextModel
 from ..models.unet import UNet
 from ..models.union import ControlNetUnion
 from ..models.vae import AutoencoderKL
-from . import lllite
+from . import lllite, sparsectrl
 from .adapters import ADAPTER_RULES
 from .detect import ADAPTER_KINDS, Identity, identify
 from .files import Header
@@ -177,6 +178,9 @@ def control_plan(header: Header, identity: Identity) -> Plan:
         net, rules, drop = Adapter, ADAPTER_RULES[identity.kind, identity.layout](keys), ()
     elif isinstance(config, LLLiteConfig):
         net, rules, drop = ControlLLLite, lllite.rules(header.shapes), ()
+    elif isinstance(config, SparseCtrlConfig):
+        net, rules, drop = SparseCtrl, sparsectrl.rules(config.unet, 2 * len(config.hint_widths)), sparsectrl.DROP
+        drop = tuple(identity.prefix + key for key in drop)
     else:
         assert isinstance(config, ControlNetConfig)
         layout = LAYOUTS[identity.layout]

@@ -137,6 +137,17 @@ def ctrlora_config(shapes: Shapes) -> config.CtrLoraConfig:
     return config.CtrLoraConfig(unet_config(shapes))
 
 
+def sparsectrl_config(shapes: Shapes) -> config.SparseCtrlConfig:
+    """Config of a SparseCtrl net. One that reads latents has a single convolution for them."""
+    plain = "hint.weight" in shapes
+    return config.SparseCtrlConfig(
+        unet=unet_config(shapes),
+        channels=_size(shapes, "hint.weight" if plain else "hint.convs.0.weight", 1),
+        hint_widths=() if plain else hint_widths(shapes),
+        motion_depth=_count(shapes, "motion.0.blocks.{}.norm1.weight"),
+    )
+
+
 def derived_config(shapes: Shapes) -> config.DerivedConfig:
     """Config of a difference file or Control-LoRA, which may lack any weight that the base has."""
     ends = ("attn2.k.weight", "attn2.k.down")

@@ -22,11 +22,14 @@ from ..models.text_encoder import ClipTextModel
 from ..models.unet import UNet
 from ..models.union import ControlNetUnion
 from ..models.vae import AutoencoderKL
+from . import ctrlora
 from .control import CONTROL_KINDS, load_control
 from .detect import Identity
 from .embeddings import read_embedding
 from .inspect import format_bytes, inspect_file
+from .io import read_header, read_tensors
 from .load import load_checkpoint, load_text_model, load_unet, load_vae
+from .load_ctrlora import load_ctrlora
 from .lora import read_lora
 from .reference import NoReference, compare_with_diffusers
 
@@ -145,6 +148,10 @@ def load_models(path: Path, identity: Identity, device: str | torch.device) -> l
             return [load_text_model(path, **options)]
         case kind if kind in CONTROL_KINDS:
             return [load_control(path, **options)[0]]
+        case ctrlora.BASE:
+            return [load_ctrlora(path).to(device)]
+        case ctrlora.LORA:
+            return [LooseTensors(read_tensors(read_header(path)))]
         case "lora":
             updates = read_lora(path).updates.items()
             return [LooseTensors({f"{name}.{part}": t for name, update in updates for part, t in update.parts.items()})]

@@ -116,6 +116,8 @@ def check_hint_channels(hint: Tensor, channels: int) -> Tensor:
         return hint[:, :3].mean(dim=1, keepdim=True)
     if found == channels + 1:
         return hint[:, :channels]
+    if (found, channels) == (3, 4):  # a net that also reads where a hint is: everywhere
+        return torch.cat([hint, torch.ones_like(hint[:, :1])], dim=1)
     raise ShapeError(
         f"the hint has {found} channels, this ControlNet reads {channels}: give a hint with {channels} channels"
     )

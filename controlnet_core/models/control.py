@@ -183,6 +183,8 @@ class ControlModel(nn.Module):
     """Whether the net was trained to act on the conditional half of the guidance only (the shuffle ControlNet)."""
     reads_latent = False
     """Whether its hint is a latent (B, 4, h, w) of any size instead of a picture."""
+    reads_all_images = False
+    """Whether it needs all images of a batch at once (the frames of a video)."""
     needs_base = False
     """Whether the net is complete only with the weights of its base."""
 

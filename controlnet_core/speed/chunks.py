@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..conditioning.batch_slice import differs_by_image, slice_job
 from ..conditioning.job import Job
+from ..errors import UnfitError
 from ..prepare import Prepared
 
 Part = tuple[slice, Prepared]
@@ -20,8 +21,17 @@ Part = tuple[slice, Prepared]
 
 
 def prepare_chunks(job: Job, images: int, prepare: Callable[[Job], Prepared]) -> tuple[Part, ...]:
-    """Prepare a job, `images` of its batch at a time. Parts of one size share what they have in common."""
+    """Prepare a job, `images` of its batch at a time. Parts of one size share what they have in common.
+
+    Raises UnfitError for a net that needs all images at once.
+    """
     batch = job.shape[0]
+    for unit in job.units:
+        if unit.net.reads_all_images and images < batch:
+            raise UnfitError(
+                f"{unit.name or 'this net'} needs all {batch} images of the batch at once, and only {images} fit or "
+                "were asked for: use smaller images or fewer frames, or set --chunk 0"
+            )
     alike = not differs_by_image(job.conditions)
     known: dict[Hashable, Prepared] = {}
     parts = []

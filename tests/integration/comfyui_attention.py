@@ -59,6 +59,8 @@ EDIT = "a red -> green\nground -> ground now\nsphere: 2.5"
 EDITED = "green sphere, (on grey:1.3) ground now"
 PLACES: list[int | None] = [0, 2, 3, 4, 5, 6, 7, None, *range(8, 77)]
 """For each token of `EDITED` its place in the prompt "a red sphere, on grey ground", the start mark first."""
+VIDEO = 3
+"""Frames."""
 REFERENCES = {
     "reference": {"mode": "attention"},
     "reference adain": {"mode": "adain"},
@@ -148,6 +150,17 @@ def with_ctrlora(home: Any) -> Any:
     """Both prompts of a home with a CtrLoRA, whose hint passes through the home's VAE, and a ControlNet."""
     (net,) = home.node("CNCore_LoadCtrLoRA", base="base.safetensors", lora="lora.safetensors", vae=home.vae)
     return home.controlled(home.controlled(home.prompts, control_net=net, strength=0.3))
+
+
+def with_sparsectrl(home: Any) -> Any:
+    """Both prompts of a home with a SparseCtrl, whose hint is that of the second of `VIDEO` frames."""
+    (net,) = home.node("CNCore_LoadSparseCtrl", control_net="sparse.safetensors")
+    (hint,) = home.node("CNCore_SparseFrames", image=reference_picture(), frames="1", length=VIDEO)
+    positive, negative = home.prompts
+    given = {"strength": 0.2, "start_percent": 0.0, "end_percent": 1.0, "mode": "balanced"}
+    return home.node(
+        "CNCore_ApplyControlNet", positive=positive, negative=negative, control_net=net, image=hint, **given
+    )
 
 
 def with_reference(home: Any, name: str) -> Any:
@@ -257,6 +270,7 @@ def attention_control(session: Any) -> None:
     session.tensors["attention.edit, cfg 1"] = session.ksampler(with_edit(session, **places), cfg=1.0)
     for name in EDITS:
         session.tensors[f"attention.{name}"] = session.ksampler(with_edit(session, name))
+    session.tensors["attention.sparsectrl"] = session.ksampler(with_sparsectrl(session), session.empty(VIDEO))
     session.tensors["attention.ctrlora"] = session.ksampler(with_ctrlora(session))
     session.tensors["hooks.reference"] = hooked_reference(session)
     session.tensors["attention.reference, cfg 1"] = session.ksampler(with_reference(session, "reference"), cfg=1.0)

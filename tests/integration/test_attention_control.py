@@ -16,6 +16,7 @@ from comfyui_controlnet_core.controlnet_core.config import DEMO
 from ctrlora_files import save_base, save_lora
 from load_script import load_script
 from safetensors.torch import save_file
+from sparsectrl_files import save_sparsectrl
 
 pytestmark = [
     pytest.mark.comfyui,
@@ -41,6 +42,7 @@ def found(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[st
         save_file(state, folder / name)
     save_base(folder, CTRLORA)
     save_lora(folder, CTRLORA)
+    save_sparsectrl(folder / "sparse.safetensors", CTRLORA)
     given = {"SCENARIOS": "attention_control", "HOST_ARGS": "--use-pytorch-cross-attention"}
     return host.run_scenarios(pack, tmp_path_factory.mktemp("attention"), **given)
 
@@ -136,6 +138,16 @@ def test_a_ctrlora_gives_the_same_picture_without_comfyui(headless: Any, tensors
     (theirs,) = headless.node("VAEDecode", samples={"samples": tensors["attention.ctrlora"]}, vae=headless.vae)
     assert host.difference(headless.picture(scenario.with_ctrlora(headless)), theirs) <= MEAN
     assert error(tensors["attention.ctrlora"], tensors["attention.with a ControlNet"]) > 100 * PARITY
+
+
+def test_a_sparsectrl_gives_the_same_video_without_comfyui(headless: Any, tensors: dict[str, torch.Tensor]) -> None:
+    """Its net sees all frames of each half of the guidance together."""
+    samples = tensors["attention.sparsectrl"]
+    (theirs,) = headless.node("VAEDecode", samples={"samples": samples}, vae=headless.vae)
+    latent = {"samples": torch.zeros_like(samples)}
+    mine = headless.picture(scenario.with_sparsectrl(headless), latent)
+    assert host.difference(mine, theirs) <= MEAN
+    assert host.difference(headless.picture(headless.prompts, latent), theirs) > 10 * MEAN
 
 
 def test_accelerate_leaves_it_to_comfyui(

@@ -416,14 +416,15 @@ SAMPLES: dict[str, Sample] = {
     ),
     "sparsectrl": Sample(
         {
-            "controlnet_cond_embedding.conv_in.weight": (320, 4, 3, 3),
-            "controlnet_down_blocks.0.weight": (320, 320, 1, 1),
+            **net_shapes(SD15.unet, DIFFUSERS),
             "down_blocks.0.motion_modules.0.temporal_transformer.norm.weight": (320,),
-            f"{DOWN}.attn2.to_k.weight": (640, 768),
+            "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.norms.0.weight": (320,),
         },
         "sparsectrl",
         "sd15",
         "diffusers",
+        ("hints are pictures",),
+        supported=True,
     ),
     "svd net": Sample(
         {
