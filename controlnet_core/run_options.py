@@ -130,6 +130,7 @@ class RunOptions:
 
     def progress(self, done: int, total: int) -> tuple[int, int]:
         """Steps done and all steps of a node, of those of this run."""
+        # A node that samples several times shows one progress bar.
         index, count = self.part
         return index * total + done, count * total
 

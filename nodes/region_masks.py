@@ -73,7 +73,7 @@ def _read_line(line: str, number: int) -> Region:
 def _numbers(text: str, what: str) -> tuple[float, ...]:
     try:
         numbers = tuple(float(part) for part in text.replace(",", " ").split())
-    except ValueError:
+    except ValueError:  # the same message as for NaN
         numbers = (math.nan,)
     if not all(math.isfinite(number) for number in numbers):
         raise ValueRangeError(f"{what} is {text!r}, expected numbers")
@@ -93,6 +93,7 @@ def region_masks(regions: Sequence[Region], masks: Sequence[Tensor], label_map: 
     parts = []
     for region in regions:
         colour = None if pixels is None or region.box else _label_colours(region.name)
+        # Boxes and labels need no mask; the other lines take the linked masks in order.
         if region.box:
             part = _box(region.box, size)
         elif colour is not None:
@@ -137,6 +138,7 @@ def _checked(region: Region, mask: Tensor | None, has_map: bool) -> Tensor:
 def _box(box: Sequence[float], size: tuple[int, int]) -> Tensor:
     """(1, H, W) with a rectangle of ones."""
     left, top, width, height = box
+    # By the centres of pixels, so that boxes that share a border never overlap.
     rows, columns = ((torch.arange(side) + 0.5) / side for side in size)
     inside = [
         (at >= first) & (at < first + length) for at, first, length in ((rows, top, height), (columns, left, width))
@@ -186,6 +188,7 @@ def soften(masks: Tensor, softness: float) -> Tensor:
     kernel = torch.exp(-(at**2) / (2 * sigma**2))
     kernel = kernel / kernel.sum()
     flat = masks.reshape(-1, 1, *masks.shape[-2:])
+    # Two passes, because a Gaussian is a product of both directions. Borders repeat, or regions would fade out there.
     flat = F.conv2d(F.pad(flat, (reach, reach, 0, 0), mode="replicate"), kernel[None, None, None, :])
     flat = F.conv2d(F.pad(flat, (0, 0, reach, reach), mode="replicate"), kernel[None, None, :, None])
     return flat.reshape(masks.shape).clamp(0.0, 1.0)

@@ -98,6 +98,7 @@ class SweepRuns:
 
     def run(self, grid: SweepGrid, vae: Any, fidelity: Fidelity | None = None) -> SweepResult:
         """Sample all cells. Raises ValueRangeError for a value that is out of range, before the first is sampled."""
+        # All of them first: a bad value in the last cell must not cost an hour.
         planned = [self._inputs_of(grid, values) for values in grid.cells]
         cells: list[Cell] = []
         rows = -(-len(planned) // grid.columns)

@@ -86,12 +86,13 @@ class Report:
         }
 
     def _dtypes(self) -> str:
-        total = sum(self.dtypes.values()) or 1
+        total = sum(self.dtypes.values()) or 1  # tensors may be empty
         return ", ".join(
             name if count == total else f"{name} {count / total:.1%}" for name, count in self.dtypes.items()
         )
 
     def _metadata(self) -> list[str]:
+        # The config is shown in words as the shape.
         shown = sorted((key, value) for key, value in self.metadata.items() if key != CONFIG_KEY)
         lines = [f"{key} = {_short(value)}" for key, value in shown]
         more = len(lines) - SHOWN_METADATA
@@ -170,5 +171,5 @@ def format_bytes(count: int) -> str:
 
 
 def _short(text: str) -> str:
-    line = " ".join(text.split())
+    line = " ".join(text.split())  # some tools store whole JSON documents with line breaks
     return line if len(line) <= SHOWN_VALUE else f"{line[:SHOWN_VALUE]}..."

@@ -52,6 +52,7 @@ class BoundUnit:
 
     def weights(self, sigma: float) -> tuple[float, ...]:
         """Weight of each residual at this noise level; all 0 outside the unit's window."""
+        # Every target asks for its weight in every evaluation.
         if sigma not in self.known_weights:
             self.known_weights[sigma] = self.unit.weights_at(sigma, self.schedule, self.base, self.latent_height)
         return self.known_weights[sigma]
@@ -96,6 +97,7 @@ class NetInputs(NamedTuple):
         for unit, own in zip(self.units, self.split(residual), strict=True):
             if unit.acts_on(index):
                 scale = None if unit.scales is None else unit.scales[index]
+                # A slice is a view: the sum goes into the target itself.
                 add_residual(target[unit.rows], own, unit.weights[index], scale)
 
     def split(self, residual: Tensor) -> Sequence[Tensor]:
@@ -130,6 +132,7 @@ def net_batches(units: Iterable[BoundUnit]) -> Iterator[NetBatch]:
     for unit in units:
         by_net.setdefault(unit.net, []).append(unit)
     for net, own in by_net.items():
+        # One run over more rows reads the weights of the net once.
         joined = net.join([unit.bound for unit in own]) if len(own) > 1 else None
         if joined is None:
             yield from (NetBatch(net, unit.bound, (unit,)) for unit in own)
@@ -151,6 +154,7 @@ def residual_scales(
         by_row = torch.tensor(factors).to(context.text)[:, None, None, None]
     if not masks:
         return None if by_row is None else (by_row,) * len(sizes)
+    # Each size from the full mask, because resizing a resized one would blur it further.
     return tuple(
         math.prod(
             (context.spread(mask_at(mask, size)).to(context.text) for mask in masks),

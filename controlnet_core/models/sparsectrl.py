@@ -164,6 +164,7 @@ class SparseCtrl(ControlModel):
 
     def features(self, x: Tensor, inputs: SparseCtrlInputs) -> Iterator[Tensor]:
         """What each zero convolution reads. The values of x are not read."""
+        # Trained with zeros in place of the latent: the hint alone says what is in a frame.
         h, motion = torch.zeros_like(x), iter(self.motion)
         for index, (block, shift, kv) in enumerate(zip(self.encoder.blocks, *inputs.blocks.encoder[:2], strict=True)):
             h = block(h, shift, kv)

@@ -65,6 +65,7 @@ class Frame:
 
 def frame(config: UNetConfig) -> Frame:
     """The frame of this shape, to be filled by `bind`."""
+    # Without memory, because `bind` replaces every leaf.
     with torch.device("meta"):
         unet = BorrowedUNet(config)
     theirs = KeyMap(unet_rules(config)).to_theirs

@@ -87,6 +87,7 @@ def own_model(checkpoint: Checkpoint, disable_dynamic: bool = False) -> Any:
     described.set_inference_dtype(dtype, manage.unet_manual_cast(dtype, load_device))
     kinds = {"eps": comfy.model_base.ModelType.EPS, "v": comfy.model_base.ModelType.V_PREDICTION}
     model = comfy.model_base.BaseModel(described, kinds[config.parametrization], device=manage.unet_offload_device())
+    # Strict, because ComfyUI's own loading reports missing weights in its log only.
     model.diffusion_model.load_state_dict(native_state(checkpoint.unet), strict=True)
     model.diffusion_model.eval()
     plain = comfy.model_patcher.ModelPatcher
@@ -159,11 +160,12 @@ def native_unet_config(config: UNetConfig) -> dict[str, Any]:
         "num_res_blocks": [config.res_blocks] * len(config.widths),
         "transformer_depth": [depth for depth in depths for _ in range(config.res_blocks)],
         "transformer_depth_output": [depth for depth in depths for _ in range(config.res_blocks + 1)],
-        "transformer_depth_middle": config.middle_depth or -1,
+        "transformer_depth_middle": config.middle_depth or -1,  # 0 would be an attention without blocks
         "use_spatial_transformer": True,
         "use_linear_in_transformer": config.linear_projection,
         "use_temporal_attention": False,
         "context_dim": config.context_dim,
+        # ComfyUI computes the one that is -1 from the other.
         "num_heads": -1 if config.head_dim else config.num_heads,
         "num_head_channels": config.head_dim or -1,
         "legacy": False,

@@ -31,9 +31,8 @@ FRESH = 1.01
 class Sampling:
     """State of one sampling.
 
-    acted, ran: calls in which nets acted and ran, by
-    name. whole: calls that ran the whole UNet although parts were to be skipped, by reason. halves, unguided:
-    evaluations that have a negative half, and those in which it was skipped.
+    acted, ran: calls in which nets acted and ran, by name. whole: calls that ran the whole UNet although parts were to
+    be skipped, by reason. halves, unguided: evaluations that have a negative half, and those in which it was skipped.
     """
 
     clock: EvaluationClock
@@ -93,6 +92,7 @@ class Sampling:
             holder = SimpleNamespace(unet=ControlledUNet(unet))
             context = RunContext(Runtime(), self.clock)
             for acceleration in ACCELERATIONS:
+                # The other seams belong to our own loop: here ComfyUI calls model and nets.
                 if acceleration.seam in ("features", "decode"):
                     acceleration.wrap(holder, context)
             self.unets[unet] = holder.unet

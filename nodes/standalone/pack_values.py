@@ -69,6 +69,7 @@ class TextFileNode(Node):
         path = find_file([self.host.input_dir], file_path, "text", TEXT_ENDINGS)
         if path.suffix.lower() not in TEXT_ENDINGS or path.stat().st_size > MAX_TEXT:
             raise MissingFileError(f"{path} is no text file of at most {MAX_TEXT >> 20} MB: name another one", path)
+        # As that pack does: a prompt with one odd character is still useful.
         content = path.read_text("utf-8", errors="replace")
         name = path.stem if dictionary_name in ("", "[filename]") else dictionary_name
         return content, {name: content.splitlines()}
@@ -106,6 +107,7 @@ class SeedNode(Node):
     CATEGORY = CATEGORY
     COMPUTES_VALUES = True
     RETURN_TYPES = ("INT",)
+    # Negative ones are commands of that pack: random, one more, one less.
     INPUTS = (integer("seed", 0, -3, 2**53, control_after_generate=False),)
 
     def run(self, seed: int) -> tuple[int]:
