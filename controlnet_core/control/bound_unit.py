@@ -154,11 +154,10 @@ def residual_scales(
         by_row = torch.tensor(factors).to(context.text)[:, None, None, None]
     if not masks:
         return None if by_row is None else (by_row,) * len(sizes)
-    # Each size from the full mask, because resizing a resized one would blur it further.
-    return tuple(
-        math.prod(
-            (context.spread(mask_at(mask, size)).to(context.text) for mask in masks),
-            start=1.0 if by_row is None else by_row,
-        )
-        for size in sizes
-    )
+
+    def product(size: tuple[int, int]) -> Tensor:
+        # From the full masks each time: resizing a resized one would blur it further.
+        first, *more = (context.spread(mask_at(mask, size)).to(context.text) for mask in masks)
+        return math.prod(more, start=first if by_row is None else by_row * first)  # type: ignore[return-value]
+
+    return tuple(product(size) for size in sizes)

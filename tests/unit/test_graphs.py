@@ -12,6 +12,7 @@ from comfyui_controlnet_core.controlnet_core.backend import Backend
 from comfyui_controlnet_core.controlnet_core.conditioning.condition import Area, Condition
 from comfyui_controlnet_core.controlnet_core.conditioning.job import Job
 from comfyui_controlnet_core.controlnet_core.config import DEMO, AdapterConfig
+from comfyui_controlnet_core.controlnet_core.control.keyframes import UnitKeyframe
 from comfyui_controlnet_core.controlnet_core.control.report import Recorder
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
@@ -152,6 +153,14 @@ def test_one_net_on_two_hints_masks_factors_and_areas(bench: Bench) -> None:
     assert bench([masked], area=Area(0, 2, 8, 4)) == 1
     assert bench([masked], area=Area(0, 2, 8, 4), seed=8) == 0
     assert bench([unit(net, pool=True)]) == 1
+
+
+def test_the_masks_of_keyframes_go_into_the_same_program(bench: Bench) -> None:
+    masks = [rand(seed, 1, 64, 64).sigmoid() for seed in (20, 21)]
+    # Sigmas 10 and 4 come before the middle of the timesteps, 1 behind it.
+    frames = tuple(UnitKeyframe(position, mask) for position, mask in zip((0.0, 0.5), masks, strict=True))
+    assert bench([unit(bench.nets[0], keyframes=frames)]) <= 1
+    assert bench([unit(bench.nets[0], keyframes=frames[1:])]) <= 1  # without a mask at first: another program
 
 
 def test_an_adapter_and_a_batch_in_parts(bench: Bench) -> None:
