@@ -261,3 +261,46 @@ def check_base(net: ControlModel, name: str, base: UNetConfig, model: str) -> No
         f"a ControlNet made for {model}, or the base that this one was made for (`controlnet inspect FILE` tells what "
         "a file is)"
     )
+
+
+class CopyControl(ControlModel):
+    """Base class of nets that are made like the encoder of their base. config: has `unet`, the shape of that base.
+
+    compared: entries in which the shape of a base has to be the same. Transformers may differ in depth, as those of
+    SDXL's mid and small nets do.
+    """
+
+    compared: ClassVar[tuple[str, ...]] = ("widths", "res_blocks", "context_dim", "label_dim")
+
+    @property
+    def context_dim(self) -> int:
+        """Width of the text that the net reads."""
+        return self.config.unet.context_dim
+
+    @property
+    def made_for(self) -> str:
+        """The base in words, for messages."""
+        unet = self.config.unet
+        return f"a base of widths {unet.widths} with {unet.context_dim} wide text"
+
+    def fits(self, config: UNetConfig) -> bool:
+        """Whether the base has blocks of the same widths and reads the same text."""
+        return all(getattr(self.config.unet, name) == getattr(config, name) for name in self.compared)
+
+
+class TextControl(ControlModel):
+    """Base class of controls that bring texts of their own. config: has `text_width`, the width of these texts."""
+
+    @property
+    def context_dim(self) -> int:
+        """Width of the texts."""
+        return self.config.text_width
+
+    @property
+    def made_for(self) -> str:
+        """The base in words, for messages."""
+        return f"a base with {self.config.text_width} wide text"
+
+    def fits(self, config: UNetConfig) -> bool:
+        """Whether the base reads texts of this width."""
+        return config.context_dim == self.config.text_width

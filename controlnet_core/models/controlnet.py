@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import ControlNetConfig, UNetConfig
+from ..config import ControlNetConfig
 from ..errors import ShapeError
-from .control import BindContext, BoundNet, ControlModel, ResidualProjection, pooled
+from .control import BindContext, BoundNet, CopyControl, ResidualProjection, pooled
 from .layers import Mlp, repeat_rows
 from .projections import JoinedProjections, Projections
 from .unet import (
@@ -63,7 +63,7 @@ class HintEncoder(nn.Module):
         return self.convs[-1](h)
 
 
-class ControlNet(ControlModel):
+class ControlNet(CopyControl):
     """Encoder, middle and timestep embedding of a UNet, a hint encoder, and 13 zero convolutions."""
 
     config: ControlNetConfig
@@ -95,29 +95,9 @@ class ControlNet(ControlModel):
         return net.to(device=unet.conv_out.weight.device, dtype=unet.conv_out.weight.dtype)
 
     @property
-    def context_dim(self) -> int:
-        """Width of the text that the net reads."""
-        return self.config.unet.context_dim
-
-    @property
-    def made_for(self) -> str:
-        """The base in words, for messages."""
-        unet = self.config.unet
-        return f"a base of widths {unet.widths} with {unet.context_dim} wide text"
-
-    @property
     def conditional_only(self) -> bool:  # type: ignore[override]
         """Whether its residuals are averaged over the picture, which was made for the conditional half."""
         return self.config.global_pool
-
-    def fits(self, config: UNetConfig) -> bool:
-        """Whether the base has blocks of the same widths and reads the same text and label.
-
-        Its transformers may differ in depth, as those of SDXL's mid and small nets do.
-        """
-        own = self.config.unet
-        compared = ("widths", "res_blocks", "context_dim", "label_dim")
-        return all(getattr(own, name) == getattr(config, name) for name in compared)
 
     def bind(self, context: BindContext) -> BoundControlNet:
         """Embed the hint; project text and timesteps."""

@@ -15,9 +15,9 @@ from typing import TypeAlias
 
 from torch import Tensor, nn
 
-from ..config import CtrLoraConfig, UNetConfig
+from ..config import CtrLoraConfig
 from ..errors import ShapeError, UnfitError
-from .control import BindContext, ControlModel, ResidualProjection
+from .control import BindContext, CopyControl, ResidualProjection
 from .controlnet import BoundControlNet, ControlNetInputs
 from .layers import Mlp, repeat_rows
 from .unet import TimeEmbedding, UNetEncoder, UNetMiddle, embed_time_and_label, encoder_widths
@@ -27,7 +27,7 @@ EncodeHint: TypeAlias = Callable[[Tensor], Tensor]
 """Hint (B, 3, 8h, 8w) in [0, 1] -> its latent (B, 4, h, w), scaled for the UNet."""
 
 
-class CtrLora(ControlModel):
+class CtrLora(CopyControl):
     """A base ControlNet with a LoRA merged into it. encode_hint: makes latents of hints, see `with_encoder`."""
 
     config: CtrLoraConfig
@@ -53,23 +53,6 @@ class CtrLora(ControlModel):
     def hint_channels(self) -> int:
         """An RGB picture."""
         return 3
-
-    @property
-    def context_dim(self) -> int:
-        """Width of the text that the net reads."""
-        return self.config.unet.context_dim
-
-    @property
-    def made_for(self) -> str:
-        """The base in words, for messages."""
-        unet = self.config.unet
-        return f"a base of widths {unet.widths} with {unet.context_dim} wide text"
-
-    def fits(self, config: UNetConfig) -> bool:
-        """Whether the base has blocks of the same widths and reads the same text and label."""
-        own = self.config.unet
-        compared = ("widths", "res_blocks", "context_dim", "label_dim")
-        return all(getattr(own, name) == getattr(config, name) for name in compared)
 
     def bind(self, context: BindContext) -> BoundControlNet:
         """Encode the hint; project text and timesteps. Raises UnfitError without an encoder."""

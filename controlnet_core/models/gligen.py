@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import UNetConfig
-from .control import BindContext, ControlModel, Place, RowScale
+from .control import BindContext, Place, RowScale, TextControl
 from .layers import Attention, AttentionChange
 
 MAX_BOXES = 30
@@ -119,7 +119,7 @@ class GligenChange(_Fields, AttentionChange):
         return self.scale.add(x, lambda own: self.fuser(own, self.grounding) - own)
 
 
-class GligenControl(ControlModel):
+class GligenControl(TextControl):
     """Boxes with texts as a kind of control. Its hint is not read."""
 
     entry = "attention"
@@ -137,18 +137,13 @@ class GligenControl(ControlModel):
         return 1
 
     @property
-    def context_dim(self) -> int:
-        """Width of the texts."""
-        return self.config.text_width
-
-    @property
     def made_for(self) -> str:
         """The base in words, for messages."""
         return f"a base with {len(self.config.widths)} transformer blocks and {self.config.text_width} wide text"
 
     def fits(self, config: UNetConfig) -> bool:
         """Whether the base has transformer blocks of these widths."""
-        return config.context_dim == self.config.text_width and block_widths(config) == self.config.widths
+        return super().fits(config) and block_widths(config) == self.config.widths
 
     def bind(self, context: BindContext) -> BoundGligen:
         """Make the grounding tokens, (1, MAX_BOXES, text width)."""

@@ -26,8 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..config import UNetConfig
-from .control import BindContext, ControlModel, Place, RowScale
+from .control import BindContext, Place, RowScale, TextControl
 from .layers import AttentionChange
 
 
@@ -75,7 +74,7 @@ class PromptEditChange(_Fields, AttentionChange):
         return self.scale.add(output, change)
 
 
-class PromptEdit(ControlModel):
+class PromptEdit(TextControl):
     """A prompt and its edited form. It reads no hint.
 
     prompt: (1, tokens of P, width). edited: (1, tokens of P*, width). moved: R, (tokens of P, tokens of P*).
@@ -99,20 +98,6 @@ class PromptEdit(ControlModel):
     def hint_channels(self) -> int:
         """Those of a picture, which is not read."""
         return 3
-
-    @property
-    def context_dim(self) -> int:
-        """Width of the texts."""
-        return self.config.text_width
-
-    @property
-    def made_for(self) -> str:
-        """The base in words, for messages."""
-        return f"a base with {self.config.text_width} wide text"
-
-    def fits(self, config: UNetConfig) -> bool:
-        """Whether the base reads texts of this width."""
-        return config.context_dim == self.config.text_width
 
     def bind(self, context: BindContext) -> BoundPromptEdit:
         """Nothing depends on the run."""

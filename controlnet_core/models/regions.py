@@ -22,8 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import UNetConfig
-from .control import BindContext, ControlModel, Place, RowScale, level_side, place_level
+from .control import BindContext, Place, RowScale, TextControl, level_side, place_level
 from .layers import AttentionChange
 
 
@@ -69,7 +68,7 @@ class RegionChange(_Fields, AttentionChange):
         return self.scale.add(output, change)
 
 
-class RegionPrompts(ControlModel):
+class RegionPrompts(TextControl):
     """Texts for regions. Its hint is not a picture but the masks, one channel for each region."""
 
     entry = "attention"
@@ -86,20 +85,6 @@ class RegionPrompts(ControlModel):
     def hint_channels(self) -> int:
         """A mask for each region."""
         return len(self.config.weights)
-
-    @property
-    def context_dim(self) -> int:
-        """Width of the texts."""
-        return self.config.text_width
-
-    @property
-    def made_for(self) -> str:
-        """The base in words, for messages."""
-        return f"a base with {self.config.text_width} wide text"
-
-    def fits(self, config: UNetConfig) -> bool:
-        """Whether the base reads texts of this width."""
-        return config.context_dim == self.config.text_width
 
     def bind(self, context: BindContext) -> BoundRegions:
         """Bring the masks to the tokens of each level, and make shares of them."""

@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import ControlNetConfig, SparseCtrlConfig, UNetConfig
+from ..config import ControlNetConfig, SparseCtrlConfig
 from ..errors import ShapeError, UnfitError
-from .control import BindContext, ControlModel, ResidualProjection
+from .control import BindContext, CopyControl, ResidualProjection
 from .controlnet import HintEncoder
 from .layers import GROUPS, Attention, FeedForward, ResTransformer
 from .projections import Projections
@@ -97,10 +97,11 @@ def positions(frames: int, width: int, device: torch.device | None = None) -> Te
     return torch.stack([torch.sin(at * rates), torch.cos(at * rates)], dim=-1).flatten(1)
 
 
-class SparseCtrl(ControlModel):
+class SparseCtrl(CopyControl):
     """A SparseCtrl net. encode_hint: (B, 3, 8h, 8w) in [0, 1] -> latents (B, 4, h, w), scaled; for `rgb` files."""
 
     config: SparseCtrlConfig
+    compared = ("widths", "res_blocks", "context_dim")
     reads_all_images = True
     encode_hint: Callable[[Tensor], Tensor] | None = None
 
@@ -127,20 +128,9 @@ class SparseCtrl(ControlModel):
         return RGB + 1
 
     @property
-    def context_dim(self) -> int:
-        """Width of the text that the net reads."""
-        return self.config.unet.context_dim
-
-    @property
     def made_for(self) -> str:
         """The base in words, for messages."""
-        unet = self.config.unet
-        return f"a base of widths {unet.widths} with {unet.context_dim} wide text (AnimateDiff)"
-
-    def fits(self, config: UNetConfig) -> bool:
-        """Whether the base has blocks of the same widths and reads the same text."""
-        own = self.config.unet
-        return all(getattr(own, name) == getattr(config, name) for name in ("widths", "res_blocks", "context_dim"))
+        return f"{super().made_for} (AnimateDiff)"
 
     def bind(self, context: BindContext) -> BoundSparseCtrl:
         """Embed the hints; project text and timesteps. Raises UnfitError or ShapeError for frames that do not fit."""
