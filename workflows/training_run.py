@@ -24,16 +24,19 @@ from ..controlnet_core.training import controlnet_training
 from ..controlnet_core.training.controlnet_training import ControlNetTraining, TrainingOptions
 from ..controlnet_core.training.example_folder import open_examples
 from ..controlnet_core.training.example_forms import Columns
+from ..controlnet_core.training.examples import read_pixels
 from ..controlnet_core.training.export import RECIPE_KEY, check_layout, export, export_files
 from ..controlnet_core.training.loop import Recipe, Report
 from ..controlnet_core.training.probe import ALL_TRAINED, Probe, first_control
 from ..controlnet_core.training.processes import ALONE, Processes, find_processes
+from ..controlnet_core.training.trackers import Tracker, open_tracker
 from ..controlnet_core.training.work_folder import WorkFolder, settings_of
 from ..nodes.builtin import checkpoints
 from ..nodes.standalone.host import ASSETS
 from .destinations import check_file, check_folder
 from .paths import user_path
 from .stop_signals import stop_signals
+from .training_report import write_report
 
 LAYOUTS: dict[str, LayoutName] = {"cldm": "ldm", "diffusers": "diffusers", "core": "core"}
 DEMO = "demo"
@@ -50,6 +53,8 @@ def train(args: argparse.Namespace) -> int:
     work.check_own()
     processes, device = find_processes(cpu=args.device == "cpu")
     args.silent = args.json or not processes.is_first
+    # Opened early: hours of loading must not end at a package that is missing.
+    tracker = open_tracker(args.tracker, work.folder, processes) if args.tracker and processes.is_first else None
     training, settings = prepare(args, work, processes, device)
     loop = training.loop
     with work.locked(*export_files(args.output, args.unlock)) if processes.is_first else nullcontext():
@@ -58,7 +63,9 @@ def train(args: argparse.Namespace) -> int:
         if loop.resume():
             changes = f" with other settings: {', '.join(changed)}" if changed else ""
             _print(args, f"continues from step {loop.step}{changes}")
-        watch = Watch(args, work, training)
+        watch = Watch(args, work, training, tracker)
+        if tracker is not None:
+            tracker.start(args.output.stem, settings)
         # The run ends after the current step, not within it.
         stopped: list[int] = []
         with stop_signals(stopped.append), watch.bar:
@@ -72,12 +79,16 @@ def train(args: argparse.Namespace) -> int:
             )
         if not processes.is_first:
             return 0
+        if tracker is not None:
+            tracker.finish()
+        report = write_report(work, args.output.name, settings, loop.step, loop.recipe.steps)
         if stopped:
             error = Interrupted(f"stopped at step {loop.step}, state saved: the same command continues from there")
             error.exit_code = 128 + stopped[0]  # as shells count signals: 130 for Ctrl-C, 143 for SIGTERM
             raise error
         if complete:
             _finish(args, training, watch, work)
+            _print(args, f"report: {report}")
         else:
             _print(args, f"stopped at step {loop.step} of {loop.recipe.steps}; the same command continues from there")
     return 0
@@ -186,8 +197,10 @@ def _is_ours(file: Path) -> bool:
 class Watch:
     """Shows progress, and keeps log, probes and samples while a training runs."""
 
-    def __init__(self, args: argparse.Namespace, work: WorkFolder, training: ControlNetTraining) -> None:
-        self.args, self.work, self.training = args, work, training
+    def __init__(
+        self, args: argparse.Namespace, work: WorkFolder, training: ControlNetTraining, tracker: Tracker | None = None
+    ) -> None:
+        self.args, self.work, self.training, self.tracker = args, work, training, tracker
         loop = training.loop
         # With the probes of the runs before: control may have appeared in one of them.
         self.history: list[Probe] = work.read_probes(loop.step)
@@ -200,9 +213,12 @@ class Watch:
         """Show loss and rate on the bar, and append them to the log."""
         if not self.training.loop.processes.is_first:
             return
-        self.bar.set_postfix_str(f"loss {report.loss:.4f}")
+        self.bar.set_postfix_str(
+            f"loss {report.loss:.4f}, {report.pictures:.2f} pictures/s, {report.waiting:.0%} waiting for data"
+        )
         self.bar.update(report.step - self.bar.n)
         self.work.write_log(report)
+        self._track(report.step, loss=report.loss, lr=report.lr, pictures=report.pictures, waiting=report.waiting)
 
     def on_step(self, step: int) -> None:
         """Make a probe and samples when they are due. The other processes wait at their next step."""
@@ -214,6 +230,8 @@ class Watch:
         if self.args.sample_every and (step % self.args.sample_every == 0 or last):
             settings = SampleSettings(steps=self.args.sample_steps, cfg=5.0)
             path = self.work.save_samples(step, self.training.sample(settings=settings))
+            if self.tracker is not None:
+                self.tracker.picture(step, read_pixels(path))
             self._write(f"step {step}: samples in {path}")
 
     def _probe(self) -> None:
@@ -221,6 +239,7 @@ class Watch:
         probe = self.training.probe()
         self.history.append(probe)
         self.work.write_log(probe)
+        self._track(probe.step, control=probe.control, right=probe.right, wrong=probe.wrong)
         self._write(
             f"step {probe.step}: the right hint lowers the loss by {probe.control:.1%} ({probe.certainty:.1f} standard "
             f"errors; {probe.right:.4f} against {probe.wrong:.4f} with other hints)"
@@ -228,6 +247,10 @@ class Watch:
         found = first_control(self.history)
         if found is not None and before is None:
             self._write(f"control has appeared at step {found.step}")
+
+    def _track(self, step: int, **numbers: float) -> None:
+        if self.tracker is not None:
+            self.tracker.log(step, numbers)
 
     def _write(self, text: str) -> None:
         self.bar.write(text, file=sys.stderr)  # above the bar, which a plain print would break

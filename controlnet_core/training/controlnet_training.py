@@ -138,8 +138,10 @@ class ControlNetTraining:
         part = self.loop.processes.part
         keep = torch.rand(len(rows), generator=generator)[part] >= self.options.empty_captions
         chosen = rows[part]
-        captions = [text if kept else "" for text, kept in zip(self.data.captions(chosen), keep, strict=True)]
-        latents = to_device_async(self.latents(chosen), self.device)
+        with self.loop.loading():
+            captions = [text if kept else "" for text, kept in zip(self.data.captions(chosen), keep, strict=True)]
+            latents, hints = self.latents(chosen), self.data.hints(chosen)
+        latents, hints = (to_device_async(x, self.device) for x in (latents, hints))
         draw = high_noise_timesteps if self.options.quick else uniform_timesteps
         t = draw(len(rows), generator)[part]
         # Noise is drawn on the CPU, so that the same seed trains the same net on every device.
@@ -147,7 +149,7 @@ class ControlNetTraining:
         if self.options.noise_offset:
             noise = offset_noise(noise, self.options.noise_offset, generator)
         noise = to_device_async(noise[part], self.device)
-        predict = self._predictor(captions, to_device_async(self.data.hints(chosen), self.device))
+        predict = self._predictor(captions, hints)
         kind = self.checkpoint.config.parametrization
         losses = noise_losses(predict, latents, t, noise, self.schedule, kind)
         if self.options.min_snr:

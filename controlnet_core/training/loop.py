@@ -72,13 +72,19 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Report:
-    """Progress after a step. loss: mean since the last report. rate: steps per second."""
+    """Progress after a step. loss: mean since the last report. rate: steps per second.
+
+    pictures: pictures per second, of all processes. waiting: fraction of the time that goes into reading and encoding
+    data, see `Loop.loading`.
+    """
 
     step: int
     total: int
     loss: float
     rate: float
     lr: float
+    pictures: float = 0.0
+    waiting: float = 0.0
 
 
 @dataclass
@@ -93,6 +99,8 @@ class Loop:
     step: int = 0
     drawn: int = 0
     """Examples drawn so far, which `loss` counts where its data is read in an order."""
+    waited: float = field(init=False, default=0.0)
+    """Seconds inside `loading` since the last report."""
     saved_step: int | None = field(init=False, default=None)
     optimizer: torch.optim.Optimizer = field(init=False)
     scaler: torch.amp.GradScaler = field(init=False)
@@ -139,9 +147,8 @@ class Loop:
             losses.append(self._step())
             is_last = self.step == self.recipe.steps
             if is_last or self.step % every == 0:
-                loss, rate = self._mean_loss(losses), len(losses) / (time.monotonic() - since)
-                on_report(Report(self.step, self.recipe.steps, loss, rate, self.recipe.lr_at(self.step)))
-                losses, since = [], time.monotonic()
+                on_report(self._report(losses, time.monotonic() - since))
+                losses, since, self.waited = [], time.monotonic(), 0.0
             is_due = self.step % save_every == 0
             if is_due:
                 # Checked first: a state with NaN would replace the last good one.
@@ -157,6 +164,19 @@ class Loop:
         if self.saved_step != self.step:
             self.save()
         return self.step >= self.recipe.steps
+
+    def _report(self, losses: list[Tensor], seconds: float) -> Report:
+        loss, rate = self._mean_loss(losses), len(losses) / seconds
+        pictures = rate * self.recipe.batch * self.recipe.accumulate
+        lr = self.recipe.lr_at(self.step)
+        return Report(self.step, self.recipe.steps, loss, rate, lr, pictures, self.waited / seconds)
+
+    @contextlib.contextmanager
+    def loading(self) -> Iterator[None]:
+        """Context in which `loss` reads and encodes its data, for `Report.waiting`."""
+        began = time.monotonic()
+        yield
+        self.waited += time.monotonic() - began
 
     def _mean_loss(self, losses: list[Tensor]) -> float:
         """Mean of the losses since the last report, 0 for none. Raises NonFiniteError."""

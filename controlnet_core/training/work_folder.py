@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import torch
@@ -26,11 +26,12 @@ from .probe import Probe
 # may not: the state goes on with its own random numbers, so another seed would have no effect. Nor the optimiser, whose
 # moments the state holds.
 CHANGEABLE = frozenset(field.name for field in fields(Recipe)) - {"seed", "optimizer"} | {"gradient_checkpointing"}
+Entry = TypeVar("Entry", Probe, Report)
 
 
 @dataclass(frozen=True)
 class WorkFolder:
-    """A folder with training.lock, settings.json, sizes.json, log.jsonl, training.state and samples/."""
+    """A folder with training.lock, settings.json, sizes.json, log.jsonl, training.state, samples/ and report.md."""
 
     folder: Path
 
@@ -141,14 +142,25 @@ class WorkFolder:
 
     def read_probes(self, until: int) -> list[Probe]:
         """The probes up to a step, of this run and of those before it, by their step."""
+        return self._read_log(Probe, until)
+
+    def read_reports(self, until: int) -> list[Report]:
+        """The reports of loss and speed up to a step, as `read_probes`."""
+        return self._read_log(Report, until)
+
+    def samples(self) -> list[Path]:
+        """The sample pictures, `step_NNNNNN.png`."""
+        return sorted((self.folder / "samples").glob("step_*.png"))
+
+    def _read_log(self, kind: type[Entry], until: int) -> list[Entry]:
         path = self.folder / "log.jsonl"
-        found: dict[int, Probe] = {}
+        found: dict[int, Entry] = {}
         for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else (), start=1):
             try:
                 entry = json.loads(line)
                 # A run that was killed may have logged steps after its last state; they are made again.
-                if entry.pop("kind") == "probe" and entry["step"] <= until:
-                    found[entry["step"]] = Probe(**entry)
+                if entry.pop("kind") == kind.__name__.lower() and entry["step"] <= until:
+                    found[entry["step"]] = kind(**entry)
             except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise DamagedFileError(
                     f"{path}, line {number} is damaged ({error!r}): remove this line", path
