@@ -55,10 +55,11 @@ EDITS: dict[str, tuple[dict[str, Any], ...]] = {
     "edit, a ControlNet and LLLite": ({}, {"control_net": "lllite.safetensors"}),
 }
 """Units that follow a prompt edit."""
-EDIT = "a red -> green\nground -> ground now\nsphere: 2.5"
-EDITED = "green sphere, (on grey:1.3) ground now"
-PLACES: list[int | None] = [0, 2, 3, 4, 5, 6, 7, None, *range(8, 77)]
+EDIT = "red -> green\n, ->\nground -> ground now\nsphere: 2.5"
+EDITED = "a green sphere (on grey:1.3) ground now"
+EDIT_PLACES: list[int | None] = [0, 1, 2, 3, 5, 6, 7, None, *range(8, 77)]
 """For each token of `EDITED` its place in the prompt "a red sphere, on grey ground", the start mark first."""
+INPAINTING = ("inpaint_only", "inpaint_global_harmonious")
 VIDEO = 3
 """Frames."""
 REFERENCES = {
@@ -140,9 +141,9 @@ def hooked_edit(session: Any) -> Tensor:
     edited = session.node("CLIPTextEncode", clip=session.clip, text=EDITED)[0][0][0]
     unet = session.model.model.diffusion_model
     attentions = [module for name, module in unet.named_modules() if name.endswith(".attn2")]
-    weights = [2.5 if place == 2 else 1.0 for place in range(77)]
+    weights = [2.5 if place == 3 else 1.0 for place in range(77)]
     texts = session.prompts[0][0][0], edited
-    with prompt_edit_reference.hooked(attentions, cross_layers, *texts, PLACES, weights):
+    with prompt_edit_reference.hooked(attentions, cross_layers, *texts, EDIT_PLACES, weights):
         return session.ksampler(session.prompts, cfg=1.0)
 
 
@@ -161,6 +162,18 @@ def with_sparsectrl(home: Any) -> Any:
     return home.node(
         "CNCore_ApplyControlNet", positive=positive, negative=negative, control_net=net, image=hint, **given
     )
+
+
+def inpainting(home: Any, mode: str) -> Any:
+    """Both prompts and the latent of Inpaint Control, with a square to repaint."""
+    mask = torch.zeros(1, 64, 64)
+    mask[:, 17:32, 24:40] = 1.0
+    positive, negative = home.prompts
+    return home.node(
+        "CNCore_InpaintControl", positive=positive, negative=negative, vae=home.vae, image=reference_picture(),
+        mask=mask, mode=mode, strength=0.5, start_percent=0.0, end_percent=1.0, masked_value=-1.0,
+        control_net=home.net,
+    )  # fmt: skip
 
 
 def with_reference(home: Any, name: str) -> Any:
@@ -271,6 +284,10 @@ def attention_control(session: Any) -> None:
     for name in EDITS:
         session.tensors[f"attention.{name}"] = session.ksampler(with_edit(session, name))
     session.tensors["attention.sparsectrl"] = session.ksampler(with_sparsectrl(session), session.empty(VIDEO))
+    for mode in INPAINTING:
+        *conditioning, latent = inpainting(session, mode)
+        session.tensors[f"attention.{mode}"] = session.ksampler(tuple(conditioning), latent)
+        session.tensors[f"attention.{mode} before"] = latent["samples"]
     session.tensors["attention.ctrlora"] = session.ksampler(with_ctrlora(session))
     session.tensors["hooks.reference"] = hooked_reference(session)
     session.tensors["attention.reference, cfg 1"] = session.ksampler(with_reference(session, "reference"), cfg=1.0)

@@ -150,6 +150,23 @@ def test_a_sparsectrl_gives_the_same_video_without_comfyui(headless: Any, tensor
     assert host.difference(headless.picture(headless.prompts, latent), theirs) > 10 * MEAN
 
 
+@pytest.mark.parametrize("mode", scenario.INPAINTING)
+def test_inpainting_gives_the_same_picture_without_comfyui(
+    mode: str, headless: Any, tensors: dict[str, torch.Tensor]
+) -> None:
+    """inpaint_only keeps the latent outside of its cells; the other mode changes it everywhere."""
+    made = tensors[f"attention.{mode}"]
+    *conditioning, latent = scenario.inpainting(headless, mode)
+    (theirs,) = headless.node("VAEDecode", samples={"samples": made}, vae=headless.vae)
+    assert host.difference(headless.picture(conditioning, latent), theirs) <= MEAN
+    changed = (made - tensors[f"attention.{mode} before"]).abs()
+    if mode == "inpaint_only":
+        outside = latent["noise_mask"][0, 0] == 0
+        assert float(changed[..., outside].max()) <= 1e-5 and float(changed[..., ~outside].mean()) > 0.1
+    else:
+        assert bool((changed.amax(dim=1) > 1e-3).all())
+
+
 def test_accelerate_leaves_it_to_comfyui(
     found: tuple[dict[str, Any], dict[str, torch.Tensor]], tensors: dict[str, torch.Tensor]
 ) -> None:
