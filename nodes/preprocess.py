@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -143,8 +143,10 @@ class FamilyNode(HintNode):
     @classmethod
     def check_files(cls, **values: Any) -> None:
         """Raise MissingFileError for a network of this kind."""
-        kind = values.get("kind") if len(cls.family.kinds) > 1 else cls.family.kinds[0]
-        if kind in cls.family.kinds:
+        kinds: Sequence[str] = cls.family.kinds
+        # Families of one kind have no such input.
+        kind = values.get("kind", next(iter(kinds)))
+        if kind in kinds:
             check_weights(cls.host, kind, cls.family.parameters(kind, values))
 
     def run(self, image: Tensor, resolution: int, kind: str = "", mask: Tensor | None = None, **given: Any) -> Any:

@@ -76,6 +76,8 @@ class PromptEdit(Node):
                 self.host.control_of(net, NAME), torch.zeros(1, 8, 8, 3), strength, start, end, mask=mask,
                 options=UnitOptions(negative=0.0), name=NAME,
             )
-            for net, start, end in edit_stages(*texts, alignment, (start_percent, keep_places_until, end_percent))
+            for net, start, end in edit_stages(
+                texts[0], texts[1], alignment, (start_percent, keep_places_until, end_percent)
+            )
         ]  # fmt: skip
         return with_text(edited, *self.host.apply_control(positive, negative, specs), edited)

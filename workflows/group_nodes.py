@@ -59,8 +59,8 @@ def unfold_groups(workflow: Mapping[str, Any], specs: Specs, name: str) -> Unfol
     held = workflow.get("definitions")
     known: list[Any] = list(held.get("subgraphs") or []) if isinstance(held, dict) else []
     made = Unfolded({}, len(known))
-    pending = [(list(as_list(workflow.get("nodes"), f"{name}, nodes")), ("nodes",), True)]
-    root = pending[0][0]
+    root = list(as_list(workflow.get("nodes"), f"{name}, nodes"))
+    pending: list[tuple[list[Any], Place, bool]] = [(root, ("nodes",), True)]
     count = 0
     while pending:
         nodes, place, is_root = pending.pop()

@@ -68,7 +68,7 @@ def make_low_rank(net: ControlNet, unet: UNet, rank: int, generator: torch.Gener
             continue
         layer = cast("LowRankLinear | LowRankConv2d", module)
         # The class is changed instead of the module replaced: names, places and hooks stay as they are.
-        layer.__class__ = low_rank
+        layer.__class__ = low_rank  # type: ignore[assignment]
         layer.weight = cast("nn.Linear", base[name]).weight
         out, *into = layer.weight.shape
         columns = min(rank, out, layer.weight[0].numel())

@@ -105,15 +105,16 @@ def _make(args: argparse.Namespace, pool: RayPool | None) -> tuple[list[Path], O
     # With one range over all frames, a single new frame changes all hints.
     if waiting and settings.whole:
         waiting = jobs
-    packed = [HintTask(source=tar, target=tar_target(tar, args.output, args.shard)) for tar in tars]
-    targets = [job.target for job in jobs] + [task.target for task in packed if task.target is not None]
+    packed = {tar: tar_target(tar, args.output, args.shard) for tar in tars}
+    targets = [*(job.target for job in jobs), *packed.values()]
     if pool is not None:
-        tasks = chain(packed, split(waiting, args.chunk))
+        tars_first = (HintTask(source=tar, target=target) for tar, target in packed.items())
+        tasks = chain(tars_first, split(waiting, args.chunk))
         outcome = make_on_ray(pool, partial(_hint_maker, args, settings.sources), tasks)
     else:
         outcome = make_all(waiting, settings)
-        for task in packed:
-            outcome.add(make_tar(task.source, task.target, settings, args.shard, overwrite=args.overwrite))
+        for tar, target in packed.items():
+            outcome.add(make_tar(tar, target, settings, args.shard, overwrite=args.overwrite))
     outcome.kept += len(jobs) - len(waiting)
     return targets, outcome
 
