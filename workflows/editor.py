@@ -326,7 +326,8 @@ class _Reader:
         # The editor resolves these before it looks at the mode: a muted reroute still passes its link on.
         if node.type in _PASSING:
             return _At(True, scope, node, 0)
-        if node.type in _GET_NODES:
+        # A bypassed Get node has no input that it could pass on.
+        if node.type in _GET_NODES and node.mode != BYPASSED:
             return self._get_node(scope, node)
         if node.type == _PRIMITIVE:
             if isinstance(node.saved, list) and node.saved:

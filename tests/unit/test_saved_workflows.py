@@ -140,6 +140,16 @@ def test_set_and_get_nodes_are_one_link(classes: dict[str, type]) -> None:
     assert "no Set node has this name" in check(graph, classes)[1][0].message
 
 
+@pytest.mark.parametrize(("mode", "passes"), [(0, True), (2, True), (4, False)])
+def test_a_bypassed_get_node_has_nothing_to_pass_on(classes: dict[str, type], mode: int, passes: bool) -> None:
+    """Pictures of frontend 1.49.6 show it: their prompts lack the link."""
+    get = {**node(5, "GetNode", (), ["picture"], outputs=[{"type": "IMAGE"}]), "mode": mode}
+    nodes = [EMPTY, node(2, "SetNode", [("IMAGE", "IMAGE", 1)], ["picture"]), get, preview(3, 2)]
+    graph = read(saved(nodes, [[1, 1, 0, 2, 0, "IMAGE"], [2, 5, 0, 3, 0, "IMAGE"]]), classes)
+    assert graph.nodes["3"].inputs.get("images") == (Link("1", 0) if passes else None)
+    assert passes or "is bypassed" in graph.nodes["3"].absent["images"]
+
+
 def test_decorations_of_the_canvas_are_dropped(classes: dict[str, type]) -> None:
     names = ("Bookmark (rgthree)", "Label (rgthree)", "Fast Groups Muter (rgthree)", "Note", "MarkdownNote")
     decorations = [{"id": 20 + index, "type": name} for index, name in enumerate(names)]
