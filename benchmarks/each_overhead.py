@@ -2,10 +2,10 @@
 
     python benchmarks/each_overhead.py [--rows 100] [--steps 1] [--ray]
 
-The demo model draws one picture for each row (128 x 128, seeds differ). In one process and in turns, a row is made by
-a plain run of the workflow, and by all that --each does for it. The difference of each pair is the overhead; median and
-quartiles are printed. The computation itself differs from run to run by more than the overhead, so its parts are timed
-too: what is done before and after the run.
+The demo model draws one picture for each row (128 x 128, prompts differ). In one process with one thread, and in turns,
+a row is made by a plain run of the workflow, and by all that --each does for it. The difference of each pair is the
+overhead; median and quartiles are printed, in seconds of the processor too, which do not depend on what else runs. The
+computation itself differs from run to run, so what is done before and after the run is timed alone.
 
 With --ray the command is run as a whole: serially, with one worker and with two, each with one thread, and the seconds
 per row between the first row and the last are printed, and the seconds until the first row.
@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from subprocess import Popen
 
+import numpy as np
 from comfyui_controlnet_core.workflows import cli
 from comfyui_controlnet_core.workflows.bundled import find_workflow
 from comfyui_controlnet_core.workflows.combinations import Combinations
@@ -47,29 +48,35 @@ def in_one_process(count: int, steps: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, "out")
         options = ["run", WORKFLOW, "--output", str(output), "--set", f"CNCore_Sample.steps={steps}", "--device", "cpu"]
-        args = cli.build_parser("run").parse_args([*options, "--threads", "2", "--quiet"])
+        args = cli.build_parser("run").parse_args([*options, "--threads", "1", "--quiet"])
         runner = open_runner(args, read_document(find_workflow(WORKFLOW)), {}, Reporter(quiet=True))
         entries = [Entry(f"p{index}", {PROMPT: f"a red ball {index}"}) for index in range(2 * count + 4)]
         rows = Combinations([entries], (None,), paired=False)
         log = RowLog(output, [], lambda line: None)
         plain, each, before, after = [], [], [], []
         for index in range(0, len(rows), 2):
-            began = time.perf_counter()
+            began = now()
             runner.run(runner.graph_of(rows[index]))
-            plain.append(time.perf_counter() - began)
-            began = time.perf_counter()
+            plain.append(now() - began)
+            began = now()
             (task,) = log.waiting([rows[index + 1]], runner.key)
-            planned = time.perf_counter()
+            before.append(now() - began)
             made = runner.make(task, output)
-            run = time.perf_counter()
+            run = now()
             log.record(task, made)
-            each.append(time.perf_counter() - began)
-            before.append(planned - began)
-            after.append(time.perf_counter() - run)
+            after.append(now() - run)
+            each.append(now() - began)
     # The first pairs load models.
     pairs = [two - one for one, two in zip(plain, each, strict=True)][2:]
-    print(f"plain run {spread(plain[2:])}, row of --each {spread(each[2:])}, difference {spread(pairs)}")
-    print(f"plan and lock {spread(before[2:])}, record {spread(after[2:])}")
+    for kind, name in enumerate(("wall clock", "processor")):
+        shown = [spread([value[kind] for value in values]) for values in (plain[2:], each[2:], pairs)]
+        print(f"{name}: plain run {shown[0]}, row of --each {shown[1]}, difference {shown[2]}")
+        print(f"  plan and lock {spread([t[kind] for t in before[2:]])}, record {spread([t[kind] for t in after[2:]])}")
+
+
+def now() -> np.ndarray:
+    """Seconds: wall clock, and of the processor."""
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 def whole_command(count: int, steps: int) -> None:
@@ -82,18 +89,20 @@ def whole_command(count: int, steps: int) -> None:
         ways = {"serial": [], "Ray, 1 worker": ["--ray", "--workers", "1"], "Ray, 2 workers": ["--ray"]}
         for name, more in ways.items():
             output = Path(folder, name)
+            manifest = output / "manifest.jsonl"
             began = time.perf_counter()
             process = Popen([*base, str(output), *more, *(["--worker-cores", "1"] if more else [])])
             ends: list[float] = []
             while process.poll() is None:
-                lines = (output / "manifest.jsonl").read_bytes().count(b"\n") if output.is_dir() else 0
+                lines = manifest.read_bytes().count(b"\n") if manifest.exists() else 0
                 ends += [time.perf_counter()] * (lines - len(ends))
                 time.sleep(0.002)
-            seconds = [json.loads(line)["seconds"] for line in (output / "manifest.jsonl").open()]
-            a_row = 1000 * (ends[-1] - ends[2]) / len(ends[3:])
+            seconds = [json.loads(line)["seconds"] for line in manifest.read_text().splitlines()]
+            # What a row takes besides its making: with one worker, the way there and back.
+            gap = (ends[-1] - ends[2]) / len(ends[3:]) - statistics.fmean(seconds[3:]) / (2 if "2" in name else 1)
             print(
                 f"{name}: first row after {ends[0] - began:.1f} s, end {time.perf_counter() - ends[-1]:.1f} s after "
-                f"the last, {a_row:.1f} ms a row, in the worker {spread(seconds[2:])}"
+                f"the last; a row {spread(seconds[3:])}, and {1000 * gap:.1f} ms between rows"
             )
 
 
