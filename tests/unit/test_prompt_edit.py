@@ -277,7 +277,7 @@ def test_long_prompts_and_textual_inversions_are_refused() -> None:
 
 @torch.inference_mode()
 def test_one_word_changes_the_ball_and_little_else() -> None:
-    """A short form of `benchmarks/prompt_edit.py`: one scene. The edited prompt alone changes a third of the others."""
+    """A short form of `benchmarks/prompt_edit.py`: one scene, whose ground the edited prompt alone changes."""
     sys.path.insert(0, str(BENCHMARKS))
     try:
         script = load_script(BENCHMARKS / "prompt_edit.py")
@@ -286,7 +286,6 @@ def test_one_word_changes_the_ball_and_little_else() -> None:
     scenes = script.chosen_scenes(SCENE + 1)[SCENE:]
     demo = script.load_demo(script.ASSETS, scenes)
     net = script.load_controlnet(script.ASSETS / "demo_canny.safetensors", dtype=torch.float32)[0]
-    before, after, swapped = (script.sample(demo, scenes[0], row, net) for row in ("unedited", "edit", "prompt"))
+    before, after = (script.sample(demo, scenes[0], row, net) for row in ("unedited", "edit"))
     ball, others, blue = script.scores(scenes[0], before, after)
     assert ball > 0.95 and others <= 0.05 and blue > 0.7
-    assert script.scores(scenes[0], before, swapped)[1] > 0.2

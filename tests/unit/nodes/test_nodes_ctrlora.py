@@ -63,7 +63,7 @@ def test_a_run_follows_hint_lora_window_and_mask(run: Any) -> None:
             "start_percent": 0.0, "end_percent": 1.0, "mode": "balanced", **unit,
         }  # fmt: skip
         halves = run("CNCore_ApplyControlNet", **given)
-        settings = {"seed": 3, "steps": 2, "cfg": 2.0, "sampler": "euler", "scheduler": "normal", "denoise": 1.0}
+        settings = {"seed": 3, "steps": 1, "cfg": 2.0, "sampler": "euler", "scheduler": "normal", "denoise": 1.0}
         latent = {"samples": torch.zeros(1, 4, 8, 8)}
         given = {"model": model, "positive": halves[0], "negative": halves[1], "latent": latent, **settings}
         return run("CNCore_Sample", **given)[0]["samples"]
