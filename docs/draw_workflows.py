@@ -46,6 +46,7 @@ DRAWINGS: Mapping[str, Callable[[Sheet], None]] = {
         prompts.region_prompts,
         prompts.reference_look,
         prompts.prompt_edit,
+        controls.inpaint_only,
         strength.auto_strength,
         tools.tiled_upscale,
         tools.control_sweep,

@@ -268,6 +268,49 @@ def inpaint_with_control(sheet: Sheet) -> None:
     paint(sheet, start, control, (masked, "LATENT"), "inpaint_with_control", (1820, 0))
 
 
+def inpaint_only(sheet: Sheet) -> None:
+    """Draw: a part of a picture repainted, all other pixels as they were."""
+    about = (
+        "## Repaint a part, keep every other pixel\n\n"
+        "Inpaint Control makes the latent and the mask of what to sample (inpaint_only). Paste Back takes only the "
+        "pixels inside the mask from the result: all others stay those of the picture, bit for bit.\n\n"
+        "With an inpaint ControlNet, link it to `control_net`; the node makes its hint. The demo has none, so edges "
+        "keep the shapes here. The mode inpaint_global_harmonious lets the whole picture change: sample with a denoise "
+        "below 1, and leave Paste Back out."
+    )
+    start = base(sheet, "inpaint_only", about, "a photo of a green box on yellow ground")
+    sheet.group("2  The picture and its edges", (400, -80, 640, 720))
+    source = example(sheet, "demo scene 9", "picture", (420, 0), "Picture")
+    edges = preprocess(sheet, source, "canny", "", (420, 180))
+    preview(sheet, source, "image", (760, 0), "Before")
+    preview(sheet, edges, "hint", (760, 300), "The edges")
+    loaded = net(sheet, "canny", (420, 440))
+    sheet.group("3  Where to paint", (1060, -80, 760, 580))
+    mask = right_side(sheet, (1080, 0), SIZE // 4)
+    control = apply(sheet, start, loaded, (edges, "hint"), (1440, 0, 340, 280))
+    sheet.group("4  Paint and paste", (1840, -80, 1480, 480))
+    inpaint = sheet.node("CNCore_InpaintControl", (1860, 0, 320, 300), color=HINT)
+    for half in ("positive", "negative"):
+        sheet.link(control, half, inpaint, half)
+    sheet.link(start.model, "vae", inpaint, "vae")
+    sheet.link(source, "image", inpaint, "image")
+    sheet.link(mask, "MASK", inpaint, "mask")
+    values = {"seed": 7, "steps": 20, "cfg": 5.0, "sampler": "euler", "scheduler": "normal"}
+    sampler = sheet.node("CNCore_Sample", (2220, 0, 320, 300), values, color=PAINT)
+    sheet.link(start.model, "model", sampler, "model")
+    for name in ("positive", "negative", "latent"):
+        sheet.link(inpaint, name, sampler, name)
+    decode = sheet.node("VAEDecode", (2580, 0, 200, 60), color=PAINT)
+    sheet.link(sampler, "latent", decode, "samples")
+    sheet.link(start.model, "vae", decode, "vae")
+    pasted = sheet.node("CNCore_PasteBack", (2580, 110, 320, 150), color=HINT)
+    sheet.link(source, "image", pasted, "source")
+    sheet.link(decode, decode.spec.output_names[0], pasted, "result")
+    sheet.link(mask, "MASK", pasted, "mask")
+    save = sheet.node("SaveImage", (2940, 0, 340, 340), {"filename_prefix": "inpaint_only/pasted"}, color=SHOW)
+    sheet.link(pasted, "image", save, "images")
+
+
 def tile_upscale(sheet: Sheet) -> None:
     """Draw: a picture at twice its size with new details, decoded in tiles."""
     about = (

@@ -54,6 +54,7 @@ EXPECTED = (
     "region_prompts",
     "reference_look",
     "prompt_edit",
+    "inpaint_only",
     "auto_strength",
     "tiled_upscale",
     "control_sweep",
