@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from ...controlnet_core.errors import MissingFileError, ValueRangeError
 from ..fields import clip, image, integer, optional, seed, socket, text
 from ..folders import find_file
@@ -16,6 +18,10 @@ CATEGORY = "ControlNet Core/other packs"
 TEXT_ENDINGS = frozenset({".txt", ".csv", ".md"})
 MAX_TEXT = 2**20
 """Bytes of a text file."""
+SDXL_SIZES = (
+    (1024, 1024), (1152, 896), (896, 1152), (1216, 832), (832, 1216), (1344, 768), (768, 1344), (1536, 640), (640, 1536)
+)  # fmt: skip
+"""Widths and heights that are usual with SDXL, a part of the sizes of its training (Podell et al. 2023, appendix I)."""
 
 
 class TextNode(Node):
@@ -117,6 +123,21 @@ class SeedNode(Node):
         return (seed,)
 
 
+class NearestSizeNode(Node):
+    """The size that SDXL was trained on whose ratio of width to height is nearest to an image's."""
+
+    CATEGORY = CATEGORY
+    RETURN_TYPES = ("INT", "INT")
+    RETURN_NAMES = ("width", "height")
+    INPUTS = (image("image"),)
+
+    def run(self, image: Tensor) -> tuple[int, int]:
+        """-> width, height."""
+        ratio = image.shape[2] / image.shape[1]
+        # Wide and high sizes are not equally far from a ratio between them, so the distance is that of the ratios.
+        return min(SDXL_SIZES, key=lambda size: abs(ratio - size[0] / size[1]))
+
+
 class FirstValueNode(Node):
     """Passes on the first of its inputs that has a value."""
 
@@ -176,9 +197,10 @@ PACK_VALUES: Mapping[str, type] = {
     "Seed": SeedsNode,
     "Seed Everywhere": SentSeedNode,
     "Seed (rgthree)": SeedNode,
+    "CM_NearestSDXLResolution": NearestSizeNode,
     "Any Switch (rgthree)": FirstValueNode,
     "Image Comparer (rgthree)": ComparedImagesNode,
     "ImageCompare": ComparedImagesNode,
     "ShowText|pysssss": ShownTextNode,
 }
-"""By the IDs of WAS Node Suite, Use Everywhere, rgthree-comfy, Custom-Scripts, and newer ComfyUI (ImageCompare)."""
+"""By the IDs of WAS Node Suite, Use Everywhere, ComfyMath, rgthree-comfy, Custom-Scripts, and newer ComfyUI."""

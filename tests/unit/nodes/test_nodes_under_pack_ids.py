@@ -115,3 +115,11 @@ def test_a_text_file_comes_from_the_input_folder_only(nodes: dict[str, Any], tmp
     for name in ("none.txt", "secret.json"):
         with pytest.raises(MissingFileError):
             read.run(file_path=name)
+
+
+@pytest.mark.parametrize(
+    ("size", "nearest"), [((640, 640), (1024, 1024)), ((1920, 1080), (1344, 768)), ((200, 512), (640, 1536))]
+)
+def test_the_nearest_size_of_sdxl(nodes: dict[str, Any], size: tuple[int, int], nearest: tuple[int, int]) -> None:
+    width, height = size
+    assert nodes["CM_NearestSDXLResolution"]().run(image=torch.zeros(1, height, width, 3)) == nearest
