@@ -22,6 +22,7 @@ from ..controlnet_core.runtime.device import DTYPES, Runtime
 from ..controlnet_core.sample import SampleSettings
 from ..controlnet_core.training import controlnet_training
 from ..controlnet_core.training.controlnet_training import ControlNetTraining, TrainingOptions
+from ..controlnet_core.training.disk_cache import DiskCache, encoders_digest
 from ..controlnet_core.training.example_folder import open_examples
 from ..controlnet_core.training.example_forms import Columns
 from ..controlnet_core.training.examples import read_pixels
@@ -77,17 +78,19 @@ def train(args: argparse.Namespace) -> int:
                 on_step=watch.on_step,
                 cancelled=lambda: bool(stopped),
             )
+        training.flush()
         if not processes.is_first:
             return 0
         if tracker is not None:
             tracker.finish()
+        if complete and not stopped:  # first the net, which matters more
+            _finish(args, training, watch, work)
         report = write_report(work, args.output.name, settings, loop.step, loop.recipe.steps)
         if stopped:
             error = Interrupted(f"stopped at step {loop.step}, state saved: the same command continues from there")
             error.exit_code = 128 + stopped[0]  # as shells count signals: 130 for Ctrl-C, 143 for SIGTERM
             raise error
         if complete:
-            _finish(args, training, watch, work)
             _print(args, f"report: {report}")
         else:
             _print(args, f"stopped at step {loop.step} of {loop.recipe.steps}; the same command continues from there")
@@ -119,8 +122,17 @@ def prepare(
         )
     start = None if args.start is None else load_controlnet(args.start, dtype=torch.float32)[0]
     device = device or Runtime.choose(args.device, "fp32").device
+    disk = DiskCache(work.cache_folder, encoders_digest(checkpoint), processes.index) if args.cache else None
     training = controlnet_training.prepare_training(
-        checkpoint, data, recipe, options, state_file=work.state_file, start=start, device=device, processes=processes
+        checkpoint,
+        data,
+        recipe,
+        options,
+        state_file=work.state_file,
+        start=start,
+        device=device,
+        processes=processes,
+        disk=disk,
     )
     held = "" if len(data) >= ALL_TRAINED else ", none of them held out for the probe"
     _print(args, f"{len(data)} examples of {size} pixels{held}; {checkpoint.identity.summary}; on {device}")

@@ -30,6 +30,7 @@ from ..models.vae import AutoencoderKL
 from ..pipeline import DiffusionModel, SampleSettings, generate
 from ..runtime.device import Runtime
 from .control_lora import make_low_rank, to_control_lora
+from .disk_cache import DiskCache
 from .examples import Examples
 from .latent_cache import MOST, LatentCache
 from .loop import Loop, Recipe
@@ -109,6 +110,12 @@ class ControlNetTraining:
     schedule: NoiseSchedule
     options: TrainingOptions
     device: torch.device
+    disk: DiskCache | None = None
+
+    def flush(self) -> None:
+        """Write encoded latents and texts that are not on the disk yet, where they are kept there."""
+        if self.disk is not None:
+            self.disk.flush()
 
     @torch.no_grad()
     def probe(self) -> Probe:
@@ -197,13 +204,15 @@ def prepare_training(
     start: ControlNet | None = None,
     device: torch.device | str = "cpu",
     processes: Processes = ALONE,
+    disk: DiskCache | None = None,
 ) -> ControlNetTraining:
     """Prepare a training on a base, whose weights are converted to float32 on the device.
 
     state_file: where the loop saves its state. start: a net to continue from, instead of a fresh copy of the base's
-    encoder. processes: those that share each batch. Raises CheckpointError for a base without text encoder or
-    autoencoder, UnfitError for a start made for another base, ValueRangeError for fewer than 2 examples, a size that
-    the model does not divide, a batch that the processes do not divide, or a base with EDM noise levels.
+    encoder. processes: those that share each batch. disk: where latents and texts are kept for the next start. Raises
+    CheckpointError for a base without text encoder or autoencoder, UnfitError for a start made for another base,
+    ValueRangeError for fewer than 2 examples, a size that the model does not divide, a batch that the processes do not
+    divide, a base with EDM noise levels, or a device that cannot compute in fp16.
     """
     options = options or TrainingOptions()
     _check(checkpoint, data, options, start)
@@ -236,12 +245,12 @@ def prepare_training(
         checkpoint,
         data,
         held_out,
-        # The rows of a stream never come again.
-        LatentCache(lambda row: _encode(vae, data, row, device), 0 if isinstance(data, TarExamples) else MOST),
-        _conditioner(text, checkpoint.config.unet.label_dim, data.size),
+        _latents(vae, data, device, disk),
+        _conditioner(text, checkpoint.config.unet.label_dim, data.size, disk),
         make_schedule(checkpoint.config.noise),
         options,
         device,
+        disk,
     )
     return training
 
@@ -305,6 +314,17 @@ def _vae(checkpoint: Checkpoint) -> AutoencoderKL:
     return checkpoint.vae
 
 
+def _latents(vae: AutoencoderKL, data: Examples, device: torch.device, disk: DiskCache | None) -> LatentCache:
+    # The rows of a stream never come again.
+    limit = 0 if isinstance(data, TarExamples) else MOST
+
+    def name(row: int) -> str:
+        stamp = data.stamp(row)
+        return f"latent {data.size} {device.type} {stamp}" if stamp else ""
+
+    return LatentCache(lambda row: _encode(vae, data, row, device), limit, disk, name)
+
+
 @torch.no_grad()
 def _encode(vae: AutoencoderKL, data: Examples, row: int, device: torch.device) -> Tensor:
     # In full precision always: a probe may be the first to encode a row, and it runs without bfloat16.
@@ -312,7 +332,9 @@ def _encode(vae: AutoencoderKL, data: Examples, row: int, device: torch.device) 
         return vae.encode(data.pictures([row]).to(device))[0]
 
 
-def _conditioner(text: TextEncoder | DualTextEncoder, label_dim: int | None, size: int) -> Conditioner:
+def _conditioner(
+    text: TextEncoder | DualTextEncoder, label_dim: int | None, size: int, disk: DiskCache | None
+) -> Conditioner:
     """Captions are read as they are, without weights in parentheses, and encoded once: half of them are empty."""
     encoders = (text.first, text.second) if isinstance(text, DualTextEncoder) else (text,)
     width = sum(encoder.config.width for encoder in encoders)
@@ -323,7 +345,7 @@ def _conditioner(text: TextEncoder | DualTextEncoder, label_dim: int | None, siz
         # One row for the cache: the hidden states of all encoders, then the pooled state of the last.
         return torch.cat([torch.cat([hidden[0] for hidden, _ in states], dim=-1).flatten(), states[-1][1][0]])
 
-    cache = LatentCache(encode)
+    cache = LatentCache(encode, MOST, disk, lambda caption: f"text {text.device.type} {caption}")
 
     def condition(captions: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         rows = to_device_async(cache(captions), text.device)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import DamagedFileError
 from ..picture_files import Picture, read_picture
+from .disk_cache import file_stamp
 from .probe import DrawRows, split_rows
 
 ASPECT_TOLERANCE = 0.02
@@ -45,6 +46,10 @@ class Examples(Protocol):
         """One caption for each row."""
         ...
 
+    def stamp(self, row: int) -> str:
+        """File, time and size of a picture, which change with it; "" for one in memory."""
+        ...
+
 
 @dataclass(frozen=True)
 class Example:
@@ -60,6 +65,10 @@ class RandomAccess:
 
     def __len__(self) -> int:
         raise NotImplementedError
+
+    def stamp(self, row: int) -> str:
+        """See `Examples.stamp`."""
+        return ""
 
     def split(self, seed: int) -> tuple[DrawRows, tuple[int, ...]]:
         """See `Examples.split`."""
@@ -96,6 +105,10 @@ class ExampleSet(RandomAccess):
     def captions(self, rows: Sequence[int]) -> list[str]:
         """One caption for each row."""
         return [self.examples[row].caption for row in rows]
+
+    def stamp(self, row: int) -> str:
+        """See `Examples.stamp`."""
+        return file_stamp(self.examples[row].picture)
 
     def _read(self, path: Path, *, is_hint: bool = False) -> Tensor:
         return to_square(read_pixels(path), self.size, is_hint=is_hint)

@@ -26,6 +26,7 @@ from torch import Tensor
 from ..errors import DamagedFileError, MissingFileError, reading
 from ..limits import check_member
 from ..picture_files import PICTURE_ENDINGS, decode_picture
+from .disk_cache import file_stamp
 from .example_forms import HINTS, PICTURES, Columns, decode_text
 from .examples import plain_pixels, proportions_fault, to_square
 from .known_files import KnownFiles
@@ -106,6 +107,11 @@ class TarExamples:
     def captions(self, rows: Sequence[int]) -> list[str]:
         """One caption for each row."""
         return [read_caption(self._find(row), self._columns) for row in rows]
+
+    def stamp(self, row: int) -> str:
+        """See `Examples.stamp`."""
+        picture = self._find(row).picture
+        return f"{file_stamp(picture.tar)} {picture.name} {picture.offset}"
 
     def _read(self, row: int, *, is_hint: bool) -> Tensor:
         place = self._find(row)

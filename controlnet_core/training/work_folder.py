@@ -7,7 +7,7 @@ import glob
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -50,6 +50,11 @@ class WorkFolder:
         return self.folder / "sizes.json"
 
     @property
+    def cache_folder(self) -> Path:
+        """Where a `DiskCache` keeps encoded latents and texts."""
+        return self.folder / "cache"
+
+    @property
     def _lock_file(self) -> Path:
         return self.folder / "training.lock"
 
@@ -89,7 +94,8 @@ class WorkFolder:
                 ) from error
             written = (self.state_file, self._settings_file, self.sizes_file, *outputs)
             patterns = [path.with_name(f".{glob.escape(path.name)}.*.tmp") for path in written]
-            for pattern in (*patterns, self.folder / "samples" / ".step_*.png.*.tmp"):
+            patterns += [self.folder / "samples" / ".step_*.png.*.tmp", self.cache_folder / ".*.safetensors.*.tmp"]
+            for pattern in patterns:
                 for left in pattern.parent.glob(pattern.name):
                     left.unlink(missing_ok=True)
             self._mend_log()
@@ -145,21 +151,24 @@ class WorkFolder:
         return self._read_log(Probe, until)
 
     def read_reports(self, until: int) -> list[Report]:
-        """The reports of loss and speed up to a step, as `read_probes`."""
-        return self._read_log(Report, until)
+        """The reports of loss and speed up to a step; incomplete ones are left out, because they are only drawn."""
+        return self._read_log(Report, until, skip_incomplete=True)
 
     def samples(self) -> list[Path]:
         """The sample pictures, `step_NNNNNN.png`."""
         return sorted((self.folder / "samples").glob("step_*.png"))
 
-    def _read_log(self, kind: type[Entry], until: int) -> list[Entry]:
+    def _read_log(self, kind: type[Entry], until: int, *, skip_incomplete: bool = False) -> list[Entry]:
+        required = {item.name for item in fields(kind) if item.default is MISSING}
         path = self.folder / "log.jsonl"
         found: dict[int, Entry] = {}
         for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else (), start=1):
             try:
                 entry = json.loads(line)
                 # A run that was killed may have logged steps after its last state; they are made again.
-                if entry.pop("kind") == kind.__name__.lower() and entry["step"] <= until:
+                if entry.pop("kind") != kind.__name__.lower() or entry["step"] > until:
+                    continue
+                if not skip_incomplete or required <= entry.keys():
                     found[entry["step"]] = kind(**entry)
             except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise DamagedFileError(

@@ -147,10 +147,12 @@ def test_two_trainings_do_not_share_a_work_folder(
 def test_leftovers_of_killed_runs_are_removed(folder: Path, tmp_path: Path) -> None:
     work = tmp_path / "net_training"
     (work / "samples").mkdir(parents=True)
+    (work / "cache").mkdir()
     leftovers = [
         work / ".training.state.1.tmp",
         work / ".settings.json.22.tmp",
         work / "samples" / ".step_000100.png.333.tmp",
+        work / "cache" / ".0123_0_00000.safetensors.5.tmp",
         tmp_path / ".net.safetensors.4444.tmp",
     ]
     kept = [tmp_path / ".other.safetensors.1.tmp", work / ".my.tmp"]  # of another file, and of somebody else

@@ -67,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     look.add_argument("--save-every", type=int, default=200, help="steps between saved states (200)")
     look.add_argument("--layout", choices=LAYOUTS, default="cldm", help="layout of the written file (cldm)")
     look.add_argument("--dtype", choices=DTYPES, default="fp16", help="precision of the written file (fp16)")
+    look.add_argument("--cache", action="store_true", help="keep latents and texts on disk, for the next start")
     look.add_argument("--tracker", choices=TRACKERS, help="send curves and samples there too; needs accelerate")
     look.add_argument("--json", action="store_true", help="print one JSON object at the end")
 
