@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,13 +211,16 @@ def guided_by_pictures() -> dict[str, Tensor]:
             for embeds, strength, share in hints
         ]
         found[f"unclip.{number}"] = base.unclip_adm(given, "cpu", augmentor, merged, seed - 10)
-    vision = importlib.import_module("comfy.clip_vision").ClipVisionModel(
-        {
-            "num_hidden_layers": 3, "hidden_size": 48, "num_attention_heads": 16, "intermediate_size": 80,
-            "hidden_act": "quick_gelu", "model_type": "clip_vision_model", "num_channels": 3, "patch_size": 7,
-            "image_size": 28, "projection_dim": 20,
-        }
-    )  # fmt: skip
+    config = {
+        "num_hidden_layers": 3, "hidden_size": 48, "num_attention_heads": 16, "intermediate_size": 80,
+        "hidden_act": "quick_gelu", "model_type": "clip_vision_model", "num_channels": 3, "patch_size": 7,
+        "image_size": 28, "projection_dim": 20,
+    }  # fmt: skip
+    # Older releases read it from a file only.
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        file.write(json.dumps(config))
+        file.flush()
+        vision = importlib.import_module("comfy.clip_vision").ClipVisionModel(file.name)
     vision.load_sd(vision_weights({key: tuple(value.shape) for key, value in vision.model.state_dict().items()}))
     for crop in (True, False):
         made = vision.encode_image(IMAGE, crop=crop)
