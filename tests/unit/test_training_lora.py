@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from comfyui_controlnet_core.controlnet_core.checkpoints.control import load_control
 from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_checkpoint
+from comfyui_controlnet_core.controlnet_core.config import SDXL
 from comfyui_controlnet_core.controlnet_core.errors import UnfitError, ValueRangeError
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.derived import ControlLora
+from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.training.control_lora import make_low_rank, to_control_lora
 from comfyui_controlnet_core.controlnet_core.training.controlnet_training import (
     ControlNetTraining,
@@ -103,6 +105,14 @@ def test_the_layout_is_the_released_one(folder: Path, tmp_path: Path) -> None:
     assert {"input_hint_block.0.weight", "zero_convs.0.0.weight", "middle_block_out.0.bias"} <= state.keys()
     assert not [key for key in state if key.endswith(".up") and f"{key[:-3]}.weight" in state]
     assert {tensor.dtype for tensor in state.values()} == {torch.float16}
+
+
+def test_the_file_for_sdxl_has_the_size_of_the_released_ones() -> None:
+    """377 MB (of 2^20 bytes) at rank 128, by the release's model card: the same weights are whole there."""
+    with torch.device("meta"):
+        unet, net = UNet(SDXL.unet).requires_grad_(False), ControlNet(SDXL.controlnet)
+    make_low_rank(net, unet, 128, torch.Generator())
+    assert round(2 * sum(p.numel() for p in net.parameters() if p.requires_grad) / 2**20) == 377
 
 
 def test_a_stopped_control_lora_ends_with_the_same_bits(folder: Path, tmp_path: Path) -> None:
