@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from .errors import DamagedFileError
 
 if TYPE_CHECKING:
-    from tarfile import TarInfo
+    from tarfile import TarFile, TarInfo
 
 
 class LimitError(DamagedFileError):
@@ -48,6 +48,20 @@ def check_member(member: TarInfo, tar: Path) -> None:
             f"{tar / member.name} has {member.size:,} bytes, more than its tar: it was packed as a sparse file; pack "
             "the pictures without this option",
             tar / member.name,
+        )
+
+
+def check_end(archive: TarFile, tar: Path) -> None:
+    """Raise DamagedFileError for a tar, all of whose members were listed, that is cut off or damaged behind them.
+
+    tarfile takes a header that it cannot read as the end: the files from there on would be missing in silence.
+    """
+    assert archive.fileobj is not None
+    archive.fileobj.seek(archive.offset)
+    # A tar ends in blocks of zeros. Some programs leave them out.
+    if archive.fileobj.read(512).strip(b"\0"):
+        raise DamagedFileError(
+            f"{tar} is damaged or incomplete at byte {archive.offset:,}: download or copy it again", tar
         )
 
 

@@ -81,8 +81,8 @@ def process(
     if entry.side_by_side and width < 2:
         raise PictureError(f"a stereo pair is {width} pixel wide; expected two pictures side by side")
     width = width // 2 if entry.side_by_side else width
-    # Both the caller's multiple and the network's must hold.
-    multiple = math.lcm(multiple, entry.multiple)
+    # Both the caller's multiple and the network's must hold. lcm would drop the sign of a wrong one.
+    multiple = math.lcm(multiple, entry.multiple) if multiple > 0 else multiple
     size = detect_size(height, width, resolution=resolution, resize=resize, multiple=multiple, target=target, fit=fit)
     shape = (height, width) if output == "input_size" else (size.height, size.width)
     _check_room(entry, size, height * width)

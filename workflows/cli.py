@@ -8,14 +8,15 @@ Only the one that is called is imported, so that `controlnet --help` needs no to
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..controlnet_core.errors import DISK_FULL, CoreError, DamagedFileError, Interrupted, OutOfMemory, WriteError
 from .stop_signals import stop_signals
@@ -48,7 +49,35 @@ _EPILOG = (
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports bad usage in one line, like all other errors."""
+    """Reports bad usage in one line, like all other errors, and takes files before and after options."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:
+        """Parse options first, then what remains as the positional arguments; `--` ends the options.
+
+        argparse alone fills all positional arguments at the first of them, so that `preprocess canny --output out
+        photo.jpg` would end with "unrecognized arguments: photo.jpg".
+        """
+        positionals = [action for action in self._actions if not action.option_strings]
+        if any(action.nargs == argparse.PARSER for action in positionals):
+            return super().parse_known_args(args, namespace)
+        words = list(sys.argv[1:] if args is None else args)
+        end = words.index("--") if "--" in words else len(words)
+        options = [action for action in self._actions if action.option_strings]
+        with self._only(options):
+            namespace, rest = super().parse_known_args(words[:end], namespace)
+        with self._only(positionals):
+            return super().parse_known_args(rest + words[end:], namespace)
+
+    @contextlib.contextmanager
+    def _only(self, actions: list[argparse.Action]) -> Iterator[None]:
+        """Within the block the parser has only these of its actions."""
+        kept, strings = self._actions, self._option_string_actions
+        self._actions = actions
+        self._option_string_actions = {text: action for action in actions for text in action.option_strings}
+        try:
+            yield
+        finally:
+            self._actions, self._option_string_actions = kept, strings
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see `{self.prog} --help`)")

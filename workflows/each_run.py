@@ -18,7 +18,7 @@ from typing import Any
 
 from ..controlnet_core.errors import ValueRangeError
 from . import overrides
-from .combinations import Combinations
+from .combinations import Combinations, Row
 from .each_sources import read_sources
 from .execution import Cache, RunResult
 from .formats import Document, to_graph
@@ -47,6 +47,7 @@ def run_rows(args: argparse.Namespace, document: Document, seeds: Sequence[int |
         runner = open_runner(local, document, sources.folders, reporter)
         if part:
             runner.check(rows[part[0]], strict=args.strict)
+            check_set_once(runner, rows[part[0]], args.set)
         log = RowLog(folder, args.set, reporter.line)
         tasks = log.waiting((rows[index] for index in part), runner.key)
         try:
@@ -65,6 +66,18 @@ def run_rows(args: argparse.Namespace, document: Document, seeds: Sequence[int |
     log.totals.check(log.manifest.path)
     _tell(args, log, time.perf_counter() - began)
     return 0
+
+
+def check_set_once(runner: RowRunner, row: Row, settings: Sequence[str]) -> None:
+    """Raise ValueRangeError for an input that --each varies and that --set or --seeds sets too: one would be lost."""
+    varied = runner.varied(runner.graph, row)
+    for setting in settings:
+        target = setting.partition("=")[0]
+        node, _, name = target.rpartition(".")
+        if (overrides.find_node(runner.graph, node.strip()).id, name.strip()) in varied:
+            raise ValueRangeError(f"--set {target} and --each set the same input: leave one of them out")
+    if row.seed is not None and (seeds := [name for _, name in varied if name in overrides.SEED_INPUTS]):
+        raise ValueRangeError(f"--seeds and --each set the same input {seeds[0]}: leave one of them out")
 
 
 def open_runner(

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 from ..controlnet_core.errors import CoreError, MissingFileError, ValueRangeError, reading, writing
-from ..controlnet_core.limits import LimitError, check_member
+from ..controlnet_core.limits import LimitError, check_end, check_member
 from ..controlnet_core.picture_files import PICTURE_ENDINGS
 from .destinations import check_replacement
 from .hint_files import Job, hint_note
@@ -79,6 +79,7 @@ def picture_names(source: Path) -> list[str]:
     """Return the names of the pictures in a tar, in its order. Hidden ones are left out, as in folders."""
     with reading(source), tarfile.open(source, "r:") as archive:  # a compressed one may hold gigabytes
         files = [PurePosixPath(member.name) for member in archive if member.isfile()]
+        check_end(archive, source)
     names = [str(p) for p in files if p.suffix.lower() in PICTURE_ENDINGS and not p.name.startswith(".")]
     if not names:
         raise MissingFileError(f"{source} holds no file of type {', '.join(sorted(PICTURE_ENDINGS))}", source)

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import json
@@ -19,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import DamagedFileError, MissingFileError, ValueRangeError, reading
+from ..errors import MissingFileError, ValueRangeError, reading
 from ..picture_files import PICTURE_ENDINGS
+from ..text_files import decode_text
 from .examples import Example
 
 HINTS, PICTURES = "source", "target"
@@ -131,17 +131,3 @@ def read_text(path: Path) -> str:
     """A text file in UTF-8, with or without byte order mark. Raises DamagedFileError naming file and line."""
     with reading(path):
         return decode_text(path.read_bytes(), path)
-
-
-def decode_text(data: bytes, path: Path) -> str:
-    """The text in the bytes of a file. Raises DamagedFileError naming file and line."""
-    data = data.removeprefix(codecs.BOM_UTF8)
-    bad = data.find(b"\0")  # UTF-16 without a mark can be valid UTF-8, with zeros
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        text, bad = "", error.start if bad < 0 else min(bad, error.start)
-    if bad < 0:
-        return text
-    line = data.count(b"\n", 0, bad) + 1
-    raise DamagedFileError(f"{path}, line {line}: this is not text in UTF-8: save the file as UTF-8", path)

@@ -24,10 +24,11 @@ import torch
 from torch import Tensor
 
 from ..errors import DamagedFileError, MissingFileError, reading
-from ..limits import check_member
+from ..limits import check_end, check_member
 from ..picture_files import PICTURE_ENDINGS, decode_picture
+from ..text_files import decode_text
 from .disk_cache import file_stamp
-from .example_forms import HINTS, PICTURES, Columns, decode_text
+from .example_forms import HINTS, PICTURES, Columns
 from .examples import plain_pixels, proportions_fault, to_square
 from .known_files import KnownFiles
 from .probe import DrawRows, count_held_out
@@ -237,6 +238,7 @@ def _members(path: Path) -> Iterator[tuple[str, Part]]:
             if info.isfile() and not name.startswith("."):
                 check_member(info, path)
                 yield f"{folder}/{name.partition('.')[0]}", Part(path, info.name, info.offset_data, info.size)
+        check_end(tar, path)
 
 
 def _role(name: str, columns: Columns) -> str:

@@ -223,6 +223,10 @@ def test_prompts_and_seeds_give_the_pictures_of_single_runs(tmp_path: Path, monk
         (["--each", "1.nothing=photos"], "has no input nothing: it has image"),
         (["--each", "2.image=photos"], "takes image from node 1"),
         (["--each", "1.image=photos", "--each", "3.filename_prefix=rows.csv:a", "--zip"], "have 12, 2 entries"),
+        (["--each", "1.image=twice.csv:a"], "twice.csv: has several columns 'a': give each its own name"),
+        (["--each", "1.image=commas.csv:a"], "commas.csv, line 3: has 3 values for 2 columns: put a text that holds"),
+        (["--each", "1.image=utf16.txt"], "utf16.txt, line 1: this is not text in UTF-8: save the file as UTF-8"),
+        (["--each", "1.image=photos", "--set", "1.image=b.png"], "--set 1.image and --each set the same input"),
         (["--each", "1.image=photos", "--shard", "4/3"], "4/3 is no part of a whole: give K/N"),
         (["--each", "1.image=photos", "--report", "r.json"], "--report and --measure are for single runs"),
         (["--zip"], "--zip, --shard and --ray are for the runs of --each"),
@@ -233,6 +237,9 @@ def test_bad_options_end_in_one_line(
 ) -> None:
     (folder / "empty").mkdir()
     (folder / "rows.csv").write_text("a,b\n1,2\n3,4\n")
+    (folder / "twice.csv").write_text("a,b,a\n1,2,3\n")
+    (folder / "commas.csv").write_text("a,b\nx,1,,\nred, on grass,2\n")
+    (folder / "utf16.txt").write_text("a red ball", "utf-16")
     (folder / "bad.jsonl").write_text('{"image": "x"}\n{"image": \n')
     (folder / "list.jsonl").write_text('{"a": [1]}\n')
     (folder / "blank.txt").write_text("\n \n")

@@ -47,6 +47,24 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize("kept", [600, 1500, 1600, 5000])
+def test_a_tar_that_was_cut_off_is_refused(folder: Path, capsys: pytest.CaptureFixture[str], kept: int) -> None:
+    data = (folder / "in.tar").read_bytes()
+    (folder / "cut.tar").write_bytes(data[:kept])
+    assert preprocess("cut.tar", "--output", "o") == 3
+    assert "cut.tar is damaged or incomplete" in capsys.readouterr().err
+
+
+def test_a_tar_with_a_damaged_header_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with tarfile.open(folder / "in.tar") as archive:
+        third = archive.getmembers()[2].offset
+    data = bytearray((folder / "in.tar").read_bytes())
+    data[third + 148 : third + 154] = b"999999"
+    (folder / "in.tar").write_bytes(data)
+    assert preprocess("in.tar", "--output", "o") == 3
+    assert f"in.tar is damaged or incomplete at byte {third:,}" in capsys.readouterr().err
+
+
 def preprocess(*options: str) -> int:
     return cli.main(["preprocess", "invert", *options])
 

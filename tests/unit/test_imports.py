@@ -31,7 +31,8 @@ ALLOWED: dict[str, set[str]] = {
     **{f"controlnet_core.{layer}": CLOSER.get(layer, set(LAYERS[:n])) for n, layer in enumerate(LAYERS)},
     "controlnet_core.checkpoints": {"errors", "limits", "config", "models"},
     "controlnet_core.picture_files": {"errors", "limits"},
-    "controlnet_core.training": {*LAYERS, "checkpoints", "picture_files"},
+    "controlnet_core.text_files": {"errors"},
+    "controlnet_core.training": {*LAYERS, "checkpoints", "picture_files", "text_files"},
     "controlnet_core.analysis": {*LAYERS, "training"},
 }
 ALLOWED_ABOVE = {

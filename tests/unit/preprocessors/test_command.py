@@ -439,3 +439,26 @@ def test_names_that_differ_in_case_are_one_file_on_some_systems(
     code = preprocess("invert", tmp_path, "--output", tmp_path / "out")
     assert code == (2 if ignored else 0)
     assert ("would both be written to" in capsys.readouterr().err) is ignored
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "invert --output out a.png -b.png",
+        "--output out invert a.png -- -b.png",
+        "invert --output out -- a.png -b.png",
+        "invert a.png --output out ./-b.png",
+    ],
+)
+def test_pictures_may_stand_before_and_after_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "-b.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    if " -b.png" in words and "-- " not in words:
+        assert preprocess(*words.split()) == 2
+        assert "unrecognized arguments: -b.png" in capsys.readouterr().err
+    else:
+        assert preprocess(*words.split()) == 0
+        assert len(list((tmp_path / "out").iterdir())) == 2

@@ -265,6 +265,7 @@ def test_what_is_no_picture_is_refused(image: np.ndarray, words: str) -> None:
         {"output": "same"},
         {"normalize": "all"},
         {"multiple": 0},
+        {"multiple": -8},
         {"resize": "shortest", "resolution": -1},
         {"resize": "pixel_perfect", "resolution": 64, "fit": "squash"},
         {"strength": 1.0},
