@@ -187,7 +187,8 @@ class JoinImageWithAlpha(Node):
 
     def run(self, image: Tensor, alpha: Tensor) -> tuple[Tensor]:
         """-> IMAGE (B, H, W, 4)."""
-        count = min(len(image), len(alpha))
+        # As ComfyUI 0.33; earlier releases end with the shorter batch.
+        count = max(len(image), len(alpha))
         fitted = F.interpolate(alpha.reshape(-1, 1, *alpha.shape[-2:]), size=image.shape[1:3], mode="bilinear")
         opacity = 1.0 - fitted.movedim(1, -1)
-        return (torch.cat((image[:count, ..., :3], opacity[:count]), dim=-1),)
+        return (torch.cat((repeat_rows(image[..., :3], count), repeat_rows(opacity, count)), dim=-1),)

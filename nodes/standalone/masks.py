@@ -92,8 +92,8 @@ class FeatherMask(MaskEditNode):
             ramp = torch.ones(length)
             count = min(count, length)
             for at in range(count):
-                # ComfyUI's index: the first factor of a far side acts on the first line instead of the last.
-                ramp[-at if far else at] *= (at + 1.0) / count
+                # As ComfyUI 0.33: earlier releases faded the first line instead of the last one of a far side.
+                ramp[-1 - at if far else at] *= (at + 1.0) / count
             result *= ramp.reshape((-1, 1) if axis == 1 else (1, -1))
         return (result,)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,16 @@ program = load_script(Path(__file__).with_name("host_nodes.py"))
 sampling = load_script(Path(__file__).with_name("host_sampling.py"))
 
 NORMS = ("pre_layrnorm", "post_layernorm")
+CHANGED = {"FeatherMask", "JoinImageWithAlpha"}
+"""Nodes that were corrected after ComfyUI 0.3.64."""
+
+
+def is_new() -> bool:
+    """Whether the host is ComfyUI 0.33 or newer."""
+    text = (Path(os.environ["COMFYUI_DIR"]) / "comfyui_version.py").read_text()
+    major, minor = re.findall(r'"(\d+)\.(\d+)', text)[0]
+    return (int(major), int(minor)) >= (0, 33)
+
 
 pytestmark = [
     pytest.mark.comfyui,
@@ -47,6 +58,8 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("number", range(len(program.CASES)), ids=lambda n: f"{program.CASES[n].name}-{n}")
 def test_same_inputs_same_outputs(number: int, host: dict[str, torch.Tensor]) -> None:
     case = program.CASES[number]
+    if case.name in CHANGED and not is_new():
+        pytest.skip("this release does something else: ours does what 0.33 does")
     model = SimpleNamespace(base=SimpleNamespace(schedule=scaled_linear()))
     given = {name: model if value is program.MODEL else value for name, value in case.inputs.items()}
     before = {name: value.clone() for name, value in given.items() if isinstance(value, torch.Tensor)}
@@ -62,7 +75,9 @@ def test_same_inputs_same_outputs(number: int, host: dict[str, torch.Tensor]) ->
 def test_tiles_are_blended_as_there(number: int, host: dict[str, torch.Tensor]) -> None:
     function, tile, overlap, scale = program.TILED[number]
     x = program.values(2, 3, 40, 56, seed=4)
-    assert torch.equal(run_in_tiles(x, function, tile, overlap, scale, 3), host[f"tiled.{number}"])
+    # 0.33 has one weight for all channels, which rounds products and sums together in another order.
+    difference = run_in_tiles(x, function, tile, overlap, scale, 3) - host[f"tiled.{number}"]
+    assert difference.abs().max() < 3e-7
 
 
 @pytest.mark.parametrize("zsnr", [False, True])

@@ -46,6 +46,8 @@ def test_masks_are_combined_where_they_overlap() -> None:
 def test_a_mask_fades_towards_a_side() -> None:
     (result,) = FeatherMask().run(torch.ones(1, 2, 8), 4, 0, 0, 0)
     assert result[0, 0].tolist() == [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]
+    (result,) = FeatherMask().run(torch.ones(1, 2, 8), 0, 0, 4, 0)
+    assert result[0, 0].tolist() == [1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
 
 
 def test_an_image_is_pasted_under_its_mask() -> None:
