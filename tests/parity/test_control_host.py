@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.checkpoints import ldm
 from comfyui_controlnet_core.controlnet_core.checkpoints.control import load_control
+from comfyui_controlnet_core.controlnet_core.checkpoints.derived import save_control_lora
 from comfyui_controlnet_core.controlnet_core.checkpoints.keymap import KeyMap
 from comfyui_controlnet_core.controlnet_core.config import ControlNetConfig, UNetConfig
 from comfyui_controlnet_core.controlnet_core.diffusion.denoiser import scale_input
@@ -25,6 +27,7 @@ from comfyui_controlnet_core.controlnet_core.models.adapter import Adapter
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.derived import DerivedControlNet
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
+from comfyui_controlnet_core.controlnet_core.training.control_lora import make_low_rank, to_control_lora
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -71,6 +74,25 @@ def control_lora() -> dict[str, Tensor]:
     return random_state(shapes, 1)
 
 
+def base_of_seed(seed: int) -> UNet:
+    unet = UNet(CONFIG).eval()
+    unet.load_state_dict(random_state({k: tuple(v.shape) for k, v in unet.state_dict().items()}, seed))
+    return unet
+
+
+def trained_lora() -> dict[str, Tensor]:
+    """The file that a training writes, with random numbers in everything that is trained."""
+    unet = base_of_seed(0).requires_grad_(False)
+    net = ControlNet.from_unet(unet, ControlNetConfig(CONFIG))
+    make_low_rank(net, unet, RANK, torch.Generator().manual_seed(4))
+    trained = {name: p for name, p in net.named_parameters() if p.requires_grad}
+    for name, values in random_state({name: tuple(p.shape) for name, p in trained.items()}, 5).items():
+        trained[name].data.copy_(values)
+    with tempfile.TemporaryDirectory() as folder:
+        save_control_lora(Path(folder) / "lora.safetensors", to_control_lora(net), CONFIG)
+        return {key: tensor.clone() for key, tensor in load_file(Path(folder) / "lora.safetensors").items()}
+
+
 def difference() -> dict[str, Tensor]:
     state = random_state(control_shapes(), 2)
     return {**{f"control_model.{key}": tensor for key, tensor in state.items()}, "difference": torch.tensor(1.0)}
@@ -100,6 +122,7 @@ def adapter(unshuffle: int, conv_down: bool) -> dict[str, Tensor]:
 
 CASES = {
     "control-lora": control_lora(),
+    "control-lora, trained": trained_lora(),
     "difference": difference(),
     "adapter": adapter(8, conv_down=False),
     "adapter conv": adapter(8, conv_down=True),
@@ -122,9 +145,7 @@ def inputs() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def base() -> UNet:
-    unet = UNet(CONFIG).eval()
-    unet.load_state_dict(random_state({k: tuple(v.shape) for k, v in unet.state_dict().items()}, 0))
-    return unet
+    return base_of_seed(0)
 
 
 @pytest.fixture(scope="module")
