@@ -33,6 +33,12 @@ class ValueRangeError(CoreError, ValueError):
     exit_code = 2
 
 
+class MissingPackageError(CoreError):
+    """Raised when an option needs a package that is not installed. The message says how to get it. Exit code 3."""
+
+    exit_code = 3
+
+
 class WorkflowError(CoreError):
     """Raised when a workflow cannot be read or is invalid. The message names the node and the input. Exit code 2."""
 

@@ -181,7 +181,8 @@ def read_value(item: Field, text: str, host: Any) -> Any:
         value = None
     # A comparison with NaN is false.
     if value is None or not item.min <= value <= item.max:
-        raise ValueRangeError(f"{item.name} {text[:60]!r}: give numbers from {item.min:g} to {item.max:g}")
+        kind = "whole numbers" if item.type == "INT" else "numbers"
+        raise ValueRangeError(f"{item.name} {text[:60]!r}: give {kind} from {item.min:g} to {item.max:g}")
     return value
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..controlnet_core.errors import DamagedFileError, MissingFileError, ValueRangeError, reading
 from ..controlnet_core.picture_files import PICTURE_ENDINGS
-from ..controlnet_core.text_files import decode_text
+from ..controlnet_core.text_files import decode_text, table_rows
 from .hint_files import files_in
 from .paths import exists, user_path
 
@@ -125,7 +125,7 @@ def _records(path: Path) -> Iterator[tuple[int, Any]]:
     text = decode_text(path.read_bytes(), path)
     kind = path.suffix.lower()
     if kind == ".csv":
-        yield from _rows(text, path)
+        yield from table_rows(csv.DictReader(io.StringIO(text, newline=""), strict=True), path)
         return
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
@@ -134,25 +134,6 @@ def _records(path: Path) -> Iterator[tuple[int, Any]]:
             yield number, line.strip() if kind == ".txt" else json.loads(line)
         except (ValueError, RecursionError) as error:
             raise DamagedFileError(f"{path}, line {number}: is no JSON ({error}): correct the line", path) from error
-
-
-def _rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield (line number, values by column) of a table. Raises DamagedFileError where a value would be lost."""
-    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    header = Counter(name for name in rows.fieldnames or () if name.strip())
-    if twice := [name for name, count in header.items() if count > 1]:
-        raise DamagedFileError(f"{path}: has several columns {twice[0]!r}: give each its own name", path)
-    for row in rows:
-        # csv puts what is beyond the header under None; programs for tables write empty cells there.
-        surplus = row.pop(None, [])  # type: ignore[call-overload]
-        if any(value.strip() for value in surplus):
-            count = len(rows.fieldnames or ())
-            raise DamagedFileError(
-                f"{path}, line {rows.line_num}: has {count + len(surplus)} values for {count} columns: put a text "
-                "that holds commas between double quotes",
-                path,
-            )
-        yield rows.line_num, row
 
 
 def _value(record: Any, column: str, where: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import CoreError
+from ..errors import MissingPackageError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,7 +77,9 @@ def new_page(width: int, height: int) -> Iterator[Page]:
         from matplotlib import style
         from matplotlib.figure import Figure
     except ImportError as error:  # ComfyUI itself does not need it, and a pack may be copied without its requirements
-        raise CoreError(f"pictures of plans and reports need matplotlib ({error}): pip install matplotlib") from error
+        raise MissingPackageError(
+            f"pictures of plans and reports need matplotlib ({error}): pip install matplotlib"
+        ) from error
 
     # ComfyUI runs many packs in one process, and some change matplotlib's defaults: use the original ones here. Names
     # of files are not TeX: one with a "$" would be typeset as a formula, or fail.

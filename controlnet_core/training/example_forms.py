@@ -20,7 +20,7 @@ from typing import Any
 
 from ..errors import MissingFileError, ValueRangeError, reading
 from ..picture_files import PICTURE_ENDINGS
-from ..text_files import decode_text
+from ..text_files import decode_text, table_rows
 from .examples import Example
 
 HINTS, PICTURES = "source", "target"
@@ -65,7 +65,7 @@ def _read_index(path: Path, columns: Columns) -> Iterator[Example]:
     # With \r\n as \n: str.splitlines would also split at U+2028 inside a prompt.
     lines = io.StringIO(read_text(path), newline=None)
     try:
-        table = list(csv.DictReader(lines)) if path.suffix == ".csv" else None
+        table = [row for _, row in table_rows(csv.DictReader(lines), path)] if path.suffix == ".csv" else None
     except csv.Error as error:
         raise ValueRangeError(f"{path}: this is not a table of comma-separated values ({error})") from error
     for number, row in enumerate(lines if table is None else table, start=1):
@@ -75,6 +75,8 @@ def _read_index(path: Path, columns: Columns) -> Iterator[Example]:
             entry = json.loads(row) if isinstance(row, str) else row
             picture = _value(entry, columns.picture, "file_name")
             hint, caption = _value(entry, columns.hint), _value(entry, columns.caption)
+            if others := [value for value in (picture, hint, caption) if not isinstance(value, str)]:
+                raise ValueError(f"{others[0]!r} is no text")
             caption.encode()  # not for half a surrogate pair, which JSON can hold and no tokenizer reads
             yield Example(_inside(path.parent, picture), _inside(path.parent, hint), caption)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

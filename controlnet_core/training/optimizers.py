@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..errors import CoreError, ValueRangeError
+from ..errors import MissingPackageError, ValueRangeError
 
 OPTIMIZERS = ("adamw", "adamw8bit")
 SMALLEST_SCALE = 2.0**-12
@@ -32,7 +32,7 @@ def make_optimizer(
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
-        raise CoreError(
+        raise MissingPackageError(
             "the optimizer adamw8bit needs bitsandbytes: pip install bitsandbytes, or choose adamw"
         ) from error
     for device in {p.device for p in parameters}:

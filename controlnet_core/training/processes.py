@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CoreError
+from ..errors import MissingPackageError
 
 BUCKET = 2**24
 """Numbers that are sent at once: small tensors one by one would each wait for an answer."""
@@ -94,6 +94,8 @@ def find_processes(*, cpu: bool) -> tuple[Processes, torch.device | None]:
     try:
         from accelerate import Accelerator
     except ImportError as error:
-        raise CoreError("to train with several processes, install accelerate: pip install accelerate") from error
+        raise MissingPackageError(
+            "to train with several processes, install accelerate: pip install accelerate"
+        ) from error
     accelerator = Accelerator(cpu=cpu)
     return Accelerated(accelerator.num_processes, accelerator.process_index, accelerator), accelerator.device

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CoreError
+from ..errors import MissingPackageError
 from .processes import ALONE, Processes
 
 TRACKERS: Mapping[str, str] = {"tensorboard": "tensorboard", "wandb": "wandb"}
@@ -55,11 +55,13 @@ def open_tracker(name: str, folder: Path, processes: Processes = ALONE) -> Track
     try:
         from accelerate import Accelerator
     except ImportError as error:
-        raise CoreError(f"the tracker {name} needs accelerate: pip install accelerate {TRACKERS[name]}") from error
+        raise MissingPackageError(
+            f"the tracker {name} needs accelerate: pip install accelerate {TRACKERS[name]}"
+        ) from error
     # It only keeps a log: the CPU will do, but where processes train together their device is already chosen.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a tracker that is missing, which the next lines say
         accelerator = Accelerator(cpu=processes.count == 1, log_with=name, project_dir=str(folder))
     if not accelerator.log_with:
-        raise CoreError(f"the tracker {name} is not installed: pip install {TRACKERS[name]}")
+        raise MissingPackageError(f"the tracker {name} is not installed: pip install {TRACKERS[name]}")
     return Tracker(name, accelerator)

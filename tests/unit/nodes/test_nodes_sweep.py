@@ -139,7 +139,7 @@ REFUSED = (
     ({"x_values": "0,11"}, "strength '11': give numbers from 0 to 10"),
     ({"x_values": "0,nan"}, "strength 'nan': give numbers from 0 to 10"),
     ({"x_values": "0,much"}, "strength 'much'"),
-    ({"x": "steps", "x_values": "1.5"}, "steps '1.5': give numbers from 1 to 10000"),
+    ({"x": "steps", "x_values": "1.5"}, "steps '1.5': give whole numbers from 1 to 10000"),
     ({"x": "mode", "x_values": "balanced, other"}, "mode 'other' is unknown: choose from balanced"),
     ({"x": "control_net", "x_values": "none.safetensors"}, "control_net 'none.safetensors' is unknown"),
     ({"x_values": " , "}, "strength is swept, but has no values"),
