@@ -130,7 +130,7 @@ def test_a_tracker_that_is_not_installed_is_one_line(
         tracking = pytest.importorskip("accelerate.tracking")
         if any(str(found) == "wandb" for found in tracking.get_available_trackers()):
             pytest.skip("wandb is installed")
-    assert train(folder, tmp_path / "net.safetensors", "--steps", "1", "--tracker", "wandb") == 1
+    assert train(folder, tmp_path / "net.safetensors", "--steps", "1", "--tracker", "wandb") == 3
     said = capsys.readouterr().err.strip().split("\n")[-1]
     assert said.endswith(
         {
