@@ -78,10 +78,10 @@ class _Section(NamedTuple):
 
 def read_edits(text: str) -> tuple[Edit, ...]:
     """Edits from lines. Raises ValueRangeError that names the line."""
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     if len(lines) > MOST_EDITS:
         raise ValueRangeError(f"there are {len(lines):,} edits, at most {MOST_EDITS} are supported: join some")
-    return tuple(_read_line(line, number) for number, line in enumerate(lines, 1))
+    return tuple(_read_line(line, number) for number, line in lines)
 
 
 def _read_line(line: str, number: int) -> Edit:
@@ -92,6 +92,8 @@ def _read_line(line: str, number: int) -> Edit:
         raise ValueRangeError(f"{where} names no words of the prompt: write 'red -> blue' or 'ball: 1.5'")
     if found["arrow"] is None and found["weight"] is None:
         raise ValueRangeError(f"{where} says no change: write 'red -> blue' to swap words, 'ball: 1.5' to weigh one")
+    if "->" in (found["new"] or ""):
+        raise ValueRangeError(f"{where} has several arrows: write a line for each edit, such as 'red -> blue'")
     weight = 1.0
     if found["weight"] is not None:
         try:
