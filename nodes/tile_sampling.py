@@ -20,6 +20,7 @@ from torch import Tensor
 from ..controlnet_core.control.picture_part import PicturePart
 from ..controlnet_core.diffusion.noise import NoisePart
 from ..controlnet_core.errors import ValueRangeError
+from ..controlnet_core.limits import PICTURE_PIXELS
 from ..controlnet_core.run_options import DEFAULTS
 from ..controlnet_core.sample import SampleSettings
 from .fields import MAX_SEED, MAX_SIDE
@@ -33,7 +34,7 @@ from .values import SamplerInputs
 def target_size(size: tuple[int, int], scale: float, width: int, height: int) -> tuple[int, int]:
     """(height, width) of the result. width, height: 0 to keep the proportions; both 0: `scale` times `size`.
 
-    Raises ValueRangeError for a result without pixels, or with sides above MAX_SIDE.
+    Raises ValueRangeError for a result without pixels, or sides above MAX_SIDE or too many pixels.
     """
     if not width and not height:
         width, height = round(size[1] * scale), round(size[0] * scale)
@@ -41,6 +42,11 @@ def target_size(size: tuple[int, int], scale: float, width: int, height: int) ->
     width = width or max(1, round(size[1] * height / size[0]))
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
         raise ValueRangeError(f"the result would be {width}x{height} pixels: give sides from 1 to {MAX_SIDE}")
+    if width * height > PICTURE_PIXELS.number:
+        raise ValueRangeError(
+            f"the result would be {width}x{height} pixels: give at most {PICTURE_PIXELS.number:,} in all, such as "
+            "8192x8192"
+        )
     return height, width
 
 

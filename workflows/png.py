@@ -26,7 +26,7 @@ def read_text(data: bytes, name: str = "the picture") -> dict[str, str]:
     a file together, 1 MB for one that is compressed. A wrong checksum of a plain text is no damage: tools that edit the
     text often leave the old one, and ComfyUI's editor, which does not look at it, opens such a picture.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=["PNG"]) as image:
@@ -46,6 +46,8 @@ def read_text(data: bytes, name: str = "the picture") -> dict[str, str]:
             return texts
         # Pillow's decoders raise almost anything for a damaged file.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = "its header is incomplete"  # instead of the name of an object in memory
         raise WorkflowError(f"{name} is cut short or damaged ({reason}): copy or download it again") from error
 
 

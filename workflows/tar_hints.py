@@ -85,8 +85,13 @@ def picture_names(source: Path) -> list[str]:
         raise MissingFileError(f"{source} holds no file of type {', '.join(sorted(PICTURE_ENDINGS))}", source)
     seen: dict[str, str] = {}
     for name in names:
-        if (other := seen.setdefault(_hint_name(name), name)) != name:
+        # Hints keep these names, and some programs would unpack them outside of the folder they are given.
+        if name.startswith("/") or ".." in PurePosixPath(name).parts:
+            raise ValueRangeError(f"{source}: {name} leads out of the tar: pack the pictures with plain names")
+        if _hint_name(name) in seen:
+            other = seen[_hint_name(name)]
             raise ValueRangeError(f"{source}: {other} and {name} would both become {_hint_name(name)}: rename one")
+        seen[_hint_name(name)] = name
     return names
 
 

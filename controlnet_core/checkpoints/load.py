@@ -28,7 +28,7 @@ from .detect import Identity, base_config, read_as
 from .files import Header, TensorInfo
 from .io import check_dtype, read_tensors
 from .layouts import EXTRA_PREFIX
-from .plan import PARTS, ModelT, Plan, check, checkpoint_plan, control_plan, open_as, part_plan
+from .plan import PARTS, ModelT, Plan, check, check_is_float, checkpoint_plan, control_plan, open_as, part_plan
 
 STORED_AS: Mapping[torch.dtype, torch.dtype] = {torch.float64: torch.float32, **dict.fromkeys(FLOAT8, torch.float16)}
 """Types in which weights are stored and not computed with; float16 holds every float8 value exactly."""
@@ -224,12 +224,7 @@ def stored_dtype(header: Header, infos: Iterable[TensorInfo]) -> torch.dtype:
     """The type that most of a module's weights are stored in, as one that can be computed with."""
     counts: Counter[torch.dtype] = Counter()
     for info in infos:
-        if not info.dtype.is_floating_point:
-            raise CheckpointError(
-                f"{header.path.name} stores {info.name} as {info.dtype}, a quantised form: "
-                "use the fp16 or fp32 version of the model",
-                header.path,
-            )
+        check_is_float(header, info)
         counts[info.dtype] += info.count
     stored = counts.most_common(1)[0][0]
     return STORED_AS.get(stored, stored)

@@ -30,7 +30,7 @@ from ..models.vae import AutoencoderKL
 from . import lllite, sparsectrl
 from .adapters import ADAPTER_RULES
 from .detect import ADAPTER_KINDS, Identity, identify
-from .files import Header
+from .files import Header, TensorInfo
 from .io import read_header
 from .keymap import KeyMap, Rule, add_prefix, matcher
 from .layouts import EXTRA_PREFIX, LAYOUTS, Layout, checkpoint_rules, find_texts, part
@@ -264,7 +264,19 @@ def check(plan: Plan) -> dict[str, str]:
             "download it again, or use the original version of the model",
             plan.header.path,
         )
+    for key in (key for key, ours in known.items() if ours in expected):
+        check_is_float(plan.header, plan.header.tensors[key])
     return known
+
+
+def check_is_float(header: Header, info: TensorInfo) -> None:
+    """Raise CheckpointError for a weight that is stored in whole numbers, without the scales to read them by."""
+    if not info.dtype.is_floating_point:
+        raise CheckpointError(
+            f"{header.path.name} stores {info.name} as {info.dtype}, a quantised form: "
+            "use the fp16 or fp32 version of the model",
+            header.path,
+        )
 
 
 def _shorten(keys: Iterable[str]) -> str:

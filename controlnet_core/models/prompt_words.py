@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -81,7 +82,12 @@ def read_edits(text: str) -> tuple[Edit, ...]:
     lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     if len(lines) > MOST_EDITS:
         raise ValueRangeError(f"there are {len(lines):,} edits, at most {MOST_EDITS} are supported: join some")
-    return tuple(_read_line(line, number) for number, line in lines)
+    edits = tuple(_read_line(line, number) for number, line in lines)
+    # Words may be swapped and weighed in two lines, since a weight alone means words of the edited prompt.
+    counts = Counter((edit.old.lower(), edit.new is None) for edit in edits)
+    if (twice := next((words for (words, _), count in counts.items() if count > 1), None)) is not None:
+        raise ValueRangeError(f"the edits have two lines for {twice!r}: write one, such as 'red -> blue: 1.5'")
+    return edits
 
 
 def _read_line(line: str, number: int) -> Edit:

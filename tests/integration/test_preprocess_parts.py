@@ -124,6 +124,7 @@ def test_folders_are_sharded_too(folder: Path, capsys: pytest.CaptureFixture[str
         (["invert", "text.tar"], "text.tar"),
         (["invert", "empty.tar"], "empty.tar holds no file of type"),
         (["invert", "twice.tar"], "a.jpg and a.png would both become a.png: rename one"),
+        (["invert", "out.tar"], "../a.png leads out of the tar: pack the pictures with plain names"),
         (["invert", "in.tar", "--output", "."], "which would be overwritten"),
         (["invert", "in.tar", "--output", "taken"], "in.tar: this file exists and was not made by this command"),
         (["pose", "in.tar"], "a tar holds pictures, pose reads JSON files: unpack it"),
@@ -137,6 +138,7 @@ def test_bad_tars_end_in_one_line(
     (folder / "text.tar").write_text("no tar")
     write_tar(folder / "empty.tar", {"a.txt": b""})
     write_tar(folder / "twice.tar", {"a.jpg": b"", "a.png": b""})
+    write_tar(folder / "out.tar", {"../a.png": png(1)})
     (folder / "taken").mkdir()
     write_tar(folder / "taken" / "in.tar", {"a.png": png(3)})
     assert cli.main(["preprocess", *options]) in (2, 3)

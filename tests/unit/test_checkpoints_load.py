@@ -306,8 +306,10 @@ def test_quantised_weights_are_named(saved: Callable[..., Path]) -> None:
         key = "model.diffusion_model.out.2.weight"
         tensors[key] = tensors[key].to(torch.int8)
 
+    path = rewrite(saved(), quantise)
     with pytest.raises(CheckpointError, match=r"out\.2\.weight as torch.int8, a quantised form"):
-        load_unet(rewrite(saved(), quantise))
+        load_unet(path)
+    assert "a quantised form" in inspect_file(path).problem
 
 
 # ------------------------------------------------------------------------------ what does not fit

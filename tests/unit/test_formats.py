@@ -513,6 +513,11 @@ def test_texts_that_unpack_without_end_are_refused(count: int) -> None:
         png.read_text(data[:33] + b"".join(texts) + data[33:])
 
 
+def test_a_picture_without_a_whole_header_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WorkflowError, match=r"cut.png is cut short or damaged \(its header is incomplete\)"):
+        png.read_text(picture()[:12], "cut.png")
+
+
 def test_json_that_takes_many_times_its_size_in_memory_is_refused(tmp_path: Path) -> None:
     """A list of empty objects takes 24 times its text."""
     (tmp_path / "a.json").write_bytes(b"[" + b"{}," * 6_000_000 + b"{}]")

@@ -246,6 +246,7 @@ def test_nothing_edited_is_known() -> None:
 
 BAD = {
     "two arrows": ("red -> blue -> green", "line 1 of the edits ('red -> blue -> green') has several arrows"),
+    "words twice": ("red -> blue\nRed -> green", "the edits have two lines for 'red': write one"),
     "blank lines count": ("\n\nred", "line 3 of the edits ('red') says no change"),
     "no change": ("red", "line 1 of the edits ('red') says no change"),
     "no words": ("ball: 2\n -> blue", "line 2 of the edits ('-> blue') names no words"),

@@ -86,6 +86,8 @@ def test_sizes() -> None:
     assert target_size((100, 60), 2.0, 33, 44) == (44, 33)
     with pytest.raises(ValueRangeError, match="the result would be 32000x16000 pixels: give sides from 1 to 16384"):
         target_size((1000, 2000), 16.0, 0, 0)
+    with pytest.raises(ValueRangeError, match="the result would be 16384x16384 pixels: give at most 67,108,864 in all"):
+        target_size((1000, 1000), 1.0, 16384, 16384)
 
 
 class PixelHost(StandaloneHost):
