@@ -125,7 +125,8 @@ FAMILIES: tuple[Family, ...] = (
         "Black lines on white become white lines on black, and back.", ("negative",),
     ),
     Family(
-        "Depth", "Depth", ("depth_anything_v2", "depth_dpt", "depth_zoe", "depth_pro"), "maps",
+        "Depth", "Depth", ("depth_anything_v2", "depth_dpt", "depth_zoe", "depth_pro", "depth_anything_v2_metric"),
+        "maps",
         "Depth of a single photo, near is white. Only networks can estimate it: their files have to be in your "
         "models folders. For a depth map that you have, use Depth Convert.", ("midas", "zoe", "depth anything"),
     ),
@@ -158,10 +159,10 @@ FAMILIES: tuple[Family, ...] = (
         "A normal map made for one tool, in the axes of another.", ("opengl", "directx", "bae", "normal map"),
     ),
     Family(
-        "Pose", "Human Pose", ("pose_openpose", "pose_vitpose"), "pose",
-        "People found in a photo and drawn as skeletons. Only networks can find them: their files have to be in "
-        "your models folders. For keypoints that you have, use Pose Render.",
-        ("openpose", "dwpose", "vitpose", "skeleton"),
+        "Pose", "Human Pose", ("pose_openpose", "pose_vitpose", "pose_vitpose_plus", "pose_animal"), "pose",
+        "People or animals found in a photo and drawn as skeletons. Only networks can find them: their files have to "
+        "be in your models folders. For keypoints that you have, use Pose Render.",
+        ("openpose", "dwpose", "vitpose", "skeleton", "animal pose"),
     ),
     Family(
         "Segmentation", "Segmentation",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
-from ..entry import Entry, Parameter, Weights
+from ..entry import Entry, Parameter, Weights, choice
 from .learned import NEAR_AND_FAR, NEAR_IS_WHITE, POSE, network
 
 _net = partial(network, backend="transformers")
@@ -27,6 +28,30 @@ def _segmentation(name: str, title: str, function: str, palette: str, weights: W
     colours = {"polarity": "one colour per class", "palette": palette}
     return _net(name, title, "seg", f"pretrained:{function}", summary, weights, **colours)
 
+
+def _vitpose_plus(model: str, millions: float) -> Weights:
+    """A file of ViTPose+'s authors, which has the experts and heads of all its data sets."""
+    repository = "nielsr/vitpose-original-checkpoints"
+    places = (repository, "vitpose", "transformers")
+    source = f"https://huggingface.co/{repository}"
+    return Weights(f"vitpose+_{model}.pth", source, "Apache-2.0", millions, places, when=("model", model))
+
+
+def _metric(scene: str) -> Weights:
+    """The small net, which is free for any use."""
+    folder = _folder(f"depth-anything/Depth-Anything-V2-Metric-{scene}-Small-hf", "Apache-2.0", 24.8)
+    return replace(folder, when=("scene", scene.lower()))
+
+
+_DETECTOR = _folder("PekingU/rtdetr_r50vd_coco_o365", "Apache-2.0", 42.9)
+_VITPOSE_PLUS = (
+    _vitpose_plus("base", 90), _vitpose_plus("small", 24.3), _vitpose_plus("large", 309), _vitpose_plus("huge", 637),
+)  # fmt: skip
+_SCORES = (
+    Parameter("person_score", "float", 0.3, "Lowest score of a person or an animal.", 0, 1, 0.05),
+    Parameter("point_score", "float", 0.3, "Lowest score of a joint.", 0, 1, 0.05),
+)
+_MODEL = choice("model", ("base", "small", "large", "huge"), "The size of ViTPose+, each in a file of its own.")
 
 # A table, the names of an entry on one line, its summary on the next.
 # fmt: off
@@ -71,13 +96,33 @@ PRETRAINED: tuple[Entry, ...] = (
     _net(
         "pose_vitpose", "Human pose (ViTPose)", "openpose", "pretrained:vitpose",
         "People found by RT-DETR and their joints by ViTPose, free for any use; bodies only.",
-        _folder("PekingU/rtdetr_r50vd_coco_o365", "Apache-2.0", 42.9),
-        _folder("usyd-community/vitpose-base-simple", "Apache-2.0", 85.8),
+        _DETECTOR, _folder("usyd-community/vitpose-base-simple", "Apache-2.0", 85.8), parameters=_SCORES, **POSE,
+    ),
+    _net(
+        "pose_vitpose_plus", "Human pose (ViTPose+)", "openpose", "vitpose_plus:people",
+        "People found by RT-DETR; their joints, hands and faces by ViTPose+, free for any use.",
+        _DETECTOR, *_VITPOSE_PLUS,
         parameters=(
-            Parameter("person_score", "float", 0.3, "Lowest score of a person.", 0, 1, 0.05),
-            Parameter("point_score", "float", 0.3, "Lowest score of a joint.", 0, 1, 0.05),
+            Parameter("hands", "bool", False, "Look for hands as well."),
+            Parameter("face", "bool", False, "Look for faces as well."),
+            *_SCORES, _MODEL,
         ),
         **POSE,
+    ),
+    _net(
+        "pose_animal", "Animal pose (ViTPose+)", "animal_openpose", "vitpose_plus:animals",
+        "Animals found by RT-DETR and their joints by ViTPose+, for animal pose nets; free for any use.",
+        _DETECTOR, *_VITPOSE_PLUS, parameters=(*_SCORES, _MODEL), **{**POSE, "palette": "AP-10K, 17 keypoints"},
+    ),
+    _net(
+        "depth_anything_v2_metric", "Depth (Depth Anything V2, metric)", "depth", "pretrained:depth_anything_metric",
+        "Metric depth as Depth Anything V2 estimates it, trained on rooms or on streets; as one over the distance.",
+        _metric("Indoor"), _metric("Outdoor"),
+        parameters=(
+            choice("scene", ("indoor", "outdoor"), "What the net was trained on: up to 20 m, or up to 80 m."),
+            *NEAR_AND_FAR,
+        ),
+        **NEAR_IS_WHITE,
     ),
 )
 # fmt: on

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PATCH = 14
 _SIDE = 518
+_LONGEST = 8
 
 
 @dataclass(frozen=True)
@@ -205,8 +206,11 @@ class DepthAnything(nn.Module):
 
 
 def inner_size(height: int, width: int, side: int = _SIDE) -> tuple[int, int]:
-    """The size at which the network sees the picture: shorter side at least `side`, both multiples of 14."""
-    scale = side / min(height, width)
+    """The size at which the network sees the picture: shorter side at least `side`, both multiples of 14.
+
+    Of pictures longer than 8 to 1 the longer side is 8 times `side`: attention takes memory with its square.
+    """
+    scale = min(side / min(height, width), _LONGEST * side / max(height, width))
 
     def fitted(length: int) -> int:
         rounded = round(length * scale / PATCH) * PATCH
@@ -219,17 +223,21 @@ def disparity(
     frames: np.ndarray, *, library: Library, weights: tuple[Weights, ...], model: str = "small"
 ) -> np.ndarray:
     """(B,H,W,3) uint8 RGB -> (B,H,W) float32 disparity of unknown scale, larger is nearer."""
-    import cv2
-
     chosen = dict(zip(CONFIGS, weights, strict=True))[model]
     net = library.net(chosen, partial(DepthAnything, CONFIGS[model]))
-    height, width = frames.shape[1:3]
-    rows, columns = inner_size(height, width)
+    found = infer(net, network_input(frames, net)).float()
+    resize = partial(F.interpolate, size=frames.shape[1:3], mode="bilinear", align_corners=True)
+    return to_maps(resize(found))
+
+
+def network_input(frames: np.ndarray, net: nn.Module) -> Tensor:
+    """(B,H,W,3) uint8 RGB -> (B,3,h,w) normalised as ImageNet's, at `inner_size`, on the network's device."""
+    import cv2
+
+    rows, columns = inner_size(*frames.shape[1:3])
     # As the official code: enlarged in floats, so that cubic overshoot is not clamped to bytes.
     unit = (frame.astype(np.float32) / np.float32(255.0) for frame in frames)
     large_frames = [cv2.resize(frame, (columns, rows), interpolation=cv2.INTER_CUBIC) for frame in unit]
     parameter = next(net.parameters())
     pictures = torch.from_numpy(np.stack(large_frames)).permute(0, 3, 1, 2).to(parameter.device)
-    found = infer(net, imagenet(pictures).to(parameter.dtype)).float()
-    resize = partial(F.interpolate, size=(height, width), mode="bilinear", align_corners=True)
-    return to_maps(resize(found))
+    return imagenet(pictures).to(parameter.dtype)

@@ -33,7 +33,7 @@ class Library:
         self.folders = tuple(Path(folder) for folder in folders)
         self.device = device
         self.dtype = dtype
-        self._nets: dict[Path, tuple[Stamp, Any]] = {}
+        self._nets: dict[tuple[Path, str], tuple[Stamp, Any]] = {}
 
     @property
     def pixels(self) -> int:
@@ -54,16 +54,19 @@ class Library:
             for weights in entry.needed_weights(values):
                 self.find(weights)
 
-    def folder(self, weights: Weights, load: Callable[[Path], Loaded]) -> Loaded:
-        """The result of `load` for the folder of `weights`, kept as long as its files are the same."""
-        return self._loaded(weights, load)
+    def folder(self, weights: Weights, load: Callable[[Path], Loaded], part: str = "") -> Loaded:
+        """The result of `load` for the folder or file of `weights`, kept as long as its files are the same.
 
-    def _loaded(self, weights: Weights, load: Callable[[Path], Any]) -> Any:
+        part: a name of what `load` takes out of a file that holds several networks.
+        """
+        return self._loaded(weights, load, part)
+
+    def _loaded(self, weights: Weights, load: Callable[[Path], Any], part: str = "") -> Any:
         path = self.find(weights)
-        stamp = _stamp(path)
-        if path not in self._nets or self._nets[path][0] != stamp:
-            self._nets[path] = (stamp, load(path))
-        return self._nets[path][1]
+        stamp, key = _stamp(path), (path, part)
+        if key not in self._nets or self._nets[key][0] != stamp:
+            self._nets[key] = (stamp, load(path))
+        return self._nets[key][1]
 
     def stamps(self, entry: Entry) -> list[list[Any]]:
         """Names, times of change and sizes of the existing files of `entry`. Other files make other hints."""

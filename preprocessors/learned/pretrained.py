@@ -8,7 +8,7 @@ preprocessor_config.json.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ..errors import WeightsError, reading_weights
 from ..palettes import labels_to_hint, palette, panoptic_to_labels
 from ..pose.people import Person, Pose, body_from_coco17
+from .depth_anything import network_input
 from .files import some
 from .images import infer, to_input
 
@@ -55,6 +56,8 @@ class Kind:
 DEPTH = Kind("AutoModelForDepthEstimation", "AutoImageProcessor", "4.38")
 # Its processor needs torchvision from 5.0 on.
 DEPTH_PRO = Kind("DepthProForDepthEstimation", "", "4.49")
+# Its processor cannot take long and narrow pictures: a side becomes 0.
+DEPTH_ANYTHING_METRIC = Kind("DepthAnythingForDepthEstimation", "", "4.45")
 SEMANTIC = Kind("AutoModelForSemanticSegmentation", "AutoImageProcessor", "4.38")
 ONEFORMER = Kind("OneFormerForUniversalSegmentation", "OneFormerImageProcessor", "4.38", "CLIPTokenizer")
 SAM = Kind("SamModel", "SamImageProcessor", "4.38")
@@ -70,7 +73,7 @@ def open_folder(weights: Weights, library: Library, kind: Kind) -> tuple[Any, An
     """
 
     def load(path: Any) -> tuple[nn.Module, Any]:
-        model = _class(kind.model, kind)
+        model = transformers_class(kind.model, kind)
         with reading_weights(path, f"does not open as {kind.model}"):
             net, info = model.from_pretrained(path, local_files_only=True, output_loading_info=True)
             _check_whole(path, kind, info)
@@ -96,7 +99,7 @@ def _open_processor(path: Path, kind: Kind) -> Any:
     """The object that makes a model's inputs from pictures, and from words if there is a tokenizer."""
     if not kind.processor:
         return None
-    images = _class(kind.processor, kind)
+    images = transformers_class(kind.processor, kind)
     if not kind.tokenizer:
         return images.from_pretrained(path, local_files_only=True)
     # OneFormer's processor would download the names of its classes, which only training needs: it gets an empty list.
@@ -104,11 +107,12 @@ def _open_processor(path: Path, kind: Kind) -> Any:
         (Path(folder) / _NO_NAMES).write_text("{}", "utf-8")
         settings, _ = images.get_image_processor_dict(path, local_files_only=True)
         pictures = images.from_dict({**settings, "repo_path": folder, "class_info_file": _NO_NAMES})
-    words = _class(kind.tokenizer, kind).from_pretrained(path, local_files_only=True)
-    return _class("OneFormerProcessor", kind)(image_processor=pictures, tokenizer=words)
+    words = transformers_class(kind.tokenizer, kind).from_pretrained(path, local_files_only=True)
+    return transformers_class("OneFormerProcessor", kind)(image_processor=pictures, tokenizer=words)
 
 
-def _class(name: str, kind: Kind) -> Any:
+def transformers_class(name: str, kind: Kind) -> Any:
+    """A class of the package transformers. Raises WeightsError without it or with too old a release."""
     try:
         import transformers
     except ImportError:
@@ -161,6 +165,26 @@ def depth_pro(frames: np.ndarray, *, library: Library, weights: tuple[Weights, .
     return 1.0 / np.maximum(_depth_maps(net, {"pixel_values": square}, frames), 1e-3)
 
 
+def depth_anything_metric(
+    frames: np.ndarray, *, library: Library, weights: tuple[Weights, ...], scene: str = "indoor"
+) -> np.ndarray:
+    """(B,H,W,3) uint8 RGB -> (B,H,W) float32 nearness: one over the distances in metres of Depth Anything V2.
+
+    weights: the folders for indoor and outdoor scenes. One over the distance is what the depth nets know from MiDaS,
+    up to its scale. Raises WeightsError for a folder that estimates relative depth.
+    """
+    folder = weights[("indoor", "outdoor").index(scene)]
+    net, _ = open_folder(folder, library, DEPTH_ANYTHING_METRIC)
+    # Relative depth is a disparity already. Releases before 4.45 read a metric folder as if it were a relative one.
+    if getattr(net.config, "depth_estimation_type", "") != "metric" or not hasattr(net.head, "max_depth"):
+        raise WeightsError(
+            f"{folder.file} gives relative depth, expected a folder with depth_estimation_type=metric, and a release "
+            f"of transformers from {DEPTH_ANYTHING_METRIC.since} on: get it from {folder.source}",
+            folder.file,
+        )
+    return 1.0 / np.maximum(_depth_maps(net, {"pixel_values": network_input(frames, net)}, frames), 1e-3)
+
+
 def _depth_maps(net: Any, inputs: dict[str, Any], frames: np.ndarray) -> np.ndarray:
     """What a model estimates, at the size of the frames, (B,H,W) float32."""
     found = infer(lambda: net(**inputs).predicted_depth).float()
@@ -208,24 +232,37 @@ def vitpose(
     detector, detector_processor = open_folder(weights[0], library, DETECTOR)
     net, processor = open_folder(weights[1], library, VITPOSE)
     height, width = frames.shape[1:3]
-    found = infer(lambda: detector(**_inputs(detector_processor, frames, detector)))
-    sizes = torch.tensor([[height, width]] * len(frames))
-    people = detector_processor.post_process_object_detection(found, threshold=person_score, target_sizes=sizes)
-    return [
-        Pose(tuple(_joints(frame, _person_boxes(boxes), net, processor, point_score)), height, width)
-        for frame, boxes in zip(frames, people, strict=True)
-    ]
+    boxes = detect(frames, detector, detector_processor, range(1), person_score)
+    poses = []
+    for frame, found in zip(frames, boxes, strict=True):
+        people = find_keypoints(frame, found, net, processor, point_score)
+        poses.append(Pose(tuple(Person(body_from_coco17(points)) for points in people), height, width))
+    return poses
 
 
-def _person_boxes(found: Mapping[str, Tensor]) -> np.ndarray:
-    """Boxes (N,4) x, y, width, height of what COCO's class 0 names."""
-    boxes = found["boxes"][found["labels"] == 0].float().cpu().numpy()
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+def detect(frames: np.ndarray, detector: Any, processor: Any, classes: range, least: float) -> list[np.ndarray]:
+    """Boxes (N,4) x, y, width, height in pixels of what has one of COCO's `classes`, for each frame (B,H,W,3).
+
+    least: the lowest score of a box, 0 to 1.
+    """
+    found = infer(lambda: detector(**_inputs(processor, frames, detector)))
+    sizes = torch.tensor([frames.shape[1:3]] * len(frames))
+    boxes = []
+    for figures in processor.post_process_object_detection(found, threshold=least, target_sizes=sizes):
+        labels = figures["labels"]
+        corners = figures["boxes"][(labels >= classes.start) & (labels < classes.stop)].float().cpu().numpy()
+        boxes.append(np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1))
+    return boxes
 
 
-def _joints(frame: np.ndarray, boxes: np.ndarray, net: Any, processor: Any, least: float) -> Iterator[Person]:
+def find_keypoints(frame: np.ndarray, boxes: np.ndarray, net: Any, processor: Any, least: float) -> np.ndarray:
+    """Keypoints (N,K,3) in pixels, and scores, of the figures in `boxes` (N,4) of a frame (H,W,3), by a ViTPose.
+
+    least: points below this score get 0, which means a missing point.
+    """
+    count = net.config.num_labels
     if not len(boxes):
-        return
+        return np.zeros((0, count, 3))
     # The processor reads a picture of up to 3 rows as one with that many channels, whatever the layout says.
     frame = np.pad(frame, ((0, max(0, 4 - len(frame))), (0, 0), (0, 0)), mode="edge")
     inputs = _inputs(processor, frame[None], net, boxes=[boxes])
@@ -233,13 +270,13 @@ def _joints(frame: np.ndarray, boxes: np.ndarray, net: Any, processor: Any, leas
     if getattr(net.config.backbone_config, "num_experts", 1) > 1:
         inputs["dataset_index"] = torch.zeros(len(boxes), dtype=torch.long, device=inputs["pixel_values"].device)
     output = infer(lambda: net(**inputs))
-    for person in processor.post_process_pose_estimation(output, boxes=[boxes])[0]:
-        points = np.zeros((17, 3))
-        labels = person["labels"].cpu().numpy()
-        points[labels, :2] = person["keypoints"].float().cpu().numpy()
-        scores = person["scores"].float().cpu().numpy().ravel()
+    found = np.zeros((len(boxes), count, 3))
+    for points, figure in zip(found, processor.post_process_pose_estimation(output, boxes=[boxes])[0], strict=True):
+        labels = figure["labels"].cpu().numpy()
+        points[labels, :2] = figure["keypoints"].float().cpu().numpy()
+        scores = figure["scores"].float().cpu().numpy().ravel()
         points[labels, 2] = np.where(scores >= least, scores, 0.0)
-        yield Person(body_from_coco17(points))
+    return found
 
 
 def sam_regions(frames: np.ndarray, *, library: Library, weights: tuple[Weights, ...], points: int = 16) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .draw import Strokes, draw_poses, render
 from .keypoint_json import read_poses, write_poses
-from .people import Person, Pose, body_from_coco17, fit_to_box
+from .people import Person, Pose, body_from_coco17, fit_to_box, person_from_whole_body
 from .templates import TEMPLATES, template, template_pose
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "body_from_coco17",
     "draw_poses",
     "fit_to_box",
+    "person_from_whole_body",
     "read_poses",
     "render",
     "template",

@@ -19,7 +19,7 @@ from ..errors import PictureError
 from ..image_ops import like, to_numpy
 from ..limits import MAX_DRAWN_PIXELS
 from .people import Person, Pose
-from .skeleton import BODY_COLOURS, BODY_LIMBS, HAND_BONES, LIMB_SHADE
+from .skeleton import ANIMAL_LIMBS, BODY_COLOURS, BODY_LIMBS, HAND_BONES, LIMB_SHADE
 
 if TYPE_CHECKING:
     from ..image_ops import Array
@@ -33,13 +33,14 @@ _SUBPIXEL_BITS = 4
 
 @dataclass(frozen=True)
 class Strokes:
-    """Sizes in pixels at a shorter side of 512: half-width of limbs, radii of dots, width of hand bones."""
+    """Sizes in pixels at a shorter side of 512: half-width of limbs, radii of dots, width of bones and animals."""
 
     limb: float = 4.0
     joint: float = 4.0
     bone: float = 2.0
     hand: float = 4.0
     face: float = 3.0
+    animal: float = 5.0
 
     def scaled(self, height: int, width: int) -> Strokes:
         """The sizes for a canvas of `height` x `width`."""
@@ -115,11 +116,14 @@ def render(
 
 
 def draw(pose: Pose, strokes: Strokes | None = None, **parts: bool) -> np.ndarray:
-    """Draw all people of a frame on their canvas, (H,W,3) uint8. See `render` for the options."""
+    """Draw all people and animals of a frame on their canvas, (H,W,3) uint8. See `render` for the options."""
     canvas = np.zeros((pose.height, pose.width, 3), np.uint8)
     scaled = (strokes or Strokes()).scaled(pose.height, pose.width)
     for person in pose.people:
         draw_person(canvas, person, scaled, **parts)
+    # They have no parts: they are hidden together with the bodies.
+    for animal in pose.animals if parts.get("body", True) else ():
+        draw_animal(canvas, animal, scaled.animal)
     return canvas
 
 
@@ -163,6 +167,17 @@ def draw_hand(canvas: np.ndarray, hand: np.ndarray, bone: float, radius: float) 
             cv2.line(canvas, ends[0], ends[1], colour, thickness=max(1, round(bone)))
     for point in hand[seen]:
         fill_dot(canvas, point[:2], radius, HAND_JOINT_COLOUR)
+
+
+def draw_animal(canvas: np.ndarray, animal: np.ndarray, width: float) -> None:
+    """Draw one animal (17,3), in AP-10K's order, into `canvas` (H,W,3) uint8: plain lines, `width` pixels wide."""
+    import cv2
+
+    seen = is_present(animal)
+    for (start, end), colour in ANIMAL_LIMBS:
+        if seen[start] and seen[end]:
+            ends = [tuple(int(value) for value in animal[point, :2]) for point in (start, end)]
+            cv2.line(canvas, ends[0], ends[1], colour, thickness=max(1, round(width)))
 
 
 def is_present(points: np.ndarray, threshold: float = 0.0) -> np.ndarray:

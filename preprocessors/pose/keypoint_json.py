@@ -15,6 +15,7 @@ from ..errors import PictureError
 from .people import Person, Pose, body_from_coco17
 from .skeleton import BODY_25_TO_18
 
+_FIGURES = {"people", "animals"}
 _KEYS = {
     "body": "pose_keypoints_2d",
     "left_hand": "hand_left_keypoints_2d",
@@ -55,7 +56,7 @@ def read_poses(data: Any, *, height: int | None = None, width: int | None = None
     if isinstance(data, (str, bytes)):
         data = _parse(data)
     frames = [data] if isinstance(data, Mapping) else data
-    if not isinstance(frames, Sequence) or not all(isinstance(f, Mapping) and "people" in f for f in frames):
+    if not isinstance(frames, Sequence) or not all(isinstance(f, Mapping) and _FIGURES & f.keys() for f in frames):
         raise PictureError(f'a pose is a mapping with a list of "people", or a list of those; this is {_kind(frames)}')
     if not frames:
         raise PictureError("the pose file is an empty list: it holds no frame")
@@ -65,6 +66,7 @@ def read_poses(data: Any, *, height: int | None = None, width: int | None = None
         sum(pose.height * pose.width for pose in poses), limits.MAX_FILE_PIXELS, "the canvases have {:,} pixels"
     )
     seen = [_distances(part) for pose in poses for person in pose.people for part in person.parts().values()]
+    seen += [_distances(animal) for pose in poses for animal in pose.animals]
     # Per file, and by the median: one point outside of the picture, at 1.05, must not turn shares into pixels.
     are_shares = bool(sum(map(len, seen))) and bool(np.median(np.concatenate(seen)) <= _LARGEST_SHARE)
     return tuple(_in_pixels(pose, are_shares) for pose in poses)
@@ -94,20 +96,31 @@ def _in_pixels(pose: Pose, are_shares: bool) -> Pose:
         return part * np.array([pose.width, pose.height, 1.0]) if own else part
 
     people = tuple(Person(**{name: convert(part) for name, part in person.parts().items()}) for person in pose.people)
+    animals = tuple(convert(animal) for animal in pose.animals)
     kinds = ("pixels", "shares of the canvas") if are_shares else ("shares of the canvas", "pixels")
     note = f"{mixed} parts of a figure are in {kinds[0]}, the others in {kinds[1]}"
-    return replace(pose, people=people, notes=(*pose.notes, *([note] if mixed else [])))
+    return replace(pose, people=people, animals=animals, notes=(*pose.notes, *([note] if mixed else [])))
 
 
 def write_poses(poses: Sequence[Pose]) -> list[dict[str, Any]]:
-    """Poses -> POSE_KEYPOINT: one mapping per frame, coordinates in pixels, None for a missing part."""
+    """Poses -> POSE_KEYPOINT: one mapping per frame, coordinates in pixels, None for a missing part.
+
+    Frames with animals also have them as AP-10K's keypoints, under the keys that comfyui_controlnet_aux and the web UI
+    use. Those read a confidence below 1 as a missing point, so that it is 1 or 0.
+    """
 
     def numbers(points: np.ndarray | None) -> list[float] | None:
         return None if points is None else np.asarray(points, np.float64).ravel().tolist()
 
+    def animals(pose: Pose) -> dict[str, Any]:
+        seen = [animal * (1.0, 1.0, 0.0) + (0.0, 0.0, 1.0) for animal in pose.animals]
+        found = [numbers(np.where(old[:, 2:] > 0, new, 0.0)) for old, new in zip(pose.animals, seen, strict=True)]
+        return {"version": "ap10k", "animals": found} if found else {}
+
     return [
         {
             "people": [{key: numbers(getattr(person, part)) for part, key in _KEYS.items()} for person in pose.people],
+            **animals(pose),
             "canvas_height": pose.height,
             "canvas_width": pose.width,
         }
@@ -146,12 +159,24 @@ def _read_frame(frame: Mapping[str, Any], height: int | None, width: int | None)
         )
     height, width = _side(height, "height"), _side(width, "width")
     _check_limit(height * width, limits.MAX_CANVAS_PIXELS, f"the canvas of {width}x{height} has {{:,}} pixels")
-    found = frame["people"]
+    found, animals = frame.get("people", ()), frame.get("animals", ())
     if not isinstance(found, Sequence) or not all(isinstance(person, Mapping) for person in found):
         raise PictureError('"people" holds something else than a list of people')
-    _check_limit(len(found), limits.MAX_PEOPLE, "a frame has {:,} people")
+    if not isinstance(animals, Sequence) or isinstance(animals, str):
+        raise PictureError('"animals" holds something else than a list of animals')
+    _check_limit(len(found) + len(animals), limits.MAX_PEOPLE, "a frame has {:,} people or animals")
     notes: list[str] = []
-    return Pose(tuple(_read_person(person, notes) for person in found), height, width, tuple(notes))
+    people = tuple(_read_person(person, notes) for person in found)
+    return Pose(people, height, width, tuple(notes), tuple(map(_read_animal, animals)))
+
+
+def _read_animal(data: Any) -> np.ndarray:
+    """AP-10K's 17 keypoints, flat or nested, (17,3)."""
+    points = _to_points(data, '"animals"')
+    if points is None or len(points) != 17:
+        count = 0 if points is None else len(points)
+        raise PictureError(f"an animal has {count} keypoints; expected the 17 of AP-10K")
+    return points
 
 
 def _side(value: Any, name: str) -> int:
@@ -199,11 +224,14 @@ def _to_body18(body: np.ndarray) -> np.ndarray:
 
 def _read_points(data: Mapping[str, Any], part: str) -> np.ndarray | None:
     """Flat or nested triples -> (N,3) float64; None if there are none."""
-    key = _KEYS[part]
-    if data.get(key) is None:
+    return _to_points(data.get(_KEYS[part]), _KEYS[part])
+
+
+def _to_points(data: Any, key: str) -> np.ndarray | None:
+    if data is None:
         return None
     try:
-        points = np.asarray(data[key], np.float64)
+        points = np.asarray(data, np.float64)
     except (TypeError, ValueError, OverflowError):
         raise PictureError(f"{key} holds something else than numbers") from None
     if not points.size:

@@ -37,16 +37,20 @@ class Pose:
     """All people of one frame on a canvas of `height` x `width` pixels.
 
     notes: sentences about parts of the file that were left out, for the user.
+    animals: (17,3) each, in the order of AP-10K (`skeleton.ANIMAL_NAMES`).
     """
 
     people: tuple[Person, ...]
     height: int
     width: int
     notes: tuple[str, ...] = ()
+    animals: tuple[np.ndarray, ...] = ()
 
     def scaled(self, scale: tuple[float, float]) -> Pose:
         """The same frame with every x multiplied by scale[0] and every y by scale[1]."""
-        return replace(self, people=tuple(person.moved(scale) for person in self.people))
+        factors = np.array([*scale, 1.0])
+        people = tuple(person.moved(scale) for person in self.people)
+        return replace(self, people=people, animals=tuple(animal * factors for animal in self.animals))
 
     def resized(self, height: int, width: int) -> Pose:
         """The same pose on a canvas of another size."""
@@ -84,3 +88,15 @@ def body_from_coco17(keypoints: np.ndarray) -> np.ndarray:
     # OpenPose: nose, neck, then arms and legs with the right side first, then eyes and ears. -1 is the neck.
     order = [0, -1, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3]
     return np.stack([neck if index < 0 else points[index] for index in order])
+
+
+def person_from_whole_body(keypoints: np.ndarray) -> Person:
+    """COCO-WholeBody's 133 keypoints (133,3) -> body, face (68,3) and hands (21,3) as OpenPose has them.
+
+    They are 17 of the body, 6 of the feet, which no net reads, 68 of the face, 21 of the left and 21 of the right hand.
+    """
+    points = np.asarray(keypoints, np.float64)
+    if points.shape != (133, 3):
+        raise PictureError(f"keypoints have shape {points.shape}, expected (133,3) in the order of COCO-WholeBody")
+    body, _, face, left, right = np.split(points, (17, 23, 91, 112))
+    return Person(body_from_coco17(body), left, right, face)

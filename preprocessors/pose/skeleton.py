@@ -34,3 +34,22 @@ HAND_BONES = tuple((0 if joint % 4 == 1 else joint - 1, joint) for joint in rang
 
 # OpenPose's BODY_25 has the middle of the hips as number 8, and the feet after the ears. The networks know neither.
 BODY_25_TO_18 = (0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18)
+
+# fmt: off
+# AP-10K's keypoints; "right" is the animal's own right.
+ANIMAL_NAMES = (
+    "left_eye", "right_eye", "nose", "neck", "root_of_tail",
+    "left_shoulder", "left_elbow", "left_front_paw", "right_shoulder", "right_elbow", "right_front_paw",
+    "left_hip", "left_knee", "left_back_paw", "right_hip", "right_knee", "right_back_paw",
+)
+
+# Lines between keypoint numbers and their colours, in drawing order, as the animal pose net was trained on them.
+# One green occurs twice: at the right front paw and at the left hip.
+ANIMAL_LIMBS = (
+    ((0, 1), (255, 255, 255)), ((1, 2), (100, 255, 100)), ((0, 2), (150, 255, 255)), ((2, 3), (100, 50, 255)),
+    ((3, 8), (50, 150, 200)), ((8, 9), (0, 255, 255)), ((9, 10), (0, 150, 0)),
+    ((3, 5), (0, 0, 255)), ((5, 6), (0, 0, 150)), ((6, 7), (255, 50, 255)), ((3, 4), (255, 0, 255)),
+    ((4, 14), (255, 0, 0)), ((14, 15), (150, 0, 0)), ((15, 16), (255, 255, 100)),
+    ((4, 11), (0, 150, 0)), ((11, 12), (255, 255, 0)), ((12, 13), (150, 150, 150)),
+)
+# fmt: on

@@ -19,7 +19,7 @@ from comfyui_controlnet_core.preprocessors.palettes import hint_to_labels, palet
 from safetensors.torch import load_file, save_file
 
 from .conftest import make_pictures
-from .tiny_transformers import dpt, models, rtdetr, sam, segformer, transformers, vitpose
+from .tiny_transformers import depth_anything, dpt, models, rtdetr, sam, segformer, transformers, vitpose
 
 FRAMES = make_pictures(2, 50, 70)
 
@@ -151,12 +151,28 @@ def test_other_weights_beside_the_same_config_are_read_again(tmp_path: Path) -> 
 
 def test_an_old_transformers_is_named() -> None:
     with pytest.raises(preprocessors.WeightsError, match=r"has no NetOfTheFuture: update it to at least 9\.9"):
-        pretrained._class("NetOfTheFuture", pretrained.Kind("NetOfTheFuture", "AutoImageProcessor", "9.9"))
+        pretrained.transformers_class("NetOfTheFuture", pretrained.Kind("NetOfTheFuture", "AutoImageProcessor", "9.9"))
 
 
-@pytest.mark.parametrize(("kind", "near_value"), [("dpt", 9.0), ("zoedepth", 1.0), ("depth_pro", 1.0)])
+def test_metric_depth_is_one_over_the_metres_and_no_relative_folder_is_taken(tmp_path: Path) -> None:
+    entry = preprocessors.get("depth_anything_v2_metric")
+    if not hasattr(transformers, pretrained.DEPTH_ANYTHING_METRIC.model):
+        pytest.skip("this release of transformers has no Depth Anything")
+    library = models(tmp_path, entry, depth_anything, lambda: depth_anything("relative"))
+    nearness = pretrained.depth_anything_metric(FRAMES, library=library, weights=entry.weights)
+    assert nearness.shape == (2, 50, 70) and nearness.min() >= 1 / 20, "the net says at most 20 m"
+    fixed = preprocessors.process(entry, FRAMES, library=library, normalize="fixed", near=1.0, far=0.0)
+    assert np.allclose(fixed[..., 0], np.clip(nearness, 0, 1), atol=1e-6), "white is one metre, black is infinity"
+    with pytest.raises(preprocessors.WeightsError, match="gives relative depth"):
+        preprocessors.process(entry, FRAMES, library=library, scene="outdoor")
+
+
+@pytest.mark.parametrize(("kind", "near_value"), [("dpt", 9.0), ("zoedepth", 1.0), ("depth_pro", 1.0), ("metric", 1.0)])
 def test_disparities_and_distances_both_end_with_near_white(kind: str, near_value: float) -> None:
     """The left half is near: a large disparity, or a small distance."""
+
+    class Head(torch.nn.Module):
+        max_depth = 20
 
     class Net(torch.nn.Module):
         def __init__(self) -> None:
@@ -164,6 +180,8 @@ def test_disparities_and_distances_both_end_with_near_white(kind: str, near_valu
             self.config = transformers.PretrainedConfig()
             self.config.model_type = kind
             self.config.patch_size, self.config.scaled_images_ratios = 4, [0.25, 1.0]
+            self.config.depth_estimation_type = "metric"
+            self.head = Head()
             self.weight = torch.nn.Parameter(torch.zeros(1), requires_grad=False)
 
         def forward(self, pixel_values: torch.Tensor) -> Any:
@@ -175,6 +193,6 @@ def test_disparities_and_distances_both_end_with_near_white(kind: str, near_valu
         def folder(self, weights: Weights, load: Any) -> Any:
             return Net(), lambda images, **options: {"pixel_values": torch.zeros(len(images), 3, 20, 30)}
 
-    name = "depth_pro" if kind == "depth_pro" else "depth_dpt"
+    name = {"depth_pro": "depth_pro", "metric": "depth_anything_v2_metric"}.get(kind, "depth_dpt")
     hint = preprocessors.process(name, FRAMES, library=Known(()))
     assert hint[:, 25, 5].min() > 0.9 and hint[:, 25, 65].max() < 0.1

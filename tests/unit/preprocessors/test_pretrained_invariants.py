@@ -22,8 +22,15 @@ NEEDS = {
     "depth_zoe": "ZoeDepthForDepthEstimation",
     "depth_pro": "DepthProForDepthEstimation",
     "pose_vitpose": pretrained.VITPOSE.model,
+    "pose_vitpose_plus": pretrained.VITPOSE.model,
+    "pose_animal": pretrained.VITPOSE.model,
+    "depth_anything_v2_metric": pretrained.DEPTH_ANYTHING_METRIC.model,
 }
-QUICK = {"segment_sam": {"points": 2}, "pose_vitpose": {"person_score": 0.0, "point_score": 0.0}}
+ALL_SHOWN = {"person_score": 0.0, "point_score": 0.0}
+QUICK: dict[str, dict[str, Any]] = {
+    "segment_sam": {"points": 2}, "pose_vitpose": ALL_SHOWN, "pose_animal": ALL_SHOWN,
+    "pose_vitpose_plus": {**ALL_SHOWN, "hands": True, "face": True},
+}  # fmt: skip
 IMAGE = make_pictures(1, 33, 47)
 
 

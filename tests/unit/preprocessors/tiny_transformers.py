@@ -15,7 +15,8 @@ from comfyui_controlnet_core.preprocessors.learned.library import Library
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("transformers.modeling_outputs")
 SIZE = {"height": 32, "width": 32}
-Maker = Callable[[], tuple[Any, ...]]
+# A model with its processor, or the state dict of a file.
+Maker = Callable[[], tuple[Any, ...] | dict[str, torch.Tensor]]
 
 
 def dpt() -> tuple[Any, Any]:
@@ -79,7 +80,11 @@ def rtdetr() -> tuple[Any, Any]:
         use_pretrained_backbone=False,
     )
     processor = transformers.RTDetrImageProcessor(size={"height": 64, "width": 64})
-    return transformers.RTDetrForObjectDetection(config), processor
+    net = transformers.RTDetrForObjectDetection(config)
+    # It sees people and cats wherever it looks: a random one hardly ever finds any.
+    for layer in net.model.decoder.class_embed:
+        layer.bias.data[[0, 15]] = 4.0
+    return net, processor
 
 
 def vitpose() -> tuple[Any, Any]:
@@ -95,6 +100,45 @@ def vitpose() -> tuple[Any, Any]:
     config = transformers.VitPoseConfig(backbone_config=backbone, num_labels=17, use_simple_decoder=True)
     processor = transformers.VitPoseImageProcessor(size={"height": 32, "width": 24})
     return transformers.VitPoseForPoseEstimation(config), processor
+
+
+def vitpose_plus() -> dict[str, torch.Tensor]:
+    """A file of ViTPose+'s authors: six experts, the heads of COCO, AIC, MPII, AP-10K, APT-36K, COCO-WholeBody."""
+    width, hidden, part = 16, 64, 4
+    shapes = {
+        "backbone.cls_token": (1, 1, width),
+        "backbone.pos_embed": (1, 13, width),
+        "backbone.patch_embed.proj.weight": (width, 3, 8, 8), "backbone.patch_embed.proj.bias": (width,),
+        "backbone.last_norm.weight": (width,), "backbone.last_norm.bias": (width,),
+    }  # fmt: skip
+    layers = {"attn.qkv": (3 * width, width), "attn.proj": (width, width), "mlp.fc1": (hidden, width)}
+    layers |= {"mlp.fc2": (width - part, hidden), **{f"mlp.experts.{expert}": (part, hidden) for expert in range(6)}}
+    for block in ("backbone.blocks.0", "backbone.blocks.1"):
+        for name, shape in layers.items():
+            shapes |= {f"{block}.{name}.weight": shape, f"{block}.{name}.bias": shape[:1]}
+        for norm in ("norm1", "norm2"):
+            shapes |= {f"{block}.{norm}.weight": (width,), f"{block}.{norm}.bias": (width,)}
+    heads = ("keypoint_head", *(f"associate_keypoint_heads.{number}" for number in range(5)))
+    for head, points in zip(heads, (17, 14, 16, 17, 17, 133), strict=True):
+        for layer, inputs in ((0, width), (3, 256)):
+            shapes[f"{head}.deconv_layers.{layer}.weight"] = (inputs, 256, 4, 4)
+            for name in ("weight", "bias", "running_mean", "running_var"):
+                shapes[f"{head}.deconv_layers.{layer + 1}.{name}"] = (256,)
+        shapes |= {f"{head}.final_layer.weight": (points, 256, 1, 1), f"{head}.final_layer.bias": (points,)}
+    state = {name: 0.2 * torch.randn(shape) for name, shape in shapes.items()}
+    return {name: value.abs() + 0.5 if name.endswith("running_var") else value for name, value in state.items()}
+
+
+def depth_anything(kind: str = "metric") -> tuple[Any, Any]:
+    backbone = transformers.Dinov2Config(
+        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, mlp_ratio=2, image_size=28, patch_size=14,
+        out_indices=[1, 2, 3, 4], reshape_hidden_states=False, apply_layernorm=True,
+    )  # fmt: skip
+    config = transformers.DepthAnythingConfig(
+        backbone_config=backbone, patch_size=14, reassemble_hidden_size=16, neck_hidden_sizes=[8, 8, 16, 16],
+        fusion_hidden_size=8, head_hidden_size=8, depth_estimation_type=kind, max_depth=20,
+    )  # fmt: skip
+    return transformers.DepthAnythingForDepthEstimation(config), _Nothing()
 
 
 def upernet() -> tuple[Any, Any]:
@@ -141,7 +185,7 @@ def depth_pro() -> tuple[Any, Any]:
 
 
 class _Nothing:
-    """In place of a processor: from 5.0 on Depth Pro's needs torchvision, and ours does without."""
+    """In place of a processor that ours does without: from 5.0 on Depth Pro's needs torchvision."""
 
     def save_pretrained(self, folder: Path) -> None:
         (folder / "preprocessor_config.json").write_text('{"image_processor_type": "DepthProImageProcessor"}', "utf-8")
@@ -193,6 +237,9 @@ MAKERS: dict[str, tuple[Maker, ...]] = {
     "segment_upernet": (upernet,),
     "segment_sam": (sam,),
     "pose_vitpose": (rtdetr, vitpose),
+    "pose_vitpose_plus": (rtdetr, *[vitpose_plus] * 4),
+    "pose_animal": (rtdetr, *[vitpose_plus] * 4),
+    "depth_anything_v2_metric": (depth_anything, depth_anything),
 }
 """What stands in for the folders of each kind."""
 
@@ -204,7 +251,12 @@ def save(folder: Path, make: Callable[[], tuple[Any, Any]]) -> None:
     processor.save_pretrained(folder)
 
 
-def models(tmp_path: Path, entry: Entry, *makers: Callable[[], tuple[Any, Any]]) -> Library:
+def models(tmp_path: Path, entry: Entry, *makers: Callable[[], Any]) -> Library:
     for weights, make in zip(entry.weights, makers, strict=True):
-        save(tmp_path / "transformers" / weights.file, make)
+        path = tmp_path / "transformers" / weights.file
+        if weights.is_folder:
+            save(path, make)
+        else:
+            torch.manual_seed(0)
+            torch.save({"state_dict": make(), "meta": {"epoch": 1}}, path)
     return Library([tmp_path])
