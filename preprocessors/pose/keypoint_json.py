@@ -164,7 +164,8 @@ def _read_frame(frame: Mapping[str, Any], height: int | None, width: int | None)
         raise PictureError('"people" holds something else than a list of people')
     if not isinstance(animals, Sequence) or isinstance(animals, str):
         raise PictureError('"animals" holds something else than a list of animals')
-    _check_limit(len(found) + len(animals), limits.MAX_PEOPLE, "a frame has {:,} people or animals")
+    _check_limit(len(found), limits.MAX_PEOPLE, "a frame has {:,} people")
+    _check_limit(len(animals), limits.MAX_PEOPLE, "a frame has {:,} animals")
     notes: list[str] = []
     people = tuple(_read_person(person, notes) for person in found)
     return Pose(people, height, width, tuple(notes), tuple(map(_read_animal, animals)))
