@@ -182,12 +182,19 @@ def get(url: str) -> bytes:
         return reply.read()
 
 
-def wait(done: Callable[[], Any], what: str) -> Any:
-    """What `done` answers, once it is true."""
+def wait(done: Callable[[], Any], what: str, page: Any = None) -> Any:
+    """What `done` answers, once it is true.
+
+    page: where `done` does not ask the page itself. Requests of the page pass through this process (`route`), and stand
+    still while it sleeps.
+    """
     end = time.monotonic() + TIMEOUT
     while not (found := done()):
         assert time.monotonic() < end, f"waited {TIMEOUT:g} s for {what}"
-        time.sleep(0.2)
+        if page is None:
+            time.sleep(0.2)
+        else:
+            page.wait_for_timeout(200)
     return found
 
 
@@ -315,7 +322,7 @@ class Editor:
         """Press Run and wait for the end; the server's record of the run."""
         before = set(self.history())
         self.page.get_by_test_id("queue-button").click()
-        (name,) = wait(lambda: set(self.history()) - before, "the run")
+        (name,) = wait(lambda: set(self.history()) - before, "the run", self.page)
         entry = self.history()[name]
         assert entry["status"]["status_str"] == "success", entry["status"]
         return entry
@@ -413,7 +420,7 @@ def test_a_template_runs_is_saved_and_runs_again_after_a_reload(editor: Editor, 
     dialog.get_by_role("button", name="Confirm").click()
     dialog.wait_for(state="hidden")
     path = f"{editor.server}/api/userdata/{urllib.parse.quote(f'workflows/{title}.json', safe='')}"
-    wait(lambda: answers(path), "the saved workflow")
+    wait(lambda: answers(path), "the saved workflow", editor.page)
 
     editor.command("Comfy.NewBlankWorkflow")
     wait(lambda: editor.page.evaluate(TYPES) == [], "an empty canvas")
