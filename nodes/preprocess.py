@@ -209,11 +209,12 @@ def family_fields(family: Family) -> tuple[Field, ...]:
     """The inputs of a family's node: the image, the kind where there are several, and the settings of all kinds."""
     kinds = [choice("kind", family.kinds, describe_kinds(family), family.kinds[0])] if len(family.kinds) > 1 else []
     required = [_IMAGE, *kinds, _RESOLUTION, *([_REPAINT] if family.needs_mask else [])]
-    settings = [setting_field(setting, family) for setting in family.fields]
+    settings = [setting_field(setting, family) for setting in family.fields if setting.name not in family.added]
     settings += [_NORMALIZE] if family.has_range else []
     settings += [_SEED] if family.is_seeded else []
-    # The mask stays the last input, where it was in saved workflows.
+    # The mask stays where it was in saved workflows: behind the settings of the first release.
     settings += [] if family.needs_mask else [_MASK]
+    settings += [setting_field(setting, family) for setting in family.fields if setting.name in family.added]
     return (*required, *optional(*settings))
 
 

@@ -29,6 +29,7 @@ class Family:
     """Preprocessors for one purpose. `kinds` are names of preprocessors, the default first.
 
     group: its place in the editor's menu: "lines", "maps", "pose", "segmentation" or "pictures".
+    added: names of settings that came after a release: they are the last inputs, so that saved workflows keep theirs.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Family:
     group: str
     help: str
     aliases: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
 
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
@@ -128,7 +130,7 @@ FAMILIES: tuple[Family, ...] = (
         "Depth", "Depth", ("depth_anything_v2", "depth_dpt", "depth_zoe", "depth_pro", "depth_anything_v2_metric"),
         "maps",
         "Depth of a single photo, near is white. Only networks can estimate it: their files have to be in your "
-        "models folders. For a depth map that you have, use Depth Convert.", ("midas", "zoe", "depth anything"),
+        "models folders. For a depth map that you have, use Depth Convert.", ("midas", "zoe", "depth anything"), ("scene",),
     ),
     Family(
         "DepthConvert", "Depth Convert", ("depth_map",), "maps",
@@ -162,7 +164,7 @@ FAMILIES: tuple[Family, ...] = (
         "Pose", "Human Pose", ("pose_openpose", "pose_vitpose", "pose_vitpose_plus", "pose_animal"), "pose",
         "People or animals found in a photo and drawn as skeletons. Only networks can find them: their files have to "
         "be in your models folders. For keypoints that you have, use Pose Render.",
-        ("openpose", "dwpose", "vitpose", "skeleton", "animal pose"),
+        ("openpose", "dwpose", "vitpose", "skeleton", "animal pose"), ("model",),
     ),
     Family(
         "Segmentation", "Segmentation",
