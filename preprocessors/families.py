@@ -130,7 +130,8 @@ FAMILIES: tuple[Family, ...] = (
         "Depth", "Depth", ("depth_anything_v2", "depth_dpt", "depth_zoe", "depth_pro", "depth_anything_v2_metric"),
         "maps",
         "Depth of a single photo, near is white. Only networks can estimate it: their files have to be in your "
-        "models folders. For a depth map that you have, use Depth Convert.", ("midas", "zoe", "depth anything"), ("scene",),
+        "models folders. For a depth map that you have, use Depth Convert.",
+        ("midas", "zoe", "depth anything"), ("scene",),
     ),
     Family(
         "DepthConvert", "Depth Convert", ("depth_map",), "maps",
