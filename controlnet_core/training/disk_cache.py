@@ -84,5 +84,5 @@ def encoders_digest(checkpoint: Checkpoint) -> str:
     modules = (checkpoint.vae, checkpoint.text_model, checkpoint.text_model2)
     tensors = [tensor for module in modules if module is not None for tensor in module.state_dict().values()]
     for tensor in (*tensors, *checkpoint.extras.values()):
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
