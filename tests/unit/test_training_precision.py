@@ -146,7 +146,7 @@ def test_the_optimiser_of_a_training_does_not_change(
     more = ("--steps", "2", "--min-snr", "5", "--noise-offset", "0.1")
     assert train(folder, output, *more) == 0, "the precision may change"
     assert "fp16 was True, is False" in capsys.readouterr().out
-    assert train(folder, output, *more, "--optimizer", "adamw8bit") in (1, 2)
+    assert train(folder, output, *more, "--optimizer", "adamw8bit") in (2, 3)
     assert train(folder, output, "--steps", "2", "--noise-offset", "0.1") == 2
     assert "min_snr was 5.0, is 0.0" in capsys.readouterr().err
 
