@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..controlnet_core.errors import ValueRangeError
 from .control import STACK
 from .fields import Output, choice, clip, integer, number, optional, socket, text, vae
 from .look import FIDELITY_KINDS
@@ -73,6 +74,8 @@ class ControlSweep(Node):
         from ..controlnet_core.sample import SampleSettings
         from .sweep_runs import Fidelity, SweepRuns, plan
 
+        if y == NOTHING and y_values.strip():
+            raise ValueRangeError(f"y_values is {y_values.strip()[:60]!r}, but y is {NOTHING!r}: choose what y changes")
         grid = plan([(name, values) for name, values in ((y, y_values), (x, x_values)) if name != NOTHING], max_cells)
         inputs = SamplerInputs(model, positive, negative, latent, SampleSettings(**settings))
         measured = None if kind == NOTHING else Fidelity(kind, tolerance)

@@ -52,7 +52,6 @@ class BoundUnit:
 
     def weights(self, sigma: float) -> tuple[float, ...]:
         """Weight of each residual at this noise level; all 0 outside the unit's window."""
-        # Every target asks for its weight in every evaluation.
         if sigma not in self.known_weights:
             self.known_weights[sigma] = self.unit.weights_at(sigma, self.schedule, self.base, self.latent_height)
         return self.known_weights[sigma]

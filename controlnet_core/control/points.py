@@ -92,7 +92,7 @@ def read_points(value: Any) -> PointCurve:
         interpolation = value.get("interpolation", interpolation)
         value = value.get("points")
     elif hasattr(value, "points"):
-        # ComfyUI's classes are told apart by their names: there is one for each interpolation.
+        # ComfyUI has one class for each interpolation. We recognise it by its name, to avoid importing ComfyUI here.
         interpolation = "linear" if "linear" in type(value).__name__.lower() else interpolation
         value = value.points
     try:

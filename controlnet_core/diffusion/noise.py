@@ -41,12 +41,13 @@ _SEEDS = 2**64
 
 @dataclass(frozen=True)
 class NoisePart:
-    """Where a latent lies in a larger one, whose noise it takes its part of.
+    """The place of a tile in a larger latent. The tile takes its noise from the noise of the larger latent.
 
-    seed: of the larger one's noise. size: its (height, width). top, left: where the part begins. All in latent cells.
+    seed: seed of the noise of the larger latent. size: (height, width) of the larger latent. top, left: first row and
+    column of the tile. All lengths are in latent cells.
     """
 
-    # Where two parts overlap they see the same noise, so that they agree there on details as well.
+    # Two tiles get the same noise where they overlap, so their details agree there.
 
     seed: int
     size: tuple[int, int]

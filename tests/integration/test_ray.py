@@ -181,8 +181,8 @@ def test_hints_are_those_of_a_serial_run(folder: Path) -> None:
         subprocess.check_call(["tar", "cf", name, "photos"])
     hints = command("preprocess", "canny", "photos", "a.tar", "b.tar", "--chunk", "4", "--device", "cpu", "--output")
     assert subprocess.call([*hints, "serial"]) == 0
-    told = subprocess.check_output([*hints, "far", *TWO], text=True)
-    assert "117 made, 0 there already" in told
+    output = subprocess.check_output([*hints, "far", *TWO], text=True)
+    assert "117 made, 0 there already" in output
     names = {path.name for path in (folder / "serial").iterdir()}
     assert len(names) == 41 and names == {path.name for path in (folder / "far").iterdir()}
     for name in names:

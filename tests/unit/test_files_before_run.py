@@ -93,12 +93,13 @@ def test_validate_and_run_give_the_same_exit_code(tmp_path: Path, capsys: pytest
     (tmp_path / "models").mkdir()
     (tmp_path / "w.json").write_text(json.dumps(hint("CNCore_SoftEdge", kind="soft_edge_hed")))
     words = [str(tmp_path / "w.json"), "--output", str(tmp_path), "--models", str(tmp_path / "models")]
-    told = []
+    messages = []
     for command in ("validate", "run"):
         assert cli.main([command, *words]) == 3
-        told.append(capsys.readouterr().err)
-    assert "error: node 2 (CNCore_SoftEdge): ControlNetHED.pth was not found" in told[0] and told[0] == told[1]
-    assert "soft_edge needs no weights" in told[0]
+        messages.append(capsys.readouterr().err)
+    assert "error: node 2 (CNCore_SoftEdge): ControlNetHED.pth was not found" in messages[0]
+    assert messages[0] == messages[1]
+    assert "soft_edge needs no weights" in messages[0]
 
 
 def encode(text: Any, kind: str = "CLIPTextEncode") -> dict[str, Any]:

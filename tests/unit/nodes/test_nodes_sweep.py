@@ -144,6 +144,7 @@ REFUSED = (
     ({"x": "control_net", "x_values": "none.safetensors"}, "control_net 'none.safetensors' is unknown"),
     ({"x_values": " , "}, "strength is swept, but has no values"),
     ({"y": "strength", "y_values": "1"}, "x and y are both strength"),
+    ({"y_values": "balanced"}, "y_values is 'balanced', but y is 'nothing': choose what y changes"),
     ({"x": "prompt", "x_values": "a|b", "clip": None}, "link clip"),
     ({"unit": 3}, "unit is 3, but the stack has 2 ControlNets"),
     ({"x": "start_percent", "y": "end_percent", "y_values": "0.5"}, "start_percent is 1 and end_percent 0.5"),
