@@ -98,7 +98,8 @@ def ceiling(setup: Setup) -> Iterator[Row]:
 
 def peers(setup: Setup) -> Iterator[Row]:
     """Measure several evaluations in a row with `step.compare`."""
-    wanted = argparse.Namespace(nets=[3], ours_only=False, compiled=setup.compiled, fast=False, accelerate=False)
+    options = {"fast": False, "accelerate": False, "openvino": False, "without_diffusers": False}
+    wanted = argparse.Namespace(nets=[3], ours_only=False, compiled=setup.compiled, **options)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_weights(folder, 3, setup.shape)

@@ -3,8 +3,8 @@
     python benchmarks/render.py FILE.json ... [--plot FILE.png]
 
 It prints a Markdown table per file (seconds, ratio to the other packages, cost of a further net, memory, error,
-preparation), and memory and preparation of our rows in words. The plot shows time over the number of nets, over the
-size of the picture and over the batch; an axis with a single value is left out.
+preparation), and memory, preparation and load of our rows in words. The plot shows time over the number of nets, over
+the size of the picture and over the batch; an axis with a single value is left out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 WIDTH, HEIGHT, MARGIN = 420, 320, 56
 COLOURS = ("#1b6ca8", "#d1495b", "#3c8d5a", "#8d6a9f", "#c77f1a", "#555555")
 AXES = ("nets", "size", "batch")
-PEERS = ("diffusers", "ComfyUI")
+PEERS = ("diffusers", "ComfyUI", "OpenVINO")
 NET_OF_UNET = 283 / 803
 """GFLOP of a ControlNet divided by GFLOP of the UNet, SD1.5 at 512 pixels."""
 Row = dict[str, Any]
@@ -51,9 +51,9 @@ def table(rows: list[Row]) -> str:
     costs as much as its share of operations.
     """
     lines = [
-        "| engine | dtype | size | batch | nets | s (spread) | of diffusers | of ComfyUI | a further net | peak MB "
-        "| error | first s | prepare s | other seed s |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| engine | dtype | size | batch | nets | s (spread) | of diffusers | of ComfyUI | of OpenVINO "
+        "| a further net | peak MB | error | first s | prepare s | other seed s |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         cells = [
@@ -69,7 +69,7 @@ def table(rows: list[Row]) -> str:
 
 
 def claims(rows: list[Row]) -> str:
-    """Return memory and preparation in words, one line for each case of ours."""
+    """Return memory, preparation and load in words, one line for each case of ours."""
     lines = []
     for row in rows:
         if row["engine"] != "ours":
@@ -81,6 +81,10 @@ def claims(rows: list[Row]) -> str:
             parts.append(f"preparing takes {row['prepare'] / row['seconds']:.2f} of a step")
         if row.get("other_seed") is not None:
             parts.append(f"with another seed {row['other_seed'] / row['seconds']:.4f}: nothing is prepared again")
+        parts += [
+            f"{load['per_core']} busy processes per core: {load['ratio']:.2f} of the quiet time"
+            for load in row.get("busy", ())
+        ]
         lines.append(f"- {case}: {'; '.join(parts)}")
     return "\n".join(lines) + "\n"
 

@@ -4,13 +4,15 @@
     COMFYUI_DIR=... python benchmarks/step.py     adds ComfyUI
     COMFYUI_DIR=... python benchmarks/step.py --accelerate    adds ComfyUI behind our Accelerate node
     python benchmarks/step.py --fast --compiled   adds diffusers' fast recipe, plain and compiled
+    python benchmarks/step.py --openvino --busy 1 adds OpenVINO, and times with a busy process per core
 
 Full-size SD1.5 with random weights (speed does not depend on them). All engines have the same weights, so there is an
-error beside each time: max |x0 - x0 of diffusers in this dtype| / max |x0|, for the guided prediction. After a warm-up
+error beside each time: max |x0 - x0 of diffusers in float32| / max |x0|, for the guided prediction. After a warm-up
 the engines are called in turn, forwards and backwards. Times are the median and the spread (largest less smallest).
 Memory is the peak of bytes of tensors during a step that were not alive before it.
 
 first         seconds of an engine's first call in a case, with compiling and packing for a new size
+busy          with --busy K: median and spread while K endless processes per core run, and the ratio to the quiet time
 prepare       seconds of what is done once per run; the weights are packed before
 other seed    the same for a run that differs only in the seed: what was prepared is used again
 
@@ -34,7 +36,9 @@ from typing import Any
 
 import torch
 from comfyui_controlnet_core.controlnet_core.runtime.device import DTYPES, Runtime
+from load import busy
 from measure import machine, peak_bytes, seconds
+from openvino_peer import OpenVINO
 from peers import (
     RECIPES,
     SHAPES,
@@ -72,6 +76,12 @@ def main() -> int:
     parser.add_argument("--shape", choices=list(SHAPES), default="sd15")
     parser.add_argument("--fast", action="store_true", help="add diffusers with channels_last and fused projections")
     parser.add_argument("--compiled", action="store_true", help="add the same under torch.compile")
+    parser.add_argument("--openvino", action="store_true", help="add OpenVINO (pip install openvino), on a CPU")
+    parser.add_argument("--without-diffusers", action="store_true", help="do not time diffusers; errors stay")
+    parser.add_argument(
+        "--busy", type=int, nargs="+", default=[], help="busy processes per core, one or several levels"
+    )
+    parser.add_argument("--weights", type=Path, help="keep the random weights here and use them the next time")
     parser.add_argument("--accelerate", action="store_true", help="add ComfyUI behind our Accelerate node")
     parser.add_argument("--ours-only", action="store_true", help="measure only ours, without errors, for a quick look")
     for name in OURS:
@@ -84,13 +94,18 @@ def main() -> int:
     )
     began = datetime.now().isoformat(timespec="seconds")
     of_run = {"shape": args.shape, "run": began, "machine": machine(runtime.device)}
-    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        write_weights(Path(folder), max(args.nets), args.shape)
-        engines = make_engines(args, Path(folder), runtime)
+    with tempfile.TemporaryDirectory() as temporary, torch.inference_mode():
+        folder = (args.weights or Path(temporary)) / args.shape
+        if not (folder / f"net{max(args.nets) - 1}" if max(args.nets) else folder / "unet").exists():
+            write_weights(folder, max(args.nets), args.shape)
+        cases = [make_case(*axes) for axes in product(args.sizes, args.batches, args.nets)]
+        truths = [None] * len(cases) if args.ours_only else exact_outputs(folder, cases, runtime)
+        engines = make_engines(args, folder, runtime)
         print(HEAD)
-        for size, batch, nets in product(args.sizes, args.batches, args.nets):
-            about = {"size": size, "batch": batch, "nets": nets, "dtype": args.dtype, **ours, **of_run}
-            made = compare(engines, make_case(size, batch, nets), args.repeats, runtime.device)
+        for case, truth in zip(cases, truths, strict=True):
+            size, batch = 8 * case.x.shape[-1], len(case.x)
+            about = {"size": size, "batch": batch, "nets": case.nets, "dtype": args.dtype, **ours, **of_run}
+            made = compare(engines, case, args.repeats, runtime.device, truth, args.busy)
             rows = [{**row, **about} for row in made]
             print("\n".join(line(row) for row in rows), flush=True)
             if args.json:  # after each case, so that an interruption does not lose the earlier ones
@@ -116,8 +131,10 @@ def make_engines(args: argparse.Namespace, folder: Path, runtime: Runtime) -> li
     engines: list[Any] = [Ours(folder, count, runtime)]
     if args.ours_only:
         return engines
+    if args.openvino:
+        engines.append(OpenVINO(folder, runtime))
     pool = Pool(runtime.device)
-    recipes = [name for name in RECIPES if name == "plain" or getattr(args, name)]
+    recipes = [name for name in RECIPES if (not args.without_diffusers if name == "plain" else getattr(args, name))]
     engines += [Diffusers(folder, count, runtime, pool, recipe) for recipe in recipes]
     if os.environ.get("COMFYUI_DIR"):
         comfy = Comfy(folder, count, runtime, pool, Path(os.environ["COMFYUI_DIR"]))
@@ -127,15 +144,35 @@ def make_engines(args: argparse.Namespace, folder: Path, runtime: Runtime) -> li
     return engines
 
 
-def compare(engines: Sequence[Any], case: Case, repeats: int, device: torch.device) -> Iterator[dict[str, Any]]:
-    """Measure a case. Yields one row per engine."""
+def exact_outputs(folder: Path, cases: Sequence[Case], runtime: Runtime) -> list[Tensor]:
+    """Return the prediction of diffusers in float32 for each case, (B, 4, h, w). Its weights are freed again."""
+    plain = replace(runtime, dtype=torch.float32)
+    engine = Diffusers(folder, max(case.nets for case in cases), plain, Pool(runtime.device))
+    outputs: list[Tensor] = []
+    for case in cases:
+        engine.run(case, lambda step: outputs.append(step().float().cpu()))
+    return outputs
+
+
+def compare(
+    engines: Sequence[Any],
+    case: Case,
+    repeats: int,
+    device: torch.device,
+    truth: Tensor | None = None,
+    busy_levels: Sequence[int] = (),
+) -> Iterator[dict[str, Any]]:
+    """Measure a case. Yields one row per engine.
+
+    truth: (B, 4, h, w), what errors are measured against; None: diffusers' output in the same dtype, if it is there.
+    """
     steps: dict[str, Step] = {}
     rows: list[dict[str, Any]] = []
 
     def inside(remaining: Sequence[Any]) -> None:
         """Enter the run of each engine in turn; in the innermost call, all steps are ready."""
         if not remaining:
-            rows.extend(measure(steps, repeats, device))
+            rows.extend(measure(steps, repeats, device, truth, busy_levels))
             for row, engine in zip(rows, engines, strict=True):
                 counted = engine.counts_memory
                 row["peak_bytes"] = peak_bytes(steps[engine.name], device) + engine.buffer_bytes if counted else None
@@ -165,27 +202,47 @@ def preparing(ours: Ours, case: Case, device: torch.device) -> dict[str, float]:
     return {"prepare": first, "other_seed": further}
 
 
-def measure(steps: dict[str, Step], repeats: int, device: torch.device) -> Iterator[dict[str, Any]]:
-    """Measure time and error of each step."""
+def measure(
+    steps: dict[str, Step], repeats: int, device: torch.device, truth: Tensor | None, busy_levels: Sequence[int]
+) -> Iterator[dict[str, Any]]:
+    """Measure time and error of each step, quiet and at each level of load."""
     outputs: dict[str, Tensor] = {}
     first: dict[str, float] = {}
     for name, step in steps.items():
         first[name] = seconds(lambda name=name, step=step: outputs.update({name: step()}), device)
     outputs = {name: output.float().cpu() for name, output in outputs.items()}
+    times = in_turn(steps, repeats, device)
+    loaded: dict[int, dict[str, list[float]]] = {}
+    for level in busy_levels:
+        with busy(level):
+            loaded[level] = in_turn(steps, repeats, device)
+    truth = outputs.get("diffusers") if truth is None else truth
+    for name in steps:
+        error = None if truth is None else float((outputs[name] - truth).abs().max() / truth.abs().max())
+        quiet = statistics.median(times[name])
+        yield {
+            "engine": name,
+            "seconds": quiet,
+            "spread": max(times[name]) - min(times[name]),
+            "error": error,
+            "first": first[name],
+            **({"busy": [busy_row(level, loaded[level][name], quiet) for level in loaded]} if loaded else {}),
+        }
+
+
+def in_turn(steps: dict[str, Step], repeats: int, device: torch.device) -> dict[str, list[float]]:
+    """Measure the seconds of each step, called in turn, forwards and backwards."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for repeat in range(repeats):
         for name in list(steps) if repeat % 2 else list(steps)[::-1]:
             times[name].append(seconds(steps[name], device))
-    truth = outputs.get("diffusers")
-    for name in steps:
-        error = None if truth is None else float((outputs[name] - truth).abs().max() / truth.abs().max())
-        yield {
-            "engine": name,
-            "seconds": statistics.median(times[name]),
-            "spread": max(times[name]) - min(times[name]),
-            "error": error,
-            "first": first[name],
-        }
+    return times
+
+
+def busy_row(level: int, times: Sequence[float], quiet: float) -> dict[str, float]:
+    """Return median, spread and ratio to the quiet time, with `level` busy processes per core."""
+    median = statistics.median(times)
+    return {"per_core": level, "seconds": median, "spread": max(times) - min(times), "ratio": median / quiet}
 
 
 def line(row: dict[str, Any]) -> str:
@@ -198,7 +255,11 @@ def line(row: dict[str, Any]) -> str:
         "other_seed": (12, lambda seconds: f"{seconds:.4f}"),
     }
     case = f"{row['engine']:20}{row['size']:6}{row['batch']:6}{row['nets']:6}{row['seconds']:10.3f}{row['spread']:9.3f}"
-    return case + "".join(f"{'' if row[k] is None else words(row[k]):>{width}}" for k, (width, words) in cells.items())
+    case += "".join(f"{'' if row[k] is None else words(row[k]):>{width}}" for k, (width, words) in cells.items())
+    for load in row.get("busy", ()):
+        case += f"\n{'':10}{load['per_core']} busy per core: {load['seconds']:.3f} s ({load['spread']:.3f}), "
+        case += f"{load['ratio']:.2f} of the quiet time"
+    return case
 
 
 if __name__ == "__main__":
