@@ -21,7 +21,6 @@ from typing import Any, NoReturn
 from ..controlnet_core.errors import DISK_FULL, CoreError, DamagedFileError, Interrupted, OutOfMemory, WriteError
 from .stop_signals import stop_signals
 from .terminal import printable
-from .versions import installed_version
 
 COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
@@ -83,6 +82,14 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see `{self.prog} --help`)")
 
 
+class _ShowVersion(argparse.Action):
+    """argparse's own action wants the text for every command, and reading it takes half of the time of --help."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        print(_version())
+        parser.exit()
+
+
 class UsageError(CoreError):
     """The command line is wrong."""
 
@@ -93,7 +100,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """Return the parser. Only `command` gets its arguments, because those of the others cost imports."""
     description = "ControlNet workflows without the node editor: the same files, the same pictures."
     parser = _Parser(prog="controlnet", description=description, epilog=_EPILOG)
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show program's version number and exit")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     for name, (module, summary) in COMMANDS.items():
         sub = subparsers.add_parser(name, help=summary, description=summary, epilog=_EPILOG)
@@ -176,4 +183,6 @@ def _report(error: CoreError, arguments: list[str]) -> int:
 
 
 def _version() -> str:
+    from .versions import installed_version
+
     return f"controlnet {installed_version('comfyui-controlnet-core') or '(not installed, run from its folder)'}"

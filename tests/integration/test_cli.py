@@ -5,6 +5,7 @@ These tests bring node classes of their own, so that they ask the command and no
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -402,6 +403,26 @@ def test_help_is_quick_and_imports_no_torch() -> None:
     assert float(done.stdout) < 0.5  # 0.05 s of a quiet core
     module = [sys.executable, "-m", "comfyui_controlnet_core", "--help"]
     assert "usage: controlnet" in subprocess.run(module, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_collector_rests_only_while_torch_is_first_imported() -> None:
+    code = (
+        "import gc, sys\n"
+        "from comfyui_controlnet_core.workflows import cli, session\n"
+        "passes = []\n"
+        "gc.callbacks.append(lambda phase, info: passes.append(phase))\n"
+        "session.open_session(cli.build_parser('run').parse_args(['run', 'canny_to_image']))\n"
+        "assert 'torch' in sys.modules and gc.isenabled() and gc.get_freeze_count() > 100_000\n"
+        "print(len(passes))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 200  # a collector that does not rest passes 800 times
+    import torch  # noqa: F401  (from here on the collector goes on)
+
+    with pytest.raises(KeyError), session.paused_collector():
+        assert gc.isenabled()
+        raise KeyError
+    assert gc.isenabled()
 
 
 # ---- inspecting -------------------------------------------------------------------------------------------
