@@ -6,6 +6,7 @@ Source: Zhang, Rao, Agrawala 2023, section 3.3 (half of the prompts are empty), 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -283,8 +284,8 @@ def _make_net(
 ) -> ControlNet:
     torch.manual_seed(recipe.seed)
     if start is not None:
-        net = ControlNet(start.config)
-        net.load_state_dict(start.state_dict())
+        # A copy keeps the class: a net of one's own architecture is trained as it is.
+        net = copy.deepcopy(start)
         return net.to(device, torch.float32).requires_grad_(True)
     # Trainable copies start as the locked blocks (Zhang et al. 2023, section 3.1).
     net = ControlNet.from_unet(checkpoint.unet, checkpoint.config.controlnet)

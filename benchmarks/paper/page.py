@@ -1,0 +1,53 @@
+"""The page docs/laboratory.md, made from the rows of the experiments."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from report import Experiment, Verdict
+
+HEAD = """# The laboratory: claims of the ControlNet paper, tested
+
+The paper (Zhang, Rao, Agrawala 2023) makes claims about how a ControlNet trains and what it can do. Each is tested \
+here by one script, on the demo world: rendered scenes with exact hints, and the built-in model of 128 pixels. \
+`python benchmarks/paper/run.py` runs all of them, `--quick` in about an hour of one core. The rows are in \
+`benchmarks/results/paper/`; `python benchmarks/paper/run.py --only-page --page docs/laboratory.md` writes this \
+page.
+
+The model is small (5 million weights), the pictures are simple and the trainings are short. A claim that holds here \
+is shown by measurement; one that does not may still hold at full size.
+"""
+
+
+def write_page(path: Path, experiments: Sequence[Experiment], results: Path, images: Path) -> None:
+    """Write the page with every experiment that has rows."""
+    done = [
+        (e, json.loads(f.read_text(encoding="utf-8")))
+        for e in experiments
+        if (f := results / f"{e.name}.json").exists()
+    ]
+    lines = [HEAD, "| the paper says | found here | holds? | script |", "| --- | --- | --- | --- |"]
+    for experiment, report in done:
+        lines += [_row(verdict, experiment) for verdict in experiment.judge(report["rows"])]
+    lines.append("")
+    for experiment, report in done:
+        lines += _section(experiment, report, path, images)
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _row(verdict: Verdict, experiment: Experiment) -> str:
+    script = f"`benchmarks/paper/{experiment.name}.py`"
+    return f"| {verdict.paper} ({experiment.source}) | {verdict.found} | **{verdict.holds}** | {script} |"
+
+
+def _section(experiment: Experiment, report: dict, path: Path, images: Path) -> list[str]:
+    picture = Path(os.path.relpath(images / f"laboratory_{experiment.name}.png", path.parent)).as_posix()
+    return [
+        f"## {experiment.question}\n",
+        *([f"{experiment.setup}\n"] if experiment.setup else []),
+        f"![{experiment.question}]({picture})\n",
+        *([f"{experiment.reading}\n"] if experiment.reading else []),
+    ]
