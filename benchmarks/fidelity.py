@@ -6,13 +6,15 @@ For each condition there are four pictures of every scene: with the scene's own 
 scene (shuffled), without control (none), and the true picture after the autoencoder (ceiling). The measures:
 
 edges          F1 of the canny edges of the picture and those of the true picture, with a tolerance of 2 pixels
-segmentation   mean IoU over objects; each pixel belongs to the object of the nearest colour (scene albedo, in Lab)
+lines          the same for straight segments, as the preprocessor `lines` finds them
+outlines       F1 of the canny edges of the picture and the true outlines of objects, ground and sky, with the same
+               tolerance: for depth, normals and segmentation, which say where a surface ends and not its colour
+objects        mean IoU over objects; each pixel belongs to the object of the nearest colour (scene albedo, in Lab). It
+               also asks whether the base gives each object the colour of its caption
 pose           IoU of the mannequin, which has its own colour, over the scenes with a mannequin
-depth          the same as segmentation, because depth determines the outlines of the objects
 gain           (with - shuffled) / (ceiling - shuffled)
 union          the same for the one net of all kinds, which is told the kind of each hint
-photo          edge F1 for the photograph of `workflows/canny_photo.json`, over eight seeds; the demo model was not
-               trained on photographs
+photo          edge F1 for the bundled photographs, over eight seeds; the demo model was not trained on photographs
 """
 
 from __future__ import annotations
@@ -31,12 +33,14 @@ import torch
 from comfyui_controlnet_core.controlnet_core.analysis.fidelity import compare_edges, iou
 from comfyui_controlnet_core.controlnet_core.backend import Backend
 from comfyui_controlnet_core.controlnet_core.checkpoints.control import load_control
-from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_checkpoint, load_controlnet
+from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_checkpoint
 from comfyui_controlnet_core.controlnet_core.conditioning.condition import Condition
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
+from comfyui_controlnet_core.controlnet_core.models.derived import DerivedControlNet
 from comfyui_controlnet_core.controlnet_core.models.text_encoder import TextEncoder
+from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
 from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
 from comfyui_controlnet_core.controlnet_core.training.demo_stages import UNION_KINDS
@@ -49,7 +53,7 @@ from torch import Tensor
 ASSETS = Path(__file__).parents[1] / "controlnet_core" / "assets"
 FIRST_SEED = 1_000_100  # not in the training data, and not among the example scenes of the nodes
 SETTINGS = SampleSettings(seed=7, steps=10, cfg=4.0, sampler="dpmpp_2m", scheduler="karras")
-KINDS = ("canny", "scribble", "depth", "openpose", "segmentation")
+KINDS = ("canny", "lines", "soft_edge", "scribble", "openpose", "segmentation", "normal", "depth", "lineart")
 Score = Callable[[RenderedScene, np.ndarray], list[float]]
 
 
@@ -66,8 +70,26 @@ def classify_albedo(picture: np.ndarray, albedo: np.ndarray) -> np.ndarray:
 
 def edges(scene: RenderedScene, picture: np.ndarray) -> list[float]:
     """Return the F1 of the picture's canny edges and those of the true picture."""
-    maps = [np.asarray(process("canny", p[None]))[0, ..., 0] for p in (scene.image, picture)]
-    return [edge_f1(*maps)]
+    return [edge_f1(*(_map("canny", p) for p in (scene.image, picture)))]
+
+
+def lines(scene: RenderedScene, picture: np.ndarray) -> list[float]:
+    """Return the F1 of the picture's straight segments and those of the true picture; an empty list without any."""
+    expected = _map("lines", scene.image)
+    return [edge_f1(expected, _map("lines", picture))] if expected.any() else []
+
+
+def outlines(scene: RenderedScene, picture: np.ndarray) -> list[float]:
+    """Return the F1 of the picture's canny edges and the true outlines of objects, ground and sky."""
+    labels = scene.labels
+    border = np.zeros(labels.shape, np.float32)
+    border[:, 1:][labels[:, 1:] != labels[:, :-1]] = 1.0
+    border[1:][labels[1:] != labels[:-1]] = 1.0
+    return [edge_f1(border, _map("canny", picture))]
+
+
+def _map(preprocessor: str, picture: np.ndarray) -> np.ndarray:
+    return np.asarray(process(preprocessor, picture[None].astype(np.float32)))[0, ..., 0]
 
 
 def objects(scene: RenderedScene, picture: np.ndarray) -> list[float]:
@@ -87,11 +109,17 @@ def mannequin(scene: RenderedScene, picture: np.ndarray) -> list[float]:
 
 SCORES: dict[str, tuple[str, Score]] = {
     "canny": ("edge F1", edges),
+    "lines": ("line F1", lines),
+    "soft_edge": ("edge F1", edges),
     "scribble": ("edge F1", edges),
-    "depth": ("object IoU", objects),
     "openpose": ("mannequin IoU", mannequin),
     "segmentation": ("object IoU", objects),
+    "normal": ("object IoU", objects),
+    "depth": ("object IoU", objects),
+    "lineart": ("edge F1", edges),
 }
+OUTLINES = ("outline F1", outlines)
+"""The second measure of the kinds that are measured by objects: it does not ask for their colours."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +173,12 @@ def load_demo(assets: Path, scenes: list[RenderedScene]) -> Demo:
     )
 
 
+def load_net(path: Path, unet: UNet) -> ControlNet:
+    """Load one of the demo's nets; a Control-LoRA is completed with the weights of its base."""
+    net = load_control(path, dtype=torch.float32)[0]
+    return net.resolve(unet) if isinstance(net, DerivedControlNet) else net
+
+
 def pictures(images: Tensor) -> np.ndarray:
     """Convert (B, 3, H, W) in [-1, 1] -> (B, H, W, 3) in [0, 1], rounded to bytes as in a PNG."""
     return (((images + 1.0) * 127.5).round().clamp(0, 255) / 255.0).permute(0, 2, 3, 1).numpy()
@@ -184,21 +218,34 @@ def measured(
     baselines: Baselines,
     pictures_to: Path | None = None,
 ) -> dict[str, object]:
-    """Measure and print one row: a net with its own hints and with those of other scenes, and the baselines."""
+    """Measure and print a net with its own hints and with those of other scenes, and the baselines.
+
+    A kind that is measured by objects gets a second row, by outlines.
+    """
     scenes, rows, (name, score) = demo.scenes, range(len(demo.scenes)), SCORES[kind]
     hints = [hint(kind, scene) for scene in scenes]
     own = demo.run([(unit(h),) for h in hints], rows)
     swapped = shuffled([i for i in rows if score(scenes[i], scenes[i].image)], len(scenes))
     other = demo.run([(unit(hints[i]),) for i in swapped], rows)
     shown = {"with": own, "shuffled": other, "none": baselines.free, "ceiling": baselines.ceiling}
-    means = {column: mean(score, scenes, made) for column, made in shown.items()}
-    # the share of the possible gain over shuffled hints
-    gain = (means["with"] - means["shuffled"]) / (means["ceiling"] - means["shuffled"])
-    figures = f"{means['with']:7.3f}{means['shuffled']:10.3f}{means['none']:7.3f}{means['ceiling']:9.3f}{gain:7.3f}"
-    print(f"{unit(hints[0]).name:22}{name:16}{figures}", flush=True)
+    label = unit(hints[0]).name
+    row = _row(label, name, score, scenes, shown)
+    if score is objects:
+        row["outlines"] = _row(label, *OUTLINES, scenes, shown)
     if pictures_to:
         scores = [score(s, p) for s, p in zip(scenes, own, strict=True)]
         sheet(pictures_to / f"fidelity_{kind}.png", scenes, hints, own, baselines.free, scores)
+    return row
+
+
+def _row(
+    label: str, name: str, score: Score, scenes: list[RenderedScene], shown: dict[str, np.ndarray]
+) -> dict[str, object]:
+    """One printed row: the means of all columns, and the share of the possible gain over shuffled hints."""
+    means = {column: mean(score, scenes, made) for column, made in shown.items()}
+    gain = (means["with"] - means["shuffled"]) / (means["ceiling"] - means["shuffled"])
+    figures = f"{means['with']:7.3f}{means['shuffled']:10.3f}{means['none']:7.3f}{means['ceiling']:9.3f}{gain:7.3f}"
+    print(f"{label:22}{name:16}{figures}", flush=True)
     return {"measure": name, "scenes": sum(1 for s in scenes if score(s, s.image)), **means, "gain": gain}
 
 
@@ -216,7 +263,7 @@ def main() -> int:
     rows = range(len(scenes))
     ceiling = demo.ceiling()
     free = demo.run([()] * len(scenes), rows)
-    nets = {k: load_controlnet(args.assets / f"demo_{k}.safetensors", dtype=torch.float32)[0] for k in args.kinds}
+    nets = {k: load_net(args.assets / f"demo_{k}.safetensors", demo.model.unet) for k in args.kinds}
     report: dict[str, object] = {"scenes": len(scenes), "settings": vars(SETTINGS), "conditions": {}}
     print(f"{'condition':22}{'measure':16}{'with':>7}{'shuffled':>10}{'none':>7}{'ceiling':>9}{'gain':>7}")
     baselines = Baselines(free, ceiling)
@@ -253,7 +300,7 @@ def main() -> int:
         }
         print("depth and pose together:", report["depth and pose together"])
     if "canny" in nets:
-        report["photo"] = photo(demo, nets["canny"])
+        report["photo"] = {name: photo(demo, nets["canny"], name, prompt) for name, prompt in PHOTOS.items()}
         print("photo, edge F1:", report["photo"])
     report["seconds"] = round(time.monotonic() - started, 1)
     if args.json:
@@ -261,28 +308,32 @@ def main() -> int:
     return 0
 
 
-PHOTO_PROMPT = "a photo of a red ball and a blue ball on yellow ground"
+PHOTOS = {
+    "coins": "a photo of a red ball and a blue ball on yellow ground",
+    **dict.fromkeys(("coffee", "astronaut", "rocket", "cat"), ""),
+}
+"""Photograph -> prompt: that of the bundled workflow for the coins. The demo has no words for what the others show."""
 PHOTO_SEEDS = range(8)
 
 
-def photo(demo: Demo, net: ControlNet) -> dict[str, float]:
-    """Measure the edge F1 of pictures made from the photograph's edges, as in the bundled workflow."""
-    picture, _ = example_photo(ASSETS / "examples" / "coins.jpg", "picture", 128)
+def photo(demo: Demo, net: ControlNet, name: str, prompt: str) -> dict[str, float]:
+    """Measure the edge F1 of pictures made from a photograph's edges, as in the bundled workflow."""
+    picture, _ = example_photo(ASSETS / "examples" / f"{name}.jpg", "picture", 128)
     soft = process("blur", picture.numpy(), sigma=2.0)
     edge_map = np.asarray(process("canny", soft, low=60, high=140))
     pixels = torch.from_numpy(np.ascontiguousarray(edge_map, np.float32)).permute(0, 3, 1, 2)
-    context, empty = demo.text.encode(PHOTO_PROMPT), demo.empty
+    context = demo.text.encode(prompt)
     found: dict[str, float] = {}
-    for name, units in (("with", (ControlUnit(net, pixels),)), ("none", ())):
+    for column, units in (("with", (ControlUnit(net, pixels),)), ("none", ())):
         scores = []
         for seed in PHOTO_SEEDS:
             settings = SampleSettings(seed=seed, steps=20, cfg=5.0)
-            halves = [Condition(context, units)], [Condition(empty, units)]
+            halves = [Condition(context, units)], [Condition(demo.empty, units)]
             latent = generate(demo.model, *halves, torch.zeros(1, 4, 16, 16), settings, backend=demo.backend)
             with torch.inference_mode():
                 made = pictures(demo.vae.decode(latent))
-            scores.append(edge_f1(edge_map[0, ..., 0], np.asarray(process("canny", made))[0, ..., 0]))
-        found[name] = float(np.mean(scores))
+            scores.append(edge_f1(edge_map[0, ..., 0], _map("canny", made[0])))
+        found[column] = float(np.mean(scores))
     with torch.inference_mode():
         restored = pictures(demo.vae.decode(demo.vae.encode(picture.permute(0, 3, 1, 2) * 2.0 - 1.0)))
     smooth = process("canny", process("blur", restored, sigma=2.0), low=60, high=140)

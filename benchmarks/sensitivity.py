@@ -36,12 +36,11 @@ from comfyui_controlnet_core.controlnet_core.analysis.plots import (
     new_page,
 )
 from comfyui_controlnet_core.controlnet_core.analysis.sensitivity import Sensitivity, measure, sampled_steps
-from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_controlnet
 from comfyui_controlnet_core.controlnet_core.control.modes import block_names
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.pipeline import SampleSettings
 from comfyui_controlnet_core.controlnet_core.training.demo_world import render_seed
-from fidelity import ASSETS, FIRST_SEED, KINDS, SCORES, SETTINGS, Demo, hint, load_demo
+from fidelity import ASSETS, FIRST_SEED, KINDS, SCORES, SETTINGS, Demo, hint, load_demo, load_net
 from scipy.stats import spearmanr
 from torch import Tensor
 
@@ -133,7 +132,7 @@ def main() -> int:
     results = {}
     print(f"{'net':14}{'rank':>6}{'of means':>10}{'by fidelity':>13}   information by block, the middle block last")
     for kind in args.kinds:
-        net = load_controlnet(args.assets / f"demo_{kind}.safetensors", dtype=torch.float32)[0]
+        net = load_net(args.assets / f"demo_{kind}.safetensors", demo.model.unet)
         result = results[kind] = study(demo, kind, net, args.scenes)
         figures = " ".join(f"{v:.3g}" for v in result["information"])
         ranks = f"{result['rank']:6.2f}{result['rank of the means']:10.2f}{result['rank by fidelity']:13.2f}"

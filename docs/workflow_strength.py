@@ -20,12 +20,12 @@ def auto_strength(sheet: Sheet) -> None:
     edges = example(sheet, "demo scene 6", "canny", (420, 0), "Edges")
     preview(sheet, edges, "image", (760, 0), "The edges")
     loaded, latent = net(sheet, "canny", (420, 180)), empty(sheet, (420, 300))
-    sheet.group("3.1  The strength that is found", (1060, -80, 1740, 720))
+    sheet.group("3.1  The strength that is found", (1060, -80, 1740, 860))
     control = apply(sheet, start, loaded, (edges, "image"), (1080, 0, 320, 280))
     values = {
         "seed": 7, "steps": 20, "cfg": 5.0, "sampler": "euler", "scheduler": "normal", "kind": "canny", "target": 0.7,
     }  # fmt: skip
-    search = sheet.node("CNCore_AutoStrength", (1440, 0, 600, 620), values, color=HINT)
+    search = sheet.node("CNCore_AutoStrength", (1440, 0, 600, 760), values, color=HINT)
     sheet.link(start.model, "model", search, "model")
     for half in ("positive", "negative"):
         sheet.link(control, half, search, half)
@@ -37,5 +37,5 @@ def auto_strength(sheet: Sheet) -> None:
     sheet.link(start.model, "vae", decode, "vae")
     save = sheet.node("SaveImage", (2440, 0, 340, 340), {"filename_prefix": "auto_strength/found"}, color=SHOW)
     sheet.link(decode, decode.spec.output_names[0], save, "images")
-    sheet.group("3.2  Strength 1", (1060, 680, 1740, 460))
-    paint(sheet, start, control, (latent, "LATENT"), "auto_strength/one", (1440, 760))
+    sheet.group("3.2  Strength 1", (1060, 820, 1740, 460))
+    paint(sheet, start, control, (latent, "LATENT"), "auto_strength/one", (1440, 900))

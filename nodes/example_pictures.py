@@ -25,6 +25,7 @@ SCENES: Mapping[str, int] = {f"demo scene {i + 1}": 1_000_000 + i for i in range
 """Name -> seed of a scene. The demo model was not trained on these seeds."""
 CAPTIONS: Mapping[str, str] = {
     "astronaut": "a photo of an astronaut in an orange suit in front of a flag",
+    "cat": "a photo of the face of a cat",
     "coffee": "a photo of a cup of coffee on a wooden table",
     "coins": "a photo of ancient coins on dark cloth",
     "rocket": "a photo of a rocket taking off from its launch pad",
@@ -92,6 +93,14 @@ def _depth(rendered: RenderedScene) -> np.ndarray:
     return depth_to_hint(rendered.depth)
 
 
+def _normal(rendered: RenderedScene) -> np.ndarray:
+    from ..preprocessors.normals import encode
+
+    # The sky has no surface: it faces the viewer, as the estimators draw it.
+    normals = np.where(np.isfinite(rendered.depth)[..., None], rendered.normal, np.array((0.0, 0.0, 1.0), np.float32))
+    return np.asarray(encode(normals))
+
+
 def _segmentation(rendered: RenderedScene) -> np.ndarray:
     from ..controlnet_core.training.demo_world import ADE_CLASS
     from ..preprocessors.palettes import labels_to_hint
@@ -108,5 +117,9 @@ VIEWS: Mapping[str, Callable[[RenderedScene], np.ndarray]] = {
     "openpose": _openpose,
     "segmentation": _segmentation,
     "z-pass": _z_pass,
+    "soft_edge": lambda rendered: _edges("soft_edge", rendered),
+    "lines": lambda rendered: _edges("lines", rendered),
+    "lineart": lambda rendered: _edges("lineart", rendered),
+    "normal": _normal,
 }
 """Views of a rendered scene: each returns (H, W, 3) in [0, 1], or distances in metres for z-pass."""

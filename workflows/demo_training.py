@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from ..controlnet_core.checkpoints.derived import save_control_lora
 from ..controlnet_core.checkpoints.io import read_header, read_tensors, write_safetensors
 from ..controlnet_core.checkpoints.load import VAE_FILE_KEY, Checkpoint, load_checkpoint, load_controlnet, load_vae
 from ..controlnet_core.checkpoints.save import save_checkpoint, save_controlnet, save_vae
@@ -20,6 +21,7 @@ from ..controlnet_core.errors import MissingFileError
 from ..controlnet_core.models.text_encoder import DualTextEncoder, TextEncoder
 from ..controlnet_core.models.vae import AutoencoderKL
 from ..controlnet_core.training import demo_stages
+from ..controlnet_core.training.control_lora import to_control_lora
 from ..controlnet_core.training.demo_stages import DemoData
 from ..controlnet_core.training.demo_world import vocabulary
 from ..controlnet_core.training.loop import Loop, Recipe, Report
@@ -46,7 +48,7 @@ class DemoTraining:
             return bool(self.scenes)
         if stage in ("autoencoder", "base", "union"):
             return {"autoencoder": self._autoencoder, "base": self._base, "union": self._union}[stage]()
-        return self._net(stage)
+        return self._control_lora(stage) if stage in demo_stages.LORA_NETS else self._net(stage)
 
     @cached_property
     def scenes(self) -> RenderedSet:
@@ -55,7 +57,7 @@ class DemoTraining:
         def show(done: int, total: int) -> None:
             bar.update(done - bar.n)
 
-        hints = {kind: VIEWS[kind] for kind in demo_stages.NETS}
+        hints = {kind: VIEWS[kind] for kind in (*demo_stages.NETS, *demo_stages.LORA_NETS)}
         seeds = range(SEED, SEED + self.scene_count)
         with tqdm(total=self.scene_count, desc="scenes", unit="scene", dynamic_ncols=True) as bar:
             return render_scenes(self.work / "scenes", seeds, hints, progress=show)
@@ -129,6 +131,21 @@ class DemoTraining:
         kind = stage.split()[0]
         loop = demo_stages.control_stage(data, kind, checkpoint.unet, passes[-1], state, net)
         return self._train(name, loop) and self._save_net(target, loop, stage, *passes)
+
+    def _control_lora(self, kind: str) -> bool:
+        checkpoint, data = self._base_and_data()
+        source = demo_stages.LORA_START
+        start = load_controlnet(self._file(f"demo_{source}.safetensors", source))[0].float()
+        recipe, target = self._shorten(demo_stages.LORA_NETS[kind]), self.work / f"demo_{kind}.safetensors"
+        state = self.work / f"{target.stem}.state"
+        loop = demo_stages.control_lora_stage(data, kind, checkpoint.unet, recipe, state, start)
+        if not self._train(kind, loop):
+            return False
+        save_control_lora(
+            target, to_control_lora(_module(loop, "net")), checkpoint.config.unet,
+            family="demo", dtype=torch.float16, metadata=self._metadata(f"{kind} --start {source}", recipe),
+        )  # fmt: skip
+        return _report_file(target)
 
     def _union(self) -> bool:
         checkpoint, data = self._base_and_data()

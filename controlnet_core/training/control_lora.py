@@ -79,6 +79,28 @@ def make_low_rank(net: ControlNet, unet: UNet, rank: int, generator: torch.Gener
         layer.up = nn.Parameter(layer.weight.new_zeros(out, columns))
 
 
+@torch.no_grad()
+def start_from(net: ControlNet, source: ControlNet) -> None:
+    """Let a net from `make_low_rank` start as close to a trained ControlNet of the same base as its ranks allow.
+
+    up down becomes the best approximation of what training changed in a weight, by its singular values (Eckart and
+    Young 1936); what is whole is copied.
+    """
+    modules, trained = dict(net.named_modules()), dict(source.named_parameters())
+    for name, parameter in net.named_parameters():
+        if parameter.requires_grad and name in trained:
+            parameter.copy_(trained[name])
+    for name, module in modules.items():
+        if not isinstance(module, (LowRankLinear, LowRankConv2d)):
+            continue
+        change = (trained[f"{name}.weight"] - module.weight).flatten(1)
+        left, values, right = torch.linalg.svd(change, full_matrices=False)
+        # The square root on both sides: up and down then learn at the same pace.
+        root, rank = values.sqrt(), module.up.shape[1]
+        module.up.copy_(left[:, :rank] * root[:rank])
+        module.down.copy_((root[:rank, None] * right[:rank]).view_as(module.down))
+
+
 def to_control_lora(net: ControlNet) -> ControlLora:
     """The trained weights of a net from `make_low_rank`, as its file holds them. They are not copied."""
     config = net.config

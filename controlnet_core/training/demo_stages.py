@@ -23,6 +23,7 @@ from ..models.unet import UNet
 from ..models.union import ControlNetUnion
 from ..models.union_types import union_type
 from ..models.vae import AutoencoderKL
+from .control_lora import make_low_rank, start_from
 from .loop import Loop, Recipe
 from .rendered_set import RenderedSet, draw_rows
 from .step import (
@@ -76,6 +77,14 @@ NETS: Mapping[str, NetRecipe] = {
     "depth": _net("segmentation", 500, 700),
     "scribble": _net("canny", 350, 400),
 }
+# The other conditions of the paper. They are Control-LoRAs, since whole nets would make the files too large together.
+# Each starts as the canny net, which controls already.
+LORA_NETS: Mapping[str, Recipe] = {
+    kind: replace(CONTROL, steps=600, lr_end=0.02, warmup=30, seed=41, bf16=False)
+    for kind in ("soft_edge", "lines", "lineart", "normal")
+}
+LORA_RANK = 16
+LORA_START = "canny"
 # Every batch has kinds of its own, so a step is two of them. The shipped Union was started as a run of 1200 steps: in
 # its first 300 the learning rate fell more slowly.
 UNION = replace(CONTROL, steps=750, batch=8, accumulate=2, lr=8e-4, lr_end=0.02, warmup=30, seed=31)
@@ -214,10 +223,26 @@ def control_stage(
     hint encoder has much to learn.
     """
     torch.manual_seed(recipe.seed + 2)
-    net = ControlNet.from_unet(unet, data.config.controlnet)
+    net = ControlNet.from_unet(unet, data.config.controlnet).requires_grad_(True)
     initialise_hint_encoder(net, HINT_STD, torch.Generator().manual_seed(recipe.seed))
     if start is not None:
         net.load_state_dict(start.state_dict())
+
+    def predictor(batch: Tensor, generator: torch.Generator) -> Any:
+        hint = data.scenes.hint(kind, batch)
+        return lambda context: control_predictor(unet, net, context, hint)
+
+    return _control_loop(data, unet, net, predictor, recipe, state)
+
+
+def control_lora_stage(
+    data: DemoData, kind: str, unet: UNet, recipe: Recipe, state: Path | None, start: ControlNet
+) -> Loop:
+    """Train a Control-LoRA of `LORA_RANK` for one kind of hint, from a trained net of another kind."""
+    torch.manual_seed(recipe.seed + 2)
+    net = ControlNet.from_unet(unet, data.config.controlnet)
+    make_low_rank(net, unet, LORA_RANK, torch.Generator().manual_seed(recipe.seed))
+    start_from(net, start)
 
     def predictor(batch: Tensor, generator: torch.Generator) -> Any:
         hint = data.scenes.hint(kind, batch)
@@ -234,6 +259,7 @@ def union_stage(data: DemoData, unet: UNet, recipe: Recipe, state: Path | None, 
     torch.manual_seed(recipe.seed + 2)
     net = ControlNetUnion(replace(start.config, union=UnionConfig(UNION_TYPES, data.config.unet.widths[0])))
     initialise_union(net, start)
+    net.requires_grad_(True)
 
     def predictor(batch: Tensor, generator: torch.Generator) -> Any:
         kinds = _draw_kinds(generator)
@@ -253,7 +279,6 @@ def _control_loop(
 ) -> Loop:
     """predictor: (rows, generator) -> a function of the text (B, 77, width) that returns the function of (x, t)."""
     unet.requires_grad_(False)
-    net.requires_grad_(True)
 
     def loss(generator: torch.Generator) -> Tensor:
         batch = draw_rows(len(data.scenes), recipe.batch, generator)

@@ -15,6 +15,7 @@ from comfyui_controlnet_core.controlnet_core.checkpoints.io import read_header
 from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_checkpoint, load_controlnet
 from comfyui_controlnet_core.controlnet_core.config import UnionConfig
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
+from comfyui_controlnet_core.controlnet_core.models.derived import ControlLora
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.union import ControlNetUnion
 from comfyui_controlnet_core.controlnet_core.models.union_types import union_type
@@ -63,6 +64,22 @@ def test_the_union_starts_from_canny_and_learns_all_kinds(tmp_path: Path) -> Non
     assert kept == {torch.float8_e4m3fn}
     recipe = header.metadata["controlnet_core.recipe"]
     assert recipe.startswith("train-demo union --start canny: Recipe(steps=2")
+
+
+@pytest.mark.slow
+def test_a_control_lora_starts_as_the_canny_net_and_is_saved_in_its_own_layout(tmp_path: Path) -> None:
+    for name in ("demo_vae", "demo_base", "demo_canny"):
+        shutil.copy(ASSETS / f"{name}.safetensors", tmp_path)
+    assert cli.main(["train-demo", "normal", "--work", str(tmp_path), "--scenes", "8", "--steps", "2"]) == 0
+    net, identity = load_control(tmp_path / "demo_normal.safetensors")
+    assert identity.kind == "control-lora" and isinstance(net, ControlLora)
+    unet = load_checkpoint(tmp_path / "demo_base.safetensors", dtype=torch.float32).unet
+    canny = load_controlnet(tmp_path / "demo_canny.safetensors", dtype=torch.float32)[0].state_dict()
+    base, made = unet.state_dict(), net.resolve(unet).state_dict()
+    # Its ranks keep most of what the canny net learned: it is nearer to that net than the base is.
+    changes = [(canny[n] - base[n], canny[n] - made[n]) for n in base.keys() & made.keys() if base[n].ndim > 1]
+    whole, left = (float(torch.cat([c[i].flatten() for c in changes]).norm()) for i in (0, 1))
+    assert left < 0.8 * whole, (left, whole)
 
 
 def test_a_fresh_union_gives_what_the_net_gives_that_it_starts_from() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from ..paths import path_argument
 
 NETS = ("canny", "segmentation", "openpose", "depth", "scribble")
-STAGES = ("scenes", "autoencoder", "base", *NETS, "union")
+CONTROL_LORAS = ("soft_edge", "lines", "lineart", "normal")
+STAGES = ("scenes", "autoencoder", "base", *NETS, "union", *CONTROL_LORAS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "stages", nargs="+", choices=(*STAGES, "all"), metavar="STAGE", help=", ".join((*STAGES, "all"))
     )
     parser.add_argument(
-        "--work", type=path_argument, default=Path("runs/demo"), help="folder for scenes and states (8 GB)"
+        "--work", type=path_argument, default=Path("runs/demo"), help="folder for scenes and states (12 GB)"
     )
     parser.add_argument("--scenes", type=int, default=24000, help="number of scenes to render and train on (24000)")
     parser.add_argument("--steps", type=int, help="steps of the stage, instead of the recipe's")
