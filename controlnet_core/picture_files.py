@@ -22,9 +22,12 @@ from .errors import DamagedFileError, unreadable
 from .limits import ANIMATION_PIXELS, ARRAY_VALUES, FRAMES, PICTURE_PIXELS, Limit
 
 PICTURE_ENDINGS = frozenset(
-    {".png", ".apng", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"}
-)
-"""Endings, in lower case, of the files that count as pictures in a folder."""
+    {
+        ".png", ".apng", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff",
+        ".tga", ".ico", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm",
+    }
+)  # fmt: skip
+"""Endings, in lower case, of the files that count as pictures in a folder. Colours of the second row have 8 bits."""
 
 _ANIMATED = frozenset({"GIF", "PNG", "WEBP", "AVIF", "TIFF"})
 """Formats whose frames are pictures of their own. MPO is not one: its further frames are previews and depth maps."""

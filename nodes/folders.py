@@ -118,6 +118,11 @@ def join_shards(names: Iterable[str]) -> tuple[str, ...]:
 
 def walk_files(folder: Path) -> Iterator[Path]:
     """Yield all files in and below a folder, also through links to folders; hidden files and folders are skipped."""
+    return (path for path in walk_entries(folder) if path.is_file())
+
+
+def walk_entries(folder: Path) -> Iterator[Path]:
+    """Yield what `walk_files` yields, and what else lies in these folders: links that lead nowhere, sockets."""
     visits: Counter[str] = Counter()
     for here, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
@@ -126,8 +131,7 @@ def walk_files(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths = (Path(here, name) for name in sorted(files) if not name.startswith("."))
-        yield from (path for path in paths if path.is_file())
+        yield from (Path(here, name) for name in sorted(files) if not name.startswith("."))
 
 
 def temporary_file(folder: Path) -> Path:

@@ -38,7 +38,7 @@ def run_rows(args: argparse.Namespace, document: Document, seeds: Sequence[int |
     if args.report is not None or args.measure:
         raise ValueRangeError("--report and --measure are for single runs: leave them out with --each")
     folder = Path(args.output)
-    sources = read_sources(args.each, args.input or Path("input"), folder)
+    sources = read_sources(args.each, args.input or Path("input"), folder, reporter.warn)
     rows = Combinations(sources.entries, seeds, paired=args.zip)
     part = args.shard.of(range(len(rows)))
     with ray_pool(args) as pool:

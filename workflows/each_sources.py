@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from ..controlnet_core.errors import DamagedFileError, MissingFileError, ValueRangeError, reading
 from ..controlnet_core.picture_files import PICTURE_ENDINGS
 from ..controlnet_core.text_files import decode_text, table_rows
-from .hint_files import files_in
+from .hint_files import files_in, ignore
 from .paths import exists, user_path
 
 
@@ -39,11 +39,14 @@ class Sources:
     folders: Mapping[str, Path]
 
 
-def read_sources(options: Sequence[str], input_dir: Path, output: Path) -> Sources:
+def read_sources(
+    options: Sequence[str], input_dir: Path, output: Path, on_note: Callable[[str], None] = ignore
+) -> Sources:
     """Return the entries of each source, in the order of the options. Inputs that share a source vary together.
 
-    Raises ValueRangeError for a wrong option, MissingFileError for a source that does not exist or is empty, and
-    DamagedFileError for a file that cannot be read, or lacks a column.
+    on_note(text) is called for a folder with files that are left out. Raises ValueRangeError for a wrong option,
+    MissingFileError for a source that does not exist or is empty, DamagedFileError for a file that cannot be read, or
+    lacks a column.
     """
     columns: dict[Path, dict[str, str]] = {}
     for option in options:
@@ -59,7 +62,8 @@ def read_sources(options: Sequence[str], input_dir: Path, output: Path) -> Sourc
     found = []
     for path, targets in columns.items():
         if path.is_dir():
-            found.append(_pictures(path, list(targets), input_dir, output, folders))
+            files = files_in(path, output, PICTURE_ENDINGS, on_note)
+            found.append(_pictures(path, files, list(targets), input_dir, folders))
         else:
             found.append(_lines(path, targets))
     return Sources(found, folders)
@@ -77,10 +81,9 @@ def _source(text: str) -> tuple[Path, str]:
 
 
 def _pictures(
-    folder: Path, targets: Sequence[str], input_dir: Path, output: Path, folders: dict[str, Path]
+    folder: Path, files: Sequence[Path], targets: Sequence[str], input_dir: Path, folders: dict[str, Path]
 ) -> list[Entry]:
-    """The pictures in and below a folder. Their values are names below `input_dir`, or below a name in `folders`."""
-    files = files_in(folder, output, PICTURE_ENDINGS)
+    """Entries for pictures of a folder. Values are names below `input_dir`, or below a name in `folders`."""
     here, inputs = folder.resolve(), input_dir.resolve()
     if here == inputs or inputs in here.parents:
         prefix = here.relative_to(inputs)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..controlnet_core.errors import CoreError, MissingFileError, ValueRangeError
-from ..nodes.folders import remove_leftovers, walk_files
+from ..nodes.folders import remove_leftovers, walk_entries
 from .destinations import check_replacement, complete_file, ignores_case
 from .paths import exists, user_path
 
@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 _NOTE = "controlnet-preprocess"
 """Key of the text in a hint that holds the settings that it was made with."""
+_SHOWN_NAMES = 5
 _PNG_END = b"IEND\xaeB`\x82"
+
+
+def ignore(text: str) -> None:
+    """A callback for texts that nobody wants to read."""
 
 
 @dataclass(frozen=True)
@@ -32,20 +37,25 @@ class Job:
 
 
 def plan(
-    inputs: Sequence[str], output: Path, suffixes: frozenset[str], count_frames: Callable[[Path], int]
+    inputs: Sequence[str],
+    output: Path,
+    suffixes: frozenset[str],
+    count_frames: Callable[[Path], int],
+    on_note: Callable[[str], None] = ignore,
 ) -> list[Job]:
     """Return one job per frame, in order. Folders are read in the order of the numbers in the file names.
 
     A file of several frames, such as a GIF, gets numbered hints: a_00000.png, a_00001.png and so on. Hidden files are
-    skipped, and so are hints of an earlier run in an `output` below a folder that is read. Raises MissingFileError if
-    there is nothing to read, ValueRangeError if two inputs would be written to the same file.
+    skipped, and so are hints of an earlier run in an `output` below a folder that is read. on_note: see `files_in`.
+    Raises MissingFileError if there is nothing to read, ValueRangeError if two inputs would be written to the same
+    file.
     """
     if not inputs:
         raise ValueRangeError("no input was given: name pictures, or folders of them")
     jobs: list[Job] = []
     for path in map(user_path, inputs):
         if path.is_dir():
-            found = files_in(path, output, suffixes)
+            found = files_in(path, output, suffixes, on_note)
             jobs += [job for file in found for job in _jobs_of(file, output / file.relative_to(path), count_frames)]
         elif exists(path):
             jobs += _jobs_of(path, output / path.name, count_frames)
@@ -90,23 +100,47 @@ def _jobs_of(source: Path, target: Path, count_frames: Callable[[Path], int]) ->
         yield Job(source, target.with_name(name), frame)
 
 
-def files_in(folder: Path, output: Path, suffixes: frozenset[str]) -> list[Path]:
+def files_in(
+    folder: Path, output: Path, suffixes: frozenset[str], on_note: Callable[[str], None] = ignore
+) -> list[Path]:
     """Return the files of these types in and below a folder, in the order of the numbers in their names.
 
     Files below `output` are left out if it is inside the folder. Hidden files are skipped: macOS puts a "._a.png"
-    beside "a.png", which is no picture. Raises MissingFileError if there is none.
+    beside "a.png", which is no picture. on_note(text) is called once if anything else is left out. Raises
+    MissingFileError if there is no file of these types.
     """
     # With `preprocess . --output output` the hints of the first run must not become pictures of the second.
     here, hints = folder.resolve(), output.resolve()
     has_hints = here in hints.parents
-    found = [
-        path
-        for path in walk_files(folder)
-        if path.suffix.lower() in suffixes and not (has_hints and hints in (here / path.relative_to(folder)).parents)
-    ]
+    found, left_out = [], []
+    for path in walk_entries(folder):
+        name = path.relative_to(folder)
+        if has_hints and hints in (here / name).parents:
+            continue
+        if not path.is_file():
+            left_out.append(f"{name} ({'a link to nothing' if path.is_symlink() else 'no file'})")
+        elif path.suffix.lower() in suffixes:
+            found.append(path)
+        else:
+            left_out.append(str(name))
     if not found:
-        raise MissingFileError(f"{folder} holds no file of type {', '.join(sorted(suffixes))}", folder)
+        others = f"; it holds {some_names(left_out)}" if left_out else ""
+        raise MissingFileError(f"{folder} holds no file of type {', '.join(sorted(suffixes))}{others}", folder)
+    if left_out:
+        on_note(left_out_of(folder, left_out))
     return sorted(found, key=_natural)
+
+
+def left_out_of(place: Path, names: Sequence[str]) -> str:
+    """Return the line that says what of a folder or tar is not read."""
+    count = "1 file is" if len(names) == 1 else f"{len(names)} files are"
+    return f"{place}: {count} left out, of another type or not readable: {some_names(names)}"
+
+
+def some_names(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
+    more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+    return ", ".join(names[:_SHOWN_NAMES]) + more
 
 
 def is_made(job: Job, note: str) -> bool:

@@ -17,7 +17,7 @@ from ..controlnet_core.errors import CoreError, MissingFileError, ValueRangeErro
 from ..controlnet_core.limits import LimitError, check_end, check_member
 from ..controlnet_core.picture_files import PICTURE_ENDINGS
 from .destinations import check_replacement
-from .hint_files import Job, hint_note
+from .hint_files import Job, hint_note, left_out_of
 from .hint_making import Outcome, Settings, make_all
 from .locks import try_lock
 from .shards import Shard
@@ -38,7 +38,9 @@ def make_tar(source: Path, target: Path, settings: Settings, shard: Shard, *, ov
     Raises ValueRangeError for a target that must not be replaced, DamagedFileError for a source that is no tar,
     MissingFileError for one without pictures, WriteError.
     """
-    names = shard.of(picture_names(source))
+    found, left_out = picture_names(source)
+    names = shard.of(found)
+    notes = [left_out_of(source, left_out)] if left_out else []
     note = _first_note(target) if target.exists() else None
     check_replacement("hints", target, [source], lambda path: note is not None, overwrite=overwrite)
     part = target.with_name(f".{target.name}.part")
@@ -50,10 +52,10 @@ def make_tar(source: Path, target: Path, settings: Settings, shard: Shard, *, ov
         # Also a complete file, since pictures that failed are tried again.
         if note == settings.note and not overwrite and target.stat().st_mtime >= source.stat().st_mtime:
             if {_hint_name(name) for name in names} == set(_members(target)):
-                return Outcome(kept=len(names))
+                return Outcome(kept=len(names), notes=notes)
             target.replace(part)
         made = _resume(part, "" if overwrite else settings.note)
-        outcome = Outcome(kept=len(made))
+        outcome = Outcome(kept=len(made), notes=notes)
         with writing(part), part.open("r+b") as file, tarfile.open(source, "r:") as archive:
             file.seek(0, 2)
             # Not closed if an error comes: closing writes the end of the archive, after which nothing can be added.
@@ -75,12 +77,17 @@ def make_tar(source: Path, target: Path, settings: Settings, shard: Shard, *, ov
     return outcome
 
 
-def picture_names(source: Path) -> list[str]:
-    """Return the names of the pictures in a tar, in its order. Hidden ones are left out, as in folders."""
+def picture_names(source: Path) -> tuple[list[str], list[str]]:
+    """Return the names of the pictures in a tar, in its order, and those of other members.
+
+    Hidden members and folders are in neither list, as where a folder is read.
+    """
     with reading(source), tarfile.open(source, "r:") as archive:  # a compressed one may hold gigabytes
-        files = [PurePosixPath(member.name) for member in archive if member.isfile()]
+        members = [(PurePosixPath(member.name), member.isfile()) for member in archive if not member.isdir()]
         check_end(archive, source)
-    names = [str(p) for p in files if p.suffix.lower() in PICTURE_ENDINGS and not p.name.startswith(".")]
+    shown = [(path, is_file) for path, is_file in members if not path.name.startswith(".")]
+    names = [str(path) for path, is_file in shown if is_file and path.suffix.lower() in PICTURE_ENDINGS]
+    left_out = [str(path) for path, is_file in shown if not is_file or path.suffix.lower() not in PICTURE_ENDINGS]
     if not names:
         raise MissingFileError(f"{source} holds no file of type {', '.join(sorted(PICTURE_ENDINGS))}", source)
     seen: dict[str, str] = {}
@@ -92,7 +99,7 @@ def picture_names(source: Path) -> list[str]:
             other = seen[_hint_name(name)]
             raise ValueRangeError(f"{source}: {other} and {name} would both become {_hint_name(name)}: rename one")
         seen[_hint_name(name)] = name
-    return names
+    return names, left_out
 
 
 def _hint_name(name: str) -> str:

@@ -291,7 +291,11 @@ def test_names_of_pictures_differ(tmp_path: Path) -> None:
     for name in ("a.png", "a.jpg", "b/a.png", "10.png", "9.png"):
         picture(tmp_path / "photos" / name, 0)
     (tmp_path / "photos" / "._a.png").write_text("of macOS")
-    (entries,) = read_sources([f"1.image={tmp_path / 'photos'}"], tmp_path, tmp_path / "out").entries
+    (tmp_path / "photos" / "b" / "a.txt").write_text("a caption")
+    notes: list[str] = []
+    options = [f"1.image={tmp_path / 'photos'}"]
+    (entries,) = read_sources(options, tmp_path, tmp_path / "out", notes.append).entries
+    assert len(notes) == 1 and "1 file is left out" in notes[0] and notes[0].endswith(f": {Path('b/a.txt')}")
     assert [entry.name for entry in entries] == ["9", "10", "a_jpg", "a_png", "b/a"]
     assert entries[0].values == {"1.image": "photos/9.png"}
 

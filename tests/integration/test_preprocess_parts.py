@@ -71,7 +71,10 @@ def preprocess(*options: str) -> int:
 
 def test_a_tar_of_pictures_becomes_a_tar_of_hints(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert preprocess("in.tar", "--output", "whole") == 0
-    assert "11 made, 0 there already, in whole" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "11 made, 0 there already, in whole" in said.out
+    assert "in.tar: 10 files are left out, of another type or not readable: a/000.txt, a/001.txt" in said.err
+    assert "a/._000.png" not in said.err
     hints = read_tar(folder / "whole" / "in.tar")
     assert list(hints) == [f"a/{index:03}.png" for index in range(10)] + ["b.png"]
     assert np.asarray(Image.open(io.BytesIO(hints["a/003.png"])))[0, 0].tolist() == [225] * 3

@@ -31,6 +31,7 @@ from ..ray_pool import RayPool, add_ray_arguments, ray_pool
 from ..session import add_device_arguments, add_models_argument, host_arguments
 from ..shards import add_shard_argument
 from ..tar_hints import make_tar, tar_target
+from ..terminal import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -168,7 +169,11 @@ def _plan(args: argparse.Namespace, settings: Settings, tars: Sequence[Path]) ->
     if args.kind == POSE:
         canvas = settings.options.get("canvas")
         endings, count = frozenset({".json"}), lambda path: len(read_pose_file(path, canvas))
-    return list(args.shard.of(plan(inputs, args.output, endings, count)))
+    return list(args.shard.of(plan(inputs, args.output, endings, count, _note)))
+
+
+def _note(text: str) -> None:
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def _library(args: argparse.Namespace) -> Library | None:

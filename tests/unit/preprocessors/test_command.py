@@ -354,6 +354,43 @@ def test_endings_count_in_a_folder_as_they_do_alone(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"{name[0]}.png" for name in names]
 
 
+def test_less_common_formats_are_read_in_a_folder_as_by_pillow(tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    picture = Image.fromarray(np.rint(make_pictures(1, 16, 16)[0] * 255).astype(np.uint8))
+    for name, form in {"a.tga": "TGA", "b.ppm": "PPM", "c.jp2": "JPEG2000", "d.ico": "ICO"}.items():
+        if can_write(form):
+            picture.save(folder / name, form)
+    picture.convert("L").save(folder / "e.pgm", "PPM")
+    assert preprocess("invert", folder, "--output", out) == 0
+    for source in folder.iterdir():
+        read = 255 - np.asarray(Image.open(source).convert("RGB"), np.int16)
+        hint = np.asarray(Image.open(out / f"{source.stem}.png"), np.int16)
+        assert hint.shape == read.shape and np.abs(hint - read).max() <= 1, source.name
+
+
+def test_files_of_a_folder_that_are_left_out_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "in"
+    (folder / "sub").mkdir(parents=True)
+    Image.new("RGB", (12, 8)).save(folder / "a.png")
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    names = ["sub/b.psd", *(f"{index}.txt" for index in range(5))]
+    for name in (*names, ".hidden.txt"):
+        (folder / name).write_text("no picture", "utf-8")
+    assert preprocess("invert", folder, "--output", tmp_path / "out") == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert f"{folder}: 7 files are left out" in line and line.endswith("0.txt, 1.txt, 2.txt, 3.txt, 4.txt and 2 more")
+    for name in names:
+        (folder / name).unlink()
+    assert preprocess("invert", folder, "--output", tmp_path / "out") == 0
+    assert "1 file is left out" in (line := capsys.readouterr().err) and "gone.png (a link to nothing)" in line
+    (folder / "gone.png").unlink()
+    assert preprocess("invert", folder, "--output", tmp_path / "out") == 0 and "left" not in capsys.readouterr().err
+    (folder / "a.png").rename(folder / "a.psd")
+    assert preprocess("invert", folder, "--output", tmp_path / "out") == 3
+    assert "it holds a.psd" in capsys.readouterr().err
+
+
 def test_alpha_is_laid_over_white_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("RGBA", (12, 8), (255, 0, 0, 0)).save(tmp_path / "a.png")
     assert preprocess("invert", tmp_path / "a.png", "--output", tmp_path / "out") == 0
