@@ -84,6 +84,7 @@ class Backend:
         self.estimates = Memo(self.KEPT_ESTIMATES)
         self.streams = side_streams(runtime)
         self.work_buffer: Any = self._new_work_buffer() if runtime.winograd else None
+        self.kept: Any = speed.KeptWeights() if runtime.keep_packed and self.can_pack else None
         self.conveyor: Any = None
         self.resident: int | None = None
         self._twins: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
@@ -135,7 +136,7 @@ class Backend:
     @property
     def policy(self) -> WeightPolicy:
         """How twins hold their weights."""
-        return WeightPolicy(self.runtime, self.packs, self.work_buffer, self.conveyor)
+        return WeightPolicy(self.runtime, self.packs, self.work_buffer, self.conveyor, self.kept)
 
     def loaded_bytes(self, module: nn.Module) -> int:
         """Bytes of a module's weights that are on the device already, in the form in which they are run."""
@@ -163,6 +164,14 @@ class Backend:
         """A run is over: weights that were copied ahead for its next evaluation leave the device."""
         if self.conveyor is not None:
             self.conveyor.rest()
+
+    def keep_packed(self) -> list[str]:
+        """Write weights that were packed in this run to the disk, if that is wanted. Returns lines for the user."""
+        if self.kept is None:
+            return []
+        self.kept.write()
+        notes, self.kept.notes = self.kept.notes, []
+        return notes
 
     def optimise(self, module: ModuleT) -> ModuleT:
         """The module in the runtime's device and dtype, in the form in which it is run; made once.

@@ -45,7 +45,8 @@ class MetaBackend(Backend):
 
     def __init__(self, backend: Backend, winograd: bool) -> None:
         self.real = backend
-        super().__init__(replace(backend.runtime, device=META, memory="resident", winograd=winograd, compile=False))
+        plain = {"memory": "resident", "compile": False, "keep_packed": False}
+        super().__init__(replace(backend.runtime, device=META, winograd=winograd, **plain))
 
     @property
     def can_pack(self) -> bool:

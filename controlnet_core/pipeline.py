@@ -101,7 +101,9 @@ def generate(
             result = run(guard, options)
             # On a GPU the check is read once, at the end. A second run looks at each step and finds the net that made
             # the bad values.
-            return run(FiniteGuard(every_step=True), options.silent()) if guard.failed else result
+            result = run(FiniteGuard(every_step=True), options.silent()) if guard.failed else result
+        options.note(*backend.keep_packed())
+        return result
     except torch.cuda.OutOfMemoryError as error:
         raise _out_of_memory(latent) from error
     finally:

@@ -34,6 +34,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "preprocess": (".commands.preprocess", "make hints from pictures, folders and frames"),
         "train": (".commands.train", "train a ControlNet on a folder of pictures, hints and captions"),
         "train-demo": (".commands.train_demo", "make the built-in demo model again, stage by stage"),
+        "cache": (".commands.cache", "list or remove the packed weights that --keep-packed wrote"),
         "doctor": (".commands.doctor", "check versions, device, folders and built-in files"),
     }
 )

@@ -37,6 +37,11 @@ class RuntimeOptions:
     winograd: bool = _option(
         True, "--no-winograd", "on a CPU, do not use Winograd convolution: needs less memory for weights and more time"
     )
+    keep_packed: bool = _option(
+        False,
+        "--keep-packed",
+        "on a CPU, keep reordered weights on the disk, so that the next start is faster (see `controlnet cache`)",
+    )
 
     def __post_init__(self) -> None:
         if self.chunk < 0:

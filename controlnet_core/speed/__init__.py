@@ -148,6 +148,7 @@ EXPORTS: Mapping[str, str] = MappingProxyType(
         "AHEAD": "offload",
         "ChunkedDenoiser": "chunks",
         "Conveyor": "offload",
+        "KeptWeights": "packed_cpu.kept",
         "MetaBuffer": "packed_cpu.work_buffer",
         "ReusedResiduals": "net_reuse",
         "WorkBuffer": "packed_cpu.work_buffer",
@@ -155,10 +156,13 @@ EXPORTS: Mapping[str, str] = MappingProxyType(
         "can_pack": "packed_cpu.pack",
         "compile_blocks": "compiled",
         "further_bytes": "packed_cpu.pack",
+        "kept_folder": "packed_cpu.kept_files",
+        "list_kept_files": "packed_cpu.kept_files",
         "most_packed_bytes": "packed_cpu.pack",
         "pack": "packed_cpu.pack",
         "packed_bytes": "packed_cpu.pack",
         "prepare_chunks": "chunks",
+        "remove_kept_files": "packed_cpu.kept_files",
     }
 )
 """Names that other folders use, each with the file that defines it; imported when first asked for."""

@@ -20,7 +20,9 @@ LoadedT = TypeVar("LoadedT")
 class FileCache:
     """The results of loading the last files, so that the next run starts sooner."""
 
-    def __init__(self) -> None:
+    def __init__(self, ahead: bool = True) -> None:
+        """ahead: have the system read files at once; not where weights are expected to come from another file."""
+        self._ahead = ahead
         self._loaded: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
 
     def get(self, kind: str, path: Path, load: Callable[[Path], LoadedT]) -> LoadedT:
@@ -34,7 +36,8 @@ class FileCache:
         if key not in self._loaded:
             self._loaded[key] = load(path)
             # The weights are memory-mapped: read them from disk while prompts are encoded and hints are made.
-            read_ahead(path)
+            if self._ahead:
+                read_ahead(path)
             while len(self._loaded) > MAX_FILES:
                 self._loaded.popitem(last=False)
         self._loaded.move_to_end(key)

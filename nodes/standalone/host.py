@@ -115,7 +115,7 @@ class StandaloneHost:
         self._progress, self._cancelled = progress or ignore, cancelled
         self.options, self.on_measured = options, on_measured
         self.on_report, self.observe, self.on_note = on_report, observe, on_note
-        self._cache = FileCache()
+        self._cache = FileCache(ahead=self.backend.kept is None)
 
     # ---- files
 

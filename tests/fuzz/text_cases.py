@@ -176,7 +176,7 @@ OPTIONS_OF: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 FLAGS_OF: dict[str, tuple[str, ...]] = {
     "run": ("--strict", "--overwrite", "--measure", "--careful", "--graphs", "--side-by-side", "--no-winograd",
-    "--json"),
+    "--keep-packed", "--json"),
     "validate": ("--strict", "--json"), "preprocess": ("--list", "--overwrite", "--json"), "train": ("--skip-bad",
     "--overwrite", "--quick"),
     "sweep": ("--yes", "--quiet", "--json"), "inspect": ("--json",), "nodes": ("--json",), "verify": ("--json",),

@@ -14,4 +14,4 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 def transform(module: ModuleT, policy: WeightPolicy) -> ModuleT:
     """A second tree with packed layers; the module is left as it is."""
-    return pack(module, policy.runtime.dtype, policy.work_buffer)
+    return pack(module, policy.runtime.dtype, policy.work_buffer, policy.kept)

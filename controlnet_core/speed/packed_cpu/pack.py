@@ -21,6 +21,7 @@ from ...models.float8 import FLOAT8
 from ...models.layers import FeedForward, ResBlock, TransformerBlock, Upsample
 from ...models.module_tree import cast_parameters, copy_leaf, rebuild, rebuild_inside
 from .fused_blocks import FusedFeedForward, FusedResBlock, FusedTransformerBlock, FusedUpsample
+from .kept import KeptWeights, packed_once
 from .products import Geometry, conv, linear, linear_with, pack_conv, pack_linear
 from .winograd import Doubled, Winograd, may_suit, suits
 from .work_buffer import WorkBuffer
@@ -31,8 +32,9 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 class Blocked:
     """A convolution whose weight is in oneDNN's blocked layout, the best one for inputs of one size."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, geometry: Geometry, size: torch.Size) -> None:
-        self.weight, self.bias, self.geometry = pack_conv(weight, geometry, size), bias, geometry
+    def __init__(self, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> None:
+        """weight: packed."""
+        self.weight, self.bias, self.geometry = weight, bias, geometry
 
     @property
     def nbytes(self) -> int:
@@ -53,11 +55,13 @@ class PackedConv2d(nn.Module):
 
     SIZES = 2
 
-    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype, work_buffer: WorkBuffer | None) -> None:
+    def __init__(
+        self, conv: nn.Conv2d, dtype: torch.dtype, work_buffer: WorkBuffer | None, kept: KeptWeights | None = None
+    ) -> None:
         super().__init__()
         assert isinstance(conv.padding, tuple)  # `pack` leaves convolutions with padding "same" as they are
         self.geometry: Geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
-        self.dtype, self.work_buffer = dtype, work_buffer
+        self.dtype, self.work_buffer, self.kept = dtype, work_buffer, kept
         self.plain = conv.weight.detach()
         self.bias = None if conv.bias is None else conv.bias.detach().to(dtype)
         self.blocked: dict[torch.Size, Blocked] = {}
@@ -106,7 +110,7 @@ class PackedConv2d(nn.Module):
 
     def _by_tiles(self, kind: type[Winograd], work_buffer: WorkBuffer) -> Winograd:
         if kind not in self.tiled:
-            self.tiled[kind] = kind(self.plain, self.bias, self.dtype, work_buffer)
+            self.tiled[kind] = kind(self.plain, self.bias, self.dtype, work_buffer, self.kept)
         return self.tiled[kind]
 
     def _work_buffer_for(self, size: torch.Size) -> WorkBuffer | None:
@@ -114,7 +118,11 @@ class PackedConv2d(nn.Module):
         return self.work_buffer if suits(self.plain.shape, self.geometry, size, self.dtype) else None
 
     def _blocked(self, size: torch.Size) -> Blocked:
-        return Blocked(self.plain.to(self.dtype), self.bias, self.geometry, size)
+        form = f"convolution {self.geometry} {tuple(size)} {self.dtype}"
+        (weight,) = packed_once(
+            self.kept, self.plain, form, 1, lambda: [pack_conv(self.plain.to(self.dtype), self.geometry, size)]
+        )
+        return Blocked(weight, self.bias, self.geometry)
 
 
 class Float8Conv2d(PackedConv2d):
@@ -140,9 +148,12 @@ class Float8Conv2d(PackedConv2d):
 class PackedLinear(nn.Module):
     """A linear layer whose weight is in oneDNN's blocked layout. Inference only."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, kept: KeptWeights | None = None
+    ) -> None:
         super().__init__()
-        self.weight = pack_linear(weight.detach().to(dtype))
+        plain = weight.detach()
+        (self.weight,) = packed_once(kept, plain, f"linear {dtype}", 1, lambda: [pack_linear(plain.to(dtype))])
         self.bias = None if bias is None else bias.detach().to(dtype)
 
     @property
@@ -210,20 +221,25 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def pack(module: ModuleT, dtype: torch.dtype, work_buffer: WorkBuffer | None = None) -> ModuleT:
+def pack(
+    module: ModuleT, dtype: torch.dtype, work_buffer: WorkBuffer | None = None, kept: KeptWeights | None = None
+) -> ModuleT:
     """A twin with packed layers that computes in `dtype`; see `can_pack`.
 
     work_buffer: what convolutions by tiles write to, shared with other twins that run in turn; None: no tiles.
+    kept: packed weights on the disk.
     """
 
     def replace(leaf: nn.Module) -> nn.Module | None:
         # Exactly these types: a subclass may compute something else.
         if type(leaf) is nn.Conv2d and leaf.padding_mode == "zeros" and isinstance(leaf.padding, tuple):
-            return (Float8Conv2d if leaf.weight.dtype in FLOAT8 else PackedConv2d)(leaf, dtype, work_buffer)
+            if leaf.weight.dtype in FLOAT8:
+                return Float8Conv2d(leaf, dtype, work_buffer)
+            return PackedConv2d(leaf, dtype, work_buffer, kept)
         if type(leaf) is nn.Linear:
-            return _pack_linear(leaf.weight, leaf.bias, dtype)
+            return _pack_linear(leaf.weight, leaf.bias, dtype, kept)
         if type(leaf) is FeedForward:
-            return _pack_feed_forward(leaf, dtype)
+            return _pack_feed_forward(leaf, dtype, kept)
         if type(leaf) is ResBlock:
             return FusedResBlock(rebuild_inside(leaf, replace))
         if isinstance(leaf, Upsample):
@@ -238,15 +254,21 @@ def pack(module: ModuleT, dtype: torch.dtype, work_buffer: WorkBuffer | None = N
     return twin
 
 
-def _pack_linear(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> PackedLinear | Float8Linear:
-    return (Float8Linear if weight.dtype in FLOAT8 else PackedLinear)(weight, bias, dtype)
+def _pack_linear(
+    weight: Tensor, bias: Tensor | None, dtype: torch.dtype, kept: KeptWeights | None
+) -> PackedLinear | Float8Linear:
+    if weight.dtype in FLOAT8:
+        return Float8Linear(weight, bias, dtype)
+    return PackedLinear(weight, bias, dtype, kept)
 
 
-def _pack_feed_forward(ff: FeedForward, dtype: torch.dtype) -> FusedFeedForward:
+def _pack_feed_forward(ff: FeedForward, dtype: torch.dtype, kept: KeptWeights | None) -> FusedFeedForward:
     value, gate = ff.proj.weight.tensor_split(2)
     value_bias, gate_bias = ff.proj.bias.tensor_split(2)
-    out = _pack_linear(ff.out.weight, ff.out.bias, dtype)
-    return FusedFeedForward(_pack_linear(value, value_bias, dtype), _pack_linear(gate, gate_bias, dtype), out)
+    out = _pack_linear(ff.out.weight, ff.out.bias, dtype, kept)
+    return FusedFeedForward(
+        _pack_linear(value, value_bias, dtype, kept), _pack_linear(gate, gate_bias, dtype, kept), out
+    )
 
 
 def packed_bytes(twin: nn.Module) -> int:

@@ -20,6 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .kept import KeptWeights, packed_once
 from .products import Geometry, linear, pack_linear
 from .work_buffer import WorkBuffer
 
@@ -90,11 +91,25 @@ class Winograd:
     STEP: ClassVar[int] = 2
     """Inputs from one tile to the next."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, work_buffer: WorkBuffer) -> None:
-        """weight: (O, C, 3, 3), in any dtype; computed in `dtype`, with sums in float32. bias: (O,) in `dtype`."""
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        dtype: torch.dtype,
+        work_buffer: WorkBuffer,
+        kept: KeptWeights | None = None,
+    ) -> None:
+        """weight: (O, C, 3, 3), in any dtype; computed in `dtype`, with sums in float32. bias: (O,) in `dtype`.
+        kept: packed weights on the disk."""
         self.dtype, self.work_buffer, self.bias = dtype, work_buffer, bias
         self.width, self.width_in = weight.shape[:2]
-        self.filters = [[pack_linear(p.to(dtype)) for p in row] for row in _filters(weight, self.PLACES)]
+        side = len(self.PLACES)
+
+        def make() -> list[Tensor]:
+            return [pack_linear(place.to(dtype)) for row in _filters(weight, self.PLACES) for place in row]
+
+        packed = packed_once(kept, weight, f"tiles {self.PLACES} {dtype}", side**2, make)
+        self.filters = [packed[row * side : (row + 1) * side] for row in range(side)]
 
     @property
     def nbytes(self) -> int:
