@@ -206,22 +206,20 @@ def prepare_training(
     device: torch.device | str = "cpu",
     processes: Processes = ALONE,
     disk: DiskCache | None = None,
+    keep_bytes: int = MOST,
 ) -> ControlNetTraining:
     """Prepare a training on a base, whose weights are converted to float32 on the device.
 
     state_file: where the loop saves its state. start: a net to continue from, instead of a fresh copy of the base's
-    encoder. processes: those that share each batch. disk: where latents and texts are kept for the next start. Raises
-    CheckpointError for a base without text encoder or autoencoder, UnfitError for a start made for another base,
-    ValueRangeError for fewer than 2 examples, a size that the model does not divide, a batch that the processes do not
-    divide, a base with EDM noise levels, or a device that cannot compute in fp16.
+    encoder. processes: those that share each batch. disk: where latents and texts are kept for the next start.
+    keep_bytes: of latents, and of texts, that are kept in memory; 0 encodes them at each step. Raises CheckpointError
+    for a base without text encoder or autoencoder, UnfitError for a start made for another base, ValueRangeError for
+    fewer than 2 examples, a size that the model does not divide, a batch that the processes do not divide, a base with
+    EDM noise levels, or a device that cannot compute in fp16.
     """
     options = options or TrainingOptions()
     _check(checkpoint, data, options, start)
-    if recipe.batch % processes.count:
-        raise ValueRangeError(
-            f"a batch of {recipe.batch} cannot be shared by {processes.count} processes: choose a multiple of "
-            f"{processes.count}"
-        )
+    processes.check_batch(recipe.batch)
     device = torch.device(device)
     if recipe.fp16:
         check_fp16(device)
@@ -246,8 +244,8 @@ def prepare_training(
         checkpoint,
         data,
         held_out,
-        _latents(vae, data, device, disk),
-        _conditioner(text, checkpoint.config.unet.label_dim, data.size, disk),
+        _latents(vae, data, device, disk, keep_bytes),
+        _conditioner(text, checkpoint.config.unet.label_dim, data.size, disk, keep_bytes),
         make_schedule(checkpoint.config.noise),
         options,
         device,
@@ -315,9 +313,11 @@ def _vae(checkpoint: Checkpoint) -> AutoencoderKL:
     return checkpoint.vae
 
 
-def _latents(vae: AutoencoderKL, data: Examples, device: torch.device, disk: DiskCache | None) -> LatentCache:
+def _latents(
+    vae: AutoencoderKL, data: Examples, device: torch.device, disk: DiskCache | None, limit: int
+) -> LatentCache:
     # The rows of a stream never come again.
-    limit = 0 if isinstance(data, TarExamples) else MOST
+    limit = 0 if isinstance(data, TarExamples) else limit
 
     def name(row: int) -> str:
         stamp = data.stamp(row)
@@ -334,7 +334,7 @@ def _encode(vae: AutoencoderKL, data: Examples, row: int, device: torch.device) 
 
 
 def _conditioner(
-    text: TextEncoder | DualTextEncoder, label_dim: int | None, size: int, disk: DiskCache | None
+    text: TextEncoder | DualTextEncoder, label_dim: int | None, size: int, disk: DiskCache | None, limit: int
 ) -> Conditioner:
     """Captions are read as they are, without weights in parentheses, and encoded once: half of them are empty."""
     encoders = (text.first, text.second) if isinstance(text, DualTextEncoder) else (text,)
@@ -346,7 +346,7 @@ def _conditioner(
         # One row for the cache: the hidden states of all encoders, then the pooled state of the last.
         return torch.cat([torch.cat([hidden[0] for hidden, _ in states], dim=-1).flatten(), states[-1][1][0]])
 
-    cache = LatentCache(encode, MOST, disk, lambda caption: f"text {text.device.type} {caption}")
+    cache = LatentCache(encode, limit, disk, lambda caption: f"text {text.device.type} {caption}")
 
     def condition(captions: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         rows = to_device_async(cache(captions), text.device)

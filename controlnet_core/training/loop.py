@@ -112,7 +112,8 @@ class Loop:
         parameters = list(self.parameters().values())
         self.optimizer = make_optimizer(recipe.optimizer, parameters, recipe.lr, recipe.betas, recipe.weight_decay)
         self.scaler = torch.amp.GradScaler(parameters[0].device.type, enabled=recipe.fp16)
-        self.average = {name: p.detach().clone() for name, p in self.parameters().items()}
+        # Without averaging they would only repeat the weights, in as much memory again.
+        self.average = {name: p.detach().clone() for name, p in self.parameters().items()} if recipe.ema else {}
         self.generator = torch.Generator().manual_seed(recipe.seed)
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -209,17 +210,21 @@ class Loop:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        # The decay grows from 0, so that the first steps do not stay in the average.
-        decay = min(self.recipe.ema, self.step / (self.step + 10.0))
-        with torch.no_grad():
-            # One call for all parameters: separate calls would cost a kernel launch each.
-            averages = [self.average[name] for name in parameters]
-            lerp = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
-            lerp(averages, [p.detach() for p in parameters.values()], 1.0 - decay)
+        if self.average:
+            self._update_average(parameters)
         loss = torch.stack(losses).sum()
         # 0 times infinity is NaN: a gradient that is not finite shows in the loss, and a finite one changes nothing.
         # With a loss scale it is expected now and then, and the step was skipped.
         return loss if self.recipe.fp16 else loss + 0.0 * norm
+
+    @torch.no_grad()
+    def _update_average(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        # The decay grows from 0, so that the first steps do not stay in the average.
+        decay = min(self.recipe.ema, self.step / (self.step + 10.0))
+        # One call for all parameters: separate calls would cost a kernel launch each.
+        averages = [self.average[name] for name in parameters]
+        lerp = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
+        lerp(averages, [p.detach() for p in parameters.values()], 1.0 - decay)
 
     def _loss(self) -> Tensor:
         device = next(iter(self.parameters().values())).device.type
@@ -229,13 +234,17 @@ class Loop:
 
     def use_average(self) -> None:
         """Put the averaged weights into the modules, for sampling and for the final file."""
+        parameters = self.parameters()
         with torch.no_grad():
-            for name, parameter in self.parameters().items():
-                parameter.copy_(self.average[name])
+            for name, average in self.average.items():
+                parameters[name].copy_(average)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Context in which the modules have the averaged weights."""
+        """Context in which the modules have the averaged weights; the weights themselves without averaging."""
+        if not self.average:
+            yield
+            return
         # A copy is kept, because training continues with the plain weights.
         now = {name: parameter.detach().clone() for name, parameter in self.parameters().items()}
         self.use_average()
@@ -258,7 +267,9 @@ class Loop:
         # safetensors instead of pickle: reading a damaged or foreign file can run no code.
         tensors = {"generator": self.generator.get_state()}
         for name, p in self.parameters().items():
-            tensors |= {f"parameter.{name}": p, f"average.{name}": self.average[name]}
+            tensors[f"parameter.{name}"] = p
+            if self.average:
+                tensors[f"average.{name}"] = self.average[name]
             # (bitsandbytes counts its steps in a plain number)
             state = self.optimizer.state[p].items()
             tensors |= {f"optimizer.{key}.{name}": torch.as_tensor(value) for key, value in state}
@@ -291,8 +302,13 @@ class Loop:
     @torch.no_grad()
     def _restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Raises KeyError for a tensor that is missing, ValueError for one of another shape."""
+        # A state that was trained without averages begins them at its weights.
+        kept = "average" if any(name.startswith("average.") for name in tensors) else "parameter"
         for name, p in self.parameters().items():
-            for target, source in ((p, f"parameter.{name}"), (self.average[name], f"average.{name}")):
+            pairs: list[tuple[Tensor, str]] = [(p, f"parameter.{name}")]
+            if self.average:
+                pairs.append((self.average[name], f"{kept}.{name}"))
+            for target, source in pairs:
                 if tensors[source].shape != target.shape:
                     raise ValueError(f"{source} has the shape {tuple(tensors[source].shape)}")
                 target.copy_(tensors[source])

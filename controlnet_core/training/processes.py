@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import MissingPackageError
+from ..errors import MissingPackageError, ValueRangeError
 
 BUCKET = 2**24
 """Numbers that are sent at once: small tensors one by one would each wait for an answer."""
@@ -38,6 +38,13 @@ class Processes:
     def part(self) -> slice:
         """This process's part of a batch."""
         return slice(self.index, None, self.count)
+
+    def check_batch(self, batch: int) -> None:
+        """Raise ValueRangeError for a batch that cannot be shared evenly."""
+        if batch % self.count:
+            raise ValueRangeError(
+                f"a batch of {batch} cannot be shared by {self.count} processes: choose a multiple of {self.count}"
+            )
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean of a tensor over all processes."""

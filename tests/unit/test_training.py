@@ -75,6 +75,28 @@ def test_a_killed_run_goes_on_with_the_same_numbers(scenes: RenderedSet, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["s.state"]
 
 
+def test_averaging_may_be_switched_off_and_on_again(scenes: RenderedSet, tmp_path: Path) -> None:
+    """Without it no averages take memory; they change no weight, and may begin in the middle of a training."""
+    recipe = Recipe(steps=4, batch=2, lr=1e-3)
+    averaged = control_loop(scenes, recipe, None)
+    assert averaged.run()
+    plain = control_loop(scenes, replace(recipe, steps=2, ema=0.0), tmp_path / "s.state")
+    assert plain.run()
+    assert not plain.average
+    with plain.averaged():  # what is sampled and written
+        written = weights(plain)
+    assert torch.equal(written, weights(plain))
+    later = control_loop(scenes, recipe, tmp_path / "s.state")
+    assert later.resume()
+    assert all(torch.equal(later.average[name], p) for name, p in later.parameters().items())
+    assert later.run()
+    assert torch.equal(weights(later), weights(averaged))
+    assert any(not torch.equal(later.average[name], p) for name, p in later.parameters().items())
+    stopped = control_loop(scenes, replace(recipe, steps=5, ema=0.0), tmp_path / "s.state")
+    assert stopped.resume()  # averages in the file are left out
+    assert not stopped.average
+
+
 def test_only_the_controlnet_learns_and_accumulation_counts_as_one_step(scenes: RenderedSet) -> None:
     loop = control_loop(scenes, Recipe(steps=2, batch=2, accumulate=2, lr=1e-3), None)
     assert all(name.startswith("net.") for name in loop.parameters())
