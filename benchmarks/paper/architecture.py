@@ -27,13 +27,11 @@ from report import (
     select,
     spread,
 )
+from starts import NAMES
 
-NAMES = {"zero": "zero convolution", "gaussian": "Gaussian convolution", "lite": "ControlNet-lite"}
 VARIANTS = tuple(Variant(start) for start in NAMES)
 CLEAR = 0.05
 """Differences of the mean edge F1 below this count as equal."""
-FOLLOWS = 0.6
-"""Edge F1 from which a net follows its hint; without control it is 0.2, the autoencoder's ceiling is 0.92."""
 
 
 def measure(laboratory: Laboratory) -> list[Row]:
@@ -44,7 +42,7 @@ def measure(laboratory: Laboratory) -> list[Row]:
 
 
 def judge(rows: Sequence[Row]) -> list[Verdict]:
-    """The copy behind zero convolutions should be better than both others, and follow under every prompt."""
+    """The copy behind zero convolutions should be better than both others where the prompt does not help."""
     means = {start: {p: float(np.mean(f1(rows, p, start=start))) for p in PROMPTS} for start in NAMES}
     verdicts = []
     for other, claim in (
@@ -61,11 +59,7 @@ def judge(rows: Sequence[Row]) -> list[Verdict]:
             f"{means['zero']['caption']:.2f} and {means[other]['caption']:.2f} ({seeds_of(rows)})."
         )
         verdicts.append(Verdict(claim, found, holds))
-    lowest = min(means["zero"].values())
-    listed = ", ".join(f"{prompt} {value:.2f}" for prompt, value in means["zero"].items())
-    found = f"Edge F1 of the paper's net by prompt: {listed} ({seeds_of(rows)})."
-    claim = "ControlNet succeeds in all four settings: no prompt, insufficient, conflicting and perfect prompts"
-    return [*verdicts, Verdict(claim, found, "yes" if lowest >= FOLLOWS else "no")]
+    return verdicts
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
@@ -89,11 +83,11 @@ EXPERIMENT = Experiment(
     measure, judge, draw,
     setup="Three nets learn canny edges on 1,000 scenes: the paper's, the same with Gaussian weights (LeCun's "
     "initialisation) in place of the zero convolutions, and ControlNet-lite, which has one 3x3 convolution behind a "
-    "SiLU in place of each copied block. Batch, steps, learning rate and noise are the same. The pictures of held-out "
-    "scenes are sampled under the paper's four prompts: none; insufficient (\"a picture\"); conflicting (the caption "
-    "of another scene); perfect (the caption). Edge F1: without control about 0.2, ceiling of the autoencoder 0.92. A "
-    "comparison holds if the paper's net is ahead by 0.05 without a prompt, with an insufficient and with a "
-    "conflicting one; the last claim holds if it reaches 0.6 under all four.",
+    "SiLU in place of each copied block. Batch, steps, learning rate and noise are the same. The pictures of "
+    "held-out scenes are sampled under the paper's four prompts: none; insufficient (\"a picture\"); conflicting "
+    "(the caption of another scene); perfect (the caption). Edge F1: without control about 0.2, ceiling of the "
+    "autoencoder 0.92. A comparison holds if the paper's net is ahead by 0.05 without a prompt, with an insufficient "
+    "and with a conflicting one.",
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -158,15 +158,16 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 EXPERIMENT = Experiment(
     "cost", "What does the locked copy cost in training?", "section 3.3", 0.05, (), measure, judge, draw,
-    setup="One step of training all weights of the base, and one of a ControlNet on the locked base, with AdamW. SD1.5 "
-    "at 512 pixels is counted on tensors without data: every tensor that is alive at the peak, weights, gradients, "
-    "both moments of Adam (no averaged weights), in float32, with attention that keeps no matrix of all pairs. The "
-    "demo model is timed. Yes: within 10 points of the paper's number; partly: it costs less than the paper says.",
+    setup="One step of training all weights of the base, and one of a ControlNet on the locked base, with AdamW. "
+    "SD1.5 at 512 pixels is counted on tensors without data: every tensor that is alive at the peak, weights, "
+    "gradients, both moments of Adam (no averaged weights), in float32, with attention that keeps no matrix of all "
+    "pairs. The demo model is timed. Yes: within 10 points of the paper's number; partly: it costs less than the "
+    "paper says.",
     reading="For SD1.5 the copy is cheaper than training the whole base: 361 instead of 860 million weights have "
     "gradients and moments, and the locked encoder keeps no activations. The paper does not say which weights its "
-    "comparison trains. The demo model needs more time with a net, because its hint encoder, which works on pixels, is "
-    "a quarter of the step. So the numbers are not found here, but what they are quoted for is: the copy does not make "
-    "training expensive.",
+    "comparison trains. The demo model needs more time with a net, because its hint encoder, which works on pixels, "
+    "is a quarter of the step. So the numbers are not found here, but what they are quoted for is: the copy does not "
+    "make training expensive.",
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Robustness to the size of the data: 50 to 20,000 scenes at equal steps.
+"""Robustness to the size of the data: 50, 250 and 1,000 scenes at equal steps.
 
     python benchmarks/paper/data_size.py [--seeds 0 1 2] [--quick]
 
-Budget: 0.8 hours of one core for three seeds (twelve trainings, three of them shared with `architecture.py`). 160
-steps of four draw 640 pictures, so from 1,000 scenes on hardly any comes twice. Source: Zhang et al. 2023, section 4,
+Budget: 0.8 hours of one core for three seeds (nine trainings, three of them shared with `architecture.py`). 160
+steps of four draw 640 pictures, so of 1,000 scenes hardly any comes twice. Source: Zhang et al. 2023, section 4,
 figure 10.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from laboratory import Laboratory, Variant
 from report import Experiment, Row, Verdict, draw_groups, f1, main, new_page, save_page, seeds_of
 
-SIZES = (50, 250, 1000, 20000)
+SIZES = (50, 250, 1000)
 VARIANTS = tuple(Variant(scenes=count) for count in SIZES)
 COLLAPSED = 0.1
 """A loss of mean edge F1 against the largest data that counts as a collapse."""
@@ -32,7 +32,7 @@ def measure(laboratory: Laboratory) -> list[Row]:
 def judge(rows: Sequence[Row]) -> list[Verdict]:
     """No collapse with little data, and never clearly worse with more."""
     means = [float(np.mean(f1(rows, "none", scenes=count))) for count in SIZES]
-    robust = means[-1] - means[1] < COLLAPSED
+    robust = means[-1] - means[SIZES.index(250)] < COLLAPSED
     growing = all(b >= a - CLEAR for a, b in pairwise(means))
     listed = ", ".join(f"{count:,} scenes {value:.2f}" for count, value in zip(SIZES, means, strict=True))
     claim = "Training does not collapse with little data (1,000 pictures), and profits from more"
@@ -53,10 +53,10 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 EXPERIMENT = Experiment(
     "data_size", "How many examples does control need?", "section 4, figure 10", 0.8, VARIANTS, measure, judge, draw,
-    setup="The same training on 50 to 20,000 different scenes, with the same number of steps and no change of the "
-    "recipe. It holds if 250 scenes are less than 0.1 behind 20,000, and no larger set is clearly worse (0.03) than a "
-    "smaller one. The short training draws 640 pictures, so the largest sets differ little: what is tested is the "
-    "lower end.",
+    setup="The same training on 50, 250 and 1,000 different scenes, with the same number of steps and no change of "
+    "the recipe. It holds if 250 scenes are less than 0.1 behind 1,000, and no larger set is clearly worse (0.03) "
+    "than a smaller one. This short training draws 640 pictures, so that more than 1,000 scenes would make no "
+    "difference: what is tested is the lower end, below the paper's 1,000.",
 )
 
 if __name__ == "__main__":

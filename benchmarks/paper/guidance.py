@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ import numpy as np
 import torch
 from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_controlnet
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
-from fidelity import ASSETS, SCORES, SETTINGS, hint
-from laboratory import Laboratory
+from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
+from laboratory import ASSETS, SCORES, SETTINGS, Laboratory, hint
 from report import Experiment, Row, Verdict, draw_groups, main, new_page, save_page, seeds_of, select
 
 KINDS = ("canny", "depth")
@@ -27,29 +28,31 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "conditional half": {"negative": 0.0},
     "resolution weights": {"mode": "cfg-rw"},
 }
+TOO_STRONG = 1.1
 CLEAR = 0.02
 """Differences of fidelity below this count as equal."""
 
 
 def measure(laboratory: Laboratory) -> list[Row]:
     """Sample the scored scenes without a prompt, for each net, way and seed of the noise."""
-    demo = laboratory.with_prompt("none")
     nets = {kind: load_controlnet(ASSETS / f"demo_{kind}.safetensors", dtype=torch.float32)[0] for kind in KINDS}
-    rows = []
-    for seed in laboratory.settings.seeds:
-        for kind in KINDS:
-            for way, changes in WAYS.items():
-                units = [(ControlUnit(nets[kind], hint(kind, s), **changes),) for s in laboratory.scored]
-                settings = replace(SETTINGS, seed=seed)
-                empty = torch.zeros(1, 4, 16, 16)
-                latents = torch.cat([demo.latent(i, unit, empty, settings) for i, unit in enumerate(units)])
-                scored = zip(laboratory.scored, demo.decode(latents), strict=True)
-                scores = [float(np.mean(SCORES[kind][1](scene, picture))) for scene, picture in scored]
-                # Latents of true pictures have a standard deviation of 1: more is too much contrast.
-                contrast = float(latents.std())
-                rows.append({"net": kind, "way": way, "seed": seed, "fidelity": scores, "contrast": contrast})
-                print(f"{kind} {way} seed {seed}: {np.mean(scores):.3f}", flush=True)
-    return rows
+    return [
+        laboratory.once(f"guidance {kind} {way} {seed}", partial(sampled, laboratory, nets[kind], kind, way, seed))
+        for seed in laboratory.settings.seeds
+        for kind in KINDS
+        for way in WAYS
+    ]
+
+
+def sampled(laboratory: Laboratory, net: ControlNet, kind: str, way: str, seed: int) -> Row:
+    """Fidelity of each scene's picture, and the contrast of all."""
+    demo, settings, empty = laboratory.with_prompt("none"), replace(SETTINGS, seed=seed), torch.zeros(1, 4, 16, 16)
+    units = [(ControlUnit(net, hint(kind, scene), **WAYS[way]),) for scene in laboratory.scored]
+    latents = torch.cat([demo.latent(row, unit, empty, settings) for row, unit in enumerate(units)])
+    pairs = zip(laboratory.scored, demo.decode(latents), strict=True)
+    scores = [float(np.mean(SCORES[kind][1](scene, picture))) for scene, picture in pairs]
+    # Latents of true pictures have a standard deviation of 1: more is too much contrast.
+    return {"net": kind, "way": way, "seed": seed, "fidelity": scores, "contrast": float(latents.std())}
 
 
 def means(rows: Sequence[Row], kind: str, way: str) -> list[float]:
@@ -58,24 +61,31 @@ def means(rows: Sequence[Row], kind: str, way: str) -> list[float]:
 
 
 def judge(rows: Sequence[Row]) -> list[Verdict]:
-    """Resolution weights should follow the hint better than control in both halves, which has no guidance at all.
-
-    And they should not cost fidelity against the conditional half alone.
-    """
-    better, found = [], []
-    for kind in KINDS:
-        both, alone, weighted = (float(np.mean(means(rows, kind, way))) for way in WAYS)
-        better.append((weighted - both >= CLEAR, weighted - alone >= -CLEAR))
-        found.append(f"{kind}: both halves {both:.3f}, conditional half {alone:.3f}, resolution weights {weighted:.3f}")
+    """Two claims: control in both halves is too weak without a prompt, and weights by resolution are the best way."""
+    mean = {kind: {way: float(np.mean(means(rows, kind, way))) for way in WAYS} for kind in KINDS}
+    listed = "; ".join(f"{kind}: " + ", ".join(f"{way} {v:.3f}" for way, v in mean[kind].items()) for kind in KINDS)
     contrast = {way: float(np.mean([row["contrast"] for row in select(rows, way=way)])) for way in WAYS}
-    listed = ", ".join(f"{value:.2f}" for value in contrast.values())
-    text = f"Fidelity without a prompt, {'; '.join(found)}. Contrast (1 is right): {listed} ({seeds_of(rows)})."
-    holds = "yes" if all(map(all, better)) else "partly" if any(map(all, better)) else "no"
-    claim = (
-        "Without a prompt, control in both halves removes the guidance, and in the conditional half alone makes it too "
-        "strong; weights by resolution are better than both"
-    )
-    return [Verdict(claim, text, holds)]
+    strong = ", ".join(f"{way} {value:.2f}" for way, value in contrast.items())
+    both, alone, weighted = WAYS
+    lifted = [mean[kind][alone] - mean[kind][both] >= CLEAR for kind in KINDS]
+    best = [mean[kind][weighted] - mean[kind][alone] >= -CLEAR for kind in KINDS]
+    better = [mean[kind][weighted] - mean[kind][both] >= CLEAR for kind in KINDS]
+    return [
+        Verdict(
+            "Without a prompt, control in both halves of the guidance removes the guidance",
+            f"Fidelity without a prompt, {listed} ({seeds_of(rows)}).",
+            _all_or_some(lifted),
+        ),
+        Verdict(
+            "In the conditional half alone it makes the guidance too strong; weights by resolution are better",
+            f"Fidelity as above. Contrast (true pictures: 1): {strong}.",
+            "no" if not all(best) and max(contrast.values()) < TOO_STRONG else _all_or_some([*best, *better]),
+        ),
+    ]
+
+
+def _all_or_some(facts: Sequence[bool]) -> str:
+    return "yes" if all(facts) else "partly" if any(facts) else "no"
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
@@ -94,10 +104,16 @@ EXPERIMENT = Experiment(
     "guidance", "Do resolution weights help guidance without a prompt?", "section 3.4, figure 5", 0.15, (),
     measure, judge, draw,
     setup="The shipped canny and depth nets, no prompt, guidance scale 4, in three ways: control in both halves of "
-    "the guidance (which then are equal, so that there is no guidance), in the conditional half alone, and there with "
-    "the paper's weights 64 / h, scaled to this latent. Fidelity is edge F1 for canny and the IoU of the objects for "
-    "depth. It holds if the weights are at least 0.02 better than both halves and not 0.02 worse than the "
-    "conditional half.",
+    "the guidance (which then are equal, so that there is no guidance), in the conditional half alone, and there "
+    "with the paper's weights 64 / h, scaled to this latent. Fidelity is edge F1 for canny and the IoU of the "
+    "objects for depth. The first claim holds if the conditional half alone is at least 0.02 better than both "
+    "halves; the second if the weights are as good as the conditional half alone and better than both halves, for "
+    "both nets.",
+    reading="Without guidance, pictures are too soft (contrast 0.84), and follow the hint less: the first claim is "
+    "seen clearly. The conditional half alone is not too strong here: its pictures have the contrast of true ones, "
+    "so there is nothing that weights have to correct. The weights double the residuals at half of the resolution "
+    "and quadruple them below it, which these nets were not trained for; SD1.5's eight times finer latents and its "
+    "stronger guidance are a different regime. Modes by name: docs/controls.md.",
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -40,9 +40,13 @@ from comfyui_controlnet_core.controlnet_core.training.examples import RandomAcce
 from comfyui_controlnet_core.controlnet_core.training.loop import Recipe
 from comfyui_controlnet_core.controlnet_core.training.probe import DrawRows
 from comfyui_controlnet_core.nodes.example_pictures import VIEWS
-from fidelity import ASSETS, FIRST_SEED, SCORES, SETTINGS, Demo, hint, load_demo
+from fidelity import ASSETS, FIRST_SEED, SCORES, SETTINGS, Demo, edges, hint, load_demo, mannequin, objects
 from starts import STARTS
 
+__all__ = [
+    "ASSETS", "FIRST_SEED", "INSUFFICIENT", "KIND", "PROBED", "PROMPTS", "QUICK", "SCORES", "SETTINGS", "Demo",
+    "Laboratory", "Scenes", "Settings", "Variant", "edges", "hint", "load_demo", "mannequin", "objects", "write_json",
+]  # fmt: skip
 KIND = "canny"
 PROBED = 8
 """Held-out scenes of the probe, which evaluates base and net on 64 of them."""
@@ -209,7 +213,7 @@ class Laboratory:
             write_json(path, {**about, **spent, "complete": False, "probes": probes})
             print(f"{variant.name} seed {seed} step {step} control {probes[-1]['control']:.3f}", flush=True)
 
-        training.loop.run(on_step=keep, save_every=100)
+        training.loop.run(on_step=keep, save_every=40)
         training.flush()
         row = {**json.loads(path.read_text()), "complete": True}
         write_json(path, row)
@@ -235,6 +239,17 @@ class Laboratory:
                 write_json(path, found)
                 print(f"{variant.name} seed {seed} {prompt}: F1 {np.mean(found[prompt]):.3f}", flush=True)
         return {**row, "fidelity": {prompt: found[prompt] for prompt in prompts}}
+
+    def once(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The row of this name: read if it was made before with as many scored scenes, so that a script continues."""
+        path = self.settings.work / f"rows_{self.settings.scored}" / f"{name.replace(' ', '_')}.json"
+        if path.exists():
+            return json.loads(path.read_text())
+        row = make()
+        write_json(path, row)
+        numbers = {key: round(float(np.mean(v)), 3) for key, v in row.items() if isinstance(v, (list, float))}
+        print(name, numbers, flush=True)
+        return row
 
     def with_prompt(self, prompt: str) -> Demo:
         """The demo model with one of `PROMPTS` for each scored scene."""

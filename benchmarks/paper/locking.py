@@ -17,8 +17,7 @@ from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_checkp
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.training.step import base_predictor, noise_losses
-from fidelity import ASSETS
-from laboratory import Laboratory, Variant
+from laboratory import ASSETS, Laboratory, Variant
 from report import Experiment, Row, Verdict, draw_groups, f1, main, new_page, save_page, seeds_of, select, spread
 
 SCENES = 50
@@ -88,10 +87,10 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 EXPERIMENT = Experiment(
     "locking", "What does the base forget when it is not locked?", "section 3.1", 0.3, VARIANTS, measure, judge, draw,
-    setup="The net is trained on 50 scenes only, once on the locked base and once with the base's decoder trained too, "
-    "as `controlnet train --unlock` does, at the same rate. Then the base is used without net and hint, with the "
-    "captions of held-out scenes: its loss shows what it has forgotten. It holds if the unlocked base is at least 2 % "
-    "worse, and the locked one unchanged.",
+    setup="The net is trained on 50 scenes only, once on the locked base and once with the base's decoder trained "
+    "too, as `controlnet train --unlock` does, at the same rate. Then the base is used without net and hint, with "
+    "the captions of held-out scenes: its loss shows what it has forgotten. It holds if the unlocked base is at "
+    "least 2 % worse, and the locked one unchanged.",
 )
 
 if __name__ == "__main__":

@@ -48,6 +48,23 @@ def _section(experiment: Experiment, report: dict, path: Path, images: Path) -> 
     return [
         f"## {experiment.question}\n",
         *([f"{experiment.setup}\n"] if experiment.setup else []),
+        *_numbers(report),
         f"![{experiment.question}]({picture})\n",
         *([f"{experiment.reading}\n"] if experiment.reading else []),
     ]
+
+
+def _numbers(report: dict) -> list[str]:
+    """Seeds, steps and time of an experiment, as they were."""
+    rows, settings = report["rows"], report["settings"]
+    # The cost of a step has no seed: it is counted.
+    seeds = sorted({row["seed"] for row in rows if "seed" in row})
+    words = [f"Seeds: {', '.join(map(str, seeds))}"] if seeds else []
+    if any("probes" in row for row in rows):
+        words.append(f"{settings['steps']} steps of batch {settings['batch']}")
+        words.append(
+            f"{sum(row['cpu_seconds'] for row in rows) / 60:.0f} minutes of one core for {len(rows)} trainings"
+        )
+    if any("fidelity" in row or "objects" in row for row in rows):
+        words.append(f"{settings['scored']} held-out scenes")
+    return [f"{'; '.join(words)}.\n"] if words else []

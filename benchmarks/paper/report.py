@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from comfyui_controlnet_core.controlnet_core.analysis.plots import BAR, FAINT, INK, LINE, SECOND, Page, new_page
+from comfyui_controlnet_core.controlnet_core.analysis.plots import BAR, FAINT, INK, LINE, SECOND, Page, new_page, short
 from laboratory import QUICK, Laboratory, Settings, Variant, write_json
 from measure import machine
 
@@ -169,7 +169,7 @@ def draw_groups(
         for x, numbers in zip(at, values, strict=True):
             if len(numbers) > 1:
                 axes.scatter([x] * len(numbers), numbers, s=12, color=INK, zorder=3)
-            axes.annotate(f"{np.mean(numbers):.2f}", (x, max(0.0, *numbers)), (0, 4), textcoords="offset points",
+            axes.annotate(short(float(np.mean(numbers))), (x, max(0.0, *numbers)), (0, 4), textcoords="offset points",
                           ha="center", fontsize=10, color=INK)  # fmt: skip
     axes.set_xticks(range(len(groups)), list(groups))
     if legend and len(bars) > 1:

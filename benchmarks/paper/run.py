@@ -17,7 +17,8 @@ from page import write_page
 from report import Experiment, laboratory_of, parse
 
 NAMES = (
-    "architecture", "sudden", "data_size", "empty_prompts", "guidance", "composition", "cost", "locking", "transfer",
+    "zero_start", "architecture", "prompts", "sudden", "data_size", "empty_prompts", "guidance", "composition", "cost",
+    "locking", "transfer",
 )  # fmt: skip
 
 

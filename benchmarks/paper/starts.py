@@ -47,6 +47,7 @@ def lite(unet: UNet, config: ControlNetConfig, seed: int, quick: bool) -> Contro
 
 
 STARTS: Mapping[str, Start] = {"zero": zero, "gaussian": gaussian, "lite": lite}
+NAMES = {"zero": "zero convolution", "gaussian": "Gaussian convolution", "lite": "ControlNet-lite"}
 
 
 class ControlNetLite(ControlNet):

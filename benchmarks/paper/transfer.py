@@ -24,8 +24,7 @@ from comfyui_controlnet_core.controlnet_core.training.demo_world import Rendered
 from comfyui_controlnet_core.controlnet_core.training.loop import Loop, Recipe
 from comfyui_controlnet_core.controlnet_core.training.step import base_predictor, noise_losses, uniform_timesteps
 from comfyui_controlnet_core.controlnet_core.training.transfer_controlnet import transfer_controlnet
-from fidelity import ASSETS, Demo, edges, hint, objects
-from laboratory import KIND, Laboratory, Scenes
+from laboratory import ASSETS, KIND, Demo, Laboratory, Scenes, edges, hint, objects
 from report import Experiment, Row, Verdict, draw_groups, main, new_page, save_page, seeds_of, select
 
 RATE, EMPTY = 3e-4, 0.1
@@ -122,10 +121,10 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 EXPERIMENT = Experiment(
     "transfer", "Does a ControlNet work on a fine-tuned base?", "section 4, figure 12", 0.2, (), measure, judge, draw,
-    setup="The base is fine-tuned on 1,000 scenes whose red and blue are exchanged. The shipped canny net, trained on "
-    "the original base, is used on it as it is, and with the difference of the two bases added (node Transfer "
-    "ControlNet). It holds if edge F1 is less than 0.05 below that on the original base, and the objects have the new "
-    "colours.",
+    setup="The base is fine-tuned on 1,000 scenes whose red and blue are exchanged. The shipped canny net, trained "
+    "on the original base, is used on it as it is, and with the difference of the two bases added (node Transfer "
+    "ControlNet). It holds if edge F1 is less than 0.05 below that on the original base, and the objects have the "
+    "new colours.",
 )
 
 if __name__ == "__main__":
