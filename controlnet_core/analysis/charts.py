@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
 
@@ -12,11 +12,13 @@ from ..control.modes import block_names
 from ..control.plan import PlannedUnit, RunPlan, unused_blocks
 from ..control.report import RunReport, UnitReport
 from .fidelity import EXTRA, HIT, MISSED, Agreement
+from .information import StepInformation
 from .plots import (
     BAR,
     BAR_HEIGHT,
     CELL_HEIGHT,
     FAINT,
+    INK,
     LABELS,
     LINE,
     MARGIN,
@@ -33,6 +35,9 @@ from .target_strength import GRID, TargetStrength
 
 SIDE = 208
 """Longest side of a hint on a page."""
+INFORMATION_HEIGHT = 330
+CURVES = (BAR, "#d55e00", SECOND, "#cc79a7", "#e69f00", "#56b4e9")
+"""Colours of curves for several ControlNets, apart for people with red-green colour blindness too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,13 +52,19 @@ class SeenHint:
     mask: np.ndarray | None = None
 
 
-def draw_plan(plan: RunPlan, hints: Sequence[SeenHint]) -> np.ndarray:
-    """Draw each unit's hint as the net sees it, beside its table of weights by step and block."""
+def draw_plan(
+    plan: RunPlan, hints: Sequence[SeenHint], information: Mapping[str, StepInformation] | None = None
+) -> np.ndarray:
+    """Draw each unit's hint as the net sees it, beside its table of weights by step and block.
+
+    information: of each unit by its name; drawn below as curves where it is given.
+    """
     heights = [_unit_height(unit, hint) for unit, hint in zip(plan.units, hints, strict=True)]
     columns = len(plan.evaluations)
     width = MARGIN + SIDE + MARGIN + LABELS + max(columns * cell_width(columns), 420) + 110
     total = sum(len(step) for step in plan.evaluations)
-    with new_page(width, 70 + (sum(heights) or 40)) as page:
+    below = INFORMATION_HEIGHT if information else 0
+    with new_page(width, 70 + (sum(heights) or 40) + below) as page:
         page.text(MARGIN, 20, plan.title, 20)
         page.text(MARGIN, 48, f"{columns} steps, {total} evaluations of the model", color=FAINT)
         if not plan.units:
@@ -62,7 +73,30 @@ def draw_plan(plan: RunPlan, hints: Sequence[SeenHint]) -> np.ndarray:
         for unit, hint, height in zip(plan.units, hints, heights, strict=True):
             _draw_unit(page, unit, hint, top, total)
             top += height
+        if information:
+            _draw_information(page, top, information)
         return page.pixels()
+
+
+def _draw_information(page: Page, top: float, information: Mapping[str, StepInformation]) -> None:
+    """Draw where each hint matters: the share of each step as a curve, and the proposed window as a bar below it."""
+    page.text(MARGIN, top, "Where each hint matters", 16)
+    words = "share of each step in the information about the strength; a bar is the window that keeps 95 %"
+    page.text(MARGIN, top + 24, words, color=FAINT)
+    steps = max(len(found.values) for found in information.values())
+    axes = page.axes(MARGIN + LABELS, top + 60, page.width - 2 * MARGIN - LABELS, INFORMATION_HEIGHT - 120)
+    most = max(max(found.shares) for found in information.values()) or 1.0
+    for index, (name, found) in enumerate(information.items()):
+        color = CURVES[index % len(CURVES)]
+        window, y = found.window(), -most * (0.08 + 0.07 * index)
+        axes.plot(range(1, len(found.values) + 1), found.shares, marker="o", markersize=4, color=color, label=name)
+        axes.plot((window.first + 0.6, window.last + 1.4), (y, y), color=color, linewidth=4, solid_capstyle="butt")
+    axes.axhline(0.0, color=LINE, linewidth=1)
+    axes.set(xlim=(0.5, steps + 0.5), ylim=(-most * (0.08 + 0.07 * len(information)), 1.1 * most))
+    axes.set(xticks=range(1, steps + 1, max(1, steps // 20)), yticks=[t for t in axes.get_yticks() if 0 <= t <= most])
+    axes.set_xlabel("step", size=12, color=INK)
+    axes.set_ylabel("share", size=12, color=INK)
+    axes.legend(frameon=False, loc="upper right", fontsize=11)
 
 
 def _unit_height(unit: PlannedUnit, hint: SeenHint) -> int:
@@ -212,11 +246,17 @@ def mark_picture(picture: np.ndarray, marks: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------------------------------- sensitivity
 
 
-def draw_sensitivity(result: Sensitivity, names: Sequence[str], title: str) -> np.ndarray:
-    """Draw the information of each block as bars beside the proposed weights, and below it by step."""
+def draw_sensitivity(
+    result: Sensitivity, names: Sequence[str], title: str, by_step: StepInformation | None = None
+) -> np.ndarray:
+    """Draw the information of each block as bars beside the proposed weights, and below it by step.
+
+    by_step: of the whole net, drawn as a curve below where it is given.
+    """
     by_block = list(zip(*result.by_point, strict=True))
     top = 76 + BAR_HEIGHT * len(names) + 74
-    with new_page(860, top + CELL_HEIGHT * len(names) + 56) as page:
+    bottom = top + CELL_HEIGHT * len(names) + 56
+    with new_page(860, bottom + (0 if by_step is None else INFORMATION_HEIGHT)) as page:
         page.text(MARGIN, 16, title, 18)
         page.text(MARGIN, 42, "how much each block's strength changes the model's prediction", color=FAINT)
         x = MARGIN + LABELS
@@ -225,6 +265,8 @@ def draw_sensitivity(result: Sensitivity, names: Sequence[str], title: str) -> n
         most = max(max(row) for row in by_block)
         axis_names = ("block", "sampled step", "information")
         draw_heat_map(page, x, top, by_block, (names, result.points), most, axis_names)
+        if by_step is not None:
+            _draw_information(page, bottom, {title: by_step})
         return page.pixels()
 
 

@@ -63,11 +63,7 @@ def measure(
     x0: (B, C, h, w), the finished latent; the points are noisy versions of it. on_block(done, total) is called after
     each block. Raises ValueRangeError for a latent of zeros or an empty list of points.
     """
-    if not points or not bool(x0.any()):
-        raise ValueRangeError(
-            "the latent is empty: the sensitivity is measured on a picture, so connect a finished latent, from a "
-            "sampler or VAE Encode"
-        )
+    require_picture(x0, points)
     rows, errors = [], []
     for point in range(len(points)):
         error = float((predict(point, (1.0,) * blocks) - x0).square().mean())
@@ -81,6 +77,15 @@ def measure(
         errors.append(error)
     means = tuple(sum(row[b] for row in rows) / len(rows) for b in range(blocks))
     return Sensitivity(means, tuple(rows), tuple(points), tuple(errors))
+
+
+def require_picture(x0: Tensor, points: Sequence[object]) -> None:
+    """Raise ValueRangeError for a latent of zeros, or where there is nothing to measure."""
+    if not points or not bool(x0.any()):
+        raise ValueRangeError(
+            "the latent is empty: the sensitivity is measured on a picture, so connect a finished latent, from a "
+            "sampler or VAE Encode"
+        )
 
 
 def _factors(blocks: int, block: int, factor: float) -> tuple[float, ...]:

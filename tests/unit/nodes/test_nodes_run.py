@@ -186,6 +186,23 @@ def test_plan_without_control(run: Any, scene: dict[str, Any]) -> None:
     assert "no ControlNet acts" in shown["result"][0]
 
 
+def test_plan_with_a_finished_latent(run: Any, scene: dict[str, Any]) -> None:
+    """A unit has information only where it acts, and its own name and table."""
+    halves = run("CNCore_ApplyControlNet", **_halves(scene), control_net=scene["net"], image=scene["hint"])
+    two = run("CNCore_ApplyControlNet", positive=halves[0], negative=halves[1], control_net=scene["other"],
+              image=scene["hint"], end_percent=0.5)  # fmt: skip
+    given = {"model": scene["model"], "positive": two[0], "latent": scene["latent"], "steps": 4}
+    finished = {"samples": sample(run, scene, positive=two[0], negative=two[1])}
+    text, _, picture = run("CNCore_ControlPlan", **given, finished=finished)["result"]
+    first, second = (part for part in text.split("\n\n") if ": information about its strength" in part)
+    assert first.startswith("1  demo_canny") and second.startswith("2  demo_depth")
+    shares = [line.split()[-1] for line in second.splitlines()[2:6]]
+    assert shares[2:] == ["0.0%", "0.0%"] and "steps 1 to 2 keep 100%" in second
+    assert picture.shape[1] > run("CNCore_ControlPlan", **given)["result"][2].shape[1]
+    with pytest.raises(ValueRangeError, match="finished latent"):
+        run("CNCore_ControlPlan", **given, finished=scene["latent"])
+
+
 def test_a_mask_limits_control(run: Any, scene: dict[str, Any]) -> None:
     unit = {"control_net": scene["net"], "image": scene["hint"]}
     black = run("CNCore_ApplyControlNet", **_halves(scene), **unit, mask=torch.zeros(1, 20, 30))
@@ -318,7 +335,8 @@ def test_block_sensitivity(run: Any, scene: dict[str, Any], host: StandaloneHost
     latent = {"samples": sample(run, scene, positive=two[0], negative=two[1])}
     given = {"model": scene["model"], "positive": two[0], "latent": latent, "steps": 2, "samples": 1}
     shown = run("CNCore_BlockSensitivity", **given)
-    weights, text, picture = shown["result"]
+    weights, text, picture, start, end = shown["result"]
+    assert (start, end) == (0.0, 1.0) and "proposed window: start_percent 0.000, end_percent 1.000" in text
     assert max(weights.custom) == 1.0 and len(weights.custom) == 7 and "information" in text
     assert picture.ndim == 4 and (host.temp_dir / shown["ui"]["images"][0]["filename"]).is_file()
     second = run("CNCore_BlockSensitivity", **given, unit=2)["result"][0]
