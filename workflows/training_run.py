@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from ..controlnet_core.training.controlnet_training import ControlNetTraining, T
 from ..controlnet_core.training.disk_cache import DiskCache, encoders_digest
 from ..controlnet_core.training.example_folder import open_examples
 from ..controlnet_core.training.example_forms import Columns
-from ..controlnet_core.training.examples import read_pixels
+from ..controlnet_core.training.examples import Examples, ExampleSet, read_pixels
 from ..controlnet_core.training.export import RECIPE_KEY, check_layout, export, export_files
 from ..controlnet_core.training.loop import Recipe, Report
 from ..controlnet_core.training.probe import ALL_TRAINED, Probe, first_control
@@ -42,6 +43,7 @@ from .training_report import write_report
 LAYOUTS: dict[str, LayoutName] = {"cldm": "ldm", "diffusers": "diffusers", "core": "core"}
 DEMO = "demo"
 CONTROL_LORA, USUAL_RANK = "control-lora", 128
+SHOWN_BUCKETS = 8
 
 
 def train(args: argparse.Namespace) -> int:
@@ -119,6 +121,7 @@ def prepare(
             skip_bad=args.skip_bad,
             on_fault=lambda fault: print(f"{what}: {fault}", file=sys.stderr),
             known_sizes=work.sizes_file,
+            bucket_multiple=controlnet_training.size_multiple(checkpoint.config) if args.buckets else None,
         )
     start = None if args.start is None else load_controlnet(args.start, dtype=torch.float32)[0]
     device = device or Runtime.choose(args.device, "fp32").device
@@ -135,8 +138,20 @@ def prepare(
         disk=disk,
     )
     held = "" if len(data) >= ALL_TRAINED else ", none of them held out for the probe"
-    _print(args, f"{len(data)} examples of {size} pixels{held}; {checkpoint.identity.summary}; on {device}")
+    _print(
+        args,
+        f"{len(data)} examples of {size} pixels{_bucket_words(data)}{held}; {checkpoint.identity.summary}; on {device}",
+    )
     return training, settings_of(args.data, base, args.start, data, recipe, options)
+
+
+def _bucket_words(data: Examples) -> str:
+    """How many examples each bucket has, the largest first; "" without buckets."""
+    if not isinstance(data, ExampleSet) or data.buckets is None:
+        return ""
+    counts = Counter(data.buckets).most_common()
+    shown = ", ".join(f"{width}x{height}: {count}" for (height, width), count in counts[:SHOWN_BUCKETS])
+    return f" in {len(counts)} buckets ({shown}{', ...' if len(counts) > SHOWN_BUCKETS else ''})"
 
 
 def choose_recipe(args: argparse.Namespace) -> tuple[Recipe, TrainingOptions]:

@@ -36,9 +36,9 @@ from comfyui_controlnet_core.controlnet_core.training.controlnet_training import
 )
 from comfyui_controlnet_core.controlnet_core.training.demo_world import RenderedScene, render_seed
 from comfyui_controlnet_core.controlnet_core.training.disk_cache import DiskCache, encoders_digest
+from comfyui_controlnet_core.controlnet_core.training.draw import DrawRows, EpochDraw
 from comfyui_controlnet_core.controlnet_core.training.examples import RandomAccess
 from comfyui_controlnet_core.controlnet_core.training.loop import Recipe
-from comfyui_controlnet_core.controlnet_core.training.probe import DrawRows
 from comfyui_controlnet_core.nodes.example_pictures import VIEWS
 from fidelity import ASSETS, FIRST_SEED, SCORES, SETTINGS, Demo, edges, hint, load_demo, mannequin, objects
 from starts import STARTS
@@ -115,11 +115,7 @@ class Scenes(RandomAccess):
 
     def split(self, seed: int) -> tuple[DrawRows, tuple[int, ...]]:
         """Draw from the first `count`; the others are held out, the same for every count."""
-
-        def draw(count: int, generator: torch.Generator, drawn: int) -> list[int]:
-            return torch.randint(self.count, (count,), generator=generator).tolist()
-
-        return draw, tuple(range(self.count, len(self)))
+        return EpochDraw((range(self.count),), seed), tuple(range(self.count, len(self)))
 
     def _scene(self, row: int) -> tuple[np.ndarray, np.ndarray, str]:
         seed = self.seed(row)

@@ -7,10 +7,9 @@ Source: Zhang, Rao, Agrawala 2023, section 3.3 (half of the prompts are empty), 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,20 +17,19 @@ from torch import Tensor, nn
 from ..backend import Backend
 from ..checkpoints.load import Checkpoint
 from ..conditioning.condition import Condition
+from ..config import ModelConfig
 from ..control.unit import ControlUnit
 from ..diffusion.schedule import NoiseSchedule, make_schedule
-from ..errors import CheckpointError, UnfitError, ValueRangeError
+from ..errors import UnfitError, ValueRangeError
 from ..models.control import check_base
 from ..models.controlnet import ControlNet
-from ..models.label import PictureSize, label_vector, size_kind
-from ..models.text_encoder import DualTextEncoder, TextEncoder
 from ..models.to_device import to_device_async
 from ..models.unet import UNet
-from ..models.vae import AutoencoderKL
 from ..pipeline import DiffusionModel, SampleSettings, generate
 from ..runtime.device import Runtime
 from .control_lora import make_low_rank, to_control_lora
 from .disk_cache import DiskCache
+from .encoders import Conditioner, cached_conditioner, cached_latents, find_vae
 from .examples import Examples
 from .latent_cache import MOST, LatentCache
 from .loop import Loop, Recipe
@@ -48,7 +46,6 @@ from .step import (
     offset_noise,
     uniform_timesteps,
 )
-from .tar_examples import TarExamples
 
 # The recipe of the paper: AdamW with learning rate 1e-5; control appears within 10,000 steps.
 PAPER = Recipe(steps=10_000, batch=4, lr=1e-5)
@@ -61,9 +58,6 @@ QUICK = Recipe(steps=2_000, batch=16, lr=1e-3, lr_end=0.05, warmup=100, betas=(0
 HINT_STD = 0.05
 NATIVE_SIZES = {"demo": 128, "sd15": 512, "sd2": 768, "sdxl": 1024}
 """Name of a base's config -> side in pixels of the pictures that it was trained on."""
-
-Conditioner: TypeAlias = Callable[[Sequence[str]], tuple[Tensor, Tensor | None]]
-"""Captions -> text (B, 77, width), and the label vector (B, label_dim) where the model has one."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +92,11 @@ class TrainingOptions:
 
 @dataclass(frozen=True, eq=False)
 class ControlNetTraining:
-    """A ControlNet in training. `loop` trains it; `probe` and `sample` can be called between the steps."""
+    """A ControlNet in training. `loop` trains it; `probe` and `sample` can be called between the steps.
+
+    squares, square_latents: the examples of the probe and the samples, which are squares also where `data` is in
+    buckets: hints can only be exchanged between pictures of one size.
+    """
 
     loop: Loop
     net: ControlNet
@@ -107,6 +105,8 @@ class ControlNetTraining:
     data: Examples
     held_out: tuple[int, ...]
     latents: LatentCache
+    squares: Examples
+    square_latents: LatentCache
     condition: Conditioner
     schedule: NoiseSchedule
     options: TrainingOptions
@@ -122,7 +122,7 @@ class ControlNetTraining:
     def probe(self) -> Probe:
         """Measure control on the held-out examples, without captions. It does not change the training."""
         rows = list(self.held_out)
-        latents, hints = self.latents(rows).to(self.device), self.data.hints(rows).to(self.device)
+        latents, hints = (x.to(self.device) for x in (self.square_latents(rows), self.squares.hints(rows)))
         return run_probe(self.loop.step, latents, hints, self._losses)
 
     def _losses(self, latents: Tensor, noise: Tensor, timestep: float, hints: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ class ControlNetTraining:
 
     def _predictor(self, captions: Sequence[str], hints: Tensor) -> Predict:
         with torch.no_grad():
-            context, label = self.condition(captions)
+            context, label = self.condition(captions, (hints.shape[-2], hints.shape[-1]))
         return control_predictor(self.unet, self.net, context, hints, self.options.only_mid_control, label)
 
     def _loss(self, rows: Sequence[int], generator: torch.Generator) -> Tensor:
@@ -180,17 +180,18 @@ class ControlNetTraining:
     def _sample_row(self, net: ControlNet, row: int, settings: SampleSettings) -> Tensor:
         # Weights are not packed: they change at the next step.
         backend = Backend(Runtime(self.device, next(self.unet.parameters()).dtype, pack_weights=False))
-        hint = self.data.hints([row])
+        hint = self.squares.hints([row])
+        side = self.squares.size
         mode = "mid-only" if self.options.only_mid_control else "balanced"
         units = (ControlUnit(net, hint, mode=mode),)
         halves = []
         for caption in (*self.data.captions([row]), ""):
-            context, label = self.condition([caption])
+            context, label = self.condition([caption], (side, side))
             halves.append((Condition(context.cpu(), units, None if label is None else label.cpu()),))
         model = DiffusionModel(self.unet, self.checkpoint.config, self.schedule)
-        latent = torch.zeros_like(self.latents([row]))
+        latent = torch.zeros_like(self.square_latents([row]))
         found = generate(model, halves[0], halves[1], latent, settings, backend=backend)
-        pictures = [_vae(self.checkpoint).decode(found.to(self.device)).cpu(), self.data.pictures([row])]
+        pictures = [find_vae(self.checkpoint).decode(found.to(self.device)).cpu(), self.squares.pictures([row])]
         made, target = ((picture / 2.0 + 0.5).clamp(0.0, 1.0) for picture in pictures)
         return torch.cat([hint, made, target])
 
@@ -223,7 +224,7 @@ def prepare_training(
     device = torch.device(device)
     if recipe.fp16:
         check_fp16(device)
-    unet, vae, text = checkpoint.unet, _vae(checkpoint), checkpoint.text_encoder()
+    unet, vae, text = checkpoint.unet, find_vae(checkpoint), checkpoint.text_encoder()
     for module in (unet, vae, text):
         module.to(device, torch.float32).requires_grad_(False)
     net = _make_net(checkpoint, recipe, options, start, device)
@@ -233,10 +234,11 @@ def prepare_training(
 
     # The loop needs the loss, and the loss needs the record that holds the loop: it is looked up when it is called.
     def loss(generator: torch.Generator) -> Tensor:
-        rows = draw(recipe.batch, generator, training.loop.drawn)
+        rows = draw(recipe.batch, training.loop.drawn)
         training.loop.drawn += len(rows)
         return training._loss(rows, generator)
 
+    latents, squares = cached_latents(vae, data, device, disk, keep_bytes), data.squares()
     training = ControlNetTraining(
         Loop(modules, loss, recipe, state_file, processes),
         net,
@@ -244,8 +246,10 @@ def prepare_training(
         checkpoint,
         data,
         held_out,
-        _latents(vae, data, device, disk, keep_bytes),
-        _conditioner(text, checkpoint.config.unet.label_dim, data.size, disk, keep_bytes),
+        latents,
+        squares,
+        latents if squares is data else cached_latents(vae, squares, device, disk, keep_bytes),
+        cached_conditioner(text, checkpoint.config.unet.label_dim, disk, keep_bytes),
         make_schedule(checkpoint.config.noise),
         options,
         device,
@@ -263,8 +267,7 @@ def _check(checkpoint: Checkpoint, data: Examples, options: TrainingOptions, sta
         )
     if len(data) < 2:
         raise ValueRangeError(f"there are {len(data)} examples: give at least 2, better thousands")
-    # Each level of the UNet but the last halves the latent.
-    multiple = config.vae.factor * 2 ** (len(config.unet.widths) - 1)
+    multiple = size_multiple(config)
     if data.size < multiple or data.size % multiple:
         raise ValueRangeError(f"the size is {data.size} pixels, this base needs a multiple of {multiple}")
     if config.unet.in_channels != config.vae.latent_channels:
@@ -307,59 +310,10 @@ def _apply(options: TrainingOptions, net: ControlNet, unet: UNet) -> None:
         stack.recompute = options.gradient_checkpointing
 
 
-def _vae(checkpoint: Checkpoint) -> AutoencoderKL:
-    if checkpoint.vae is None:
-        raise CheckpointError(f"the {checkpoint.config.name} checkpoint has no autoencoder: use one that has")
-    return checkpoint.vae
-
-
-def _latents(
-    vae: AutoencoderKL, data: Examples, device: torch.device, disk: DiskCache | None, limit: int
-) -> LatentCache:
-    # The rows of a stream never come again.
-    limit = 0 if isinstance(data, TarExamples) else limit
-
-    def name(row: int) -> str:
-        stamp = data.stamp(row)
-        return f"latent {data.size} {device.type} {stamp}" if stamp else ""
-
-    return LatentCache(lambda row: _encode(vae, data, row, device), limit, disk, name)
-
-
-@torch.no_grad()
-def _encode(vae: AutoencoderKL, data: Examples, row: int, device: torch.device) -> Tensor:
-    # In full precision always: a probe may be the first to encode a row, and it runs without bfloat16.
-    with torch.autocast(device.type, enabled=False):
-        return vae.encode(data.pictures([row]).to(device))[0]
-
-
-def _conditioner(
-    text: TextEncoder | DualTextEncoder, label_dim: int | None, size: int, disk: DiskCache | None, limit: int
-) -> Conditioner:
-    """Captions are read as they are, without weights in parentheses, and encoded once: half of them are empty."""
-    encoders = (text.first, text.second) if isinstance(text, DualTextEncoder) else (text,)
-    width = sum(encoder.config.width for encoder in encoders)
-
-    def encode(caption: str) -> Tensor:
-        with torch.autocast(text.device.type, enabled=False):
-            states = [encoder.states(encoder.tokenize([caption])) for encoder in encoders]
-        # One row for the cache: the hidden states of all encoders, then the pooled state of the last.
-        return torch.cat([torch.cat([hidden[0] for hidden, _ in states], dim=-1).flatten(), states[-1][1][0]])
-
-    cache = LatentCache(encode, limit, disk, lambda caption: f"text {text.device.type} {caption}")
-
-    def condition(captions: Sequence[str]) -> tuple[Tensor, Tensor | None]:
-        rows = to_device_async(cache(captions), text.device)
-        hidden = encoders[0].config.max_length * width
-        context, pooled = rows[:, :hidden].unflatten(1, (-1, width)), rows[:, hidden:]
-        if label_dim is None:
-            return context, None
-        if size_kind(pooled.shape[-1], label_dim) is not PictureSize:
-            raise UnfitError("a refiner reads an aesthetic score, and no ControlNets are made for it: use its base")
-        # SDXL is told the size and the crop of its pictures; these are whole and of the training's size.
-        return context, label_vector(pooled, PictureSize(size, size, 0, 0, size, size))
-
-    return condition
+def size_multiple(config: ModelConfig) -> int:
+    """What the sides of a base's pictures are multiples of: 64 pixels for SD1.5."""
+    # Each level of the UNet but the last halves the latent.
+    return config.vae.factor * 2 ** (len(config.unet.widths) - 1)
 
 
 def usual_rate(recipe: Recipe, options: TrainingOptions) -> Recipe:

@@ -23,8 +23,6 @@ HELD_OUT, HELD_OUT_SHARE = 32, 0.05
 # With fewer examples than this none is held out: the training needs all of them, and the probe uses them too.
 ALL_TRAINED = 8
 
-DrawRows = Callable[[int, torch.Generator, int], list[int]]
-"""(count, generator, how many were drawn before) -> rows to train on."""
 LossesFunction = Callable[[Tensor, Tensor, float, Tensor], Tensor]
 """(latents, noise, timestep, hints) -> one loss for each example (B,), on the CPU."""
 

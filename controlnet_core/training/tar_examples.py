@@ -28,10 +28,11 @@ from ..limits import check_end, check_member
 from ..picture_files import PICTURE_ENDINGS, decode_picture
 from ..text_files import decode_text
 from .disk_cache import file_stamp
+from .draw import DrawRows
 from .example_forms import HINTS, PICTURES, Columns
-from .examples import plain_pixels, proportions_fault, to_square
+from .examples import fit_pixels, plain_pixels, proportions_fault
 from .known_files import KnownFiles
-from .probe import DrawRows, count_held_out
+from .probe import count_held_out
 
 BUFFER = 10_000
 """Examples in the buffer that mixes them: as many as some shards have, and a few megabytes."""
@@ -95,7 +96,7 @@ class TarExamples:
         held, trained_too = count_held_out(len(self))
         self._held = list(itertools.islice(self._places(self._counts, 0), held))
         self._seed, self._first = seed, 0 if trained_too else held
-        return (lambda count, generator, drawn: list(range(drawn, drawn + count))), tuple(range(-held, 0))
+        return (lambda count, drawn: list(range(drawn, drawn + count))), tuple(range(-held, 0))
 
     def pictures(self, rows: Sequence[int]) -> Tensor:
         """(B, 3, size, size) float32 in [-1, 1]."""
@@ -108,6 +109,10 @@ class TarExamples:
     def captions(self, rows: Sequence[int]) -> list[str]:
         """One caption for each row."""
         return [read_caption(self._find(row), self._columns) for row in rows]
+
+    def squares(self) -> TarExamples:
+        """See `Examples.squares`."""
+        return self
 
     def stamp(self, row: int) -> str:
         """See `Examples.stamp`."""
@@ -124,7 +129,7 @@ class TarExamples:
             fault = proportions_fault(part.path, pixels.shape[:2], place.picture.path, self._shapes[row])
             if fault:
                 raise DamagedFileError(f"{fault}: mend the tar file", part.path)
-        return to_square(pixels, self.size, is_hint=is_hint)
+        return fit_pixels(pixels, (self.size, self.size), is_hint=is_hint)
 
     def _find(self, row: int) -> Place:
         """The place of a row. Rows are usually asked for in rising order; to go back begins the epoch again."""

@@ -134,7 +134,8 @@ class WorkFolder:
 
     def _known_settings(self, path: Path) -> dict[str, Any]:
         try:
-            return dict(json.loads(path.read_bytes()))
+            # Trainings of earlier versions had no buckets.
+            return {"buckets": False, **json.loads(path.read_bytes())}
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise DamagedFileError(
                 f"{path} is damaged ({error!r}): delete it to continue this training with the options given now", path
@@ -214,4 +215,11 @@ def settings_of(
 ) -> dict[str, Any]:
     """Everything that decides the numbers of a training."""
     files = {"data": str(folder.resolve()), "base": str(base.resolve()), "start": str(start.resolve()) if start else ""}
-    return {**files, "examples": len(data), "size": data.size, **asdict(recipe), **asdict(options)}
+    return {
+        **files,
+        "examples": len(data),
+        "size": data.size,
+        "buckets": data.squares() is not data,
+        **asdict(recipe),
+        **asdict(options),
+    }

@@ -280,7 +280,7 @@ def test_captions_are_encoded_once_and_rounded_to_half_precision(folder: Path) -
     captions = ["a red ball", "", "a red ball"]
     with torch.no_grad():
         expected = encoder(encoder.tokenize(captions))
-        found, label = training.condition(captions)
+        found, label = training.condition(captions, (SIZE, SIZE))
     assert label is None and torch.equal(found, expected.half().float())
 
 

@@ -56,7 +56,7 @@ class Stream:
 
     def batch(self, size: int = BATCH) -> list[int]:
         """The numbers of the next examples, from their pictures."""
-        rows = self.draw(size, torch.Generator(), self.drawn)
+        rows = self.draw(size, self.drawn)
         self.drawn += size
         pictures, hints = self.data.pictures(rows), self.data.hints(rows)
         colours = ((pictures[:, :, 0, 0] + 1.0) * 127.5).round().long()

@@ -287,7 +287,9 @@ def test_training_on_a_card_learns_the_same_and_waits_for_no_step(card: Card) ->
         checkpoint = load_checkpoint(ASSETS / "demo_base.safetensors")
         torch.manual_seed(0)
         training = prepare_training(checkpoint, Pairs(), Recipe(steps=3, batch=1, accumulate=2), device=device)
-        training.latents(range(len(Pairs())))  # made once, whenever an example is first drawn
+        # Made once, whenever an example or a caption is first drawn.
+        training.latents(range(len(Pairs())))
+        training.condition(("", "a red sphere"), (Pairs.size, Pairs.size))
         losses: list[float] = []
         waits: list[int] = []
 

@@ -39,7 +39,7 @@ def opened(
 
 def encoded(training: ControlNetTraining, rows: Sequence[int] = range(COUNT)) -> list[torch.Tensor]:
     with torch.no_grad():
-        return [training.latents(list(rows)), training.condition(CAPTIONS)[0]]
+        return [training.latents(list(rows)), training.condition(CAPTIONS, (SIZE, SIZE))[0]]
 
 
 def broken(base: Checkpoint) -> Checkpoint:

@@ -170,7 +170,8 @@ def test_min_snr_weights_are_those_of_the_paper() -> None:
 def test_the_weights_count_in_the_loss(folder: Path) -> None:
     def loss(**options: Any) -> float:
         training = opened(folder, TrainingOptions(**options), batch=4)
-        return float(training.loop.loss(torch.Generator().manual_seed(0)).detach())
+        # This seed draws a timestep of low noise.
+        return float(training.loop.loss(torch.Generator().manual_seed(5)).detach())
 
     plain, weighted, same = loss(), loss(min_snr=5.0), loss(min_snr=1000.0)
     assert 0.0 < weighted < same <= plain

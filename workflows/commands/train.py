@@ -47,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     numbers.add_argument("--ema", type=float, help="decay of the averaged weights, which are what is written (0.999)")
     numbers.add_argument("--seed", type=int, help="seed of weights, batches and noise (0)")
     numbers.add_argument("--size", type=int, help="side of the pictures in pixels (the base's own)")
+    numbers.add_argument(
+        "--buckets", action="store_true", help="keep the proportions of pictures: sizes of at most the same area"
+    )
     numbers.add_argument("--empty", type=float, default=0.5, help="fraction of empty prompts (0.5)")
     numbers.add_argument("--unlock", action="store_true", help="train the base's decoder too (sd_locked=False)")
     numbers.add_argument("--only-mid", action="store_true", help="control only the middle block (only_mid_control)")
