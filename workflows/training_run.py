@@ -108,6 +108,9 @@ def prepare(
     """
     recipe, options = choose_recipe(args)
     base = _find_base(args.base)
+    # Of weights that are mapped and let go again: where all is encoded, encoders then take no memory.
+    identity = encoders_digest(load_checkpoint(base)) if args.cache else ""
+    disk = DiskCache(work.cache_folder, identity, processes.index) if args.cache else None
     checkpoint = load_checkpoint(base, dtype=torch.float32)
     native = controlnet_training.NATIVE_SIZES.get(checkpoint.config.name, 512)
     size = native if args.size is None else args.size
@@ -125,7 +128,6 @@ def prepare(
         )
     start = None if args.start is None else load_controlnet(args.start, dtype=torch.float32)[0]
     device = device or Runtime.choose(args.device, "fp32").device
-    disk = DiskCache(work.cache_folder, encoders_digest(checkpoint), processes.index) if args.cache else None
     training = controlnet_training.prepare_training(
         checkpoint,
         data,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.io import read_header, read_tensors, write_safetensors
 from ..errors import DamagedFileError, NonFiniteError, ValueRangeError, reading
-from .optimizers import SMALLEST_SCALE, make_optimizer, restore_scaler, scaler_state
+from .optimizers import SMALLEST_SCALE, clip_gradients, make_optimizer, restore_scaler, scaler_state
 from .processes import ALONE, Processes
 
 LossFunction: TypeAlias = Callable[[torch.Generator], Tensor]
@@ -205,7 +205,7 @@ class Loop:
         self.processes.average([p.grad for p in parameters.values() if p.grad is not None])
         # After the mean over the processes, so that all of them see an overflow of one and skip the step together.
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(parameters.values(), self.recipe.clip)
+        norm = clip_gradients(list(parameters.values()), self.recipe.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)

@@ -13,6 +13,7 @@ from ..errors import MissingPackageError, ValueRangeError
 OPTIMIZERS = ("adamw", "adamw8bit")
 SMALLEST_SCALE = 2.0**-12
 """Below it, loss scaling does not help: even gradients that small are too large for half precision."""
+_CLIP_EPS = 1e-6  # as in clip_grad_norm_, against a division by 0
 _BLOCK = 4096  # bitsandbytes keeps smaller tensors in 32 bits
 
 
@@ -46,6 +47,25 @@ def make_optimizer(
                 f"this bitsandbytes has no adamw8bit for {device} ({_first_line(error)}): choose adamw"
             ) from error
     return AdamW8bit(parameters, lr=lr, betas=betas, weight_decay=weight_decay)
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Sequence[nn.Parameter], most: float) -> Tensor:
+    """Scale the gradients so that their norm is at most `most`; returns the norm before. Pascanu et al. 2013.
+
+    The result has the bits of `torch.nn.utils.clip_grad_norm_`, which also multiplies where the factor is 1.
+    """
+    if any(p.device.type != "cpu" for p in parameters):
+        # Reading the norm here would make the CPU wait for the GPU.
+        return nn.utils.clip_grad_norm_(parameters, most)
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(grad) for grad in gradients]))
+    factor = torch.clamp(most / (norm + _CLIP_EPS), max=1.0)
+    # Most steps need no pass over all gradients. NaN is not 1, so it reaches them.
+    if float(factor) != 1.0:
+        for grad in gradients:
+            grad.mul_(factor)
+    return norm
 
 
 def check_fp16(device: torch.device) -> None:

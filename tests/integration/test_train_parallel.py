@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from comfyui_controlnet_core.controlnet_core.checkpoints.io import read_header
 from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_checkpoint, load_controlnet
 from comfyui_controlnet_core.controlnet_core.errors import ValueRangeError
 from comfyui_controlnet_core.controlnet_core.training.controlnet_training import ControlNetTraining, prepare_training
@@ -112,6 +113,7 @@ def test_killed_trainings_end_with_the_bits_of_an_unbroken_one(folder: Path, tmp
     moments = random.Random(victim)
     output = tmp_path / "net.safetensors"
     state = tmp_path / "net_training" / "training.state"
+    killed: list[int] = []
     for _ in range(5):
         run = command(folder, output, 2, "--save-every", "1")
         process = subprocess.Popen(run, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -120,9 +122,12 @@ def test_killed_trainings_end_with_the_bits_of_an_unbroken_one(folder: Path, tmp
             time.sleep(0.01)
         time.sleep(moments.uniform(0, 0.5))
         if process.poll() is None:
+            killed.append(int(read_header(state).metadata["step"]))
             workers = children(process.pid)
             for pid in [*workers, process.pid] if victim == "all" else workers[:1]:
                 os.kill(pid, signal.SIGKILL)
         process.wait(timeout=600)
+    print(f"killed {victim} with the state of step {', '.join(map(str, killed))}")  # shown with -s
+    assert len(killed) == 5 and max(killed) < STEPS, "a training was over before it was killed"
     subprocess.run(command(folder, output, 2), env=environment(), check=True, capture_output=True, timeout=600)
     assert torch.equal(weights(output), weights(whole))

@@ -18,6 +18,7 @@ from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.training import demo_stages
 from comfyui_controlnet_core.controlnet_core.training.demo_world import vocabulary
 from comfyui_controlnet_core.controlnet_core.training.loop import Loop, Recipe
+from comfyui_controlnet_core.controlnet_core.training.optimizers import clip_gradients
 from comfyui_controlnet_core.controlnet_core.training.rendered_set import RenderedSet, open_scenes, render_scenes
 from comfyui_controlnet_core.controlnet_core.training.step import (
     base_predictor,
@@ -95,6 +96,23 @@ def test_averaging_may_be_switched_off_and_on_again(scenes: RenderedSet, tmp_pat
     stopped = control_loop(scenes, replace(recipe, steps=5, ema=0.0), tmp_path / "s.state")
     assert stopped.resume()  # averages in the file are left out
     assert not stopped.average
+
+
+@pytest.mark.parametrize("most", [0.5, 1e6])
+def test_clipping_gives_the_bits_of_torch(most: float) -> None:
+    """Where the norm is small enough the gradients are left alone, which has the same result."""
+    both = []
+    for clip in (clip_gradients, torch.nn.utils.clip_grad_norm_):
+        torch.manual_seed(0)
+        parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((40, 30), (7,))]
+        for p in parameters:
+            p.grad = torch.randn_like(p)
+        norm = clip(parameters, most)
+        both.append([norm, *(p.grad for p in parameters)])
+    assert all(map(torch.equal, *both))
+    parameters[0].grad = torch.full_like(parameters[0], torch.nan)
+    assert bool(clip_gradients(parameters, most).isnan())
+    assert bool(parameters[1].grad.isnan().all())  # type: ignore[union-attr]
 
 
 def test_only_the_controlnet_learns_and_accumulation_counts_as_one_step(scenes: RenderedSet) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from ...controlnet_core.training.large_pages import use_large_pages
 from ..paths import path_argument
 
 LAYOUTS = ("cldm", "diffusers", "core")
@@ -80,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
 
     Raises Interrupted, with the state saved, when the user stops it.
     """
+    # Before torch is loaded by the next import.
+    use_large_pages()
     from ..training_run import train
 
     return train(args)
