@@ -21,7 +21,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from .conditioning.condition import crop
+from .conditioning.condition import crop_to_area
 from .control.bound_unit import NetInputs
 from .control.reference import with_references
 from .diffusion.denoiser import scale_input, to_x0
@@ -79,11 +79,13 @@ def encoder_targets(model: ControlledUNet, rows: Tensor, inputs: BatchInputs, ma
 
 def encode(unet: UNet, rows: Tensor, inputs: BatchInputs) -> Iterator[Tensor]:
     """The output of each encoder block as it is made, then the middle block's: where control enters."""
-    read = rows if inputs.concat is None else channels_last(torch.cat([rows, inputs.concat], dim=1))
-    h = read
-    for h in unet.encoder.walk(read[: inputs.distinct_rows], inputs.blocks.encoder):
-        yield repeat_rows(h, len(read))
-    yield repeat_rows(unet.middle(h, inputs.blocks.middle), len(read))
+    if inputs.concat is not None:
+        rows = channels_last(torch.cat([rows, inputs.concat], dim=1))
+    # Rows that differ by their text alone are computed once, up to the first block that reads the text.
+    distinct = h = rows[: inputs.distinct_rows]
+    for h in unet.encoder.walk(distinct, inputs.blocks.encoder):
+        yield repeat_rows(h, len(rows))
+    yield repeat_rows(unet.middle(h, inputs.blocks.middle), len(rows))
 
 
 def controlled(
@@ -138,11 +140,11 @@ def predict(denoiser: Denoiser, x: Tensor, sigma: Tensor, batch: BatchInputs) ->
     """For each condition of a batch, by index, its prediction of x0 in the batch's area, float32."""
     prepared = denoiser.prepared
     schedule = prepared.job.schedule
-    spread = schedule.sigma_data
-    part = crop(x, batch.area)
-    rows = scale_input(part, sigma, spread).repeat(len(batch.conditions), 1, 1, 1)
+    sigma_data = schedule.sigma_data
+    part = crop_to_area(x, batch.area)
+    rows = scale_input(part, sigma, sigma_data).repeat(len(batch.conditions), 1, 1, 1)
     output = denoiser.unet(channels_last(rows.to(prepared.runtime.dtype)), batch).float()
     return {
-        index: schedule.at_boundary(to_x0(prepared.config.parametrization, own, part, sigma, spread), part, sigma)
-        for index, own in zip(batch.conditions, output.split(len(part)), strict=True)
+        index: schedule.at_boundary(to_x0(prepared.config.parametrization, rows, part, sigma, sigma_data), part, sigma)
+        for index, rows in zip(batch.conditions, output.split(len(part)), strict=True)
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .conditioning.condition import crop
+from .conditioning.condition import crop_to_area
 from .control.bound_unit import NetInputs
 from .denoise import Denoiser, net_residuals
 from .diffusion.denoiser import scale_input
@@ -32,8 +32,8 @@ class FiniteGuard:
             elif not bool(finite):
                 raise NonFiniteError(
                     f"the prediction at sigma {float(sigma):.4g} is not finite, and it comes from "
-                    f"{_culprit(denoiser, x, sigma)}: the file may be damaged (try another copy), or its numbers are "
-                    "too large for fp16 (try dtype bf16 or fp32)"
+                    f"{_find_source(denoiser, x, sigma)}: the file may be damaged (try another copy), or its numbers "
+                    "are too large for fp16 (try dtype bf16 or fp32)"
                 )
             return prediction
 
@@ -45,13 +45,13 @@ class FiniteGuard:
         return self.finite is not None and not bool(self.finite)
 
 
-def _culprit(denoiser: Denoiser, x: Tensor, sigma: Tensor) -> str:
-    """What the numbers that are not finite come from, in words."""
+def _find_source(denoiser: Denoiser, x: Tensor, sigma: Tensor) -> str:
+    """Say where the numbers that are not finite come from: the latent, a net, or the model."""
     prepared = denoiser.prepared
     if not _is_finite(x):
         return "the latent that was given"
     for batch in prepared.inputs_at(float(sigma)).batches:
-        part = scale_input(crop(x, batch.area), sigma, prepared.job.schedule.sigma_data)
+        part = scale_input(crop_to_area(x, batch.area), sigma, prepared.job.schedule.sigma_data)
         rows = part.repeat(len(batch.conditions), 1, 1, 1).to(prepared.runtime.dtype)
         for net in batch.nets:
             if not all(_is_finite(r) for r in net_residuals(net, rows) if r is not None):

@@ -101,35 +101,35 @@ class UncountedNet(ControlModel):
 
     @property
     def hint_channels(self) -> int:
-        """As the net's."""
+        """Channels of the hint that the net reads."""
         return self.channels
 
     @property
     def made_for(self) -> str:
-        """For messages."""
+        """The kind of the net. No message shows it, because `fits` is always true."""
         return self.kind
 
     def fits(self, config: UNetConfig) -> bool:
-        """The net itself was checked."""
+        """True: the net itself was checked before the estimate."""
         return True
 
     def bind(self, context: BindContext) -> UncountedNet:
-        """Note the shapes of the targets."""
+        """Note the shapes of the targets, (rows, C, h, w) each."""
         widths = (*encoder_widths(context.base), context.base.widths[-1])
         sides = zip(*(block_heights(context.base, side) for side in context.size), strict=True)
         self.shapes = [(context.rows, width, *side) for width, side in zip(widths, sides, strict=True)]
         return self
 
     def inputs_at(self, sigma: float) -> tuple[tuple[int, ...], ...]:
-        """The shapes."""
+        """The shapes of the targets; they do not depend on the noise level."""
         return tuple(self.shapes)
 
     def features(self, x: Tensor, inputs: Any) -> Iterator[Tensor]:
-        """Empty tensors of these shapes."""
+        """A meta tensor for each target."""
         return (x.new_empty(shape) for shape in inputs)
 
     def projections(self, inputs: Any) -> Sequence[ResidualProjection]:
-        """None."""
+        """The identity for each target: nothing further is allocated."""
         return [identity] * len(inputs)
 
 

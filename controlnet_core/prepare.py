@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .conditioning.blend import Blend, make_blend
 from .conditioning.concat_channels import check_channels
-from .conditioning.condition import Area, Condition, crop, equal_length
+from .conditioning.condition import Area, Condition, crop_to_area, equal_length
 from .conditioning.job import Job
 from .config import ModelConfig
 from .control.attention import with_attention_control
@@ -36,7 +36,7 @@ from .models.unet import UNet, UNetInputs, check_context
 from .models.vae import scale_latent
 from .runtime.device import Runtime, channels_last
 
-Members = tuple[tuple[int, Condition], ...]
+IndexedConditions = tuple[tuple[int, Condition], ...]
 """Conditions that are evaluated as one batch, each with its index in the job."""
 
 
@@ -74,7 +74,7 @@ class ConditionBatch:
     """Conditions on the same rectangle of the latent. Rows are ordered condition by condition, each with all images."""
 
     area: Area | None
-    members: Members
+    conditions: IndexedConditions
     projections: Projections
     units: tuple[BoundUnit, ...]
     concat: Tensor | None
@@ -87,11 +87,11 @@ class ConditionBatch:
         if active not in self.known_nets:
             self.known_nets[active] = tuple(net_batches(active))
         nets = tuple(net.inputs_at(sigma) for net in self.known_nets[active])
-        blocks, rows = self.projections.at(sigma), len(self.members) * self.images
+        blocks, rows = self.projections.at(sigma), len(self.conditions) * self.images
         # Conditions share the latent, so that all rows are equal until the first text is read, unless something
         # that differs by row enters before: a label, further input channels, or control inside encoder or attention.
         shared = self.concat is None and blocks.encoder.one_timestep and all(n.net.entry == "skips" for n in nets)
-        indices = tuple(index for index, _ in self.members)
+        indices = tuple(index for index, _ in self.conditions)
         distinct = self.images if shared else rows
         blocks = with_attention_control(blocks, [net for net in nets if net.net.entry == "attention"])
         return BatchInputs(self.area, indices, blocks, nets, self.concat, distinct, (self, active))
@@ -149,15 +149,15 @@ class Prepared:
         return self.known_inputs[sigma]
 
     def _prepare(self, acting: tuple[int, ...]) -> ActiveConditions:
-        members = [(index, self.job.conditions[index]) for index in acting]
+        active = [(index, self.job.conditions[index]) for index in acting]
         # Reuse a batch that was prepared for another set of active conditions.
-        known = {batch.members: batch for other in self.known_conditions.values() for batch in other.batches}
+        known = {batch.conditions: batch for other in self.known_conditions.values() for batch in other.batches}
         batches = []
-        for area in dict.fromkeys(condition.area for _, condition in members):
-            inside = tuple(member for member in members if member[1].area == area)
+        for area in dict.fromkeys(condition.area for _, condition in active):
+            inside = tuple(each for each in active if each[1].area == area)
             batches.append(known.get(inside) or _prepare_batch(self, area, inside))
         first_negative = len(self.job.positive)
-        halves = [[m for m in members if (m[0] < first_negative) is positive] for positive in (True, False)]
+        halves = [[each for each in active if (each[0] < first_negative) is positive] for positive in (True, False)]
         height, width = self.job.shape[-2:]
         positive, negative = (make_blend(half, (self.images, height, width), self.runtime.device) for half in halves)
         return ActiveConditions(tuple(batches), positive, negative if self.job.negative else None)
@@ -186,25 +186,25 @@ def check_job(job: Job) -> None:
         check_base(unit.net, unit.name or "the ControlNet", config.unet, f"the model {config.name}")
 
 
-def _prepare_batch(prepared: Prepared, area: Area | None, members: Members) -> ConditionBatch:
+def _prepare_batch(prepared: Prepared, area: Area | None, conditions: IndexedConditions) -> ConditionBatch:
     job, images = prepared.job, prepared.images
-    text, label = _stack_texts(members, job.config, images, prepared.runtime)
+    text, label = _stack_texts(conditions, job.config, images, prepared.runtime)
     projections = Projections(job.unet, job.schedule, text, label)
-    windows = {(condition.start, condition.end) for _, condition in members}
+    windows = {(condition.start, condition.end) for _, condition in conditions}
     sigmas = tuple(s for s in prepared.sigmas if all(job.schedule.in_window(s, *window) for window in windows))
     projections.prepare(sigmas)
     first_negative = len(job.positive)
     units = []
-    for unit, first, last in unit_runs(members, first_negative):
+    for unit, first, last in unit_runs(conditions, first_negative):
         rows = slice(first * images, last * images)
         own_label = None if label is None else label[rows]
         context = _bind_context(prepared, unit, area, text[rows], own_label, sigmas)
-        halves = [unit.half(index < first_negative) for index, _ in members[first:last]]
+        halves = [unit.half_factor(index < first_negative) for index, _ in conditions[first:last]]
         units.append(_bind_unit(prepared, unit, rows, context, halves))
-    concat = [crop(c.concat, area) for _, c in members if c.concat is not None]
+    concat = [crop_to_area(c.concat, area) for _, c in conditions if c.concat is not None]
     device, dtype = prepared.runtime.device, prepared.runtime.dtype
     stacked = torch.cat(concat).to(device, dtype) if concat else None
-    return ConditionBatch(area, members, projections, tuple(units), stacked, images)
+    return ConditionBatch(area, conditions, projections, tuple(units), stacked, images)
 
 
 def _bind_context(
@@ -254,7 +254,7 @@ def _bind_unit(
 ) -> BoundUnit:
     """Bind one unit to its rows. halves: the guidance factor of each condition."""
     height = context.size[0]
-    factors = [half * image for half in halves for image in unit.factors(prepared.images)]
+    factors = [half * image for half in halves for image in unit.image_factors(prepared.images)]
     scales = []
     for begun in range(1 + len(unit.keyframes)):
         unit.weights(context.base, height, begun)  # raises for a wrong number of block weights before the first step
@@ -264,27 +264,29 @@ def _bind_unit(
     return BoundUnit(unit, unit.net, bound, rows, tuple(scales), prepared.job.schedule, context.base, height)
 
 
-def _stack_texts(members: Members, config: ModelConfig, images: int, runtime: Runtime) -> tuple[Tensor, Tensor | None]:
+def _stack_texts(
+    conditions: IndexedConditions, config: ModelConfig, images: int, runtime: Runtime
+) -> tuple[Tensor, Tensor | None]:
     """Text (rows, tokens, context_dim) and, if the model has one, the label vector (rows, label_dim)."""
-    texts = equal_length([c.text for _, c in members])
+    texts = equal_length([c.text for _, c in conditions])
     text = torch.cat([t.expand(images, -1, -1) for t in texts]).to(runtime.device, runtime.dtype)
     if config.unet.label_dim is None:
         return text, None
-    if any(c.label is None for _, c in members):
+    if any(c.label is None for _, c in conditions):
         raise ShapeError(
             f"the model {config.name} reads a label vector (pooled text and sizes), and a condition has none: encode "
             "its text with this model's text encoder"
         )
-    return text, torch.cat([c.label.expand(images, -1) for _, c in members if c.label is not None]).to(text)
+    return text, torch.cat([c.label.expand(images, -1) for _, c in conditions if c.label is not None]).to(text)
 
 
-def unit_runs(members: Members, first_negative: int) -> Iterable[tuple[ControlUnit, int, int]]:
+def unit_runs(conditions: IndexedConditions, first_negative: int) -> Iterable[tuple[ControlUnit, int, int]]:
     """Each unit with the runs [first, last) of neighbouring conditions that it acts on.
 
     Neighbours, so that a unit's rows are a slice of the batch: a view, not a copy.
     """
-    for unit in dict.fromkeys(u for _, c in members for u in c.units):
-        acts = [unit in c.units and unit.half(index < first_negative) != 0.0 for index, c in members]
+    for unit in dict.fromkeys(u for _, c in conditions for u in c.units):
+        acts = [unit in c.units and unit.half_factor(index < first_negative) != 0.0 for index, c in conditions]
         for acting, run in groupby(range(len(acts)), acts.__getitem__):
             positions = list(run)
             if acting:

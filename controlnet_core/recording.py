@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from .control.bound_unit import NetInputs
-from .control.plan import words
+from .control.plan import describe_settings
 from .control.report import Recorder
 from .control.residuals import weigh_residual
 from .denoise import Denoiser
@@ -68,7 +68,7 @@ def record_acting(options: RunOptions, net: NetInputs, ran: bool = False) -> Non
     if options.recorder is None:
         return
     for unit in net.owners:
-        options.recorder.unit(unit.whole_unit, unit.name, words(unit.whole_unit))
+        options.recorder.unit(unit.whole_unit, unit.name, describe_settings(unit.whole_unit))
         if ran:
             options.recorder.net_ran(unit.whole_unit)
 

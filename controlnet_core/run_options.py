@@ -82,7 +82,7 @@ class Shortcuts:
         return (self.guidance_start, self.guidance_end) != (0.0, 1.0)
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """For reports, such as "nets once in 2 evaluations, guidance from 10% to 80%"."""
         every = {"nets": self.reuse_every, "encoder": self.encoder_every, "lower levels": self.deep_every}
         careful = ", carefully" if self.careful else ""

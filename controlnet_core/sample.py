@@ -63,7 +63,8 @@ class SampleSettings:
             )
         if self.sigmas is not None and (self.start_step, self.end_step, self.leftover_noise) != (0, None, True):
             raise ValueRangeError(
-                "sigmas are given, which start_step, end_step and leftover_noise do not cut: cut them"
+                "start_step, end_step and leftover_noise cannot be combined with sigmas: shorten the "
+                "list of sigmas instead"
             )
 
     @property

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..controlnet_core.errors import ValueRangeError
-from .fields import Output, choice, image, integer, number, share, vae
+from .fields import Output, choice, edge_tolerance, image, integer, share, unit_number, vae
 from .look import FIDELITY_KINDS, agreements, check_finder, mean_score
 from .node import Node, with_text
 from .pictures import shown, to_image
@@ -36,8 +36,8 @@ class AutoStrength(Node):
         image("hint", "The hint that the image should follow, as linked to Apply ControlNet."),
         choice("kind", FIDELITY_KINDS, "What the hint shows.", "canny"),
         share("target", 0.8, "The fidelity to reach, as measured by Control Fidelity."),
-        number("tolerance", 2.0, 0.0, 64.0, "Two edges up to this many pixels apart count as the same edge.", step=0.5),
-        integer("unit", 1, 1, 64, "Which ControlNet of the prompt; the one applied first is 1."),
+        edge_tolerance(),
+        unit_number(),
         integer("runs", 3, 1, 8, "At most so many full runs."),
     )
     OUTPUTS = (
@@ -68,7 +68,7 @@ class AutoStrength(Node):
         made: dict[float, Latent] = {}
 
         def measure(strength: float, steps: int) -> float:
-            # Factors of the blocks leave schedule, mask and mode as they are, in both homes.
+            # Factors of the blocks leave schedule, mask and mode as they are, under both hosts.
             factors = (strength / own,) * blocks
             scaled = self.host.reweigh(model, positive, unit - 1, factors)
             other = self.host.reweigh(model, negative, unit - 1, factors) if negative_has_it else negative

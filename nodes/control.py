@@ -21,12 +21,12 @@ from .fields import (
     Field,
     Output,
     choice,
-    conditioning,
     control_net,
     factor,
     image,
     mask,
     optional,
+    prompts,
     share,
     socket,
     switch,
@@ -52,10 +52,6 @@ MODE_TIP = (
     "balanced: the prompt and the hint have equal influence. prompt: favours the prompt. control: favours the hint. "
     "cfg-rw: resolution weighting from the ControlNet paper, for short or empty prompts. cfg-rw-literal: the same "
     "with the paper's constant 64 at every size. mid-only: only the middle block."
-)
-PROMPTS = (
-    conditioning("positive", "The encoded prompt."),
-    conditioning("negative", "The encoded negative prompt."),
 )
 # The order of ComfyUI's own apply node: the editor saves the values of widgets by position.
 UNIT = (
@@ -92,7 +88,7 @@ class ApplyControlNet(Node):
     DISPLAY_NAME = "Apply ControlNet (ControlNet Core)"
     CATEGORY = CATEGORY
     SEARCH_ALIASES = ["controlnet", "control", "guess mode", "apply"]
-    INPUTS = (*PROMPTS, *UNIT, *UNIT_OPTIONAL, *UNIT_ADDED)
+    INPUTS = (*prompts(), *UNIT, *UNIT_OPTIONAL, *UNIT_ADDED)
     OUTPUTS = CONTROLLED
 
     def run(self, positive: Conditioning, negative: Conditioning, **unit: Any) -> Halves:
@@ -126,7 +122,7 @@ class ApplyControlStack(Node):
 
     DISPLAY_NAME = "Apply Control Stack"
     CATEGORY = CATEGORY
-    INPUTS = (*PROMPTS, socket(STACK, "stack", "The units, from Control Unit."))
+    INPUTS = (*prompts(), socket(STACK, "stack", "The units, from Control Unit."))
     OUTPUTS = CONTROLLED
 
     def run(self, positive: Conditioning, negative: Conditioning, stack: SpecStack) -> Halves:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..controlnet_core.errors import ValueRangeError
 from .control import STACK
-from .fields import Output, choice, clip, integer, number, optional, socket, text, vae
+from .fields import Output, choice, clip, edge_tolerance, integer, optional, socket, text, vae
 from .look import FIDELITY_KINDS
 from .node import Node, with_text
 from .pictures import shown
 from .sample import Sample
 from .sweep_grid import ASK_ABOVE, MAX_CELLS
 from .values import Conditioning, Latent, SamplerInputs, SpecStack
-
-if TYPE_CHECKING:
-    pass
 
 NOTHING = "nothing"
 SWEPT = (
@@ -51,7 +48,7 @@ class ControlSweep(Node):
             "What the hint shows, to measure how well each image follows it. depth and normal need the network of "
             "their preprocessor.", "canny",
         ),
-        number("tolerance", 2.0, 0.0, 64.0, "Two edges up to this many pixels apart count as the same edge.", step=0.5),
+        edge_tolerance(),
         integer("max_cells", ASK_ABOVE, 1, MAX_CELLS, "A grid of more images is refused before the first is sampled."),
         *Sample.INPUTS[4:],
         *optional(clip("clip", "The text encoder; needed to sweep the prompt.")),

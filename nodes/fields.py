@@ -181,6 +181,22 @@ def factor(name: str, default: float = 1.0, tooltip: str | None = None) -> Field
     return number(name, default, 0.0, 10.0, tooltip)
 
 
+def prompts() -> tuple[Field, Field]:
+    """The prompt and the negative prompt, as a node that adds control gets them."""
+    return conditioning("positive", "The encoded prompt."), conditioning("negative", "The encoded negative prompt.")
+
+
+def unit_number() -> Field:
+    """Which of the ControlNets on a prompt a node works on."""
+    return integer("unit", 1, 1, 64, "Which ControlNet of the prompt; the one applied first is 1.")
+
+
+def edge_tolerance() -> Field:
+    """How far apart the edges of image and hint may be."""
+    tooltip = "Two edges up to this many pixels apart count as the same edge."
+    return number("tolerance", 2.0, 0.0, 64.0, tooltip, step=0.5)
+
+
 def window(start: str | None = None, end: str | None = None) -> tuple[Field, Field]:
     """The part of the sampling in which control acts; start and end are the tooltips."""
     return share("start_percent", 0.0, start, step=0.001), share("end_percent", 1.0, end, step=0.001)

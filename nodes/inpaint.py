@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .fields import Output, choice, conditioning, control_net, factor, image, mask, number, optional, vae, window
+from .fields import Output, choice, control_net, factor, image, mask, number, optional, prompts, vae, window
 from .node import Node
 from .values import Conditioning, ControlSpec, Latent
 
@@ -22,8 +22,7 @@ class InpaintControl(Node):
     CATEGORY = "ControlNet Core/control"
     SEARCH_ALIASES = ["inpaint_only", "inpaint_global_harmonious", "inpaint global harmonious", "outpaint"]
     INPUTS = (
-        conditioning("positive", "The encoded prompt."),
-        conditioning("negative", "The encoded negative prompt."),
+        *prompts(),
         vae("vae", "The VAE of the checkpoint; it encodes the image."),
         image("image", "The image to repaint."),
         mask("mask", "White where to repaint."),

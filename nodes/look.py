@@ -13,7 +13,7 @@ from .. import preprocessors
 from ..controlnet_core.analysis import fidelity
 from ..controlnet_core.analysis.fidelity import Agreement
 from ..controlnet_core.control.hint import fit_hint
-from .fields import Output, choice, image, number, optional
+from .fields import Output, choice, edge_tolerance, image, optional
 from .node import Node, with_text
 from .pictures import shown, to_image
 from .preprocess import check_weights, core_errors
@@ -47,7 +47,7 @@ class ControlFidelity(Node):
             "and normal need the network of their preprocessor, or a map linked to found.",
             "canny",
         ),
-        number("tolerance", 2.0, 0.0, 64.0, "Two edges up to this many pixels apart count as the same edge.", step=0.5),
+        edge_tolerance(),
         *optional(
             image(
                 "found",

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .fields import Output, choice, conditioning, image, mask, optional, share, vae, window
+from .fields import Output, choice, image, mask, optional, prompts, share, vae, window
 from .node import Node
 from .values import Conditioning, ControlSpec, Halves, UnitOptions
 
@@ -24,8 +24,7 @@ class ReferenceControl(Node):
     CATEGORY = "ControlNet Core/control"
     SEARCH_ALIASES = ["reference only", "reference_only", "reference adain", "style transfer", "style fidelity"]
     INPUTS = (
-        conditioning("positive", "The encoded prompt."),
-        conditioning("negative", "The encoded negative prompt."),
+        *prompts(),
         vae("vae", "The VAE of the checkpoint; it encodes the reference."),
         image("image", "The reference: one image, or one for each image of the batch. Best of about the final size."),
         choice(

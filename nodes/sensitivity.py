@@ -10,7 +10,7 @@ from torch import Tensor
 from ..controlnet_core.control.modes import block_names
 from ..controlnet_core.control.weights import BlockWeights
 from .control import WEIGHTS
-from .fields import MAX_SEED, Output, conditioning, integer, latent, model
+from .fields import MAX_SEED, Output, conditioning, integer, latent, model, unit_number
 from .node import Node, with_text
 from .pictures import shown, to_image
 from .step_information import information_of_unit
@@ -32,7 +32,7 @@ class BlockSensitivity(Node):
         model("model", "The model that is controlled."),
         conditioning("positive", "The encoded prompt, with control."),
         latent("latent", "A finished latent of that prompt, from Sample or VAE Encode."),
-        integer("unit", 1, 1, 64, "Which ControlNet of the prompt; the one applied first is 1."),
+        unit_number(),
         integer("steps", 20, 1, 1000, "Number of steps of the run that is measured."),
         integer("samples", 4, 1, 100, "Number of these steps that are measured, evenly spaced."),
         integer("seed", 0, 0, MAX_SEED, "Seed of the noise that is added to the latent."),

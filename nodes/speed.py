@@ -126,7 +126,7 @@ class ShortcutsNode(Node):
         """-> MODEL, what will be skipped. Raises ValueRangeError for fields that contradict each other."""
         # The node's ID lets the host show on it, after each run, what was skipped.
         options = RunOptions(Shortcuts(**fields))
-        text = options.shortcuts.words
+        text = options.shortcuts.summary
         return with_text(text, self.host.with_options(model, options, unique_id), text)
 
 
@@ -134,15 +134,15 @@ def describe_skipped(options: RunOptions) -> str:
     """What a plan says about the options of a MODEL; empty where nothing is skipped."""
     if options.shortcuts == EXACT:
         return ""
-    return f"shortcuts on this model: {options.shortcuts.words}. The plan does not show which steps they skip"
+    return f"shortcuts on this model: {options.shortcuts.summary}. The plan does not show which steps they skip"
 
 
 def describe_ignored(model: RunOptions, used: RunOptions) -> str:
     """What a run says whose own options are used in place of those of a MODEL; empty where they skip the same."""
     if model.shortcuts in (EXACT, used.shortcuts):
         return ""
-    ignored = f"those of the workflow are ignored ({model.shortcuts.words})"
-    return f"shortcuts: {used.shortcuts.words}, from the options of this run; {ignored}"
+    ignored = f"those of the workflow are ignored ({model.shortcuts.summary})"
+    return f"shortcuts: {used.shortcuts.summary}, from the options of this run; {ignored}"
 
 
 def check_whole_guidance(options: RunOptions) -> None:

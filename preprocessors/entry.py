@@ -69,7 +69,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Weights:
-    """One weights file, or folder, of a network: its name, where users get it, its licence, and its size.
+    """One weights file, or folder, of a network: its name, where users get it, and its licence.
 
     subfolders: further places below a models folder where it may lie. is_folder: whether it is a folder with a
     config.json, as transformers saves models. when: (parameter, value) with which alone it is needed; None: always.
@@ -78,7 +78,6 @@ class Weights:
     file: str
     source: str
     licence: str
-    million_parameters: float
     subfolders: tuple[str, ...] = ()
     is_folder: bool = False
     when: tuple[str, Any] | None = None

@@ -182,7 +182,7 @@ class GraphRun:
         try:
             function = getattr(cls(), cls.FUNCTION)  # type: ignore[attr-defined]
             returned = [function(**arguments) for arguments in self._calls(node, cls, spec)]
-            return _collect(returned, cls, node)
+            return _collect(returned, cls)
         except CoreError as error:
             raise _named(error, node) from error
         except MemoryError as error:
@@ -221,7 +221,7 @@ class GraphRun:
         return node.id
 
 
-def _collect(returned: Sequence[Any], cls: type, node: Node) -> NodeResult:
+def _collect(returned: Sequence[Any], cls: type) -> NodeResult:
     """Join the results of all calls of one node: a list for each output and for each kind of `ui`."""
     rows, ui = [], {}
     for value in returned:

@@ -35,6 +35,18 @@ class Session:
     classes: Mapping[str, type]
 
 
+def add_file_argument(parser: argparse.ArgumentParser) -> None:
+    """Add FILE, a workflow."""
+    help = "a workflow .json, a picture saved with one, or a bundled name"
+    parser.add_argument("file", metavar="FILE", help=help)
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --quiet, --json."""
+    parser.add_argument("--quiet", action="store_true", help="print no progress")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the last line")
+
+
 def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --input, --output, --models."""
     add = parser.add_argument

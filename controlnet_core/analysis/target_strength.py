@@ -25,6 +25,8 @@ TYPICAL = np.interp(
     (0.2, 0.33, 0.45, 0.6, 0.7, 0.76, 0.82, 0.84, 0.86, 0.87),
 )
 """The curve before the first run: about the mean of the demo's Canny net over ten scenes."""
+SHORT_RUNS = 3
+"""Runs with half of the steps: about the cost of one and a half full runs, and the curve is known well enough."""
 LEAST_STEPS = 4
 """With fewer steps a picture says little about that of a full run."""
 
@@ -78,11 +80,10 @@ def find_strength(
     steps: int,
     *,
     start: float = 1.0,
-    short_runs: int = 3,
     full_runs: int = 3,
     on_trial: Callable[[int, int], None] = lambda done, total: None,
 ) -> TargetStrength:
-    """Search with at most so many runs of each length.
+    """Search with at most SHORT_RUNS runs of half the steps, then at most `full_runs` full ones.
 
     measure: makes a picture. target: fidelity, above 0 and at most 1. steps: of a full run. start: the strength to
     begin with. on_trial(done, total) is called after each run. Raises ValueRangeError for another target, or for no
@@ -92,7 +93,7 @@ def find_strength(
         raise ValueRangeError(f"the target is {target:g}, expected a fidelity above 0 and at most 1, such as 0.8")
     if full_runs < 1:
         raise ValueRangeError(f"{full_runs} full runs: at least 1 is needed, since its picture is the result")
-    total, done = short_runs + full_runs, 0
+    total, done = SHORT_RUNS + full_runs, 0
 
     def search(curve: np.ndarray, trials: tuple[Trial, ...], count: int, steps: int) -> tuple[Trial, ...]:
         nonlocal done
@@ -114,7 +115,7 @@ def find_strength(
 
     half = min(steps, max(LEAST_STEPS, steps // 2))
     # The first short run has the strength that the user has, so that the result can be compared with it.
-    short = search(TYPICAL, (Trial(start, measure(start, half)),), short_runs, half)
+    short = search(TYPICAL, (Trial(start, measure(start, half)),), SHORT_RUNS, half)
     # Full runs start from the curve of the short ones, not from their points: the fidelity of a full run is a little
     # higher, and mixing both would bend the curve.
     full = search(_moved(TYPICAL, short), (), full_runs, steps)

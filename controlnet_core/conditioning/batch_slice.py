@@ -45,7 +45,7 @@ def _slice_unit(unit: ControlUnit, images: range, batch: int) -> ControlUnit:
         return unit
     hint, *more = (Hint(_slice(h.picture, images, batch, "hint"), h.kind) for h in unit.hints)  # type: ignore[arg-type]
     # Resolved for the whole batch first: a short list of factors repeats over the batch, not over the slice.
-    factors = unit.factors(batch)
+    factors = unit.image_factors(batch)
     return replace(
         unit,
         hint=hint.picture,

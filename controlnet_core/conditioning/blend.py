@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ..control.hint import repeat_to
-from .condition import Area, Condition, crop
+from .condition import Area, Condition, crop_to_area
 
-NOTHING = 1e-37
-"""Stands in for a sum of weights of 0, where no condition acts: the prediction there becomes 0."""
+SMALLEST_TOTAL = 1e-37
+"""Added to the sum of weights, to avoid 0 / 0 where no condition acts: the prediction there becomes 0."""
 
 
 class BlendPart(NamedTuple):
@@ -35,7 +35,7 @@ class Blend(NamedTuple):
             return predictions[self.parts[0].index]
         summed = torch.zeros_like(x)
         for part in self.parts:
-            crop(summed, part.area).add_(predictions[part.index] * part.weight)
+            crop_to_area(summed, part.area).add_(predictions[part.index] * part.weight)
         return summed / self.total
 
 
@@ -50,9 +50,9 @@ def make_blend(
     # Multiplying by a weight and dividing by it again would only round.
     if len(parts) == 1 and _is_plain(conditions[0][1]):
         return Blend(parts, None)
-    total = torch.full((latent[0], 1, *latent[1:]), NOTHING, device=device)
+    total = torch.full((latent[0], 1, *latent[1:]), SMALLEST_TOTAL, device=device)
     for part in parts:
-        crop(total, part.area).add_(part.weight)
+        crop_to_area(total, part.area).add_(part.weight)
     return Blend(parts, total)
 
 
@@ -66,7 +66,7 @@ def _weight(condition: Condition, latent: tuple[int, int, int]) -> Tensor:
         mask = repeat_to(condition.mask[:, None].float(), batch, "mask")
         # Bilinear, as ComfyUI resizes masks of prompts; masks of control are resized by area.
         mask = torch.nn.functional.interpolate(mask, size=size, mode="bilinear")
-        return condition.strength * crop(mask, condition.area)
+        return condition.strength * crop_to_area(mask, condition.area)
     if condition.area is None:
         return torch.full((1, 1, *size), condition.strength)
     area = condition.area

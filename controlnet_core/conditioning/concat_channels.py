@@ -2,7 +2,7 @@
 
 Inpainting models (9 channels) read the latent, a mask of what is to be made, and the picture's latent with that
 part taken out (Rombach et al. 2022, section 4.5). InstructPix2Pix models (8 channels) read the latent and the
-latent of the picture that is to be edited (Brooks et al. 2023, section 3.2). Sizes and defaults are the host's.
+latent of the picture that is to be edited (Brooks et al. 2023, section 3.2). Sizes and defaults are those of ComfyUI.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..control.hint import repeat_to
+from ..control.hint import crop_to_aspect, repeat_to
 from ..errors import UnfitError
 
 INPAINT, EDIT = 5, 4
@@ -21,10 +21,11 @@ GRAY = (0.8223, -0.6876, 0.6364, 0.1380)
 
 
 def inpaint_channels(mask: Tensor | None, picture: Tensor | None, shape: tuple[int, ...]) -> Tensor:
-    """(B, 5, h, w) for latents of `shape` (B, 4, h, w): the mask, then the masked image.
+    """Make the further channels of an inpainting model, (B, 5, h, w): the mask, then the masked image.
 
-    mask: (b, 1, H, W), 1 where something new is to be made; None is everywhere, and then no picture is shown.
-    picture: scaled latent (b, 4, h', w') with the masked part taken out.
+    mask: (b, 1, H, W), 1 where something new is to be made. picture: scaled latent (b, 4, h', w') with the masked part
+    taken out. Without one of them everything is new, and the model is shown a gray picture. shape: of the latent,
+    (B, 4, h, w). Raises ShapeError when b does not divide B.
     """
     batch, channels, height, width = shape
     if mask is None or picture is None:
@@ -32,30 +33,30 @@ def inpaint_channels(mask: Tensor | None, picture: Tensor | None, shape: tuple[i
         return torch.cat([torch.ones(batch, 1, height, width), gray], dim=1)
     # Rounded after it was resized: a cell is masked or not, as in the training of these models.
     mask = fit(mask.float(), shape).round()
-    return torch.cat([spread(mask, batch, "mask"), spread(fit(picture.float(), shape), batch, "masked picture")], dim=1)
+    picture = fit(picture.float(), shape)
+    return torch.cat([expand_batch(mask, batch, "mask"), expand_batch(picture, batch, "masked picture")], dim=1)
 
 
 def edit_channels(picture: Tensor | None, shape: tuple[int, ...]) -> Tensor:
-    """(B, 4, h, w) for latents of `shape`: the picture to edit, as an unscaled latent; zeros for none."""
+    """Make the further channels of an editing model, (B, 4, h, w).
+
+    picture: the picture to edit as an unscaled latent (b, 4, h', w'); None gives zeros. shape: of the latent,
+    (B, 4, h, w). Raises ShapeError when b does not divide B.
+    """
     if picture is None:
         return torch.zeros(shape)
-    return spread(fit(picture.float(), shape), shape[0], "picture to edit")
+    return expand_batch(fit(picture.float(), shape), shape[0], "picture to edit")
 
 
 def fit(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """(b, c, H, W) -> (b, c, h, w) of the latent: the centre with its aspect, bilinear."""
+    """(b, c, H, W) -> (b, c, h, w): cropped at the centre to the aspect ratio of `shape` (..., h, w), then bilinear."""
     height, width = shape[-2:]
-    old_height, old_width = x.shape[-2:]
-    if (old_height, old_width) == (height, width):
+    if tuple(x.shape[-2:]) == (height, width):
         return x
-    old, aspect = old_width / old_height, width / height
-    side = round((old_width - old_width * (aspect / old)) / 2) if old > aspect else 0
-    top = round((old_height - old_height * (old / aspect)) / 2) if old < aspect else 0
-    cut = x[..., top : old_height - top, side : old_width - side]
-    return F.interpolate(cut, size=(height, width), mode="bilinear")
+    return F.interpolate(crop_to_aspect(x, height, width), size=(height, width), mode="bilinear")
 
 
-def spread(x: Tensor, batch: int, what: str) -> Tensor:
+def expand_batch(x: Tensor, batch: int, what: str) -> Tensor:
     """(b, ...) -> (batch, ...). Raises ShapeError when b does not divide it."""
     return repeat_to(x, batch, what).expand(batch, *x.shape[1:])
 

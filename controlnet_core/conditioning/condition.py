@@ -64,12 +64,11 @@ def _digest(tensor: Tensor) -> Hashable:
     return tuple(tensor.shape), tensor.dtype, blake2b(numbers.numpy().data).digest()
 
 
-def crop(x: Tensor, area: Area | None, factor: int = 1) -> Tensor:
-    """The rectangle of (..., H, W), a view. factor: cells of x per latent cell."""
+def crop_to_area(x: Tensor, area: Area | None) -> Tensor:
+    """Crop x (..., h, w), in latent cells, to an area; a view. None is the whole of x."""
     if area is None:
         return x
-    top, left = area.top * factor, area.left * factor
-    return x[..., top : top + area.height * factor, left : left + area.width * factor]
+    return x[..., area.top : area.top + area.height, area.left : area.left + area.width]
 
 
 def equal_length(texts: Sequence[Tensor]) -> list[Tensor]:

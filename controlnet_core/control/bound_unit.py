@@ -58,7 +58,7 @@ class BoundUnit:
 
     def scales_at(self, sigma: float) -> Scales | None:
         """What each residual is multiplied with besides its weight at this noise level."""
-        return self.scales[self.unit.begun(sigma, self.schedule)]
+        return self.scales[self.unit.begun_count(sigma, self.schedule)]
 
 
 class UnitInputs(NamedTuple):
@@ -93,14 +93,14 @@ class NetInputs(NamedTuple):
         """Add a residual (rows of all units, C, h, w) to a target, each unit's rows with its own weight."""
         if residual is None:
             return
-        for unit, own in zip(self.units, self.split(residual), strict=True):
+        for unit, part in zip(self.units, self.split(residual), strict=True):
             if unit.acts_on(index):
                 scale = None if unit.scales is None else unit.scales[index]
                 # A slice is a view: the sum goes into the target itself.
-                add_residual(target[unit.rows], own, unit.weights[index], scale)
+                add_residual(target[unit.rows], part, unit.weights[index], scale)
 
     def split(self, residual: Tensor) -> Sequence[Tensor]:
-        """Each unit's rows of a residual. A single unit's may be one row for all, as a T2I-Adapter's is."""
+        """Split a residual into the rows of each unit. A single unit may have one row for all (T2I-Adapter)."""
         if len(self.units) == 1:
             return [residual]
         return residual.split([unit.rows.stop - unit.rows.start for unit in self.units])

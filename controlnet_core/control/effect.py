@@ -37,11 +37,11 @@ def idle_note(unit: ControlUnit, sigmas: Sequence[float], schedule: NoiseSchedul
 def _idle_reason(unit: ControlUnit, sigmas: Sequence[float], schedule: NoiseSchedule, config: UNetConfig) -> str:
     if unit.strength == 0.0:
         return "its strength is 0"
-    if unit.half(positive=True) == unit.half(positive=False) == 0.0:
+    if unit.half_factor(positive=True) == unit.half_factor(positive=False) == 0.0:
         return "its factors for both prompts are 0"
     if unit.items is not None and not any(unit.items):
         return "its factors for all pictures are 0"
-    if all(_is_empty(unit.masks(begun)) for begun in {unit.begun(sigma, schedule) for sigma in sigmas} or {0}):
+    if all(_is_empty(unit.masks(begun)) for begun in {unit.begun_count(sigma, schedule) for sigma in sigmas} or {0}):
         return "its mask has no white pixel"
     if not any(unit.own_weights(config) or (1.0,)):
         return "all its block weights are 0"

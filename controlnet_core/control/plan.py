@@ -107,17 +107,17 @@ def _plan_unit(
 ) -> PlannedUnit:
     cells = block_heights(base, latent_height)
     # As in a run: a unit whose factors for both halves of the guidance are 0 is not bound at all.
-    acts, none = any(unit.half(positive) for positive in (True, False)), (0.0,) * len(cells)
+    acts, none = any(unit.half_factor(positive) for positive in (True, False)), (0.0,) * len(cells)
     planned = []
     for sigmas in steps:
         weights = [unit.weights_at(sigma, schedule, base, latent_height) if acts else none for sigma in sigmas]
         why_idle = "" if any(weights[0]) else _why_idle(unit, sigmas[0], schedule)
         planned.append(PlannedStep(weights[0], sum(map(any, weights)), why_idle))
     why_unused = _why_unused(unit, base, latent_height) if unit.strength else ("",) * len(cells)
-    return PlannedUnit(unit.name or "a ControlNet", words(unit), cells, why_unused, tuple(planned))
+    return PlannedUnit(unit.name or "a ControlNet", describe_settings(unit), cells, why_unused, tuple(planned))
 
 
-def words(unit: ControlUnit) -> str:
+def describe_settings(unit: ControlUnit) -> str:
     """Describe the settings of a unit on one line."""
     parts = [f"strength {unit.strength:g}", f"{unit.start:.0%} to {unit.end:.0%}", unit.mode, _halves(unit)]
     kinds = [hint.kind for hint in unit.hints if hint.kind]
@@ -136,7 +136,7 @@ def words(unit: ControlUnit) -> str:
 
 def _halves(unit: ControlUnit) -> str:
     """Name the halves of the guidance in which a unit acts."""
-    factors = {"positive": unit.half(positive=True), "negative": unit.half(positive=False)}
+    factors = {"positive": unit.half_factor(positive=True), "negative": unit.half_factor(positive=False)}
     if set(factors.values()) == {1.0}:
         return "both halves"
     acting = [f"the {name} half" + ("" if f == 1.0 else f" times {f:g}") for name, f in factors.items() if f]
@@ -147,7 +147,7 @@ def _why_idle(unit: ControlUnit, sigma: float, schedule: NoiseSchedule) -> str:
     """Say why a net whose weights are all 0 at this sigma does not run."""
     if unit.strength == 0.0:
         return "strength 0"
-    if not any(unit.half(positive) for positive in (True, False)):
+    if not any(unit.half_factor(positive) for positive in (True, False)):
         return "its factors for both halves are 0"
     if sigma > schedule.percent_to_sigma(unit.start):
         return f"before its window, which begins at {unit.start:.0%}"

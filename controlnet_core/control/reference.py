@@ -46,7 +46,7 @@ def record(unet: UNet, net: Reference, x: Tensor, blocks: UNetInputs) -> Recorde
         kv = (tuple(added(b, d, kv) for d, kv in enumerate(block)) for b, block in enumerate(own.kv))
         return BlockInputs(own.shifts, tuple(kv))
 
-    def see(place: Place, h: Tensor) -> None:
+    def record_moments(place: Place, h: Tensor) -> None:
         if place in places:
             recorded.moments[place] = moments(h)
 
@@ -54,19 +54,22 @@ def record(unet: UNet, net: Reference, x: Tensor, blocks: UNetInputs) -> Recorde
     assert encoder is not None and middle is not None and decoder is not None
     skips = []
     for number, h in enumerate(unet.encoder.walk(x, encoder)):
-        see(Place("encoder", number, 0), h)
+        record_moments(Place("encoder", number, 0), h)
         skips.append(h)
     h = unet.middle(skips[-1], middle)
-    see(Place("middle", 0, 0), h)
+    record_moments(Place("middle", 0, 0), h)
     # The front of a block is the output of the one before it.
-    fronts = tuple((_seeing(see, Place("decoder", number - 1, 0)),) for number in range(len(unet.decoder.blocks)))
+    fronts = tuple(
+        (_recording_front(record_moments, Place("decoder", number - 1, 0)),)
+        for number in range(len(unet.decoder.blocks))
+    )
     unet.decoder(h, skips, decoder._replace(fronts=fronts))
     return recorded
 
 
-def _seeing(see: Callable[[Place, Tensor], None], place: Place) -> Callable[[Tensor], Tensor]:
+def _recording_front(record: Callable[[Place, Tensor], None], place: Place) -> Callable[[Tensor], Tensor]:
     def front(h: Tensor) -> Tensor:
-        see(place, h)
+        record(place, h)
         return h
 
     return front

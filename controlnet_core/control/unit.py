@@ -121,12 +121,7 @@ class ControlUnit:
         """All pictures of the unit."""
         return (Hint(self.hint, self.kind), *self.more_hints)
 
-    @property
-    def conditional_only(self) -> bool:
-        """Whether the unit has no effect on the negative half of the guidance."""
-        return self.half(positive=False) == 0.0
-
-    def half(self, positive: bool) -> float:
+    def half_factor(self, positive: bool) -> float:
         """Factor in one half of the guidance; 0 in the negative half if the mode or the net acts on the other only."""
         if positive:
             return self.positive
@@ -134,7 +129,7 @@ class ControlUnit:
         positive_only = self.mode in CONDITIONAL_ONLY or self.net.conditional_only or self.pool
         return 0.0 if positive_only else self.negative
 
-    def factors(self, batch: int) -> tuple[float, ...]:
+    def image_factors(self, batch: int) -> tuple[float, ...]:
         """A factor for each picture of a batch. Raises ShapeError if their number does not divide the batch."""
         items = self.items or (1.0,)
         if batch % len(items):
@@ -150,7 +145,7 @@ class ControlUnit:
         weights = self.block_weights
         return weights if weights is None or isinstance(weights, tuple) else weights.resolve(config)
 
-    def begun(self, sigma: float, schedule: NoiseSchedule) -> int:
+    def begun_count(self, sigma: float, schedule: NoiseSchedule) -> int:
         """How many keyframes have begun at this sigma. One begins where a window that starts there does."""
         return sum(schedule.in_window(sigma, frame.position, 1.0) for frame in self.keyframes)
 
@@ -186,7 +181,7 @@ class ControlUnit:
     ) -> tuple[float, ...]:
         """Factor of each residual at this sigma: `factor_at` x `weights`. Raises as `weights` does."""
         factor = self.factor_at(sigma, schedule)
-        return tuple(factor * w for w in self.weights(config, latent_height, self.begun(sigma, schedule)))
+        return tuple(factor * w for w in self.weights(config, latent_height, self.begun_count(sigma, schedule)))
 
 
 ControlStack: TypeAlias = tuple[ControlUnit, ...]

@@ -1,7 +1,7 @@
 """Stable Diffusion's UNet: encoder, middle, decoder (Rombach et al. 2022).
 
 The encoder and the middle are also what a ControlNet copies, so they are classes of their own.
-`UNet.forward` is the definition. The engine calls the same parts with `TimeShifts` and `TextKVs`
+`UNet.forward` is the definition. The engine calls the same parts with projected timesteps and texts (`UNetInputs`)
 that it has prepared before the first step.
 """
 

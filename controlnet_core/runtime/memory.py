@@ -82,7 +82,7 @@ class MemoryPlan:
         """Whether there is room, as far as is known."""
         return self.missing <= 0
 
-    def words(self) -> str:
+    def summary(self) -> str:
         """On one line, with what to do when it will not fit."""
         footprint = self.footprint
         parts = [

@@ -1,7 +1,7 @@
 """Our engine on a native MODEL under any native sampler.
 
-`accelerated` hangs a wrapper around the editor's UNet. Its fast path runs our UNet on the editor's layers with
-text and timesteps projected once per run; whatever it would not do as the editor does goes to the editor.
+`accelerated` puts a wrapper around ComfyUI's UNet. Its fast path runs our UNet on ComfyUI's layers, with text and
+timesteps projected once per run. A call that our UNet would not compute as ComfyUI does is left to ComfyUI.
 """
 
 from __future__ import annotations
@@ -33,13 +33,21 @@ from ...controlnet_core.speed import most_packed_bytes, packed_bytes
 from . import borrowed_unet
 from .host_layers import attention_is_slow, with_host_arithmetic
 from .model_config import base_config
-from .residuals import STREAM_TAKER, WRAPPER, Residuals, Stream, acting, by_target, ready
+from .residuals import (
+    ACCELERATE_KEY,
+    WRAPPER,
+    LazyResiduals,
+    Residuals,
+    acting_key,
+    computed_residuals,
+    residuals_by_target,
+)
 from .shortcut_state import identity, sampling_of
 
-KEY = STREAM_TAKER
+KEY = ACCELERATE_KEY
 CALLBACKS = comfy.patcher_extension.CallbacksMP
 PART = "diffusion_model"
-"""What the editor calls the UNet inside of its model."""
+"""What ComfyUI calls the UNet inside of its model."""
 TIMESTEPS: Any = SimpleNamespace(timestep=lambda t: t)
 """The noise schedule of a UNet that is given timesteps instead of noise levels."""
 
@@ -47,7 +55,7 @@ TIMESTEPS: Any = SimpleNamespace(timestep=lambda t: t)
 def accelerated(model: Any, weights: str, node: str | None = None) -> tuple[Any, str]:
     """A clone of a MODEL with the engine around its UNet, and what to expect of it.
 
-    weights: "shared" borrows the editor's layers, "packed" keeps a copy in the backend's layout. node: the ID of
+    weights: "shared" borrows ComfyUI's layers, "packed" keeps a copy in the backend's layout. node: the ID of
     the node that shows what a run did.
     """
     config = base_config(model.model)
@@ -68,7 +76,7 @@ def accelerated(model: Any, weights: str, node: str | None = None) -> tuple[Any,
     return clone, f"native: {reason}" if reason else f"fast path with {weights} weights"
 
 
-# ---- what goes to the editor
+# ---- calls that are left to ComfyUI
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,7 @@ def obstacle_of_model(patcher: Any) -> str:
 
 
 def obstacle_of_call(call: Call) -> str:
-    """Why the editor has to do this call; empty if the engine can."""
+    """Why ComfyUI has to do this call; empty if the engine can."""
     if call.patcher is None:
         return "the model runs outside of a sampler"
     return next((words for words, holds in ON_CALL if holds(call)), "") or obstacle_of_model(call.patcher)
@@ -115,18 +123,18 @@ ON_CALL: tuple[tuple[str, Callable[[Call], Any]], ...] = (
 
 
 def needs_wide_attention(call: Call) -> bool:
-    """Whether attention is to run in float32 though the rest does not (Stable Diffusion 2): the editor's plain forms
+    """Whether attention is to run in float32 though the rest does not (Stable Diffusion 2): ComfyUI's plain forms
     of it do so, those that it has from elsewhere do not."""
     described = call.patcher.model.model_config.unet_config
     return attention_is_slow() and described.get("attn_precision") is not None and call.x.dtype != torch.float32
 
 
-def misfit(control: Residuals | None, config: UNetConfig, x: Tensor) -> str:
+def residual_misfit(control: Residuals | None, config: UNetConfig, x: Tensor) -> str:
     """Why residuals cannot be added to a UNet of this shape; empty if they can. Our own nets were asked before."""
     heights, widths = (block_heights(config, side)[:-1] for side in x.shape[-2:])
     skips = list(zip(encoder_widths(config), heights, widths, strict=True))
     targets = {"input": skips, "middle": skips[-1:], "output": skips[::-1]}
-    for kind, residuals in ready(control).items():
+    for kind, residuals in computed_residuals(control).items():
         for residual, shape in zip(reversed(residuals), targets.get(kind, ()), strict=False):
             if residual is not None and (tuple(residual.shape[1:]) != shape or residual.shape[0] not in (1, len(x))):
                 return f"a residual of shape {tuple(residual.shape)} meets a skip of shape {(len(x), *shape)}"
@@ -149,7 +157,7 @@ class Report:
     note: str = ""
 
     def text(self) -> str:
-        """In words, a line for each path."""
+        """The report as text, a line for each path."""
         lines = []
         if self.fast:
             copied = f", {self.copied_bytes / 2**20:.0f} MiB copied" if self.copied_bytes else ", nothing copied"
@@ -161,7 +169,7 @@ class Report:
 
 
 class Engine:
-    """The wrapper. Between runs it holds no layer of the editor's; a packed copy by choice."""
+    """The wrapper. Between runs it keeps no layer of ComfyUI; only the packed copy, if packed weights were chosen."""
 
     def __init__(self, frame: borrowed_unet.Frame, weights: str, node: str | None) -> None:
         self.frame, self.weights, self.node = frame, weights, node
@@ -170,7 +178,7 @@ class Engine:
         self.bound: borrowed_unet.BorrowedUNet | str | None = None  # or why there is none
         self.packs = False
         self.copy: tuple[Any, borrowed_unet.BorrowedUNet] | None = None
-        # Keyed by the editor's identity of a conditioning, which does not outlive a run.
+        # Keyed by ComfyUI's identity of a conditioning, which does not outlive a run.
         self.projections: WeakKeyDictionary[Any, dict[Any, Projections]] = WeakKeyDictionary()
 
     # ---- a run
@@ -181,15 +189,15 @@ class Engine:
         self.report, self.patcher = Report(self.weights), ref(patcher)
 
     def end(self, patcher: Any) -> None:
-        """A run has ended, well or not: nothing is bound, and the node tells how it went."""
+        """A run has ended, with or without an error: release the layers, and show the report on the node."""
         if self.copy is not None:
             self.report.copied_bytes = packed_bytes(self.copy[1])
         self._drop()
         self.patcher = lambda: None
-        tell(self.node, self.report.text())
+        show_on_node(self.node, self.report.text())
 
     def forget(self, *_: Any) -> None:
-        """The editor unloads the model, or wants the memory of the copy."""
+        """ComfyUI unloads the model, or wants the memory of the copy."""
         self._drop()
         self.copy = None
 
@@ -214,7 +222,7 @@ class Engine:
         options = {} if transformer_options is None else transformer_options
         levels = timesteps.tolist()
         reason = obstacle_of_call(Call(executor, self.patcher(), x, levels, options, others))
-        unet = reason or misfit(control, self.frame.unet.config, x) or self._unet(executor.class_obj, x)
+        unet = reason or residual_misfit(control, self.frame.unet.config, x) or self._unet(executor.class_obj, x)
         if isinstance(unet, str) or context is None:
             reason = unet if isinstance(unet, str) else "there is no text"
             self.report.native[reason] += 1
@@ -223,16 +231,16 @@ class Engine:
                 sampling.ran_whole(reason)
             return executor(x, timesteps, context, y, control, options, **others)
         self.report.fast += 1
-        self.report.streamed += isinstance(control, Stream)
+        self.report.streamed += isinstance(control, LazyResiduals)
         stack = self._projections(unet, x, context, y, options).at(levels[0])
         sampling, known = sampling_of(options), identity(options)
-        key = (known, tuple(x.shape), x.dtype, x.device, acting(control))
+        key = (known, tuple(x.shape), x.dtype, x.device, acting_key(control))
         if sampling is None or not known or not sampling.is_first(key):
             return predict(ControlledUNet(unet), stack, x, control, key)
         return predict(sampling.accelerated(unet), stack, x, control, key)
 
     def _unet(self, native: nn.Module, x: Tensor) -> UNet | str:
-        """Our UNet on the editor's layers, bound once per run; or why it cannot be."""
+        """Our UNet on ComfyUI's layers, bound once per run; or why it cannot be."""
         if self.bound is None:
             began = perf_counter()
             self.bound = self._bind(native, x.dtype)
@@ -259,7 +267,7 @@ class Engine:
     def _projections(
         self, unet: UNet, x: Tensor, context: Tensor, y: Tensor | None, options: Mapping[str, Any]
     ) -> Projections:
-        """Keys and values of these rows' texts. The editor lays rows out anew at each call, in any order."""
+        """Keys and values of these rows' texts. ComfyUI lays rows out anew at each call, in any order."""
         uuids = options.get("uuids") or ()
         key = (identity(options), tuple(context.shape), x.shape[0], x.dtype, x.device)
         known = self.projections.setdefault(uuids[0], {}) if uuids else {}
@@ -270,7 +278,7 @@ class Engine:
     # ---- memory
 
     def counted(self, patcher: Any) -> Any:
-        """The packed copy as the editor's memory manager sees it: a model of that size, which it may drop."""
+        """The packed copy as ComfyUI's memory manager sees it: a model of that size, which it may drop."""
         size = most_packed_bytes(self.frame.unet, torch.float32)
         where = (patcher.load_device, patcher.offload_device, size)
         holder = place_holder(*where)
@@ -285,7 +293,7 @@ def place_holder(load_device: Any, offload_device: Any, size: int, disable_dynam
     return comfy.model_patcher.ModelPatcher(nn.Module(), load_device, offload_device, size=size)
 
 
-def tell(node: str | None, text: str) -> None:
+def show_on_node(node: str | None, text: str) -> None:
     """Show a text on a node, where a browser may be looking."""
     server = getattr(sys.modules.get("server"), "PromptServer", None)
     instance = getattr(server, "instance", None)
@@ -296,10 +304,10 @@ def tell(node: str | None, text: str) -> None:
 def predict(unet: ControlledUNet, stack: Any, x: Tensor, control: Residuals | None, key: object) -> Tensor:
     """The UNet's output with residuals where ComfyUI adds them. key: equal for evaluations that are neighbours."""
     targets = len(unet.unet.encoder.blocks) + 1
-    inside = [*reversed(ready(control).get("input", ()))]
+    inside = [*reversed(computed_residuals(control).get("input", ()))]
     lists = (
         ("encoder", lambda may_run: iter([*inside, *[None] * targets][:targets])),
-        ("skips", lambda may_run: by_target(control, targets - 1, may_run)),
+        ("skips", lambda may_run: residuals_by_target(control, targets - 1, may_run)),
     )
     plain = (UnitInputs(slice(None), (1.0,) * targets, None),)
     nets: Any = tuple(NetInputs(GivenControl(entry), make, plain) for entry, make in lists)  # type: ignore[arg-type]

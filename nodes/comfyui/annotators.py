@@ -1,4 +1,4 @@
-"""Nets of learned preprocessors, found in the editor's folders and held by its memory manager."""
+"""Nets of learned preprocessors, found in ComfyUI's folders and held by its memory manager."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OTHER_PACK = "comfyui_controlnet_aux"
 
 
 class HostLibrary(Library):
-    """Searches the folders for annotators that are registered with the editor, then its models folder, then the
+    """Searches the folders for annotators that are registered with ComfyUI, then its models folder, then the
     folder in which the pack that most people have keeps its files."""
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class HostLibrary(Library):
         self._patchers: dict[nn.Module, Any] = {}
 
     def place(self, net: nn.Module) -> nn.Module:
-        """Bring a net to the editor's device, where it makes room for it and may take it away again."""
+        """Bring a net to ComfyUI's device, where it makes room for it and may take it away again."""
         manage = comfy.model_management
         if net not in self._patchers:
             self._patchers[net] = comfy.model_patcher.ModelPatcher(

@@ -1,4 +1,4 @@
-"""Units of control on the editor's CONDITIONING."""
+"""Units of control on ComfyUI's CONDITIONING."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def controlled(model: Any, conditioning: Conditioning) -> Controlled:
     for link in (link for links in chains for link in reversed(links)):
         if not getattr(link, core_control.TAG, False):
             raise ValueRangeError(
-                f"{type(link).__name__} was loaded by the editor, and its blocks are not known: the plan shows nets "
+                f"{type(link).__name__} was loaded by ComfyUI, and its blocks are not known: the plan shows nets "
                 "loaded with Load ControlNet (ControlNet Core)"
             )
         units.setdefault(link, link.unit())

@@ -1,4 +1,4 @@
-"""Our UNet around the editor's own layers.
+"""Our UNet around ComfyUI's own layers.
 
 The leaf modules are borrowed, not their tensors: how a layer casts, patches or fetches its weights stays the
 editor's business, and a LoRA that replaces a weight replaces it here too.
@@ -24,7 +24,7 @@ from ...controlnet_core.models.unet import UNet
 from ...controlnet_core.speed import WorkBuffer, pack
 
 PLAIN_LAYERS = (nn.Conv2d, nn.Linear)
-"""Kinds of layers that can be packed, most of them the editor's subclasses of these."""
+"""Kinds of layers that can be packed, most of them ComfyUI's subclasses of these."""
 REPLACED = {"forward", "_conv_forward"}
 """What others put on a layer in place of its class's, such as a convolution over the picture's edges."""
 
@@ -43,7 +43,7 @@ class BorrowedUNet(UNet):
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Where a leaf of ours sits, what the editor calls that place, and the shapes that its weights have.
+    """Where a leaf of ours sits, what ComfyUI calls that place, and the shapes that its weights have.
 
     heads: of the attention whose queries the leaf makes; None for all others.
     """
@@ -79,7 +79,7 @@ def frame(config: UNetConfig) -> Frame:
 
 
 def bind(frame: Frame, native: nn.Module, dtype: torch.dtype) -> BorrowedUNet:
-    """A second tree like the frame whose leaves are the layers of the editor's UNet, which computes in `dtype`.
+    """A second tree like the frame whose leaves are the layers of ComfyUI's UNet, which computes in `dtype`.
 
     Nothing is copied, and neither tree given is changed. Raises UnfitError unless each layer that holds weights
     has its place, in this shape, exactly once, and nobody else has put something on what is passed by.
@@ -94,7 +94,7 @@ def bind(frame: Frame, native: nn.Module, dtype: torch.dtype) -> BorrowedUNet:
 
 
 def _survey(native: nn.Module) -> tuple[dict[str, nn.Module], dict[nn.Module, int | None]]:
-    """The layers of the editor's UNet by name, and the heads of the attentions by the layer of their queries.
+    """The layers of ComfyUI's UNet by name, and the heads of the attentions by the layer of their queries.
 
     Raises UnfitError for what another pack has put on inner modules, which the engine does not call.
     """
@@ -115,7 +115,7 @@ def _survey(native: nn.Module) -> tuple[dict[str, nn.Module], dict[nn.Module, in
 
 
 def _fitting(place: Place, layer: nn.Module | None, heads: Mapping[nn.Module, int | None]) -> nn.Module:
-    """The editor's layer for a place. The number of heads is no weight's shape: its attention tells it."""
+    """ComfyUI's layer for a place. The number of heads is no weight's shape: its attention tells it."""
     shapes = None if layer is None else _shapes(layer)
     if layer is None or shapes != place.shapes:
         has, should = (s and {name: tuple(shape) for name, shape in s.items()} for s in (shapes, place.shapes))

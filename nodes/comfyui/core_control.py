@@ -1,8 +1,8 @@
 """Our CONTROL_NET: a native control object that runs our net, of any kind.
 
-Native apply nodes and samplers take it, alone or in chains with native ones in any order. Its residuals are
-made as the net's outlets define them, all at once for the editor's UNet, one by one for ours (see `residuals`);
-what does not depend on x (embedded hint, keys and values of the text, projected timesteps) is made once per run.
+Native apply nodes and samplers take it, alone or in chains with native ones in any order. ComfyUI's UNet gets all
+residuals in lists; under Accelerate each is computed when it is added (see `residuals`). What does not depend on x
+(embedded hint, keys and values of the text, projected timesteps) is computed once per run.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from .model_config import base_config, base_weights
 from .placed_net import PlacedNet, SharedNet
 from .recording import record_acting, record_run, recorded
 from .reference_pass import record
-from .residuals import Residuals, Stream, add_residuals, streams_are_taken
+from .residuals import LazyResiduals, Residuals, accelerate_is_on, add_residuals
 from .shortcut_state import identity, sampling_of
 
 TAG = "controlnet_core_unit"
-"""The attribute by which our objects know each other: a second copy of this pack may be loaded as well."""
+"""An attribute that marks our objects. Not their class, because a second copy of this pack may be loaded as well."""
 LEVEL = "controlnet_core_level"
 """Where the options of a call of the model keep its noise level as a number, with the tensor that it was read from."""
 SDXL_BLOCKS = 9
@@ -80,7 +80,7 @@ class CoreControl(ControlInputs):
         super().__init__(shared)
         self.sampling: Any = None
         self.model: Any = None
-        # Keyed by the editor's identity of a conditioning, which lives as long as a run: nothing outlives
+        # Keyed by ComfyUI's identity of a conditioning, which lives as long as a run: nothing outlives
         # a run that fails, for which there is no cleanup.
         self.runs: WeakKeyDictionary[Any, dict[Any, Prepared]] = WeakKeyDictionary()
 
@@ -93,7 +93,7 @@ class CoreControl(ControlInputs):
     def inference_memory_requirements(self, dtype: torch.dtype) -> int:
         """Bytes for activations of the whole chain, and for a net that is completed only when the run begins.
 
-        The editor does not say for what it asks: the latent is taken to be of the hint's size and number, in both
+        ComfyUI does not say for what it asks: the latent is taken to be of the hint's size and number, in both
         halves of the guidance. In a chain the sum of two nets is made beside both.
         """
         own = 0
@@ -160,8 +160,8 @@ class CoreControl(ControlInputs):
             weighed = self._weighed(call, may_run, options)
             return recorded(weighed, options, self, call.unit, call.rows, call.x.device)
 
-        if call.net.net.entry == "skips" and streams_are_taken(options):
-            return Stream(own, self, previous)
+        if call.net.net.entry == "skips" and accelerate_is_on(options):
+            return LazyResiduals(own, self, previous)
         return add_residuals(placed_in_lists(call.net.net, list(own(True))), previous)
 
     def _patch(self, call: Call, cond: dict[str, Any], options: dict[str, Any]) -> None:
@@ -205,8 +205,8 @@ class CoreControl(ControlInputs):
         begun = sum(level <= begin for begin in self.begins)
         weights = tuple(curve * weight for weight in unit.weights(self.base, x_noisy.shape[-2], begun))
         # A context window shows a part of the batch, so the number of factors need not divide it.
-        items = (unit.items or (1.0,)) if order.windowed else unit.factors(1 + max(order.images))
-        factors = row_factors(order, options, unit.half, items)
+        items = (unit.items or (1.0,)) if order.windowed else unit.image_factors(1 + max(order.images))
+        factors = row_factors(order, options, unit.half_factor, items)
         if advanced is not None:
             skips, entry = len(weights) - 1, self.placed.net.entry
             weights = tuple(w * advanced.block_weight(i, skips, entry) for i, w in enumerate(weights))
@@ -336,12 +336,12 @@ def row_index(rows: Sequence[int], device: torch.device) -> Tensor:
 
 
 def placed_in_lists(net: ControlModel, own: list[Any]) -> Residuals:
-    """Residuals in the editor's lists: "output" belongs to the skips, first to last; "input" is added while its
+    """Residuals in ComfyUI's lists: "output" belongs to the skips, first to last; "input" is added while its
     encoder runs and is taken from its end."""
     skips, middle = own[:-1], own[-1:]
     if net.entry == "skips":
         return {"input": [], "middle": middle, "output": skips}
-    # Lists of a chain are added from their starts, and the editor's own adapters for SDXL list a place more.
+    # Lists of a chain are added from their starts, and ComfyUI's own adapters for SDXL list a place more.
     more = [None] if len(skips) == SDXL_BLOCKS else []
     return {"input": [*more, *reversed(skips)], "middle": middle, "output": []}
 

@@ -141,7 +141,7 @@ class ComfyHost:
         return vae.encode(pixels[..., :3])
 
     def enlarge(self, upscale_model: Any, image: Tensor) -> Tensor:
-        """IMAGE enlarged by an UPSCALE_MODEL, by the editor's own node, which makes room for the network."""
+        """IMAGE enlarged by an UPSCALE_MODEL, by ComfyUI's own node, which makes room for the network."""
         node = sys.modules["nodes"].NODE_CLASS_MAPPINGS["ImageUpscaleWithModel"]
         # A class method in V3, a method before.
         made = (getattr(node, "execute", None) or node().upscale)(upscale_model, image[..., :3])

@@ -1,5 +1,5 @@
-"""Our nets on the editor's layers, so that it can hold their weights elsewhere and cast them as it runs them, and
-in the editor's arithmetic, so that their numbers are those of its own nets, bit by bit.
+"""Our nets on ComfyUI's layers, so that it can hold their weights elsewhere and cast them as it runs them, and
+in ComfyUI's arithmetic, so that their numbers are those of its own nets, bit by bit.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from copy import copy
 from typing import TypeVar
 
-import comfy.ldm.modules.attention as editor
+import comfy.ldm.modules.attention as host_attention
 import comfy.ops
 from torch import Tensor, nn
 
@@ -19,16 +19,16 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 KINDS = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm)
 LAYERS: Mapping[type, type] = {kind: getattr(comfy.ops.disable_weight_init, kind.__name__) for kind in KINDS}
-"""The editor's layers are torch's, with a second way to run for when their weights are elsewhere."""
+"""ComfyUI's layers are torch's, with a second way to run for when their weights are elsewhere."""
 
 
 SLOW_ATTENTION = ("attention_basic", "attention_split", "attention_sub_quad")
-"""What the editor falls back to where it knows of nothing better, as on the CPU. Torch's own fused attention takes
+"""What ComfyUI falls back to where it knows of nothing better, as on the CPU. Torch's own fused attention takes
 a third of the time there; the numbers differ by rounding, some 1e-6 of the largest."""
 
 
 class HostAttention(Attention):
-    """Attention by the function that the editor was started with (torch's, xFormers, Sage, Flash), unless slow."""
+    """Attention by the function that ComfyUI was started with (torch's, xFormers, Sage, Flash), unless slow."""
 
     def kv(self, context: Tensor, values: Tensor | None = None) -> KeyValue:
         """(B, tokens, context_dim) -> keys and values, as the function wants them."""
@@ -37,19 +37,19 @@ class HostAttention(Attention):
         return self.k(context), self.v(context if values is None else values)
 
     def attended(self, x: Tensor, kv: KeyValue) -> Tensor:
-        """As `Attention.attended`."""
+        """(B, tokens, width) -> the same shape: self or cross attention, as `Attention.attended` defines it."""
         if attention_is_slow():
             return super().attended(x, kv)
-        return editor.optimized_attention(self.q(x), *kv, self.heads)
+        return host_attention.optimized_attention(self.q(x), *kv, self.heads)
 
 
 def attention_is_slow() -> bool:
-    """Whether the editor's attention is one of its plain fallbacks. Asked anew: other packs exchange it."""
-    return getattr(editor.optimized_attention, "__name__", "") in SLOW_ATTENTION
+    """Whether ComfyUI's attention is one of its plain fallbacks. Read at each call, because other packs replace it."""
+    return getattr(host_attention.optimized_attention, "__name__", "") in SLOW_ATTENTION
 
 
 class HostTransformer(SpatialTransformer):
-    """A spatial transformer that leaves the layout of a picture as the editor has it, whose kernels then run."""
+    """A spatial transformer that leaves the layout of a picture as ComfyUI has it, whose kernels then run."""
 
     def tokens(self, x: Tensor) -> Tensor:
         """As `SpatialTransformer.tokens`, contiguous."""
@@ -64,12 +64,12 @@ FORMS: Mapping[type, type] = {Attention: HostAttention, SpatialTransformer: Host
 
 
 def with_host_layers(module: ModuleT) -> ModuleT:
-    """A second tree around the same parameters, its leaves of the editor's classes."""
+    """A second tree around the same parameters, its leaves of ComfyUI's classes."""
     return with_host_arithmetic(rebuild(module, _host_layer))
 
 
 def with_host_arithmetic(tree: ModuleT) -> ModuleT:
-    """A tree that was just rebuilt, its parts in the forms that compute as the editor does; returns itself."""
+    """A tree that was just rebuilt, its parts in the forms that compute as ComfyUI does; returns itself."""
     for module in tree.modules():
         module.__class__ = FORMS.get(type(module), type(module))
     return tree

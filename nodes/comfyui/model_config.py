@@ -1,4 +1,4 @@
-"""The editor's UNet as a base for control: its shape and its weights, by our names."""
+"""ComfyUI's UNet as a base for control: its shape and its weights, by our names."""
 
 from __future__ import annotations
 

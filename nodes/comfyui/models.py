@@ -1,6 +1,6 @@
-"""MODEL, CLIP and VAE for the editor's sockets.
+"""MODEL, CLIP and VAE for ComfyUI's sockets.
 
-Models of our own shape, such as the demo model, become the editor's own objects: its UNet, filled with our
+Models of our own shape, such as the demo model, become ComfyUI's own objects: its UNet, filled with our
 weights under its names; its CLIP around our text encoder; its VAE around our autoencoder. None of its
 global lists is touched.
 """
@@ -31,7 +31,7 @@ from .vae import OwnVae, preview_colours
 
 
 def load_host_checkpoint(path: Path, identity: Identity) -> tuple[Any, Any, Any]:
-    """What the editor makes of a file. Raises CheckpointError when it knows nothing to make of it."""
+    """What ComfyUI makes of a file. Raises CheckpointError when it knows nothing to make of it."""
     embeddings = folder_paths.get_folder_paths("embeddings")
     try:
         found = comfy.sd.load_checkpoint_guess_config(
@@ -39,7 +39,7 @@ def load_host_checkpoint(path: Path, identity: Identity) -> tuple[Any, Any, Any]
         )
     except RuntimeError as error:
         raise CheckpointError(
-            f"{path.name} is {identity.summary}; neither the editor nor this pack can load it as a checkpoint "
+            f"{path.name} is {identity.summary}; neither ComfyUI nor this pack can load it as a checkpoint "
             f"({error}): choose a Stable Diffusion checkpoint",
             path,
         ) from error
@@ -48,7 +48,7 @@ def load_host_checkpoint(path: Path, identity: Identity) -> tuple[Any, Any, Any]
 
 
 def load_own_checkpoint(path: Path) -> tuple[Any, Any, Any]:
-    """A checkpoint of our own shape as the editor's objects; None for a part that the file does not have."""
+    """A checkpoint of our own shape as ComfyUI's objects; None for a part that the file does not have."""
     checkpoint = load_checkpoint(path)
     vae = None if checkpoint.vae is None else OwnVae(checkpoint.vae)
     clip = None if checkpoint.text_model is None else own_clip(checkpoint.text_encoder())
@@ -96,19 +96,19 @@ def own_model(checkpoint: Checkpoint, disable_dynamic: bool = False) -> Any:
 
 
 def native_state(unet: UNet) -> dict[str, torch.Tensor]:
-    """A UNet's weights under the names of the original release, which are the editor's."""
+    """A UNet's weights under the names of the original release, which are ComfyUI's."""
     keymap = KeyMap(ldm.unet_rules(unet.config))
     state = {keymap.to_theirs(name): tensor for name, tensor in unet.state_dict().items()}
     return {name: tensor for name, tensor in state.items() if name is not None}
 
 
 class OwnModelConfig(comfy.supported_models.SD15):
-    """SD1.5 in another shape. Not in the editor's list of models, so that detection stays as it is."""
+    """SD1.5 in another shape. Not in ComfyUI's list of models, so that detection stays as it is."""
 
     unet_extra_config: dict[str, Any] = {}
 
     def clip_target(self, state_dict: dict[str, Any] | None = None) -> None:
-        """The text encoder is not one that the editor builds."""
+        """The text encoder is not one that ComfyUI builds."""
 
 
 class OwnLatent(comfy.latent_formats.SD15):
@@ -126,7 +126,7 @@ class OwnLatent(comfy.latent_formats.SD15):
 class Multiple(int):
     """How many times as wide as the first a level is, where that is no whole number: 96 = 64 * 1.5.
 
-    The editor's UNet multiplies it by the first width and nothing else.
+    ComfyUI's UNet multiplies it by the first width and nothing else.
     """
 
     width: int
@@ -148,7 +148,7 @@ class Multiple(int):
 
 
 def native_unet_config(config: UNetConfig) -> dict[str, Any]:
-    """The keyword arguments of the editor's UNet for this shape."""
+    """The keyword arguments of ComfyUI's UNet for this shape."""
     first = config.widths[0]
     depths = config.transformer_depth
     return {

@@ -1,4 +1,4 @@
-"""Native CONTROL_NET objects, of any architecture the editor loads, under our apply nodes."""
+"""Native CONTROL_NET objects, of any architecture ComfyUI loads, under our apply nodes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NEEDED = ("copy", "set_cond_hint", "set_previous_controlnet", "get_control")
 
 
 def load(path: Path, identity: Identity) -> Any:
-    """The editor's own object for a file that we do not read. Raises CheckpointError when it reads it neither."""
+    """ComfyUI's own object for a file that we do not read. Raises CheckpointError when it reads it neither."""
     likely = identity.kind == "unknown" or identity.kind.startswith(("controlnet", "t2i-adapter"))
     found = comfy.controlnet.load_controlnet(str(path)) if likely else None
     if found is None:
@@ -32,7 +32,7 @@ def load(path: Path, identity: Identity) -> Any:
 
 
 def is_control(net: Any) -> bool:
-    """Whether an object offers what the editor asks of a CONTROL_NET."""
+    """Whether an object offers what ComfyUI asks of a CONTROL_NET."""
     return all(callable(getattr(net, name, None)) for name in NEEDED)
 
 
@@ -44,7 +44,7 @@ def make(spec: ControlSpec, hint: Tensor) -> Any:
     net, name = spec.control_net, spec.name or type(spec.control_net).__name__
     for what in requests(spec).values():
         raise ValueRangeError(
-            f"{name} was loaded by the editor, which knows strength, window and mask, but no {what}: load it with "
+            f"{name} was loaded by ComfyUI, which knows strength, window and mask, but no {what}: load it with "
             "Load ControlNet (ControlNet Core) if it is one for Stable Diffusion, or leave that out"
         )
     if getattr(net, "latent_format", None) is not None:

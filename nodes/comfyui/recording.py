@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...controlnet_core.control.plan import words
+from ...controlnet_core.control.plan import describe_settings
 from ...controlnet_core.control.unit import ControlUnit
 from ...controlnet_core.run_options import RunOptions
 
@@ -39,7 +39,7 @@ def record_acting(options: Mapping[str, Any], control: Any, unit: ControlUnit) -
     """Record that a control object acts in this call."""
     recorder = options.get(KEY)
     if recorder is not None:
-        recorder.unit(control, control.name, words(unit))
+        recorder.unit(control, control.name, describe_settings(unit))
 
 
 def recorded(

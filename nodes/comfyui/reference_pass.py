@@ -24,7 +24,7 @@ def record(
     recorded = Recorded()
     places = adain_places(base) if net.uses_adain else {}
 
-    def see(place: Place, h: Tensor) -> None:
+    def record_moments(place: Place, h: Tensor) -> None:
         if place in places:
             recorded.moments[place] = moments(h)
 
@@ -33,11 +33,11 @@ def record(
         return query, key, value
 
     def behind_input(h: Tensor, own: Mapping[str, Any]) -> Tensor:
-        see(Place("encoder", own["block"][1], 0), h)
+        record_moments(Place("encoder", own["block"][1], 0), h)
         return h
 
     def before_output(h: Tensor, skip: Tensor, own: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        see(place_before(own["block"][1]), h)
+        record_moments(place_before(own["block"][1]), h)
         return h, skip
 
     patches: dict[str, list[Any]] = {}

@@ -1,7 +1,7 @@
 """Nodes of other packs that ComfyUI may replace by ours where those packs are not installed.
 
 ComfyUI 0.14 and later offers this to the user when a workflow has such a node. Nothing is replaced where the other pack
-is installed. Inputs that are missing in a row keep our default; links to them are removed by the editor.
+is installed. Inputs that are missing in a row keep our default; links to them are removed by ComfyUI.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""What control objects hand to the model: {"input": [...], "middle": [...], "output": [...]} of residuals."""
+"""The residuals of control objects as ComfyUI passes them to its UNet: {"input": [], "middle": [], "output": []}.
+
+The nets of a chain add their residuals to these lists. If Accelerate is on the model, nets of ours pass
+`LazyResiduals` instead, so that one residual at a time is held.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +16,17 @@ from torch import Tensor
 Residuals: TypeAlias = Mapping[str, list[Any]]
 """Lists of (B, C, h, w) tensors or None; "output" belongs to the skips, first to last."""
 WRAPPER = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
-STREAM_TAKER = "controlnet_core_accelerate"
-"""Key of the wrapper around the UNet that takes residuals as they are made."""
+ACCELERATE_KEY = "controlnet_core_accelerate"
+"""Key of Accelerate's wrapper around the UNet, which adds each residual when it is made."""
 
 
-class Stream(Mapping[str, list[Any]]):
-    """Residuals that are made one by one, when their skips are there; none but the one at work is held.
+class LazyResiduals(Mapping[str, list[Any]]):
+    """The residuals of a net and of those before it in the chain, each computed when it is added.
 
-    To all but the taker of streams it is a native object's dictionary, whose lists are made when somebody looks.
-    make: begins anew to yield what is added to each skip, first to last, then to the middle's output, None for
-    nothing; it is told whether the net may run, see `engine.run`. unit: whose they are. previous: what the nets in
-    front of it say.
+    Other code may read it like a native object's dictionary; all lists are computed then.
+    make(may_run): yields what the net adds to each skip, first to last, then to the middle block's output; None for
+    nothing. may_run is False where the net must not run, see `denoise.controlled_features`. unit: the control object of
+    the net. previous: the residuals of the nets before it.
     """
 
     def __init__(self, make: Callable[[bool], Iterator[Tensor | None]], unit: Any, previous: Residuals | None) -> None:
@@ -30,14 +34,14 @@ class Stream(Mapping[str, list[Any]]):
 
     @cached_property
     def lists(self) -> Residuals:
-        """All of them, as native objects hand them over."""
+        """All residuals of the chain, in the lists of native objects."""
         *skips, middle = self.make(True)
         return add_residuals({"input": [], "middle": [middle], "output": skips}, self.previous)
 
     @property
-    def ready(self) -> Residuals:
-        """What was in lists already when the first net of ours came to it."""
-        return ready(self.previous)
+    def computed(self) -> Residuals:
+        """The lists that native nets before the first net of ours have made."""
+        return computed_residuals(self.previous)
 
     def __getitem__(self, key: str) -> list[Any]:
         return self.lists[key]
@@ -49,31 +53,36 @@ class Stream(Mapping[str, list[Any]]):
         return len(self.lists)
 
 
-def streams_are_taken(options: Mapping[str, Any]) -> bool:
-    """Whether the model's options say that somebody takes residuals as they are made."""
-    return STREAM_TAKER in ((options.get("wrappers") or {}).get(WRAPPER) or {})
+def accelerate_is_on(options: Mapping[str, Any]) -> bool:
+    """Whether Accelerate is on the model with these options."""
+    return ACCELERATE_KEY in ((options.get("wrappers") or {}).get(WRAPPER) or {})
 
 
-def ready(control: Residuals | None) -> Residuals:
-    """The lists of what a chain hands over that are there without making anything."""
-    if isinstance(control, Stream):
-        return control.ready
+def computed_residuals(control: Residuals | None) -> Residuals:
+    """The residuals of a chain that exist already: no net runs."""
+    if isinstance(control, LazyResiduals):
+        return control.computed
     return {} if control is None else control
 
 
-def acting(control: Residuals | None) -> tuple[Any, ...]:
-    """What a chain hands over, as a key: which nets of ours act, and where something in lists is added."""
-    if isinstance(control, Stream):
-        return (*acting(control.previous), control.unit)
-    return tuple((name, *(one is not None for one in those)) for name, those in ready(control).items())
+def acting_key(control: Residuals | None) -> tuple[Any, ...]:
+    """A key that is equal while the same nets of a chain act: our nets, and the places of residuals in lists."""
+    if isinstance(control, LazyResiduals):
+        return (*acting_key(control.previous), control.unit)
+    return tuple((name, *(one is not None for one in given)) for name, given in computed_residuals(control).items())
 
 
-def by_target(control: Residuals | None, skips: int, may_run: bool = True) -> Iterator[Tensor | None]:
-    """What is added to each skip, first to last, then to the middle's output. Lists are used from their ends."""
-    if isinstance(control, Stream):
+def residuals_by_target(control: Residuals | None, skips: int, may_run: bool = True) -> Iterator[Tensor | None]:
+    """What is added to each skip, first to last, then to the middle block's output.
+
+    skips: their number. may_run: see `LazyResiduals`. ComfyUI takes residuals from the ends of its lists.
+    """
+    if isinstance(control, LazyResiduals):
         own = control.make(may_run)
-        return own if control.previous is None else map(_sum, by_target(control.previous, skips, may_run), own)
-    lists = ready(control)
+        return (
+            own if control.previous is None else map(_sum, residuals_by_target(control.previous, skips, may_run), own)
+        )
+    lists = computed_residuals(control)
     outputs, middles = ([*[None] * n, *lists.get(key, ())][-n:] for key, n in (("output", skips), ("middle", 1)))
     return iter([*outputs, *middles])
 

@@ -1,4 +1,4 @@
-"""Our samplers inside the editor's guidance: LoRA, hooks, areas, masks and inpainting stay its business."""
+"""Our samplers inside ComfyUI's guidance: LoRA, hooks, areas, masks and inpainting stay its business."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def sample(inputs: SamplerInputs, options: RunOptions = DEFAULTS) -> Latent:
-    """The sampled LATENT of a native MODEL. Raises ValueRangeError, OutOfMemory, or the editor's interruption."""
+    """The sampled LATENT of a native MODEL. Raises ValueRangeError, OutOfMemory, or ComfyUI's interruption."""
     model, positive, negative, latent, settings = inputs
     model = with_recorder(model, options)
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
@@ -66,7 +66,7 @@ def sample(inputs: SamplerInputs, options: RunOptions = DEFAULTS) -> Latent:
 
 
 def draw_noise(samples: Tensor, settings: SampleSettings, batch_index: Any) -> Tensor:
-    """The initial noise of a latent, by the editor's own generator; zeros where none is wanted."""
+    """The initial noise of a latent, by ComfyUI's own generator; zeros where none is wanted."""
     if not settings.add_noise:
         return torch.zeros_like(samples, device="cpu")
     part = settings.noise_part
@@ -79,7 +79,7 @@ def draw_noise(samples: Tensor, settings: SampleSettings, batch_index: Any) -> T
 
 
 def show_steps(model: Any, count: int, options: RunOptions) -> Callable[[int, Tensor, Tensor, int], None]:
-    """The editor's bar and preview for a run of `count` steps, which may be one of several of a node."""
+    """ComfyUI's bar and preview for a run of `count` steps, which may be one of several of a node."""
     index, runs = options.part
     shown = latent_preview.prepare_callback(model, count * runs)
 
@@ -90,11 +90,11 @@ def show_steps(model: Any, count: int, options: RunOptions) -> Callable[[int, Te
 
 
 def table(model: Any, settings: SampleSettings) -> Tensor:
-    """The sigmas of a run by the editor's own tables, cut to start_step..end_step as its sampler nodes do."""
+    """The sigmas of a run by ComfyUI's own tables, cut to start_step..end_step as its sampler nodes do."""
     known = comfy.samplers.KSampler
     if settings.scheduler not in known.SCHEDULERS or settings.sampler not in known.SAMPLERS:
         raise ValueRangeError(
-            f"this release of the editor does not know {settings.sampler} on {settings.scheduler}: choose others, or "
+            f"this release of ComfyUI does not know {settings.sampler} on {settings.scheduler}: choose others, or "
             "update it"
         )
     sigmas = known(
@@ -109,14 +109,14 @@ def table(model: Any, settings: SampleSettings) -> Tensor:
 
 
 def choose_sampler(model: Any, name: str, options: RunOptions = DEFAULTS) -> Any:
-    """Our sampler; for flow models, whose ancestral steps are others, the editor's own of that name."""
+    """Our sampler; for flow models, whose ancestral steps are others, ComfyUI's own of that name."""
     if isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST):
         return comfy.samplers.sampler_object(name)
     return CoreSampler(get_sampler(name), options)
 
 
 class CoreSampler(comfy.samplers.Sampler):
-    """A sampler of ours as the editor calls one."""
+    """A sampler of ours as ComfyUI calls one."""
 
     def __init__(self, sampler: Sampler, options: RunOptions = DEFAULTS) -> None:
         self.sampler, self.options = sampler, options
@@ -155,7 +155,7 @@ class CoreSampler(comfy.samplers.Sampler):
 
 
 def host_noise(sampler: Sampler, x: Tensor, sigmas: Tensor, seed: int) -> NoiseSource | None:
-    """Ancestral noise comes from the editor itself, since its releases seed it differently."""
+    """Ancestral noise comes from ComfyUI itself, since its releases seed it differently."""
     if sampler.noise == "ancestral":
         return comfy.k_diffusion.sampling.default_noise_sampler(x, seed=seed)
     return noise_source(sampler, x, sigmas, seed)

@@ -33,13 +33,14 @@ class Sampling:
 
     acted, ran: calls in which nets acted and ran, by name. whole: calls that ran the whole UNet although parts were to
     be skipped, by reason. halves, unguided: evaluations that have a negative half, and those in which it was skipped.
+    last_calls: for each key of `is_first`, the evaluation in which it came last.
     """
 
     clock: EvaluationClock
     levels: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     reused: dict[Any, ReusedResiduals] = field(default_factory=dict)
     unets: dict[UNet, ControlledUNet] = field(default_factory=dict)
-    met: dict[Any, int] = field(default_factory=dict)
+    last_calls: dict[Any, int] = field(default_factory=dict)
     acted: Counter[str] = field(default_factory=Counter)
     ran: Counter[str] = field(default_factory=Counter)
     whole: Counter[str] = field(default_factory=Counter)
@@ -74,8 +75,8 @@ class Sampling:
     def is_first(self, key: Any) -> bool:
         """Whether `key` comes for the first time in this evaluation. Another pack may evaluate twice, even at another
         latent: the second call is computed in full."""
-        first = self.met.get(key) != self.clock.now
-        self.met[key] = self.clock.now
+        first = self.last_calls.get(key) != self.clock.now
+        self.last_calls[key] = self.clock.now
         return first
 
     def residuals(
@@ -118,9 +119,9 @@ def identity(options: Mapping[str, Any]) -> tuple[int, ...]:
     return (*(u.int for u in uuids), *options.get("cond_or_uncond", ())) if uuids else ()
 
 
-def report(sampling: Sampling) -> Iterator[str]:
+def describe_skipped(sampling: Sampling) -> Iterator[str]:
     """What was skipped, a line for each."""
-    yield f"shortcuts: {sampling.shortcuts.words}; {sampling.clock.now} evaluations"
+    yield f"shortcuts: {sampling.shortcuts.summary}; {sampling.clock.now} evaluations"
     for name, acted in sampling.acted.items():
         yield f"{name} acted in {acted} calls and ran in {sampling.ran[name]}"
     if sampling.shortcuts.limits_guidance:

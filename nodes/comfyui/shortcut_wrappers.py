@@ -1,7 +1,7 @@
 """Shortcuts on a native MODEL, under any native sampler.
 
-`with_options` hangs wrappers on a clone of it: one begins the state of a sampling (`shortcut_state`), one counts its
-evaluations, one leaves the negative half out. Nets of ours and Accelerate do the rest.
+`with_options` puts three wrappers on a clone of the MODEL: one begins the state of a sampling (`shortcut_state`), one
+counts its evaluations, and one skips the negative half. Our nets and Accelerate read the state and skip their work.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torch import Tensor
 from ...controlnet_core.run_options import DEFAULTS, EXACT, RunOptions, Shortcuts
 from ...controlnet_core.speed import EvaluationClock
 from . import apply
-from .accelerate import tell
+from .accelerate import show_on_node
 from .core_control import TAG
-from .residuals import streams_are_taken
-from .shortcut_state import KEY, Sampling, report, sampling_of
+from .residuals import accelerate_is_on
+from .shortcut_state import KEY, Sampling, describe_skipped, sampling_of
 
 WRAPPERS = comfy.patcher_extension.WrappersMP
 PREDICT = getattr(WRAPPERS, "PREDICT_NOISE", None)
-"""Around an evaluation; older releases have no wrapper there, but one around the walk of the sampler."""
+"""Around an evaluation. Older releases have no wrapper there, but one around the loop of the sampler."""
 KINDS = (WRAPPERS.OUTER_SAMPLE, PREDICT or WRAPPERS.SAMPLER_SAMPLE, WRAPPERS.CALC_COND_BATCH)
 HALVES = 2
 log = logging.getLogger(__name__)
@@ -40,9 +40,9 @@ def with_options(model: Any, options: RunOptions, node: str | None) -> Any:
     for kind in KINDS:
         clone.remove_wrappers_with_key(kind, KEY)
     if shortcuts != EXACT:
-        clone.add_wrapper_with_key(WRAPPERS.OUTER_SAMPLE, KEY, partial(whole_sampling, shortcuts=shortcuts, node=node))
-        clone.add_wrapper_with_key(KINDS[1], KEY, counted if PREDICT else counted_walk)
-        clone.add_wrapper_with_key(WRAPPERS.CALC_COND_BATCH, KEY, halves)
+        clone.add_wrapper_with_key(WRAPPERS.OUTER_SAMPLE, KEY, partial(wrap_sampling, shortcuts=shortcuts, node=node))
+        clone.add_wrapper_with_key(KINDS[1], KEY, count_evaluation if PREDICT else count_in_loop)
+        clone.add_wrapper_with_key(WRAPPERS.CALC_COND_BATCH, KEY, limit_guidance)
     return clone
 
 
@@ -52,11 +52,11 @@ def options_of(model: Any) -> RunOptions:
     return next((RunOptions(wrapper.keywords["shortcuts"]) for wrapper in around), DEFAULTS)
 
 
-# ---- wrappers; the first argument is what the editor would call in their place
+# ---- wrappers; the first argument is what ComfyUI would call in their place
 
 
-def whole_sampling(execute: Any, *args: Any, shortcuts: Shortcuts, node: str | None, **kwargs: Any) -> Any:
-    """Around a sampling: a state of its own, what cannot be left out told before, what was left out after."""
+def wrap_sampling(execute: Any, *args: Any, shortcuts: Shortcuts, node: str | None, **kwargs: Any) -> Any:
+    """Around a sampling: give it a state, warn before it of what cannot be skipped, report after it what was."""
     guider = execute.class_obj
     options = guider.model_options.setdefault("transformer_options", {})  # of this sampling alone
     levels = guider.model_patcher.get_model_object("model_sampling")
@@ -67,43 +67,47 @@ def whole_sampling(execute: Any, *args: Any, shortcuts: Shortcuts, node: str | N
         return execute(*args, **kwargs)
     finally:
         options.pop(KEY, None)
-        text = "\n".join([*report(sampling), *obstacles(shortcuts, guider, options), *too_late(sampling)])
-        for line in too_late(sampling):
+        text = "\n".join(
+            [*describe_skipped(sampling), *obstacles(shortcuts, guider, options), *late_obstacles(sampling)]
+        )
+        for line in late_obstacles(sampling):
             log.warning("Shortcuts: %s", line)
         log.info(text)
-        tell(node, text)
+        show_on_node(node, text)
 
 
-def counted(execute: Any, x: Tensor, timestep: Tensor, model_options: Mapping[str, Any], seed: Any = None) -> Any:
-    """Around an evaluation."""
+def count_evaluation(
+    execute: Any, x: Tensor, timestep: Tensor, model_options: Mapping[str, Any], seed: Any = None
+) -> Any:
+    """Around an evaluation: count it."""
     sampling = sampling_of(model_options.get("transformer_options"))
     if sampling is not None:
         sampling.evaluation(float(timestep.flatten()[0]))
     return execute(x, timestep, model_options, seed)
 
 
-def counted_walk(execute: Any, guider: Any, *args: Any, **kwargs: Any) -> Any:
-    """Around the walk of a sampler from noise to latent, which is given a guider that counts."""
+def count_in_loop(execute: Any, guider: Any, *args: Any, **kwargs: Any) -> Any:
+    """Around the loop of a sampler: give it a guider that counts the evaluations."""
     return execute(CountedGuider(guider), *args, **kwargs)
 
 
 class CountedGuider:
-    """What a sampler asks in place of the guider: the same answers, counted."""
+    """Stands in for the guider: returns the same predictions and counts them."""
 
     def __init__(self, guider: Any) -> None:
         self.guider = guider
 
     def __call__(self, x: Tensor, timestep: Tensor, model_options: Mapping[str, Any], seed: Any = None) -> Any:
         """The guided prediction."""
-        return counted(self.guider, x, timestep, model_options, seed)
+        return count_evaluation(self.guider, x, timestep, model_options, seed)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.guider, name)
 
 
-def halves(execute: Any, model: Any, conds: Any, x: Tensor, timestep: Tensor, model_options: Any) -> Any:
-    """Around the conditionings of an evaluation: outside of the interval the negative half is the positive one, so
-    that nothing is guided."""
+def limit_guidance(execute: Any, model: Any, conds: Any, x: Tensor, timestep: Tensor, model_options: Any) -> Any:
+    """Around the conditionings of an evaluation: outside of the interval, use the positive half as the negative one, so
+    that guidance changes nothing."""
     sampling = sampling_of(model_options.get("transformer_options"))
     if sampling is None or not sampling.shortcuts.limits_guidance or len(conds) != HALVES or not all(conds):
         return execute(model, conds, x, timestep, model_options)
@@ -113,14 +117,14 @@ def halves(execute: Any, model: Any, conds: Any, x: Tensor, timestep: Tensor, mo
     return [positive, positive.clone()]
 
 
-# ---- what is said
+# ---- messages
 
 
 def obstacles(shortcuts: Shortcuts, guider: Any, options: Mapping[str, Any]) -> Iterator[str]:
-    """What cannot be left out of a sampling, and what would help."""
+    """Messages about what cannot be skipped in a sampling, and what would help."""
     levels = {"deep_every": shortcuts.deep_every, "encoder_every": shortcuts.encoder_every}
     wanted = [f"{name} {every}" for name, every in levels.items() if every > 1]
-    if wanted and not streams_are_taken(options):
+    if wanted and not accelerate_is_on(options):
         yield f"{wanted[0]} does nothing: put Accelerate (ControlNet Core) on the same model"
     links = {link for link in linked(guider) if not getattr(link, TAG, False)}
     if links and (shortcuts.continues_nets or wanted):
@@ -130,8 +134,8 @@ def obstacles(shortcuts: Shortcuts, guider: Any, options: Mapping[str, Any]) -> 
         yield "context windows are on, under which everything is computed"
 
 
-def too_late(sampling: Sampling) -> Iterator[str]:
-    """What turned out while it ran."""
+def late_obstacles(sampling: Sampling) -> Iterator[str]:
+    """Messages about what was found out only while the sampling ran."""
     shortcuts = sampling.shortcuts
     if shortcuts.limits_guidance and not sampling.halves:
         yield "guidance was not limited: there was no negative half (cfg 1), or this guider has more than two"

@@ -1,6 +1,6 @@
-"""Our text encoder inside the editor's CLIP.
+"""Our text encoder inside ComfyUI's CLIP.
 
-The editor's CLIP class keeps its hooks, schedules, layer choice and memory; ours are the two things it asks
+ComfyUI's CLIP class keeps its hooks, schedules, layer choice and memory; ours are the two things it asks
 for: a tokenizer, and a module that turns tokens into states.
 """
 
@@ -19,11 +19,11 @@ from ...controlnet_core.models.prompt import Section
 from ...controlnet_core.models.text_encoder import DualTextEncoder, TextEncoder
 
 KEY = "l"
-"""Where the editor looks for the tokens of SD1's text encoder."""
+"""Where ComfyUI looks for the tokens of SD1's text encoder."""
 
 
 def own_clip(encoder: TextEncoder | DualTextEncoder) -> Any:
-    """The editor's CLIP around an encoder."""
+    """ComfyUI's CLIP around an encoder."""
     assert isinstance(encoder, TextEncoder)  # ComfyUI itself loads SDXL, the only kind with two encoders
     target = comfy.supported_models_base.ClipTarget(
         lambda **_: OwnTokenizer(encoder),
@@ -33,7 +33,7 @@ def own_clip(encoder: TextEncoder | DualTextEncoder) -> Any:
 
 
 class OwnTokenizer:
-    """Prompts to tokens in the editor's form: {"l": sections of (id, weight)}."""
+    """Prompts to tokens in ComfyUI's form: {"l": sections of (id, weight)}."""
 
     def __init__(self, encoder: TextEncoder) -> None:
         self.encoder = encoder
@@ -74,7 +74,7 @@ class OwnTextModel(nn.Module):
         self.layer = layer if layer is None or layer < 0 else None
 
     def encode_token_weights(self, tokens: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Tokens -> states (1, 77 * sections, width) and pooled (1, width), where the editor keeps results."""
+        """Tokens -> states (1, 77 * sections, width) and pooled (1, width), where ComfyUI keeps results."""
         encoder = self.encoder if self.layer is None else self.encoder.with_clip_skip(self.layer)
         sections = [Section(tuple(int(p[0]) for p in row), tuple(float(p[1]) for p in row)) for row in tokens[KEY]]
         hidden, pooled = encoder.encode_sections(sections)

@@ -1,4 +1,4 @@
-"""Our autoencoder in the editor's VAE socket."""
+"""Our autoencoder in ComfyUI's VAE socket."""
 
 from __future__ import annotations
 

@@ -381,7 +381,7 @@ class StandaloneHost:
         return self._cancelled()
 
     def _on_memory(self, plan: MemoryPlan) -> None:
-        self.on_note(plan.words())
+        self.on_note(plan.summary())
 
     def _on_step(self, step: Step) -> None:
         self.progress(step.index + 1, step.total)

@@ -82,4 +82,4 @@ def describe_memory(inputs: SamplerInputs, options: RunOptions, backend: Backend
     conditions = to_conditions(positive, negative, size, diffusion.config, latent, settings.seed)
     sigmas = cut_sigmas(diffusion.schedule, settings).tolist()
     job = Job(diffusion.unet, diffusion.config, diffusion.schedule, *conditions, tuple(samples.shape), sigmas)
-    return plan_run(job, backend, options).words()
+    return plan_run(job, backend, options).summary()

@@ -21,16 +21,16 @@ NEAR_AND_FAR = (
 POSE: dict[str, Any] = {"polarity": "coloured limbs on black", "palette": "OpenPose, 18 keypoints", "posed": True}
 
 
-def _annotator(file: str, licence: str, millions: float, when: tuple[str, Any] | None = None) -> Weights:
+def _annotator(file: str, licence: str, when: tuple[str, Any] | None = None) -> Weights:
     """A file of the collection that the official ControlNet annotators load."""
-    return Weights(file, f"{_ANNOTATORS}/blob/main/{file}", licence, millions, when=when)
+    return Weights(file, f"{_ANNOTATORS}/blob/main/{file}", licence, when=when)
 
 
-def _depth_anything(size: str, licence: str, millions: float) -> Weights:
+def _depth_anything(size: str, licence: str) -> Weights:
     repository = f"depth-anything/Depth-Anything-V2-{size}"
     file, source = f"depth_anything_v2_vit{size[0].lower()}.pth", f"https://huggingface.co/{repository}"
     places = (repository, f"ckpts/{repository}")
-    return Weights(file, source, licence, millions, places, when=("model", size.lower()))
+    return Weights(file, source, licence, places, when=("model", size.lower()))
 
 
 def network(
@@ -41,13 +41,12 @@ def network(
     return Entry(name, title, condition, f"learned.{function}", summary, **options)
 
 
-_HED = _annotator("ControlNetHED.pth", "Apache-2.0", 14.7)
-_PIDINET = _annotator("table5_pidinet.pth", "research only, ask the authors for commercial use", 0.7)
+_HED = _annotator("ControlNetHED.pth", "Apache-2.0")
+_PIDINET = _annotator("table5_pidinet.pth", "research only, ask the authors for commercial use")
 _TEED = Weights(
     "7_model.pth",
     f"https://huggingface.co/{_QINGLONG}/blob/main/Annotators/7_model.pth",
     "MIT",
-    0.06,
     ("Annotators", f"{_QINGLONG}/Annotators", f"ckpts/{_QINGLONG}/Annotators"),
 )
 
@@ -83,7 +82,7 @@ LEARNED: tuple[Entry, ...] = (
     network(
         "lines_mlsd", "Straight lines (M-LSD)", "mlsd", "mlsd:lines",
         "Straight lines as M-LSD estimates them; what the line net was trained on.",
-        _annotator("mlsd_large_512_fp32.pth", "Apache-2.0", 1.5),
+        _annotator("mlsd_large_512_fp32.pth", "Apache-2.0"),
         parameters=(
             Parameter("score", "float", 0.1, "Lowest probability of a line.", 0, 1, 0.01),
             Parameter("length", "float", 0.1, "Shortest line, in half pixels of the net.", 0, 100, 0.1),
@@ -93,29 +92,29 @@ LEARNED: tuple[Entry, ...] = (
     network(
         "lineart_realistic", "Line art (realistic)", "lineart", "lineart:realistic",
         "A line drawing of the picture, as a net trained on drawings makes it.",
-        _annotator("sk_model.pth", "MIT", 4.3), multiple=64, **_BRIGHT_LINES,
+        _annotator("sk_model.pth", "MIT"), multiple=64, **_BRIGHT_LINES,
     ),
     network(
         "lineart_coarse", "Line art (coarse)", "lineart", "lineart:realistic",
         "A rougher line drawing of the picture.",
-        _annotator("sk_model2.pth", "MIT", 4.3), multiple=64, **_BRIGHT_LINES,
+        _annotator("sk_model2.pth", "MIT"), multiple=64, **_BRIGHT_LINES,
     ),
     network(
         "lineart_anime", "Line art (anime)", "lineart_anime", "lineart:anime",
         "Line art of anime pictures.",
-        _annotator("netG.pth", "MIT", 54.4), **_BRIGHT_LINES,
+        _annotator("netG.pth", "MIT"), **_BRIGHT_LINES,
     ),
     network(
         "lineart_manga", "Line art (manga)", "lineart_anime", "lineart:manga",
         "The structural lines of manga pages, without their screen tones.",
-        _annotator("erika.pth", "MIT", 43.1), multiple=16, **_BRIGHT_LINES,
+        _annotator("erika.pth", "MIT"), multiple=16, **_BRIGHT_LINES,
     ),
     network(
         "pose_openpose", "Human pose (OpenPose)", "openpose", "openpose:estimate",
         "People as OpenPose finds them, drawn as the pose nets read them.",
-        _annotator("body_pose_model.pth", _OPENPOSE, 52.3),
-        _annotator("hand_pose_model.pth", _OPENPOSE, 36.8, ("hands", True)),
-        _annotator("facenet.pth", _OPENPOSE, 38.4, ("face", True)),
+        _annotator("body_pose_model.pth", _OPENPOSE),
+        _annotator("hand_pose_model.pth", _OPENPOSE, ("hands", True)),
+        _annotator("facenet.pth", _OPENPOSE, ("face", True)),
         parameters=(
             Parameter("hands", "bool", False, "Look for hands as well."),
             Parameter("face", "bool", False, "Look for faces as well."),
@@ -125,15 +124,15 @@ LEARNED: tuple[Entry, ...] = (
     network(
         "normal_bae", "Normals (NormalBae)", "normal", "normal_bae:normals",
         "Surface normals of the scene as NormalBae estimates them; what the v1.1 normal net was trained on.",
-        _annotator("scannet.pt", "MIT for the code; trained on ScanNet, see its terms", 72.4),
+        _annotator("scannet.pt", "MIT for the code; trained on ScanNet, see its terms"),
         parameters=(CONVENTION,), polarity="by convention", resample="smooth", multiple=64,
     ),
     network(
         "depth_anything_v2", "Depth (Depth Anything V2)", "depth", "depth_anything:disparity",
         "Relative depth of the scene as Depth Anything V2 estimates it.",
-        _depth_anything("Small", "Apache-2.0", 24.8),
-        _depth_anything("Base", "CC-BY-NC-4.0, non-commercial", 97.5),
-        _depth_anything("Large", "CC-BY-NC-4.0, non-commercial", 335.3),
+        _depth_anything("Small", "Apache-2.0"),
+        _depth_anything("Base", "CC-BY-NC-4.0, non-commercial"),
+        _depth_anything("Large", "CC-BY-NC-4.0, non-commercial"),
         parameters=(
             choice(
                 "model", ("small", "base", "large"), "Small is free for any use, base and large are non-commercial."

@@ -413,7 +413,7 @@ UNSAID: dict[str, Any] = {"schedule": None, "options": None, "block_weights": No
 @pytest.mark.parametrize("name", [name for name in CONTROL_CASES if name != "masked pool"])
 def test_what_a_native_net_cannot_do_is_an_error(name: str, facts: dict[str, Any]) -> None:
     assert facts["control.foreign"][name].startswith("ValueRangeError: ")
-    assert "was loaded by the editor" in facts["control.foreign"][name]
+    assert "was loaded by ComfyUI" in facts["control.foreign"][name]
 
 
 @pytest.mark.parametrize("name", program.KINDS)

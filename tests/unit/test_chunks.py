@@ -133,7 +133,7 @@ def footprint(pictures: int) -> Footprint:
 def test_out_of_memory_as_many_pictures_as_fit(free: int | None, chunk: int, expected: int, fits: bool) -> None:
     plan = plan_memory(footprint, 8, 0, free, chunk)
     assert (plan.chunk, plan.fits) == (expected, fits)
-    assert ("more than there is" in plan.words()) != fits
+    assert ("more than there is" in plan.summary()) != fits
 
 
 def test_weights_that_are_there_already_need_no_room() -> None:

@@ -592,7 +592,7 @@ def test_what_both_halves_have_in_common_is_computed_once(
     monkeypatch.setattr(
         preparation.ConditionBatch,
         "inputs_at",
-        lambda self, sigma: inputs_at(self, sigma)._replace(distinct_rows=len(self.members) * self.images),
+        lambda self, sigma: inputs_at(self, sigma)._replace(distinct_rows=len(self.conditions) * self.images),
     )
     apart = predicted([Condition(prompt, units), Condition(empty, units)])
     assert rows["first"] == [4, 4, 2]

@@ -449,6 +449,6 @@ def test_without_memory_for_their_filters_convolutions_go_by_their_definition(
         monkeypatch.setattr(pipeline, "free_bytes", lambda device, free=free: int(free / ROOM))
         plan = pipeline.apply_plan(job, backend)
         assert plan.fits and plan.winograd is tiles and backend.uses_winograd is tiles
-        assert ("definition" in plan.words()) is not tiles
+        assert ("definition" in plan.summary()) is not tiles
     unasked = pipeline.apply_plan(job, Backend(Runtime(winograd=False)))
-    assert unasked.fits and unasked.winograd is None and "definition" not in unasked.words()
+    assert unasked.fits and unasked.winograd is None and "definition" not in unasked.summary()

@@ -165,7 +165,7 @@ def test_weights_are_streamed_only_when_fewer_pictures_do_not_help() -> None:
     assert streamed.chunk == 1 and streamed.fits
     assert streamed.resident == pytest.approx(2 * AHEAD, rel=1e-6)  # one is under way, one is spare
     assert streamed.peak == pytest.approx(4 * AHEAD, rel=1e-6)
-    assert "stay on the host" in streamed.words()
+    assert "stay on the host" in streamed.summary()
     assert not plan(1).fits and plan(1).resident == 0
     assert plan(100, fixed=0).resident == 0  # asked for, whatever is free
 

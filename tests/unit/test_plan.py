@@ -11,7 +11,13 @@ import torch
 from colours import colours_of, viridis
 from comfyui_controlnet_core.controlnet_core.analysis.charts import SeenHint, draw_plan, spans
 from comfyui_controlnet_core.controlnet_core.config import DEMO
-from comfyui_controlnet_core.controlnet_core.control.plan import RunPlan, describe, list_evaluations, make_plan, words
+from comfyui_controlnet_core.controlnet_core.control.plan import (
+    RunPlan,
+    describe,
+    describe_settings,
+    list_evaluations,
+    make_plan,
+)
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.diffusion.noise import noise_source
 from comfyui_controlnet_core.controlnet_core.diffusion.samplers import SAMPLERS, get_sampler
@@ -91,9 +97,11 @@ def test_a_curve_shows_in_the_weights() -> None:
 
 
 def test_the_halves_are_named() -> None:
-    assert "the positive half only" in words(ControlUnit(NET, HINT, negative=0.0))
-    assert "the negative half times 0.5 only" in words(ControlUnit(NET, HINT, positive=0.0, negative=0.5))
-    assert "the positive half and the negative half times 0.5" in words(ControlUnit(NET, HINT, negative=0.5))
+    assert "the positive half only" in describe_settings(ControlUnit(NET, HINT, negative=0.0))
+    assert "the negative half times 0.5 only" in describe_settings(ControlUnit(NET, HINT, positive=0.0, negative=0.5))
+    assert "the positive half and the negative half times 0.5" in describe_settings(
+        ControlUnit(NET, HINT, negative=0.5)
+    )
 
 
 def test_the_text_puts_equal_steps_on_one_line() -> None:

@@ -23,8 +23,10 @@ from ..session import (
     Session,
     add_comfyui_argument,
     add_device_arguments,
+    add_file_argument,
     add_folder_arguments,
     add_memory_arguments,
+    add_output_arguments,
     add_shortcut_arguments,
     add_strict_argument,
     open_session,
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `run`."""
     add = parser.add_argument
-    add("file", metavar="FILE", help="a workflow .json, a picture saved with one, or a bundled name")
+    add_file_argument(parser)
     add(
         "--set", metavar="NODE.INPUT=VALUE", action="append", default=[],
         help="change a value; NODE is an id, a title or a class (may be repeated)",
@@ -65,8 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write what ran, and what each block added at each step, into a .json or a .png file",
     )  # fmt: skip
     add("--overwrite", action="store_true", help=f"let --report {OVERWRITE_HELP}")
-    add("--quiet", action="store_true", help="print no progress")
-    add("--json", action="store_true", help="print one JSON object instead of the last line")
+    add_output_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

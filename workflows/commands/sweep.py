@@ -16,7 +16,15 @@ from ..fitting import require_fit
 from ..formats import read_document, to_graph
 from ..graph import Graph
 from ..reporting import Reporter
-from ..session import Session, add_device_arguments, add_folder_arguments, add_memory_arguments, open_session
+from ..session import (
+    Session,
+    add_device_arguments,
+    add_file_argument,
+    add_folder_arguments,
+    add_memory_arguments,
+    add_output_arguments,
+    open_session,
+)
 from ..sweep_cells import Shown, choose_shown
 from ..sweeping import Sweep, plan_sweep
 from ..terminal import printable
@@ -29,7 +37,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `sweep`."""
     add = parser.add_argument
-    add("file", metavar="FILE", help="a workflow .json, a picture saved with one, or a bundled name")
+    add_file_argument(parser)
     add(
         "--set", metavar="NODE.INPUT=VALUES", action="append", default=[],
         help="the values of an input: 0.2..1.0/5, 1..4, or a,b (texts: a|b); one or two inputs are swept, and one with "
@@ -40,8 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_folder_arguments(parser)
     add_device_arguments(parser)
     add_memory_arguments(parser)
-    add("--quiet", action="store_true", help="print no progress")
-    add("--json", action="store_true", help="print one JSON object instead of the last line")
+    add_output_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

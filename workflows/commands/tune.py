@@ -16,7 +16,15 @@ from ..fitting import require_fit
 from ..formats import read_document, to_graph
 from ..graph import Graph
 from ..reporting import Reporter
-from ..session import Session, add_device_arguments, add_folder_arguments, add_memory_arguments, open_session
+from ..session import (
+    Session,
+    add_device_arguments,
+    add_file_argument,
+    add_folder_arguments,
+    add_memory_arguments,
+    add_output_arguments,
+    open_session,
+)
 from ..terminal import printable
 from ..tuning import Tuning, plan_tuning
 from ..validation import require_runnable
@@ -25,7 +33,7 @@ from ..validation import require_runnable
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `tune`."""
     add = parser.add_argument
-    add("file", metavar="FILE", help="a workflow .json, a picture saved with one, or a bundled name")
+    add_file_argument(parser)
     add("--target", type=float, default=0.8, help="fidelity to the hint, above 0 and at most 1 (default: 0.8)")
     add("--node", metavar="NODE", help="the node whose strength is tried (default: the only one with a strength)")
     add(
@@ -38,8 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_folder_arguments(parser)
     add_device_arguments(parser)
     add_memory_arguments(parser)
-    add("--quiet", action="store_true", help="print no progress")
-    add("--json", action="store_true", help="print one JSON object instead of the last line")
+    add_output_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,14 +12,14 @@ from ..bundled import find_workflow
 from ..destinations import check_folder
 from ..fitting import check_fit
 from ..formats import read_document, to_graph
-from ..session import add_folder_arguments, add_strict_argument, open_session
+from ..session import add_file_argument, add_folder_arguments, add_strict_argument, open_session
 from ..terminal import printable
 from ..validation import as_error, check_outputs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `validate`."""
-    parser.add_argument("file", metavar="FILE", help="a workflow .json, a picture saved with one, or a bundled name")
+    add_file_argument(parser)
     parser.add_argument("--set", metavar="NODE.INPUT=VALUE", action="append", default=[], help="change a value first")
     add_folder_arguments(parser)
     add_strict_argument(parser)

@@ -52,7 +52,7 @@ def test_two_units_follow_each_other(home: Any) -> None:
     """The old places up to keep_places_until, then the edited prompt by itself, both with the weights."""
     positive, negative, text = edit(home, "red -> blue: 2")["result"]
     first, second = positive[0][1]["control"]
-    assert negative[0][1]["control"] == (first, second) and first.half(positive=False) == 0.0
+    assert negative[0][1]["control"] == (first, second) and first.half_factor(positive=False) == 0.0
     assert [(u.start, u.end) for u in (first, second)] == [(0.2, 0.5), (0.5, 1.0)]
     assert text == "a blue ball on grey ground under a blue sky"
     before, after = first.net, second.net

@@ -20,7 +20,7 @@ def test_the_units_of_the_node(run: Any) -> None:
     (unit,) = first[0][1]["control"]
     assert second[0][1]["control"] == (unit,)
     assert unit.hint.shape == (2, 4, 8, 6)
-    assert (unit.half(positive=True), unit.half(positive=False)) == (1.0, 0.25)
+    assert (unit.half_factor(positive=True), unit.half_factor(positive=False)) == (1.0, 0.25)
     assert unit.net.uses_attention and unit.net.uses_adain
 
     def sampled(halves: Any) -> Tensor:

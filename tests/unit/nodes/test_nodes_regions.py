@@ -145,7 +145,7 @@ def test_the_example_of_the_node_needs_nothing_linked(home: Any) -> None:
     positive, negative, report = regions(home, EXAMPLE)["result"]
     (unit,) = positive[0][1]["control"]
     assert negative[0][1]["control"] == (unit,)
-    assert unit.half(positive=True) == 1.0 and unit.half(positive=False) == 0.0
+    assert unit.half_factor(positive=True) == 1.0 and unit.half_factor(positive=False) == 0.0
     assert report.splitlines()[0] == "sky: 50%"
 
 

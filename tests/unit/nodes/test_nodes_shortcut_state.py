@@ -8,7 +8,7 @@ import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.speed import EvaluationClock, Shortcuts
 from comfyui_controlnet_core.controlnet_core.speed.forecast import DAMPING
-from comfyui_controlnet_core.nodes.comfyui.shortcut_state import KEY, Sampling, identity, report, sampling_of
+from comfyui_controlnet_core.nodes.comfyui.shortcut_state import KEY, Sampling, describe_skipped, identity, sampling_of
 from torch import Tensor
 
 EULER = [14.0, 9.0, 6.0, 4.0, 2.5, 1.5, 0.9, 0.5]
@@ -70,7 +70,7 @@ def test_the_interval_of_guidance() -> None:
     sampling = Sampling(clock)
     assert [sampling.guides(sigma) for sigma in (14.0, 8.0, 3.0, 2.0, 0.5)] == [False, True, True, True, False]
     assert (sampling.halves, sampling.unguided) == (5, 2)
-    assert "the negative half was skipped in 2 of 5" in "\n".join(report(sampling))
+    assert "the negative half was skipped in 2 of 5" in "\n".join(describe_skipped(sampling))
 
 
 def test_who_finds_the_state_of_a_sampling() -> None:

@@ -221,4 +221,4 @@ def test_the_command_refuses_a_contradiction_in_one_line(tmp_path: Path, capsys:
     ],
 )  # fmt: skip
 def test_shortcuts_in_words(shortcuts: Shortcuts, words: str) -> None:
-    assert shortcuts.words == words
+    assert shortcuts.summary == words

@@ -162,7 +162,7 @@ def test_a_pickle_with_code_is_refused_and_does_not_run(
 
 
 def test_files_are_found_where_users_have_them(tmp_path: Path) -> None:
-    weights = Weights("a.pth", "somewhere", "MIT", 1.0, ("own",))
+    weights = Weights("a.pth", "somewhere", "MIT", ("own",))
     for below in (*SUBFOLDERS, "own"):
         folder = tmp_path / str(len(below)) / below
         folder.mkdir(parents=True, exist_ok=True)
