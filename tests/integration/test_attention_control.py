@@ -15,6 +15,7 @@ import torch
 from comfyui_controlnet_core.controlnet_core.config import DEMO
 from ctrlora_files import save_base, save_lora
 from load_script import load_script
+from random_tensors import relative_error
 from safetensors.torch import save_file
 from sparsectrl_files import save_sparsectrl
 
@@ -52,17 +53,12 @@ def tensors(found: tuple[dict[str, Any], dict[str, torch.Tensor]]) -> dict[str, 
     return found[1]
 
 
-def error(ours: torch.Tensor, reference: torch.Tensor) -> float:
-    assert ours.shape == reference.shape
-    return float((ours - reference).abs().max() / reference.abs().max())
-
-
 @pytest.mark.parametrize("name", scenario.PARITY)
 def test_the_published_formula_in_comfyui(name: str, tensors: dict[str, torch.Tensor]) -> None:
     """Alone, with a ControlNet, and two with a ControlNet between them."""
-    print(f"{name}: {error(tensors[f'attention.{name}'], tensors[f'hooks.{name}']):.1e}")
-    assert error(tensors[f"attention.{name}"], tensors[f"hooks.{name}"]) <= PARITY
-    assert error(tensors[f"attention.{name}"], tensors["attention.none"]) > 100 * PARITY
+    print(f"{name}: {relative_error(tensors[f'attention.{name}'], tensors[f'hooks.{name}']):.1e}")
+    assert relative_error(tensors[f"attention.{name}"], tensors[f"hooks.{name}"]) <= PARITY
+    assert relative_error(tensors[f"attention.{name}"], tensors["attention.none"]) > 100 * PARITY
 
 
 @pytest.mark.parametrize("name", sorted(scenario.UNITS))
@@ -74,10 +70,10 @@ def test_the_same_picture_without_comfyui(name: str, headless: Any, tensors: dic
 
 
 def test_region_prompts_are_attention_couple_in_comfyui(tensors: dict[str, torch.Tensor]) -> None:
-    found = error(tensors["attention.regions, cfg 1"], tensors["hooks.regions"])
+    found = relative_error(tensors["attention.regions, cfg 1"], tensors["hooks.regions"])
     print(f"regions: {found:.1e}")
     assert found <= PARITY
-    assert error(tensors["attention.regions"], tensors["attention.none"]) > 100 * PARITY
+    assert relative_error(tensors["attention.regions"], tensors["attention.none"]) > 100 * PARITY
 
 
 @pytest.mark.parametrize("name", sorted(scenario.NEAR_REGIONS))
@@ -94,15 +90,15 @@ def test_region_prompts_under_a_lora(headless: Any, tensors: dict[str, torch.Ten
     (theirs,) = headless.node("VAEDecode", samples={"samples": tensors["attention.regions, LoRA"]}, vae=headless.vae)
     model = host.program.Case(lora=True).model(headless)
     assert host.difference(headless.picture(scenario.with_regions(headless), model=model), theirs) <= MEAN
-    assert error(tensors["attention.regions, LoRA"], tensors["attention.regions"]) > 10 * PARITY
+    assert relative_error(tensors["attention.regions, LoRA"], tensors["attention.regions"]) > 10 * PARITY
 
 
 def test_a_prompt_edit_is_prompt_to_prompt_in_comfyui(tensors: dict[str, torch.Tensor]) -> None:
     """A swap, a weight, a removed and an added word."""
-    found = error(tensors["attention.edit, cfg 1"], tensors["hooks.edit"])
+    found = relative_error(tensors["attention.edit, cfg 1"], tensors["hooks.edit"])
     print(f"edit: {found:.1e}")
     assert found <= PARITY
-    assert error(tensors["attention.edit"], tensors["attention.none"]) > 50 * PARITY
+    assert relative_error(tensors["attention.edit"], tensors["attention.none"]) > 50 * PARITY
 
 
 @pytest.mark.parametrize("name", sorted(scenario.EDITS))
@@ -116,11 +112,11 @@ def test_a_prompt_edit_gives_the_same_picture_without_comfyui(
 
 
 def test_a_reference_is_reference_only_in_comfyui(tensors: dict[str, torch.Tensor]) -> None:
-    found = error(tensors["attention.reference, cfg 1"], tensors["hooks.reference"])
+    found = relative_error(tensors["attention.reference, cfg 1"], tensors["hooks.reference"])
     print(f"reference: {found:.1e}")
     assert found <= PARITY
     # The demo's random base has few attentions, so that a reference moves it little.
-    assert error(tensors["attention.reference"], tensors["attention.none"]) > 50 * PARITY
+    assert relative_error(tensors["attention.reference"], tensors["attention.none"]) > 50 * PARITY
 
 
 @pytest.mark.parametrize("name", sorted(scenario.REFERENCES))
@@ -137,7 +133,7 @@ def test_a_ctrlora_gives_the_same_picture_without_comfyui(headless: Any, tensors
     """The hint passes through the VAE of each home."""
     (theirs,) = headless.node("VAEDecode", samples={"samples": tensors["attention.ctrlora"]}, vae=headless.vae)
     assert host.difference(headless.picture(scenario.with_ctrlora(headless)), theirs) <= MEAN
-    assert error(tensors["attention.ctrlora"], tensors["attention.with a ControlNet"]) > 100 * PARITY
+    assert relative_error(tensors["attention.ctrlora"], tensors["attention.with a ControlNet"]) > 100 * PARITY
 
 
 def test_a_sparsectrl_gives_the_same_video_without_comfyui(headless: Any, tensors: dict[str, torch.Tensor]) -> None:
@@ -171,8 +167,8 @@ def test_accelerate_leaves_it_to_comfyui(
     found: tuple[dict[str, Any], dict[str, torch.Tensor]], tensors: dict[str, torch.Tensor]
 ) -> None:
     """The same latents, and nothing is left on the model."""
-    assert error(tensors["attention.accelerated"], tensors["attention.with a ControlNet"]) <= PARITY
-    assert error(tensors["attention.regions accelerated"], tensors["attention.regions"]) <= PARITY
-    assert error(tensors["attention.edit accelerated"], tensors["attention.edit"]) <= PARITY
-    assert error(tensors["attention.reference accelerated"], tensors["attention.reference both"]) <= PARITY
+    assert relative_error(tensors["attention.accelerated"], tensors["attention.with a ControlNet"]) <= PARITY
+    assert relative_error(tensors["attention.regions accelerated"], tensors["attention.regions"]) <= PARITY
+    assert relative_error(tensors["attention.edit accelerated"], tensors["attention.edit"]) <= PARITY
+    assert relative_error(tensors["attention.reference accelerated"], tensors["attention.reference both"]) <= PARITY
     assert "patches" not in found[0]["attention left"]

@@ -21,6 +21,7 @@ from comfyui_controlnet_core.controlnet_core.models.tokenizer import ClipTokeniz
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
 from comfyui_controlnet_core.workflows import cli
+from file_limit import file_limit
 from PIL import Image
 from torch import nn
 
@@ -277,15 +278,9 @@ def test_paths_that_leave_their_folder_are_refused(desk: Desk, changes: dict[str
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits file sizes as POSIX does")
 def test_a_full_disk_leaves_no_half_written_picture(desk: Desk) -> None:
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     (desk.folder / "w.json").write_text(json.dumps(workflow()))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))  # the picture has more, the workflow less
-    try:
+    with file_limit(3000):  # the picture has more, the workflow less
         code, line = desk.run()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert code in (1, 3), line
     assert line.startswith("error: node save (SaveImage)")
     assert desk.saved() == []

@@ -24,6 +24,7 @@ from comfyui_controlnet_core.nodes.folders import (
 from comfyui_controlnet_core.nodes.pictures import save_pictures
 from comfyui_controlnet_core.preprocessors import pose as poses
 from comfyui_controlnet_core.workflows import cli
+from file_limit import file_limit
 from PIL import Image
 
 API: dict[str, Any] = {
@@ -169,8 +170,6 @@ def test_a_killed_preprocess_leaves_whole_hints_and_the_next_run_cleans_up(tmp_p
 @pytest.mark.skipif(sys.platform == "win32", reason="limits file sizes as POSIX does")
 @pytest.mark.parametrize("name", ["SaveImage", "CNCore_SaveControlNet", "CNCore_ConvertControlNet"])
 def test_a_full_disk_ends_a_node_in_one_line(folder: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    import resource
-
     net = "demo canny (built in)"
     inputs: dict[str, dict[str, Any]] = {
         "SaveImage": {"images": ["1", 0]},
@@ -183,12 +182,8 @@ def test_a_full_disk_ends_a_node_in_one_line(folder: Path, capsys: pytest.Captur
         "3": {"class_type": "CNCore_LoadControlNet", "inputs": {"control_net": net}},
     }
     (folder / "full.json").write_text(json.dumps(graph))
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-    try:
+    with file_limit(100):
         assert cli.main(["run", "full.json", "--quiet", "--device", "cpu"]) == 3
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: node 2 ({name}): ") and "(File too large)" in line
     assert not [path for path in (folder / "output").rglob("*") if path.is_file()]
@@ -196,16 +191,10 @@ def test_a_full_disk_ends_a_node_in_one_line(folder: Path, capsys: pytest.Captur
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits file sizes as POSIX does")
 def test_a_full_disk_ends_preprocess_in_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import resource
-
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     Image.fromarray(noise).save(folder / "noise.bmp")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
-    try:
+    with file_limit(3000):
         assert cli.main(["preprocess", "invert", "noise.bmp", "--output", "hints"]) == 3
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     (line,) = capsys.readouterr().err.splitlines()
     assert "noise.png could not be written (File too large)" in line
     assert list((folder / "hints").iterdir()) == []
@@ -213,14 +202,8 @@ def test_a_full_disk_ends_preprocess_in_one_line(folder: Path, capsys: pytest.Ca
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits file sizes as POSIX does")
 def test_a_full_disk_ends_verify_in_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50, hard))
-    try:
+    with file_limit(50):
         assert cli.main(["verify", "--no-picture", "a.png", "--output", "report"]) == 3
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and "could not be written (File too large)" in line
     assert list((folder / "report").iterdir()) == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import signal
 import threading
@@ -20,6 +19,7 @@ from comfyui_controlnet_core.controlnet_core.training.example_folder import open
 from comfyui_controlnet_core.controlnet_core.training.loop import Loop, Recipe
 from comfyui_controlnet_core.controlnet_core.training.work_folder import WorkFolder
 from comfyui_controlnet_core.workflows import cli
+from file_limit import file_limit
 from tiny_training import QUICK, SIZE, make_training_folder, train
 
 
@@ -214,13 +214,9 @@ def test_damaged_settings_are_one_clear_line(
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
     limit: int, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """RLIMIT_FSIZE fails a write as a full disk does: not even the settings fit, or only the state does not."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
+    """Not even the settings fit, or only the state does not."""
+    with file_limit(limit):
         code = train(folder, tmp_path / "net.safetensors", "--steps", "1")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     error = capsys.readouterr().err.splitlines()[-1]
     assert code == 3 and "could not be written" in error and "make room" in error
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".tmp", ".state", ".safetensors")]

@@ -35,6 +35,7 @@ from comfyui_controlnet_core.controlnet_core.errors import CheckpointError
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
+from random_tensors import assert_close, randomise
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -47,22 +48,6 @@ SD2_LIKE = replace(UNET, num_heads=8, widths=(64, 128, 128), head_dim=64, linear
 NET = ControlNetConfig(unet=UNET)
 VAE = VAEConfig(widths=(32, 64, 64), res_blocks=1, scaling_factor=0.4)
 TEXT = TextConfig(width=48, layers=2, heads=3, vocab_size=90, activation="gelu")
-
-
-def assert_close(ours: Tensor, reference: Tensor) -> None:
-    """Within 1e-4 of the reference's largest value."""
-    assert ours.shape == reference.shape
-    error = (ours - reference).abs().max() / reference.abs().max()
-    assert error.item() <= TOLERANCE
-
-
-def randomise(module: nn.Module) -> nn.Module:
-    """Weights of the usual size everywhere, zero convolutions included."""
-    generator = torch.Generator().manual_seed(0)
-    for parameter in module.parameters():
-        scale = 1.0 if parameter.ndim < 2 else parameter[0].numel() ** -0.5
-        parameter.data.uniform_(-1.7 * scale, 1.7 * scale, generator=generator)
-    return module.eval()
 
 
 def heads(config: UNetConfig) -> Any:

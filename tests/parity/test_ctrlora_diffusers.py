@@ -15,6 +15,7 @@ from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_li
 from comfyui_controlnet_core.controlnet_core.models.control import BindContext
 from comfyui_controlnet_core.controlnet_core.models.ctrlora import CtrLora
 from ctrlora_files import save_base, save_lora
+from random_tensors import normal, relative_error
 from torch import Tensor, nn
 
 diffusers = pytest.importorskip("diffusers")
@@ -23,10 +24,6 @@ TOLERANCE = 1e-4
 BASE = UNetConfig(widths=(32, 64, 64), transformer_depth=(1, 1, 0), num_heads=8, context_dim=48, middle_depth=1)
 SCHEDULE = scaled_linear()
 TIMESTEP, ROWS = 321.0, 2
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def reference(weights: dict[str, Tensor]) -> Any:
@@ -70,7 +67,7 @@ def ours(net: CtrLora, latent: Tensor, text: Tensor, **how: Any) -> list[Tensor]
     )  # fmt: skip
     bound = net.with_encoder(lambda hint: latent).bind(context)
     inputs = bound.inputs_at(sigma)
-    x = random(ROWS, 4, 8, 16, seed=9)
+    x = normal(ROWS, 4, 8, 16, seed=9)
     steps = zip(net.features(x, inputs), net.projections(inputs), strict=True)
     return [projection(feature).expand(ROWS, -1, -1, -1) for feature, projection in steps]
 
@@ -95,21 +92,16 @@ def test_residuals(tmp_path: Path, lora: bool, images: int) -> None:
     net = load_ctrlora(tmp_path / "base.safetensors", tmp_path / "lora.safetensors" if lora else None)
     expected = reference(weights)
     add_loras(expected, pairs)
-    latent, text = random(images, 4, 8, 16, seed=1), random(ROWS, 7, BASE.context_dim, seed=2)
+    latent, text = normal(images, 4, 8, 16, seed=1), normal(ROWS, 7, BASE.context_dim, seed=2)
     compare(ours(net, latent, text), theirs(expected, latent, text))
     compare(ours(net, latent, text, per_row=True), theirs(expected, latent, text))
     if lora:
         plain = load_ctrlora(tmp_path / "base.safetensors")
-        assert error(ours(plain, latent, text)[-1], theirs(expected, latent, text)[-1]) > 0.1
+        assert relative_error(ours(plain, latent, text)[-1], theirs(expected, latent, text)[-1]) > 0.1
 
 
 def compare(found: list[Tensor], expected: list[Tensor]) -> None:
     assert len(found) == len(expected)
-    worst = max(error(a, b) for a, b in zip(found, expected, strict=True))
+    worst = max(relative_error(a, b) for a, b in zip(found, expected, strict=True))
     print(f"CtrLoRA: {worst:.1e}")
     assert worst <= TOLERANCE
-
-
-def error(a: Tensor, b: Tensor) -> float:
-    assert a.shape == b.shape
-    return float((a - b).abs().max() / b.abs().max())

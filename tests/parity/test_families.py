@@ -35,6 +35,7 @@ from comfyui_controlnet_core.controlnet_core.models.tokenizer import ClipTokeniz
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
 from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
+from random_tensors import assert_close, randomise
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -44,21 +45,6 @@ transformers = pytest.importorskip("transformers")
 TOLERANCE = 1e-4
 WIDTHS = (64, 128)
 PROMPT = "a (red:1.3) ball on green ground"
-
-
-def assert_close(ours: Tensor, reference: Tensor) -> None:
-    """Within 1e-4 of the reference's largest value."""
-    assert ours.shape == reference.shape
-    assert float((ours - reference).abs().max() / reference.abs().max()) <= TOLERANCE
-
-
-def randomise(module: Any) -> Any:
-    """Weights of the usual size everywhere."""
-    generator = torch.Generator().manual_seed(0)
-    for parameter in module.parameters():
-        scale = 1.0 if parameter.ndim < 2 else parameter[0].numel() ** -0.5
-        parameter.data.uniform_(-1.7 * scale, 1.7 * scale, generator=generator)
-    return module.eval()
 
 
 def reduced_text(config: TextConfig, width: int = 64) -> TextConfig:

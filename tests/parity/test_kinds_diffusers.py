@@ -17,8 +17,9 @@ from comfyui_controlnet_core.controlnet_core.models.adapter import Adapter, adap
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.union import ControlNetUnion
 from installed import is_older
+from random_tensors import assert_close, normal, randomise
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -35,26 +36,6 @@ XL = UNetConfig(
 )
 MID = replace(XL, transformer_depth=(0, -1, 1), middle_depth=1)
 SMALL = replace(XL, transformer_depth=(0, 0, 0), middle_depth=0, middle_res=1)
-
-
-def assert_close(ours: Tensor, reference: Tensor) -> None:
-    """Within 1e-4 of the reference's largest value."""
-    assert ours.shape == reference.shape
-    error = (ours - reference).abs().max() / reference.abs().max()
-    assert error.item() <= TOLERANCE
-
-
-def randomise(module: nn.Module) -> Any:
-    """Weights of the usual size everywhere, zero convolutions included."""
-    generator = torch.Generator().manual_seed(0)
-    for parameter in module.parameters():
-        scale = 1.0 if parameter.ndim < 2 else parameter[0].numel() ** -0.5
-        parameter.data.uniform_(-1.7 * scale, 1.7 * scale, generator=generator)
-    return module.eval()
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def keyword(config: UNetConfig) -> dict[str, Any]:
@@ -78,12 +59,12 @@ def keyword(config: UNetConfig) -> dict[str, Any]:
 
 def inputs(batch: int) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]]:
     """x, t, text, label vector, and the label as diffusers wants it: pooled text and six numbers."""
-    pooled, ids = random(batch, POOLED, seed=3), torch.tensor([[128.0, 96, 0, 0, 128, 96]]).repeat(batch, 1)
+    pooled, ids = normal(batch, POOLED, seed=3), torch.tensor([[128.0, 96, 0, 0, 128, 96]]).repeat(batch, 1)
     sinusoid = diffusers.models.embeddings.get_timestep_embedding(
         ids.flatten(), 256, flip_sin_to_cos=True, downscale_freq_shift=0
     )
     label = torch.cat([pooled, sinusoid.reshape(batch, -1)], dim=1)
-    x, text = random(batch, 4, 8, 16, seed=1), random(batch, 7, 48, seed=2)
+    x, text = normal(batch, 4, 8, 16, seed=1), normal(batch, 7, 48, seed=2)
     return x, torch.full((batch,), 321.0), text, label, {"text_embeds": pooled, "time_ids": ids}
 
 
@@ -121,8 +102,8 @@ def test_sdxl_controlnets_of_all_three_sizes(tmp_path: Path, name: str, config: 
         net = ControlNet(replace(net.config, unet=config)).eval()
         net.load_state_dict(load_control(tmp_path / "net.safetensors")[0].state_dict())
     x, t, text, label, added = inputs(2)
-    hint = random(2, 3, 64, 128, seed=5).sigmoid()
-    text = random(2, 7, net.config.unet.context_dim, seed=2)
+    hint = normal(2, 3, 64, 128, seed=5).sigmoid()
+    text = normal(2, 7, net.config.unet.context_dim, seed=2)
     theirs = reference(x, t, text, hint, added_cond_kwargs=added, return_dict=False)
     compare(net(x, t, text, hint, label), theirs)
 
@@ -145,7 +126,7 @@ def test_union_of_one_and_several_types(tmp_path: Path, types: tuple[int, ...], 
     assert (identity.kind, f"{count} control types" in identity.details) == ("controlnet-union", True)
     assert net.config.union == UnionConfig(count, 32, 1, 256)
     x, t, text, label, added = inputs(2)
-    hints = [random(1, 3, 64, 128, seed=10 + kind).sigmoid().expand(2, -1, -1, -1) for kind in types]
+    hints = [normal(1, 3, 64, 128, seed=10 + kind).sigmoid().expand(2, -1, -1, -1) for kind in types]
     present = torch.zeros(2, count)
     present[:, list(types)] = 1.0
     scales = 1.0 if is_older("diffusers", 0, 33) else [1.0] * len(types)
@@ -158,7 +139,7 @@ def test_a_batch_of_different_hints_equals_its_singles() -> None:
     config = ControlNetConfig(XL, union=UnionConfig(width=32))
     net = randomise(ControlNetUnion(config))
     x, t, text, label, _ = inputs(2)
-    hints = [random(2, 3, 64, 128, seed=7).sigmoid(), random(2, 3, 64, 128, seed=8).sigmoid()]
+    hints = [normal(2, 3, 64, 128, seed=7).sigmoid(), normal(2, 3, 64, 128, seed=8).sigmoid()]
     both = net(x, t, text, hints, (1, 3), label)
     for i in range(2):
         one = slice(i, i + 1)
@@ -219,7 +200,7 @@ def test_adapters_of_all_kinds_in_both_layouts(tmp_path: Path, name: str, layout
     assert isinstance(net, Adapter)
     assert net.config == config
     assert (identity.kind, identity.layout) == ("t2i-adapter-light" if config.light else "t2i-adapter", layout)
-    hint = random(2, config.hint_channels, 128, 192).sigmoid()
+    hint = normal(2, config.hint_channels, 128, 192).sigmoid()
     for ours, theirs in zip(net(hint), reference(hint), strict=True):
         assert_close(ours, theirs)
 
@@ -248,8 +229,8 @@ def test_features_enter_where_the_reference_adds_them(kind: str, widths: tuple[i
     to_ours = KeyMap(DIFFUSERS.unet_rules(config)).to_ours
     unet.load_state_dict({str(to_ours(key)): tensor for key, tensor in reference.state_dict().items()})
     adapter = randomise(Adapter(AdapterConfig((32, 64, 128, 128), unshuffle=16 if kind == "sdxl" else 8)))
-    features = adapter(random(2, 3, 128, 128).sigmoid())
-    x, t, text = random(2, 4, 16, 16), torch.full((2,), 500.0), random(2, 7, 48)
+    features = adapter(normal(2, 3, 128, 128).sigmoid())
+    x, t, text = normal(2, 4, 16, 16), torch.full((2,), 500.0), normal(2, 7, 48)
     theirs = reference(x, t, text, down_intrablock_additional_residuals=[f.clone() for f in features]).sample
 
     places = adapter_places(adapter.config, config)

@@ -20,6 +20,7 @@ from comfyui_controlnet_core.controlnet_core.config import TextConfig
 from comfyui_controlnet_core.controlnet_core.models.text_encoder import ClipTextModel, TextEncoder
 from comfyui_controlnet_core.controlnet_core.models.tokenizer import VOCAB_SIZE, ClipTokenizer
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
+from random_tensors import randomise
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -38,14 +39,6 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
     """Largest difference, relative to the reference's largest value."""
     assert ours.shape == theirs.shape
     return ((ours - theirs).abs().max() / theirs.abs().max()).item()
-
-
-def randomise(module: nn.Module) -> Any:
-    generator = torch.Generator().manual_seed(0)
-    for parameter in module.parameters():
-        scale = 1.0 if parameter.ndim < 2 else parameter[0].numel() ** -0.5
-        parameter.data.uniform_(-1.7 * scale, 1.7 * scale, generator=generator)
-    return module.eval()
 
 
 def reference_unet() -> Any:

@@ -14,6 +14,7 @@ from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_li
 from comfyui_controlnet_core.controlnet_core.errors import CheckpointError, UnfitError
 from comfyui_controlnet_core.controlnet_core.models.control import BindContext
 from comfyui_controlnet_core.controlnet_core.models.sparsectrl import MotionModule, SparseCtrl, positions
+from random_tensors import normal, relative_error
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -24,10 +25,6 @@ BASE = UNetConfig(widths=(32, 64, 64), transformer_depth=(1, 1, 0), num_heads=8,
 SCHEDULE = scaled_linear()
 TIMESTEP, FRAMES, TEXTS = 321.0, 5, 2
 OLD_NAMES = {".norm1": ".norms.0", ".norm3": ".ff_norm", ".attn1": ".attention_blocks.0", "pos_embed.pe": "pos_encoder"}
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def reference(latents: bool) -> Any:
@@ -73,7 +70,7 @@ def ours(net: SparseCtrl, hint: Tensor, text: Tensor, order: tuple[int, ...] | N
     texts = text.repeat_interleave(len(rows) // len(text), 0)
     context = BindContext((hint,), ("",), texts, None, SCHEDULE, (sigma,), rows, len(rows), (8, 16), False, BASE)
     inputs = net.bind(context).inputs_at(sigma)
-    steps = zip(net.features(random(len(rows), 4, 8, 16), inputs), net.projections(inputs), strict=True)
+    steps = zip(net.features(normal(len(rows), 4, 8, 16), inputs), net.projections(inputs), strict=True)
     return [projection(feature) for feature, projection in steps]
 
 
@@ -81,15 +78,10 @@ def theirs(net: Any, condition: Tensor, mask: Tensor, text: Tensor) -> list[Tens
     """condition: (FRAMES, C, ...), mask: (FRAMES, 1, ...)."""
     videos = [t.transpose(0, 1)[None].expand(TEXTS, -1, -1, -1, -1) for t in (condition, mask)]
     skips, middle = net(
-        random(TEXTS, 4, FRAMES, 8, 16), torch.full((TEXTS,), TIMESTEP), text.repeat_interleave(FRAMES, 0),
+        normal(TEXTS, 4, FRAMES, 8, 16), torch.full((TEXTS,), TIMESTEP), text.repeat_interleave(FRAMES, 0),
         videos[0], conditioning_mask=videos[1], return_dict=False,
     )  # fmt: skip
     return [*skips, middle]
-
-
-def error(a: Tensor, b: Tensor) -> float:
-    assert a.shape == b.shape
-    return float((a - b).abs().max() / b.abs().max())
 
 
 @pytest.mark.parametrize("latents", [False, True], ids=["scribble", "rgb"])
@@ -101,7 +93,7 @@ def test_residuals(tmp_path: Path, latents: bool, old: bool) -> None:
     assert isinstance(net, SparseCtrl) and identity.kind == "sparsectrl"
     hint, text = (
         torch.rand(FRAMES, 4, 64, 128, generator=torch.Generator().manual_seed(1)),
-        random(TEXTS, 7, 48, seed=2),
+        normal(TEXTS, 7, 48, seed=2),
     )
     hint[:, 3] = torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0])[:, None, None]  # the frames that have a hint
     condition, mask = hint[:, :3] * hint[:, 3:], hint[:, 3:]
@@ -112,11 +104,11 @@ def test_residuals(tmp_path: Path, latents: bool, old: bool) -> None:
     for module in net.motion:
         module.joint_norm = True  # as diffusers does
     found, wanted = ours(net, hint, text), theirs(expected, condition, mask, text)
-    worst = max(error(a, b) for a, b in zip(found, wanted, strict=True))
+    worst = max(relative_error(a, b) for a, b in zip(found, wanted, strict=True))
     print(f"SparseCtrl: {worst:.1e}")
     assert worst <= TOLERANCE
     hint[:, 3] = 1.0
-    assert error(ours(net, hint, text)[-1], wanted[-1]) > 0.01
+    assert relative_error(ours(net, hint, text)[-1], wanted[-1]) > 0.01
 
 
 @torch.inference_mode()
@@ -126,7 +118,7 @@ def test_frames_attend_to_each_other_and_the_norm_is_of_each_frame() -> None:
     module = MotionModule(32, 1).eval()
     for parameter in module.parameters():
         parameter.data.uniform_(-0.3, 0.3)
-    x, frames = random(6, 32, 2, 3), 3
+    x, frames = normal(6, 32, 2, 3), 3
     block = module.blocks[0]
     h = module.proj_in(module.norm(x).permute(0, 2, 3, 1))  # (6, 2, 3, 32)
     expected = torch.empty_like(h)
@@ -155,12 +147,12 @@ def test_a_picture_without_mask_counts_everywhere_and_missing_frames_are_an_erro
     hint = check_hint_channels(torch.rand(FRAMES, 3, 64, 128), net.hint_channels)
     assert hint.shape[1] == 4 and bool((hint[:, 3] == 1).all())
     with pytest.raises(UnfitError, match="all frames of the video"):
-        ours(net, hint, random(1, 7, 48), order=(0, 1, 2, 0, 1))
+        ours(net, hint, normal(1, 7, 48), order=(0, 1, 2, 0, 1))
     with pytest.raises(UnfitError, match="knows 32 frames, the batch has 40"):
-        ours(net, hint[:1], random(1, 7, 48), order=tuple(range(40)))
+        ours(net, hint[:1], normal(1, 7, 48), order=tuple(range(40)))
     latents, _ = load_control(save(reference(True), tmp_path / "rgb.safetensors"))
     with pytest.raises(UnfitError, match="through a VAE"):
-        ours(latents, hint, random(1, 7, 48))
+        ours(latents, hint, normal(1, 7, 48))
 
 
 def test_inspect_and_damaged_files(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from comfyui_controlnet_core.controlnet_core.checkpoints.io import (
     write_safetensors,
 )
 from comfyui_controlnet_core.controlnet_core.errors import CheckpointError, MissingFileError
+from file_limit import file_limit
 from safetensors.torch import load_file, save_file
 
 WEIGHTS = {
@@ -422,18 +423,12 @@ def test_a_written_file_has_ordinary_permissions(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    """The limit on the size of files makes the real write fail, as a full disk does."""
-    resource = pytest.importorskip("resource")
+    pytest.importorskip("resource")
     path = tmp_path / "w.safetensors"
     write_safetensors(path, {"w": torch.ones(2)})
     before = path.read_bytes()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-    try:
-        with pytest.raises(CheckpointError, match="could not be written") as caught:
-            write_safetensors(path, {"w": torch.ones(100_000)})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with file_limit(100_000), pytest.raises(CheckpointError, match="could not be written") as caught:
+        write_safetensors(path, {"w": torch.ones(100_000)})
     assert caught.value.exit_code == 3
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

@@ -27,6 +27,7 @@ from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
 from engine_runs import prepare_on
+from random_tensors import uniform
 from torch import Tensor
 
 UNET = replace(DEMO.unet, widths=(32, 32, 64), num_heads=2, context_dim=16)
@@ -39,10 +40,6 @@ TIMESTEP = 600.0
 POSITION = 1.0 - TIMESTEP / 999.0
 SIZES = [(8, 12), (8, 12), (4, 6), (4, 6), (2, 3), (2, 3), (2, 3)]
 """Feature maps of the demo's shape on this latent: the skips, then the middle."""
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +61,13 @@ def unet() -> UNet:
 def residuals(unet: UNet, unit: ControlUnit, negative: bool = False) -> list[Tensor | None]:
     """What the engine adds to each target for a unit on one condition of two pictures."""
     sigma = float(SCHEDULE.sigma(torch.tensor(TIMESTEP)))
-    carried, plain = Condition(random(1, 7, 16), (unit,)), Condition(random(1, 7, 16))
+    carried, plain = Condition(uniform(1, 7, 16), (unit,)), Condition(uniform(1, 7, 16))
     halves = ([plain], [carried]) if negative else ([carried], [])
     prepared = prepare_on(Job(unet, CONFIG, SCHEDULE, *halves, LATENT, [sigma]), Backend(Runtime(pack_weights=False)))
     (batch,) = prepared.inputs_at(sigma).batches
     if not batch.nets:
         return [None] * BLOCKS
-    x = scale_input(random(*LATENT, seed=3) * 9.0, torch.tensor(sigma)).repeat(len(batch.conditions), 1, 1, 1)
+    x = scale_input(uniform(*LATENT, seed=3) * 9.0, torch.tensor(sigma)).repeat(len(batch.conditions), 1, 1, 1)
     (net,) = batch.nets
     (unit,) = net.units
     scales = unit.scales or (None,) * BLOCKS
@@ -80,8 +77,8 @@ def residuals(unet: UNet, unit: ControlUnit, negative: bool = False) -> list[Ten
 
 def plain_residuals(net: ControlNet, hint: Tensor) -> list[Tensor]:
     """The definition: the net's own outputs."""
-    x = scale_input(random(*LATENT, seed=3) * 9.0, SCHEDULE.sigma(torch.tensor(TIMESTEP)))
-    out = net(x, torch.full((2,), TIMESTEP), random(1, 7, 16).expand(2, -1, -1), hint.expand(2, -1, -1, -1))
+    x = scale_input(uniform(*LATENT, seed=3) * 9.0, SCHEDULE.sigma(torch.tensor(TIMESTEP)))
+    out = net(x, torch.full((2,), TIMESTEP), uniform(1, 7, 16).expand(2, -1, -1), hint.expand(2, -1, -1, -1))
     return [*out.skips, out.middle]
 
 
@@ -97,7 +94,7 @@ def assert_blocks(got: list[Tensor | None], plain: list[Tensor], factors: list[T
         torch.testing.assert_close(mine.expand_as(expected), expected, rtol=1e-4, atol=1e-5 * float(own.abs().max()))
 
 
-HINT = random(1, 3, 64, 96, seed=5)
+HINT = uniform(1, 3, 64, 96, seed=5)
 
 MODE_FORMULAS = {
     "balanced": [1.0] * 7,
@@ -162,7 +159,7 @@ def test_a_schedule_at_0_costs_nothing(unet: UNet, net: ControlNet) -> None:
 @pytest.mark.parametrize("size", [(64, 96), (8, 12), (30, 20)])
 def test_masks_of_any_size_and_batches_of_masks(unet: UNet, net: ControlNet, count: int, size: tuple[int, int]) -> None:
     """A mask is stretched over the picture, by the mean of the area that each cell covers."""
-    mask = random(count, *size, seed=6)
+    mask = uniform(count, *size, seed=6)
     got = residuals(unet, ControlUnit(net, HINT, 0.8, mask=mask))
     at = [torch.nn.functional.adaptive_avg_pool2d(mask[:, None], cells) for cells in SIZES]
     assert_blocks(got, plain_residuals(net, HINT), [0.8 * m for m in at])
@@ -193,11 +190,11 @@ def test_a_factor_for_each_picture_and_half(unet: UNet, net: ControlNet) -> None
 
 @torch.inference_mode()
 def test_one_hint_per_picture_of_a_batch(unet: UNet, net: ControlNet) -> None:
-    frames = random(2, 3, 64, 96, seed=8)
+    frames = uniform(2, 3, 64, 96, seed=8)
     got = residuals(unet, ControlUnit(net, frames))
     assert_blocks(got, plain_residuals(net, frames), [1.0] * BLOCKS)
     with pytest.raises(ShapeError, match="3 hints came for a batch of 2"):
-        residuals(unet, ControlUnit(net, random(3, 3, 64, 96)))
+        residuals(unet, ControlUnit(net, uniform(3, 3, 64, 96)))
     with pytest.raises(ShapeError, match="3 masks came for a batch of 2"):
         residuals(unet, ControlUnit(net, HINT, mask=torch.ones(3, 8, 12)))
     with pytest.raises(ShapeError, match="got 3 factors per picture for a batch of 2"):
@@ -208,7 +205,7 @@ def test_one_hint_per_picture_of_a_batch(unet: UNet, net: ControlNet) -> None:
 def test_pooled_residuals_are_their_means_on_the_conditional_half_alone(unet: UNet, net: ControlNet) -> None:
     """The shuffle net, told so by the unit or by its file's config."""
     plain = [r.mean(dim=(2, 3), keepdim=True).expand_as(r) for r in plain_residuals(net, HINT)]
-    mask = random(1, 8, 12, seed=6)
+    mask = uniform(1, 8, 12, seed=6)
     at = [torch.nn.functional.adaptive_avg_pool2d(mask[:, None], cells) for cells in SIZES]
     assert_blocks(residuals(unet, ControlUnit(net, HINT, 0.5, pool=True)), plain, [0.5] * BLOCKS)
     masked = residuals(unet, ControlUnit(net, HINT, 0.5, pool=True, mask=mask))
@@ -306,7 +303,7 @@ def ramp(height: int, width: int) -> Tensor:
 @pytest.mark.parametrize("fit", [name for name in FITS if name != "pixel-perfect"])
 @pytest.mark.parametrize(("size", "wanted"), [((30, 50), (64, 64)), ((200, 90), (64, 96)), ((64, 64), (64, 64))])
 def test_each_fit_gives_the_wanted_size(fit: str, size: tuple[int, int], wanted: tuple[int, int]) -> None:
-    hint = random(2, 3, *size)
+    hint = uniform(2, 3, *size)
     fitted = fit_hint(hint, *wanted, fit)
     assert fitted.shape == (2, 3, *wanted)
     assert fitted.min() >= hint.min()
@@ -335,7 +332,7 @@ def test_inner_fit_covers_and_pad_stays_inside() -> None:
 
 
 def test_nearest_pixel_leaves_the_marks_of_an_inpainting_hint() -> None:
-    hint = random(1, 3, 40, 40)
+    hint = uniform(1, 3, 40, 40)
     hint[..., 10:20, 10:20] = -1.0
     fitted = fit_hint(hint, 72, 72)
     assert set(fitted.flatten().tolist()) <= set(hint.flatten().tolist())
@@ -344,7 +341,7 @@ def test_nearest_pixel_leaves_the_marks_of_an_inpainting_hint() -> None:
 
 def test_is_my_hint_cropped_not_with_pixel_perfect() -> None:
     """Is my hint cropped? With this fit it never is."""
-    hint = random(1, 3, 64, 64)
+    hint = uniform(1, 3, 64, 64)
     assert fit_hint(hint, 64, 64, "pixel-perfect") is hint
     with pytest.raises(ShapeError, match="the hint is 64x64 pixels, the picture 96x64"):
         fit_hint(hint, 64, 96, "pixel-perfect")
@@ -355,7 +352,7 @@ def test_is_my_hint_cropped_not_with_pixel_perfect() -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("fit", ["stretch", "inner-fit", "pad"])
 def test_the_engine_fits_hints_as_the_unit_says(unet: UNet, net: ControlNet, fit: str) -> None:
-    hint = random(1, 3, 100, 70, seed=9)
+    hint = uniform(1, 3, 100, 70, seed=9)
     got = residuals(unet, ControlUnit(net, hint, fit=fit))
     assert_blocks(got, plain_residuals(net, fit_hint(hint, 64, 96, fit)), [1.0] * BLOCKS)
     assert not math.isclose(float(fit_hint(hint, 64, 96, fit).mean()), float(fit_hint(hint, 64, 96).mean()))

@@ -35,6 +35,7 @@ from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, Sam
 from comfyui_controlnet_core.controlnet_core.run_options import RunOptions
 from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
 from engine_runs import evaluate, prepare_on
+from random_tensors import uniform
 from torch import Tensor, nn
 
 UNET = replace(DEMO.unet, widths=(32, 32, 64), num_heads=2, context_dim=16)
@@ -42,10 +43,6 @@ CONFIG = replace(DEMO, unet=UNET, hint_widths=(8, 8, 8, 8))
 SCHEDULE = scaled_linear()
 TIMESTEP = 400.0
 LATENT = (2, 4, 8, 12)
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def heard(module: nn.Module, seed: int) -> nn.Module:
@@ -87,7 +84,7 @@ def by_engine(
 ) -> Tensor:
     """The prediction of x0 under one condition."""
     x, sigma = noisy()
-    conditions = [Condition(random(1, 7, 16), units)]
+    conditions = [Condition(uniform(1, 7, 16), units)]
     shape = x[rows].shape
     backend = Backend(Runtime(dtype=dtype, pack_weights=packed))
     prepared = prepare_on(Job(unet, CONFIG, SCHEDULE, conditions, [], shape, [float(sigma)]), backend)
@@ -99,7 +96,7 @@ def by_definition(
 ) -> Tensor:
     """The UNet written out, with residuals behind its encoder and features inside it."""
     x, sigma = noisy()
-    scaled, text = scale_input(x, sigma), random(1, 7, 16).expand(2, -1, -1)
+    scaled, text = scale_input(x, sigma), uniform(1, 7, 16).expand(2, -1, -1)
     emb = unet.embed(torch.full((2,), TIMESTEP))
     shifts, kv, _ = unet.encoder.project(emb, text)
     h, skips = scaled, []
@@ -114,7 +111,7 @@ def by_definition(
 
 
 def net_inputs() -> tuple[Tensor, Tensor, Tensor]:
-    return scale_input(*noisy()), torch.full((2,), TIMESTEP), random(1, 7, 16).expand(2, -1, -1)
+    return scale_input(*noisy()), torch.full((2,), TIMESTEP), uniform(1, 7, 16).expand(2, -1, -1)
 
 
 def close(a: Tensor, b: Tensor) -> None:
@@ -122,7 +119,7 @@ def close(a: Tensor, b: Tensor) -> None:
 
 
 def hint(seed: int = 1, batch: int = 1) -> Tensor:
-    return random(batch, 3, 64, 96, seed=seed)
+    return uniform(batch, 3, 64, 96, seed=seed)
 
 
 def _pairs(first: Residuals, second: Residuals) -> Iterator[tuple[Tensor, Tensor]]:
@@ -196,7 +193,7 @@ def test_a_report_of_an_adapter_on_both_halves_leaves_the_picture_as_it_is(unet:
     """Its feature maps have one row for the rows of both halves."""
     unit = ControlUnit(made("adapter"), hint(), 0.6, name="adapter")
     model = DiffusionModel(unet, CONFIG, SCHEDULE)
-    halves = [Condition(random(1, 7, 16), (unit,))], [Condition(random(1, 7, 16, seed=9), (unit,))]
+    halves = [Condition(uniform(1, 7, 16), (unit,))], [Condition(uniform(1, 7, 16, seed=9), (unit,))]
     settings = SampleSettings(steps=2, cfg=3.0)
 
     def run(recorder: Recorder | None) -> Tensor:
@@ -219,7 +216,7 @@ def test_a_report_of_an_adapter_on_both_halves_leaves_the_picture_as_it_is(unet:
 @torch.inference_mode()
 def test_an_adapter_obeys_mask_and_block_weights(unet: UNet) -> None:
     net = made("adapter")
-    mask = random(1, 64, 96, seed=3)
+    mask = uniform(1, 64, 96, seed=3)
     weights = (0.0, 0.5, 0.0, 2.0, 0.0, 1.0, 0.0)
     maps = [
         w * feature * torch.nn.functional.adaptive_avg_pool2d(mask[:, None], feature.shape[-2:])
@@ -279,7 +276,7 @@ def lora_file(path: Path, unet: UNet) -> dict[str, Tensor]:
         if key not in base or tensor.ndim < 2:
             stored[name] = tensor
             continue
-        up, down = random(len(tensor), 3, seed=1) - 0.5, random(3, *tensor.shape[1:], seed=2) - 0.5
+        up, down = uniform(len(tensor), 3, seed=1) - 0.5, uniform(3, *tensor.shape[1:], seed=2) - 0.5
         stem = name.removesuffix(".weight")
         stored |= {f"{stem}.up": up, f"{stem}.down": down}
         product = torch.einsum("or,ri->oi", up, down.reshape(3, -1)).reshape(tensor.shape)

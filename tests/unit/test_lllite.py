@@ -35,6 +35,7 @@ from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
 from comfyui_controlnet_core.controlnet_core.speed.fused_qkv import transform as fuse
 from engine_runs import denoiser, evaluate, prepare_on
 from lllite_reference import LAYERS, hooked, random_file
+from random_tensors import assert_close, normal
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -47,10 +48,6 @@ SMALLXL = replace(
 )  # fmt: skip
 BASES = {"sd15": SMALL15, "sdxl": SMALLXL}
 SIZE = {"sd15": (8, 16), "sdxl": (8, 12)}
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def places(unet: UNet) -> dict[str, tuple[int, int]]:
@@ -85,11 +82,11 @@ class Setting:
         self.net, self.identity = load_control(self.path)
         self.config: ModelConfig = replace(DEMO, unet=self.unet.config)
         self.size = SIZE[family]
-        self.x, self.sigma = random(2, 4, *self.size, seed=4) * 6.0, SCHEDULE.sigma(torch.tensor(400.0))
-        self.hint = random(1, 3, 8 * self.size[0], 8 * self.size[1], seed=5).sigmoid()
-        self.texts = [random(1, 7, self.unet.config.context_dim, seed=seed) for seed in (6, 7)]
+        self.x, self.sigma = normal(2, 4, *self.size, seed=4) * 6.0, SCHEDULE.sigma(torch.tensor(400.0))
+        self.hint = normal(1, 3, 8 * self.size[0], 8 * self.size[1], seed=5).sigmoid()
+        self.texts = [normal(1, 7, self.unet.config.context_dim, seed=seed) for seed in (6, 7)]
         label = self.unet.config.label_dim
-        self.label = None if label is None else random(1, label, seed=8)
+        self.label = None if label is None else normal(1, label, seed=8)
 
     def condition(self, text: Tensor, *units: ControlUnit) -> Condition:
         return Condition(text, units, label=self.label)
@@ -125,11 +122,6 @@ class Setting:
         used = self.hint if hint is None else hint
         with hooked(layer_of(self.unet), self.state, used, strength, **how):  # type: ignore[arg-type]
             return self.plain(text)
-
-
-def assert_close(ours: Tensor, reference: Tensor) -> None:
-    assert ours.shape == reference.shape
-    assert float((ours - reference).abs().max() / reference.abs().max()) <= TOLERANCE
 
 
 def assert_differ(a: Tensor, b: Tensor) -> None:
@@ -200,7 +192,7 @@ def test_a_hint_for_each_picture_and_factors(setting: Setting) -> None:
 @torch.inference_mode()
 def test_a_mask_weighs_each_token(setting: Setting) -> None:
     """At every level a token gets the mean of the mask over its part of the picture."""
-    mask = (random(1, 8 * setting.size[0], 8 * setting.size[1], seed=9) > 0).float()
+    mask = (normal(1, 8 * setting.size[0], 8 * setting.size[1], seed=9) > 0).float()
     sizes = {name: pixels for name, (_, pixels) in places(setting.unet).items()}
 
     def weigh(name: str, change: Tensor) -> Tensor:

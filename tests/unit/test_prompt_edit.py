@@ -3,44 +3,27 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from comfyui_controlnet_core.controlnet_core.backend import Backend
-from comfyui_controlnet_core.controlnet_core.conditioning.condition import Condition
-from comfyui_controlnet_core.controlnet_core.conditioning.job import Job
-from comfyui_controlnet_core.controlnet_core.config import DEMO, SD15, SDXL
+from attention_setting import BASES, AttentionSetting, layers
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
-from comfyui_controlnet_core.controlnet_core.diffusion.denoiser import scale_input
-from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
 from comfyui_controlnet_core.controlnet_core.errors import UnfitError, ValueRangeError
 from comfyui_controlnet_core.controlnet_core.models.layers import Attention
 from comfyui_controlnet_core.controlnet_core.models.prompt_edit import PromptEdit
 from comfyui_controlnet_core.controlnet_core.models.prompt_words import align, edited_prompt, read_edits
-from comfyui_controlnet_core.controlnet_core.models.unet import UNet
-from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
-from engine_runs import denoiser, evaluate, prepare_on
 from load_script import load_script
 from prompt_edit_reference import hooked
-from torch import Tensor, nn
+from random_tensors import normal, relative_error
+from torch import Tensor
 
 TOLERANCE = 1e-5
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SCENE = 3
 """Number of the scene of the benchmark: the one where the edited prompt alone changes the ground."""
 NOTHING = torch.zeros(1, 3, 8, 8)
-SCHEDULE = scaled_linear()
-SIZE = (8, 16)
-BASES = {
-    "sd15": replace(SD15.unet, widths=(32, 64, 64, 64), num_heads=2, context_dim=16),
-    "sdxl": replace(
-        SDXL.unet, widths=(32, 64, 64), transformer_depth=(0, 1, 2), middle_depth=2, head_dim=16, context_dim=24,
-        label_dim=12,
-    ),
-}  # fmt: skip
 PROMPT = "a red ball on grass"
 """Places: the start mark 0, a 1, red 2, ball 3, on 4, grass 5, the end mark 6, padding 7 to 76."""
 SAME: list[int | None] = list(range(77))
@@ -55,57 +38,26 @@ CASES: dict[str, tuple[str, list[int | None], dict[int, float]]] = {
 }  # fmt: skip
 
 
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def layers(attention: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module, nn.Module, int]:
-    assert isinstance(attention, Attention)
-    return attention.q, attention.k, attention.v, attention.out, attention.heads
-
-
-class Setting:
-    """A base of random weights whose cross attentions matter, and its predictions both ways."""
+class Setting(AttentionSetting):
+    """A base whose cross attentions matter, and its predictions both ways."""
 
     def __init__(self, family: str) -> None:
-        torch.manual_seed(0)
-        self.unet = UNet(BASES[family]).eval()
-        config = self.unet.config
-        for module in self.crosses():
-            for layer in (module.k, module.v, module.out):
-                layer.weight.data.mul_(3.0)
-        self.x, self.sigma = random(2, 4, *SIZE, seed=4) * 6.0, SCHEDULE.sigma(torch.tensor(400.0))
-        self.prompt, self.edited, self.negative = (random(1, 77, config.context_dim, seed=n) for n in (1, 2, 3))
-        self.label = None if config.label_dim is None else random(1, config.label_dim, seed=11)
-
-    def crosses(self) -> list[Any]:
-        return [module for name, module in self.unet.named_modules() if name.endswith(".attn2")]
+        super().__init__(family, "attn2", ("k", "v", "out"), images=2)
+        width = self.unet.config.context_dim
+        self.prompt, self.edited, self.negative = (normal(1, 77, width, seed=n) for n in (1, 2, 3))
+        self.texts = [self.prompt, self.negative]
 
     def net(self, edits: str) -> PromptEdit:
         alignment = align(PROMPT, read_edits(edits))[1]
         return PromptEdit(self.prompt, self.edited, alignment.moved, alignment.added)
 
-    def by_engine(self, *units: ControlUnit, cfg: float = 1.0, packed: bool = False, **how: Any) -> Tensor:
-        """The prediction of the noise."""
-        positive, negative = ([Condition(text, units, label=self.label)] for text in (self.prompt, self.negative))
-        config, shape = replace(DEMO, unet=self.unet.config), tuple(self.x.shape)
-        own = negative if cfg != 1.0 else []
-        job = Job(self.unet, config, SCHEDULE, positive, own, shape, [float(self.sigma)])
-        backend = Backend(Runtime(pack_weights=packed))
-        made = denoiser(job, backend, cfg, **how)(self.x, self.sigma) if how else None
-        if made is None:
-            made = evaluate(prepare_on(job, backend), self.x, self.sigma, cfg)
-        return (self.x - made) / self.sigma
-
     def plain(self, text: Tensor) -> Tensor:
-        label = None if self.label is None else self.label.expand(2, -1)
-        rows = scale_input(self.x, self.sigma)
-        return self.unet(rows, torch.full((2,), 400.0), text.expand(2, -1, -1), label)
+        return self.by_unet(self.x, text)
 
     def by_reference(self, case: str) -> Tensor:
         _, places, weights = CASES[case]
         factors = [weights.get(place, 1.0) for place in range(77)]
-        with hooked(self.crosses(), layers, self.prompt, self.edited, places, factors):
+        with hooked(self.attentions(), layers, self.prompt, self.edited, places, factors):
             return self.plain(self.prompt)
 
     def without_last_padding(self, case: str, net: PromptEdit) -> PromptEdit:
@@ -123,11 +75,6 @@ def unit(net: PromptEdit, **settings: Any) -> ControlUnit:
     return ControlUnit(**{"net": net, "hint": NOTHING, "negative": 0.0, **settings})
 
 
-def error(ours: Tensor, reference: Tensor) -> float:
-    assert ours.shape == reference.shape
-    return float((ours - reference).abs().max() / reference.abs().max())
-
-
 @pytest.fixture(scope="module", params=sorted(BASES))
 def setting(request: pytest.FixtureRequest) -> Setting:
     return Setting(request.param)
@@ -138,9 +85,9 @@ def setting(request: pytest.FixtureRequest) -> Setting:
 def test_the_attention_is_that_of_prompt_to_prompt(setting: Setting, case: str) -> None:
     net = setting.without_last_padding(case, setting.net(CASES[case][0]))
     expected = setting.by_reference(case)
-    assert error(setting.by_engine(unit(net)), expected) <= TOLERANCE
-    assert error(setting.plain(setting.prompt), expected) > 100 * TOLERANCE
-    assert error(setting.plain(setting.edited), expected) > 100 * TOLERANCE
+    assert relative_error(setting.by_engine(unit(net)), expected) <= TOLERANCE
+    assert relative_error(setting.plain(setting.prompt), expected) > 100 * TOLERANCE
+    assert relative_error(setting.plain(setting.edited), expected) > 100 * TOLERANCE
 
 
 @torch.inference_mode()
@@ -148,7 +95,7 @@ def test_an_edit_that_changes_nothing_changes_nothing(setting: Setting) -> None:
     """The formula at the prompt itself, whose sum is only ordered otherwise. Strength 0 is the same bits."""
     net = PromptEdit(setting.prompt, setting.prompt, torch.eye(77), torch.zeros(77))
     plain = setting.by_engine()
-    assert error(setting.by_engine(unit(net)), plain) <= 1e-6
+    assert relative_error(setting.by_engine(unit(net)), plain) <= 1e-6
     assert torch.equal(setting.by_engine(unit(setting.net("red -> blue"), strength=0.0)), plain)
 
 
@@ -156,14 +103,14 @@ def test_an_edit_that_changes_nothing_changes_nothing(setting: Setting) -> None:
 def test_only_the_prompts_half_is_changed(setting: Setting) -> None:
     positive, negative = setting.by_reference("word swap"), setting.plain(setting.negative)
     made = setting.by_engine(unit(setting.net("red -> blue")), cfg=3.0)
-    assert error(made, negative + 3.0 * (positive - negative)) <= TOLERANCE
+    assert relative_error(made, negative + 3.0 * (positive - negative)) <= TOLERANCE
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("how", [{"packed": True}, {"graphs": True}, {"chunk": 1}])
 def test_accelerations_give_the_same(setting: Setting, how: dict[str, Any]) -> None:
     own = unit(setting.net(CASES["new word"][0]))
-    assert error(setting.by_engine(own, cfg=3.0, **how), setting.by_engine(own, cfg=3.0)) <= TOLERANCE
+    assert relative_error(setting.by_engine(own, cfg=3.0, **how), setting.by_engine(own, cfg=3.0)) <= TOLERANCE
 
 
 @torch.inference_mode()
@@ -173,8 +120,8 @@ def test_a_mask_keeps_the_edit_in_its_place() -> None:
 
     torch.manual_seed(0)
     attention = Attention(16, 8, 2)
-    texts = random(1, 77, 8), random(1, 77, 8, seed=1)
-    query = random(1, 4, 16, seed=2)
+    texts = normal(1, 77, 8), normal(1, 77, 8, seed=1)
+    query = normal(1, 4, 16, seed=2)
     output = attention.to_text(query, texts[0])
     where = torch.tensor([0.0, 1.0, 0.0, 1.0])[None, :, None]
     net = PromptEdit(*texts, torch.eye(77), torch.zeros(77))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
@@ -13,37 +12,15 @@ from comfyui_controlnet_core.nodes.file_prefix import expand_prefix
 from comfyui_controlnet_core.nodes.pictures import annotated_file
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.workflows.fitting import uses
-from comfyui_controlnet_core.workflows.formats import parse_document, to_graph
-from comfyui_controlnet_core.workflows.graph import Graph
 from comfyui_controlnet_core.workflows.validation import check
 from comfyui_controlnet_core.workflows.widgets import dynamic_prompt
+from drawn_workflows import EMPTY, node, preview, read, saved
 
 
 @pytest.fixture(scope="module")
 def classes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, type]:
     folder = tmp_path_factory.mktemp("home")
     return build_nodes(StandaloneHost(folder, folder, device="cpu"))
-
-
-def node(node_id: int, kind: str, links: Any = (), values: Any = (), **more: Any) -> dict[str, Any]:
-    """A saved node. links: (input name, type, link id) of each input."""
-    inputs = [{"name": name, "type": type_, "link": link} for name, type_, link in links]
-    return {"id": node_id, "type": kind, "mode": 0, "inputs": inputs, "widgets_values": list(values), **more}
-
-
-def saved(nodes: list[Any], links: list[Any], **more: Any) -> dict[str, Any]:
-    return {"version": 0.4, "nodes": nodes, "links": links, **more}
-
-
-def read(data: Any, classes: dict[str, type]) -> Graph:
-    return to_graph(parse_document(json.dumps(data).encode(), "test.json"), classes)
-
-
-EMPTY = node(1, "EmptyImage", (), [64, 64, 1, 0])
-
-
-def preview(node_id: int = 3, link: int = 1) -> dict[str, Any]:
-    return node(node_id, "PreviewImage", [("images", "IMAGE", link)])
 
 
 API = {

@@ -7,68 +7,34 @@ from typing import Any
 
 import pytest
 import torch
-from comfyui_controlnet_core.controlnet_core.backend import Backend
-from comfyui_controlnet_core.controlnet_core.conditioning.condition import Condition
-from comfyui_controlnet_core.controlnet_core.conditioning.job import Job
-from comfyui_controlnet_core.controlnet_core.config import DEMO, SD15, SDXL
+from attention_setting import BASES, SIGMA, SIZE, AttentionSetting, layers
+from comfyui_controlnet_core.controlnet_core.config import SD15, SDXL
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
-from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
 from comfyui_controlnet_core.controlnet_core.errors import UnfitError
 from comfyui_controlnet_core.controlnet_core.models.control import Place, check_base
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
-from comfyui_controlnet_core.controlnet_core.models.layers import Attention
 from comfyui_controlnet_core.controlnet_core.models.reference import MODES, SEED, Reference, adain_places
-from comfyui_controlnet_core.controlnet_core.models.unet import Residuals, UNet
+from comfyui_controlnet_core.controlnet_core.models.unet import Residuals
 from comfyui_controlnet_core.controlnet_core.run_options import Shortcuts
-from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
-from engine_runs import denoiser, evaluate, prepare_on
 from look_reference import hooked
+from random_tensors import assert_close, normal
 from torch import Tensor, nn
 
 TOLERANCE = 1e-4
-SCHEDULE = scaled_linear()
-BASES = {
-    "sd15": replace(SD15.unet, widths=(32, 64, 64, 64), num_heads=2, context_dim=16),
-    "sdxl": replace(
-        SDXL.unet, widths=(32, 64, 64), transformer_depth=(0, 2, 3), middle_depth=3, head_dim=16, context_dim=24,
-        label_dim=12,
-    ),
-}  # fmt: skip
 ADAIN = {
     "sd15": (["encoder.10", "encoder.11", "middle"], range(4)),
     "sdxl": (["encoder.8", "middle"], range(3)),
 }
 """The published blocks at a control weight of 1: of encoder and middle, and the numbers of those of the decoder."""
-SIZE = (8, 16)
-SIGMA = SCHEDULE.sigma(torch.tensor(400.0))
 
 
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def layers(attention: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module, nn.Module, int]:
-    assert isinstance(attention, Attention)
-    return attention.q, attention.k, attention.v, attention.out, attention.heads
-
-
-class Setting:
-    """A base of random weights, a reference latent, and predictions both ways. Rows of the batch: prompt, negative."""
+class Setting(AttentionSetting):
+    """A base whose self attentions matter, a reference latent, and predictions both ways."""
 
     def __init__(self, family: str) -> None:
-        torch.manual_seed(0)
-        self.family, self.unet = family, UNet(BASES[family]).eval()
-        config = self.unet.config
-        for module in self.attentions():
-            for layer in (module.v, module.out):
-                layer.weight.data.mul_(3.0)
-        self.config = replace(DEMO, unet=config)
-        self.x, self.clean = random(1, 4, *SIZE, seed=4) * 6.0, random(1, 4, *SIZE, seed=5)
-        self.texts = [random(1, 7, config.context_dim, seed=seed) for seed in (6, 7)]
-        self.label = None if config.label_dim is None else random(1, config.label_dim, seed=8)
-
-    def attentions(self) -> list[Any]:
-        return [module for name, module in self.unet.named_modules() if name.endswith(".attn1")]
+        super().__init__(family, "attn1", ("v", "out"), images=1)
+        self.clean = normal(1, 4, *SIZE, seed=5)
+        self.texts = [normal(1, 7, self.unet.config.context_dim, seed=seed) for seed in (6, 7)]
 
     def blocks(self) -> list[nn.Module]:
         """Those that AdaIN changes, with their upsampling where they have one."""
@@ -81,26 +47,9 @@ class Setting:
         hint = self.clean / self.config.vae.scaling_factor
         return ControlUnit(**{"net": Reference(mode), "hint": hint, **settings})
 
-    def by_engine(
-        self, *units: ControlUnit, cfg: float = 1.0, batch: int = 1, packed: bool = False, **how: Any
-    ) -> Tensor:
-        """The prediction of the noise."""
-        x = self.x.expand(batch, -1, -1, -1)
-        halves = [[Condition(text, units, label=self.label)] for text in self.texts]
-        negative = halves[1] if cfg != 1.0 else []
-        job = Job(self.unet, self.config, SCHEDULE, halves[0], negative, tuple(x.shape), [float(SIGMA)])
-        backend = Backend(Runtime(pack_weights=packed))
-        if how:
-            made = denoiser(job, backend, cfg, **how)(x, SIGMA)
-        else:
-            made = evaluate(prepare_on(job, backend), x, SIGMA, cfg)
-        return (x - made) / SIGMA
-
     def run(self, x: Tensor, residuals: Residuals | None = None) -> Tensor:
-        """The UNet on a latent, scaled, for both texts."""
-        rows = (x / (SIGMA**2 + 1) ** 0.5).expand(2, -1, -1, -1)
-        label = None if self.label is None else self.label.expand(2, -1)
-        return self.unet(rows, torch.full((2,), 400.0), torch.cat(self.texts), label, residuals)
+        """The UNet on a latent, for both texts in one batch."""
+        return self.by_unet(x, torch.cat(self.texts), residuals)
 
     def by_reference(self, mode: str, fidelity: float = 0.0, residuals: Residuals | None = None) -> Tensor:
         noise = torch.randn(4, *SIZE, generator=torch.Generator().manual_seed(SEED))
@@ -113,11 +62,6 @@ class Setting:
 
 def guided(rows: Tensor, cfg: float) -> Tensor:
     return rows[1:] + cfg * (rows[:1] - rows[1:])
-
-
-def assert_close(ours: Tensor, reference: Tensor) -> None:
-    assert ours.shape == reference.shape
-    assert float((ours - reference).abs().max() / reference.abs().max()) <= TOLERANCE
 
 
 @pytest.fixture(scope="module", params=sorted(BASES))
@@ -160,7 +104,7 @@ def test_with_a_controlnet(setting: Setting) -> None:
     net = ControlNet.from_unet(setting.unet, replace(setting.config.controlnet, unet=setting.unet.config)).eval()
     for zero in net.zeros:
         zero.conv.weight.normal_(std=0.1)
-    picture = random(1, 3, 64, 128, seed=9).sigmoid()
+    picture = normal(1, 3, 64, 128, seed=9).sigmoid()
     rows = (setting.x / (SIGMA**2 + 1) ** 0.5).expand(2, -1, -1, -1)
     label = None if setting.label is None else setting.label.expand(2, -1)
     time = torch.full((2,), 400.0)
@@ -186,7 +130,7 @@ def test_strength_mask_and_factors(setting: Setting) -> None:
 @torch.inference_mode()
 def test_a_reference_of_another_size(setting: Setting) -> None:
     """Tokens of any number can be attended to, so the reference is not resized."""
-    other = random(1, 4, 16, 8, seed=5)
+    other = normal(1, 4, 16, 8, seed=5)
     made = setting.by_engine(setting.unit("attention+adain", hint=other))
     assert made.shape == setting.x.shape and bool(made.isfinite().all())
 

@@ -2,42 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from comfyui_controlnet_core.controlnet_core.backend import Backend
-from comfyui_controlnet_core.controlnet_core.conditioning.condition import Condition
-from comfyui_controlnet_core.controlnet_core.conditioning.job import Job
-from comfyui_controlnet_core.controlnet_core.config import DEMO, SD15, SDXL
+from attention_setting import BASES, AttentionSetting, layers
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
-from comfyui_controlnet_core.controlnet_core.diffusion.denoiser import scale_input
-from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_linear
 from comfyui_controlnet_core.controlnet_core.errors import UnfitError
 from comfyui_controlnet_core.controlnet_core.models.layers import Attention
 from comfyui_controlnet_core.controlnet_core.models.regions import RegionPrompts, region_shares
-from comfyui_controlnet_core.controlnet_core.models.unet import UNet
-from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
-from engine_runs import denoiser, evaluate, prepare_on
+from random_tensors import assert_close, normal
 from regions_reference import hooked
-from torch import Tensor, nn
+from torch import Tensor
 
 TOLERANCE = 1e-4
-SCHEDULE = scaled_linear()
-BASES = {
-    "sd15": replace(SD15.unet, widths=(32, 64, 64, 64), num_heads=2, context_dim=16),
-    "sdxl": replace(
-        SDXL.unet, widths=(32, 64, 64), transformer_depth=(0, 2, 3), middle_depth=3, head_dim=16, context_dim=24,
-        label_dim=12,
-    ),
-}  # fmt: skip
-SIZE = (8, 16)
 WEIGHTS = (1.0, 0.5)
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def masks() -> Tensor:
@@ -48,61 +27,27 @@ def masks() -> Tensor:
     return both
 
 
-def layers(attention: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module, nn.Module, int]:
-    assert isinstance(attention, Attention)
-    return attention.q, attention.k, attention.v, attention.out, attention.heads
-
-
-class Setting:
-    """A base of random weights whose cross attentions matter, and its predictions both ways."""
+class Setting(AttentionSetting):
+    """A base whose cross attentions matter, and its predictions both ways."""
 
     def __init__(self, family: str) -> None:
-        torch.manual_seed(0)
-        self.unet = UNet(BASES[family]).eval()
-        config = self.unet.config
-        for module in self.crosses():
-            for layer in (module.k, module.v, module.out):
-                layer.weight.data.mul_(3.0)
-        self.x, self.sigma = random(2, 4, *SIZE, seed=4) * 6.0, SCHEDULE.sigma(torch.tensor(400.0))
+        super().__init__(family, "attn2", ("k", "v", "out"), images=2)
         # Texts may have different lengths.
-        lengths = (7, 7, 7, 14)
-        self.texts = [random(1, length, config.context_dim, seed=n) for n, length in enumerate(lengths, 6)]
-        self.label = None if config.label_dim is None else random(1, config.label_dim, seed=11)
+        lengths, width = (7, 7, 7, 14), self.unet.config.context_dim
+        self.texts = [normal(1, length, width, seed=n) for n, length in enumerate(lengths, 6)]
         self.net = RegionPrompts(self.texts[2:], WEIGHTS)
-
-    def crosses(self) -> list[Any]:
-        return [module for name, module in self.unet.named_modules() if name.endswith(".attn2")]
 
     def unit(self, **settings: Any) -> ControlUnit:
         return ControlUnit(**{"net": self.net, "hint": masks(), "negative": 0.0, **settings})
 
-    def by_engine(self, *units: ControlUnit, cfg: float = 1.0, packed: bool = False, **how: Any) -> Tensor:
-        """The prediction of the noise."""
-        halves = [[Condition(text, units, label=self.label)] for text in self.texts[:2]]
-        negative = halves[1] if cfg != 1.0 else []
-        config, shape = replace(DEMO, unet=self.unet.config), tuple(self.x.shape)
-        job = Job(self.unet, config, SCHEDULE, halves[0], negative, shape, [float(self.sigma)])
-        backend = Backend(Runtime(pack_weights=packed))
-        made = denoiser(job, backend, cfg, **how)(self.x, self.sigma) if how else None
-        if made is None:
-            made = evaluate(prepare_on(job, backend), self.x, self.sigma, cfg)
-        return (self.x - made) / self.sigma
-
     def plain(self, text: Tensor) -> Tensor:
-        label = None if self.label is None else self.label.expand(2, -1)
-        rows = scale_input(self.x, self.sigma)
-        return self.unet(rows, torch.full((2,), 400.0), text.expand(2, -1, -1), label)
+        return self.by_unet(self.x, text)
 
     def by_reference(self, **how: Any) -> Tensor:
         at = torch.nn.functional.avg_pool2d(masks()[0], 8)
         given = {"masks": at, "weights": WEIGHTS, **how}
-        with hooked(self.crosses(), layers, [self.texts[0], *self.texts[2:]], **given):
+        with hooked(self.attentions(), layers, [self.texts[0], *self.texts[2:]], **given):
             return self.plain(self.texts[0])
-
-
-def assert_close(ours: Tensor, reference: Tensor) -> None:
-    assert ours.shape == reference.shape
-    assert float((ours - reference).abs().max() / reference.abs().max()) <= TOLERANCE
 
 
 @pytest.fixture(scope="module", params=sorted(BASES))
@@ -155,8 +100,8 @@ def test_strength_moves_from_the_prompt_to_the_regions() -> None:
     """0 changes nothing and 1 is the formula; half of it lies between, in the first cross attention."""
     torch.manual_seed(0)
     attention = Attention(16, 8, 2)
-    net = RegionPrompts([random(1, 5, 8)], [1.0])
-    query, output = random(1, 4, 16, seed=1), random(1, 4, 16, seed=2)
+    net = RegionPrompts([normal(1, 5, 8)], [1.0])
+    query, output = normal(1, 4, 16, seed=1), normal(1, 4, 16, seed=2)
     from comfyui_controlnet_core.controlnet_core.models.control import Place, RowScale
     from comfyui_controlnet_core.controlnet_core.models.regions import RegionInputs
 

@@ -31,6 +31,7 @@ from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
 from comfyui_controlnet_core.nodes import build_nodes
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
+from random_tensors import assert_close, randomise
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -69,14 +70,6 @@ BASES = {
     "sd15-ip2p": reduced(SD15, in_channels=8),
     "sdxl-inpaint": reduced(SDXL, in_channels=9),
 }
-
-
-def randomise(module: Any) -> Any:
-    generator = torch.Generator().manual_seed(0)
-    for parameter in module.parameters():
-        scale = 1.0 if parameter.ndim < 2 else parameter[0].numel() ** -0.5
-        parameter.data.uniform_(-1.7 * scale, 1.7 * scale, generator=generator)
-    return module.eval()
 
 
 @pytest.fixture(scope="module")
@@ -143,11 +136,6 @@ def predicted(checkpoint: Checkpoint, text: Tensor, label: Tensor | None, beside
         "edm": x * d**2 / s2 + output * sigma * d / s2**0.5,
     }[config.parametrization]
     return x0 / config.vae.scaling_factor
-
-
-def assert_close(ours: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
-    assert ours.shape == expected.shape
-    assert float((ours - expected).abs().max() / expected.abs().max()) <= tolerance
 
 
 def label_of(pooled: Tensor, *numbers: float) -> Tensor:

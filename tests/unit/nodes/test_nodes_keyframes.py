@@ -15,16 +15,13 @@ from comfyui_controlnet_core.nodes import build_nodes
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.workflows.contract import read_spec
 from comfyui_controlnet_core.workflows.formats import Document, to_graph
+from random_tensors import uniform
 from torch import Tensor
 
 STEPS = 3
 
 
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-MASKS = [random(1, 20, 20, seed=seed) for seed in range(3)]
+MASKS = [uniform(1, 20, 20, seed=seed) for seed in range(3)]
 
 
 @pytest.fixture
@@ -39,7 +36,7 @@ def sampled(run: Any, scene: dict[str, Any], *units: dict[str, Any], batch: int 
     """The latent of a few steps with these units."""
     positive, negative = scene["prompts"]
     for unit in units:
-        given = {"control_net": scene["net"], "image": random(1, 48, 48, 3, seed=9), **unit}
+        given = {"control_net": scene["net"], "image": uniform(1, 48, 48, 3, seed=9), **unit}
         positive, negative = run("CNCore_ApplyControlNet", positive=positive, negative=negative, **given)
     latent = {"samples": torch.zeros(batch, 4, 6, 6)}
     settings = {"seed": 3, "steps": STEPS, "cfg": 4.0}
@@ -104,7 +101,7 @@ def test_a_mask_for_each_image_in_parts_of_the_batch(run: Any, scene: dict[str, 
 def test_a_part_of_the_picture_has_its_part_of_the_masks(run: Any, scene: dict[str, Any]) -> None:
     schedule = chained(run, {"position": 0.2, "mask": MASKS[0]}, {"position": 0.5})
     halves = run("CNCore_ApplyControlNet", positive=scene["prompts"][0], negative=scene["prompts"][1],
-                 control_net=scene["net"], image=random(1, 20, 20, 3), schedule=schedule)  # fmt: skip
+                 control_net=scene["net"], image=uniform(1, 20, 20, 3), schedule=schedule)  # fmt: skip
     unit = halves[0][0][1]["control"][0]
     part = PicturePart((20, 20), 8, 0, 8, 16).unit(unit)
     assert torch.equal(part.keyframes[0].mask, MASKS[0][:, 8:16, :16]) and part.keyframes[1].mask is None
@@ -125,7 +122,7 @@ def test_keyframes_that_are_refused(run: Any, scene: dict[str, Any]) -> None:
 def test_the_plan_shows_keyframes(run: Any, scene: dict[str, Any]) -> None:
     (soft,) = run("CNCore_BlockWeights", full=0.5, half=0.5, quarter=0.5, eighth=0.5, middle=0.5)
     positive, _ = run("CNCore_ApplyControlNet", positive=scene["prompts"][0], negative=scene["prompts"][1],
-                      control_net=scene["net"], image=random(1, 48, 48, 3),
+                      control_net=scene["net"], image=uniform(1, 48, 48, 3),
                       schedule=chained(run, {"position": 0.5, "block_weights": soft}))  # fmt: skip
     latent = {"samples": torch.zeros(1, 4, 6, 6)}
     text = run("CNCore_ControlPlan", model=scene["model"], positive=positive, latent=latent, steps=4)["result"][0]

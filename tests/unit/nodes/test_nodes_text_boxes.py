@@ -18,6 +18,7 @@ from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
 from comfyui_controlnet_core.nodes import build_nodes
 from comfyui_controlnet_core.nodes.standalone.conditions import to_conditions
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
+from random_tensors import randomise
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -36,14 +37,6 @@ NAMES = {"attn.q": "attn.to_q", "attn.k": "attn.to_k", "attn.v": "attn.to_v", "a
          "ff_proj": "ff.net.0.proj", "ff_out": "ff.net.2", "linear1": "linears.0", "linear2": "linears.2",
          "linear3": "linears.4", "no_text": "null_positive_feature", "no_box": "null_position_feature"}  # fmt: skip
 Run = Callable[..., Any]
-
-
-def randomise(module: Any) -> Any:
-    generator = torch.Generator().manual_seed(0)
-    for parameter in module.parameters():
-        scale = 1.0 if parameter.ndim < 2 else parameter[0].numel() ** -0.5
-        parameter.data.uniform_(-1.7 * scale, 1.7 * scale, generator=generator)
-    return module.eval()
 
 
 def gligen_file(**changes: float) -> dict[str, Tensor]:

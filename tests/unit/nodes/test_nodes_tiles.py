@@ -19,11 +19,8 @@ from comfyui_controlnet_core.nodes.tile_conditioning import crop_prompts
 from comfyui_controlnet_core.nodes.tile_grid import CELL, TileGrid
 from comfyui_controlnet_core.nodes.tile_sampling import sample_tiles, target_size
 from comfyui_controlnet_core.nodes.values import SamplerInputs
+from random_tensors import uniform
 from torch import Tensor
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(64, 0), (64, 8), (64, 32), (96, 40), (128, 64)])
@@ -56,7 +53,7 @@ def test_the_fewest_tiles() -> None:
 @pytest.mark.parametrize("fit", sorted(FITS))
 @pytest.mark.parametrize("size", [(40, 56), (37, 90), (5, 3), (150, 151)])
 def test_the_part_of_a_hint_is_that_of_the_whole_hint(fit: str, size: tuple[int, int]) -> None:
-    hint, mask = random(2, 3, *size), random(2, *size, seed=1)
+    hint, mask = uniform(2, 3, *size), uniform(2, *size, seed=1)
     whole = (117, 93)
     if fit == "pixel-perfect":
         with pytest.raises(ShapeError, match="pixel-perfect"):
@@ -110,7 +107,7 @@ class PixelHost(StandaloneHost):
 
 @pytest.mark.parametrize("size", [(256, 256), (203, 117), (64, 300), (7, 9)])
 def test_an_image_that_is_not_changed_comes_back(size: tuple[int, int]) -> None:
-    host, picture = PixelHost(), random(2, *size, 3)
+    host, picture = PixelHost(), uniform(2, *size, 3)
     inputs = SamplerInputs(None, [[None, {}]], [[None, {}]], {}, SampleSettings(seed=2**64 - 1))
     made = sample_tiles(host, inputs, None, picture, 64, 16)
     torch.testing.assert_close(made, picture, atol=1e-6, rtol=0)
@@ -139,7 +136,7 @@ def test_areas_and_masks_of_prompts() -> None:
     (own,) = cropped(mask=mask, strength=0.5)
     assert torch.equal(own["mask"], mask[:, 8:, :8]) and own["strength"] == 0.5
     assert cropped(mask=1.0 - mask.flip(1).flip(2)) != [] and cropped(mask=mask.flip(1)) == []
-    latent, where = random(1, 4, 16, 16), random(1, 1, 128, 128)
+    latent, where = uniform(1, 4, 16, 16), uniform(1, 1, 128, 128)
     (own,) = cropped(concat_latent_image=latent, concat_mask=where)
     assert torch.equal(own["concat_latent_image"], latent[..., 8:, :8])
     assert torch.equal(own["concat_mask"], where[..., 64:, :64])
@@ -148,7 +145,7 @@ def test_areas_and_masks_of_prompts() -> None:
 
 
 def test_a_tile_without_a_prompt_keeps_its_pixels() -> None:
-    host, picture = PixelHost(), random(1, 64, 128, 3)
+    host, picture = PixelHost(), uniform(1, 64, 128, 3)
     host.decode = lambda vae, samples, *args: samples * 0.0  # type: ignore[method-assign]
     inputs = SamplerInputs(None, [[None, {"area": (8, 4, 0, 0)}]], [[None, {}]], {}, SampleSettings())
     made = sample_tiles(host, inputs, None, picture, 64, 0)
@@ -162,16 +159,16 @@ def given(run: Any) -> dict[str, Any]:
     halves = run("CNCore_EncodePrompt", clip=clip, prompt="a red sphere", negative_prompt="grey")
     (net,) = run("CNCore_LoadControlNet", control_net="demo canny (built in)")
     halves = run("CNCore_ApplyControlNet", positive=halves[0], negative=halves[1], control_net=net,
-                 image=random(1, 48, 48, 3, seed=3), mask=random(1, 20, 20, seed=4))  # fmt: skip
+                 image=uniform(1, 48, 48, 3, seed=3), mask=uniform(1, 20, 20, seed=4))  # fmt: skip
     halves = run("CNCore_ReferenceControl", positive=halves[0], negative=halves[1], vae=vae, mode="adain",
-                 image=random(1, 32, 32, 3, seed=5), mask=random(1, 20, 20, seed=6))  # fmt: skip
+                 image=uniform(1, 32, 32, 3, seed=5), mask=uniform(1, 20, 20, seed=6))  # fmt: skip
     settings = {"seed": 3, "steps": 2, "cfg": 4.0, "denoise": 0.7, "sampler": "euler_ancestral", "overlap": 16}
     return {"model": model, "positive": halves[0], "negative": halves[1], "vae": vae, **settings}
 
 
 @torch.inference_mode()
 def test_one_tile_is_the_workflow_without_tiles(run: Any, given: dict[str, Any]) -> None:
-    picture = random(2, 32, 48, 3)
+    picture = uniform(2, 32, 48, 3)
     (made,) = run("CNCore_TiledUpscale", image=picture, tile_size=96, **given)
     (large,) = run("ImageScaleBy", image=picture, upscale_method="lanczos", scale_by=2.0)
     vae, rest = given["vae"], {name: value for name, value in given.items() if name not in ("vae", "overlap")}
@@ -189,7 +186,7 @@ def test_each_tile_gets_its_part_of_control(run: Any, host: Any, given: dict[str
     host.sample = lambda inputs, options: seen.append(inputs) or sample(inputs, options)
     host.progress = lambda done, total, preview=None: bars.append((done, total))
     given = {**given, "steps": 1, "denoise": 1.0}
-    (made,) = run("CNCore_TiledUpscale", image=random(1, 48, 48, 3), width=96, tile_size=64, **given)
+    (made,) = run("CNCore_TiledUpscale", image=uniform(1, 48, 48, 3), width=96, tile_size=64, **given)
     assert made.shape == (1, 96, 96, 3) and len(seen) == 2 * 2
     hinted, reference = given["positive"][0][1]["control"]
     hint, masks = fit_hint(hinted.hint, 96, 96), mask_at(hinted.mask, (96, 96))[:, 0]
@@ -206,7 +203,7 @@ def test_each_tile_gets_its_part_of_control(run: Any, host: Any, given: dict[str
 
 
 def test_bad_input_ends_in_one_clear_line(run: Any, given: dict[str, Any]) -> None:
-    picture = random(1, 16, 16, 3)
+    picture = uniform(1, 16, 16, 3)
     broken = picture.clone()
     broken[0, 3, 3] = torch.nan
     for image, settings, message in (
@@ -222,7 +219,7 @@ def test_bad_input_ends_in_one_clear_line(run: Any, given: dict[str, Any]) -> No
 def test_further_hints_follow(run: Any) -> None:
     positive, negative = ([[torch.zeros(1, 77, 32), {}]] for _ in range(2))
     (net,) = run("CNCore_LoadControlNet", control_net="demo canny (built in)")
-    hint, more = random(1, 40, 40, 3), random(2, 24, 24, 3, seed=1)
+    hint, more = uniform(1, 40, 40, 3), uniform(2, 24, 24, 3, seed=1)
     (hints,) = run("CNCore_MoreHints", image=more, hint_type="depth")
     given = {"positive": positive, "negative": negative, "control_net": net, "image": hint, "more_hints": hints}
     unit = run("CNCore_ApplyControlNet", **given)[0][0][1]["control"][0]
@@ -239,7 +236,7 @@ def test_a_net_is_left_out_where_its_mask_is_black(run: Any, host: Any) -> None:
     mask = torch.zeros(1, 8, 8)
     mask[..., :2] = 1.0
     for unit in ({"mask": mask}, {}):
-        given = {"positive": positive, "negative": negative, "control_net": net, "image": random(1, 8, 8, 3), **unit}
+        given = {"positive": positive, "negative": negative, "control_net": net, "image": uniform(1, 8, 8, 3), **unit}
         positive, negative = run("CNCore_ApplyControlNet", **given)
     for left, count in ((0, 2), (64, 1)):
         halves = crop_prompts(host, positive, negative, PicturePart((64, 128), 0, left, 64, 64))
@@ -263,7 +260,7 @@ def test_an_upscale_model_enlarges_first(run: Any, host: Any, given: dict[str, A
     seen: list[Tensor] = []
     encode = host.encode
     host.encode = lambda vae, pixels: seen.append(pixels) or encode(vae, pixels)
-    picture = random(1, 24, 24, 3)
+    picture = uniform(1, 24, 24, 3)
     rest = {**given, "upscale_model": Doubler(), "tile_size": 64, "image": picture}
     assert run("CNCore_TiledUpscale", **rest)[0].shape == (1, 48, 48, 3)
     doubled = picture.repeat_interleave(2, 1).repeat_interleave(2, 2)

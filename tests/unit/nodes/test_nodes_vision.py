@@ -20,6 +20,7 @@ from comfyui_controlnet_core.controlnet_core.models.vision_encoder import ClipVi
 from comfyui_controlnet_core.nodes import build_nodes
 from comfyui_controlnet_core.nodes.standalone.conditions import to_conditions
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
+from random_tensors import randomise
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -41,14 +42,6 @@ def reduced(base: ModelConfig, label_dim: int, context: int) -> ModelConfig:
 
 
 UNCLIP, XL = reduced(SD21, 64, 1024), reduced(SDXL, 32 + 6 * 256, 64)
-
-
-def randomise(module: Any) -> Any:
-    generator = torch.Generator().manual_seed(0)
-    for parameter in module.parameters():
-        scale = 1.0 if parameter.ndim < 2 else parameter[0].numel() ** -0.5
-        parameter.data.uniform_(-1.7 * scale, 1.7 * scale, generator=generator)
-    return module.eval()
 
 
 def vision_file() -> dict[str, Tensor]:
