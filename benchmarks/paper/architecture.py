@@ -2,8 +2,8 @@
 
     python benchmarks/paper/architecture.py [--seeds 0 1 2] [--quick]
 
-Budget: 0.6 hours of one core for three seeds (nine trainings). Source: Zhang et al. 2023, section 4 (ablative study),
-figure 8.
+Budget: 0.25 hours of one core for three seeds (nine trainings). Source: Zhang et al. 2023, section 4
+(ablative study), figure 8.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 
 EXPERIMENT = Experiment(
-    "architecture", "Zero convolution, Gaussian convolution or ControlNet-lite?", "section 4, figure 8", 0.6, VARIANTS,
+    "architecture", "Zero convolution, Gaussian convolution or ControlNet-lite?", "section 4, figure 8", 0.25, VARIANTS,
     measure, judge, draw,
     setup="Three nets learn canny edges on 1,000 scenes: the paper's, the same with Gaussian weights (LeCun's "
     "initialisation) in place of the zero convolutions, and ControlNet-lite, which has one 3x3 convolution behind a "

@@ -2,7 +2,7 @@
 
     python benchmarks/paper/data_size.py [--seeds 0 1 2] [--quick]
 
-Budget: 0.8 hours of one core for three seeds (nine trainings, three of them shared with `architecture.py`). 160
+Budget: 0.2 hours of one core for three seeds (nine trainings, three of them shared with `architecture.py`). 160
 steps of four draw 640 pictures, so of 1,000 scenes hardly any comes twice. Source: Zhang et al. 2023, section 4,
 figure 10.
 """
@@ -52,7 +52,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 
 EXPERIMENT = Experiment(
-    "data_size", "How many examples does control need?", "section 4, figure 10", 0.8, VARIANTS, measure, judge, draw,
+    "data_size", "How many examples does control need?", "section 4, figure 10", 0.2, VARIANTS, measure, judge, draw,
     setup="The same training on 50, 250 and 1,000 different scenes, with the same number of steps and no change of "
     "the recipe. It holds if 250 scenes are less than 0.1 behind 1,000, and no larger set is clearly worse (0.03) "
     "than a smaller one. This short training draws 640 pictures, so that more than 1,000 scenes would make no "

@@ -2,7 +2,7 @@
 
     python benchmarks/paper/empty_prompts.py [--seeds 0 1 2] [--quick]
 
-Budget: 0.5 hours of one core for three seeds (nine trainings, three of them shared with `architecture.py`). Source:
+Budget: 0.2 hours of one core for three seeds (nine trainings, three of them shared with `architecture.py`). Source:
 Zhang et al. 2023, section 3.3.
 """
 
@@ -54,7 +54,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 
 EXPERIMENT = Experiment(
-    "empty_prompts", "Do empty prompts in training give control without a prompt?", "section 3.3", 0.5, VARIANTS,
+    "empty_prompts", "Do empty prompts in training give control without a prompt?", "section 3.3", 0.2, VARIANTS,
     measure, judge, draw,
     setup="The same training with 0, 50 and 90 % of the captions emptied. It holds if half of them empty raises edge "
     "F1 without a prompt by at least 0.03, and costs less than that with the caption.",

@@ -2,7 +2,7 @@
 
     python benchmarks/paper/locking.py [--seeds 0 1 2] [--quick]
 
-Budget: 0.3 hours of one core for three seeds (six trainings, three of them shared with `data_size.py`). Source: Zhang
+Budget: 0.15 hours of one core for three seeds (six trainings, three of them shared with `data_size.py`). Source: Zhang
 et al. 2023, section 3.1: the locked copy preserves what the base has learned from billions of pictures.
 """
 
@@ -86,7 +86,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 
 EXPERIMENT = Experiment(
-    "locking", "What does the base forget when it is not locked?", "section 3.1", 0.3, VARIANTS, measure, judge, draw,
+    "locking", "What does the base forget when it is not locked?", "section 3.1", 0.15, VARIANTS, measure, judge, draw,
     setup="The net is trained on 50 scenes only, once on the locked base and once with the base's decoder trained "
     "too, as `controlnet train --unlock` does, at the same rate. Then the base is used without net and hint, with "
     "the captions of held-out scenes: its loss shows what it has forgotten. It holds if the unlocked base is at "

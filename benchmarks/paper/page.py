@@ -13,29 +13,41 @@ HEAD = """# The laboratory: claims of the ControlNet paper, tested
 
 The paper (Zhang, Rao, Agrawala 2023) makes claims about how a ControlNet trains and what it can do. Each is tested \
 here by one script, on the demo world: rendered scenes with exact hints, and the built-in model of 128 pixels. \
-`python benchmarks/paper/run.py` runs all of them, `--quick` in about an hour of one core. The rows are in \
-`benchmarks/results/paper/`; `python benchmarks/paper/run.py --only-page --page docs/laboratory.md` writes this \
-page.
+`python benchmarks/paper/run.py` runs all of them; with `--quick` it runs each once with few steps, in less than an \
+hour of one core. The rows are in `benchmarks/results/paper/`, and \
+`python benchmarks/paper/run.py --only-page --page docs/laboratory.md` writes this page from them.
 
 The model is small (5 million weights), the pictures are simple and the trainings are short. A claim that holds here \
-is shown by measurement; one that does not may still hold at full size.
+is shown by measurement; one that does not may still hold at full size. The rule that decides "holds" is in each \
+script.
 """
 
 
 def write_page(path: Path, experiments: Sequence[Experiment], results: Path, images: Path) -> None:
     """Write the page with every experiment that has rows."""
-    done = [
-        (e, json.loads(f.read_text(encoding="utf-8")))
-        for e in experiments
-        if (f := results / f"{e.name}.json").exists()
-    ]
+    files = [(experiment, _rows(experiment, results)) for experiment in experiments]
+    done = [(experiment, json.loads(file.read_text(encoding="utf-8"))) for experiment, file in files if file.exists()]
     lines = [HEAD, "| the paper says | found here | holds? | script |", "| --- | --- | --- | --- |"]
     for experiment, report in done:
         lines += [_row(verdict, experiment) for verdict in experiment.judge(report["rows"])]
     lines.append("")
     for experiment, report in done:
         lines += _section(experiment, report, path, images)
+    lines += _open([experiment for experiment in experiments if not _rows(experiment, results).exists()])
     path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _rows(experiment: Experiment, results: Path) -> Path:
+    return results / f"{experiment.name}.json"
+
+
+def _open(experiments: Sequence[Experiment]) -> list[str]:
+    """Experiments that are written but have no published rows, with what they would cost."""
+    if not experiments:
+        return []
+    lines = ["## Not run yet\n", "Three seeds of these take so many hours of one core:\n"]
+    lines += ["| question | script | hours |", "| --- | --- | --- |"]
+    return [*lines, *(f"| {e.question} | `benchmarks/paper/{e.name}.py` | {e.hours:g} |" for e in experiments), ""]
 
 
 def _row(verdict: Verdict, experiment: Experiment) -> str:

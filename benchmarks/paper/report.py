@@ -83,7 +83,9 @@ def parse(description: str, add: Callable[[argparse.ArgumentParser], None] = lam
     add(parser)
     args = parser.parse_args()
     if args.quick:
-        vars(args).update(QUICK)
+        # Published rows and figures are not replaced by those of a trial.
+        trial = args.work / "quick"
+        vars(args).update(QUICK, results=trial / "results", images=trial / "images")
     return args
 
 

@@ -3,7 +3,7 @@
     python benchmarks/paper/run.py [--quick] [--only NAME ...] [--page FILE]
 
 Each experiment is a script of its own in this folder. Runs that were stopped continue; those that are done are read.
-`--quick` runs everything with one seed and few steps, in about an hour of one core.
+`--quick` runs everything with one seed and few steps, in less than an hour of one core, and publishes nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ def main() -> None:
         parser.add_argument("--only", nargs="+", default=list(NAMES), choices=NAMES, metavar="NAME")
         parser.add_argument("--page", type=Path, help="write docs/laboratory.md from the rows; alone, with --only-page")
         parser.add_argument("--only-page", action="store_true", help="run nothing, read the rows that are there")
-
         parser.add_argument("--train", action="store_true", help="only train, all runs of the first seed first")
 
     args = parse(__doc__.splitlines()[0], add)

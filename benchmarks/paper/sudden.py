@@ -2,7 +2,7 @@
 
     python benchmarks/paper/sudden.py [--seeds 0 1 2] [--quick]
 
-With the paper's initialisation and timesteps (not `--quick` of the trainer). Budget: 0.8 hours of one core for three
+With the paper's initialisation and timesteps (not `--quick` of the trainer). Budget: 0.15 hours of one core for three
 seeds (six trainings). Source: Zhang et al. 2023, section 3.3 and figure 4.
 """
 
@@ -73,7 +73,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 
 EXPERIMENT = Experiment(
-    "sudden", "Does control appear suddenly?", "section 3.3, figure 4", 0.8, VARIANTS, measure, judge, draw,
+    "sudden", "Does control appear suddenly?", "section 3.3, figure 4", 0.15, VARIANTS, measure, judge, draw,
     setup="The paper's own recipe: its initialisation of the hint encoder, uniform timesteps, constant rates until "
     "the end falls off. The probe compares the loss with the right hint and with another scene's (docs/training.md). "
     "Control counts as sudden if at least half of its rise falls into a fifth of the steps; an even rise has a fifth "

@@ -2,7 +2,7 @@
 
     python benchmarks/paper/transfer.py [--seeds 0 1 2] [--quick]
 
-The base is fine-tuned on the same scenes with red and blue exchanged, a style that it has never seen. Budget: 0.2 hours
+The base is fine-tuned on the same scenes with red and blue exchanged, a style that it has never seen. Budget: 0.1 hours
 of one core for three seeds (three fine-tunings). Source: Zhang et al. 2023, section 4 and figure 12: a ControlNet is
 applied to community models without being trained again.
 """
@@ -120,7 +120,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 
 EXPERIMENT = Experiment(
-    "transfer", "Does a ControlNet work on a fine-tuned base?", "section 4, figure 12", 0.2, (), measure, judge, draw,
+    "transfer", "Does a ControlNet work on a fine-tuned base?", "section 4, figure 12", 0.1, (), measure, judge, draw,
     setup="The base is fine-tuned on 1,000 scenes whose red and blue are exchanged. The shipped canny net, trained "
     "on the original base, is used on it as it is, and with the difference of the two bases added (node Transfer "
     "ControlNet). It holds if edge F1 is less than 0.05 below that on the original base, and the objects have the "
