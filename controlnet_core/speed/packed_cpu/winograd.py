@@ -15,7 +15,7 @@ transformed filter is 16/9 as large.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -66,18 +66,23 @@ def strip(places: int, width: int, dtype: torch.dtype, tiles: tuple[int, int, in
     return some, min(tall, max(1, STRIP_BYTES // (some * line), -(-LEAST_TILES // (some * wide))))
 
 
+Blocks: TypeAlias = list[tuple[tuple[int, ...], torch.dtype]]
+"""Shapes and dtypes in the work buffer."""
+
+
 def buffers(
     places: int, step: int, widths: tuple[int, int], dtype: torch.dtype, tiles: tuple[int, int, int]
-) -> list[tuple[tuple[int, ...], torch.dtype]]:
-    """What is held for a strip of tiles (B, n, m): the padded input, its transform along one direction and along
-    both, the products' sums along one direction and a part of those along the other."""
+) -> tuple[Blocks, Blocks]:
+    """What is held for a strip of tiles (B, n, m). First the input's transform along one direction, and the padded
+    input. Then, in the place of the padded input: the transform along both directions, of one column of places; the
+    products' sums along one direction, and a part of those along the other."""
     rows, count, across = tiles
     width_in, width = widths
     tall, wide = step * count + 2, step * across + 2
-    return [
-        ((rows, tall, wide, width_in), SUMS),
-        ((places, rows, count, wide, width_in), SUMS),
-        ((places, places, *tiles, width_in), dtype),
+    upright = (places, rows, count, wide, width_in), SUMS
+    return [upright, ((rows, tall, wide, width_in), SUMS)], [
+        upright,
+        ((places, *tiles, width_in), dtype),
         ((2, places, *tiles, width), SUMS),
         ((*tiles, width), SUMS),
     ]
@@ -90,6 +95,10 @@ class Winograd:
     """Along each direction of a tile, those that are not always zero."""
     STEP: ClassVar[int] = 2
     """Inputs from one tile to the next."""
+    INPUTS: ClassVar[tuple[tuple[Any, int, int], ...]] = (
+        (torch.sub, 0, 2), (torch.add, 1, 2), (torch.sub, 2, 1), (torch.sub, 1, 3),
+    )  # fmt: skip
+    """B^T along one direction: for each place, which lines of the tile are added or subtracted."""
 
     def __init__(
         self,
@@ -133,18 +142,23 @@ class Winograd:
         """Some rows of tiles, (B, n, 2, m, 2, O), from all of the input, (B, H, W, C), read from row `top` on."""
         rows, count, _, across, _, _ = made.shape
         places, step = len(self.PLACES), self.STEP
-        wanted = buffers(places, step, (self.width_in, self.width), self.dtype, (rows, count, across))
-        if cells.is_meta:
-            # PyTorch 2.4 makes no views of other dtypes while operators are counted.
-            self.work_buffer.reserve(*wanted)
+        first, then = buffers(places, step, (self.width_in, self.width), self.dtype, (rows, count, across))
+        self.work_buffer.reserve(*first)
+        self.work_buffer.reserve(*then)
+        if cells.is_meta:  # PyTorch 2.4 makes no views of other dtypes while operators are counted
             return
-        padded, upright, spread, sums, half = self.work_buffer.take(*wanted)
+        upright, padded = self.work_buffer.take(*first)
         _pad(cells, padded, top)
-        self._into_places([padded[:, k : k + step * count : step] for k in range(2 + step)], upright)
-        across_lines = [upright[:, :, :, k : k + step * across : step] for k in range(2 + step)]
-        self._into_places(across_lines, spread.transpose(0, 1))
+        lines = [padded[:, k : k + step * count : step] for k in range(2 + step)]
+        for place in range(places):
+            self._into_place(lines, place, upright[place])
+        # The same memory again: `upright` keeps its content, the padded input is not needed any more.
+        upright, spread, sums, half = self.work_buffer.take(*then)
+        lines = [upright[:, :, :, k : k + step * across : step] for k in range(2 + step)]
         for column in range(places):
-            products = [self._product(spread[row, column], row, column) for row in range(places)]
+            # One column at a time: a quarter of the memory, and still in the cache when the products read it.
+            self._into_place(lines, column, spread)
+            products = [self._product(spread[row], row, column) for row in range(places)]
             self._into_outputs(products, sums[0, column], sums[1, column], half)
         for side, places_across in enumerate(sums):
             self._into_outputs(list(places_across), made[:, :, side, :, 0], made[:, :, side, :, 1], half)
@@ -154,14 +168,10 @@ class Winograd:
         bias = self.bias if (row, column) == CENTRE else None
         return linear(tiles, self.filters[row][column], bias).to(SUMS)
 
-    @staticmethod
-    def _into_places(lines: list[Tensor], out: Tensor) -> None:
-        """B^T along one direction: the four lines of each tile -> out (4, ...)."""
-        first, second, third, fourth = lines
-        torch.sub(first, third, out=out[0])
-        torch.add(second, third, out=out[1])
-        torch.sub(third, second, out=out[2])
-        torch.sub(second, fourth, out=out[3])
+    def _into_place(self, lines: list[Tensor], place: int, out: Tensor) -> None:
+        """One place of B^T along one direction, from the lines of each tile."""
+        combine, first, second = self.INPUTS[place]
+        combine(lines[first], lines[second], out=out)
 
     @staticmethod
     def _into_outputs(places: list[Tensor], first: Tensor, second: Tensor, half: Tensor) -> None:
@@ -180,14 +190,8 @@ class Doubled(Winograd):
 
     PLACES = (0, 1, 3)
     STEP = 1
-
-    @staticmethod
-    def _into_places(lines: list[Tensor], out: Tensor) -> None:
-        """As before, of the line itself and its neighbours -> out (3, ...)."""
-        above, line, below = lines
-        torch.sub(above, line, out=out[0])
-        torch.add(line, line, out=out[1])
-        torch.sub(line, below, out=out[2])
+    INPUTS = ((torch.sub, 0, 1), (torch.add, 1, 1), (torch.sub, 1, 2))
+    """Of the line above, the line itself, and the line below."""
 
     @staticmethod
     def _into_outputs(places: list[Tensor], first: Tensor, second: Tensor, half: Tensor) -> None:
