@@ -26,7 +26,7 @@ _FILE_ENDINGS = (
 _KINDS = {
     "ckpt_name": "checkpoints", "checkpoint": "checkpoints", "unet_name": "diffusion_models", "vae_name": "vae",
     "clip_name": "text_encoders", "lora_name": "loras", "control_net_name": "controlnet", "control_net": "controlnet",
-    "model_name": "upscale_models", "image": "input",
+    "model_name": "upscale_models", "hypernetwork_name": "hypernetworks", "image": "input",
 }  # fmt: skip
 """Inputs that name a file, and the kind of folder that it is looked for in."""
 _SHOWN_CHOICES = 12

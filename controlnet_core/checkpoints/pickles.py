@@ -272,10 +272,13 @@ def _flatten(content: Any) -> dict[str, Any]:
     return flat
 
 
-def _walk(value: Any, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
+def _walk(value: Any, prefix: str, depth: int, is_numbered: bool = False) -> Iterator[tuple[str, Any]]:
+    """is_numbered: whether the value stands under a number, as the pairs of tables in a hypernetwork do."""
+    if is_numbered and isinstance(value, (tuple, list)) and all(isinstance(child, Mapping) for child in value):
+        value = dict(enumerate(value))
     if isinstance(value, Mapping) and value and depth < MAX_DEPTH:  # an empty table counts as a value
         for key, child in value.items():
             KEY_LENGTH.check(len(prefix) + (len(key) if isinstance(key, str) else 0), "a name in it")
-            yield from _walk(child, f"{prefix}{key}.", depth + 1)
+            yield from _walk(child, f"{prefix}{key}.", depth + 1, isinstance(key, int))
     else:
         yield prefix[:-1], value

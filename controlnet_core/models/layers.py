@@ -166,6 +166,10 @@ class AttentionChange:
         """Return the input of the layer for queries of the cross attention."""
         return query
 
+    def text_inputs(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the inputs of the layers for keys and values of the cross attention, for each text that is read."""
+        return keys, values
+
     def text_output(self, output: Tensor, query: Tensor, attend: Callable[..., Tensor]) -> Tensor:
         """Return the output of the cross attention.
 
@@ -235,8 +239,15 @@ def controlled_block(block: Any, x: Tensor, text: KeyValue, changes: tuple[Atten
     for change in changes:
         query = change.text_query(query)
     attended = block.attn2(query, text)
+
+    def attend(query: Tensor, keys: Tensor, values: Tensor | None = None) -> Tensor:
+        values = keys if values is None else values
+        for change in changes:
+            keys, values = change.text_inputs(keys, values)
+        return block.attn2.to_text(query, keys, None if values is keys else values)
+
     for change in changes:
-        attended = change.text_output(attended, query, block.attn2.to_text)
+        attended = change.text_output(attended, query, attend)
     return block.feed_forward(x + attended)
 
 

@@ -17,6 +17,7 @@ def native_nodes() -> dict[str, type]:
         control,
         curves,
         files,
+        hypernetworks,
         images,
         latents,
         loaders,
@@ -33,7 +34,7 @@ def native_nodes() -> dict[str, type]:
 
     modules = (
         loaders, conditioning, control, curves, vae, latents, model_sampling, sampling, sigmas, images, files, masks,
-        compositing, upscaling, vision, text_boxes, primitives,
+        compositing, upscaling, vision, text_boxes, hypernetworks, primitives,
     )  # fmt: skip
     found = (item for module in modules for item in vars(module).items())
     return {name: cls for name, cls in found if hasattr(cls, "INPUTS") and not name.endswith("Node")}

@@ -17,6 +17,7 @@ from ...controlnet_core.checkpoints.control import load_control
 from ...controlnet_core.checkpoints.detect import Identity
 from ...controlnet_core.checkpoints.embeddings import ENDINGS, read_embedding
 from ...controlnet_core.checkpoints.gligen import load_gligen
+from ...controlnet_core.checkpoints.hypernetwork import load_hypernetwork
 from ...controlnet_core.checkpoints.load import Narrow, load_text_encoder, load_vae
 from ...controlnet_core.checkpoints.lora import read_lora
 from ...controlnet_core.checkpoints.vision import load_vision_encoder
@@ -29,6 +30,7 @@ from ...controlnet_core.errors import CheckpointError, UnfitError, ValueRangeErr
 from ...controlnet_core.models.control import ControlModel, check_base
 from ...controlnet_core.models.controlnet import ControlNet
 from ...controlnet_core.models.gligen import Gligen
+from ...controlnet_core.models.hypernetwork import Hypernetwork
 from ...controlnet_core.models.text_encoder import DualTextEncoder
 from ...controlnet_core.models.vision_encoder import ClipVisionModel
 from ...controlnet_core.run_options import DEFAULTS, RunOptions
@@ -174,6 +176,10 @@ class StandaloneHost:
     def load_gligen(self, path: Path) -> Gligen:
         """GLIGEN of a file."""
         return self._cache.get("gligen", path, load_gligen)
+
+    def load_hypernetwork(self, path: Path) -> Hypernetwork:
+        """The networks of a file."""
+        return self._cache.get("hypernetwork", path, load_hypernetwork)
 
     def load_upscaler(self, path: Path) -> Any:
         """UPSCALE_MODEL of a file; see `open_upscaler`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -16,6 +17,9 @@ from ...controlnet_core.run_options import RunOptions
 from ...controlnet_core.sample import cut_sigmas
 from ..values import Latent, SamplerInputs
 from .conditions import to_conditions
+from .values import Model
+
+Half: TypeAlias = tuple[Condition, ...]
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class SamplingJob:
     """
 
     inputs: SamplerInputs
-    conditions: tuple[tuple[Condition, ...], tuple[Condition, ...]]
+    conditions: tuple[Half, Half]
     samples: Tensor
     backend: Backend
 
@@ -71,7 +75,16 @@ def sampling_job(inputs: SamplerInputs, backend: Backend) -> SamplingJob:
     if samples.any():
         samples = scale_latent(samples, config.vae)
     conditions = to_conditions(positive, negative, size, config, {**latent, "samples": samples}, settings.seed)
-    return SamplingJob(inputs, conditions, samples, backend)
+    return SamplingJob(inputs, with_units_of(model, conditions), samples, backend)
+
+
+def with_units_of(model: Model, conditions: tuple[Half, Half]) -> tuple[Half, Half]:
+    """Both halves of the guidance, with the control of the MODEL in front of that of each prompt."""
+    if not model.units:
+        return conditions
+    # In front, because what a prompt's own control reads is changed by the model's.
+    first, second = (tuple(replace(c, units=(*model.units, *c.units)) for c in half) for half in conditions)
+    return first, second
 
 
 def describe_memory(inputs: SamplerInputs, options: RunOptions, backend: Backend) -> str:
@@ -80,6 +93,7 @@ def describe_memory(inputs: SamplerInputs, options: RunOptions, backend: Backend
     diffusion, samples = model.diffusion, latent["samples"]
     size = (samples.shape[-2], samples.shape[-1])
     conditions = to_conditions(positive, negative, size, diffusion.config, latent, settings.seed)
+    conditions = with_units_of(model, conditions)
     sigmas = cut_sigmas(diffusion.schedule, settings).tolist()
     job = Job(diffusion.unet, diffusion.config, diffusion.schedule, *conditions, tuple(samples.shape), sigmas)
     return plan_run(job, backend, options).summary()

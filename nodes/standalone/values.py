@@ -11,6 +11,7 @@ from typing import TypeAlias
 from ...controlnet_core.checkpoints.detect import Identity
 from ...controlnet_core.checkpoints.lora_kinds import Update
 from ...controlnet_core.checkpoints.lora_places import merge
+from ...controlnet_core.control.unit import ControlUnit
 from ...controlnet_core.models.control import ControlModel
 from ...controlnet_core.models.text_encoder import DualTextEncoder, TextEncoder
 from ...controlnet_core.models.vae import AutoencoderKL
@@ -34,14 +35,15 @@ class AppliedLora:
 class Model:
     """A MODEL: the UNet of a file with its noise schedule, and the LoRAs to apply, in order.
 
-    rescale: the fraction of the contrast added by guidance that is removed, see `diffusion.guidance`. options: of its
-    samplings, such as the work that they may skip.
+    units: control that acts in each sampling, under every prompt. rescale: the fraction of the contrast added by
+    guidance that is removed, see `diffusion.guidance`. options: of its samplings, such as the work that they may skip.
     """
 
     base: DiffusionModel
     identity: Identity
     path: Path
     loras: tuple[AppliedLora, ...] = ()
+    units: tuple[ControlUnit, ...] = ()
     rescale: float = 0.0
     options: RunOptions = DEFAULTS
 

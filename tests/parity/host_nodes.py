@@ -64,6 +64,12 @@ BOXES = [
     [(values(1, 768, seed=n, signed=True), 3 + n, 9 - n, n, 2 * n) for n in range(5)],
 ]
 """Texts with height, width, top and left, in latent cells."""
+HYPERNETWORKS: tuple[dict[str, Any], ...] = (
+    {"activation_func": "relu"}, {"activation_func": "swish", "activate_output": True}, {"activation_func": "linear"},
+    {"activation_func": "tanh", "normalised": True}, {"activation_func": "mish", "normalised": True,
+    "activate_output": True}, {},
+)  # fmt: skip
+"""Facts of hypernetworks."""
 LCM_STEPS = (1, 2, 4, 8, 13, 50)
 LCM_SIGMAS = torch.tensor([0.02, 0.1, 0.9, 14.6, 80.0])
 MODEL = "model"
@@ -259,6 +265,23 @@ def gligen_weights() -> dict[str, Tensor]:
     return {key: 0.2 * values(*shape, seed=n, signed=True) + 0.1 for n, (key, shape) in enumerate(shapes.items())}
 
 
+def hypernetworks() -> dict[str, Tensor]:
+    """What the host's hypernetworks make of keys and values, for widths that a file has and one that it lacks."""
+    module = importlib.import_module("comfy_extras.nodes_hypernetwork")
+    reference = importlib.import_module("hypernetwork_reference")
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for number, facts in enumerate(HYPERNETWORKS):
+            file = Path(folder, f"{number}.pt")
+            torch.save(reference.random_file((24, 40), **facts), file)
+            patch = module.load_hypernetwork_patch(str(file), 0.7)
+            for width in (24, 40, 32):
+                key, value = (values(2, 9, width, seed=seed, signed=True) for seed in (1, 2))
+                for name, made in zip(("q", "k", "v"), patch(key, key, value, {}), strict=True):
+                    found[f"hypernetwork.{number}.{width}.{name}"] = made.detach().clone()
+    return found
+
+
 def vision_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """Random weights by the names of transformers, rounded to fp16: the host keeps them so."""
     made = {key: 0.3 * values(*shapes[key], seed=len(key), signed=True) for key in sorted(shapes)}
@@ -269,7 +292,8 @@ def main(folder: str, out: str) -> None:
     from safetensors.torch import save_file
 
     torch.set_num_threads(1)
-    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "integration")]
+    tests = Path(__file__).parents[1]
+    sys.path[:0] = [str(tests / name) for name in ("parity", "integration", "support")]
     importlib.import_module("comfyui_host").without_torchvision()
     sys.path.insert(0, folder)
     sys.argv = ["host", "--cpu"]
@@ -290,7 +314,7 @@ def main(folder: str, out: str) -> None:
         x = values(2, 3, 40, 56, seed=4)
         made = scale(x, function, tile[1], tile[0], overlap, upscale_amount=factor, out_channels=3)
         tensors[f"tiled.{number}"] = made.contiguous()
-    tensors |= {**distilled(), **guided_by_pictures(), **text_boxes()}
+    tensors |= {**distilled(), **guided_by_pictures(), **text_boxes(), **hypernetworks()}
     save_file({name: tensor.float().contiguous() for name, tensor in tensors.items()}, out)
 
 

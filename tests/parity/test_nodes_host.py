@@ -12,15 +12,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.checkpoints.gligen import load_gligen
+from comfyui_controlnet_core.controlnet_core.checkpoints.hypernetwork import load_hypernetwork
 from comfyui_controlnet_core.controlnet_core.checkpoints.vision import load_vision_encoder
 from comfyui_controlnet_core.controlnet_core.config import NoiseConfig, UNetConfig
 from comfyui_controlnet_core.controlnet_core.diffusion.denoiser import to_x0
 from comfyui_controlnet_core.controlnet_core.diffusion.schedule import make_schedule, make_sigmas, scaled_linear
-from comfyui_controlnet_core.controlnet_core.models.control import RowScale
+from comfyui_controlnet_core.controlnet_core.models.control import Place, RowScale
 from comfyui_controlnet_core.controlnet_core.models.gligen import GligenChange, GligenControl, TextBox
+from comfyui_controlnet_core.controlnet_core.models.hypernetwork import HypernetworkControl
 from comfyui_controlnet_core.controlnet_core.models.unclip import PictureHint, unclip_label
 from comfyui_controlnet_core.nodes.standalone import native_nodes
 from comfyui_controlnet_core.nodes.tiles import run_in_tiles
+from hypernetwork_reference import random_file
 from load_script import load_script
 from safetensors.torch import load_file, save_file
 
@@ -139,3 +142,23 @@ def test_text_boxes_are_those_of_the_host(number: int, host: dict[str, torch.Ten
         change = GligenChange(weights.fusers[block], grounding, RowScale(slice(None), torch.ones(1, 1, 1)))
         theirs = host[f"gligen.{number}.{block}"]
         assert float((change.between(x) - theirs).abs().max()) <= 1e-5 * float(theirs.abs().max())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("number", range(len(program.HYPERNETWORKS)))
+def test_hypernetworks_are_those_of_the_host(number: int, host: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    torch.save(random_file((24, 40), **program.HYPERNETWORKS[number]), tmp_path / "a.pt")
+    net = HypernetworkControl(load_hypernetwork(tmp_path / "a.pt"), 0.7)
+    base = UNetConfig(widths=(32, 40), res_blocks=1, transformer_depth=(1, 1), context_dim=24)
+    for width, place in ((32, Place("encoder", 1, 0)), (40, Place("encoder", 3, 0))):
+        key, value = (program.values(2, 9, width, seed=seed, signed=True) for seed in (1, 2))
+        inputs = net.bind(SimpleNamespace(text=torch.zeros(2, 9, 24), base=base)).inputs_at(1.0)
+        change = net.attention_change(inputs, place, RowScale(slice(None), torch.ones(1, 1, 1)))
+        assert change is not None
+        made = {width: change.self_inputs(key, key, value)}
+        text = [program.values(2, 9, 24, seed=seed, signed=True) for seed in (1, 2)]
+        made[24] = (text[0], *change.text_inputs(*text))
+        for own, tensors in made.items():
+            for name, ours in zip("qkv", tensors, strict=True):
+                theirs = host[f"hypernetwork.{number}.{own}.{name}"]
+                assert float((ours - theirs).abs().max()) <= 1e-6 * float(theirs.abs().max()), (own, name)
