@@ -103,6 +103,39 @@ class SparseCtrlConfig:
 
 
 @dataclass(frozen=True)
+class ControlNetXSConfig:
+    """A ControlNet-XS (Zavadski et al. 2023): a narrow encoder and middle that exchange feature maps with the base.
+
+    base_widths: of the base's levels. widths: of its own. res_blocks, transformer_depth, middle_depth, context_dim,
+    linear_projection: as in `UNetConfig`. heads: attention heads for each level; the middle has those of the last one.
+    time_mix: None for a net that reads the base's timestep embedding. Else it has one of its own, which both networks
+    read instead of the base's, mixed with the share `time_mix` ** 0.3, from 0 to 1. max_groups: groups of a
+    normalisation, or the largest divisor of its width below it. middle_groups: those of the middle's first
+    normalisation and of its others.
+    """
+
+    base_widths: tuple[int, ...] = (320, 640, 1280, 1280)
+    widths: tuple[int, ...] = (64, 128, 256, 256)
+    res_blocks: int = 2
+    transformer_depth: tuple[int, ...] = (1, 1, 1, 0)
+    middle_depth: int = 1
+    heads: tuple[int, ...] = (8, 8, 8, 8)
+    context_dim: int = 768
+    linear_projection: bool = False
+    time_mix: float | None = None
+    max_groups: int = 32
+    middle_groups: tuple[int, ...] = (32, 32)
+    hint_channels: int = 3
+    hint_widths: tuple[int, ...] = (16, 32, 96, 256)
+
+    @property
+    def unet(self) -> UNetConfig:
+        """The base's shape as far as the net knows it, which is all but its transformers and label."""
+        depths = (0,) * len(self.base_widths)
+        return UNetConfig(4, 4, self.base_widths, self.res_blocks, depths, 0, context_dim=self.context_dim)
+
+
+@dataclass(frozen=True)
 class AdapterConfig:
     """A T2I-Adapter (Mou et al. 2023): a small network that reads the hint only and returns a feature map per level.
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from .conditioning.condition import crop_to_area
 from .control.bound_unit import NetInputs
+from .control.exchange import with_exchanges
 from .control.reference import with_references
 from .diffusion.denoiser import scale_input, to_x0
 from .diffusion.guidance import guide, rescale
@@ -43,7 +44,9 @@ class ControlledUNet:
 
     def __call__(self, rows: Tensor, inputs: BatchInputs) -> Tensor:
         """Rows (rows, C, h, w) as the UNet reads them -> its prediction (rows, C, h, w)."""
-        inputs = inputs._replace(blocks=with_references(self.unet, inputs.blocks, inputs.nets))
+        blocks = with_references(self.unet, inputs.blocks, inputs.nets)
+        blocks, nets = with_exchanges(self.unet, len(rows), blocks, inputs.nets)
+        inputs = inputs._replace(blocks=blocks, nets=nets)
         return self.unet.head(self.decode(self, rows, inputs))
 
 
@@ -69,10 +72,11 @@ def controlled_features(
 
 
 def encoder_targets(model: ControlledUNet, rows: Tensor, inputs: BatchInputs, may_run: bool) -> Iterator[Tensor]:
-    """The targets of control, with what acts inside the encoder added: its next block reads the sum (T2I-Adapter)."""
+    """The targets of control, with what acts inside the encoder added: its next block reads the sum (T2I-Adapter,
+    ControlNet-XS)."""
     targets = encode(model.unet, rows, inputs)
     for net in inputs.nets:
-        if net.net.entry == "encoder":
+        if net.net.entry in ("encoder", "exchange"):
             targets = controlled(model, targets, net, rows, may_run)
     return targets
 

@@ -198,7 +198,8 @@ def _measure(job: Job, backend: MetaBackend, clock: EvaluationClock, graphs: boo
     settings = SampleSettings(cfg=7.0)
     memory, x = TensorMemory(SHAPE_RULES), torch.empty(job.shape, device=META)
     streams: Any = CountedStreams(memory) if backend.real.runtime.device.type == "cuda" else backend.streams
-    context = RunContext(runtime, clock, streams, backend.programs, (job.unet,), checks_each_step=False)
+    owners = job.unet, *dict.fromkeys(unit.net for unit in job.units)
+    context = RunContext(runtime, clock, streams, backend.programs, owners, checks_each_step=False)
     with torch.inference_mode():
         # Weights are counted elsewhere. Preparing packs those that it uses; otherwise placing the models makes all.
         with TensorMemory(SHAPE_RULES):

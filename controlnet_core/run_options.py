@@ -67,9 +67,14 @@ class Shortcuts:
             )
 
     @property
+    def reuses_nets(self) -> bool:
+        """Whether the residuals of a net are continued while the UNet runs as a whole."""
+        return self.reuse_every > 1 or self.reuse_tolerance > 0.0
+
+    @property
     def continues_nets(self) -> bool:
         """Whether a net inside its window is skipped in some evaluations."""
-        return self.reuse_every > 1 or self.reuse_tolerance > 0.0 or self.deep_every > 1
+        return self.reuses_nets or self.deep_every > 1
 
     @property
     def shortens_unet(self) -> bool:

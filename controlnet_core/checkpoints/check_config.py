@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from ..config import (
     AdapterConfig,
     ControlNetConfig,
+    ControlNetXSConfig,
     CtrLoraConfig,
     DerivedConfig,
     LLLiteConfig,
@@ -30,6 +31,7 @@ from ..limits import CONFIG_NUMBER, MODEL_BLOCKS, SMALL_NETS
 Config = (
     ModelConfig
     | ControlNetConfig
+    | ControlNetXSConfig
     | CtrLoraConfig
     | AdapterConfig
     | DerivedConfig
@@ -39,7 +41,9 @@ Config = (
     | VAEConfig
     | TextConfig
 )
-MAY_BE_ZERO = frozenset({"middle_depth", "transformer_depth", "context_dim", "padding", "sigma_min", "latent_mean"})
+MAY_BE_ZERO = frozenset(
+    {"middle_depth", "transformer_depth", "context_dim", "padding", "sigma_min", "latent_mean", "time_mix"}
+)
 MAY_BE_NEGATIVE = frozenset({"middle_depth", "transformer_depth", "stop_layer", "latent_mean"})
 """Entries that are not positive in every model. A depth of -1 is `EMPTY`."""
 
@@ -48,6 +52,8 @@ def check_config(config: Config) -> None:
     """Raise CheckpointError for a value that no model can have, LimitError for a model that is too large."""
     _check_entries(config)
     MODEL_BLOCKS.check(count_blocks(config), "its model")
+    if isinstance(config, ControlNetXSConfig):
+        _check_exchange(config)
     for part in (config, *(getattr(config, name, None) for name in ("unet", "text", "text2"))):
         if isinstance(part, UNetConfig):
             depths = (*part.transformer_depth, part.middle_depth)
@@ -101,6 +107,14 @@ def _check_heads(width: int, heads: int) -> None:
         raise CheckpointError(f"its config divides the width {width} among {heads} attention heads: it is damaged")
 
 
+def _check_exchange(config: ControlNetXSConfig) -> None:
+    """Raise CheckpointError for a ControlNet-XS whose parts do not fit each other."""
+    for width, heads in zip(config.widths, config.heads, strict=True):
+        _check_heads(width, heads)
+    if config.time_mix is not None and config.time_mix > 1.0:
+        raise CheckpointError(f"its config says time_embedding_mix = {config.time_mix}, expected 0 to 1")
+
+
 def count_blocks(config: Config) -> int:
     """How many residual blocks and transformer blocks the largest part of a model has."""
     match config:
@@ -108,6 +122,9 @@ def count_blocks(config: Config) -> int:
             return max(count_blocks(part) for part in (config.unet, config.vae, config.text, config.text2) if part)
         case ControlNetConfig():
             return count_blocks(config.unet) + len(config.hint_widths) + (config.union.layers if config.union else 0)
+        case ControlNetXSConfig():
+            per_level = len(config.widths) + sum(max(depth, 0) for depth in config.transformer_depth)
+            return config.res_blocks * per_level + len(config.hint_widths) + max(config.middle_depth, 0)
         case CtrLoraConfig():
             return count_blocks(config.unet)
         case SparseCtrlConfig():

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..config import DerivedConfig
 from ..errors import CheckpointError, reading
 from ..models.control import ControlModel
+from .controlnet_xs import KIND as CONTROLNET_XS
 from .derived import DERIVED, names_in
 from .detect import ADAPTER_KINDS, Identity
 from .files import Header
@@ -20,7 +21,7 @@ from .load import Device, Narrow, fill
 from .plan import control_plan, open_as
 from .sparsectrl import KIND as SPARSECTRL
 
-CONTROL_KINDS = ("controlnet", "controlnet-union", *DERIVED, *sorted(ADAPTER_KINDS), LLLITE, SPARSECTRL)
+CONTROL_KINDS = ("controlnet", "controlnet-union", *DERIVED, *sorted(ADAPTER_KINDS), LLLITE, SPARSECTRL, CONTROLNET_XS)
 """Kinds of files that `load_control` reads."""
 
 

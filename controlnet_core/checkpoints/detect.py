@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from ..config import (
     SD15,
     ControlNetConfig,
+    ControlNetXSConfig,
     DerivedConfig,
     ModelConfig,
     NoiseConfig,
@@ -19,7 +20,7 @@ from ..config import (
     VAEConfig,
 )  # fmt: skip
 from ..errors import CheckpointError, reading
-from . import ctrlora, derived, fileconfig, lllite, open_clip, signatures, sparsectrl, structure
+from . import controlnet_xs, ctrlora, derived, fileconfig, lllite, open_clip, signatures, sparsectrl, structure
 from .adapters import ADAPTER_RULES
 from .check_config import Config, check_config
 from .fileconfig import CONFIG_KEY, FAMILY_KEY
@@ -34,6 +35,7 @@ Entries: TypeAlias = Mapping[str, Any]
 ADAPTER_KINDS = frozenset(kind for kind, _ in ADAPTER_RULES)
 WITHOUT_CONFIG = frozenset(name for name, kind in KINDS.items() if kind.supported and kind.config is None)
 """Kinds that are added to a model and are no models themselves."""
+WITH_HINT = ControlNetConfig, ControlNetXSConfig, DerivedConfig
 HINT_CHANNELS = (1, 3)
 """Channels of hints that a ControlNet can be given: a gray or an RGB picture."""
 SCALED_FP8 = "scaled fp8"
@@ -182,7 +184,7 @@ def _add_config(header: Header, identity: Identity, signature: Signature) -> Ide
             check_config(config)
     except CheckpointError as error:
         return replace(identity, problem=str(error).removeprefix(f"{header.path.name}: "))
-    channels = config.hint_channels if isinstance(config, (ControlNetConfig, DerivedConfig)) else 3
+    channels = config.hint_channels if isinstance(config, WITH_HINT) else 3
     if channels not in HINT_CHANNELS:
         problem = f"it reads hints of {channels} channels; this version gives hints of 3 (RGB) or 1 (gray)"
         return replace(identity, problem=problem)
@@ -206,6 +208,8 @@ def _read_config(header: Header, identity: Identity) -> Config:
             return structure.derived_config({ours: shapes[key] for key, ours in derived.rename(shapes).items()})
         case ctrlora.BASE:
             return structure.ctrlora_config({ours: shapes[key] for key, ours in ctrlora.rename(shapes).items()})
+        case controlnet_xs.KIND:
+            return controlnet_xs.read_config(shapes, identity.layout, entries)
         case sparsectrl.KIND:
             sketch = layout.sketch(shapes)
             layers = 0 if sparsectrl.HINT_CONVOLUTION in shapes else sketch.hint_layers

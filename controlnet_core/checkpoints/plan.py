@@ -17,17 +17,18 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ..config import ControlNetConfig, LLLiteConfig, ModelConfig, SparseCtrlConfig
+from ..config import ControlNetConfig, ControlNetXSConfig, LLLiteConfig, ModelConfig, SparseCtrlConfig
 from ..errors import CheckpointError
 from ..models.adapter import Adapter
 from ..models.controlnet import ControlNet
+from ..models.controlnet_xs import ControlNetXS
 from ..models.lllite import ControlLLLite
 from ..models.sparsectrl import SparseCtrl
 from ..models.text_encoder import ClipTextModel
 from ..models.unet import UNet
 from ..models.union import ControlNetUnion
 from ..models.vae import AutoencoderKL
-from . import lllite, sparsectrl
+from . import controlnet_xs, lllite, sparsectrl
 from .adapters import ADAPTER_RULES
 from .detect import ADAPTER_KINDS, Identity, identify
 from .files import Header, TensorInfo
@@ -178,6 +179,11 @@ def control_plan(header: Header, identity: Identity) -> Plan:
         net, rules, drop = Adapter, ADAPTER_RULES[identity.kind, identity.layout](keys), ()
     elif isinstance(config, LLLiteConfig):
         net, rules, drop = ControlLLLite, lllite.rules(header.shapes), ()
+    elif isinstance(config, ControlNetXSConfig):
+        rules = controlnet_xs.rules(config.unet, 2 * len(config.hint_widths), identity.layout)
+        # With a prefix the file is a training checkpoint, which may hold the locked base as well.
+        base = LAYOUTS["ldm"].control_drop if identity.prefix else ()
+        net, drop = ControlNetXS, (*base, *(identity.prefix + key for key in controlnet_xs.DROP))
     elif isinstance(config, SparseCtrlConfig):
         net, rules, drop = SparseCtrl, sparsectrl.rules(config.unet, 2 * len(config.hint_widths)), sparsectrl.DROP
         drop = tuple(identity.prefix + key for key in drop)

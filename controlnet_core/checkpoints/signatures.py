@@ -92,12 +92,12 @@ KINDS: Mapping[str, Kind] = {
     "t2i-adapter-light": Kind("light T2I-Adapter", "controlnet", True, config.AdapterConfig),
     "controlnet-lllite": Kind("ControlNet-LLLite", "controlnet", True, config.LLLiteConfig),
     "sparsectrl": Kind("SparseCtrl", "controlnet", True, config.SparseCtrlConfig),
+    "controlnet-xs": Kind("ControlNet-XS", "controlnet", True, config.ControlNetXSConfig),
     "ctrlora-base": Kind("base ControlNet of CtrLoRA", "controlnet", True, config.CtrLoraConfig),
     "ctrlora": Kind("CtrLoRA", "controlnet", True),
     "lora": Kind("LoRA", "loras", True),
     "textual-inversion": Kind("textual inversion", "embeddings", True),
     # The kinds below are only recognised: the error message can then say what the file is.
-    "controlnet-xs": Kind("ControlNet-XS", "controlnet"),
     "svd-controlnet": Kind("ControlNet for Stable Video Diffusion", "controlnet"),
     "uni-controlnet": Kind("Uni-ControlNet", "controlnet"),
     "controlnet-dit": Kind("ControlNet for a diffusion transformer (SD3, Flux, Qwen-Image)", "controlnet"),
@@ -139,8 +139,17 @@ SIGNATURES: tuple[Signature, ...] = (
         absent=("input_hint_block.", "^^difference$"),
     ),
     Signature("ctrlora", "cldm", (".lora_layer.", "^zero_convs.0.0.weight$"), CONTROL, absent=("input_hint_block.",)),
-    Signature("controlnet-xs", "original", ("enc_zero_convs_out.",)),
-    Signature("controlnet-xs", "diffusers", ("control_to_base_for_conv_in.",)),
+    Signature("controlnet-xs", "original", ("^enc_zero_convs_out.0.0.weight$", "^dec_zero_convs_out."), CONTROL),
+    # Other forms of the paper, such as one that acts in the encoder only.
+    Signature("controlnet-xs", "original", ("enc_zero_convs_out.",), supported=False),
+    Signature("controlnet-xs", "diffusers", ("^control_to_base_for_conv_in.", "^up_connections.0.")),
+    Signature(
+        "controlnet-xs",
+        "diffusers",
+        ("control_to_base_for_conv_in.",),
+        title="ControlNet-XS with its base in it",
+        supported=False,
+    ),
     Signature(
         "sparsectrl",
         "diffusers",

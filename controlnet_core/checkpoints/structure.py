@@ -148,6 +148,26 @@ def sparsectrl_config(shapes: Shapes) -> config.SparseCtrlConfig:
     )
 
 
+def controlnet_xs_config(shapes: Shapes) -> config.ControlNetXSConfig:
+    """Config of a ControlNet-XS, without what shapes do not show: heads, and groups of norms."""
+    unet = unet_config(shapes)
+    per_level = unet.res_blocks + 1
+    firsts = range(1, len(unet.widths) * per_level, per_level)  # the first block of each level
+    return config.ControlNetXSConfig(
+        base_widths=tuple(_size(shapes, f"to_base.{number}.conv.weight", 0) for number in firsts),
+        widths=unet.widths,
+        res_blocks=unet.res_blocks,
+        transformer_depth=unet.transformer_depth,
+        middle_depth=unet.middle_depth,
+        heads=(1,) * len(unet.widths),
+        context_dim=unet.context_dim,
+        linear_projection=unet.linear_projection,
+        time_mix=1.0 if "time_embed.linear1.weight" in shapes else None,
+        hint_channels=_size(shapes, "hint.convs.0.weight", 1),
+        hint_widths=hint_widths(shapes),
+    )
+
+
 def derived_config(shapes: Shapes) -> config.DerivedConfig:
     """Config of a difference file or Control-LoRA, which may lack any weight that the base has."""
     ends = ("attn2.k.weight", "attn2.k.down")

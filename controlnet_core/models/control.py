@@ -12,7 +12,8 @@ output of the middle block. A kind of control provides one feature map per targe
     net.projections(inputs)      one per target: how a feature map becomes the residual (a zero convolution, or nothing)
     net.entry                    "skips": added after the encoder has run (ControlNet); "encoder": added while the
                                  encoder runs, so that its next block reads the sum (T2I-Adapter); "attention": changes
-                                 what is read or added inside transformer blocks (ControlNet-LLLite)
+                                 what is read or added inside transformer blocks (ControlNet-LLLite); "exchange": as
+                                 "encoder", by a net that reads the base's feature maps in turn (ControlNet-XS)
 
 A kind whose entry is "attention" has `net.attention_change` instead of features and projections. "reference" is a kind
 that first runs the UNet itself on its hint (`models.reference`).
@@ -41,7 +42,7 @@ from .unet import UNet
 
 ResidualProjection: TypeAlias = Callable[[Tensor], Tensor]
 """Feature map (B, C, h, w) -> residual that broadcasts to the target. `ZeroConv` is one."""
-Entry: TypeAlias = Literal["skips", "encoder", "attention", "reference"]
+Entry: TypeAlias = Literal["skips", "encoder", "attention", "reference", "exchange"]
 
 
 class Place(NamedTuple):

@@ -63,6 +63,23 @@ class HintEncoder(nn.Module):
         return self.convs[-1](h)
 
 
+def embed_hint(encoder: HintEncoder, channels: int, hint: Tensor, latent_size: tuple[int, int]) -> Tensor:
+    """Hint (B, channels, 8h, 8w) in [0, 1] -> embedded hint (B, C, h, w).
+
+    Raises ShapeError when channels or size do not fit the net or the latent.
+    """
+    if hint.ndim != 4 or hint.shape[1] != channels:
+        raise ShapeError(f"the hint is {tuple(hint.shape)}, this ControlNet reads (B, {channels}, H, W)")
+    embedded = encoder(hint)
+    if tuple(embedded.shape[-2:]) != tuple(latent_size):
+        height, width = hint.shape[-2:]
+        raise ShapeError(
+            f"the hint is {width}x{height} pixels, the latent {latent_size[1]}x{latent_size[0]} needs "
+            f"{8 * latent_size[1]}x{8 * latent_size[0]}: resize the hint"
+        )
+    return embedded
+
+
 class ControlNet(CopyControl):
     """Encoder, middle and timestep embedding of a UNet, a hint encoder, and 13 zero convolutions."""
 
@@ -140,18 +157,8 @@ class ControlNet(CopyControl):
 
         Raises ShapeError when channels or size do not fit the net or the latent.
         """
-        if hint.ndim != 4 or hint.shape[1] != self.config.hint_channels:
-            raise ShapeError(
-                f"the hint is {tuple(hint.shape)}, this ControlNet reads (B, {self.config.hint_channels}, H, W)"
-            )
-        embedded = self.hint(hint.to(self.time_embed.linear1.weight.dtype))
-        if tuple(embedded.shape[-2:]) != tuple(latent_size):
-            height, width = hint.shape[-2:]
-            raise ShapeError(
-                f"the hint is {width}x{height} pixels, the latent {latent_size[1]}x{latent_size[0]} needs "
-                f"{8 * latent_size[1]}x{8 * latent_size[0]}: resize the hint"
-            )
-        return embedded
+        hint = hint.to(self.time_embed.linear1.weight.dtype)
+        return embed_hint(self.hint, self.config.hint_channels, hint, latent_size)
 
     def encode(self, x: Tensor, hint: Tensor, encoder: BlockInputs, middle: BlockInputs) -> Iterator[Tensor]:
         """Encoder and middle block: yields one feature map per zero convolution. hint: embedded, (1 or B, C, h, w)."""

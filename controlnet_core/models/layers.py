@@ -71,16 +71,19 @@ class Mlp(nn.Module):
 class ResBlock(nn.Module):
     """Residual block with the timestep added between its two convolutions.
 
-    embed_dim: width of the timestep's embedding; 0 for a block without timestep, as in the autoencoder.
+    embed_dim: width of the timestep's embedding; 0 for a block without timestep, as in the autoencoder. groups: of the
+    first and of the second normalisation.
     """
 
-    def __init__(self, width_in: int, width: int, embed_dim: int, eps: float = 1e-5) -> None:
+    def __init__(
+        self, width_in: int, width: int, embed_dim: int, eps: float = 1e-5, groups: tuple[int, int] = (GROUPS, GROUPS)
+    ) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(GROUPS, width_in, eps=eps)
+        self.norm1 = nn.GroupNorm(groups[0], width_in, eps=eps)
         self.conv1 = nn.Conv2d(width_in, width, 3, padding=1)
         # Between the convolutions, because what a seed initialises depends on the order of the layers.
         self.emb = nn.Linear(embed_dim, width) if embed_dim else None
-        self.norm2 = nn.GroupNorm(GROUPS, width, eps=eps)
+        self.norm2 = nn.GroupNorm(groups[1], width, eps=eps)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
         self.skip = nn.Conv2d(width_in, width, 1) if width_in != width else None
 
@@ -257,10 +260,12 @@ class SpatialTransformer(nn.Module):
     `linear_projection` chooses linear layers (SD2, SDXL) or 1x1 convolutions (SD1.5) at both ends.
     """
 
-    def __init__(self, width: int, context_dim: int, heads: int, depth: int, linear_projection: bool) -> None:
+    def __init__(
+        self, width: int, context_dim: int, heads: int, depth: int, linear_projection: bool, groups: int = GROUPS
+    ) -> None:
         super().__init__()
         self.linear_projection = linear_projection
-        self.norm = nn.GroupNorm(GROUPS, width, eps=1e-6)
+        self.norm = nn.GroupNorm(groups, width, eps=1e-6)
         self.proj_in = nn.Linear(width, width) if linear_projection else nn.Conv2d(width, width, 1)
         blocks = [TransformerBlock(width, context_dim, heads) for _ in range(depth)]
         self.blocks = cast("Sequence[TransformerBlock]", nn.ModuleList(blocks))

@@ -7,7 +7,7 @@ that it has prepared before the first step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
@@ -38,7 +38,8 @@ Shifts: TypeAlias = tuple["Tensor | None", ...]
 class BlockInputs(NamedTuple):
     """What one stack of blocks (encoder, middle or decoder) needs besides x.
 
-    fronts: for each block what changes the feature map in front of it, in place; empty for nothing (Reference).
+    fronts: for each block what changes the feature map in front of it, in place; empty for nothing (Reference,
+    ControlNet-XS).
     """
 
     shifts: Shifts
@@ -291,7 +292,7 @@ def encoder_widths(config: UNetConfig) -> list[int]:
     return widths
 
 
-def embed_time_and_label(time: TimeEmbedding, label: Mlp | None, t: Tensor, y: Tensor | None) -> Tensor:
+def embed_time_and_label(time: Callable[[Tensor], Tensor], label: Mlp | None, t: Tensor, y: Tensor | None) -> Tensor:
     """Timestep embedding, plus the label embedding of models that have one (SDXL's sizes)."""
     emb = time(t)
     if label is None:

@@ -18,11 +18,11 @@ class ZeroConv(nn.Module):
     pretrained encoder.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, width_out: int | None = None) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(width, width, 1)
+        self.conv = nn.Conv2d(width, width if width_out is None else width_out, 1)
         zero_(self.conv)
 
     def forward(self, h: Tensor) -> Tensor:
-        """(B, C, H, W) feature -> (B, C, H, W) residual, before strength and mask (see `control.residuals`)."""
+        """(B, width, H, W) feature -> (B, width_out, H, W) residual, before strength and mask (`control.residuals`)."""
         return self.conv(h)

@@ -116,8 +116,20 @@ def parallel_blocker(context: RunContext) -> str:
     return "shortcuts skip nets in some evaluations" if context.clock.skips_nets else ""
 
 
+def exchange_note(context: RunContext) -> str:
+    """Why a ControlNet-XS is computed in every evaluation; empty if there is none."""
+    exchanges = any(getattr(owner, "entry", "") == "exchange" for owner in context.owners)
+    return "a ControlNet-XS runs beside the UNet's encoder and decoder, and needs both" if exchanges else ""
+
+
 ACCELERATIONS: tuple[Acceleration, ...] = (
-    Acceleration("net_reuse", "residuals", lambda c: c.clock.skips_nets),
+    Acceleration(
+        "net_reuse",
+        "residuals",
+        lambda c: c.clock.skips_nets,
+        note="a net not reused",
+        reason=lambda c: exchange_note(c) if c.clock.shortcuts.reuses_nets else "",
+    ),
     Acceleration(
         "parallel_nets",
         "features",
@@ -126,7 +138,9 @@ ACCELERATIONS: tuple[Acceleration, ...] = (
         "nets not in parallel",
         parallel_note,
     ),
-    Acceleration("encoder_reuse", "features", lambda c: c.clock.shortcuts.encoder_every > 1),
+    Acceleration(
+        "encoder_reuse", "features", lambda c: c.clock.shortcuts.encoder_every > 1, exchange_note, "encoder not reused"
+    ),
     Acceleration("unet_cache", "decode", lambda c: c.clock.shortcuts.deep_every > 1),
     Acceleration("cuda_graphs", "step", lambda c: c.runtime.graphs, graph_blocker, "no graphs"),
 )

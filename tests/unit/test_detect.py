@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from comfyui_controlnet_core.controlnet_core.checkpoints import controlnet_xs
 from comfyui_controlnet_core.controlnet_core.checkpoints.adapters import ADAPTER_RULES
 from comfyui_controlnet_core.controlnet_core.checkpoints.detect import (
     SD2_V_KEY,
@@ -44,6 +45,7 @@ from comfyui_controlnet_core.controlnet_core.config import (
     SDXL_REFINER,
     AdapterConfig,
     ControlNetConfig,
+    ControlNetXSConfig,
     DerivedConfig,
     ModelConfig,
     NoiseConfig,
@@ -54,6 +56,7 @@ from comfyui_controlnet_core.controlnet_core.config import SDXL as SDXL_MODEL
 from comfyui_controlnet_core.controlnet_core.errors import CheckpointError
 from comfyui_controlnet_core.controlnet_core.models.adapter import Adapter
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
+from comfyui_controlnet_core.controlnet_core.models.controlnet_xs import ControlNetXS
 from comfyui_controlnet_core.controlnet_core.models.text_encoder import ClipTextModel
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.union import ControlNetUnion
@@ -147,6 +150,27 @@ def adapter_sample(config: AdapterConfig, layout: str, family: str, *details: st
     keymap = KeyMap(ADAPTER_RULES[kind, layout](f"body.{n}.block1.weight" for n in range(4 * config.res_blocks)))
     shapes = {f"{prefix}{keymap.to_theirs(key)}": tuple(tensor.shape) for key, tensor in state.items()}
     return Sample(shapes, kind, family, layout, details, supported=True)
+
+
+XS15 = ControlNetXSConfig()
+XS21 = ControlNetXSConfig(
+    widths=(4, 8, 16, 16), heads=(1, 1, 2, 2), context_dim=1024, linear_projection=True, time_mix=1.0,
+    middle_groups=(16, 16),
+)  # fmt: skip
+XSXL = ControlNetXSConfig(
+    (320, 640, 1280), (32, 64, 128), transformer_depth=(0, 2, 10), middle_depth=10, heads=(1, 1, 2), context_dim=2048,
+    linear_projection=True, time_mix=1.0,
+)  # fmt: skip
+"""The released ControlNet-XS nets: 53M for SD1.5, 14M for SD2.1, 48M for SDXL."""
+
+
+def xs_sample(config: ControlNetXSConfig, layout: str, family: str, prefix: str = "") -> Sample:
+    """A ControlNet-XS's keys and shapes under the names of a layout."""
+    with torch.device("meta"):
+        state = ControlNetXS(config).state_dict()
+    keymap = KeyMap(controlnet_xs.rules(config.unet, 2 * len(config.hint_widths), layout))
+    shapes = {f"{prefix}{keymap.to_theirs(key)}": tuple(tensor.shape) for key, tensor in state.items()}
+    return Sample(shapes, "controlnet-xs", family, layout, supported=True)
 
 
 def lllite_sample(family: str, *details: str, **places: tuple[int, int]) -> Sample:
@@ -436,11 +460,15 @@ SAMPLES: dict[str, Sample] = {
         "",
         "diffusers",
     ),
-    "controlnet-xs": Sample(
+    "controlnet-xs": xs_sample(XS15, "original", "sd15"),
+    "controlnet-xs diffusers": xs_sample(XS21, "diffusers", "sd2"),
+    "controlnet-xs sdxl": xs_sample(XSXL, "diffusers", "sdxl"),
+    "controlnet-xs as saved in training": xs_sample(XSXL, "original", "sdxl", prefix="control_model."),
+    "controlnet-xs of another form": Sample(
         {"control_model.enc_zero_convs_out.0.weight": (320, 32, 1, 1)}, "controlnet-xs", "", "original"
     ),
-    "controlnet-xs diffusers": Sample(
-        {"control_to_base_for_conv_in.weight": (320, 4, 1, 1), "conv_in.weight": (4, 4, 3, 3)},
+    "controlnet-xs with its base": Sample(
+        {"control_to_base_for_conv_in.weight": (320, 4, 1, 1), "base_conv_in.weight": (4, 4, 3, 3)},
         "controlnet-xs",
         "",
         "diffusers",
@@ -571,6 +599,10 @@ def test_a_kind_that_cannot_be_loaded_says_what_it_is(name: str, tmp_path: Path)
         ("t2i light diffusers", LIGHT),
         ("difference", DerivedConfig(768)),
         ("control-lora", DerivedConfig(2048)),
+        ("controlnet-xs", XS15),
+        ("controlnet-xs diffusers", XS21),
+        ("controlnet-xs sdxl", XSXL),
+        ("controlnet-xs as saved in training", XSXL),
     ],
 )
 def test_shapes_give_the_config(name: str, config: object) -> None:
