@@ -33,9 +33,9 @@ class LoadCheckpoint(Node):
 
 
 class LoadControlNet(Node):
-    """Loads a ControlNet, ControlNet Union, Control-LoRA, difference file or T2I-Adapter in any common layout. The
-    built-in demo ControlNets only fit the built-in demo model. Put your own files into models/controlnet; they must be
-    made for the base model of your checkpoint.
+    """Loads a ControlNet, ControlNet Union, Control-LoRA, difference file, ControlNet-LLLite, ControlNet-XS or
+    T2I-Adapter in any common layout. The built-in demo ControlNets only fit the built-in demo model. Put your own files
+    into models/controlnet; they must be made for the base model of your checkpoint.
     """
 
     DISPLAY_NAME = "Load ControlNet (ControlNet Core)"
@@ -46,8 +46,8 @@ class LoadControlNet(Node):
         *optional(
             model(
                 "model",
-                "The base model, for files that hold only the difference to one. Without it, the model that is "
-                "sampled is used.",
+                "The base model, for files that need weights of one: Control-LoRA, difference files, ControlNet-XS. "
+                "Without it, the model that is sampled is used.",
             )
         ),
     )

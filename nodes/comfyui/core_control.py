@@ -27,6 +27,7 @@ from ...controlnet_core.control.unit import ControlUnit
 from ...controlnet_core.denoise import net_residuals
 from ...controlnet_core.errors import UnfitError, ValueRangeError
 from ...controlnet_core.models.control import BoundNet, ControlModel, check_base
+from ...controlnet_core.models.controlnet_xs import ControlNetXS, Exchange
 from ...controlnet_core.models.reference import Reference
 from ...controlnet_core.models.to_device import to_device_async
 from ...controlnet_core.recording import INSIDE
@@ -36,6 +37,7 @@ from .attention_patches import AttentionPatches
 from .batch_rows import BatchRows, batch_rows, row_factors
 from .bind import FACTOR, HostSchedule, bind_context
 from .control_inputs import ControlInputs
+from .exchange_patches import ExchangePatches
 from .model_config import base_config, base_weights
 from .placed_net import PlacedNet, SharedNet
 from .recording import record_acting, record_run, recorded
@@ -155,6 +157,9 @@ class CoreControl(ControlInputs):
         if call.net.net.entry in INSIDE:
             self._patch(call, cond, options)
             return previous
+        if isinstance(call.net.net, ControlNetXS):
+            self._exchange(call, call.net.net, options)
+            return previous
 
         def own(may_run: bool) -> Iterator[Tensor | None]:
             weighed = self._weighed(call, may_run, options)
@@ -176,6 +181,23 @@ class CoreControl(ControlInputs):
             run = partial(self._run_model, net.inputs, call, cond)
             net = net._replace(inputs=record(net.net, self.base, run, options))
         AttentionPatches(net, call.rows, call.x, self.model.diffusion_model).attach(options)
+
+    def _exchange(self, call: Call, model: ControlNetXS, options: dict[str, Any]) -> None:
+        """Put a net that runs beside the UNet's blocks into the options of this call."""
+
+        def make(exchange: Exchange) -> Iterator[Tensor | None]:
+            net = call.net._replace(inputs=call.net.inputs._replace(exchange=exchange))
+            weighed = self._weighed(call._replace(net=net), True, options)
+            return recorded(weighed, options, self, call.unit, call.rows, call.x.device)
+
+        def to_decoder(exchange: Exchange, number: int) -> Tensor | None:
+            index = model.decoder_target(number)
+            acts = call.net.acts_on(index)
+            residual = model.decoder_residual(exchange, number) if acts else None
+            return self._weigh(call, residual, index, self._sizes(call.x)[index])
+
+        rows = slice(None) if len(call.rows) == len(call.x) else row_index(call.rows, call.x.device)
+        ExchangePatches(make, to_decoder, rows, call.net.inputs.time).attach(options)
 
     def _run_model(self, x: Tensor, call: Call, cond: dict[str, Any], options: dict[str, Any]) -> None:
         """Run ComfyUI's UNet on x (rows that the unit acts on, C, h, w), as the UNet reads it, with their texts."""
@@ -247,18 +269,21 @@ class CoreControl(ControlInputs):
 
     def _weighed(self, call: Call, may_run: bool, options: dict[str, Any]) -> Iterator[Tensor | None]:
         """One residual for each skip and the middle, in all rows of x; None if nothing is added."""
-        (unit,) = call.net.units
         residuals = zip(self._residuals(call, may_run, options), self._sizes(call.x), strict=True)
         for index, (residual, size) in enumerate(residuals):
-            if residual is None or not unit.acts_on(index):
-                yield None
-                continue
-            scale = None if unit.scales is None else unit.scales[index]
-            residual = weigh_residual(residual.expand(len(call.rows), -1, *size), float(unit.weights[index]), scale)
-            if len(call.rows) != len(call.x):
-                full = residual.new_zeros(len(call.x), *residual.shape[1:])
-                residual = full.index_copy_(0, row_index(call.rows, residual.device), residual)
-            yield residual
+            yield self._weigh(call, residual, index, size)
+
+    def _weigh(self, call: Call, residual: Tensor | None, index: int, size: tuple[int, int]) -> Tensor | None:
+        """A residual of the net's rows for a target of this size, weighed, in all rows of x."""
+        (unit,) = call.net.units
+        if residual is None or not unit.acts_on(index):
+            return None
+        scale = None if unit.scales is None else unit.scales[index]
+        residual = weigh_residual(residual.expand(len(call.rows), -1, *size), float(unit.weights[index]), scale)
+        if len(call.rows) == len(call.x):
+            return residual
+        full = residual.new_zeros(len(call.x), *residual.shape[1:])
+        return full.index_copy_(0, row_index(call.rows, residual.device), residual)
 
     def _residuals(self, call: Call, may_run: bool, options: dict[str, Any]) -> Iterator[Tensor | None]:
         """The net's residuals before their weights; computed, or continued where evaluations are skipped."""
@@ -272,7 +297,8 @@ class CoreControl(ControlInputs):
             seen = x if len(call.rows) == len(x) else x[row_index(call.rows, x.device)]
             return net_residuals(call.net, seen)
 
-        if sampling is None or not sampling.clock.skips_nets or not identity(options):
+        runs = call.net.net.entry == "exchange"  # it reads the UNet's blocks in each evaluation
+        if runs or sampling is None or not sampling.clock.skips_nets or not identity(options):
             return run()
         return sampling.residuals((*call.key, x.dtype, x.device), x, may_run, lambda: list(run()))
 

@@ -59,6 +59,16 @@ EDIT = "red -> green\n, ->\nground -> ground now\nsphere: 2.5"
 EDITED = "a green sphere (on grey:1.3) ground now"
 EDIT_PLACES: list[int | None] = [0, 1, 2, 3, 5, 6, 7, None, *range(8, 77)]
 """For each token of `EDITED` its place in the prompt "a red sphere, on grey ground", the start mark first."""
+EXCHANGES: dict[str, tuple[dict[str, Any], ...]] = {
+    "xs": ({"control_net": "xs.safetensors"},),
+    "xs, positive half": ({"control_net": "xs.safetensors", "negative_factor": 0.0},),
+    "xs, window": ({"control_net": "xs.safetensors", "start_percent": 0.5},),
+    "xs, two and a ControlNet": (
+        {"control_net": "xs.safetensors"}, {}, {"control_net": "xs_plain.safetensors", "upside_down": True},
+    ),
+    "xs and LLLite": ({"control_net": "lllite.safetensors"}, {"control_net": "xs_plain.safetensors"}),
+}  # fmt: skip
+"""Units with ControlNet-XS. One file has a timestep embedding of its own, the other has none."""
 INPAINTING = ("inpaint_only", "inpaint_global_harmonious")
 VIDEO = 3
 """Frames."""
@@ -293,10 +303,13 @@ def attention_control(session: Any) -> None:
     session.tensors["attention.reference, cfg 1"] = session.ksampler(with_reference(session, "reference"), cfg=1.0)
     for name in REFERENCES:
         session.tensors[f"attention.{name}"] = session.ksampler(with_reference(session, name))
+    for name, units in EXCHANGES.items():
+        session.tensors[f"attention.{name}"] = session.ksampler(applied(session, units))
     session.tensors["attention.none"] = session.ksampler(session.prompts)
     model = session.model
     session.model = session.node("CNCore_Accelerate", model=model, weights="shared")["result"][0]
     session.tensors["attention.accelerated"] = session.ksampler(applied(session, UNITS["with a ControlNet"]))
+    session.tensors["attention.xs accelerated"] = session.ksampler(applied(session, EXCHANGES["xs"]))
     session.tensors["attention.regions accelerated"] = session.ksampler(with_regions(session))
     session.tensors["attention.edit accelerated"] = session.ksampler(with_edit(session))
     session.tensors["attention.reference accelerated"] = session.ksampler(with_reference(session, "reference both"))

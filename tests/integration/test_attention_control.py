@@ -1,4 +1,5 @@
-"""ControlNet-LLLite, region prompts, prompt edits and references in ComfyUI, beside hooks on its layers and headless.
+"""ControlNet-LLLite, ControlNet-XS, region prompts, prompt edits and references in ComfyUI, beside hooks on its layers
+and headless.
 
 Needs COMFYUI_DIR as `test_comfyui.py` does.
 """
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.config import DEMO
+from controlnet_xs_files import random_state, save_xs, xs_config
 from ctrlora_files import save_base, save_lora
 from load_script import load_script
 from random_tensors import relative_error
@@ -44,6 +46,9 @@ def found(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[st
     save_base(folder, CTRLORA)
     save_lora(folder, CTRLORA)
     save_sparsectrl(folder / "sparse.safetensors", CTRLORA)
+    for name, time_mix in (("xs", 1.0), ("xs_plain", None)):
+        config = xs_config(CTRLORA, time_mix=time_mix)
+        save_xs(folder / f"{name}.safetensors", config, random_state(config))
     given = {"SCENARIOS": "attention_control", "HOST_ARGS": "--use-pytorch-cross-attention"}
     return host.run_scenarios(pack, tmp_path_factory.mktemp("attention"), **given)
 
@@ -146,6 +151,18 @@ def test_a_sparsectrl_gives_the_same_video_without_comfyui(headless: Any, tensor
     assert host.difference(headless.picture(headless.prompts, latent), theirs) > 10 * MEAN
 
 
+@pytest.mark.parametrize("name", sorted(scenario.EXCHANGES))
+def test_a_controlnet_xs_gives_the_same_latent_without_comfyui(
+    name: str, headless: Any, tensors: dict[str, torch.Tensor]
+) -> None:
+    """Alone, in one half, in a window, in chains; through ComfyUI's patches and in our own UNet."""
+    theirs = tensors[f"attention.{name}"]
+    mine = headless.latent(scenario.applied(headless, scenario.EXCHANGES[name]))
+    print(f"{name}: {relative_error(mine, theirs):.1e}")
+    assert relative_error(mine, theirs) <= PARITY
+    assert relative_error(theirs, tensors["attention.none"]) > 50 * PARITY
+
+
 @pytest.mark.parametrize("mode", scenario.INPAINTING)
 def test_inpainting_gives_the_same_picture_without_comfyui(
     mode: str, headless: Any, tensors: dict[str, torch.Tensor]
@@ -168,6 +185,7 @@ def test_accelerate_leaves_it_to_comfyui(
 ) -> None:
     """The same latents, and nothing is left on the model."""
     assert relative_error(tensors["attention.accelerated"], tensors["attention.with a ControlNet"]) <= PARITY
+    assert relative_error(tensors["attention.xs accelerated"], tensors["attention.xs"]) <= PARITY
     assert relative_error(tensors["attention.regions accelerated"], tensors["attention.regions"]) <= PARITY
     assert relative_error(tensors["attention.edit accelerated"], tensors["attention.edit"]) <= PARITY
     assert relative_error(tensors["attention.reference accelerated"], tensors["attention.reference both"]) <= PARITY

@@ -273,10 +273,15 @@ class Headless:
 
     def picture(self, conditioning: Any, latent: Any = None, model: Any = None, **settings: Any) -> torch.Tensor:
         """The decoded picture of a run."""
+        samples = {"samples": self.latent(conditioning, latent, model, **settings)}
+        return self.node("VAEDecode", samples=samples, vae=self.vae)[0]
+
+    def latent(self, conditioning: Any, latent: Any = None, model: Any = None, **settings: Any) -> torch.Tensor:
+        """The latent of a run."""
         known = {"seed": program.SEED, "steps": program.STEPS, "cfg": program.CFG, **settings}
         latent = latent or program.Case().latent(self)
         result = self.host.sample(SamplerInputs(model or self.model, *conditioning, latent, SampleSettings(**known)))
-        return self.node("VAEDecode", samples=result, vae=self.vae)[0]
+        return result["samples"]
 
 
 @pytest.fixture(scope="module")

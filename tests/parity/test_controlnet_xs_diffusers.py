@@ -22,6 +22,7 @@ from comfyui_controlnet_core.controlnet_core.models.controlnet_xs import Control
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
 from engine_runs import evaluate, prepare_on
+from random_tensors import normal, randomise, relative_error
 from torch import Tensor
 
 diffusers = pytest.importorskip("diffusers")
@@ -59,18 +60,6 @@ CASES = {
 }
 
 
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def randomise(module: Any, seed: int) -> Any:
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in module.parameters():
-        scale = 1.0 if parameter.ndim < 2 else parameter[0].numel() ** -0.5
-        parameter.data.uniform_(-1.7 * scale, 1.7 * scale, generator=generator)
-    return module.eval()
-
-
 def base_of(name: str) -> Any:
     """diffusers' UNet of one of the small shapes."""
     unet = SMALL15 if name == "sd15" else SMALLXL
@@ -87,7 +76,7 @@ def base_of(name: str) -> Any:
         block_out_channels=unet.widths, down_block_types=down, cross_attention_dim=unet.context_dim,
         up_block_types=[kind.replace("Down", "Up") for kind in reversed(down)], sample_size=8, **more,
     )  # fmt: skip
-    return randomise(net, 1)
+    return randomise(net)
 
 
 def with_own_norms(reference: Any, base: Any, adapter: Any) -> Any:
@@ -117,7 +106,7 @@ class Setting:
             learn_time_embedding=case.mix is not None, time_embedding_mix=1.0 if case.mix is None else case.mix,
             conditioning_embedding_out_channels=(4, 8, 8, 16),
         )  # fmt: skip
-        randomise(adapter, 2).save_pretrained(folder)
+        randomise(adapter).save_pretrained(folder)
         self.path = folder
         self.reference = diffusers.UNetControlNetXSModel.from_unet(theirs, adapter).eval()
         if case.own_groups:
@@ -128,10 +117,10 @@ class Setting:
         keymap = KeyMap(unet_rules(self.unet.config))
         self.unet.load_state_dict({str(keymap.to_ours(key)): t for key, t in theirs.state_dict().items()}, strict=True)
         self.config: ModelConfig = replace(DEMO, unet=self.unet.config)
-        self.x, self.sigma = random(2, 4, *SIZE, seed=4) * 6.0, SCHEDULE.sigma(torch.tensor(TIMESTEP))
-        self.hint = random(2, 3, 8 * SIZE[0], 8 * SIZE[1], seed=5).sigmoid()
-        self.text = random(1, 7, self.unet.config.context_dim, seed=6)
-        self.pooled, self.ids = random(1, POOLED, seed=7), torch.tensor([[64.0, 128.0, 0.0, 0.0, 64.0, 128.0]])
+        self.x, self.sigma = normal(2, 4, *SIZE, seed=4) * 6.0, SCHEDULE.sigma(torch.tensor(TIMESTEP))
+        self.hint = normal(2, 3, 8 * SIZE[0], 8 * SIZE[1], seed=5).sigmoid()
+        self.text = normal(1, 7, self.unet.config.context_dim, seed=6)
+        self.pooled, self.ids = normal(1, POOLED, seed=7), torch.tensor([[64.0, 128.0, 0.0, 0.0, 64.0, 128.0]])
 
     @property
     def label(self) -> Tensor | None:
@@ -157,21 +146,16 @@ class Setting:
         )[0]  # fmt: skip
 
 
-def error(a: Tensor, b: Tensor) -> float:
-    assert a.shape == b.shape
-    return float((a - b).abs().max() / b.abs().max())
-
-
 @pytest.mark.parametrize("name", CASES)
 @torch.inference_mode()
 def test_prediction(name: str, tmp_path: Path) -> None:
     setting = Setting(CASES[name], tmp_path)
     for strength in (1.0, 0.6):
         found = setting.ours(ControlUnit(setting.net, setting.hint, strength=strength))
-        worst = error(found, setting.theirs(strength))
+        worst = relative_error(found, setting.theirs(strength))
         print(f"{name}, strength {strength}: {worst:.1e}")
         assert worst <= TOLERANCE
     plain = setting.ours()
-    assert error(plain, setting.theirs(control=False)) <= TOLERANCE
-    assert error(found, plain) > 0.01
+    assert relative_error(plain, setting.theirs(control=False)) <= TOLERANCE
+    assert relative_error(found, plain) > 0.01
     assert torch.equal(setting.ours(ControlUnit(setting.net, setting.hint, strength=0.0)), plain)

@@ -37,6 +37,7 @@ from comfyui_controlnet_core.controlnet_core.run_options import RunOptions, Shor
 from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
 from controlnet_xs_files import random_state, save_xs, xs_config
 from engine_runs import denoiser
+from random_tensors import normal, relative_error
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -50,10 +51,6 @@ SMALLXL = replace(
 BASES = {"sd15": SMALL15, "sdxl": SMALLXL}
 
 
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 class Setting:
     """A base and a net of random weights."""
 
@@ -65,11 +62,11 @@ class Setting:
         self.path = save_xs(folder / f"{family}.safetensors", self.xs, self.state)
         self.net, self.identity = load_control(self.path)
         self.config: ModelConfig = replace(DEMO, unet=self.unet.config)
-        self.x, self.sigma = random(2, 4, 9, 12, seed=4) * 6.0, SCHEDULE.sigma(torch.tensor(400.0))
-        self.hint = random(1, 3, 72, 96, seed=5).sigmoid()
-        self.texts = [random(1, 7, self.unet.config.context_dim, seed=seed) for seed in (6, 7)]
+        self.x, self.sigma = normal(2, 4, 9, 12, seed=4) * 6.0, SCHEDULE.sigma(torch.tensor(400.0))
+        self.hint = normal(1, 3, 72, 96, seed=5).sigmoid()
+        self.texts = [normal(1, 7, self.unet.config.context_dim, seed=seed) for seed in (6, 7)]
         label = self.unet.config.label_dim
-        self.labels = [None if label is None else random(1, label, seed=seed) for seed in (8, 9)]
+        self.labels = [None if label is None else normal(1, label, seed=seed) for seed in (8, 9)]
 
     def unit(self, **settings: object) -> ControlUnit:
         return ControlUnit(**{"net": self.net, "hint": self.hint, **settings})  # type: ignore[arg-type]
@@ -89,11 +86,6 @@ class Setting:
         return (self.x - made(self.x, self.sigma)) / self.sigma
 
 
-def error(a: Tensor, b: Tensor) -> float:
-    assert a.shape == b.shape
-    return float((a - b).abs().max() / b.abs().max())
-
-
 @pytest.fixture(scope="module", params=sorted(BASES))
 def setting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Setting:
     return Setting(request.param, tmp_path_factory.mktemp("xs"))
@@ -103,10 +95,10 @@ def setting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_both_halves_of_the_guidance_and_one(setting: Setting) -> None:
     """The batch of both halves equals single runs, and a half without the net keeps the base's timestep too."""
     first, second = (setting.noise(setting.unit(), half=half) for half in (0, 1))
-    assert error(setting.noise(setting.unit(), cfg=3.0), second + 3.0 * (first - second)) <= TOLERANCE
+    assert relative_error(setting.noise(setting.unit(), cfg=3.0), second + 3.0 * (first - second)) <= TOLERANCE
     bare = setting.noise(half=1)
-    assert error(setting.noise(setting.unit(negative=0.0), cfg=3.0), bare + 3.0 * (first - bare)) <= TOLERANCE
-    assert error(first, setting.noise()) > 0.01
+    assert relative_error(setting.noise(setting.unit(negative=0.0), cfg=3.0), bare + 3.0 * (first - bare)) <= TOLERANCE
+    assert relative_error(first, setting.noise()) > 0.01
 
 
 @torch.inference_mode()
@@ -114,11 +106,11 @@ def test_a_hint_for_each_picture_and_factors(setting: Setting) -> None:
     hints = torch.cat([setting.hint, setting.hint.flip(2)])
     each = setting.noise(setting.unit(hint=hints))
     alone = setting.noise(setting.unit()), setting.noise(setting.unit(hint=hints[1:]))
-    assert error(each, torch.cat([alone[0][:1], alone[1][1:]])) <= TOLERANCE
-    assert error(*alone) > 0.001
+    assert relative_error(each, torch.cat([alone[0][:1], alone[1][1:]])) <= TOLERANCE
+    assert relative_error(*alone) > 0.001
     half = setting.noise(setting.unit(items=(1.0, 0.5)))
     both = torch.cat([alone[0][:1], setting.noise(setting.unit(strength=0.5))[1:]])
-    assert error(half, both) <= TOLERANCE
+    assert relative_error(half, both) <= TOLERANCE
 
 
 @torch.inference_mode()
@@ -127,13 +119,13 @@ def test_strength_0_a_black_mask_and_a_closed_window_are_no_control(tmp_path: Pa
     plain = setting.noise()
     assert torch.equal(setting.noise(setting.unit(strength=0.0)), plain)
     assert torch.equal(setting.noise(setting.unit(start=0.9)), plain)
-    assert error(setting.noise(setting.unit(mask=torch.zeros(1, 72, 96))), plain) <= 1e-6
+    assert relative_error(setting.noise(setting.unit(mask=torch.zeros(1, 72, 96))), plain) <= 1e-6
     # A white mask is none, and one half of the picture lies between both.
     whole, mask = setting.noise(setting.unit()), torch.ones(1, 72, 96)
-    assert error(setting.noise(setting.unit(mask=mask)), whole) <= 1e-6
+    assert relative_error(setting.noise(setting.unit(mask=mask)), whole) <= 1e-6
     mask[..., 48:] = 0.0
     left = setting.noise(setting.unit(mask=mask))
-    assert error(left, whole) > 0.001 and error(left, plain) > 0.001
+    assert relative_error(left, whole) > 0.001 and relative_error(left, plain) > 0.001
 
 
 @torch.inference_mode()
@@ -150,8 +142,8 @@ def test_block_weights_of_0_leave_the_exchange_out(tmp_path: Path) -> None:
             state[name] = torch.zeros_like(state[name])
     net, _ = load_control(save_xs(tmp_path / "one.safetensors", setting.xs, state))
     found = setting.noise(setting.unit(block_weights=tuple(weights)))
-    assert error(found, setting.noise(setting.unit(net=net))) <= TOLERANCE
-    assert error(found, setting.noise()) > 0.001
+    assert relative_error(found, setting.noise(setting.unit(net=net))) <= TOLERANCE
+    assert relative_error(found, setting.noise()) > 0.001
 
 
 @torch.inference_mode()
@@ -164,12 +156,12 @@ def test_in_a_chain_with_a_controlnet_and_another_one(setting: Setting) -> None:
     other, _ = load_control(save_xs(setting.path.with_name("b.safetensors"), setting.xs, random_state(setting.xs, 2)))
     plain, own = setting.unit(net=net.eval()), setting.unit()
     both = setting.noise(own, plain)
-    assert error(setting.noise(plain, own), both) <= TOLERANCE
-    assert error(both, setting.noise(own)) > 0.001 and error(both, setting.noise(plain)) > 0.001
+    assert relative_error(setting.noise(plain, own), both) <= TOLERANCE
+    assert relative_error(both, setting.noise(own)) > 0.001 and relative_error(both, setting.noise(plain)) > 0.001
     second = setting.unit(net=other, strength=0.5)
     three = setting.noise(own, plain, second)
-    assert error(setting.noise(own, second, plain), three) <= TOLERANCE
-    assert error(three, both) > 0.001
+    assert relative_error(setting.noise(own, second, plain), three) <= TOLERANCE
+    assert relative_error(three, both) > 0.001
 
 
 @torch.inference_mode()
@@ -183,7 +175,7 @@ def test_in_a_chain_with_a_controlnet_and_another_one(setting: Setting) -> None:
 def test_accelerations_give_the_same(tmp_path: Path, how: dict[str, object]) -> None:
     setting = Setting("sd15", tmp_path)
     plain = setting.noise(setting.unit(), cfg=3.0)
-    assert error(setting.noise(setting.unit(), cfg=3.0, **how), plain) <= 1e-4  # type: ignore[arg-type]
+    assert relative_error(setting.noise(setting.unit(), cfg=3.0, **how), plain) <= 1e-4  # type: ignore[arg-type]
 
 
 @torch.inference_mode()
@@ -200,7 +192,7 @@ def test_shortcuts_that_cannot_combine_say_so_and_the_others_run(tmp_path: Path,
         settings = SampleSettings(seed=1, steps=4, cfg=1.0)
         return generate(model, positive, [], torch.zeros(1, 4, 9, 12), settings, backend=backend, options=options)
 
-    difference = error(picture(options), picture(RunOptions()))
+    difference = relative_error(picture(options), picture(RunOptions()))
     # DeepCache continues the lower levels; the others have nothing to continue.
     assert difference > 1e-6 if shortcuts.deep_every > 1 else difference == 0.0
 
