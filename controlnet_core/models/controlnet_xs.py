@@ -176,7 +176,10 @@ class ControlNetXS(ControlModel):
         if self.base is None:
             raise UnfitError("this ControlNet-XS is complete only with its base: call resolve(unet), bind the result")
         hint = embed_hint(self.hint, self.config.hint_channels, context.hint, context.size)
-        return BoundControlNetXS(self, context.spread(hint), context.project(self), context)
+        bound = BoundControlNetXS(self, context.spread(hint), context.project(self), context)
+        for sigma in context.sigmas:  # before the first step
+            bound.inputs_at(sigma)
+        return bound
 
     def features(self, x: Tensor, inputs: ControlNetXSInputs) -> Iterator[Tensor]:
         """What each zero convolution to the base reads. x: (rows, 4, h, w).

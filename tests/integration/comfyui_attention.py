@@ -202,6 +202,52 @@ def with_reference(home: Any, name: str) -> Any:
     )
 
 
+def exchange_in_sdxl(session: Any) -> None:
+    """ControlNet-XS on ComfyUI's SDXL, whose UNet reads a label: through our patches, and by our UNet in its place."""
+    full, narrow = importlib.import_module("comfyui_full"), importlib.import_module("comfyui_accelerate").SMALL["sdxl"]
+    model, texts, plain = full.native_model(session, "sdxl", **narrow), full.conditioning("sdxl"), session.model
+    (control,) = session.node("CNCore_LoadControlNet", control_net="xs_sdxl.safetensors")
+    described = session.part("nodes.comfyui.model_config")
+    base = described.base_config(model.model)
+    unet = session.part("controlnet_core.models.unet").UNet(base).eval()
+    unet.load_state_dict(described.base_weights(model.model, base))
+    replaced = model.clone()
+    replaced.set_model_unet_function_wrapper(
+        our_prediction(session, unet, control.shared.net.resolve(unet), model.model)
+    )
+    cases = {
+        "attention.xs sdxl": (model, session.natively_controlled(control, texts)),
+        "attention.sdxl": (model, texts), "engine.xs sdxl": (replaced, texts),
+    }  # fmt: skip
+    for name, (session.model, conditioning) in cases.items():
+        session.tensors[name] = session.ksampler(conditioning, steps=2)
+    session.model = plain
+
+
+def our_prediction(session: Any, unet: Any, net: Any, model: Any) -> Any:
+    """What replaces a call of ComfyUI's model: our UNet with this net, which acts on all rows at a strength of 0.8."""
+    bound, control = session.part("controlnet_core.control.bound_unit"), session.part("controlnet_core.models.control")
+    denoise, prepare = session.part("controlnet_core.denoise"), session.part("controlnet_core.prepare")
+    project = session.part("controlnet_core.models.projections").Projections
+    schedule = session.part("nodes.comfyui.bind").HostSchedule(model.model_sampling, torch.device("cpu"))
+    picture = importlib.import_module("comfyui_host").hint().movedim(-1, 1)
+    plain = (bound.UnitInputs(slice(None), (0.8,) * (len(unet.encoder.blocks) + 1), None),)
+
+    def predict(apply: Any, call: dict[str, Any]) -> Tensor:
+        x, sigma, text, label = call["input"], call["timestep"], call["c"]["c_crossattn"], call["c"]["y"]
+        rows, size = len(x), (x.shape[-2], x.shape[-1])
+        context = control.BindContext(
+            (picture,), ("",), text, label, schedule, (), (0,) * rows, rows, size, False, unet.config, per_row=True
+        )
+        own = bound.NetInputs(net, net.bind(context).inputs_at(float(sigma[0])), plain)
+        stack = project(unet, schedule, text, label, per_row=True).at(float(sigma[0]))
+        inputs = prepare.BatchInputs(None, (), stack, (own,), None, rows, None)
+        noise = denoise.ControlledUNet(unet)(model.model_sampling.calculate_input(sigma, x), inputs)
+        return model.model_sampling.calculate_denoised(sigma, noise, x)
+
+    return predict
+
+
 def reference_picture() -> Tensor:
     """IMAGE (1, 64, 64, 3), a gradient with a square."""
     ramp = torch.linspace(0, 1, 64)
@@ -305,6 +351,7 @@ def attention_control(session: Any) -> None:
         session.tensors[f"attention.{name}"] = session.ksampler(with_reference(session, name))
     for name, units in EXCHANGES.items():
         session.tensors[f"attention.{name}"] = session.ksampler(applied(session, units))
+    exchange_in_sdxl(session)
     session.tensors["attention.none"] = session.ksampler(session.prompts)
     model = session.model
     session.model = session.node("CNCore_Accelerate", model=model, weights="shared")["result"][0]

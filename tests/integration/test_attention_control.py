@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from comfyui_controlnet_core.controlnet_core.config import DEMO
+from comfyui_controlnet_core.controlnet_core.config import DEMO, SDXL
 from controlnet_xs_files import random_state, save_xs, xs_config
 from ctrlora_files import save_base, save_lora
 from load_script import load_script
@@ -33,6 +33,7 @@ CTRLORA = replace(DEMO.unet, widths=(64, 96), transformer_depth=(1, 0), context_
 
 host = load_script(Path(__file__).with_name("test_comfyui.py"))
 scenario = load_script(Path(__file__).with_name("comfyui_attention.py"))
+families = load_script(Path(__file__).with_name("comfyui_accelerate.py"))
 pack = host.pack
 headless = host.headless
 
@@ -49,6 +50,8 @@ def found(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[st
     for name, time_mix in (("xs", 1.0), ("xs_plain", None)):
         config = xs_config(CTRLORA, time_mix=time_mix)
         save_xs(folder / f"{name}.safetensors", config, random_state(config))
+    config = xs_config(replace(SDXL.unet, **families.SMALL["sdxl"]))
+    save_xs(folder / "xs_sdxl.safetensors", config, random_state(config))
     given = {"SCENARIOS": "attention_control", "HOST_ARGS": "--use-pytorch-cross-attention"}
     return host.run_scenarios(pack, tmp_path_factory.mktemp("attention"), **given)
 
@@ -161,6 +164,14 @@ def test_a_controlnet_xs_gives_the_same_latent_without_comfyui(
     print(f"{name}: {relative_error(mine, theirs):.1e}")
     assert relative_error(mine, theirs) <= PARITY
     assert relative_error(theirs, tensors["attention.none"]) > 50 * PARITY
+
+
+def test_a_controlnet_xs_on_sdxl_in_comfyui(tensors: dict[str, torch.Tensor]) -> None:
+    """The label is a part of what both read, behind the timestep's embedding that the net replaces."""
+    found = relative_error(tensors["attention.xs sdxl"], tensors["engine.xs sdxl"])
+    print(f"xs sdxl: {found:.1e}")
+    assert found <= PARITY
+    assert relative_error(tensors["attention.xs sdxl"], tensors["attention.sdxl"]) > 50 * PARITY
 
 
 @pytest.mark.parametrize("mode", scenario.INPAINTING)

@@ -16,6 +16,7 @@ from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_li
 from comfyui_controlnet_core.controlnet_core.models.adapter import Adapter
 from comfyui_controlnet_core.controlnet_core.models.control import ControlModel
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
+from comfyui_controlnet_core.controlnet_core.models.controlnet_xs import ControlNetXS
 from comfyui_controlnet_core.controlnet_core.models.derived import (
     OWN,
     ControlDifference,
@@ -27,6 +28,7 @@ from comfyui_controlnet_core.controlnet_core.models.union import ControlNetUnion
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
 from comfyui_controlnet_core.controlnet_core.run_options import RunOptions, Shortcuts
 from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
+from controlnet_xs_files import xs_config
 from torch import Tensor, nn
 
 CONFIG = replace(DEMO, unet=replace(DEMO.unet, widths=(32, 64), transformer_depth=(1, 1), context_dim=32, label_dim=16))
@@ -123,6 +125,12 @@ def union(world: World) -> dict[str, Any]:
     return {"units": [world.unit(net, kind="canny", more_hints=more)]}
 
 
+def exchange(world: World) -> dict[str, Any]:
+    """A net beside the UNet's blocks, which replaces the timestep's embedding in one half."""
+    net = shaken(ControlNetXS(xs_config(world.unet.config)), 4)
+    return {"units": [world.unit(net, negative=0.0), world.unit()]}
+
+
 def derived(kind: type[DerivedControlNet]) -> Case:
     """A net that is complete only with its base."""
 
@@ -159,6 +167,7 @@ CASES: dict[str, Case] = {
         "units": [world.unit(shaken(Adapter(AdapterConfig(widths=(32, 64), res_blocks=1)), 4)), world.unit()]
     },
     "a union of two kinds": union,
+    "a ControlNet-XS": exchange,
     "a Control-LoRA": derived(ControlLora),
     "a difference": derived(ControlDifference),
     "areas, masks and windows": areas,
