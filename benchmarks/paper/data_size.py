@@ -26,7 +26,7 @@ CLEAR = 0.03
 
 def measure(laboratory: Laboratory) -> list[Row]:
     """Train on so many scenes with each seed."""
-    return [laboratory.measured(variant, seed) for seed in laboratory.settings.seeds for variant in VARIANTS]
+    return [laboratory.measured(variant, seed) for variant, seed in laboratory.runs(VARIANTS)]
 
 
 def judge(rows: Sequence[Row]) -> list[Verdict]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from laboratory import Laboratory, Variant
-from report import Experiment, Row, Verdict, draw_groups, f1, main, new_page, save_page, seeds_of
+from report import Experiment, Row, Verdict, draw_groups, f1, main, new_page, save_page, seeds_of, select
 
 SHARES = (0.0, 0.5, 0.9)
 VARIANTS = tuple(Variant(empty=share) for share in SHARES)
@@ -24,12 +24,13 @@ CLEAR = 0.03
 def measure(laboratory: Laboratory) -> list[Row]:
     """Train with each fraction of empty prompts and each seed."""
     prompts = ("caption", "none", "conflicting")
-    return [laboratory.measured(variant, seed, prompts) for seed in laboratory.settings.seeds for variant in VARIANTS]
+    return [laboratory.measured(variant, seed, prompts) for variant, seed in laboratory.runs(VARIANTS)]
 
 
 def judge(rows: Sequence[Row]) -> list[Verdict]:
     """Half of the prompts empty should help control without a prompt, and not cost control with one."""
-    means = {p: {s: float(np.mean(f1(rows, p, empty=s))) for s in SHARES} for p in ("none", "caption")}
+    shares = [share for share in SHARES if select(rows, empty=share)]
+    means = {p: {s: float(np.mean(f1(rows, p, empty=s))) for s in shares} for p in ("none", "caption")}
     gain = means["none"][0.5] - means["none"][0.0]
     cost = means["caption"][0.0] - means["caption"][0.5]
     text = "; ".join(
@@ -45,7 +46,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     """Fidelity under each prompt, by fraction of empty prompts in training."""
     titles = {"none": "no prompt", "caption": "caption", "conflicting": "caption of another scene"}
     groups = {
-        title: {f"{share:.0%} empty": f1(rows, prompt, empty=share) for share in SHARES}
+        title: {f"{share:.0%} empty": f1(rows, prompt, empty=share) for share in SHARES if select(rows, empty=share)}
         for prompt, title in titles.items()
     }
     with new_page(860, 350) as page:

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -82,13 +82,18 @@ class Variant:
 
 @dataclass(frozen=True)
 class Settings:
-    """Budget of an experiment. scored: held-out scenes whose pictures are compared with their hints."""
+    """Budget of an experiment.
+
+    scored: held-out scenes whose pictures are compared with their hints. trained_only: leave runs out that are not
+    complete, instead of training them.
+    """
 
     work: Path
     seeds: tuple[int, ...] = (0, 1, 2)
     steps: int = 160
     batch: int = 4
     scored: int = 8
+    trained_only: bool = False
 
 
 QUICK = {"seeds": (0,), "steps": 80, "scored": 4}
@@ -167,6 +172,18 @@ class Laboratory:
         """Where a run lies; it depends on everything that decides its numbers."""
         numbers = f"steps{self.settings.steps}_batch{self.settings.batch}"
         return self.settings.work / f"{variant.name}_{numbers}" / f"seed{seed}"
+
+    def runs(self, variants: Sequence[Variant]) -> Iterator[tuple[Variant, int]]:
+        """Each variant with each seed; all of one seed first, so that what is cut off has whole seeds."""
+        for seed in self.settings.seeds:
+            for variant in variants:
+                if not self.settings.trained_only or self.is_complete(variant, seed):
+                    yield variant, seed
+
+    def is_complete(self, variant: Variant, seed: int) -> bool:
+        """Whether a run was trained to its end."""
+        path = self.folder(variant, seed) / "row.json"
+        return path.exists() and json.loads(path.read_text())["complete"]
 
     def prepare(self, variant: Variant, seed: int) -> ControlNetTraining:
         """A run as it was left, or a fresh one."""

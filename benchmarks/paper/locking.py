@@ -33,12 +33,11 @@ def measure(laboratory: Laboratory) -> list[Row]:
     """Train both ways with each seed; measure the base alone on captions of held-out scenes, without a hint."""
     before = base_loss(laboratory, load_checkpoint(ASSETS / "demo_base.safetensors", dtype=torch.float32).unet)
     rows = []
-    for seed in laboratory.settings.seeds:
-        for variant in VARIANTS:
-            row = laboratory.measured(variant, seed)
-            after = base_loss(laboratory, laboratory.trained(variant, seed).unet)
-            rows.append({**row, "base before": before, "base after": after})
-            print(f"{variant.name} seed {seed}: the base's loss {before:.4f} -> {after:.4f}", flush=True)
+    for variant, seed in laboratory.runs(VARIANTS):
+        row = laboratory.measured(variant, seed)
+        after = base_loss(laboratory, laboratory.trained(variant, seed).unet)
+        rows.append({**row, "base before": before, "base after": after})
+        print(f"{variant.name} seed {seed}: the base's loss {before:.4f} -> {after:.4f}", flush=True)
     return rows
 
 

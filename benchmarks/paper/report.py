@@ -56,7 +56,8 @@ class Experiment:
         """Measure, write the rows, draw, and print the verdicts."""
         rows = self.measure(laboratory)
         settings = {key: str(v) if isinstance(v, Path) else v for key, v in asdict(laboratory.settings).items()}
-        settings.pop("work")
+        for key in ("work", "trained_only"):  # they change no number
+            settings.pop(key)
         about = {"question": self.question, "source": self.source, "settings": settings}
         where = machine(torch.device("cpu"))
         write_json(results / f"{self.name}.json", {**about, "machine": where, "rows": rows})
@@ -80,6 +81,7 @@ def parse(description: str, add: Callable[[argparse.ArgumentParser], None] = lam
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "paper", help="trained nets; runs continue")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON rows")
     parser.add_argument("--images", type=Path, default=IMAGES, help="folder of the figures")
+    parser.add_argument("--trained-only", action="store_true", help="leave out runs that are not complete")
     add(parser)
     args = parser.parse_args()
     if args.quick:
@@ -91,7 +93,8 @@ def parse(description: str, add: Callable[[argparse.ArgumentParser], None] = lam
 
 def laboratory_of(args: argparse.Namespace) -> Laboratory:
     """The laboratory that the command line asks for."""
-    return Laboratory(Settings(args.work, tuple(args.seeds), args.steps, scored=args.scored))
+    settings = Settings(args.work, tuple(args.seeds), args.steps, scored=args.scored, trained_only=args.trained_only)
+    return Laboratory(settings)
 
 
 def main(experiment: Experiment) -> None:

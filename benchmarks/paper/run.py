@@ -40,9 +40,9 @@ def main() -> None:
     laboratory = laboratory_of(args)
     if args.train:
         # One seed of everything is worth more than all seeds of one thing, should the time run out.
-        for seed in args.seeds:
-            for variant in dict.fromkeys(v for experiment in experiments(args.only) for v in experiment.variants):
-                laboratory.train(variant, seed)
+        variants = dict.fromkeys(v for experiment in experiments(args.only) for v in experiment.variants)
+        for variant, seed in laboratory.runs(tuple(variants)):
+            laboratory.train(variant, seed)
         return
     for experiment in experiments(args.only) if not args.only_page else ():
         started = time.monotonic()

@@ -23,7 +23,7 @@ WINDOW = 0.2
 
 def measure(laboratory: Laboratory) -> list[Row]:
     """Train at each learning rate with each seed; only the probe counts."""
-    return [laboratory.train(variant, seed) for seed in laboratory.settings.seeds for variant in VARIANTS]
+    return [laboratory.train(variant, seed) for variant, seed in laboratory.runs(VARIANTS)]
 
 
 def curve(row: Row) -> tuple[np.ndarray, np.ndarray]:

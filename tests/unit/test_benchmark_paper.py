@@ -61,6 +61,17 @@ def test_each_variant_has_a_folder_of_its_own(load: Load, tmp_path: Path) -> Non
     assert len({found.folder(variant, seed) for variant in variants for seed in (0, 1)}) == 2 * len(variants)
 
 
+def test_runs_that_are_not_complete_can_be_left_out(load: Load, tmp_path: Path) -> None:
+    laboratory = load("laboratory")
+    variants, seeds = load("architecture").VARIANTS, (0, 1)
+    every = laboratory.Laboratory(laboratory.Settings(tmp_path, seeds))
+    assert len(list(every.runs(variants))) == 6
+    laboratory.write_json(every.folder(variants[1], 1) / "row.json", {"complete": True})
+    laboratory.write_json(every.folder(variants[2], 0) / "row.json", {"complete": False})
+    done = laboratory.Laboratory(laboratory.Settings(tmp_path, seeds, trained_only=True))
+    assert list(done.runs(variants)) == [(variants[1], 1)]
+
+
 def test_held_out_scenes_are_never_drawn(load: Load) -> None:
     scenes, more = (load("laboratory").Scenes(count, {}) for count in (20, 50))
     draw, held_out = scenes.split(0)
