@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.checkpoints.io import read_header, read_tensors, write_safetensors
-from comfyui_controlnet_core.controlnet_core.speed.packed_cpu import kept, kept_files, mapped_file, opaque
+from comfyui_controlnet_core.controlnet_core.speed.packed_cpu import kept, kept_files, mapped_file, opaque, winograd
 from comfyui_controlnet_core.controlnet_core.speed.packed_cpu.kept import KeptWeights
 from comfyui_controlnet_core.controlnet_core.speed.packed_cpu.pack import can_pack, pack
 from comfyui_controlnet_core.controlnet_core.speed.packed_cpu.work_buffer import WorkBuffer
@@ -27,9 +27,8 @@ SIZE = (1, 128, 16, 16)
 def small_and_settled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept, "LEAST_BYTES", 1)
     monkeypatch.setattr(mapped_file, "SETTLED_SECONDS", 0.0)
-    monkeypatch.setattr("comfyui_controlnet_core.controlnet_core.speed.packed_cpu.winograd.LEAST_WORK", dict.fromkeys(
-        (torch.float32, torch.bfloat16), 0.0
-    ))  # fmt: skip
+    monkeypatch.setattr(winograd, "LEAST_WORK", dict.fromkeys((torch.float32, torch.bfloat16), 0.0))
+    monkeypatch.setattr(winograd, "has_matrix_unit", lambda: False)
 
 
 class Net(nn.Module):

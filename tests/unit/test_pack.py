@@ -20,6 +20,12 @@ TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 3e-2}
 """Of the largest value."""
 
 
+@pytest.fixture(autouse=True)
+def without_matrix_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles are tested in bfloat16 on all processors, also where they are not used because products are so fast."""
+    monkeypatch.setattr(winograd, "has_matrix_unit", lambda: False)
+
+
 @pytest.fixture(params=TOLERANCE, ids=str)
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     """Both that a processor may pack."""
@@ -197,6 +203,13 @@ def test_each_thread_writes_to_a_buffer_of_its_own() -> None:
     with ThreadPoolExecutor(1) as other:
         (theirs,) = other.submit(work_buffer.take, ((4,), torch.float32)).result()
     assert own.data_ptr() != theirs.data_ptr()
+
+
+def test_no_tiles_in_bfloat16_where_the_processor_multiplies_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, size = torch.Size((320, 320, 3, 3)), torch.Size((2, 320, 64, 64))
+    assert suits(weight, PLAIN, size, torch.bfloat16) and suits(weight, PLAIN, size, torch.float32)
+    monkeypatch.setattr(winograd, "has_matrix_unit", lambda: True)
+    assert not suits(weight, PLAIN, size, torch.bfloat16) and suits(weight, PLAIN, size, torch.float32)
 
 
 def test_the_buffer_holds_one_column_of_places() -> None:

@@ -93,7 +93,7 @@ class PackedConv2d(nn.Module):
         """Most bytes of the weight where none was made yet: as large as for tiles, if they are possible."""
         if self.nbytes:
             return 0
-        large = self.work_buffer is not None and may_suit(self.plain.shape, self.geometry)
+        large = self.work_buffer is not None and may_suit(self.plain.shape, self.geometry, self.dtype)
         return self.dtype.itemsize * self.plain.numel() * (16 if large else 9) // 9
 
     def _form(self, size: torch.Size) -> Blocked | Winograd:

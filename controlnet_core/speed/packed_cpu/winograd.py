@@ -15,6 +15,7 @@ transformed filter is 16/9 as large.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -42,15 +43,24 @@ IN_BLOCKS: Geometry = ([1, 1], [1, 1], [1, 1], 1)
 """The geometry of 3x3 convolutions in residual blocks, the only one that is supported."""
 
 
-def may_suit(weight: torch.Size, geometry: Geometry) -> bool:
+@cache
+def has_matrix_unit() -> bool:
+    """Whether the processor multiplies whole bfloat16 matrices (AMX). Products then take so little time that the
+    transforms take more than all products of the plain convolution: 1.2 to 6 times its time was measured."""
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
+
+
+def may_suit(weight: torch.Size, geometry: Geometry, dtype: torch.dtype) -> bool:
     """Whether a convolution is computed this way for some size of input."""
+    if dtype == torch.bfloat16 and has_matrix_unit():
+        return False
     return tuple(weight[2:]) == (3, 3) and geometry == IN_BLOCKS and min(weight[:2]) >= LEAST_WIDTH
 
 
 def suits(weight: torch.Size, geometry: Geometry, size: torch.Size, dtype: torch.dtype) -> bool:
     """Whether a convolution is computed this way for an input (B, C, H, W) of this size: 3x3 with zeros around,
     of whole tiles, and large enough to gain. weight: (O, C, h, w)."""
-    if not may_suit(weight, geometry):
+    if not may_suit(weight, geometry, dtype):
         return False
     rows, _, height, width = size
     cells = rows * height * width
