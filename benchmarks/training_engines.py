@@ -134,7 +134,7 @@ def fill_cache(folder: Path, sizes: list[int]) -> None:
         training = prepare_training(checkpoint, data, PAPER, disk=disk, keep_bytes=0)
         rows = list(range(len(data)))
         training.latents(rows)
-        training.condition([*data.captions(rows), ""])
+        training.condition([*data.captions(rows), ""], (size, size))
         training.flush()
 
 

@@ -6,6 +6,7 @@ import math
 import pickle
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from comfyui_controlnet_core.controlnet_core.training.demo_world import (
     sample_scene,
     srgb_to_lab,
     vocabulary,
+    write_scenes,
 )
 from comfyui_controlnet_core.controlnet_core.training.demo_world.captions import caption_words
 from comfyui_controlnet_core.controlnet_core.training.demo_world.colours import (
@@ -29,6 +31,7 @@ from comfyui_controlnet_core.controlnet_core.training.demo_world.colours import 
 )
 from comfyui_controlnet_core.controlnet_core.training.demo_world.mannequin import KEYPOINTS, POSES, Mannequin
 from comfyui_controlnet_core.controlnet_core.training.demo_world.scene import SOLID_KINDS, Camera, Scene, Solid
+from PIL import Image
 
 SIZE = 64
 CAMERA = Camera(height=1.6, pitch=math.radians(8.0), fov=math.radians(42.0))
@@ -290,3 +293,14 @@ def test_bad_arguments_are_named() -> None:
         render_seed(0, 4)
     with pytest.raises(ValueRangeError, match="torus"):
         render(scene_of(replace(SOLIDS["cone"], kind="torus")), SIZE)
+
+
+def test_scenes_are_written_as_pictures_with_captions(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "target", 2, size=SIZE, first=7)
+    assert sorted(path.name for path in (tmp_path / "target").iterdir()) == [
+        "00000.png", "00000.txt", "00001.png", "00001.txt",
+    ]  # fmt: skip
+    scene = render_seed(8, SIZE)
+    assert (tmp_path / "target" / "00001.txt").read_text("utf-8") == scene.caption
+    with Image.open(tmp_path / "target" / "00001.png") as picture:
+        assert np.abs(np.asarray(picture) / 255.0 - scene.image.clip(0, 1)).max() <= 0.5 / 255.0 + 1e-6

@@ -10,7 +10,9 @@ from .colours import srgb_to_lab
 from .rendering import RenderedScene, render, render_many, render_seed
 from .sampling import sample_scene
 from .scene import ADE_CLASS
+from .scene_files import write_scenes
 
 __all__ = [
-    "ADE_CLASS", "RenderedScene", "render", "render_many", "render_seed", "sample_scene", "srgb_to_lab", "vocabulary"
+    "ADE_CLASS", "RenderedScene", "render", "render_many", "render_seed", "sample_scene", "srgb_to_lab", "vocabulary",
+    "write_scenes",
 ]  # fmt: skip
