@@ -32,7 +32,7 @@ def commands() -> list[list[str]]:
     for source in sources("code"):
         for line in COMMAND.findall(source.replace("\\\n", " ")):
             words = shlex.split(re.sub(r"\$\{\w+:-(\w+)\}", r"\1", line))
-            end = next((index for index, word in enumerate(words) if word in ("|", "2>&1")), len(words))
+            end = next((index for index, word in enumerate(words) if word in ("|", "||", "2>&1")), len(words))
             found.append(words[:end])
     return found
 
