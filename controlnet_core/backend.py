@@ -85,7 +85,7 @@ class Backend:
         self.streams = side_streams(runtime)
         self.work_buffer: Any = self._new_work_buffer() if runtime.winograd else None
         self.kept: Any = speed.KeptWeights() if runtime.keep_packed and self.can_pack else None
-        self.conveyor: Any = None
+        self.prefetcher: Any = None
         self.resident: int | None = None
         self._twins: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
         self._placed: WeakKeyDictionary[UNet, WeakKeyDictionary[ControlUnit, ControlUnit]] = WeakKeyDictionary()
@@ -105,7 +105,7 @@ class Backend:
     @property
     def packs(self) -> bool:
         """Whether modules are run as packed twins."""
-        return self.can_pack and self.conveyor is None
+        return self.can_pack and self.prefetcher is None
 
     @property
     def uses_winograd(self) -> bool:
@@ -128,20 +128,20 @@ class Backend:
         if resident == self.resident:
             return
         runtime, self.resident = self.runtime, resident
-        self.conveyor = None
+        self.prefetcher = None
         if resident is not None:
-            self.conveyor = speed.Conveyor(runtime.device, runtime.dtype, resident)
+            self.prefetcher = speed.WeightPrefetcher(runtime.device, runtime.dtype, resident)
         self.release(())
 
     @property
     def policy(self) -> WeightPolicy:
         """How twins hold their weights."""
-        return WeightPolicy(self.runtime, self.packs, self.work_buffer, self.conveyor, self.kept)
+        return WeightPolicy(self.runtime, self.packs, self.work_buffer, self.prefetcher, self.kept)
 
     def loaded_bytes(self, module: nn.Module) -> int:
         """Bytes of a module's weights that are on the device already, in the form in which they are run."""
         twin = self._twins.get(module)
-        if self.conveyor is not None:
+        if self.prefetcher is not None:
             return 0 if twin is None else sum(p.nbytes for p in twin.parameters())
         if self.packs:
             return 0 if twin is None else speed.packed_bytes(twin)
@@ -160,10 +160,10 @@ class Backend:
                 kept.clear()
         return bool(idle)
 
-    def rest(self) -> None:
-        """A run is over: weights that were copied ahead for its next evaluation leave the device."""
-        if self.conveyor is not None:
-            self.conveyor.rest()
+    def end_run(self) -> None:
+        """End a run: drop the weights that were copied ahead for an evaluation that will not come."""
+        if self.prefetcher is not None:
+            self.prefetcher.drop_copies()
 
     def keep_packed(self) -> list[str]:
         """Write weights that were packed in this run to the disk, if that is wanted. Returns lines for the user."""

@@ -141,7 +141,7 @@ def guided_prediction(denoiser: Denoiser, x: Tensor, sigma: Tensor, inputs: Step
 
 
 def predict(denoiser: Denoiser, x: Tensor, sigma: Tensor, batch: BatchInputs) -> dict[int, Tensor]:
-    """For each condition of a batch, by index, its prediction of x0 in the batch's area, float32."""
+    """Predict x0 (B, 4, h, w) float32 in the area of a batch, for each of its conditions, by index of the condition."""
     prepared = denoiser.prepared
     schedule = prepared.job.schedule
     sigma_data = schedule.sigma_data

@@ -269,7 +269,7 @@ def _meta_job(job: Job, backend: Backend, convert: Callable[[Any], nn.Module]) -
 
 
 def meta_module(module: nn.Module) -> nn.Module:
-    """The same tree of modules with weights that have a shape and a dtype only."""
+    """Copy a tree of modules with meta tensors as weights, which have a shape and a dtype but no contents."""
     twin = rebuild(module, copy_leaf)
     for part in twin.modules():  # all of them copies, which share these dictionaries with the original
         part._parameters = {name: _meta_weight(p) for name, p in part._parameters.items()}

@@ -142,9 +142,10 @@ def _named_faults(path: Path) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings of Pillow about odd tags: what keeps a file from being read is an error.
+    """Silence Pillow's warnings about unusual tags. What makes a file unreadable is an error, not a warning.
 
-    Filters of warnings belong to the whole process. Around threads that read pictures, enter this once more outside.
+    Filters of warnings act on the whole process: where several threads read pictures, also enter this around all of
+    them.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -152,11 +153,11 @@ def quiet() -> Iterator[None]:
 
 
 class _WholeReader(io.BufferedReader):
-    """A file that never makes room for more than it holds: a damaged PNG names 2 GB, and Pillow asks for them."""
+    """A file that never allocates more than its size. A damaged PNG may claim 2 GB, and Pillow would ask for them."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """As of any file."""
-        # Python makes room for as much as it is asked for, before it reads.
+        """Read up to `size` bytes, or all if None."""
+        # Python allocates the size that it is asked for before it reads.
         if size is not None and size > 0:
             size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
         return super().read(size)

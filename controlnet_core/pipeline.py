@@ -101,13 +101,13 @@ def generate(
             result = run(guard, options)
             # On a GPU the check is read once, at the end. A second run looks at each step and finds the net that made
             # the bad values.
-            result = run(FiniteGuard(every_step=True), options.silent()) if guard.failed else result
+            result = run(FiniteGuard(every_step=True), options.without_report()) if guard.failed else result
         options.note(*backend.keep_packed())
         return result
     except torch.cuda.OutOfMemoryError as error:
         raise _out_of_memory(latent) from error
     finally:
-        backend.rest()
+        backend.end_run()
 
 
 def _out_of_memory(latent: Tensor) -> OutOfMemory:
@@ -130,7 +130,7 @@ def make_denoiser(
     context = run_context(job, backend, options, guard.every_step)
     plan = apply_plan(job, backend, options, _replays(context))
     options.report_memory(plan)
-    context = replace(context, offloaded=backend.conveyor is not None)  # as planned
+    context = replace(context, offloaded=backend.prefetcher is not None)  # as planned
     denoise = build_denoiser(job, backend, settings, plan.chunk, context, guard)
     options.note(*blocked_choices(job, backend, context))
     return record_evaluations(denoise, options)
@@ -143,7 +143,7 @@ def run_context(
     owners = job.unet, *dict.fromkeys(unit.net for unit in job.units)
     return RunContext(
         backend.runtime, _clock(job, options), backend.streams, backend.programs, owners,
-        backend.conveyor is not None, checks_each_step, options,
+        backend.prefetcher is not None, checks_each_step, options,
     )  # fmt: skip
 
 
@@ -230,7 +230,7 @@ def _plan(job: Job, backend: Backend, options: RunOptions, graphs: bool, winogra
     clock = _clock(job, options)
     models = backend.models(job)
     loaded = sum(backend.loaded_bytes(model) for model in models)
-    ahead = speed.AHEAD if backend.may_offload or backend.conveyor is not None else 0
+    ahead = speed.AHEAD if backend.may_offload or backend.prefetcher is not None else 0
     streaming = Streaming(
         None if backend.may_offload else backend.resident, backend.resident, backend.may_offload,
         ahead + largest_weight(models, runtime.dtype),
@@ -258,7 +258,7 @@ def blocked_choices(job: Job, backend: Backend, context: RunContext) -> list[str
     reasons = ((row.note, row.why_without_effect(context)) for row in ACCELERATIONS)
     notes = [f"{note}: {reason}" for note, reason in reasons if reason]
     plain_blocks = ""
-    if backend.conveyor is not None:
+    if backend.prefetcher is not None:
         plain_blocks = "weights are streamed from the host"
     elif backend.packs:
         plain_blocks = "weights are packed for the processor"

@@ -29,7 +29,7 @@ class RecordNets:
         self.inner, self.recorder = inner, recorder
 
     def __call__(self, net: NetInputs, rows: Tensor, may_run: bool) -> Iterator[Tensor | None]:
-        """The same residuals."""
+        """Yield the residuals of the wrapped function, unchanged."""
         keys = [unit.whole_unit for unit in net.owners]
         for key in keys:
             self.recorder.net_ran(key)
@@ -51,7 +51,7 @@ class RecordResiduals:
         self.inner, self.options, self.recorder = inner, options, recorder
 
     def __call__(self, net: NetInputs, rows: Tensor, may_run: bool) -> Iterator[Tensor | None]:
-        """The same residuals."""
+        """Yield the residuals of the wrapped function, unchanged."""
         record_acting(self.options, net)
         for index, residual in enumerate(self.inner(net, rows, may_run)):
             if self.recorder.observe and residual is not None:
@@ -100,7 +100,7 @@ def record_step(denoiser: Denoiser, options: RunOptions) -> None:
 
 
 def record_evaluations(denoise: Callable[[Tensor, Tensor], Tensor], options: RunOptions) -> Any:
-    """The same function, whose calls are counted."""
+    """Wrap a function so that its calls are counted; without a recorder, return it unchanged."""
     recorder = options.recorder
     if recorder is None:
         return denoise

@@ -88,7 +88,7 @@ class Shortcuts:
 
     @property
     def summary(self) -> str:
-        """For reports, such as "nets once in 2 evaluations, guidance from 10% to 80%"."""
+        """Describe the shortcuts, such as "nets once in 2 evaluations, guidance from 10% to 80%"."""
         every = {"nets": self.reuse_every, "encoder": self.encoder_every, "lower levels": self.deep_every}
         careful = ", carefully" if self.careful else ""
         parts = [f"{what} once in {count} evaluations{careful}" for what, count in every.items() if count > 1]
@@ -139,7 +139,7 @@ class RunOptions:
         index, count = self.part
         return index * total + done, count * total
 
-    def recorded(self, title: str, observe: bool = False) -> RunOptions:
+    def with_recorder(self, title: str, observe: bool = False) -> RunOptions:
         """The same run with a report. observe: whether residuals and times are measured."""
         return replace(self, recorder=Recorder(title, observe))
 
@@ -148,7 +148,7 @@ class RunOptions:
         assert self.recorder is not None
         return self.recorder.report()
 
-    def skipping(self, other: RunOptions) -> RunOptions:
+    def with_shortcuts_of(self, other: RunOptions) -> RunOptions:
         """This run with the shortcuts of `other`."""
         return replace(self, shortcuts=other.shortcuts)
 
@@ -156,7 +156,7 @@ class RunOptions:
         """The same run, in which nothing is skipped."""
         return replace(self, shortcuts=EXACT)
 
-    def silent(self) -> RunOptions:
+    def without_report(self) -> RunOptions:
         """The same run without report and memory callback; `on_step` is still called."""
         return replace(self, recorder=None, on_memory=None)
 

@@ -11,7 +11,7 @@ from ..controlnet_core.errors import ValueRangeError
 from .fields import Output, choice, edge_tolerance, image, integer, share, unit_number, vae
 from .look import FIDELITY_KINDS, agreements, check_finder, mean_score
 from .node import Node, with_text
-from .pictures import shown, to_image
+from .pictures import show_images, to_image
 from .sample import Sample
 from .values import Conditioning, Latent, SamplerInputs
 
@@ -82,7 +82,7 @@ class AutoStrength(Node):
         text = describe(found, kind)
         plot = to_image(draw_target_strength(found, "fidelity"))
         best = found.best.strength
-        return with_text(text, made[best], best, text, plot, **shown(self.host, plot))
+        return with_text(text, made[best], best, text, plot, **show_images(self.host, plot))
 
     def _unit(self, model: Any, positive: Conditioning, latent: Latent, unit: int) -> tuple[float, int]:
         """The strength of a unit, and its number of blocks."""

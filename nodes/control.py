@@ -228,8 +228,8 @@ class StrengthScheduleNode(Node):
 
 class ScheduleKeyframe(Node):
     """Changes the mask and the block weights of a ControlNet from a position of the sampling on, until a later keyframe
-    changes them again. Those of the unit itself are multiplied by them. Chain as many as needed, behind a Strength
-    Schedule or alone.
+    changes them again. They are multiplied with the mask and the weights of the unit itself. Chain as many as needed,
+    after a Strength Schedule or alone.
     """
 
     DISPLAY_NAME = "Schedule Keyframe"
@@ -238,8 +238,8 @@ class ScheduleKeyframe(Node):
     INPUTS = (
         share("position", 0.5, "Where the keyframe begins: 0 is pure noise, 1 is the finished image.", step=0.001),
         *optional(
-            mask("mask", "From here on control acts where this mask is white; without one the mask before it stays."),
-            socket(WEIGHTS, "block_weights", "From here on, from Block Weights; without them those before stay."),
+            mask("mask", "From here on control acts where the mask is white. Without a mask, the one before it stays."),
+            socket(WEIGHTS, "block_weights", "From here on, from Block Weights. Without them, those before it stay."),
             socket(SCHEDULE, "schedule", "The schedule before this keyframe; the strength is constant without one."),
         ),
     )

@@ -9,8 +9,8 @@ from .control import STACK
 from .fields import Output, choice, clip, edge_tolerance, integer, optional, socket, text, vae
 from .look import FIDELITY_KINDS
 from .node import Node, with_text
-from .pictures import shown
-from .sample import Sample
+from .pictures import show_images
+from .sample import DENOISE, GUIDED_MODEL, LATENT, SETTINGS
 from .sweep_grid import ASK_ABOVE, MAX_CELLS
 from .values import Conditioning, Latent, SamplerInputs, SpecStack
 
@@ -34,9 +34,9 @@ class ControlSweep(Node):
     SEARCH_ALIASES = ["xy plot", "xyz plot", "grid search", "compare strengths", "parameter sweep"]
     OUTPUT_NODE = True
     INPUTS = (
-        *Sample.INPUTS[:3],
+        *GUIDED_MODEL,
         socket(STACK, "stack", "The ControlNets with their hints, from Control Unit."),
-        *Sample.INPUTS[3:4],
+        LATENT,
         vae("vae", "Decodes the latents."),
         choice("x", list(SWEPT), "What changes along a row.", "strength"),
         text("x_values", VALUES_TIP, "0, 0.5, 1"),
@@ -49,8 +49,9 @@ class ControlSweep(Node):
             "their preprocessor.", "canny",
         ),
         edge_tolerance(),
-        integer("max_cells", ASK_ABOVE, 1, MAX_CELLS, "A grid of more images is refused before the first is sampled."),
-        *Sample.INPUTS[4:],
+        integer("max_cells", ASK_ABOVE, 1, MAX_CELLS, "A grid of more images is an error, before anything is sampled."),
+        *SETTINGS,
+        DENOISE,
         *optional(clip("clip", "The text encoder; needed to sweep the prompt.")),
     )  # fmt: skip
     OUTPUTS = (
@@ -77,4 +78,4 @@ class ControlSweep(Node):
         inputs = SamplerInputs(model, positive, negative, latent, SampleSettings(**settings))
         measured = None if kind == NOTHING else Fidelity(kind, tolerance)
         made = SweepRuns(self.host, inputs, stack, unit, clip).run(grid, vae, measured)
-        return with_text(made.table, made.sheet, made.table, made.images, **shown(self.host, made.sheet))
+        return with_text(made.table, made.sheet, made.table, made.images, **show_images(self.host, made.sheet))

@@ -24,7 +24,7 @@ LATENT_CELL = 8
 
 class TileColorFix(Node):
     """Gives an upscaled or repainted image the colours of its source: the mean colour of each block becomes that of
-    the source, detail finer than a block stays. For tile ControlNets, whose results drift in colour. Link it behind
+    the source, detail finer than a block stays. For tile ControlNets, whose results drift in colour. Link it after
     VAE Decode.
     """
 
@@ -58,8 +58,8 @@ class TileColorFix(Node):
 
 
 class PasteBack(Node):
-    """Puts the repainted part of an image back into its source. Pixels outside the mask stay those of the source, bit
-    for bit, which encoding and decoding would change.
+    """Puts the repainted part of an image back into its source. Pixels outside the mask stay bit-equal to those
+    of the source; encoding and decoding alone would change them.
     """
 
     DISPLAY_NAME = "Paste Back"

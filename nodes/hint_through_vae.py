@@ -21,11 +21,11 @@ class HintThroughVae:
         self.encode, self.as_picture = encode, as_picture
 
     def __call__(self, hint: Tensor) -> Tensor:
-        """Encode."""
+        """Hint (B, 3, H, W) in [0, 1] -> scaled latent (B, 4, H/8, W/8)."""
         # An image in [0, 1] is read as 2 image - 1, so the second form is read as the hint itself.
         image = hint.float() if self.as_picture else (hint.float() + 1.0) / 2.0
         return self.encode(image.movedim(1, -1).cpu()) * SD15.vae.scaling_factor
 
     def __deepcopy__(self, memo: Any) -> HintThroughVae:
-        """Itself: copies of a net share their VAE."""
+        """Return itself, because copies of a net share their VAE."""
         return self

@@ -15,7 +15,7 @@ from ..controlnet_core.analysis.fidelity import Agreement
 from ..controlnet_core.control.hint import fit_hint
 from .fields import Output, choice, edge_tolerance, image, optional
 from .node import Node, with_text
-from .pictures import shown, to_image
+from .pictures import show_images, to_image
 from .preprocess import check_weights, core_errors
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class ControlFidelity(Node):
         )
         mean = mean_score(results)
         text = "\n".join([headline(kind, mean, tolerance), *(f"  {result.words}" for result in results)])
-        return with_text(text, mean, text, image, **shown(self.host, image))
+        return with_text(text, mean, text, image, **show_images(self.host, image))
 
 
 def agreements(

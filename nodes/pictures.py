@@ -156,7 +156,7 @@ def to_image(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels, np.float32))[None]
 
 
-def shown(host: Any, images: Tensor, prefix: str = "shown", **texts: Any) -> dict[str, list[dict[str, str]]]:
+def show_images(host: Any, images: Tensor, prefix: str = "shown", **texts: Any) -> dict[str, list[dict[str, str]]]:
     """The "ui" result that shows images on a node. They are written into the temporary folder.
 
     texts: as in `save_pictures`.

@@ -11,7 +11,7 @@ from ..controlnet_core.control.hint import check_hint_channels, fit_hint
 from .control import CATEGORY
 from .fields import Output, conditioning, denoise, latent, model, optional, sampler, scheduler, steps
 from .node import Node, with_text
-from .pictures import shown, to_image
+from .pictures import show_images, to_image
 from .speed import describe_skipped
 from .step_information import information_of_unit
 from .values import Conditioning, Controlled, Latent, SamplerInputs
@@ -85,7 +85,7 @@ class ControlPlan(Node):
         batch = [hint[:, :3].cpu() for hints in fitted for hint in hints] or [torch.zeros(1, 3, *size)]
         drawn = [seen_hint(unit, hints[0]) for unit, hints in zip(controlled.units, fitted, strict=True)]
         picture = to_image(draw_plan(plan, drawn, measured))
-        return with_text(text, text, torch.cat(batch).movedim(1, -1), picture, **shown(self.host, picture))
+        return with_text(text, text, torch.cat(batch).movedim(1, -1), picture, **show_images(self.host, picture))
 
     def _information(
         self, model: Any, positive: Conditioning, finished: Latent, settings: SampleSettings

@@ -14,7 +14,7 @@ from ..preprocessors import PictureError
 from ..preprocessors import pose as poses
 from .fields import Output, image, number, optional, socket, text
 from .node import Node
-from .pictures import shown
+from .pictures import show_images
 from .pose import TEMPLATE_SIDE
 from .preprocess import CATEGORY, core_errors
 
@@ -28,7 +28,7 @@ MAX_SENT = 2**20
 
 class PoseEditor(Node):
     """Draw and change poses by hand: drag the joints of bodies, hands and faces with the mouse, a finger or the
-    keyboard. The workflow carries the pose, so that it gives the same picture without the editor.
+    keyboard. The pose is saved in the workflow, which gives the same picture without the editor.
     """
 
     DISPLAY_NAME = "Pose Editor"
@@ -107,5 +107,5 @@ def background(host: Any, image: Tensor) -> list[dict[str, Any]]:
     small = image[:1]
     if factor > 1:
         small = F.avg_pool2d(small.movedim(-1, 1).float(), factor, ceil_mode=True).movedim(1, -1)
-    (file,) = shown(host, small, "pose_editor")["images"]
+    (file,) = show_images(host, small, "pose_editor")["images"]
     return [{**file, "height": int(height), "width": int(width)}]

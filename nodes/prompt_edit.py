@@ -39,16 +39,16 @@ class PromptEdit(Node):
         share(
             "start_percent",
             0.2,
-            "Until here the unedited prompt acts and decides the layout: 0 is pure noise, 1 is the finished image. A "
-            "later start keeps more of the picture and changes less.",
+            "Where the edit starts: 0 is pure noise, 1 is the finished image. Before it the unedited prompt decides "
+            "the layout. A later start keeps more of the image and changes less.",
             step=0.001,
         ),
-        share("end_percent", 1.0, "Where the edit ends to act.", step=0.001),
+        share("end_percent", 1.0, "Where the edit ends.", step=0.001),
         share(
             "keep_places_until",
             0.5,
-            "Until here the new words act where the old ones would have acted. After it they act where they want to, "
-            "which shows them more clearly.",
+            "Until this position the new words act in the places of the old words. After it they choose their own "
+            "places, which shows them more clearly.",
         ),
         *optional(mask("mask", "The edit acts where the mask is white; without a mask it acts everywhere.")),
     )

@@ -11,7 +11,7 @@ from .node import Node
 from .values import Conditioning, ControlSpec, Halves, UnitOptions
 
 MODES = ("attention", "adain", "attention+adain")
-"""As `models.reference.MODES`; ComfyUI imports this file at its start, which need not load the engine."""
+"""The same as `models.reference.MODES`, which is not imported: ComfyUI imports this file at its start."""
 NAME = "reference"
 
 
@@ -26,7 +26,9 @@ class ReferenceControl(Node):
     INPUTS = (
         *prompts(),
         vae("vae", "The VAE of the checkpoint; it encodes the reference."),
-        image("image", "The reference: one image, or one for each image of the batch. Best of about the final size."),
+        image(
+            "image", "The reference: one image, or one for each image of the batch. Use about the size of the result."
+        ),
         choice(
             "mode",
             list(MODES),
@@ -43,7 +45,7 @@ class ReferenceControl(Node):
         ),
         *window(
             "Where the reference starts to act: 0 is pure noise, 1 is the finished image.",
-            "Where the reference ends to act. Early steps decide the layout, late steps the details.",
+            "Where the reference stops acting. Early steps decide the layout, late steps the details.",
         ),
         *optional(mask("mask", "The reference acts where the mask is white; without a mask it acts everywhere.")),
     )

@@ -40,11 +40,12 @@ class RegionPrompts(Node):
         share("softness", 0.02, "Width of the soft border of a region, as a fraction of the shorter side."),
         *window(
             "Where the regions start to act: 0 is pure noise, 1 is the finished image.",
-            "Where the regions end to act. Early steps decide the layout, late steps the details.",
+            "Where the regions stop acting. Early steps decide the layout, late steps the details.",
         ),
         *optional(
             mask(
-                "masks", "A mask for each line that is no box and no class of the label map, in the order of the lines."
+                "masks",
+                "A mask for each line that has no box and names no class of the label map, in the order of the lines.",
             ),
             image(
                 "label_map", "A map in the colours of ADE20K or COCO, as Segment Palette makes it, or in any colours."

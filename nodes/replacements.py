@@ -83,7 +83,7 @@ PREPROCESSORS = (
     pose("DWPreprocessor", "pose_vitpose", "detect_hand", "detect_body", "detect_face", "resolution", "bbox_detector",
          "pose_estimator", "scale_stick_for_xinsr_cn"),
 )  # fmt: skip
-"""Those of comfyui_controlnet_aux."""
+"""Preprocessors of comfyui_controlnet_aux."""
 ADVANCED = (
     *(Replacement(f"{start}ControlNetLoaderAdvanced", "CNCore_LoadControlNet", (name,), {"control_net": name})
       for start, name in (("ACN_", "cnet"), ("", "control_net_name"))),
@@ -93,7 +93,7 @@ ADVANCED = (
         "strength", "start_percent", "end_percent"), {**UNIT, "mask": "mask_optional"}, {"mode": "balanced"}, (0, 1))
       for end in ("", "_v2")),
 )  # fmt: skip
-"""Those of ComfyUI-Advanced-ControlNet whose keyframes and weights are optional."""
+"""Nodes of ComfyUI-Advanced-ControlNet whose keyframes and weights are optional."""
 REPLACEMENTS = (*PREPROCESSORS, *ADVANCED)
 STAND_INS = (
     hint("MiDaS-DepthMapPreprocessor", "Depth", "a", "bg_threshold", kind="depth_dpt"),

@@ -6,8 +6,29 @@ from typing import Any
 
 from .fields import Output, cfg, clip, conditioning, denoise, latent, model, prompt, sampler, scheduler, seed, steps
 from .node import Node, with_text
-from .pictures import shown, to_image
+from .pictures import show_images, to_image
 from .values import Conditioning, Halves, Latent, SamplerInputs
+
+# The inputs of a sampler in groups: nodes that sample too put inputs of their own between them.
+GUIDED_MODEL = (
+    model("model", "The diffusion model."),
+    conditioning("positive", "The encoded prompt, with control."),
+    conditioning("negative", "The encoded negative prompt, with control."),
+)
+LATENT = latent("latent", "An empty latent, or an encoded image to start from.")
+SETTINGS = (
+    seed(tooltip="Seed of the initial noise. Another seed gives another image."),
+    steps("Number of sampling steps. More steps take longer."),
+    cfg(
+        default=7.0,
+        tooltip="Guidance scale: how strongly the image follows the prompt rather than the negative prompt. 1 "
+        "turns guidance off.",
+    ),
+    sampler("sampler", "The algorithm that takes the steps.", "euler"),
+    scheduler("How the noise levels of the steps are spaced.", "normal"),
+)
+"""Fields of `SampleSettings`, without the denoise."""
+DENOISE = denoise("Fraction of the noise schedule to run. 1 starts from pure noise, 0.5 keeps the layout of the input.")
 
 
 class EncodePrompt(Node):
@@ -41,22 +62,7 @@ class Sample(Node):
     DISPLAY_NAME = "Sample (ControlNet Core)"
     CATEGORY = "ControlNet Core/sample"
     SEARCH_ALIASES = ["ksampler", "sampler", "generate"]
-    INPUTS = (
-        model("model", "The diffusion model."),
-        conditioning("positive", "The encoded prompt, with control."),
-        conditioning("negative", "The encoded negative prompt, with control."),
-        latent("latent", "An empty latent, or an encoded image to start from."),
-        seed(tooltip="Seed of the initial noise. Another seed gives another image."),
-        steps("Number of sampling steps. More steps take longer."),
-        cfg(
-            default=7.0,
-            tooltip="Guidance scale: how strongly the image follows the prompt rather than the negative prompt. 1 "
-            "turns guidance off.",
-        ),
-        sampler("sampler", "The algorithm that takes the steps.", "euler"),
-        scheduler("How the noise levels of the steps are spaced.", "normal"),
-        denoise("Fraction of the noise schedule to run. 1 starts from pure noise, 0.5 keeps the layout of the input."),
-    )
+    INPUTS = (*GUIDED_MODEL, LATENT, *SETTINGS, DENOISE)
     OUTPUTS = (Output("LATENT", "latent", "The generated latent: link it to VAE Decode."),)
 
     def run(
@@ -97,8 +103,8 @@ class ControlReport(Node):
 
         wanted = SampleSettings(**settings)
         # Observing computes the norm of every residual in each step, so Sample does without it.
-        options = DEFAULTS.recorded(wanted.title, observe=True)
+        options = DEFAULTS.with_recorder(wanted.title, observe=True)
         result = self.host.sample(SamplerInputs(model, positive, negative, latent, wanted), options)
         report = options.report()
         text, image = describe(report), to_image(draw_report(report))
-        return with_text(text, result, text, image, **shown(self.host, image))
+        return with_text(text, result, text, image, **show_images(self.host, image))

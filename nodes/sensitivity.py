@@ -12,7 +12,7 @@ from ..controlnet_core.control.weights import BlockWeights
 from .control import WEIGHTS
 from .fields import MAX_SEED, Output, conditioning, integer, latent, model, unit_number
 from .node import Node, with_text
-from .pictures import shown, to_image
+from .pictures import show_images, to_image
 from .step_information import information_of_unit
 from .values import Conditioning, Latent, SamplerInputs
 
@@ -79,7 +79,7 @@ class BlockSensitivity(Node):
             weighed = self.host.reweigh(model, positive, unit - 1, factors)
             # A record of its own keeps these single steps out of the host's reports.
             inputs = SamplerInputs(model, weighed, weighed, plain, one_step)
-            return self.host.sample(inputs, DEFAULTS.recorded("one step"))["samples"]
+            return self.host.sample(inputs, DEFAULTS.with_recorder("one step"))["samples"]
 
         points = [str(step + 1) for step in measured]
         result = measure(predict, x0, len(names), points, on_block=self.host.progress)
@@ -88,4 +88,4 @@ class BlockSensitivity(Node):
         text = "\n\n".join([describe(result, names), information.describe(chosen.name, by_step)])
         image = to_image(draw_sensitivity(result, names, chosen.name, by_step))
         weights = BlockWeights(custom=result.weights)
-        return with_text(text, weights, text, image, window.start, window.end, **shown(self.host, image))
+        return with_text(text, weights, text, image, window.start, window.end, **show_images(self.host, image))

@@ -39,8 +39,8 @@ class LoadSparseCtrl(Node):
 
 
 class SparseFrames(Node):
-    """Places hints at frames of a video, as SparseCtrl reads them: the other frames have none, which the last channel
-    of the hint says.
+    """Places hints at frames of a video, as SparseCtrl reads them. The last channel of the hint marks the frames that
+    have one.
     """
 
     DISPLAY_NAME = "Sparse Frames"

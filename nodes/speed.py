@@ -22,7 +22,7 @@ class Accelerate(Node):
     CATEGORY = "ControlNet Core/sample"
     SEARCH_ALIASES = ["speed", "fast", "optimize"]
     INPUTS = (
-        model("model", "A Stable Diffusion model. LoRA nodes may stand before or after this node."),
+        model("model", "A Stable Diffusion model. LoRA nodes may come before or after this node."),
         choice(
             "weights",
             WEIGHTS,
@@ -59,7 +59,7 @@ class ShortcutsNode(Node):
     CATEGORY = "ControlNet Core/sample"
     SEARCH_ALIASES = ["speed", "fast", "cache", "deepcache", "teacache", "easycache", "guidance interval", "reuse"]
     INPUTS = (
-        model("model", "The model. LoRA and Accelerate may stand before or after this node."),
+        model("model", "The model. LoRA and Accelerate may come before or after this node."),
         every("reuse_every", "Run the ControlNets once in this many steps; 1 is every step."),
         number(
             "reuse_tolerance",

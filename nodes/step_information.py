@@ -47,7 +47,7 @@ def information_of_unit(
         # One Euler step down to sigma 0 returns the prediction of x0, under every host.
         one_step = replace(probe, start_step=steps[point], end_step=steps[point] + 1)
         weighed = host.reweigh(model, positive, unit - 1, (factor,) * blocks)
-        return host.sample(SamplerInputs(model, weighed, weighed, plain, one_step), DEFAULTS.recorded("one step"))[
+        return host.sample(SamplerInputs(model, weighed, weighed, plain, one_step), DEFAULTS.with_recorder("one step"))[
             "samples"
         ]
 

@@ -63,7 +63,7 @@ def _starts(side: int, tile: int, overlap: int) -> tuple[int, ...]:
 
 
 def _share(starts: tuple[int, ...], number: int, length: int, overlap: int) -> Tensor:
-    """(length,): the rise at the border with the tile before, less that at the border with the tile behind."""
+    """(length,): 0 to 1 at the border with the tile before, 1 to 0 at the border with the tile after."""
     at = torch.arange(length) + (starts[number] + 0.5)
     share = torch.ones(length) if number == 0 else _rise(at, starts[number - 1], starts[number], length, overlap)
     if number + 1 < len(starts):
@@ -71,9 +71,9 @@ def _share(starts: tuple[int, ...], number: int, length: int, overlap: int) -> T
     return share
 
 
-def _rise(at: Tensor, before: int, behind: int, length: int, overlap: int) -> Tensor:
-    """From 0 to 1 around the middle of what two tiles share, over `overlap` pixels."""
+def _rise(at: Tensor, before: int, after: int, length: int, overlap: int) -> Tensor:
+    """From 0 to 1 over `overlap` pixels, around the middle of what two tiles share. before, after: where they begin."""
     # Never wider than a step from tile to tile, so that the rises at both ends of a tile do not meet.
-    width = max(1, min(overlap, behind - before))
-    middle = (before + length + behind) / 2
+    width = max(1, min(overlap, after - before))
+    middle = (before + length + after) / 2
     return ((at - middle) / width + 0.5).clamp(0.0, 1.0)

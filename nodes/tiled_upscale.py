@@ -8,24 +8,24 @@ from torch import Tensor
 
 from .fields import Output, image, integer, number, optional, share, side, socket, vae
 from .node import Node
-from .sample import Sample
+from .sample import GUIDED_MODEL, SETTINGS
 from .values import Conditioning, SamplerInputs
 
 
 class TiledUpscale(Node):
     """Enlarges an image, and lets the model add detail to it tile by tile, so that any size fits into memory. Each
-    tile sees its part of the hints and masks of the ControlNets. A tile ControlNet, with the same image as its hint,
-    keeps each tile at what the image shows there.
+    tile sees its part of the hints and masks of the ControlNets. With a tile ControlNet, whose hint is the same image,
+    each tile keeps what the image shows there.
     """
 
     DISPLAY_NAME = "Tiled Upscale"
     CATEGORY = "ControlNet Core/sample"
     SEARCH_ALIASES = ["ultimate sd upscale", "tile controlnet", "hires fix", "super resolution", "tiled diffusion"]
     INPUTS = (
-        *Sample.INPUTS[:3],
+        *GUIDED_MODEL,
         vae("vae", "Encodes and decodes the tiles."),
         image("image", "The image to enlarge."),
-        number("scale_by", 2.0, 0.1, 16.0, "How many times larger the result is. width and height go first.", step=0.1),
+        number("scale_by", 2.0, 0.1, 16.0, "How many times larger. Ignored if width or height is set.", step=0.1),
         side("width", 0, step=1, tooltip="Width of the result in pixels. 0: by scale_by, or by height."),
         side("height", 0, step=1, tooltip="Height of the result in pixels. 0: by scale_by, or by width."),
         integer(
@@ -34,11 +34,11 @@ class TiledUpscale(Node):
             "SDXL.", step=8,
         ),
         integer("overlap", 64, 0, 2048, "Pixels over which neighbouring tiles are faded into each other.", step=8),
-        *Sample.INPUTS[4:-1],
+        *SETTINGS,
         share(
             "denoise", 0.35,
-            "How much is made anew. 0.2 sharpens, 0.5 invents detail. Above that each tile may show things of its own, "
-            "unless a tile ControlNet prevents it.",
+            "How much of the image is made new. 0.2 sharpens, 0.5 invents detail. Above 0.5 a tile may show things "
+            "that do not belong there, unless a tile ControlNet prevents it.",
         ),
         *optional(
             socket(

@@ -144,7 +144,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "DepthFloor", "Depth of a Floor (prior)", ("depth_ground_prior",), "maps",
-        "A flat floor seen to its horizon. A prior: the size of the picture is all that is used of it.",
+        "Depth of a flat floor up to its horizon. A prior: only the size of the picture is used.",
         ("horizon", "ground plane"),
     ),
     Family(
@@ -176,7 +176,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "SegmentRegions", "Segment Colour Regions", ("segment_regions",), "segmentation",
-        "Regions of like colours, to which you give the names. Not semantic: it does not know what it sees.",
+        "Regions of similar colours, which you name. Not semantic: it recognises no objects.",
         ("k-means", "superpixel"),
     ),
     Family(

@@ -157,10 +157,10 @@ class _Run:
             self._report(index + 1)
 
     def _run_network(self, shape: tuple[int, int]) -> Iterator[np.ndarray]:
-        from .learned.library import Library, advising
+        from .learned.library import Library, advise_on_failure
 
         library = self.library or Library(())
-        with advising(self.entry):
+        with advise_on_failure(self.entry):
             if not self.entry.ranged:
                 yield from self._estimates(shape, library)
                 return

@@ -129,14 +129,14 @@ class _Events:
         if event == "execution_cached":
             for node in data.get("nodes", ()):
                 if str(node) in self.needed:
-                    self._tell("cached", str(node), 0.0)
+                    self._report("cached", str(node), 0.0)
         elif event == "executing":
             self.finish()
             # A node that expands into others runs those under ids of their own; only the drawn ones are reported.
             node = str(data.get("display_node") or data.get("node"))
             if node in self.graph.nodes and node not in self.executed:
                 self._running = (node, time.perf_counter())
-                self._tell("start", node, 0.0)
+                self._report("start", node, 0.0)
         elif event == "progress":
             self.reporter.on_step(int(data.get("value", 0)), int(data.get("max", 1)))
 
@@ -146,9 +146,9 @@ class _Events:
             node, began = self._running
             self._running = None
             self.executed.append(node)
-            self._tell("done", node, time.perf_counter() - began)
+            self._report("done", node, time.perf_counter() - began)
 
-    def _tell(self, state: Any, node: str, seconds: float) -> None:
+    def _report(self, state: Any, node: str, seconds: float) -> None:
         total = max(len(self.needed), self._done + 1)
         self.reporter.on_node(NodeEvent(state, self.graph.nodes[node], self._done, total, seconds))
         self._done += state != "start"

@@ -64,7 +64,7 @@ def run_rows(args: argparse.Namespace, document: Document, seeds: Sequence[int |
             log.close()
             reporter.close()
     log.totals.check(log.manifest.path)
-    _tell(args, log, time.perf_counter() - began)
+    _print_result(args, log, time.perf_counter() - began)
     return 0
 
 
@@ -129,7 +129,7 @@ class _Collector(Reporter):
         self.warnings.append(text)
 
 
-def _tell(args: argparse.Namespace, log: RowLog, seconds: float) -> None:
+def _print_result(args: argparse.Namespace, log: RowLog, seconds: float) -> None:
     totals, folder = log.totals, log.manifest.folder
     if args.json:
         facts = {"done": totals.done, "kept": totals.kept, "busy": totals.busy, "images": totals.files}

@@ -56,8 +56,8 @@ class _Nothing:
 
 
 @dataclass(frozen=True)
-class _At:
-    """A point on the way along links: input (or output) number `index` of a node."""
+class _Point:
+    """A point reached while links are followed: input (or output) number `index` of a node."""
 
     is_input: bool
     scope: _Scope
@@ -66,7 +66,7 @@ class _At:
 
 
 _End = Link | _Value | _Nothing
-_Step = _End | _At
+_Step = _End | _Point
 
 
 @dataclass(frozen=True)
@@ -260,12 +260,12 @@ class _Reader:
 
         Results are kept for each point on the way, so that many inputs behind one long chain take linear time.
         """
-        return self._follow(_At(True, scope, node, index), node.inputs[index].type)
+        return self._follow(_Point(True, scope, node, index), node.inputs[index].type)
 
-    def _follow(self, start: _At, wanted: str) -> _End:
+    def _follow(self, start: _Point, wanted: str) -> _End:
         marks = []
         step: _Step = start
-        while isinstance(step, _At):
+        while isinstance(step, _Point):
             mark = (step.scope.path, step.node.id, step.is_input, step.index, wanted)
             if mark in self._followed:
                 known = self._followed[mark]
@@ -292,9 +292,9 @@ class _Reader:
         origin = None if sent is None else scope.drawing.nodes.get(sent[0])
         if sent is None or origin is None:
             return nothing
-        return self._follow(_At(False, scope, origin, sent[1]), node.inputs[index].type)
+        return self._follow(_Point(False, scope, origin, sent[1]), node.inputs[index].type)
 
-    def _source(self, at: _At) -> _Step:
+    def _source(self, at: _Point) -> _Step:
         """From an input along its link."""
         link_id = at.node.inputs[at.index].link if at.index < len(at.node.inputs) else None
         if link_id is None:
@@ -313,19 +313,19 @@ class _Reader:
             same = slot < len(outer) and outer[slot].name == names[slot]
             index = slot if same else next((i for i, item in enumerate(outer) if item.name == names[slot]), None)
             if index is not None and outer[index].link is not None:
-                return _At(True, scope.parent, scope.instance, index)
+                return _Point(True, scope.parent, scope.instance, index)
             return scope.promoted.get(names[slot], _Nothing())
         node = scope.drawing.nodes.get(origin)
         if node is None:
             return _Nothing(f"the node {origin} that it was linked to is not in the file: link it again")
-        return _At(False, scope, node, slot)
+        return _Point(False, scope, node, slot)
 
-    def _output(self, at: _At, wanted: str) -> _Step:
+    def _output(self, at: _Point, wanted: str) -> _Step:
         """From an output into its node: a link if the node runs, else what stands before the node."""
         scope, node = at.scope, at.node
         # The editor resolves these before it looks at the mode: a muted reroute still passes its link on.
         if node.type in _PASSING:
-            return _At(True, scope, node, 0)
+            return _Point(True, scope, node, 0)
         # A bypassed Get node has no input that it could pass on.
         if node.type in _GET_NODES and node.mode != BYPASSED:
             return self._get_node(scope, node)
@@ -340,7 +340,7 @@ class _Reader:
             index = _bypass(node, at.index, wanted)
             if index is None:
                 return _Nothing(f"{node.label} is bypassed and has no {wanted} input to pass on: use it again")
-            return _At(True, scope, node, index)
+            return _Point(True, scope, node, index)
         if node.type in self.definitions:
             definition = self.definitions[node.type]
             link = definition.sources.get(at.index)
@@ -360,7 +360,7 @@ class _Reader:
                 self._setters[place.path] = {_variable(item): item for item in reversed(found)}
             setter = self._setters[place.path].get(name)
             if setter is not None:
-                return _At(True, place, setter, 0)
+                return _Point(True, place, setter, 0)
             place = place.parent
         return _Nothing(f"{node.label} reads {name!r}, and no Set node has this name: add one or link it directly")
 

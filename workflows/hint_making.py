@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 POSE = "pose"
 _SHOWN_FAILURES = 3
 _BATCH_PIXELS = 2**24
-"""Of pictures in memory at a time, 16 of 1024 x 1024; a larger picture is alone."""
+"""Pixels of pictures in memory at a time: 16 pictures of 1024 x 1024. A larger picture is processed alone."""
 
 
 class HintError(CoreError):

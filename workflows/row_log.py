@@ -1,4 +1,4 @@
-"""The rows of `controlnet run --each` that are still to be made, and what came of them, for whoever makes them.
+"""The rows of `controlnet run --each` that are still to be made, and their results.
 
 The process that a person started keeps this log: it alone writes the manifest and holds the locks of rows, wherever
 the rows are made. Lines of a manifest are whole then also on a network drive, where appending is not safe.
@@ -36,7 +36,7 @@ class Totals:
     failed: dict[str, CoreError] = field(default_factory=dict)
 
     def check(self, manifest: Path) -> None:
-        """Raise RowsFailed, with the gravest exit code, if a row failed."""
+        """Raise RowsFailed, with the highest exit code, if a row failed."""
         if self.failed:
             name, first = next(iter(self.failed.items()))
             total = self.done + self.kept + self.busy + len(self.failed)

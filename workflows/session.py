@@ -133,7 +133,7 @@ def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=int, metavar="N", help="torch threads on a CPU (default: one per core)")
 
 
-def tuned(args: argparse.Namespace, device: str, dtype: str) -> Any:
+def make_runtime(args: argparse.Namespace, device: str, dtype: str) -> Any:
     """Return the `Runtime` for the options. Raises ValueRangeError."""
     import torch
 
@@ -199,7 +199,7 @@ def open_session(args: argparse.Namespace, progress: Progress | None = None) -> 
         from ..nodes.standalone.host import StandaloneHost
 
     options = host_arguments(args)
-    runtime = tuned(args, options["device"], options["dtype"])
+    runtime = make_runtime(args, options["device"], options["dtype"])
     host = StandaloneHost(**options, progress=progress, options=run_options(args), runtime=runtime)
     return Session(host, build_nodes(host))
 

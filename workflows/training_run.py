@@ -47,7 +47,7 @@ SHOWN_BUCKETS = 8
 
 
 def train(args: argparse.Namespace) -> int:
-    """See `commands.train.run`."""
+    """Train as the command line says; see `commands.train.run`."""
     began = time.monotonic()
     # Before the models are loaded: hours of work must not end at a file that cannot be written.
     _check_output(args)

@@ -53,13 +53,13 @@ def require_runnable(graph: Graph, classes: Mapping[str, type], *, strict: bool 
 
 
 def as_error(problems: Sequence[Problem]) -> CoreError:
-    """Return one error for a list of problems: the first message of the gravest kind, and the number of others.
+    """Return one error for a list of problems: the first message of the most serious kind, and the number of others.
 
-    A path that leaves its folder (PathError) is graver than a wrong workflow (WorkflowError), a missing file
-    (MissingFileError) is less grave.
+    A path that leaves its folder (PathError) is more serious than a wrong workflow (WorkflowError), and a missing file
+    (MissingFileError) is less serious.
     """
-    gravity = {PathError: 0, MissingFileError: 2}
-    first = min(problems, key=lambda problem: gravity.get(problem.error, 1))
+    rank = {PathError: 0, MissingFileError: 2}
+    first = min(problems, key=lambda problem: rank.get(problem.error, 1))
     others = len(problems) - 1
     more = f" ({others} more: `controlnet validate` lists them)" if others else ""
     return first.error(first.message + more + _inside_comfyui(problems))
@@ -148,7 +148,7 @@ def _unknown_class(node: Node, classes: Mapping[str, type]) -> str:
 
 
 def _misspelled(name: str, classes: Mapping[str, type]) -> str | None:
-    """Return the class whose name differs only by a slip of the pen, if there is one.
+    """Return the class whose name differs by a typing error only, if there is one.
 
     Names of nodes that do different work often share most letters (CLIPVisionLoader and CLIPLoader, VAEEncodeTiled and
     VAEDecodeTiled). So each word must be close to the word in the same place.

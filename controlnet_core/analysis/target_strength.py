@@ -71,7 +71,7 @@ class TargetStrength:
     @property
     def curve(self) -> np.ndarray:
         """The fidelity to expect at the strengths of GRID."""
-        return _moved(_moved(TYPICAL, self.short), self.full)
+        return _shift_curve(_shift_curve(TYPICAL, self.short), self.full)
 
 
 def find_strength(
@@ -100,7 +100,7 @@ def find_strength(
         while len(trials) < count:
             # Of several strengths that reach the target, the smallest leaves the prompt the most freedom. Where none
             # does, the peak of the curve is tried.
-            moved = _moved(curve, trials)
+            moved = _shift_curve(curve, trials)
             enough = np.flatnonzero(moved >= target)
             strength = float(GRID[enough[0] if len(enough) else moved.argmax()])
             if any(abs(strength - trial.strength) < GRID[1] for trial in trials):
@@ -118,12 +118,12 @@ def find_strength(
     short = search(TYPICAL, (Trial(start, measure(start, half)),), SHORT_RUNS, half)
     # Full runs start from the curve of the short ones, not from their points: the fidelity of a full run is a little
     # higher, and mixing both would bend the curve.
-    full = search(_moved(TYPICAL, short), (), full_runs, steps)
+    full = search(_shift_curve(TYPICAL, short), (), full_runs, steps)
     on_trial(total, total)
     return TargetStrength(target, short, full)
 
 
-def _moved(curve: np.ndarray, trials: Sequence[Trial]) -> np.ndarray:
+def _shift_curve(curve: np.ndarray, trials: Sequence[Trial]) -> np.ndarray:
     """The curve on GRID, moved to where trials were. Between two of them, the difference changes evenly."""
     if not trials:
         return curve

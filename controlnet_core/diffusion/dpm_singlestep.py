@@ -18,11 +18,11 @@ from .steps import Denoise, NoiseSource, OnStep, Step, log_snr
 RTOL, ATOL = 0.05, 0.0078
 """Error that `dpm_adaptive` allows in a step, relative to the latent and absolute."""
 FIRST_STEP = 0.05
-"""Its first step, in lambda."""
+"""First step of `dpm_adaptive`, in lambda."""
 ACCEPTED = 0.81
-"""It takes a step again where the next one would have to be shorter than this share."""
+"""`dpm_adaptive` repeats a step if the next one would have to be shorter than this fraction of it."""
 MIN_REST = 1e-5
-"""It ends this close to the end, in lambda: float32 resolves little more."""
+"""`dpm_adaptive` stops this close to the end, in lambda: float32 resolves little more."""
 
 
 def dpm_fast(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: NoiseSource, on_step: OnStep) -> Tensor:

@@ -94,7 +94,7 @@ def identity(feature: Tensor) -> Tensor:
     return feature
 
 
-def pooled(projection: ResidualProjection) -> ResidualProjection:
+def pool_residual(projection: ResidualProjection) -> ResidualProjection:
     """The residual averaged over the image, (B, C, 1, 1), as the shuffle ControlNet adds it."""
     # A zero convolution is 1x1, so the mean can be taken before it: W mean(h) + b = mean(W h + b).
     return lambda feature: projection(feature.mean(dim=(2, 3), keepdim=True))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..config import ControlNetConfig
 from ..errors import ShapeError
-from .control import BindContext, BoundNet, CopyControl, ResidualProjection, pooled
+from .control import BindContext, BoundNet, CopyControl, ResidualProjection, pool_residual
 from .layers import Mlp, repeat_rows
 from .projections import JoinedProjections, Projections
 from .unet import (
@@ -146,7 +146,7 @@ class ControlNet(CopyControl):
 
     def projections(self, inputs: ControlNetInputs) -> Sequence[ResidualProjection]:
         """The zero convolutions."""
-        return [pooled(zero) for zero in self.zeros] if inputs.pool else self.zeros
+        return [pool_residual(zero) for zero in self.zeros] if inputs.pool else self.zeros
 
     def embed(self, t: Tensor, y: Tensor | None = None) -> Tensor:
         """Timesteps (B,) and label vector -> (B, embed_dim), with this net's copy of the embedding weights."""

@@ -74,7 +74,10 @@ class DerivedControlNet(ControlModel):
         return self.complete(unet.config, unet.state_dict())
 
     def complete(self, config: UNetConfig, base: Mapping[str, Tensor]) -> ControlNet:
-        """As `resolve`, from a base's weights by our names. The result is on the base's device, in its dtype."""
+        """Make the complete net from the weights of its base, by our names; on their device and in their dtype.
+
+        config: shape of the base. Raises UnfitError where the file was made for another base.
+        """
         if not self.fits(config):
             raise UnfitError(
                 f"this {self.title} was made for {self.made_for}, and its weights do not fit a base of widths "

@@ -1,8 +1,8 @@
 """The building blocks that UNet and ControlNet share.
 
-Rows of x that are copies of each other (the halves of the guidance read the same latent) stay so until they first
-read their own text. So x may come with fewer rows than keys and values have: they are then repeated where the text
-is read, row by row of x for each text, and what is before that is computed once.
+Both halves of the guidance read the same latent, so their rows of x are equal until they first read their text. Up to
+there they are computed once: x may have fewer rows than keys and values have. Where the text is read, the rows of x
+are repeated for each text.
 
 Every block splits its work in two. `time_shift` and `text_kv` compute what does not depend on x
 (the timestep's projection; keys and values of the text), so that the engine can do it once before
@@ -45,8 +45,7 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tens
 
 
 def repeat_rows(x: Tensor, rows: int) -> Tensor:
-    """(B, ...) -> (rows, ...): all rows of x, again and again. Itself where it has as many, or where one text is for
-    all of them."""
+    """(B, ...) -> (rows, ...): repeat all rows of x, one copy after the other; x itself if it has enough rows."""
     return x if x.shape[0] >= rows else x.repeat(rows // x.shape[0], *(1,) * (x.ndim - 1))
 
 
@@ -305,10 +304,10 @@ class ConvBlock(nn.Module):
         self.conv = nn.Conv2d(width_in, width, 3, stride=stride, padding=1)
 
     def time_shift(self, emb: Tensor) -> None:
-        """No shift."""
+        """None: this block has no timestep."""
 
     def text_kv(self, context: Tensor) -> TextKV:
-        """No keys and values."""
+        """Empty: this block reads no text."""
         return ()
 
     def forward(self, x: Tensor, shift: None = None, kv: TextKV = ()) -> Tensor:

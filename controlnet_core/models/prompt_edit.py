@@ -90,21 +90,21 @@ class PromptEdit(TextControl):
         self.config = PromptEditConfig(prompt.shape[-1], adds_words)
         values = moved.to(edited) @ edited
         # Parameters, so that they follow the net to its device and dtype.
-        self.keys, self.values = _kept(prompt), _kept(values)
-        self.more_keys = _kept(edited) if adds_words else None
-        self.more_values = _kept(added.to(edited)[:, None] * edited) if adds_words else None
+        self.keys, self.values = _as_parameter(prompt), _as_parameter(values)
+        self.more_keys = _as_parameter(edited) if adds_words else None
+        self.more_values = _as_parameter(added.to(edited)[:, None] * edited) if adds_words else None
 
     @property
     def hint_channels(self) -> int:
-        """Those of a picture, which is not read."""
+        """3, the channels of a picture. The hint is not read."""
         return 3
 
     def bind(self, context: BindContext) -> BoundPromptEdit:
-        """Nothing depends on the run."""
+        """Return an empty record: nothing depends on the run."""
         return BoundPromptEdit()
 
     def attention_change(self, inputs: None, place: Place, scale: RowScale) -> PromptEditChange:
-        """The same texts in each block."""
+        """The change of one transformer block; all blocks read the same texts."""
         return PromptEditChange(self.keys, self.values, self.more_keys, self.more_values, scale)
 
 
@@ -113,9 +113,9 @@ class BoundPromptEdit:
     """A prompt edit in a run."""
 
     def inputs_at(self, sigma: float) -> None:
-        """Nothing: the texts are the net's own."""
+        """None: the texts are parameters of the net."""
         return
 
 
-def _kept(text: Tensor) -> nn.Parameter:
+def _as_parameter(text: Tensor) -> nn.Parameter:
     return nn.Parameter(text.detach().clone(), requires_grad=False)

@@ -30,7 +30,7 @@ from .tokenizer import END_TOKEN, ClipTokenizer
 
 MOST_EDITS = 64
 MOST_TOKENS = 77 * 32
-"""Of a prompt. The alignment takes time with the square of it."""
+"""Tokens of a prompt: 32 sections of 77. The time of an alignment grows with their square."""
 MOST_WEIGHT = 10.0
 LINE = re.compile(r"(?P<old>.*?)(?P<arrow>->(?P<new>.*?))?(?::(?P<weight>[^:]*))?", re.DOTALL)
 
@@ -51,7 +51,7 @@ class Edit:
 
 
 class Alignment(NamedTuple):
-    """See `models.prompt_edit`.
+    """Which token of the edited prompt P* takes the place of which token of the prompt P (see `models.prompt_edit`).
 
     moved: R, (tokens of P, tokens of P*). added: the diagonal of D, (tokens of P*,). Both contain the weights of the
     words. weights: (tokens of P*,), alone. same_words: whether both prompts have the same tokens.

@@ -27,12 +27,12 @@ from .layers import AttentionChange
 
 MODES = ("attention", "adain", "attention+adain")
 SEED = 1
-"""Of the noise on the reference: the same at every step and in every run."""
+"""Seed of the noise on the reference, which is the same at every step and in every run."""
 LATENT_CHANNELS = 4
 SMALLEST = 1e-6
-"""Of a variance."""
+"""Smallest variance, so that a constant feature map is not divided by 0."""
 ADAIN_DECODER_BLOCKS = 8
-"""At most so many decoder blocks were counted when the blocks of AdaIN were chosen."""
+"""Of the decoder, only the first 8 blocks are considered for AdaIN, as in the published code."""
 
 
 @dataclass(frozen=True)
@@ -123,12 +123,12 @@ class Reference(ControlModel):
 
     @property
     def dtype(self) -> torch.dtype:
-        """It has no weights."""
+        """float32: the net has no weights that tell a dtype."""
         return torch.float32
 
     @property
     def hint_channels(self) -> int:
-        """Those of a latent."""
+        """4, the channels of a latent."""
         return LATENT_CHANNELS
 
     @property

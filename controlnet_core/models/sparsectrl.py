@@ -37,7 +37,7 @@ RGB = 3
 
 
 class MotionFeedForward(FeedForward):
-    """The same network. A class of its own, because packing fuses `FeedForward` with the block that holds it."""
+    """`FeedForward` in a motion block. A class of its own, because packing fuses `FeedForward` with its block."""
 
 
 class MotionBlock(nn.Module):

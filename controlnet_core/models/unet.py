@@ -59,7 +59,7 @@ class BlockInputs(NamedTuple):
 
 
 class UNetInputs(NamedTuple):
-    """The same for encoder, middle and decoder of one net at one sigma; a ControlNet has no decoder."""
+    """`BlockInputs` for encoder, middle and decoder of one net at one sigma; a ControlNet has no decoder."""
 
     encoder: BlockInputs
     middle: BlockInputs
@@ -96,7 +96,7 @@ class BlockStack(nn.Module):
         return tuple(block.text_kv(context) for block in self.blocks)
 
     def project(self, emb: Tensor, context: Tensor) -> BlockInputs:
-        """Both of the above."""
+        """Project timestep and text: `time_shifts` and `text_kv` in one record."""
         return BlockInputs(self.time_shifts(emb), self.text_kv(context))
 
 
@@ -134,12 +134,12 @@ class UNetEncoder(BlockStack):
 
         `hint` (B, widths[0], H, W), the embedded condition of a ControlNet, is added behind the
         first block. With fewer rows of x than of text, the outputs before the first text is read have as many as x
-        (see `models.layers`); that wants one timestep for all.
+        (see `models.layers`). This requires that all rows have the same timestep.
         """
         return list(self.walk(x, projected, hint))
 
     def walk(self, x: Tensor, projected: BlockInputs, hint: Tensor | None = None) -> Iterator[Tensor]:
-        """As `forward`, one block at a time: who does not need all outputs does not hold them."""
+        """Yield the outputs of `forward` one by one, so that a caller need not hold all of them."""
         h = x
         for index, (block, shift, kv) in enumerate(zip(self.blocks, *projected[:2], strict=True)):
             h = self.run(block, projected.front(index, h), shift, kv)
@@ -209,7 +209,7 @@ class UNetDecoder(BlockStack):
     def forward(self, h: Tensor, skips: list[Tensor], projected: BlockInputs) -> Tensor:
         """Middle output and the encoder's skips -> (B, widths[0], H, W).
 
-        `skips` is emptied: each is let go when it has been read.
+        `skips` is emptied: each skip is freed after it has been read.
         """
         return self.top(self.lower(h, skips, projected), skips, projected)
 

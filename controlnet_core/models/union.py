@@ -107,7 +107,7 @@ class ControlNetUnion(ControlNet):
                 )
 
     def embed(self, t: Tensor, y: Tensor | None = None, types: Sequence[int] = ()) -> Tensor:
-        """As `ControlNet.embed`, with the types that are present."""
+        """Timesteps (B,), label vector (B, label_dim) or None, and the types of the hints -> (B, embed_dim)."""
         return super().embed(t, y) + self.union.embed_types(types)
 
     def embed_hints(self, hints: Sequence[Tensor], types: Sequence[int], latent_size: tuple[int, int]) -> Tensor:
@@ -135,6 +135,10 @@ class ControlNetUnion(ControlNet):
         types: Sequence[int],
         y: Tensor | None = None,
     ) -> Residuals:
-        """As `ControlNet.forward`, with hints and their types."""
+        """Residuals for `UNet.forward`.
+
+        x, t, context, y: see `ControlNet.forward`. hints: each (B, C, 8h, 8w) in [0, 1]. types: one for each hint, or
+        none at all. Raises ShapeError or ValueRangeError as `embed_hints` does.
+        """
         hint = self.embed_hints(hints, types, (x.shape[-2], x.shape[-1]))
         return self._residuals(x, self.embed(t, y, types), context, hint)

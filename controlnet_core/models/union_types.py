@@ -16,7 +16,7 @@ UNION_TYPES: tuple[tuple[str, ...], ...] = (
 )
 """What the released nets mean by type 0, 1, ...; the last two are ProMax's."""
 UNION_CHOICES = tuple("/".join(names) for names in UNION_TYPES)
-"""The same as the host writes them."""
+"""Their names as ComfyUI writes them, such as "canny/lineart/anime_lineart/mlsd"."""
 
 
 def union_type(kind: str) -> int:

@@ -83,7 +83,7 @@ class MemoryPlan:
         return self.missing <= 0
 
     def summary(self) -> str:
-        """On one line, with what to do when it will not fit."""
+        """Describe the plan on one line, with advice where the run does not fit."""
         footprint = self.footprint
         parts = [
             f"memory: {self.peak / MB:,.0f} MB: weights {self.weights / MB:,.0f}, text, timesteps and hints "
@@ -109,14 +109,17 @@ class MemoryPlan:
         return "; ".join(parts)
 
     def data(self) -> dict[str, Any]:
-        """For JSON, in bytes."""
+        """The plan as a dictionary for JSON; sizes in bytes."""
         return {"peak": self.peak, "fits": self.fits, **asdict(self)}
 
 
 @dataclass(frozen=True)
 class Streaming:
-    """How weights may be streamed. fixed: this share is resident, whatever is free. now: the share that is resident
-    now; None for all. may: whether a share may be chosen. under_way: see `MemoryPlan`."""
+    """How weights may be streamed from the host.
+
+    fixed: bytes of weights that stay on the device, however much memory is free; None to choose. now: bytes that stay
+    there at present; None for all. may: whether weights may be streamed at all. under_way: see `MemoryPlan`.
+    """
 
     fixed: int | None = None
     now: int | None = None
@@ -124,10 +127,11 @@ class Streaming:
     under_way: int = 0
 
     def share(self, room: int) -> int:
-        """Bytes of weights that are to be resident where there is room for so many.
+        """How many bytes of weights to keep on the device, if there is room for `room` bytes.
 
-        To choose another share is to load weights anew. So the present one stays while it fits and is not much smaller
-        than could be, and a new one leaves some room: what a run prepared is still there when the next one is planned.
+        Another number means loading weights again. So the present one stays as long as it fits and is not much smaller
+        than possible. A new one leaves some room, because what a run prepared is still in memory when the next run is
+        planned.
         """
         if self.now is not None and self.now <= room <= self.now + self.now // 4 + 2 * SPARE:
             return self.now
@@ -148,7 +152,7 @@ def plan_memory(
     """How many pictures of a batch are evaluated at once: `chunk` of them, or, if that is 0, as many as fit.
 
     footprint: of so many pictures. Halved until it fits: equal chunks cost the least. Weights are streamed last, and
-    only in a run that needs it: the next one is planned anew.
+    only in a run that needs it: the next run is planned by itself.
     """
     pictures = min(chunk, batch) or batch
     plan = MemoryPlan(footprint(pictures), batch, pictures, loaded, free, streaming.fixed, streaming.under_way)

@@ -145,7 +145,7 @@ ACCELERATIONS: tuple[Acceleration, ...] = (
     Acceleration("cuda_graphs", "step", lambda c: c.runtime.graphs, graph_blocker, "no graphs"),
 )
 TRANSFORMS: tuple[Transform, ...] = (
-    Transform("offload", lambda module, policy: policy.conveyor is not None),
+    Transform("offload", lambda module, policy: policy.prefetcher is not None),
     Transform("packed_cpu", lambda module, policy: policy.packs),
     Transform("float8_layers", lambda module, policy: has_float8(module)),
     Transform("fused_qkv", lambda module, policy: policy.runtime.fused_qkv, copies_weights=False),
@@ -161,7 +161,7 @@ EXPORTS: Mapping[str, str] = MappingProxyType(
     {
         "AHEAD": "offload",
         "ChunkedDenoiser": "chunks",
-        "Conveyor": "offload",
+        "WeightPrefetcher": "offload",
         "KeptWeights": "packed_cpu.kept",
         "MetaBuffer": "packed_cpu.work_buffer",
         "ReusedResiduals": "net_reuse",

@@ -31,11 +31,11 @@ class WeightPolicy:
     """How the weights of a model are held.
 
     packs: keep packed copies. work_buffer: memory of packed convolutions, see `speed.packed_cpu`; None computes them by
-    definition. conveyor: copies weights to the device, see `speed.offload`. kept: packed copies on the disk.
+    definition. prefetcher: copies weights to the device, see `speed.offload`. kept: packed copies on the disk.
     """
 
     runtime: Runtime
     packs: bool = False
     work_buffer: Any = None
-    conveyor: Any = None
+    prefetcher: Any = None
     kept: Any = None

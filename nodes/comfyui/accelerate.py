@@ -250,7 +250,7 @@ class Engine:
         key = (self.patcher().model.current_weight_patches_uuid, x.dtype, x.device)
         if self.copy is None or self.copy[0] != key:
             self.copy = None  # before there are two
-            self.copy = (key, borrowed_unet.packed(self.bound))
+            self.copy = (key, borrowed_unet.pack_copy(self.bound))
         return self.copy[1]
 
     def _bind(self, native: nn.Module, dtype: torch.dtype) -> borrowed_unet.BorrowedUNet | str:
@@ -259,7 +259,7 @@ class Engine:
         except UnfitError as error:
             return str(error)
         if self.weights == "packed":
-            reason = borrowed_unet.not_packable(bound)
+            reason = borrowed_unet.packing_blocker(bound)
             self.packs = not reason
             self.report.note = f"{reason}: shared weights were used" if reason else ""
         return bound if self.packs else with_host_arithmetic(bound)

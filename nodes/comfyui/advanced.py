@@ -168,7 +168,7 @@ class KeyframeState:
         self.sigma: float | None = None
 
     def advance(self, sigma: float, sample_sigmas: Tensor | None) -> None:
-        """Go on to a noise level. Does nothing if it is there already, as in the second of two calls for one step."""
+        """Advance to a noise level. A second call for the same level changes nothing."""
         if sigma == self.sigma:
             return
         self.sigma = sigma
@@ -183,7 +183,7 @@ class KeyframeState:
         self.steps += 1
 
     def _guaranteed(self, index: int, highest: float) -> int:
-        """For how many steps the keyframe stays; none if it begins before this run, as in image to image."""
+        """Number of steps that the keyframe stays; 0 if it begins before this run, as in image to image."""
         return 0 if self.starts[index] > highest else self.frames[index].guarantee_steps
 
     def _enter(self, index: int) -> None:

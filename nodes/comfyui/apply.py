@@ -25,7 +25,7 @@ LEFT_OUT = "cncore_left_out"
 
 
 def apply_control(positive: Conditioning, negative: Conditioning, specs: Sequence[ControlSpec]) -> Halves:
-    """Both halves with these units behind those that they have. A strength of 0 adds only its name, for the end."""
+    """Both halves with these units added. A unit of strength 0 adds only its name, for the report at the end."""
     for spec in specs:
         if spec.strength != 0.0:
             positive, negative = _apply(positive, negative, spec)

@@ -46,7 +46,7 @@ class AttentionPatches:
             "attn2_output_patch": self.text_output,
         }
         if self.net.net.entry == "reference":
-            given |= {"input_block_patch": self.behind_input, "output_block_patch": self.before_output}
+            given |= {"input_block_patch": self.after_input, "output_block_patch": self.before_output}
         for name, patch in given.items():
             patches[name] = [*patches.get(name, ()), patch]
         options["patches"] = patches
@@ -54,7 +54,7 @@ class AttentionPatches:
     def self_inputs(
         self, query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As ComfyUI calls a patch in front of a self attention."""
+        """Patch before a self attention: return its queries, keys and values, each (rows, N, width)."""
         self.changes = tuple(attention_changes(self.net, place_of(options), query))
         for change in self.changes:
             query, key, value = change.self_inputs(query, key, value)
@@ -62,7 +62,7 @@ class AttentionPatches:
         return query, key, value
 
     def self_output(self, output: Tensor, options: Mapping[str, Any]) -> Tensor:
-        """As ComfyUI calls a patch behind a self attention."""
+        """Patch after a self attention: return its output (rows, N, width)."""
         for change in self.changes:
             attention = self._block(options).attn1
             output = change.self_output(
@@ -73,14 +73,14 @@ class AttentionPatches:
     def text_inputs(
         self, query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As ComfyUI calls a patch in front of a cross attention: the second one of the same block."""
+        """Patch before the cross attention of the same block: return its queries, keys and values."""
         for change in self.changes:
             query = change.text_query(query)
         options[QUERY] = query  # the last of our patches has the one that is attended with
         return query, key, value
 
     def text_output(self, output: Tensor, options: Mapping[str, Any]) -> Tensor:
-        """As ComfyUI calls a patch behind a cross attention."""
+        """Patch after a cross attention: return its output (rows, N, width)."""
         for change in self.changes:
             attention = self._block(options).attn2
             output = change.text_output(
@@ -91,12 +91,12 @@ class AttentionPatches:
             )
         return output
 
-    def behind_input(self, h: Tensor, options: Mapping[str, Any]) -> Tensor:
-        """As ComfyUI calls a patch behind a block of the encoder."""
+    def after_input(self, h: Tensor, options: Mapping[str, Any]) -> Tensor:
+        """Patch after a block of the encoder: return its output (rows, C, h, w)."""
         return self._changed(Place("encoder", options["block"][1], 0), h)
 
     def before_output(self, h: Tensor, skip: Tensor, options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """As ComfyUI calls a patch in front of a block of the decoder."""
+        """Patch before a block of the decoder: return the feature map that it reads, and its skip."""
         return self._changed(place_before(options["block"][1]), h), skip
 
     def _changed(self, place: Place, h: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Our UNet around ComfyUI's own layers.
 
-The leaf modules are borrowed, not their tensors: how a layer casts, patches or fetches its weights stays the
-editor's business, and a LoRA that replaces a weight replaces it here too.
+The leaf modules are shared, not their tensors. So ComfyUI still decides how a layer casts, patches or fetches its
+weights, and a LoRA that replaces a weight replaces it here too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ...controlnet_core.speed import WorkBuffer, pack
 PLAIN_LAYERS = (nn.Conv2d, nn.Linear)
 """Kinds of layers that can be packed, most of them ComfyUI's subclasses of these."""
 REPLACED = {"forward", "_conv_forward"}
-"""What others put on a layer in place of its class's, such as a convolution over the picture's edges."""
+"""Methods that other packs replace on a layer, for example to let convolutions wrap around the edges."""
 
 
 class BorrowedUNet(UNet):
@@ -35,7 +35,7 @@ class BorrowedUNet(UNet):
     dtype = torch.float32
 
     def embed(self, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """As `UNet.embed`, in `dtype`."""
+        """Timesteps (B,) and label vector (B, label_dim) or None -> (B, embed_dim), computed in `dtype`."""
         sinusoid = timestep_embedding(t, self.time_embed.width).to(self.dtype)
         emb = Mlp.forward(self.time_embed, sinusoid)
         return emb if self.label_embed is None or y is None else emb + self.label_embed(y)
@@ -120,9 +120,9 @@ def _fitting(place: Place, layer: nn.Module | None, heads: Mapping[nn.Module, in
     if layer is None or shapes != place.shapes:
         has, should = (s and {name: tuple(shape) for name, shape in s.items()} for s in (shapes, place.shapes))
         raise UnfitError(f"the model's UNet differs from Stable Diffusion's at {place.name}: {has}, not {should}")
-    told = None if place.heads is None else heads.get(layer)
-    if told is not None and told != place.heads:
-        raise UnfitError(f"the model's attention has {told} heads where {place.heads} were expected")
+    found = None if place.heads is None else heads.get(layer)
+    if found is not None and found != place.heads:
+        raise UnfitError(f"the model's attention has {found} heads where {place.heads} were expected")
     return layer
 
 
@@ -130,8 +130,8 @@ def _shapes(module: nn.Module) -> dict[str, torch.Size]:
     return {name: p.shape for name, p in module._parameters.items() if p is not None}
 
 
-def not_packable(bound: nn.Module) -> str:
-    """Why the backend's layout is not to be had for these weights; empty if it is."""
+def packing_blocker(bound: nn.Module) -> str:
+    """Why these weights cannot be packed for the processor; empty if they can."""
     for module in bound.modules():
         if not module._parameters:
             continue
@@ -146,8 +146,8 @@ def not_packable(bound: nn.Module) -> str:
     return "" if torch.backends.mkldnn.is_available() else "this torch has no oneDNN"
 
 
-def packed(bound: BorrowedUNet) -> BorrowedUNet:
-    """The tree with a copy of its weights in the backend's layout."""
+def pack_copy(bound: BorrowedUNet) -> BorrowedUNet:
+    """A copy of the tree with its weights packed for the processor."""
     return pack(rebuild(bound, _plain_layer), torch.float32, WorkBuffer())
 
 

@@ -25,7 +25,7 @@ from .placed_net import SharedNet
 UNION_ARGUMENT = "control_type"
 """Where the native node for ControlNet Union leaves the number of the type, in a list."""
 OWN_MASKS = 2
-"""Of the masks that are channels of the hint, those that always act: the unit's, and Advanced-ControlNet's."""
+"""The first two masks among the channels of the hint always act: the unit's and Advanced-ControlNet's."""
 FITS_OF_PARTS = ("crop", "pixel-perfect")
 """Hint fits that packs keep to when they cut the hint into parts."""
 
@@ -82,7 +82,7 @@ class ControlInputs(AdvancedInputs, comfy.controlnet.ControlNet):
         self.joined = self.cond_hint_original = self.parts.join()
 
     def copy(self) -> Any:
-        """The same unit; weights are shared."""
+        """A copy of the unit that shares its weights."""
         twin = type(self)(self.shared)
         self._copy_inputs(twin)
         return twin
@@ -93,7 +93,7 @@ class ControlInputs(AdvancedInputs, comfy.controlnet.ControlNet):
         twin.spec, twin.name, twin.parts, twin.joined = self.spec, self.name, self.parts, self.joined
 
     def deepclone_multigpu(self, load_device: torch.device, autoregister: bool = False) -> Any:
-        """The same unit with weights of its own for another device, as ComfyUI's MultiGPU nodes ask for it."""
+        """A copy with weights of its own for another device; ComfyUI's MultiGPU nodes call this."""
         twin = type(self)(self.shared.for_device(load_device))
         self._copy_inputs(twin)
         if autoregister:

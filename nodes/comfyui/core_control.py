@@ -40,7 +40,7 @@ from .control_inputs import ControlInputs
 from .exchange_patches import ExchangePatches
 from .model_config import base_config, base_weights
 from .placed_net import PlacedNet, SharedNet
-from .recording import record_acting, record_run, recorded
+from .recording import record_acting, record_residuals, record_run
 from .reference_pass import record
 from .residuals import LazyResiduals, Residuals, accelerate_is_on, add_residuals
 from .shortcut_state import identity, sampling_of
@@ -163,11 +163,11 @@ class CoreControl(ControlInputs):
 
         def own(may_run: bool) -> Iterator[Tensor | None]:
             weighed = self._weighed(call, may_run, options)
-            return recorded(weighed, options, self, call.unit, call.rows, call.x.device)
+            return record_residuals(weighed, options, self, call.unit, call.rows, call.x.device)
 
         if call.net.net.entry == "skips" and accelerate_is_on(options):
             return LazyResiduals(own, self, previous)
-        return add_residuals(placed_in_lists(call.net.net, list(own(True))), previous)
+        return add_residuals(sort_into_lists(call.net.net, list(own(True))), previous)
 
     def _patch(self, call: Call, cond: dict[str, Any], options: dict[str, Any]) -> None:
         """Put what the net changes inside the UNet's blocks into the options of this call."""
@@ -188,7 +188,7 @@ class CoreControl(ControlInputs):
         def make(exchange: Exchange) -> Iterator[Tensor | None]:
             net = call.net._replace(inputs=call.net.inputs._replace(exchange=exchange))
             weighed = self._weighed(call._replace(net=net), True, options)
-            return recorded(weighed, options, self, call.unit, call.rows, call.x.device)
+            return record_residuals(weighed, options, self, call.unit, call.rows, call.x.device)
 
         def to_decoder(exchange: Exchange, number: int) -> Tensor | None:
             index = model.decoder_target(number)
@@ -361,7 +361,7 @@ def row_index(rows: Sequence[int], device: torch.device) -> Tensor:
     return to_device_async(torch.tensor(rows), device)
 
 
-def placed_in_lists(net: ControlModel, own: list[Any]) -> Residuals:
+def sort_into_lists(net: ControlModel, own: list[Any]) -> Residuals:
     """Residuals in ComfyUI's lists: "output" belongs to the skips, first to last; "input" is added while its
     encoder runs and is taken from its end."""
     skips, middle = own[:-1], own[-1:]

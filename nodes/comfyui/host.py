@@ -170,7 +170,7 @@ class ComfyHost:
     options_of = staticmethod(shortcut_wrappers.options_of)
 
     def memory(self, *sampling: Any) -> str:
-        """Nothing: ComfyUI plans memory itself."""
+        """Return an empty text: ComfyUI plans memory itself."""
         return ""
 
     # ---- progress

@@ -52,11 +52,11 @@ class HostTransformer(SpatialTransformer):
     """A spatial transformer that leaves the layout of a picture as ComfyUI has it, whose kernels then run."""
 
     def tokens(self, x: Tensor) -> Tensor:
-        """As `SpatialTransformer.tokens`, contiguous."""
+        """(B, C, H, W) -> (B, H * W, C), contiguous."""
         return super().tokens(x).contiguous()
 
     def pixels(self, tokens: Tensor, height: int) -> Tensor:
-        """As `SpatialTransformer.pixels`, the channels not last but second."""
+        """(B, H * W, C) -> (B, C, H, W), contiguous instead of channels last."""
         return super().pixels(tokens, height).contiguous()
 
 

@@ -52,14 +52,14 @@ class MaskedControl(comfy.controlnet.ControlBase):
         self.joined = self.cond_hint_original = parts.join()
 
     def copy(self) -> MaskedControl:
-        """The same, with a copy of the native object."""
+        """A copy of the wrapper and of the native object."""
         twin = copy.copy(self)
         self.copy_to(twin)  # containers of its own
         twin.inner, twin.previous_controlnet, twin.cond_hint, twin.multigpu_clones = self.inner.copy(), None, None, {}
         return twin
 
     def deepclone_multigpu(self, load_device: torch.device, autoregister: bool = False) -> MaskedControl:
-        """The same with weights of its own for another device, as ComfyUI's MultiGPU nodes ask for it."""
+        """A copy with weights of its own for another device; ComfyUI's MultiGPU nodes call this."""
         twin = self.copy()
         twin.inner = self.inner.deepclone_multigpu(load_device)
         if autoregister:
@@ -100,7 +100,7 @@ class MaskedControl(comfy.controlnet.ControlBase):
     def get_control(
         self, x_noisy: Tensor, t: Tensor, cond: Mapping[str, Any], batched_number: int, transformer_options: Any
     ) -> Residuals | None:
-        """The native residuals, masked, behind those of the chain."""
+        """The masked residuals of the native object, added to those of the chain before it."""
         arguments = (x_noisy, t, cond, batched_number, transformer_options)
         previous = None if self.previous_controlnet is None else self.previous_controlnet.get_control(*arguments)
         window = context_window(self.sub_idxs, transformer_options)

@@ -48,15 +48,15 @@ class PatchCollector:
     patches: list[tuple[str, Any]] = field(default_factory=list)
 
     def clone(self) -> PatchCollector:
-        """Itself: it is made for one call of the node."""
+        """Return itself, because it is made for one call of the node."""
         return self
 
     def set_model_double_block_patch(self, patch: Any) -> None:
-        """A patch behind each block."""
+        """Collect a patch that runs after each block."""
         self.patches.append(("double_block", patch))
 
     def set_model_noise_refiner_patch(self, patch: Any) -> None:
-        """A patch behind each block that refines the noisy image."""
+        """Collect a patch that runs after each block that refines the noisy image."""
         self.patches.append(("noise_refiner", patch))
 
 
@@ -136,7 +136,7 @@ class ModelPatchControl(comfy.controlnet.ControlBase):
         self.patches, self.shown = made.patches, hint
 
     def copy(self) -> ModelPatchControl:
-        """The same unit; weights are shared, and so is the encoded hint."""
+        """A copy of the unit that shares weights and the encoded hint."""
         twin = copy.copy(self)
         self.copy_to(twin)  # containers of its own
         # One patch may hang at two places, and keeps what it computed for the next block.
@@ -216,7 +216,7 @@ class WeighedPatch:
         self.patch, self.strength, self.weights = patch, strength, weights
 
     def __call__(self, given: dict[str, Any]) -> dict[str, Any]:
-        """As the model calls a patch: given["img"] are the tokens (rows, tokens, width)."""
+        """Called by the model after a block. given["img"]: the tokens (rows, tokens, width)."""
         self.patch.strength = self.strength
         if self.weights is None:
             return self.patch(given)

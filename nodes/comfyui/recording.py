@@ -42,11 +42,11 @@ def record_acting(options: Mapping[str, Any], control: Any, unit: ControlUnit) -
         recorder.unit(control, control.name, describe_settings(unit))
 
 
-def recorded(
+def record_residuals(
     residuals: Iterator[Tensor | None], options: Mapping[str, Any], control: Any, unit: ControlUnit,
     rows: Sequence[int], device: torch.device,
 ) -> Iterator[Tensor | None]:  # fmt: skip
-    """The same weighed residuals, (B, C, h, w). rows: of the batch, those that the unit acts on."""
+    """Yield the weighed residuals (B, C, h, w) unchanged, and record them. rows: those that the unit acts on."""
     recorder = options.get(KEY)
     if recorder is None:
         yield from residuals

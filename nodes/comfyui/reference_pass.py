@@ -32,7 +32,7 @@ def record(
         recorded.tokens[place_of(own)] = query
         return query, key, value
 
-    def behind_input(h: Tensor, own: Mapping[str, Any]) -> Tensor:
+    def after_input(h: Tensor, own: Mapping[str, Any]) -> Tensor:
         record_moments(Place("encoder", own["block"][1], 0), h)
         return h
 
@@ -44,7 +44,7 @@ def record(
     if net.uses_attention:
         patches["attn1_patch"] = [tokens]
     if net.uses_adain:
-        patches |= {"input_block_patch": [behind_input], "output_block_patch": [before_output]}
+        patches |= {"input_block_patch": [after_input], "output_block_patch": [before_output]}
     run({**{name: options[name] for name in PASSED_ON if name in options}, "patches": patches})
     return recorded
 

@@ -80,7 +80,7 @@ class OwnVae(comfy.sd.VAE):
         self, samples: Tensor, tile_x: int | None = None, tile_y: int | None = None, overlap: int | None = None,
         tile_t: int | None = None, overlap_t: int | None = None,
     ) -> Tensor:  # fmt: skip
-        """The same in tiles of so many latent cells."""
+        """Decode in tiles. tile_x, tile_y, overlap: in latent cells; None for the defaults."""
         self._check(samples)
         self._batch(self.memory_used_decode, samples)
         tiles = (tile_x or TILE, tile_y or TILE, OVERLAP if overlap is None else overlap)
@@ -98,7 +98,7 @@ class OwnVae(comfy.sd.VAE):
         self, pixel_samples: Tensor, tile_x: int | None = None, tile_y: int | None = None, overlap: int | None = None,
         tile_t: int | None = None, overlap_t: int | None = None,
     ) -> Tensor:  # fmt: skip
-        """The same in tiles of so many pixels."""
+        """Encode in tiles. tile_x, tile_y, overlap: in pixels; None for the defaults."""
         pixels = self.vae_encode_crop_pixels(pixel_samples).movedim(-1, 1)
         self._batch(self.memory_used_encode, pixels)
         ratio = self.downscale_ratio

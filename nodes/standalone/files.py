@@ -13,7 +13,7 @@ from ...controlnet_core.picture_files import PICTURE_ENDINGS
 from ..fields import choice, image, mask, text
 from ..folders import list_files
 from ..node import Node
-from ..pictures import annotated_file, read_mask, read_picture, save_pictures, shown
+from ..pictures import annotated_file, read_mask, read_picture, save_pictures, show_images
 
 PICTURE = choice("image", lambda host: list_files([host.input_dir], PICTURE_ENDINGS), image_upload=True)
 
@@ -100,7 +100,10 @@ class PreviewImage(Node):
 
     def run(self, images: Tensor, prompt: Any = None, extra_pnginfo: Any = None) -> dict[str, Any]:
         """-> the written files, for the editor."""
-        return {"ui": shown(self.host, images, "preview", prompt=prompt, extra=extra_pnginfo), "result": (images,)}
+        return {
+            "ui": show_images(self.host, images, "preview", prompt=prompt, extra=extra_pnginfo),
+            "result": (images,),
+        }
 
 
 class MaskToImage(Node):

@@ -1,4 +1,4 @@
-"""The host without ComfyUI: files in folders, the engine's own models, and callbacks for whoever started the run."""
+"""The host without ComfyUI: files in folders, the engine's own models, and callbacks of the calling program."""
 
 from __future__ import annotations
 
@@ -335,7 +335,7 @@ class StandaloneHost:
         model, settings = inputs.model, inputs.settings
         reports = None if options.records and not options.observes else self.on_report
         if reports is not None and not options.records:
-            options = options.recorded(settings.title, self.observe)
+            options = options.with_recorder(settings.title, self.observe)
 
         def on_step(step: Step) -> None:
             self.progress(*options.progress(step.index + 1, step.total))
@@ -349,7 +349,7 @@ class StandaloneHost:
         # Runs of one node are about alike: the memory of the first is reported for all.
         on_memory = None if options.part[0] else self._on_memory
         callbacks = {"on_step": on_step, "on_memory": on_memory, "cancelled": self._cancelled}
-        run = replace(options.skipping(used), **callbacks)
+        run = replace(options.with_shortcuts_of(used), **callbacks)
         job = sampling_job(inputs, self.backend)
         result = job.run(run)
         if options.records:
@@ -360,7 +360,7 @@ class StandaloneHost:
         if reports is not None:
             reports(options.report())
         if self.on_measured is not None:
-            self.on_measured(*job.measure(result, replace(run.silent(), on_step=self._on_step)))
+            self.on_measured(*job.measure(result, replace(run.without_report(), on_step=self._on_step)))
         return job.to_latent(result)
 
     def accelerate(self, model: Model, weights: str, node: str | None) -> tuple[Model, str]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..fields import MAX_SIDE, choice, image, integer, mask, share, side, switch
 from ..node import Node
-from ..pictures import shown
+from ..pictures import show_images
 from .room import require_room
 
 MASK = mask("mask")
@@ -158,4 +158,4 @@ class MaskPreview(Node):
     def run(self, mask: Tensor, prompt: Any = None, extra_pnginfo: Any = None) -> dict[str, Any]:
         """-> the written files, for the editor."""
         picture = as_masks(mask)[..., None].expand(-1, -1, -1, 3)
-        return {"ui": shown(self.host, picture, "mask", prompt=prompt, extra=extra_pnginfo)}
+        return {"ui": show_images(self.host, picture, "mask", prompt=prompt, extra=extra_pnginfo)}

@@ -11,7 +11,7 @@ from ...controlnet_core.errors import MissingFileError, ValueRangeError
 from ..fields import clip, image, integer, optional, seed, socket, text
 from ..folders import find_file
 from ..node import Node
-from ..pictures import shown
+from ..pictures import show_images
 from ..values import Conditioning
 
 CATEGORY = "ControlNet Core/other packs"
@@ -165,7 +165,7 @@ class ComparedImagesNode(Node):
         files: list[Any] = []
         for name in sorted(images):
             if images[name] is not None:
-                files += shown(self.host, images[name], name, prompt=prompt, extra=extra_pnginfo)["images"]
+                files += show_images(self.host, images[name], name, prompt=prompt, extra=extra_pnginfo)["images"]
         return {"ui": {"images": files}}
 
 

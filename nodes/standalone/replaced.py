@@ -83,7 +83,7 @@ class ReplacedNode(Node):
 
 def run_replacement(host: Any, one: Replacement, ours: Any, node: str, given: Mapping[str, Any]) -> Any:
     """Run our node for the inputs of the other one. node: its id in the workflow."""
-    values = _moved(one, given)
+    values = _rename_inputs(one, given)
     kind = f" {one.fixed['kind']}" if "kind" in one.fixed else ""
     host.on_note(f"node {node} ({one.old}) ran as {ours.DISPLAY_NAME}{kind}: its result may differ a little")
     bound = type(ours.__name__, (ours,), {"host": host})
@@ -95,10 +95,10 @@ def run_replacement(host: Any, one: Replacement, ours: Any, node: str, given: Ma
 
 def check_replacement(host: Any, one: Replacement, ours: Any, given: Mapping[str, Any]) -> None:
     """Raise the error of our node for files that it would not find. given: known inputs of the other one."""
-    type(ours.__name__, (ours,), {"host": host}).check_files(**_moved(one, given))
+    type(ours.__name__, (ours,), {"host": host}).check_files(**_rename_inputs(one, given))
 
 
-def _moved(one: Replacement, given: Mapping[str, Any]) -> dict[str, Any]:
+def _rename_inputs(one: Replacement, given: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs of our node for those of the other one."""
     return {**dict(one.fixed), **{new: given[old] for new, old in one.moved.items() if old in given}}
 

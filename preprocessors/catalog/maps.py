@@ -19,7 +19,8 @@ MAPS: tuple[Entry, ...] = (
         "A Z-pass or disparity map, whatever its range, becomes a hint: near white, far black.",
         (
             Parameter("invert", "bool", False, "The map is already brighter where nearer."),
-            choice("space", ("linear", "disparity"), "Values as given, or 1 / distance as the depth nets know it."),
+            choice("space", ("linear", "disparity"),
+                   "linear: as given. disparity: 1 / distance, as depth nets read it."),
             Parameter("near", "float", 0.0, "The value that becomes white, if normalize is 'fixed'. 0 and 1 follow the "
                       "map: 1 and 0 with invert, 0.1 and 1 for disparity."),
             Parameter("far", "float", 1.0, "The value that becomes black, if normalize is 'fixed'."),
@@ -83,7 +84,7 @@ MAPS: tuple[Entry, ...] = (
     ),
     Entry(
         "segment_regions", "Colour regions with chosen classes", "seg", "classic.regions:color_regions",
-        "Groups of like colours, which the user names. Not semantic: it does not know what it sees.",
+        "Groups of similar colours, which you name. Not semantic: it recognises no objects.",
         (
             Parameter("classes", "text", "sky, building, earth", "Class names of the palette, one for each group."),
             _PALETTE,

@@ -50,7 +50,7 @@ class Library:
 
     def require(self, entry: Entry, values: Mapping[str, Any]) -> None:
         """Raise WeightsError if a file is missing that a run of `entry` with these values of all parameters reads."""
-        with advising(entry):
+        with advise_on_failure(entry):
             for weights in entry.needed_weights(values):
                 self.find(weights)
 
@@ -87,7 +87,7 @@ class Library:
 
 
 @contextmanager
-def advising(entry: Entry) -> Iterator[None]:
+def advise_on_failure(entry: Entry) -> Iterator[None]:
     """Name the preprocessor without weights that makes the same kind of hint, in a WeightsError about `entry`."""
     try:
         yield

@@ -369,7 +369,7 @@ def refusals(session: Any) -> dict[str, Any]:
         "heads": session.error(lambda: binding.bind(fewer, unet, torch.float32)),
         "shape": session.error(lambda: binding.bind(binding.frame(module.UNetConfig()), unet, torch.float32)),
         "flux": module.accelerated(flux, "shared")[1],
-        "edges": [binding.not_packable(layer) for layer in over_the_edges()],
+        "edges": [binding.packing_blocker(layer) for layer in over_the_edges()],
     }
 
 

@@ -21,7 +21,7 @@ from comfyui_controlnet_core.controlnet_core.diffusion.samplers import SAMPLERS,
 from comfyui_controlnet_core.controlnet_core.pipeline import SampleSettings
 from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
 from comfyui_controlnet_core.controlnet_core.speed import WeightPolicy, fused_qkv
-from comfyui_controlnet_core.controlnet_core.speed.offload import Conveyor, OffloadedLayer, transform
+from comfyui_controlnet_core.controlnet_core.speed.offload import OffloadedLayer, WeightPrefetcher, transform
 from comfyui_controlnet_core.controlnet_core.training.controlnet_training import prepare_training
 from comfyui_controlnet_core.controlnet_core.training.examples import RandomAccess
 from comfyui_controlnet_core.controlnet_core.training.loop import Recipe
@@ -161,8 +161,8 @@ def test_memory_does_not_grow_with_steps_or_runs(card: Card, options: str) -> No
 
 def test_streamed_weights_take_no_more_than_what_may_be_under_way(card: Card) -> None:
     world = World()
-    conveyor = Conveyor(card.device, torch.float32, ahead=200_000)
-    twin = transform(world.unet, WeightPolicy(Runtime(card.device), conveyor=conveyor))
+    prefetcher = WeightPrefetcher(card.device, torch.float32, ahead=200_000)
+    twin = transform(world.unet, WeightPolicy(Runtime(card.device), prefetcher=prefetcher))
     layers = [module for module in twin.modules() if isinstance(module, OffloadedLayer)]
     largest = max(layer.host.nbytes for layer in layers)
     x, t, text, y = rand(1, 1, 4, 8, 8), torch.tensor([500.0]), rand(2, 1, 77, 32), rand(3, 1, 16)
@@ -171,8 +171,8 @@ def test_streamed_weights_take_no_more_than_what_may_be_under_way(card: Card) ->
         for _ in range(3):
             made = twin(*(part.to(card.device) for part in (x, t, text, y)))
         assert_alike(made.cpu(), expected)
-    assert conveyor.stream.most <= conveyor.ahead + 2 * largest
-    assert sum(layer.host.nbytes for layer in layers) > 3 * conveyor.ahead
+    assert prefetcher.stream.most <= prefetcher.ahead + 2 * largest
+    assert sum(layer.host.nbytes for layer in layers) > 3 * prefetcher.ahead
     assert not card.races
 
 

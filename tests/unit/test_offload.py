@@ -27,7 +27,7 @@ from comfyui_controlnet_core.controlnet_core.runtime.memory import (
     plan_memory,
 )
 from comfyui_controlnet_core.controlnet_core.speed import WeightPolicy, offload
-from comfyui_controlnet_core.controlnet_core.speed.offload import AHEAD, Conveyor, OffloadedLayer, transform
+from comfyui_controlnet_core.controlnet_core.speed.offload import AHEAD, OffloadedLayer, WeightPrefetcher, transform
 from torch import Tensor, nn
 
 CPU = torch.device("cpu")
@@ -81,7 +81,7 @@ class Line(nn.Sequential):
         super().__init__(*(nn.Linear(width, width, bias=False, dtype=torch.float16) for _ in range(count)))
 
 
-class Watched(Conveyor):
+class Watched(WeightPrefetcher):
     """Notes what is sent for, and the most bytes that are under way."""
 
     def __init__(self, ahead: int) -> None:
@@ -91,7 +91,7 @@ class Watched(Conveyor):
 
     def take(self, layer: OffloadedLayer) -> Tensor:
         weight = super().take(layer)
-        self.most = max(self.most, sum(parcel.weight.nbytes for parcel in self.coming.values()))
+        self.most = max(self.most, sum(copy.weight.nbytes for copy in self.in_flight.values()))
         return weight
 
     def _send(self, layer: OffloadedLayer):  # type: ignore[no-untyped-def]
@@ -101,26 +101,26 @@ class Watched(Conveyor):
 
 def test_the_next_layers_are_brought_while_one_computes_and_no_more_than_may_be_under_way() -> None:
     size = 8 * 8 * 4
-    conveyor = Watched(ahead=2 * size)
+    prefetcher = Watched(ahead=2 * size)
     line = Line(5)
-    twin = transform(line, WeightPolicy(Runtime(), conveyor=conveyor))
+    twin = transform(line, WeightPolicy(Runtime(), prefetcher=prefetcher))
     x = torch.randn(3, 8)
     expected = line.float()(x)
     assert torch.equal(twin(x), expected)
     layers = list(twin)
-    assert conveyor.sent == layers  # the order was not known
-    conveyor.sent.clear()
+    assert prefetcher.sent == layers  # the order was not known
+    prefetcher.sent.clear()
     assert torch.equal(twin(x), expected)
     # While the first layer computes, two more are under way, and so on: each is sent for once, and in order; behind the
     # last comes the first, as it did between the calls.
-    assert conveyor.sent == [*layers, *layers[:2]]
-    assert conveyor.most <= 2 * size
+    assert prefetcher.sent == [*layers, *layers[:2]]
+    assert prefetcher.most <= 2 * size
 
 
 def test_another_order_than_last_time_only_costs_what_was_sent_for_in_vain() -> None:
-    conveyor = Watched(ahead=10_000)
+    prefetcher = Watched(ahead=10_000)
     line = Line(4)
-    twin = transform(line, WeightPolicy(Runtime(), conveyor=conveyor))
+    twin = transform(line, WeightPolicy(Runtime(), prefetcher=prefetcher))
     x = torch.randn(3, 8)
     a, b, c, d = twin
     e, f, g, h = line.float()
@@ -132,20 +132,20 @@ def test_another_order_than_last_time_only_costs_what_was_sent_for_in_vain() -> 
 def test_so_many_bytes_stay_on_the_device_and_the_module_is_left_alone() -> None:
     line = Line(4)
     before = [layer.weight.data_ptr() for layer in line]
-    conveyor = Conveyor(CPU, torch.float32, resident=2 * 8 * 8 * 4 + 5)
-    twin = transform(line, WeightPolicy(Runtime(), conveyor=conveyor))
+    prefetcher = WeightPrefetcher(CPU, torch.float32, resident=2 * 8 * 8 * 4 + 5)
+    twin = transform(line, WeightPolicy(Runtime(), prefetcher=prefetcher))
     assert [isinstance(layer, OffloadedLayer) for layer in twin] == [False, False, True, True]
-    assert conveyor.resident_left == 5
+    assert prefetcher.resident_left == 5
     assert [(layer.weight.data_ptr(), layer.weight.dtype) for layer in line] == [(p, torch.float16) for p in before]
 
 
 def test_a_conveyor_keeps_no_layer_alive() -> None:
-    conveyor = Conveyor(CPU, torch.float32)
-    twin = transform(Line(3), WeightPolicy(Runtime(), conveyor=conveyor))
+    prefetcher = WeightPrefetcher(CPU, torch.float32)
+    twin = transform(Line(3), WeightPolicy(Runtime(), prefetcher=prefetcher))
     for _ in range(2):
         twin(torch.randn(1, 8))
     del twin
-    assert not conveyor.following and not conveyor.coming
+    assert not prefetcher.following and not prefetcher.in_flight
 
 
 def footprint(pictures: int) -> Footprint:
@@ -210,8 +210,8 @@ def test_streaming_ends_with_the_run_that_needs_it(monkeypatch: pytest.MonkeyPat
         assert (streamed == 0) == (shares[-1] is None)
         if shares[-1] is not None:
             assert 0 < resident <= shares[-1]
-            assert backend.conveyor is not None and not backend.conveyor.coming
-            assert backend.conveyor.at_hand is None
+            assert backend.prefetcher is not None and not backend.prefetcher.in_flight
+            assert backend.prefetcher.current is None
     first, large, small, again, last = shares
     assert first is None and last is None
     assert large is not None and small is not None and small < large

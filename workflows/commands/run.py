@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         from ..comfyui_run import run_seeds
 
         results, session = run_seeds(args, document, seeds, reporter)
-        _tell(args, [_row(seed, result, session) for seed, result in results], [], time.perf_counter() - began)
+        _print_result(args, [_row(seed, result, session) for seed, result in results], [], time.perf_counter() - began)
         return 0
     measured: list[dict[str, float]] = []
     reports: list[RunReport] = []
@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
     finally:
         reporter.close()
     tell_reports(reports, args.report, reporter)
-    _tell(args, rows, measured, time.perf_counter() - began)
+    _print_result(args, rows, measured, time.perf_counter() - began)
     return 0
 
 
@@ -160,7 +160,7 @@ def _row(seed: int | None, result: RunResult, session: Session) -> dict[str, Any
     }
 
 
-def _tell(
+def _print_result(
     args: argparse.Namespace, rows: list[dict[str, Any]], measured: list[dict[str, float]], seconds: float
 ) -> None:
     images = [image for row in rows for image in row["images"]]
@@ -176,8 +176,8 @@ def _tell(
             f"latent error {m['error']:.2%} against the exact run; sampling takes {m['seconds']:.2f} s, exactly "
             f"{m['exact_seconds']:.2f} s, once weights are packed and all is prepared"
         )
-    print(f"{_counted(images)} in {seconds:.1f} s{': ' if images else ''}{' '.join(images)}")
+    print(f"{_count_images(images)} in {seconds:.1f} s{': ' if images else ''}{' '.join(images)}")
 
 
-def _counted(images: list[str]) -> str:
+def _count_images(images: list[str]) -> str:
     return {0: "done, no picture saved,", 1: "saved 1 picture"}.get(len(images), f"saved {len(images)} pictures")

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         reporter.close()
         # What is finished is saved also after Ctrl-C, or when a cell fails.
         paths = _save(Path(session.host.output_dir), Path(document.name).stem, sweep, shown, cells)
-    _tell(args, sweep, shown, cells, paths, time.perf_counter() - began)
+    _print_result(args, sweep, shown, cells, paths, time.perf_counter() - began)
     return 0
 
 
@@ -113,7 +113,7 @@ def _save(folder: Path, stem: str, sweep: Sweep, shown: Shown, cells: list[Cell]
     return save_sheet(folder, stem, sweep, cells, shown.measure, sweep.graph) if cells else ()
 
 
-def _tell(
+def _print_result(
     args: argparse.Namespace, sweep: Sweep, shown: Shown, cells: list[Cell], paths: tuple[Path, ...], seconds: float
 ) -> None:
     if args.json:

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         paths = _save(session, Path(document.name).stem, graph, tuning, found, cache)
     finally:
         reporter.close()
-    _tell(args, tuning, found, paths, time.perf_counter() - began)
+    _print_result(args, tuning, found, paths, time.perf_counter() - began)
     return 0
 
 
@@ -100,7 +100,9 @@ def _save(session: Session, stem: str, graph: Graph, tuning: Tuning, found: Targ
     return [folder / entry["subfolder"] / entry["filename"] for entry in saved]
 
 
-def _tell(args: argparse.Namespace, tuning: Tuning, found: TargetStrength, paths: list[Path], seconds: float) -> None:
+def _print_result(
+    args: argparse.Namespace, tuning: Tuning, found: TargetStrength, paths: list[Path], seconds: float
+) -> None:
     best, before = found.best, found.before
     if args.json:
         row = {
