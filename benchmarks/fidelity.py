@@ -1,6 +1,6 @@
 """Measure how well the demo ControlNets make pictures follow their hints, on held-out scenes, with baselines.
 
-    python benchmarks/fidelity.py [--scenes 64] [--json FILE] [--pictures FOLDER]
+    python benchmarks/fidelity.py [--scenes 64] [--only NAME ...] [--json FILE] [--pictures FOLDER]
 
 For each condition there are four pictures of every scene: with the scene's own hint (with), with the hint of another
 scene (shuffled), without control (none), and the true picture after the autoencoder (ceiling). The measures:
@@ -27,6 +27,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,6 +55,8 @@ ASSETS = Path(__file__).parents[1] / "controlnet_core" / "assets"
 FIRST_SEED = 1_000_100  # not in the training data, and not among the example scenes of the nodes
 SETTINGS = SampleSettings(seed=7, steps=10, cfg=4.0, sampler="dpmpp_2m", scheduler="karras")
 KINDS = ("canny", "lines", "soft_edge", "scribble", "openpose", "segmentation", "normal", "depth", "lineart")
+EXTRAS = ("union", "strength", "together", "photo")
+"""What is measured beside the nets one by one."""
 Score = Callable[[RenderedScene, np.ndarray], list[float]]
 
 
@@ -249,62 +252,64 @@ def _row(
     return {"measure": name, "scenes": sum(1 for s in scenes if score(s, s.image)), **means, "gain": gain}
 
 
+def by_strength(demo: Demo, net: ControlNet) -> dict[str, float]:
+    """Return the edge F1 of the canny net for each strength."""
+    found = {}
+    for strength in (0.0, 0.5, 1.0):
+        stacks = [(ControlUnit(net, hint("canny", s), strength),) for s in demo.scenes]
+        found[str(strength)] = mean(edges, demo.scenes, demo.run(stacks, range(len(demo.scenes))))
+    return found
+
+
+def together(demo: Demo, pose: ControlNet, depth: ControlNet, baselines: Baselines) -> dict[str, dict[str, float]]:
+    """Return both scores with the pose net and the depth net in one stack, beside no control and the ceiling."""
+    stacks = [(ControlUnit(pose, hint("openpose", s)), ControlUnit(depth, hint("depth", s))) for s in demo.scenes]
+    made = {"together": demo.run(stacks, range(len(stacks))), "neither": baselines.free, "ceiling": baselines.ceiling}
+    scores = (("object IoU", objects), ("mannequin IoU", mannequin))
+    return {name: {column: mean(score, demo.scenes, p) for column, p in made.items()} for name, score in scores}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scenes", type=int, default=64)
-    parser.add_argument("--kinds", nargs="+", default=[k for k in KINDS if (ASSETS / f"demo_{k}.safetensors").exists()])
+    parser.add_argument(
+        "--only", nargs="+", choices=(*KINDS, *EXTRAS), default=(*KINDS, *EXTRAS), help="measure only these"
+    )
     parser.add_argument("--assets", type=Path, default=ASSETS)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="file of all rows; those that are not measured stay as they are")
     parser.add_argument("--pictures", type=Path, help="folder for one sheet per condition")
     args = parser.parse_args()
-    started = time.monotonic()
-    scenes = [render_seed(FIRST_SEED + i) for i in range(args.scenes)]
-    demo = load_demo(args.assets, scenes)
-    rows = range(len(scenes))
-    ceiling = demo.ceiling()
-    free = demo.run([()] * len(scenes), rows)
-    nets = {k: load_net(args.assets / f"demo_{k}.safetensors", demo.model.unet) for k in args.kinds}
-    report: dict[str, object] = {"scenes": len(scenes), "settings": vars(SETTINGS), "conditions": {}}
+    demo = load_demo(args.assets, [render_seed(FIRST_SEED + i) for i in range(args.scenes)])
+    report: dict[str, Any] = {"conditions": {}}
+    if args.json and args.json.exists():
+        report = json.loads(args.json.read_text(encoding="utf-8"))
+    report |= {"scenes": args.scenes, "settings": vars(SETTINGS)}
+
+    def net(name: str) -> Any:
+        return load_net(args.assets / f"demo_{name}.safetensors", demo.model.unet)
+
+    baselines = Baselines(demo.run([()] * args.scenes, range(args.scenes)), demo.ceiling())
     print(f"{'condition':22}{'measure':16}{'with':>7}{'shuffled':>10}{'none':>7}{'ceiling':>9}{'gain':>7}")
-    baselines = Baselines(free, ceiling)
-    for kind in args.kinds:
-        row = measured(demo, kind, partial(ControlUnit, nets[kind], name=kind), baselines, args.pictures)
-        report["conditions"][kind] = row  # type: ignore[index]
-    union = args.assets / "demo_union.safetensors"
-    if union.exists():
-        net = load_control(union, dtype=torch.float32)[0]
-        report["union"] = {
-            kind: measured(demo, kind, partial(ControlUnit, net, name=f"union, {kind}", kind=word), baselines)
-            for kind, word in UNION_KINDS.items()
-        }
-    if "canny" in nets:
-        by_strength = {}
-        for strength in (0.0, 0.5, 1.0):
-            stacks = [(ControlUnit(nets["canny"], hint("canny", s), strength),) for s in scenes]
-            by_strength[str(strength)] = mean(edges, scenes, demo.run(stacks, rows))
-        report["canny by strength"] = by_strength
-        print("canny F1 by strength:", by_strength)
-    if {"openpose", "depth"} <= set(nets):
-        stacks = [
-            (ControlUnit(nets["openpose"], hint("openpose", s)), ControlUnit(nets["depth"], hint("depth", s)))
-            for s in scenes
-        ]
-        both = demo.run(stacks, rows)
-        report["depth and pose together"] = {
-            name: {
-                "together": mean(score, scenes, both),
-                "neither": mean(score, scenes, free),
-                "ceiling": mean(score, scenes, ceiling),
+    for part in args.only:
+        started = time.monotonic()
+        if part in KINDS:
+            row = measured(demo, part, partial(ControlUnit, net(part), name=part), baselines, args.pictures)
+            report["conditions"][part] = {**row, "seconds": round(time.monotonic() - started, 1)}
+        elif part == "union":
+            several = net("union")
+            report[part] = {
+                kind: measured(demo, kind, partial(ControlUnit, several, name=f"union, {kind}", kind=word), baselines)
+                for kind, word in UNION_KINDS.items()
             }
-            for name, score in (("object IoU", objects), ("mannequin IoU", mannequin))
-        }
-        print("depth and pose together:", report["depth and pose together"])
-    if "canny" in nets:
-        report["photo"] = {name: photo(demo, nets["canny"], name, prompt) for name, prompt in PHOTOS.items()}
-        print("photo, edge F1:", report["photo"])
-    report["seconds"] = round(time.monotonic() - started, 1)
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=2), encoding="utf-8")
+        elif part == "strength":
+            report["canny by strength"] = by_strength(demo, net("canny"))
+        elif part == "together":
+            report["depth and pose together"] = together(demo, net("openpose"), net("depth"), baselines)
+        else:
+            report["photo"] = {name: photo(demo, net("canny"), name, prompt) for name, prompt in PHOTOS.items()}
+        if args.json:  # after each part: a run that is cut off keeps what it measured
+            args.json.write_text(json.dumps(report, indent=2), encoding="utf-8")
+    print(json.dumps({key: report[key] for key in report if key not in ("conditions", "settings", "union")}, indent=2))
     return 0
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 _MARK = "(built in)"
 _PARTS = ("base", "vae")
-_ORDER = ("canny", "scribble", "depth", "openpose", "segmentation")
+# The order of the paper's conditions.
+_ORDER = ("canny", "lines", "soft_edge", "scribble", "openpose", "segmentation", "normal", "depth", "lineart")
 
 
 def checkpoints(assets: Path) -> Mapping[str, Path]:

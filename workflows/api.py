@@ -104,11 +104,11 @@ def control(
 ) -> Control:
     """Describe one ControlNet for a call of a pipe.
 
-    net: the name of a demo net (canny, scribble, depth, openpose, segmentation, union), a path to a file, or the name
-    of a file in the models folder that was given to `load`. hint: the picture that it reads, for example from
-    `preprocess`. strength: factor, 0 or more. start, end: the window on the timestep axis; 0 is pure noise, 1 the
-    finished picture. mode: "balanced", "prompt", "control", "cfg-rw", "cfg-rw-literal" or "mid-only". mask: the net
-    acts where it is white. kind: what the hint shows ("depth", ...), for a ControlNet Union.
+    net: the name of a demo net (canny, lines, soft_edge, scribble, openpose, segmentation, normal, depth, lineart or
+    union), a path to a file, or the name of a file in the models folder that was given to `load`. hint: the picture
+    that it reads, for example from `preprocess`. strength: factor, 0 or more. start, end: the window on the timestep
+    axis; 0 is pure noise, 1 the finished picture. mode: "balanced", "prompt", "control", "cfg-rw", "cfg-rw-literal" or
+    "mid-only". mask: the net acts where it is white. kind: what the hint shows ("depth", ...), for a ControlNet Union.
 
     Raises MissingFileError, DamagedFileError or PictureError for a picture; the pipe checks the rest.
     """

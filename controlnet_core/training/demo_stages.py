@@ -89,7 +89,7 @@ LORA_START = "canny"
 # its first 300 the learning rate fell more slowly.
 UNION = replace(CONTROL, steps=750, batch=8, accumulate=2, lr=8e-4, lr_end=0.02, warmup=30, seed=31)
 UNION_START = "canny"
-NARROW = ("scribble", "union")
+NARROW = ("scribble", "union", "depth", "segmentation", "openpose")
 """Nets whose encoder is stored in float8, so that all files together stay below 40 MB."""
 UNION_KINDS: Mapping[str, str] = {
     "openpose": "openpose", "depth": "depth", "scribble": "scribble", "canny": "canny", "segmentation": "segment"
