@@ -16,15 +16,16 @@ from .graph import Graph
 from .node_checks import Problem
 from .prefixes import fill_prefixes
 from .reporting import Reporter
+from .run_reports import tell_reports
 from .session import comfyui_folder, host_arguments
 from .validation import as_error
 
 if TYPE_CHECKING:
+    from ..controlnet_core.control.report import RunReport
     from ..nodes.comfyui.headless import Headless, Verdict
 
 _STANDALONE_ONLY = (
-    "report", "measure", "reuse_every", "reuse_tolerance", "encoder_every", "deep_every", "careful",
-    "guidance", "ray",
+    "measure", "reuse_every", "reuse_tolerance", "encoder_every", "deep_every", "careful", "guidance", "ray",
 )  # fmt: skip
 """Options that act on the engine of the standalone host, by the names that argparse stores them under."""
 
@@ -37,6 +38,10 @@ def run_seeds(
     Raises ValueRangeError for an option that acts without ComfyUI only, CoreError where ComfyUI does not start.
     """
     comfy = start_comfyui(args)
+    reports: list[RunReport] = []
+    # Measuring what each block adds costs time on a GPU, so only with --report.
+    if args.report is not None:
+        comfy.report(reports.append)
     graph = overrides.apply_settings(to_graph(document, comfy.classes), comfy.classes, args.set)
     results = []
     try:
@@ -47,6 +52,8 @@ def run_seeds(
             results.append((seed, run_once(seeded, comfy, reporter, strict=args.strict)))
     finally:
         reporter.close()
+    if args.report is not None:
+        tell_reports(reports, args.report, reporter)
     return results, SimpleNamespace(host=SimpleNamespace(output_dir=comfy.folder("output")))
 
 

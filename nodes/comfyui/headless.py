@@ -20,10 +20,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...controlnet_core import errors
 from ...controlnet_core.errors import CoreError, MissingFileError, OutOfMemory, WorkflowError
+
+if TYPE_CHECKING:
+    from ...controlnet_core.control.report import RunReport
 
 Send = Callable[[str, Mapping[str, Any]], None]
 MARKS = ("main.py", "nodes.py", "execution.py", "folder_paths.py")
@@ -128,6 +131,12 @@ class Headless:
         if not status.get("completed"):
             raise _failure(status.get("messages", ()))
         return {str(node): ui for node, ui in record["outputs"].items()}
+
+    def report(self, receive: Callable[[RunReport], None]) -> None:
+        """Report each sampling from now on; see `watch`. Before the workflow is read, since it changes `classes`."""
+        from .watch import watch_loaders
+
+        watch_loaders(self._modules.nodes.NODE_CLASS_MAPPINGS, receive)
 
     def folder(self, kind: str) -> Path:
         """The folder of pictures of a kind: "input", "output" or "temp"."""

@@ -192,6 +192,34 @@ def test_a_template_gives_the_picture_of_the_server(name: str, base: Path, serve
     assert np.array_equal(picture, picture_of_server(server, base, texts["prompt"]))
 
 
+def test_a_report_is_that_of_a_run_without_comfyui(base: Path, tmp_path: Path) -> None:
+    """The same steps, and the same norms of what the net adds; the picture is that of a run without a report."""
+    words = ("run", "canny_to_image", "--set", "CNCore_Sample.steps=2", "--output", str(tmp_path), "--json")
+    plain, recorded = run(base, *words), run(base, *words, "--report", str(tmp_path / "r.json"))
+    first, second = (np.asarray(Image.open(saved(done)[0])) for done in (plain, recorded))
+    assert np.array_equal(first, second)
+    assert cli.main([*words, "--report", str(tmp_path / "own.json"), "--device", "cpu", "--dtype", "fp32"]) == 0
+    (ours,), (alone,) = (json.loads((tmp_path / name).read_text()) for name in ("r.json", "own.json"))
+    assert ours["evaluations"] == alone["evaluations"] == 2
+    assert np.allclose(ours["sigmas"], alone["sigmas"], rtol=1e-4)
+    (unit,), (other,) = ours["units"], alone["units"]
+    assert (unit["name"], unit["ran"], unit["acted"]) == (other["name"], 2, 2) and unit["seconds"] > 0
+    assert np.allclose(np.array(unit["norms"], float), np.array(other["norms"], float), rtol=1e-3)
+
+
+def test_a_report_of_native_samplers(base: Path, tmp_path: Path) -> None:
+    """Each sampling has its report, whichever node samples."""
+    file = tmp_path / "work.json"
+    file.write_text(json.dumps(prompt()))
+    words = ("run", str(file), "--output", str(tmp_path), "--seeds", "4,5", "--report")
+    done = run(base, *words, str(tmp_path / "r.json"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    reports = json.loads((tmp_path / "r.json").read_text())
+    assert [report["title"].split(", ")[1] for report in reports] == ["seed 4", "seed 5"]
+    assert [(len(report["sigmas"]), report["evaluations"], report["units"]) for report in reports] == [(3, 3, [])] * 2
+    assert "3 steps, 3 evaluations in" in done.stderr
+
+
 def test_seeds_and_a_node_of_another_pack(base: Path, server: str, tmp_path: Path) -> None:
     """One process for both seeds: what does not change is taken from the cache, and messages go to stderr."""
     file = tmp_path / "work.json"
