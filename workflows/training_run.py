@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from ..controlnet_core.training.example_forms import Columns
 from ..controlnet_core.training.examples import Examples, ExampleSet, read_pixels
 from ..controlnet_core.training.export import RECIPE_KEY, check_layout, export, export_files
 from ..controlnet_core.training.loop import Recipe, Report
+from ..controlnet_core.training.memory import estimate_training
 from ..controlnet_core.training.probe import ALL_TRAINED, Probe, first_control
 from ..controlnet_core.training.processes import ALONE, Processes, find_processes
 from ..controlnet_core.training.trackers import Tracker, open_tracker
@@ -43,7 +45,7 @@ from .training_report import write_report
 LAYOUTS: dict[str, LayoutName] = {"cldm": "ldm", "diffusers": "diffusers", "core": "core"}
 DEMO = "demo"
 CONTROL_LORA, USUAL_RANK = "control-lora", 128
-SHOWN_BUCKETS = 8
+SHOWN_BUCKETS, MOST_WORKERS = 8, 64
 
 
 def train(args: argparse.Namespace) -> int:
@@ -61,11 +63,8 @@ def train(args: argparse.Namespace) -> int:
     training, settings = prepare(args, work, processes, device)
     loop = training.loop
     with work.locked(*export_files(args.output, args.unlock)) if processes.is_first else nullcontext():
-        # Only now: another training may have written the folder's settings and state while the models were loaded.
-        changed = work.claim(settings) if processes.is_first else []
-        if loop.resume():
-            changes = f" with other settings: {', '.join(changed)}" if changed else ""
-            _print(args, f"continues from step {loop.step}{changes}")
+        if not _begin(args, work, training, settings):
+            return 0
         watch = Watch(args, work, training, tracker)
         if tracker is not None:
             tracker.start(args.output.stem, settings)
@@ -80,7 +79,7 @@ def train(args: argparse.Namespace) -> int:
                 on_step=watch.on_step,
                 cancelled=lambda: bool(stopped),
             )
-        training.flush()
+        training.close()
         if not processes.is_first:
             return 0
         if tracker is not None:
@@ -97,6 +96,28 @@ def train(args: argparse.Namespace) -> int:
         else:
             _print(args, f"stopped at step {loop.step} of {loop.recipe.steps}; the same command continues from there")
     return 0
+
+
+def _begin(args: argparse.Namespace, work: WorkFolder, training: ControlNetTraining, settings: dict[str, Any]) -> bool:
+    """Continue from the state in the work folder, if it has one. False where all is done, which is said."""
+    loop, is_first = training.loop, training.loop.processes.is_first
+    # Only now: another training may have written the folder's settings and state while the models were loaded.
+    changed = work.compare(settings) if is_first else []
+    has_state = loop.resume()
+    files = export_files(args.output, args.unlock)
+    is_done = has_state and loop.step >= loop.recipe.steps and all(file.exists() for file in files)
+    if is_done and not args.overwrite:
+        training.close()
+        _print(args, f"nothing to do: {loop.step} steps are done")
+        if is_first and args.json:
+            _print_facts(files, loop.step, work.read_probes(loop.step), work)
+        return False
+    if is_first:
+        work.write_settings(settings)
+    if has_state:
+        changes = f" with other settings: {', '.join(changed)}" if changed else ""
+        _print(args, f"continues from step {loop.step}{changes}")
+    return True
 
 
 def prepare(
@@ -128,6 +149,10 @@ def prepare(
         )
     start = None if args.start is None else load_controlnet(args.start, dtype=torch.float32)[0]
     device = device or Runtime.choose(args.device, "fp32").device
+    # Before anything of its size is allocated.
+    memory = estimate_training(checkpoint, data, recipe, options, device=device, processes=processes)
+    _print(args, memory.words())
+    memory.check()
     training = controlnet_training.prepare_training(
         checkpoint,
         data,
@@ -138,6 +163,8 @@ def prepare(
         device=device,
         processes=processes,
         disk=disk,
+        workers=args.workers,
+        compiled=args.compile,
     )
     held = "" if len(data) >= ALL_TRAINED else ", none of them held out for the probe"
     _print(
@@ -158,11 +185,13 @@ def _bucket_words(data: Examples) -> str:
 
 def choose_recipe(args: argparse.Namespace) -> tuple[Recipe, TrainingOptions]:
     """Recipe and options of a command line."""
-    given = {name: getattr(args, name) for name in ("steps", "batch", "accumulate", "lr", "ema", "seed")}
+    given = {name: getattr(args, name) for name in ("steps", "batch", "accumulate", "lr", "seed")}
     given = {name: value for name, value in given.items() if value is not None}
     for name in ("probe_every", "save_every", "sample_steps"):
         if getattr(args, name) < 1:
             raise ValueRangeError(f"--{name.replace('_', '-')} is {getattr(args, name)}: expected 1 or more")
+    if not 0 <= args.workers <= MOST_WORKERS:
+        raise ValueRangeError(f"--workers is {args.workers}: expected 0 to {MOST_WORKERS}")
     if args.rank is not None and args.kind != CONTROL_LORA:
         raise ValueRangeError(f"--rank is of a Control-LoRA: add --kind {CONTROL_LORA}, or leave it out")
     if args.rank is not None and args.rank < 1:
@@ -180,8 +209,22 @@ def choose_recipe(args: argparse.Namespace) -> tuple[Recipe, TrainingOptions]:
         noise_offset=args.noise_offset,
     )
     recipe = controlnet_training.QUICK if args.quick else controlnet_training.PAPER
+    given |= _choose_averages(args.ema or [])
     given |= {"bf16": args.bf16, "fp16": args.fp16, "optimizer": args.optimizer}
     return replace(controlnet_training.usual_rate(recipe, options), **given), options
+
+
+def _choose_averages(words: Sequence[float | str]) -> dict[str, Any]:
+    """The fields of `Recipe` that the words of --ema give."""
+    numbers = [word for word in words if isinstance(word, float)]
+    places = [word for word in words if isinstance(word, str)]
+    if len(numbers) > 1 or len(places) > 1 or (numbers and "off" in places):
+        raise ValueRangeError(
+            f"--ema {' '.join(map(str, words))}: give a decay such as 0.999, and cpu or device; or off alone"
+        )
+    if "off" in places:
+        return {"ema": 0.0}
+    return {"ema_on_cpu": "cpu" in places, **({"ema": numbers[0]} if numbers else {})}
 
 
 def _find_base(name: str) -> Path:
@@ -289,14 +332,7 @@ def _finish(args: argparse.Namespace, training: ControlNetTraining, watch: Watch
     files = export(training, args.output, layout=LAYOUTS[args.layout], dtype=DTYPES[args.dtype])
     found = first_control(watch.history)
     if args.json:
-        facts = {
-            "files": [str(path) for path in files],
-            "steps": training.loop.step,
-            "control": watch.history[-1].control if watch.history else None,
-            "control_since": None if found is None else found.step,
-            "work": str(work.folder),
-        }
-        print(json.dumps(facts))
+        _print_facts(files, training.loop.step, watch.history, work)
         return
     for path in files:
         print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
@@ -304,6 +340,18 @@ def _finish(args: argparse.Namespace, training: ControlNetTraining, watch: Watch
         print("control has not appeared yet: train for longer (a larger --steps continues from here)")
     else:
         print(f"control since step {found.step}")
+
+
+def _print_facts(files: Sequence[Path], steps: int, history: Sequence[Probe], work: WorkFolder) -> None:
+    found = first_control(history)
+    facts = {
+        "files": [str(path) for path in files],
+        "steps": steps,
+        "control": history[-1].control if history else None,
+        "control_since": None if found is None else found.step,
+        "work": str(work.folder),
+    }
+    print(json.dumps(facts))
 
 
 def _print(args: argparse.Namespace, text: str) -> None:

@@ -190,13 +190,30 @@ def free_bytes(device: torch.device) -> int | None:
     return min(known) if known and device.type == "cpu" else None
 
 
-def _available(table: Path = Path("/proc/meminfo")) -> int | None:
-    """What Linux would give without swapping."""
+def total_bytes(device: torch.device) -> int | None:
+    """Bytes of memory that a device has, or that a container may take of it; None if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    known = [room for room in (_available(entry="MemTotal:"), _limit()) if room is not None]
+    return min(known) if known and device.type == "cpu" else None
+
+
+def _limit(group: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """The limit of a container (cgroup v2)."""
+    try:
+        limit = (group / "memory.max").read_text(encoding="ascii").strip()
+        return None if limit == "max" else int(limit)
+    except (OSError, ValueError):
+        return None
+
+
+def _available(table: Path = Path("/proc/meminfo"), entry: str = "MemAvailable:") -> int | None:
+    """What Linux would give without swapping, or another entry of its table."""
     if not table.is_file():
         return None
     lines = (line.split() for line in table.read_text(encoding="ascii").splitlines())
     # MemAvailable includes caches that the system would drop; MemFree leaves them out.
-    kilobytes = next((int(words[1]) for words in lines if words[:1] == ["MemAvailable:"]), None)
+    kilobytes = next((int(words[1]) for words in lines if words[:1] == [entry]), None)
     return None if kilobytes is None else 1024 * kilobytes
 
 

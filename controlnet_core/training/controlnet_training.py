@@ -10,6 +10,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from ..models.to_device import to_device_async
 from ..models.unet import UNet
 from ..pipeline import DiffusionModel, SampleSettings, generate
 from ..runtime.device import Runtime
+from .compiled import compile_networks
 from .control_lora import make_low_rank, to_control_lora
 from .disk_cache import DiskCache
 from .encoders import Conditioner, cached_conditioner, cached_latents, find_vae
@@ -36,6 +38,7 @@ from .loop import Loop, Recipe
 from .optimizers import check_fp16
 from .probe import Probe, run_probe
 from .processes import ALONE, Processes
+from .read_ahead import ReadAhead
 from .step import (
     Predict,
     control_predictor,
@@ -95,7 +98,8 @@ class ControlNetTraining:
     """A ControlNet in training. `loop` trains it; `probe` and `sample` can be called between the steps.
 
     squares, square_latents: the examples of the probe and the samples, which are squares also where `data` is in
-    buckets: hints can only be exchanged between pictures of one size.
+    buckets: hints can only be exchanged between pictures of one size. compiled: UNet and net for the steps, where they
+    are compiled.
     """
 
     loop: Loop
@@ -111,7 +115,14 @@ class ControlNetTraining:
     schedule: NoiseSchedule
     options: TrainingOptions
     device: torch.device
+    reader: ReadAhead
     disk: DiskCache | None = None
+    compiled: tuple[Any, Any] | None = None
+
+    def close(self) -> None:
+        """End the threads that read ahead, and `flush`."""
+        self.reader.close()
+        self.flush()
 
     def flush(self) -> None:
         """Write encoded latents and texts that are not on the disk yet, where they are kept there."""
@@ -138,7 +149,10 @@ class ControlNetTraining:
     def _predictor(self, captions: Sequence[str], hints: Tensor) -> Predict:
         with torch.no_grad():
             context, label = self.condition(captions, (hints.shape[-2], hints.shape[-1]))
-        return control_predictor(self.unet, self.net, context, hints, self.options.only_mid_control, label)
+        # A probe uses the plain networks: it would be compiled a second time, without gradients.
+        compiled = self.compiled if torch.is_grad_enabled() else None
+        unet, net = compiled or (self.unet, self.net)
+        return control_predictor(unet, net, context, hints, self.options.only_mid_control, label)
 
     def _loss(self, rows: Sequence[int], generator: torch.Generator) -> Tensor:
         """The loss of this process's part of a batch: Zhang et al. 2023, equation 5, with some captions emptied."""
@@ -148,7 +162,7 @@ class ControlNetTraining:
         chosen = rows[part]
         with self.loop.loading():
             captions = [text if kept else "" for text, kept in zip(self.data.captions(chosen), keep, strict=True)]
-            latents, hints = self.latents(chosen), self.data.hints(chosen)
+            latents, hints = self.latents(chosen), self.reader.hints(chosen)
         latents, hints = (to_device_async(x, self.device) for x in (latents, hints))
         draw = high_noise_timesteps if self.options.quick else uniform_timesteps
         t = draw(len(rows), generator)[part]
@@ -208,37 +222,35 @@ def prepare_training(
     processes: Processes = ALONE,
     disk: DiskCache | None = None,
     keep_bytes: int = MOST,
+    workers: int = 0,
+    compiled: bool = False,
 ) -> ControlNetTraining:
     """Prepare a training on a base, whose weights are converted to float32 on the device.
 
     state_file: where the loop saves its state. start: a net to continue from, instead of a fresh copy of the base's
     encoder. processes: those that share each batch. disk: where latents and texts are kept for the next start.
-    keep_bytes: of latents, and of texts, that are kept in memory; 0 encodes them at each step. Raises CheckpointError
-    for a base without text encoder or autoencoder, UnfitError for a start made for another base, ValueRangeError for
-    fewer than 2 examples, a size that the model does not divide, a batch that the processes do not divide, a base with
-    EDM noise levels, or a device that cannot compute in fp16.
+    keep_bytes: of latents, and of texts, that are kept in memory; 0 encodes them at each step. workers: threads that
+    read ahead. compiled: see `compile_networks`. Raises CheckpointError for a base without text encoder or autoencoder,
+    UnfitError for a start made for another base, ValueRangeError for fewer than 2 examples, a size that the model does
+    not divide, a batch that the processes do not divide, a base with EDM noise levels, or a device that cannot compute
+    in fp16; MissingPackageError where there is no compiler.
     """
-    options = options or TrainingOptions()
+    options, device = options or TrainingOptions(), torch.device(device)
     _check(checkpoint, data, options, start)
     processes.check_batch(recipe.batch)
-    device = torch.device(device)
-    if recipe.fp16:
-        check_fp16(device)
-    unet, vae, text = checkpoint.unet, find_vae(checkpoint), checkpoint.text_encoder()
-    for module in (unet, vae, text):
-        module.to(device, torch.float32).requires_grad_(False)
-    net = _make_net(checkpoint, recipe, options, start, device)
-    _apply(options, net, unet)
+    net, unet, vae = _place_networks(checkpoint, recipe, options, start, device), checkpoint.unet, find_vae(checkpoint)
     draw, held_out = data.split(recipe.seed)
     modules: dict[str, nn.Module] = {"net": net} if options.sd_locked else {"net": net, "base": unet}
 
     # The loop needs the loss, and the loss needs the record that holds the loop: it is looked up when it is called.
     def loss(generator: torch.Generator) -> Tensor:
+        reader.expect(training.loop.drawn, lambda row: row not in latents)
         rows = draw(recipe.batch, training.loop.drawn)
         training.loop.drawn += len(rows)
         return training._loss(rows, generator)
 
-    latents, squares = cached_latents(vae, data, device, disk, keep_bytes), data.squares()
+    reader, squares = ReadAhead(data, draw, recipe.batch, processes.part, workers), data.squares()
+    latents = cached_latents(vae, data, device, disk, keep_bytes, reader.picture)
     training = ControlNetTraining(
         Loop(modules, loss, recipe, state_file, processes),
         net,
@@ -249,11 +261,13 @@ def prepare_training(
         latents,
         squares,
         latents if squares is data else cached_latents(vae, squares, device, disk, keep_bytes),
-        cached_conditioner(text, checkpoint.config.unet.label_dim, disk, keep_bytes),
+        cached_conditioner(checkpoint.text_encoder(), checkpoint.config.unet.label_dim, disk, keep_bytes),
         make_schedule(checkpoint.config.noise),
         options,
         device,
+        reader,
         disk,
+        compile_networks(unet, net, device) if compiled else None,
     )
     return training
 
@@ -280,6 +294,19 @@ def _check(checkpoint: Checkpoint, data: Examples, options: TrainingOptions, sta
         check_base(start, "the net to start from", config.unet, f"the base {config.name}")
 
 
+def _place_networks(
+    checkpoint: Checkpoint, recipe: Recipe, options: TrainingOptions, start: ControlNet | None, device: torch.device
+) -> ControlNet:
+    """Move the base to the device and lock it; returns the net."""
+    if recipe.fp16:
+        check_fp16(device)
+    for module in (checkpoint.unet, find_vae(checkpoint), checkpoint.text_encoder()):
+        module.to(device, torch.float32).requires_grad_(False)
+    net = _make_net(checkpoint, recipe, options, start, device)
+    apply_options(options, net, checkpoint.unet)
+    return net
+
+
 def _make_net(
     checkpoint: Checkpoint, recipe: Recipe, options: TrainingOptions, start: ControlNet | None, device: torch.device
 ) -> ControlNet:
@@ -299,7 +326,7 @@ def _make_net(
     return net
 
 
-def _apply(options: TrainingOptions, net: ControlNet, unet: UNet) -> None:
+def apply_options(options: TrainingOptions, net: ControlNet, unet: UNet) -> None:
     """Unlock the base and recompute blocks where the options say so."""
     if not options.sd_locked:
         # The encoder stays locked: the net's copy of it was made for these features.

@@ -33,9 +33,17 @@ def find_vae(checkpoint: Checkpoint) -> AutoencoderKL:
 
 
 def cached_latents(
-    vae: AutoencoderKL, data: Examples, device: torch.device, disk: DiskCache | None, limit: int
+    vae: AutoencoderKL,
+    data: Examples,
+    device: torch.device,
+    disk: DiskCache | None,
+    limit: int,
+    read: Callable[[int], Tensor] | None = None,
 ) -> LatentCache:
-    """Rows -> latents (B, 4, h, w), encoded once. limit: bytes that are kept in memory."""
+    """Rows -> latents (B, 4, h, w), encoded once.
+
+    limit: bytes that are kept in memory. read: row -> picture (1, 3, H, W), instead of from `data`.
+    """
     # The rows of a stream never come again.
     limit = 0 if isinstance(data, TarExamples) else limit
 
@@ -43,14 +51,15 @@ def cached_latents(
         stamp = data.stamp(row)
         return f"latent {data.size} {device.type} {stamp}" if stamp else ""
 
-    return LatentCache(lambda row: _encode(vae, data, row, device), limit, disk, name)
+    picture = read or (lambda row: data.pictures([row]))
+    return LatentCache(lambda row: _encode(vae, picture(row), device), limit, disk, name)
 
 
 @torch.no_grad()
-def _encode(vae: AutoencoderKL, data: Examples, row: int, device: torch.device) -> Tensor:
+def _encode(vae: AutoencoderKL, picture: Tensor, device: torch.device) -> Tensor:
     # In full precision always: a probe may be the first to encode a row, and it runs without bfloat16.
     with torch.autocast(device.type, enabled=False):
-        return vae.encode(data.pictures([row]).to(device))[0]
+        return vae.encode(picture.to(device))[0]
 
 
 def cached_conditioner(

@@ -35,6 +35,13 @@ class LatentCache:
         self._encode, self._room, self._disk, self._name = encode, limit, disk, name
         self._kept: dict[Hashable, Tensor] = {}
 
+    def __contains__(self, key: Hashable) -> bool:
+        """Whether nothing has to be encoded for a key."""
+        if key in self._kept or self._disk is None:
+            return key in self._kept
+        name = self._name(key)
+        return bool(name) and self._disk.get(name) is not None
+
     def __call__(self, keys: Sequence[Hashable]) -> Tensor:
         """(B, ...) float32 on the CPU."""
         fresh: dict[Hashable, Tensor] = {}

@@ -35,7 +35,8 @@ class Recipe:
     weights. bf16: compute the losses in bfloat16 where autocast does, with the weights in float32. fp16: in float16,
     with the loss scaled so that small gradients are not rounded to 0 (Micikevicius et al. 2018, "Mixed Precision
     Training", section 3.2); the scale is halved when a gradient overflows, and that step changes nothing. optimizer:
-    see `make_optimizer`.
+    see `make_optimizer`. ema_on_cpu: keep the averaged weights in the memory of the host, and copy the weights there in
+    each step: less memory of a GPU, more time.
     """
 
     steps: int
@@ -52,6 +53,7 @@ class Recipe:
     bf16: bool = False
     fp16: bool = False
     optimizer: str = "adamw"
+    ema_on_cpu: bool = False
 
     def __post_init__(self) -> None:
         if self.bf16 and self.fp16:
@@ -113,7 +115,9 @@ class Loop:
         self.optimizer = make_optimizer(recipe.optimizer, parameters, recipe.lr, recipe.betas, recipe.weight_decay)
         self.scaler = torch.amp.GradScaler(parameters[0].device.type, enabled=recipe.fp16)
         # Without averaging they would only repeat the weights, in as much memory again.
-        self.average = {name: p.detach().clone() for name, p in self.parameters().items()} if recipe.ema else {}
+        averaged = self.parameters() if recipe.ema else {}
+        place = torch.device("cpu") if recipe.ema_on_cpu else None
+        self.average = {name: p.detach().to(place or p.device, copy=True) for name, p in averaged.items()}
         self.generator = torch.Generator().manual_seed(recipe.seed)
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -221,6 +225,11 @@ class Loop:
     def _update_average(self, parameters: Mapping[str, nn.Parameter]) -> None:
         # The decay grows from 0, so that the first steps do not stay in the average.
         decay = min(self.recipe.ema, self.step / (self.step + 10.0))
+        if self.recipe.ema_on_cpu:
+            # One after the other, so that the host holds a copy of one weight, not of all.
+            for name, p in parameters.items():
+                self.average[name].lerp_(p.detach().cpu(), 1.0 - decay)
+            return
         # One call for all parameters: separate calls would cost a kernel launch each.
         averages = [self.average[name] for name in parameters]
         lerp = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]

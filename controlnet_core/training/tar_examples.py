@@ -18,6 +18,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from random import Random
+from threading import Lock
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -85,6 +86,8 @@ class TarExamples:
         self._held: list[Place] = []
         self._order: Iterator[Place] = iter(())
         self._row, self._end, self._seed, self._first = 0, 0, 0, 0
+        # Threads that read ahead go through the shards together.
+        self._lock = Lock()
         self._window: dict[int, Place] = {}
         self._shapes: dict[int, tuple[int, int]] = {}
 
@@ -135,6 +138,10 @@ class TarExamples:
         """The place of a row. Rows are usually asked for in rising order; to go back begins the epoch again."""
         if row < 0:
             return self._held[row]
+        with self._lock:
+            return self._find_trained(row)
+
+    def _find_trained(self, row: int) -> Place:
         per_epoch = len(self) - self._first
         while row not in self._window:
             if not self._row <= row < self._end:

@@ -108,8 +108,8 @@ class WorkFolder:
             with writing(path), path.open("r+b") as file:
                 file.truncate(file.read().rfind(b"\n") + 1)
 
-    def claim(self, settings: Mapping[str, Any]) -> list[str]:
-        """Write the settings to settings.json, or compare them with those of the training in this folder.
+    def compare(self, settings: Mapping[str, Any]) -> list[str]:
+        """Compare the settings with those of the training in this folder, if there is one.
 
         Returns what changed, such as "lr was 0.001, is 0.0001". Raises ValueRangeError where a setting changed that is
         not in `CHANGEABLE`, DamagedFileError for a settings.json that cannot be read.
@@ -128,9 +128,12 @@ class WorkFolder:
             raise ValueRangeError(
                 f"{self.folder} holds another training ({shown}): choose another --work folder, or delete this one"
             )
-        with writing(path), atomic_write(path) as file:
-            file.write(json.dumps(wanted, indent=1).encode())
         return list(changed.values())
+
+    def write_settings(self, settings: Mapping[str, Any]) -> None:
+        """Replace settings.json."""
+        with writing(self._settings_file), atomic_write(self._settings_file) as file:
+            file.write(json.dumps(settings, indent=1).encode())
 
     def _known_settings(self, path: Path) -> dict[str, Any]:
         try:

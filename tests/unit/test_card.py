@@ -24,7 +24,7 @@ from comfyui_controlnet_core.controlnet_core.speed import WeightPolicy, fused_qk
 from comfyui_controlnet_core.controlnet_core.speed.offload import OffloadedLayer, WeightPrefetcher, transform
 from comfyui_controlnet_core.controlnet_core.training.controlnet_training import prepare_training
 from comfyui_controlnet_core.controlnet_core.training.examples import RandomAccess
-from comfyui_controlnet_core.controlnet_core.training.loop import Recipe
+from comfyui_controlnet_core.controlnet_core.training.loop import Loop, Recipe
 from comfyui_controlnet_core.nodes.standalone.host import ASSETS, StandaloneHost
 from comfyui_controlnet_core.nodes.values import ControlSpec, SamplerInputs
 from few import few_of
@@ -304,6 +304,27 @@ def test_training_on_a_card_learns_the_same_and_waits_for_no_step(card: Card) ->
     assert losses == pytest.approx(expected[0], rel=1e-5)
     assert_alike(weights, expected[1])
     assert waits[1] - waits[0] <= 1  # what clips gradients asks C++ where they are, which knows no card
+
+
+def test_averages_can_stay_on_the_host(card: Card) -> None:
+    torch.manual_seed(0)
+    host = torch.nn.Linear(4, 4)
+    loops = []
+    for device, on_cpu in (("cpu", False), (str(card.device), True)):
+        module = torch.nn.Linear(4, 4)
+        module.load_state_dict(host.state_dict())
+        module.to(device)
+
+        def loss(generator: torch.Generator, module: torch.nn.Linear = module) -> Tensor:
+            return module.weight.square().sum() + module.bias.sum()
+
+        loops.append(Loop({"m": module}, loss, Recipe(steps=3, lr=0.1, ema_on_cpu=on_cpu)))
+        loops[-1].run()
+    plain, kept = loops
+    assert all(average.device.type == "cpu" for average in kept.average.values())
+    with kept.averaged():
+        for name, weight in kept.parameters().items():
+            assert_alike(weight.cpu(), plain.average[name])
 
 
 # ---- the card itself: what it is there to find, it finds

@@ -11,6 +11,7 @@ LAYOUTS = ("cldm", "diffusers", "core")
 KINDS = ("controlnet", "control-lora")
 TRACKERS = ("tensorboard", "wandb")
 OPTIMIZERS = ("adamw", "adamw8bit")
+EMA = ("cpu", "device", "off")
 DTYPES = ("fp16", "bf16", "fp32")
 
 
@@ -37,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument("--skip-bad", action="store_true", help="leave out examples that cannot be used")
     parser.add_argument("--overwrite", action="store_true", help="replace an output that this training did not write")
+    _add_recipe(parser)
+    _add_run(parser)
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
     numbers = parser.add_argument_group("recipe (defaults: the paper's)")
     numbers.add_argument("--steps", type=int, help="steps of the optimiser (10000)")
     numbers.add_argument("--batch", type=int, help="pictures per batch, of all processes together (4)")
@@ -45,7 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     numbers.add_argument(
         "--lr", type=float, help="learning rate of AdamW (1e-5; 2e-6 with --unlock, 1e-4 for a Control-LoRA)"
     )
-    numbers.add_argument("--ema", type=float, help="decay of the averaged weights, which are what is written (0.999)")
+    numbers.add_argument(
+        "--ema",
+        type=_ema_word,
+        nargs="+",
+        metavar="DECAY|cpu|device|off",
+        help="averaged weights, which are what is written: their decay (0.999), and where they are kept (device)",
+    )
     numbers.add_argument("--seed", type=int, help="seed of weights, batches and noise (0)")
     numbers.add_argument("--size", type=int, help="side of the pictures in pixels (the base's own)")
     numbers.add_argument(
@@ -62,6 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     numbers.add_argument("--optimizer", choices=OPTIMIZERS, default=OPTIMIZERS[0], help="adamw8bit needs bitsandbytes")
     numbers.add_argument("--min-snr", type=float, default=0.0, help="gamma of min-SNR weights, 5 in their paper (off)")
     numbers.add_argument("--noise-offset", type=float, default=0.0, help="strength of offset noise, such as 0.1 (off)")
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
     look = parser.add_argument_group("run")
     look.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     look.add_argument("--minutes", type=float, help="stop after this time; the same command continues from there")
@@ -72,8 +87,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     look.add_argument("--layout", choices=LAYOUTS, default="cldm", help="layout of the written file (cldm)")
     look.add_argument("--dtype", choices=DTYPES, default="fp16", help="precision of the written file (fp16)")
     look.add_argument("--cache", action="store_true", help="keep latents and texts on disk, for the next start")
+    look.add_argument("--workers", type=int, default=0, help="threads that read pictures ahead (0)")
+    look.add_argument("--compile", action="store_true", help="compile the networks at the first step; needs a compiler")
     look.add_argument("--tracker", choices=TRACKERS, help="send curves and samples there too; needs accelerate")
     look.add_argument("--json", action="store_true", help="print one JSON object at the end")
+
+
+def _ema_word(text: str) -> float | str:
+    """A decay, or a word of `EMA`."""
+    return text if text in EMA else float(text)
 
 
 def run(args: argparse.Namespace) -> int:
