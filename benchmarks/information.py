@@ -3,12 +3,11 @@
     python benchmarks/information.py [--scenes 16] [--json FILE] [--picture FILE]
 
 For each net and scene it measures the information about the net's strength at each step (as Control Plan does, on the
-finished latent), and samples once for every window of consecutive steps that leaves out at most three. So the proposed
+finished latent), and samples once for every window of consecutive steps that leaves out at most two. So the proposed
 window can be compared with all others:
 
 loss        fidelity of the uncut run less that with the window; the measures are those of benchmarks/fidelity.py
 moved       mean square change of the finished latent
-rank        Spearman's correlation of the information that a window loses and its loss, over all windows
 best        the loss of the best window with as many steps as the proposed one, found by trying all of them
 
 Finished groups of scenes are kept in FILE, and a second call goes on from there.
@@ -38,13 +37,12 @@ from comfyui_controlnet_core.controlnet_core.pipeline import SampleSettings, gen
 from comfyui_controlnet_core.controlnet_core.sample import cut_sigmas
 from comfyui_controlnet_core.controlnet_core.training.demo_world import RenderedScene, render_seed
 from fidelity import ASSETS, FIRST_SEED, KINDS, SCORES, SETTINGS, Demo, hint, load_demo
-from sensitivity import spearman
 from torch import Tensor
 
-GROUP = 4
+GROUP = 2
 """Scenes that are sampled as one batch, and kept together."""
-CUT = 3
-KEPT = (0.95, 0.9, 0.85)
+CUT = 2
+KEPT = (0.95, 0.9)
 
 
 def scenes_of(kind: str, count: int) -> list[RenderedScene]:
@@ -106,17 +104,21 @@ def measure_group(group: Group) -> list[dict[str, Any]]:
     whole = group.sample(empty, group.settings)
     uncut = group.fidelity(whole)
     found = [group.information(whole[row : row + 1], row) for row in range(size)]
-    rows = [{"fidelity": f, "information": i.values, "windows": {}} for f, i in zip(uncut, found, strict=True)]
-    for first, end in list(windows(steps))[1:]:
+    rows: list[dict[str, Any]] = [
+        {"fidelity": f, "information": [float(f"{v:.5g}") for v in i.values], "windows": {}}
+        for f, i in zip(uncut, found, strict=True)
+    ]
+    proposed = [[own.window(kept) for kept in KEPT] for own in found]
+    wanted = {*windows(steps), *((w.first, w.last + 1) for own in proposed for w in own)} - {(0, steps)}
+    for first, end in sorted(wanted):
         # Positions of steps depend on the sampler alone, so those of the first scene serve all.
         start, stop = found[0].border(first), found[0].border(end)
         latents = group.sample(empty, group.settings, start=start, end=stop)
         moved = (latents - whole).square().mean(dim=(1, 2, 3)).tolist()
         for row, value, change in zip(rows, group.fidelity(latents), moved, strict=True):
-            row["windows"][f"{first}-{end}"] = (row["fidelity"] - value, change)
-    for row, own in zip(rows, found, strict=True):
-        row["positions"], row["sigmas"] = own.positions, own.sigmas
-        row["proposed"] = {f"{kept:g}": asdict(own.window(kept)) for kept in KEPT}
+            row["windows"][f"{first}-{end}"] = (round(row["fidelity"] - value, 5), round(change, 6))
+    for row, own in zip(rows, proposed, strict=True):
+        row["proposed"] = {f"{window_kept:g}": asdict(w) for window_kept, w in zip(KEPT, own, strict=True)}
     return rows
 
 
@@ -127,36 +129,20 @@ def lost(row: dict[str, Any], first: int, end: int) -> tuple[float, float]:
 
 def summarise(rows: list[dict[str, Any]], kept: float) -> dict[str, Any]:
     """Compare the proposed windows of some scenes with brute force."""
-    losses, moves, bests, lengths, kept_shares = [], [], [], [], []
-    for row in rows:
-        proposed, steps = row["proposed"][f"{kept:g}"], len(row["information"])
-        first, end = proposed["first"], proposed["last"] + 1
-        if end - first < steps - CUT:
-            continue  # brute force has no windows that short
-        loss, moved = lost(row, first, end)
-        same = [lost(row, a, a + end - first)[0] for a in range(steps - (end - first) + 1)]
-        for values, value in zip(
-            (losses, moves, bests, lengths, kept_shares),
-            (loss, moved, min(same), end - first, proposed["share"]),
-            strict=True,
-        ):
+    losses, moves, bests = [], [], []
+    proposals = [row["proposed"][f"{kept:g}"] for row in rows]
+    lengths = [proposed["last"] + 1 - proposed["first"] for proposed in proposals]
+    for row, proposed, length in zip(rows, proposals, lengths, strict=True):
+        loss, moved = lost(row, proposed["first"], proposed["first"] + length)
+        starts = range(len(row["information"]) - length + 1)
+        tried = [lost(row, a, a + length)[0] for a in starts if f"{a}-{a + length}" in row["windows"]]
+        for values, value in zip((losses, moves, bests), (loss, moved, min([loss, *tried])), strict=True):
             values.append(value)
     return {
-        "kept": kept, "scenes": len(losses), "least share": float(min(kept_shares)), "steps": float(np.mean(lengths)),
-        "median loss": float(np.median(losses)), "mean loss": float(np.mean(losses)),
+        "kept": kept, "scenes": len(rows), "least share": min(proposed["share"] for proposed in proposals),
+        "steps": float(np.mean(lengths)), "median loss": float(np.median(losses)), "mean loss": float(np.mean(losses)),
         "best": float(np.median(bests)), "moved": float(np.median(moves)),
     }  # fmt: skip
-
-
-def rank(rows: list[dict[str, Any]]) -> float:
-    """Return Spearman's correlation of information lost and fidelity lost over the windows, medians over scenes."""
-    names = list(rows[0]["windows"])
-    shares = [np.cumsum([0.0, *row["information"]]) / np.sum(row["information"]) for row in rows]
-    gone = [
-        float(np.median([1.0 - (sums[b] - sums[a]) for sums in shares]))
-        for a, b in (map(int, n.split("-")) for n in names)
-    ]
-    return spearman(gone, [float(np.median([row["windows"][name][0] for row in rows])) for name in names])
 
 
 def draw(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
@@ -186,15 +172,12 @@ def draw(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
     Image.fromarray((pixels * 255.0 + 0.5).astype(np.uint8)).save(path, optimize=True)
 
 
-def measure_net(kind: str, args: argparse.Namespace, settings: SampleSettings, rows: list[dict]) -> Iterator[None]:
-    """Measure the scenes of a net that `rows` lacks, and add them to it group by group."""
+def measure_scenes(kind: str, rows: list[dict[str, Any]], count: int, settings: SampleSettings) -> None:
+    """Measure the scenes of a net up to `count` that `rows` lacks, and add them to it."""
     net = load_controlnet(ASSETS / f"demo_{kind}.safetensors", dtype=torch.float32)[0]
-    scenes = scenes_of(kind, args.scenes)
-    while len(rows) < args.scenes:
-        own = scenes[len(rows) : len(rows) + GROUP]
-        unit = ControlUnit(net, torch.cat([hint(kind, scene) for scene in own]), name=kind)
-        rows += measure_group(Group(load_demo(ASSETS, own), kind, unit, settings))
-        yield
+    own = scenes_of(kind, count)[len(rows) :]
+    unit = ControlUnit(net, torch.cat([hint(kind, scene) for scene in own]), name=kind)
+    rows += measure_group(Group(load_demo(ASSETS, own), kind, unit, settings))
 
 
 def main() -> int:
@@ -215,23 +198,23 @@ def main() -> int:
     def save() -> None:
         if args.json:
             summary = {kind: [summarise(rows, kept) for kept in KEPT] for kind, rows in results.items() if rows}
-            ranks = {kind: rank(rows) for kind, rows in results.items() if rows}
-            report = {"settings": asdict(settings), "summary": summary, "rank": ranks, "rows": results}
+            report = {"settings": asdict(settings), "summary": summary, "rows": results}
             args.json.write_text(json.dumps(report), encoding="utf-8")
 
-    print(f"{'net':13}{'kept':>5}{'steps':>7}{'loss':>8}{'mean':>8}{'best':>8}{'moved':>9}{'rank':>6}")
+    # Group by group over all nets, so that a run that is stopped has about as many scenes of each.
+    for count in range(GROUP, args.scenes + GROUP, GROUP):
+        for kind in args.kinds:
+            if len(results.setdefault(kind, [])) < min(count, args.scenes):
+                measure_scenes(kind, results[kind], min(count, args.scenes), settings)
+                save()
+    print(f"{'net':13}{'kept':>5}{'scenes':>7}{'steps':>7}{'loss':>8}{'mean':>8}{'best':>8}{'moved':>9}")
     for kind in args.kinds:
-        rows = results.setdefault(kind, [])
-        for _ in measure_net(kind, args, settings, rows):
-            save()
         for kept in KEPT:
-            s = summarise(rows, kept)
+            s = summarise(results[kind], kept)
             print(
-                f"{kind:13}{kept:>5.2f}{s['steps']:>7.1f}{s['median loss']:>8.4f}{s['mean loss']:>8.4f}"
-                f"{s['best']:>8.4f}{s['moved']:>9.5f}{rank(rows):>6.2f}",
-                flush=True,
+                f"{kind:13}{kept:>5.2f}{s['scenes']:>7}{s['steps']:>7.1f}{s['median loss']:>8.4f}"
+                f"{s['mean loss']:>8.4f}{s['best']:>8.4f}{s['moved']:>9.5f}"
             )
-    save()
     if args.picture:
         draw({kind: results[kind] for kind in args.kinds}, args.picture)
     return 0

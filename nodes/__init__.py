@@ -17,6 +17,7 @@ def own_nodes() -> dict[str, type]:
     # Imported here, so that a light import such as nodes.folders does not load torch and all preprocessors.
     from . import (
         auto_strength,
+        closed_loop,
         control,
         control_sweep,
         ctrlora,
@@ -53,7 +54,7 @@ def own_nodes() -> dict[str, type]:
         regions.RegionPrompts, auto_strength.AutoStrength, reference.ReferenceControl,
         tiled_upscale.TiledUpscale, control_sweep.ControlSweep,
         control.ScheduleKeyframe, prompt_edit.PromptEdit, inpaint.InpaintControl, ctrlora.LoadCtrLoRA,
-        sparsectrl.LoadSparseCtrl, sparsectrl.SparseFrames,
+        sparsectrl.LoadSparseCtrl, sparsectrl.SparseFrames, closed_loop.SampleToTarget,
     )  # fmt: skip
     return {PREFIX + cls.__name__.removesuffix("Node"): cls for cls in classes}
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..controlnet_core.control.picture_part import PicturePart
+from ..controlnet_core.control.unit import Curve
 from ..controlnet_core.models.control import ControlModel
 from ..controlnet_core.models.controlnet import ControlNet
 from ..controlnet_core.run_options import DEFAULTS, RunOptions
@@ -109,6 +110,17 @@ class Host(Protocol):
 
         unit: its index in `controlled`. factors: one for each block, the middle block last.
         """
+        ...
+
+    def with_curve(self, model: Any, positive: Conditioning, negative: Conditioning, unit: int, curve: Curve) -> Halves:
+        """Both halves with the strength of one unit multiplied by a curve. unit: its index in `controlled`.
+
+        The curve is asked at every evaluation of the model, so it may change while sampling.
+        """
+        ...
+
+    def decode_prediction(self, model: Any, vae: Any, prediction: Tensor) -> Tensor:
+        """IMAGE of the prediction of a step, while sampling. prediction: (B, C, h, w) in the scale of the model."""
         ...
 
     def crop_control(self, positive: Conditioning, negative: Conditioning, part: PicturePart) -> Halves:

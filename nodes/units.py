@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ..controlnet_core.checkpoints.fit import fits_text, text_widths
-from ..controlnet_core.control.unit import ControlUnit, Hint
+from ..controlnet_core.control.unit import ControlUnit, Curve, Hint
 from ..controlnet_core.errors import ShapeError, UnfitError, ValueRangeError
 from ..controlnet_core.models.control import ControlModel
-from .values import Conditioning, ControlSpec
+from .values import Conditioning, ControlSpec, Halves
 
 # Every family of Stable Diffusion has a text encoder of its own width, so the width tells which one was used.
 BASES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SDXL", 1280: "SDXL's refiner"}
@@ -58,6 +59,26 @@ def hint_of(image: Tensor) -> Tensor:
     if not bool(torch.isfinite(image).all()):
         raise ValueRangeError("the hint contains NaN or infinity: check the node that made it")
     return image.float().movedim(-1, 1)
+
+
+def on_curve(unit: ControlUnit, curve: Curve) -> ControlUnit:
+    """The unit with its strength multiplied by a further curve, which may change its values while sampling."""
+    own = unit.curve
+    return replace(unit, curve=curve if own is None else lambda position: own(position) * curve(position))
+
+
+def put_on_curve(positive: Conditioning, negative: Conditioning, unit: ControlUnit, curve: Curve) -> Halves:
+    """Both halves of the engine with one unit on a further curve. They share the new unit as they shared the old."""
+    new = on_curve(unit, curve)
+    return replace_unit(positive, unit, new), replace_unit(negative, unit, new)
+
+
+def replace_unit(conditioning: Conditioning, old: ControlUnit, new: ControlUnit) -> Conditioning:
+    """CONDITIONING of the engine with one unit in the place of another."""
+    return [
+        [text, {**options, "control": tuple(new if u is old else u for u in options.get("control") or ())}]
+        for text, options in conditioning
+    ]
 
 
 def add_units(conditioning: Conditioning, units: Sequence[ControlUnit], *, to_uncond: bool) -> Conditioning:

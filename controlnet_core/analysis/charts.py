@@ -11,6 +11,7 @@ import numpy as np
 from ..control.modes import block_names
 from ..control.plan import PlannedUnit, RunPlan, unused_blocks
 from ..control.report import RunReport, UnitReport
+from .closed_loop import StrengthLoop, expected
 from .fidelity import EXTRA, HIT, MISSED, Agreement
 from .information import StepInformation
 from .plots import (
@@ -291,4 +292,23 @@ def draw_target_strength(found: TargetStrength, measure: str) -> np.ndarray:
             points = [t.strength for t in trials], [t.fidelity for t in trials]
             axes.plot(*points, linestyle="", marker=marker, color=color, label=name)
         axes.legend(frameon=False, loc="lower right")
+        return page.pixels()
+
+
+# ------------------------------------------------------------------------------------------- closed loop
+
+
+def draw_closed_loop(loop: StrengthLoop, reached: float, kind: str) -> np.ndarray:
+    """Draw fidelity and strength over the steps of a run. reached: fidelity of the finished picture."""
+    with new_page(640, 420) as page:
+        page.text(MARGIN, 16, f"fidelity to the {kind} hint {reached:.3f}, asked for {loop.target:g}", 18)
+        steps = [m.step + 1 for m in loop.measured]
+        axes = page.axes(MARGIN + 40, 60, 540, 290)
+        axes.grid(color=NOTHING)
+        wanted = [loop.target * expected(m.position) for m in loop.measured]
+        axes.plot(steps, wanted, color=SECOND, linestyle="--", label="fidelity expected of a prediction")
+        axes.plot(steps, [m.fidelity for m in loop.measured], color=LINE, marker="o", label="fidelity measured")
+        axes.plot(steps, [m.strength for m in loop.measured], color=BAR, drawstyle="steps-mid", label="strength")
+        axes.set(ylim=(0, max(1.0, loop.highest) * 1.25), xlabel="step")
+        axes.legend(frameon=False, loc="upper left", ncols=3)
         return page.pixels()

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...controlnet_core.config import SD15
 from ...controlnet_core.control.effect import idle_notes
 from ...controlnet_core.control.picture_part import PicturePart
-from ...controlnet_core.control.unit import ControlUnit
+from ...controlnet_core.control.unit import ControlUnit, Curve
 from ...controlnet_core.diffusion.schedule import NoiseSchedule
 from ...controlnet_core.errors import ValueRangeError
 from ..units import check_text, hint_of
@@ -109,15 +109,36 @@ def reweigh(model: Any, conditioning: Conditioning, unit: int, factors: Sequence
     Entries that shared a chain share its copy. unit: its number in `controlled`.
     """
     base = controlled(model, conditioning).config.unet
-    order = list(dict.fromkeys(link for _, o in conditioning for link in [*chain(o.get("control"))][::-1]))
+    chosen = _links(conditioning)[unit]
 
     def scaled(link: Any) -> Any:
         made = link.copy()
-        if link is order[unit]:
+        if link is chosen:
             made.scale_blocks(factors, base)
         return made
 
     return replace_controls([conditioning], scaled)[0]
+
+
+def with_curve(model: Any, positive: Conditioning, negative: Conditioning, unit: int, curve: Curve) -> Halves:
+    """Both halves with the strength of one unit multiplied by a curve. unit: its number in `controlled`."""
+    controlled(model, positive)  # refuses control objects that are not ours
+    chosen = _links(positive)[unit]
+
+    def on_it(link: Any) -> Any:
+        made = link.copy()
+        if link is chosen:
+            own = link.curve
+            made.curve = curve if own is None else lambda position: own(position) * curve(position)
+        return made
+
+    halves = replace_controls([positive, negative], on_it)
+    return halves[0], halves[1]
+
+
+def _links(conditioning: Conditioning) -> list[Any]:
+    """All control objects, each once, first applied first."""
+    return list(dict.fromkeys(link for _, o in conditioning for link in [*chain(o.get("control"))][::-1]))
 
 
 def crop_control(positive: Conditioning, negative: Conditioning, part: PicturePart) -> Halves:

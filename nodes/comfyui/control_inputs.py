@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ...controlnet_core.config import UNetConfig
 from ...controlnet_core.control.picture_part import PicturePart
-from ...controlnet_core.control.unit import ControlUnit, Hint
+from ...controlnet_core.control.unit import ControlUnit, Curve, Hint
 from ...controlnet_core.control.weights import BlockWeights
 from ...controlnet_core.errors import ValueRangeError
-from ..units import hint_of, unit_of
+from ..units import hint_of, on_curve, unit_of
 from ..values import ControlSpec, HintSpec
 from .advanced import AdvancedInputs
 from .bind import FACTOR
@@ -45,6 +45,8 @@ class ControlInputs(AdvancedInputs, comfy.controlnet.ControlNet):
         self.device = self.load_device = shared.device
         self.spec = ControlSpec(None, torch.zeros(0))
         self.name = shared.name
+        # A further factor of the strength, which may change while sampling.
+        self.curve: Curve | None = None
         self.parts: HintParts | None = None
         # Packs replace `cond_hint_original`. As long as it is this tensor, nobody did.
         self.joined: Tensor | None = None
@@ -91,6 +93,7 @@ class ControlInputs(AdvancedInputs, comfy.controlnet.ControlNet):
         self.copy_to(twin)
         self.copy_advanced_to(twin)
         twin.spec, twin.name, twin.parts, twin.joined = self.spec, self.name, self.parts, self.joined
+        twin.curve = self.curve
 
     def deepclone_multigpu(self, load_device: torch.device, autoregister: bool = False) -> Any:
         """A copy with weights of its own for another device; ComfyUI's MultiGPU nodes call this."""
@@ -152,6 +155,7 @@ class ControlInputs(AdvancedInputs, comfy.controlnet.ControlNet):
         parts = self.parts if part is None or self.parts is None else self.parts.split(part, self.name)
         hint = self.cond_hint_original if parts is None else parts.hint
         unit = unit_of(spec, self.shared.net, hint, self.name, kind)
+        unit = unit if self.curve is None else on_curve(unit, self.curve)
         if part is None or parts is None:
             return unit
         if unit.fit not in FITS_OF_PARTS:

@@ -163,11 +163,19 @@ class ComfyHost:
     apply_control = staticmethod(apply.apply_control)
     controlled = staticmethod(apply.controlled)
     reweigh = staticmethod(apply.reweigh)
+    with_curve = staticmethod(apply.with_curve)
     crop_control = staticmethod(apply.crop_control)
     sample = staticmethod(sampling.sample)
     accelerate = staticmethod(accelerate.accelerated)
     with_options = staticmethod(shortcut_wrappers.with_options)
     options_of = staticmethod(shortcut_wrappers.options_of)
+
+    def decode_prediction(self, model: Any, vae: Any, prediction: Tensor) -> Tensor:
+        """IMAGE of the prediction of a step; the models that are in use are loaded again after it."""
+        loaded = comfy.model_management.loaded_models(only_currently_used=True)
+        image = self.decode(vae, model.model.process_latent_out(prediction))
+        comfy.model_management.load_models_gpu(loaded)  # the VAE may have taken their place
+        return image
 
     def memory(self, *sampling: Any) -> str:
         """Return an empty text: ComfyUI plans memory itself."""

@@ -24,7 +24,7 @@ from ...controlnet_core.checkpoints.vision import load_vision_encoder
 from ...controlnet_core.control.effect import idle_notes
 from ...controlnet_core.control.picture_part import PicturePart
 from ...controlnet_core.control.report import RunReport
-from ...controlnet_core.control.unit import ControlUnit
+from ...controlnet_core.control.unit import ControlUnit, Curve
 from ...controlnet_core.diffusion.samplers import Step
 from ...controlnet_core.errors import CheckpointError, UnfitError, ValueRangeError
 from ...controlnet_core.models.control import ControlModel, check_base
@@ -32,15 +32,15 @@ from ...controlnet_core.models.controlnet import ControlNet
 from ...controlnet_core.models.gligen import Gligen
 from ...controlnet_core.models.hypernetwork import Hypernetwork
 from ...controlnet_core.models.text_encoder import DualTextEncoder
+from ...controlnet_core.models.vae import unscale_latent
 from ...controlnet_core.models.vision_encoder import ClipVisionModel
 from ...controlnet_core.run_options import DEFAULTS, RunOptions
 from ...controlnet_core.runtime.device import Runtime, check_cancelled
-from ...controlnet_core.runtime.memory import MemoryPlan
 from ...controlnet_core.sample import cut_sigmas
 from ...preprocessors.learned.library import Library
 from ..folders import ALIASES, MODEL_ENDINGS, find_file, list_models
 from ..speed import describe_ignored
-from ..units import add_units, hint_of, unit_of
+from ..units import add_units, hint_of, put_on_curve, replace_unit, unit_of
 from ..upscale import enlarge
 from ..values import Conditioning, Controlled, ControlSpec, Halves, Latent, SamplerInputs
 from . import loras
@@ -305,10 +305,17 @@ class StandaloneHost:
         old = controlled.units[unit]
         own = old.own_weights(controlled.config.unet) or (1.0,) * len(factors)
         new = replace(old, block_weights=tuple(w * f for w, f in zip(own, factors, strict=True)))
-        return [
-            [text, {**options, "control": tuple(new if u is old else u for u in options.get("control") or ())}]
-            for text, options in conditioning
-        ]
+        return replace_unit(conditioning, old, new)
+
+    def with_curve(
+        self, model: Model, positive: Conditioning, negative: Conditioning, unit: int, curve: Curve
+    ) -> Halves:
+        """Both halves with the strength of one unit multiplied by a curve."""
+        return put_on_curve(positive, negative, self.controlled(model, positive).units[unit], curve)
+
+    def decode_prediction(self, model: Model, vae: Vae | None, prediction: Tensor) -> Tensor:
+        """IMAGE of the prediction of a step."""
+        return self.decode(vae, unscale_latent(prediction.float().cpu(), model.diffusion.config.vae))
 
     def crop_control(self, positive: Conditioning, negative: Conditioning, part: PicturePart) -> Halves:
         """Both halves with units that know this part of the picture alone."""
@@ -347,7 +354,7 @@ class StandaloneHost:
         if ignored:
             self.on_note(ignored)
         # Runs of one node are about alike: the memory of the first is reported for all.
-        on_memory = None if options.part[0] else self._on_memory
+        on_memory = None if options.part[0] else lambda plan: self.on_note(plan.summary())
         callbacks = {"on_step": on_step, "on_memory": on_memory, "cancelled": self._cancelled}
         run = replace(options.with_shortcuts_of(used), **callbacks)
         job = sampling_job(inputs, self.backend)
@@ -385,9 +392,6 @@ class StandaloneHost:
     def cancelled(self) -> bool:
         """Whether the user has cancelled."""
         return self._cancelled()
-
-    def _on_memory(self, plan: MemoryPlan) -> None:
-        self.on_note(plan.summary())
 
     def _on_step(self, step: Step) -> None:
         self.progress(step.index + 1, step.total)

@@ -698,6 +698,27 @@ class Session:
         self.tensors["strength.again"] = self.node("CNCore_Sample", positive=again, negative=no, **run)[0]["samples"]
         self.facts["found strength"] = strength
 
+    def closed_loop(self) -> None:
+        """Sample to Target with and without corrections, and the plain run; and what Control Plan measures on it."""
+        run = {"latent": self.empty(), "seed": SEED, "cfg": CFG, "steps": 4, "sampler": "euler", "scheduler": "normal"}
+        run |= {"model": self.model, "denoise": 1.0}
+        positive, negative = self.controlled()
+        run |= {"positive": positive, "negative": negative}
+        rule = {
+            "vae": self.vae, "hint": unit_settings()["image"], "kind": "canny", "target": 1.0, "tolerance": 2.0,
+            "unit": 1, "every": 1, "highest": 1.5,
+        }  # fmt: skip
+        for name, gain in (("off", 0.0), ("on", 8.0)):
+            shown = self.node("CNCore_SampleToTarget", **run, **rule, proportional=gain, integral=gain)["result"]
+            self.tensors[f"closed.{name}"] = shown[0]["samples"]
+            self.facts[f"closed {name}"] = shown[1:3]
+        latent = self.node("CNCore_Sample", **run)[0]
+        self.tensors["closed.plain"] = latent["samples"]
+        given = {
+            name: run[name] for name in ("model", "positive", "latent", "steps", "sampler", "scheduler", "denoise")
+        }
+        self.facts["closed plan"] = self.node("CNCore_ControlPlan", **given, finished=latent)["result"][0]
+
 
 SCENARIOS = (
     "socket_values",
@@ -717,6 +738,7 @@ SCENARIOS = (
     "known_to_the_host",
     "plan",
     "found_strength",
+    "closed_loop",
     "accelerated_runs",
     "accelerated_lora",
     "accelerated_casting",

@@ -578,6 +578,22 @@ def test_auto_strength_gives_what_its_strength_gives(facts: dict[str, Any], tens
     assert float((tensors["strength.found"] - tensors["strength.again"]).abs().max()) <= CLOSE * scale
 
 
+def test_sample_to_target_corrects_the_strength(facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    plain = tensors["closed.plain"]
+    scale = float(plain.abs().max())
+    assert float((tensors["closed.off"] - plain).abs().max()) <= CLOSE * scale and facts["closed off"][0] == 1.0
+    assert float((tensors["closed.on"] - plain).abs().max()) > 1e-3 * scale
+    strengths = [float(line.split()[-1]) for line in facts["closed on"][1].splitlines()[2:]]
+    assert len(strengths) == 4 and strengths[0] == 1.0 < max(strengths) <= 1.5
+
+
+def test_a_plan_with_a_finished_latent_proposes_a_window(facts: dict[str, Any]) -> None:
+    measured = next(part for part in facts["closed plan"].split("\n\n") if "information about its strength" in part)
+    shares = [float(line.split()[-1].rstrip("%")) for line in measured.splitlines()[2:6]]
+    assert sum(shares) == pytest.approx(100.0, abs=0.3) and min(shares) > 0.0
+    assert "proposed window: start_percent 0.000" in measured
+
+
 # ---- our engine under native samplers
 
 COPIES = ("shared", "packed")

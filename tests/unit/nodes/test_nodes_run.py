@@ -371,6 +371,30 @@ def test_auto_strength(run: Any, scene: dict[str, Any], host: StandaloneHost) ->
         run("CNCore_AutoStrength", **{**given, "positive": zero[0], "negative": zero[1]})
 
 
+def test_sample_to_target(run: Any, scene: dict[str, Any], host: StandaloneHost, monkeypatch: Any) -> None:
+    """The corrections act on the steps after them: the same strengths on a schedule give the same latent."""
+    halves = run("CNCore_ApplyControlNet", **_halves(scene), control_net=scene["net"], image=scene["hint"])
+    given = {
+        "model": scene["model"], "latent": scene["latent"], "positive": halves[0], "negative": halves[1], "steps": 4,
+    }  # fmt: skip
+    rule = {"vae": scene["vae"], "hint": scene["hint"], "kind": "canny", "target": 1.0}
+    (plain,) = run("CNCore_Sample", **given)
+    off = run("CNCore_SampleToTarget", **given, **rule, proportional=0.0, integral=0.0)["result"]
+    assert torch.equal(off[0]["samples"], plain["samples"]) and off[1] == 1.0
+    with_curve, loops = host.with_curve, []
+    monkeypatch.setattr(host, "with_curve", lambda *args: (loops.append(args[-1]), with_curve(*args))[1])
+    latent, strength, text, picture = run("CNCore_SampleToTarget", **given, **rule, every=1)["result"]
+    measured = loops[0].measured
+    assert len(measured) == 4 and measured[-1].strength != 1.0 and strength == loops[0].mean_strength
+    table = {m.position: m.strength for m in measured}
+    again = with_curve(scene["model"], *halves, 0, table.__getitem__)
+    (expected,) = run("CNCore_Sample", **{**given, "positive": again[0], "negative": again[1]})
+    torch.testing.assert_close(latent["samples"], expected["samples"], rtol=0, atol=1e-5)
+    assert "mean strength" in text and picture.shape[-1] == 3
+    with pytest.raises(ValueRangeError, match="has 1 ControlNets"):
+        run("CNCore_SampleToTarget", **given, **rule, unit=2)
+
+
 def test_watching_a_run_does_not_change_it(run: Any, scene: dict[str, Any], host: StandaloneHost) -> None:
     given = {"image": scene["hint"], "mask": torch.ones(1, 8, 8) * 0.5}
     halves = run("CNCore_ApplyControlNet", **_halves(scene), control_net=scene["net"], end_percent=0.5, **given)
