@@ -29,6 +29,7 @@ class ExchangePatches:
         self.make, self.to_decoder, self.rows, self.time = make, to_decoder, rows, time
         self.exchange = Exchange()
         self.residuals: Iterator[Tensor | None] = iter(())
+        self.residual: Tensor | None = None  # of the block that runs next
 
     def attach(self, options: dict[str, Any]) -> None:
         """Add the patches to the options of a call."""
@@ -57,16 +58,19 @@ class ExchangePatches:
         if options["block"][1] == 0:  # another pack may call the UNet more than once
             self.exchange = Exchange()
             self.residuals = self.make(self.exchange)
-        return _sum(h, next(self.residuals))
+            self.residual = next(self.residuals)
+        return _sum(h, self.residual)
 
     def look(self, h: Tensor, options: Mapping[str, Any]) -> Tensor:
         """As ComfyUI calls a patch behind a block of the encoder, last of all: h is what the next block reads."""
         self.exchange.base = h[self.rows]
+        # Now, and not when it is added: ComfyUI adds the residuals of other ControlNets to the skips in place.
+        self.residual = next(self.residuals)
         return h
 
     def behind_middle(self, h: Tensor, skip: Tensor, options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """As ComfyUI calls a patch in front of a block of the decoder. Older versions have none behind the middle."""
-        return (_sum(h, next(self.residuals)) if options["block"][1] == 0 else h), skip
+        return (_sum(h, self.residual) if options["block"][1] == 0 else h), skip
 
     def before_output(self, h: Tensor, skip: Tensor, options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """As ComfyUI calls a patch in front of a block of the decoder."""
