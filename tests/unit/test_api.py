@@ -189,7 +189,7 @@ def test_errors_of_preprocess_say_what_to_do(tmp_path: Path) -> None:
 def test_errors_of_load_and_control_say_what_to_do(pipe: cn.Pipe, hint: np.ndarray, tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match=r"no file nothing.safetensors, .*: give a path to a file, .* demo"):
         cn.load("nothing.safetensors")
-    with pytest.raises(MissingFileError, match=r"no file cany, .*built-in names canny, scribble, depth"):
+    with pytest.raises(MissingFileError, match=r"no file cany, .*built-in names canny, lines, soft_edge"):
         pipe(PROMPT, controls=[cn.control("cany", hint)])
     with pytest.raises(CheckpointError, match=r"demo_base.safetensors is .*expected a ControlNet"):
         pipe(PROMPT, controls=[cn.control(ASSETS / "demo_base.safetensors", hint)])
