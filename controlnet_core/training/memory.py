@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -157,6 +158,8 @@ def _try_to_measure(
     return sizes, [], FLOAT * sum(sizes), 0, False
 
 
+# A second training of the same shape in this process, as in the editor, is not counted again.
+@lru_cache(maxsize=4)
 def _measure(
     config: ModelConfig, side: int, rows: int, recipe: Recipe, options: TrainingOptions, where: str
 ) -> tuple[list[int], list[int], int, int]:

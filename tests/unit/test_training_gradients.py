@@ -100,6 +100,7 @@ def test_no_way_to_save_memory_or_time_changes_the_gradient(folder: Path, plain:
         training.close()
 
 
+@pytest.mark.slow
 def test_compiled_networks_have_the_same_gradient(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from comfyui_controlnet_core.controlnet_core.training import compiled
 

@@ -86,6 +86,7 @@ def test_the_weights_and_moments_are_counted(folder: Path) -> None:
     assert optimizer_bytes("adamw8bit", [4096, 1000]) == 2 * (4096 + 4 * 16) + 8 * 1000
 
 
+@pytest.mark.slow
 def test_options_take_less_as_they_say(folder: Path) -> None:
     plain = estimate(folder)
     assert estimate(folder, options=TrainingOptions(gradient_checkpointing=True)).step < 0.8 * plain.step
