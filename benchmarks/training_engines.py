@@ -238,7 +238,7 @@ def train_diffusers(folder: Path, example: Path, meter: Meter, cached: bool, bat
             args.resolution = size
             sets[size] = make(args, tokenizer, accelerator)
             if cached:
-                stored = torch.load(folder / f"{CACHED}_{size}.pt", mmap=True)
+                stored = torch.load(folder / f"{CACHED}_{size}.pt", mmap=True, weights_only=True)
                 sets[size] = CachedDataset(HintsOnly(sets[size], size), **stored)
         return SizedDataset(sets, meter, batch)
 

@@ -72,8 +72,7 @@ def controlled_features(
 
 
 def encoder_targets(model: ControlledUNet, rows: Tensor, inputs: BatchInputs, may_run: bool) -> Iterator[Tensor]:
-    """The targets of control, with what acts inside the encoder added: its next block reads the sum (T2I-Adapter,
-    ControlNet-XS)."""
+    """The targets of control, with the residuals of T2I-Adapter and ControlNet-XS: the next block reads their sum."""
     targets = encode(model.unet, rows, inputs)
     for net in inputs.nets:
         if net.net.entry in ("encoder", "exchange"):
@@ -149,6 +148,6 @@ def predict(denoiser: Denoiser, x: Tensor, sigma: Tensor, batch: BatchInputs) ->
     rows = scale_input(part, sigma, sigma_data).repeat(len(batch.conditions), 1, 1, 1)
     output = denoiser.unet(channels_last(rows.to(prepared.runtime.dtype)), batch).float()
     return {
-        index: schedule.at_boundary(to_x0(prepared.config.parametrization, rows, part, sigma, sigma_data), part, sigma)
-        for index, rows in zip(batch.conditions, output.split(len(part)), strict=True)
+        index: schedule.at_boundary(to_x0(prepared.config.parametrization, raw, part, sigma, sigma_data), part, sigma)
+        for index, raw in zip(batch.conditions, output.split(len(part)), strict=True)
     }

@@ -19,6 +19,18 @@ if TYPE_CHECKING:
     from ..controlnet_core.analysis.target_strength import TargetStrength
 
 
+TARGET_INPUTS = (
+    *Sample.INPUTS,
+    vae("vae", "Decodes the latents, since fidelity is measured on images."),
+    image("hint", "The hint that the image should follow, as linked to Apply ControlNet."),
+    choice("kind", FIDELITY_KINDS, "What the hint shows.", "canny"),
+    share("target", 0.8, "The fidelity to reach, as measured by Control Fidelity."),
+    edge_tolerance(),
+    unit_number(),
+)
+"""Inputs of the nodes that sample until the image follows its hint as well as asked."""
+
+
 class AutoStrength(Node):
     """Finds the smallest strength of a ControlNet at which the image follows its hint as well as asked, and samples
     with it. At most three runs with half of the steps show how the fidelity depends on the strength, then a few full
@@ -31,13 +43,7 @@ class AutoStrength(Node):
     SEARCH_ALIASES = ["tune strength", "target fidelity", "optimal strength", "search"]
     OUTPUT_NODE = True
     INPUTS = (
-        *Sample.INPUTS,
-        vae("vae", "Decodes the latents, since fidelity is measured on images."),
-        image("hint", "The hint that the image should follow, as linked to Apply ControlNet."),
-        choice("kind", FIDELITY_KINDS, "What the hint shows.", "canny"),
-        share("target", 0.8, "The fidelity to reach, as measured by Control Fidelity."),
-        edge_tolerance(),
-        unit_number(),
+        *TARGET_INPUTS,
         integer("runs", 3, 1, 8, "At most so many full runs."),
     )
     OUTPUTS = (

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..controlnet_core.errors import ValueRangeError
-from .fields import Output, choice, edge_tolerance, image, integer, number, share, unit_number, vae
-from .look import FIDELITY_KINDS, agreements, check_finder, mean_score
+from .auto_strength import TARGET_INPUTS
+from .fields import Output, integer, number
+from .look import agreements, check_finder, mean_score
 from .node import Node, with_text
 from .pictures import show_images, to_image
-from .sample import Sample
 from .values import Conditioning, Latent, SamplerInputs
 
 if TYPE_CHECKING:
@@ -31,13 +31,7 @@ class SampleToTarget(Node):
     SEARCH_ALIASES = ["closed loop", "feedback", "pi controller", "target fidelity", "adaptive strength"]
     OUTPUT_NODE = True
     INPUTS = (
-        *Sample.INPUTS,
-        vae("vae", "Decodes the predictions, since fidelity is measured on images."),
-        image("hint", "The hint that the image should follow, as linked to Apply ControlNet."),
-        choice("kind", FIDELITY_KINDS, "What the hint shows.", "canny"),
-        share("target", 0.8, "The fidelity to reach, as measured by Control Fidelity."),
-        edge_tolerance(),
-        unit_number(),
+        *TARGET_INPUTS,
         integer("every", 1, 1, 1000, "Number of steps from one measurement to the next."),
         number("proportional", 0.5, 0.0, 100.0, "By how much the strength rises for a fidelity that is too low by 1."),
         number("integral", 12.0, 0.0, 100.0, "The same for a fidelity that was too low by 1 during the whole run."),

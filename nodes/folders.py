@@ -122,7 +122,7 @@ def walk_files(folder: Path) -> Iterator[Path]:
 
 
 def walk_entries(folder: Path) -> Iterator[Path]:
-    """Yield what `walk_files` yields, and what else lies in these folders: links that lead nowhere, sockets."""
+    """Yield the files of `walk_files`, and also the entries that are no files: links without a target, sockets."""
     visits: Counter[str] = Counter()
     for here, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)

@@ -44,7 +44,9 @@ class Measured:
 
 @dataclass
 class StrengthLoop:
-    """The strength of one run. It is the curve of a unit and is told what was measured; one run, one object.
+    """Holds the strength during one run, and corrects it after each measurement.
+
+    A unit calls it as its curve, and the sampler gives it the measurements. Make a new one for each run.
 
     target: fidelity to reach, above 0 and at most 1. start: the strength to begin with, above 0. every: steps between
     two measurements. Raises ValueRangeError for values out of range.

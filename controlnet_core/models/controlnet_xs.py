@@ -144,7 +144,10 @@ class ControlNetXS(ControlModel):
         return self.complete(unet.config, unet.state_dict()) if self.needs_base else self
 
     def complete(self, config: UNetConfig, base: Mapping[str, Tensor]) -> ControlNetXS:
-        """As `resolve`, from a base's weights by our names. Raises UnfitError for another kind of base."""
+        """Return the net with the embeddings of a base.
+
+        config: the base's shape. base: its weights, by our names. Raises UnfitError if the net does not fit this base.
+        """
         if not self.fits(config):
             raise UnfitError(f"this ControlNet-XS was made for {self.made_for}: load the base that it was made for")
         with torch.device("meta"):

@@ -228,11 +228,7 @@ def control_stage(
     if start is not None:
         net.load_state_dict(start.state_dict())
 
-    def predictor(batch: Tensor, generator: torch.Generator) -> Any:
-        hint = data.scenes.hint(kind, batch)
-        return lambda context: control_predictor(unet, net, context, hint)
-
-    return _control_loop(data, unet, net, predictor, recipe, state)
+    return _one_hint_loop(data, kind, unet, net, recipe, state)
 
 
 def control_lora_stage(
@@ -244,11 +240,7 @@ def control_lora_stage(
     make_low_rank(net, unet, LORA_RANK, torch.Generator().manual_seed(recipe.seed))
     start_from(net, start)
 
-    def predictor(batch: Tensor, generator: torch.Generator) -> Any:
-        hint = data.scenes.hint(kind, batch)
-        return lambda context: control_predictor(unet, net, context, hint)
-
-    return _control_loop(data, unet, net, predictor, recipe, state)
+    return _one_hint_loop(data, kind, unet, net, recipe, state)
 
 
 def union_stage(data: DemoData, unet: UNet, recipe: Recipe, state: Path | None, start: ControlNet) -> Loop:
@@ -265,6 +257,16 @@ def union_stage(data: DemoData, unet: UNet, recipe: Recipe, state: Path | None, 
         kinds = _draw_kinds(generator)
         hints, types = [data.scenes.hint(kind, batch) for kind in kinds], [union_type(UNION_KINDS[k]) for k in kinds]
         return lambda context: union_predictor(unet, net, context, hints, types)
+
+    return _control_loop(data, unet, net, predictor, recipe, state)
+
+
+def _one_hint_loop(data: DemoData, kind: str, unet: UNet, net: ControlNet, recipe: Recipe, state: Path | None) -> Loop:
+    """The loop of a net that reads hints of one kind."""
+
+    def predictor(batch: Tensor, generator: torch.Generator) -> Any:
+        hint = data.scenes.hint(kind, batch)
+        return lambda context: control_predictor(unet, net, context, hint)
 
     return _control_loop(data, unet, net, predictor, recipe, state)
 

@@ -88,7 +88,7 @@ def cached_conditioner(
             return context, None
         if size_kind(pooled.shape[-1], label_dim) is not PictureSize:
             raise UnfitError("a refiner reads an aesthetic score, and no ControlNets are made for it: use its base")
-        # SDXL is told the size and the crop of its pictures; these are whole and of the training's size.
+        # SDXL reads the size of a picture and where it was cut. Training pictures are not cut, and have this size.
         return context, label_vector(pooled, PictureSize(*size, 0, 0, *size))
 
     return condition

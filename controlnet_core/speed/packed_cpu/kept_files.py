@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...checkpoints.io import atomic_write
+
 MAGIC = b"CNPACK01"
 HEAD_BYTES = len(MAGIC) + 8 + 32
 PAGE, ALIGNMENT = 4096, 64
@@ -119,18 +121,11 @@ def write_file(
     raw, data_begin = _table(made_on, sorted(set(sources)), texts, entries)
     digest = hashlib.sha256(raw).digest()
     path = folder / f"{_short(made_on)}-{digest.hex()[:16]}{ENDING}"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with temporary.open("wb") as file:
-            file.write(MAGIC + len(raw).to_bytes(8, "little") + digest + raw)
-            for entry, (_, _, (memory, _)) in zip(entries, tensors, strict=True):
-                file.seek(data_begin + entry.begin)
-                file.write(memory.numpy().data)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with atomic_write(path) as file:
+        file.write(MAGIC + len(raw).to_bytes(8, "little") + digest + raw)
+        for entry, (_, _, (memory, _)) in zip(entries, tensors, strict=True):
+            file.seek(data_begin + entry.begin)
+            file.write(memory.numpy().data)
     return path
 
 
