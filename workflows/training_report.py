@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..controlnet_core.checkpoints.io import atomic_write
+from ..controlnet_core.atomic_files import atomic_write
 from ..controlnet_core.errors import CoreError, writing
 from ..controlnet_core.training.loop import Report
 from ..controlnet_core.training.probe import Probe, first_control

@@ -22,8 +22,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the other benchmarks
 
+from comfyui_controlnet_core.controlnet_core.atomic_files import atomic_write
 from comfyui_controlnet_core.controlnet_core.backend import Backend
-from comfyui_controlnet_core.controlnet_core.checkpoints.io import atomic_write
 from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_checkpoint
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet

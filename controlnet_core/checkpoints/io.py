@@ -6,17 +6,17 @@ used, and nothing is copied.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from ..atomic_files import atomic_write
 from ..errors import CheckpointError, ValueRangeError, reading
 from .files import DTYPE_NAMES, Header, TensorInfo
 from .headers import read_header
@@ -24,7 +24,6 @@ from .headers import read_header
 __all__ = [
     "Header",
     "TensorInfo",
-    "atomic_write",
     "check_dtype",
     "read_ahead",
     "read_header",
@@ -72,29 +71,6 @@ def read_ahead(path: str | Path) -> bool:
     with Path(path).open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
     return True
-
-
-@contextlib.contextmanager
-def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that gets its name only when it is complete.
-
-    On any error or interruption, a full disk included, the half-written file is removed, and an older file of this
-    name stays as it is.
-    """
-    path = Path(path)
-    # In the same folder, because a rename from one file system to another is not atomic.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            # Before the rename: after a power cut the new name must not stand for an empty file.
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def write_safetensors(

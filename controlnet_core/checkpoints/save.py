@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ..atomic_files import atomic_write
 from ..config import ControlNetConfig, ModelConfig, UNetConfig
 from ..errors import CheckpointError, ValueRangeError
 from ..models.controlnet import ControlNet
@@ -20,7 +21,7 @@ from . import diffusers, fileconfig
 from .check_config import Config
 from .detect import EDM_MEAN, EDM_SIGMA_MAX, EDM_SIGMA_MIN, EDM_STD, V_PRED, ZTSNR
 from .fileconfig import CONFIG_KEY, FAMILY_KEY, config_to_json
-from .io import atomic_write, check_dtype, write_safetensors
+from .io import check_dtype, write_safetensors
 from .keymap import KeyMap, add_prefix
 from .layouts import EXTRA_PREFIX, LAYOUTS, LDM, Layout, checkpoint_rules, usual_texts
 from .open_clip import fuse

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.io import atomic_write
+from ..atomic_files import atomic_write
 from ..errors import writing
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checkpoints.io import atomic_write
+from ..atomic_files import atomic_write
 from ..errors import ValueRangeError, reading
 from .demo_world import RenderedScene, render_many
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checkpoints.io import atomic_write
+from ..atomic_files import atomic_write
 from ..errors import DamagedFileError, ValueRangeError, writing
 from .controlnet_training import TrainingOptions
 from .examples import Examples

@@ -17,8 +17,9 @@ SOURCES = ("controlnet_core", "preprocessors", "nodes", "workflows")
 
 # The layers of the engine, from the bottom up. Each may import from the ones above its line in this list.
 LAYERS = (
-    "errors", "limits", "config", "models", "diffusion", "control", "conditioning", "runtime", "run_options", "prepare",
-    "denoise", "recording", "sample", "speed", "finite", "backend", "memory_estimate", "pipeline",
+    "errors", "limits", "config", "atomic_files", "models", "diffusion", "control", "conditioning", "runtime",
+    "run_options", "prepare", "denoise", "recording", "sample", "speed", "finite", "backend", "memory_estimate",
+    "pipeline",
 )  # fmt: skip
 CLOSER = {
     # Layers that must not see all of those below them.
@@ -29,7 +30,7 @@ CLOSER = {
 }
 ALLOWED: dict[str, set[str]] = {
     **{f"controlnet_core.{layer}": CLOSER.get(layer, set(LAYERS[:n])) for n, layer in enumerate(LAYERS)},
-    "controlnet_core.checkpoints": {"errors", "limits", "config", "models"},
+    "controlnet_core.checkpoints": {"errors", "limits", "config", "atomic_files", "models"},
     "controlnet_core.picture_files": {"errors", "limits"},
     "controlnet_core.text_files": {"errors"},
     "controlnet_core.training": {*LAYERS, "checkpoints", "picture_files", "text_files"},

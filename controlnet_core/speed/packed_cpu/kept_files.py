@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...checkpoints.io import atomic_write
+from ...atomic_files import atomic_write
 
 MAGIC = b"CNPACK01"
 HEAD_BYTES = len(MAGIC) + 8 + 32
