@@ -30,13 +30,12 @@ from comfyui_controlnet_core.controlnet_core.analysis.information import (
     over_steps,
     step_information,
 )
-from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_controlnet
 from comfyui_controlnet_core.controlnet_core.conditioning.condition import Condition
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.pipeline import SampleSettings, generate
 from comfyui_controlnet_core.controlnet_core.sample import cut_sigmas
 from comfyui_controlnet_core.controlnet_core.training.demo_world import RenderedScene, render_seed
-from fidelity import ASSETS, FIRST_SEED, KINDS, SCORES, SETTINGS, Demo, hint, load_demo
+from fidelity import ASSETS, FIRST_SEED, KINDS, SCORES, SETTINGS, Demo, hint, load_demo, load_net
 from torch import Tensor
 
 GROUP = 2
@@ -174,10 +173,12 @@ def draw(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
 def measure_scenes(kind: str, rows: list[dict[str, Any]], count: int, settings: SampleSettings) -> None:
     """Measure the scenes of a net up to `count` that `rows` lacks, and add them to it."""
-    net = load_controlnet(ASSETS / f"demo_{kind}.safetensors", dtype=torch.float32)[0]
     own = scenes_of(kind, count)[len(rows) :]
+    demo = load_demo(ASSETS, own)
+    # Some of the nets are Control-LoRAs, which need the weights of the base.
+    net = load_net(ASSETS / f"demo_{kind}.safetensors", demo.model.unet)
     unit = ControlUnit(net, torch.cat([hint(kind, scene) for scene in own]), name=kind)
-    rows += measure_group(Group(load_demo(ASSETS, own), kind, unit, settings))
+    rows += measure_group(Group(demo, kind, unit, settings))
 
 
 def main() -> int:
@@ -207,6 +208,7 @@ def main() -> int:
             if len(results.setdefault(kind, [])) < min(count, args.scenes):
                 measure_scenes(kind, results[kind], min(count, args.scenes), settings)
                 save()
+                print(f"{kind}: {len(results[kind])} scenes", flush=True)
     print(f"{'net':13}{'kept':>5}{'scenes':>7}{'steps':>7}{'loss':>8}{'mean':>8}{'best':>8}{'moved':>9}")
     for kind in args.kinds:
         for kept in KEPT:

@@ -62,7 +62,7 @@ class Variant:
     start: how the net begins, a key of `starts.STARTS`. scenes: how many different scenes are trained on. empty:
     fraction of captions that are emptied. locked: False trains the decoder of the base too. quick: see
     `TrainingOptions`; False is the paper's initialisation of the hint encoder and its uniform timesteps. probe_every: a
-    probe costs as much as eight steps.
+    probe costs as much as eight steps. times: how often the steps of `Settings`, for what takes longer to appear.
     """
 
     start: str = "zero"
@@ -72,6 +72,7 @@ class Variant:
     locked: bool = True
     quick: bool = True
     probe_every: int = 40
+    times: int = 1
 
     @property
     def name(self) -> str:
@@ -168,9 +169,13 @@ class Laboratory:
         """The demo model with the captions of the scored scenes. Weights are not packed: many nets come by once."""
         return replace(load_demo(ASSETS, self.scored), backend=Backend(Runtime(pack_weights=False)))
 
+    def steps(self, variant: Variant) -> int:
+        """Training steps of a run."""
+        return self.settings.steps * variant.times
+
     def folder(self, variant: Variant, seed: int) -> Path:
         """Where a run lies; it depends on everything that decides its numbers."""
-        numbers = f"steps{self.settings.steps}_batch{self.settings.batch}"
+        numbers = f"steps{self.steps(variant)}_batch{self.settings.batch}"
         return self.settings.work / f"{variant.name}_{numbers}" / f"seed{seed}"
 
     def runs(self, variants: Sequence[Variant]) -> Iterator[tuple[Variant, int]]:
@@ -192,7 +197,7 @@ class Laboratory:
         net = STARTS[variant.start](checkpoint.unet, checkpoint.config.controlnet, seed, variant.quick)
         # Rates fall at the end of a run: the last steps then show what was learned and not the noise of the batches.
         recipe = Recipe(
-            self.settings.steps, self.settings.batch, variant.lr,
+            self.steps(variant), self.settings.batch, variant.lr,
             lr_end=0.1, warmup=20, betas=(0.9, 0.99), seed=seed,
         )  # fmt: skip
         options = TrainingOptions(variant.empty, sd_locked=variant.locked, quick=variant.quick)

@@ -73,7 +73,8 @@ def _numbers(report: dict) -> list[str]:
     seeds = sorted({row["seed"] for row in rows if "seed" in row})
     words = [f"Seeds: {', '.join(map(str, seeds))}"] if seeds else []
     if any("probes" in row for row in rows):
-        words.append(f"{settings['steps']} steps of batch {settings['batch']}")
+        steps = sorted({row["steps"] for row in rows})
+        words.append(f"{' and '.join(map(str, steps))} steps of batch {settings['batch']}")
         words.append(
             f"{sum(row['cpu_seconds'] for row in rows) / 60:.0f} minutes of one core for {len(rows)} trainings"
         )

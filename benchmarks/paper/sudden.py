@@ -16,7 +16,7 @@ from laboratory import Laboratory, Variant
 from report import Experiment, Row, Verdict, draw_curves, main, new_page, save_page, seeds_of, select
 
 RATES = (1e-3, 3e-3)
-VARIANTS = tuple(Variant(lr=lr, quick=False, probe_every=20) for lr in RATES)
+VARIANTS = tuple(Variant(lr=lr, quick=False, probe_every=20, times=3) for lr in RATES)
 WINDOW = 0.2
 """Fraction of the steps in which most of the rise has to happen to be called sudden."""
 

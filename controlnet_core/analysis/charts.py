@@ -309,6 +309,8 @@ def draw_closed_loop(loop: StrengthLoop, reached: float, kind: str) -> np.ndarra
         axes.plot(steps, wanted, color=SECOND, linestyle="--", label="fidelity expected of a prediction")
         axes.plot(steps, [m.fidelity for m in loop.measured], color=LINE, marker="o", label="fidelity measured")
         axes.plot(steps, [m.strength for m in loop.measured], color=BAR, drawstyle="steps-mid", label="strength")
+        # Whole steps only: there is nothing between two of them.
+        axes.set_xticks(range(steps[0], steps[-1] + 1, max(1, len(steps) // 10)) if steps else [])
         axes.set(ylim=(0, max(1.0, loop.highest) * 1.25), xlabel="step")
         axes.legend(frameon=False, loc="upper left", ncols=3)
         return page.pixels()
