@@ -136,15 +136,10 @@ class ControlNetTraining:
         latents, hints = (x.to(self.device) for x in (self.square_latents(rows), self.squares.hints(rows)))
         return run_probe(self.loop.step, latents, hints, self._losses)
 
-    def _losses(self, latents: Tensor, noise: Tensor, timestep: float, hints: Tensor) -> Tensor:
+    def _losses(self, latents: Tensor, noise: Tensor, timesteps: Tensor, hints: Tensor) -> Tensor:
+        predict = self._predictor([""] * len(latents), hints)
         kind = self.checkpoint.config.parametrization
-        losses = []
-        # Eight at a time, so that a probe of 32 examples needs no more memory than a step.
-        for part in torch.arange(len(latents)).split(8):
-            predict = self._predictor([""] * len(part), hints[part])
-            t = torch.full((len(part),), timestep)
-            losses.append(noise_losses(predict, latents[part], t, noise[part], self.schedule, kind).float().cpu())
-        return torch.cat(losses)
+        return noise_losses(predict, latents, timesteps, noise, self.schedule, kind).float().cpu()
 
     def _predictor(self, captions: Sequence[str], hints: Tensor) -> Predict:
         with torch.no_grad():

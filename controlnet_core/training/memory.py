@@ -9,7 +9,7 @@ operator is not counted, nor what an allocator keeps.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -147,9 +147,15 @@ def _try_to_measure(
     config: ModelConfig, side: int, rows: int, recipe: Recipe, options: TrainingOptions, device: torch.device
 ) -> tuple[list[int], list[int], int, int, bool]:
     # A device whose operators have no fake versions is counted as a CPU.
+    # Other fields do not change what a batch holds: a training with more steps or another rate is not counted again.
+    shape = Recipe(1, accumulate=min(recipe.accumulate, 2), bf16=recipe.bf16, fp16=recipe.fp16)
+    defaults = TrainingOptions()
+    options = replace(
+        options, empty_captions=defaults.empty_captions, quick=defaults.quick, min_snr=0.0, noise_offset=0.0
+    )
     for where in dict.fromkeys((device.type, "cpu")):
         try:
-            return *_measure(config, side, rows, recipe, options, where), True
+            return *_measure(config, side, rows, shape, options, where), True
         except Exception:  # an estimate must not stop a training that may run
             continue
     with torch.device("meta"):
@@ -159,7 +165,7 @@ def _try_to_measure(
 
 
 # A second training of the same shape in this process, as in the editor, is not counted again.
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _measure(
     config: ModelConfig, side: int, rows: int, recipe: Recipe, options: TrainingOptions, where: str
 ) -> tuple[list[int], list[int], int, int]:
@@ -176,7 +182,7 @@ def _measure(
         sizes, further = ([p.numel() for p in module.parameters() if p.requires_grad] for module in (net, unet))
         with TensorMemory() as memory:
             # A second batch of a step meets the gradients of the first.
-            for _ in range(min(recipe.accumulate, 2)):
+            for _ in range(recipe.accumulate):
                 _run_batch(config, side, rows, recipe, options, where, schedule, net, unet)
         vae = AutoencoderKL(config.vae)
         with TensorMemory() as encoding, torch.no_grad():

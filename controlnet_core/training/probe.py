@@ -6,6 +6,7 @@ hints and with exchanged ones. Source: Zhang et al. 2023, section 3.3 ("sudden c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,8 +24,11 @@ HELD_OUT, HELD_OUT_SHARE = 32, 0.05
 # With fewer examples than this none is held out: the training needs all of them, and the probe uses them too.
 ALL_TRAINED = 8
 
-LossesFunction = Callable[[Tensor, Tensor, float, Tensor], Tensor]
-"""(latents, noise, timestep, hints) -> one loss for each example (B,), on the CPU."""
+AT_ONCE = 8
+"""Rows of a batch of the probe: it needs no more memory than a step."""
+
+LossesFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(latents, noise, timesteps (B,), hints) -> one loss for each row (B,), on the CPU. B is at most `AT_ONCE`."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +72,20 @@ def run_probe(step: int, latents: Tensor, hints: Tensor, losses: LossesFunction)
     """Compare the losses at fixed noise. latents (B, 4, h, w), hints (B, 3, H, W), B >= 2, on the device."""
     # A generator of its own: probes must not change the random numbers of the training.
     generator = torch.Generator().manual_seed(0)
+    count = len(latents)
+    # Each timestep as often as the others.
+    repeats = math.ceil(PROBE_DRAWS / (count * len(PROBE_TIMESTEPS)))
+    draws = repeats * len(PROBE_TIMESTEPS)
+    noise = torch.cat([torch.randn(latents.shape, generator=generator) for _ in range(draws)])
+    timesteps = torch.tensor(PROBE_TIMESTEPS).repeat(repeats).repeat_interleave(count)
+    own = torch.arange(count).repeat(draws)
+    # Never rolled by a multiple of the batch, so no example gets its own hint.
+    other = torch.cat([torch.arange(count).roll(1 + draw % (count - 1)) for draw in range(draws)])
     found: list[tuple[Tensor, Tensor]] = []
-    while len(found) * len(latents) < PROBE_DRAWS or len(found) % len(PROBE_TIMESTEPS):
-        timestep = PROBE_TIMESTEPS[len(found) % len(PROBE_TIMESTEPS)]
-        noise = torch.randn(latents.shape, generator=generator).to(latents.device)
-        # Never rolled by a multiple of the batch, so no example gets its own hint.
-        exchanged = hints.roll(1 + len(found) % (len(latents) - 1), dims=0)
-        found.append((losses(latents, noise, timestep, hints), losses(latents, noise, timestep, exchanged)))
+    for part in torch.arange(len(own)).split(AT_ONCE):
+        rows = latents[own[part]], noise[part].to(latents.device), timesteps[part]
+        # Batches of one size: for a fresh net both losses are the same to the bit.
+        found.append((losses(*rows, hints[own[part]]), losses(*rows, hints[other[part]])))
     right, wrong = (torch.cat(part) for part in zip(*found, strict=True))
     share = 1.0 - right / wrong
     error = float(share.std()) / len(share) ** 0.5
