@@ -45,7 +45,7 @@ class ControlledUNet:
     def __call__(self, rows: Tensor, inputs: BatchInputs) -> Tensor:
         """Rows (rows, C, h, w) as the UNet reads them -> its prediction (rows, C, h, w)."""
         blocks = with_references(self.unet, inputs.blocks, inputs.nets)
-        blocks, nets = with_exchanges(self.unet, len(rows), blocks, inputs.nets)
+        blocks, nets = with_exchanges(blocks, inputs.nets)
         inputs = inputs._replace(blocks=blocks, nets=nets)
         return self.unet.head(self.decode(self, rows, inputs))
 

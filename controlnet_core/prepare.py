@@ -26,6 +26,7 @@ from .conditioning.job import Job
 from .config import ModelConfig
 from .control.attention import with_attention_control
 from .control.bound_unit import BoundUnit, NetBatch, NetInputs, net_batches, residual_scales
+from .control.exchange import with_learned_embeddings
 from .control.hint import check_hint_channels, fit_hint, repeat_to
 from .control.unit import ControlUnit
 from .diffusion.denoiser import add_noise, scale_input
@@ -93,6 +94,7 @@ class ConditionBatch:
         shared = self.concat is None and blocks.encoder.one_timestep and all(n.net.entry == "skips" for n in nets)
         indices = tuple(index for index, _ in self.conditions)
         distinct = self.images if shared else rows
+        blocks = with_learned_embeddings(blocks, nets, self.projections, rows)
         blocks = with_attention_control(blocks, [net for net in nets if net.net.entry == "attention"])
         return BatchInputs(self.area, indices, blocks, nets, self.concat, distinct, (self, active))
 

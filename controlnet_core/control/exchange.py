@@ -1,36 +1,61 @@
 """Lets a ControlNet-XS run beside the base, block by block (see `models.controlnet_xs`).
 
-Its residuals are added while the encoder runs, as those of a T2I-Adapter. Besides, it sees the base's feature map in
-front of each block, and adds to the one in front of each decoder block; and it may replace the timestep's embedding.
+Its residuals are added while the encoder runs, as those of a T2I-Adapter. Besides, it reads the base's feature map in
+front of each block, and adds to the one in front of each decoder block; and the base may read the net's embedding of
+the timestep instead of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from ..models.controlnet_xs import ControlNetXS, Exchange
-from ..models.unet import BlockInputs, BlockStack, UNet, UNetInputs
+from ..models.projections import Projections
+from ..models.unet import BlockInputs, UNetInputs
 from .bound_unit import NetInputs
 
 Front = Callable[[Tensor], Tensor]
 
 
-def with_exchanges(
-    unet: UNet, rows: int, blocks: UNetInputs, nets: tuple[NetInputs, ...]
-) -> tuple[UNetInputs, tuple[NetInputs, ...]]:
-    """What the UNet's blocks and the nets read in one evaluation, where some nets exchange feature maps with the UNet.
+def with_learned_embeddings(blocks: UNetInputs, nets: Sequence[NetInputs], base: Projections, rows: int) -> UNetInputs:
+    """What the UNet's blocks read at one noise level, where a net replaces the UNet's embedding of the timestep.
 
-    rows: of x. Of several nets with an embedding of the timestep of their own, the last one's is read by the base.
+    base: the UNet's projections. rows: of x. Of several such nets, the UNet reads the embedding of the last one.
     """
+    for net in nets:
+        emb = net.inputs.emb if isinstance(net.net, ControlNetXS) else None
+        if emb is None:
+            continue
+        (unit,) = net.units  # nets of this kind are not joined
+        stacks = []
+        for own, learned in zip(blocks, base.time_shifts(emb), strict=True):
+            pairs = zip(own.shifts, learned, strict=True)
+            shifts = tuple(_replace_rows(old, new, unit.rows, rows) for old, new in pairs)
+            stacks.append(own._replace(shifts=shifts))
+        blocks = UNetInputs(*stacks)
+    return blocks
+
+
+def _replace_rows(old: Tensor | None, new: Tensor | None, where: slice, rows: int) -> Tensor | None:
+    """Shifts (1 or rows, C, 1, 1) -> (rows, C, 1, 1) with the new ones (1 or n, C, 1, 1) in n of the rows."""
+    if old is None or new is None:
+        return old
+    changed = old.expand(rows, *old.shape[1:]).clone()
+    changed[where] = new.to(old.dtype)
+    return changed
+
+
+def with_exchanges(blocks: UNetInputs, nets: tuple[NetInputs, ...]) -> tuple[UNetInputs, tuple[NetInputs, ...]]:
+    """What blocks and nets read in one evaluation, where some nets exchange feature maps with the UNet."""
     begun = []
     for net in nets:
         model = net.net
         if isinstance(model, ControlNetXS):
             net = net._replace(inputs=net.inputs._replace(exchange=Exchange()))
-            blocks = _with_fronts(_with_embedding(unet, rows, blocks, net), model, net)
+            blocks = _with_fronts(blocks, model, net)
         begun.append(net)
     return blocks, tuple(begun)
 
@@ -67,27 +92,3 @@ def _join_fronts(own: BlockInputs, more: list[Any]) -> BlockInputs:
     before = own.fronts or ((),) * len(more)
     fronts = (had if new is None else (*had, new) for had, new in zip(before, more, strict=True))
     return own._replace(fronts=tuple(fronts))
-
-
-def _with_embedding(unet: UNet, rows: int, blocks: UNetInputs, net: NetInputs) -> UNetInputs:
-    """The base's timestep shifts in the rows of a net, by the net's embedding if it has one."""
-    emb = net.inputs.emb
-    if emb is None:
-        return blocks
-    (unit,) = net.units  # nets of this kind are not joined
-
-    def replaced(part: BlockStack, own: Any) -> BlockInputs:
-        pairs = zip(own.shifts, part.time_shifts(emb), strict=True)
-        return own._replace(shifts=tuple(_put(old, new, unit.rows, rows) for old, new in pairs))
-
-    parts = zip((unet.encoder, unet.middle, unet.decoder), blocks, strict=True)
-    return UNetInputs(*(replaced(part, own) for part, own in parts))
-
-
-def _put(old: Tensor | None, new: Tensor | None, where: slice | Tensor, rows: int) -> Tensor | None:
-    """Shifts (1 or rows, C, 1, 1) with new ones (1 or n, C, 1, 1) in some rows."""
-    if old is None or new is None:
-        return old
-    changed = old.expand(rows, *old.shape[1:]).clone()
-    changed[where] = new.to(old.dtype)
-    return changed

@@ -57,15 +57,19 @@ class Projections:
         if self.label is not None or self.per_row:
             for sigma, step in zip(new, t, strict=True):
                 emb = embed(step.expand(self.text.shape[0]), self.label)
-                self.shifts[sigma] = tuple(part.time_shifts(emb) for part in self.parts)
+                self.shifts[sigma] = self.time_shifts(emb)
             return
         emb = embed(t, None)
         # All sigmas in one batch, one row each: 20 small products take longer than one with 20 rows.
-        projected = [part.time_shifts(emb) for part in self.parts]
+        projected = self.time_shifts(emb)
         for row, sigma in enumerate(new):
             self.shifts[sigma] = tuple(
                 tuple(None if s is None else s[row : row + 1] for s in part) for part in projected
             )
+
+    def time_shifts(self, emb: Tensor) -> tuple[Shifts, ...]:
+        """The shifts of each stack for an embedded timestep, (1 or rows, embed_dim)."""
+        return tuple(part.time_shifts(emb) for part in self.parts)
 
     def at(self, sigma: float) -> UNetInputs:
         """What the blocks need besides x at this sigma."""
