@@ -34,7 +34,7 @@ from .fields import (
     window,
 )
 from .node import Node
-from .values import Conditioning, ControlSpec, Halves, HintSpec, SpecStack, UnitOptions
+from .values import Conditioning, ControlSpec, Halves, HintSpec, SpecStack, UnitOptions, mask_batch
 
 CATEGORY = "ControlNet Core/control"
 # Other packs have sockets called STACK or WEIGHTS with other contents: ours need names that nobody else uses.
@@ -250,9 +250,8 @@ class ScheduleKeyframe(Node):
         schedule: StrengthCurve | None = None,
     ) -> tuple[StrengthCurve]:  # fmt: skip
         """-> the schedule. Raises ValueRangeError where a keyframe of the chain has the same position."""
-        own = None if mask is None else mask.float().reshape(-1, *mask.shape[-2:])
         before = schedule or CONSTANT
-        frames = (*before.unit_keyframes, UnitKeyframe(position, own, block_weights))
+        frames = (*before.unit_keyframes, UnitKeyframe(position, mask_batch(mask), block_weights))
         return (replace(before, unit_keyframes=tuple(sorted(frames, key=lambda frame: frame.position))),)
 
 

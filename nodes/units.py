@@ -12,7 +12,7 @@ from ..controlnet_core.checkpoints.fit import fits_text, text_widths
 from ..controlnet_core.control.unit import ControlUnit, Curve, Hint
 from ..controlnet_core.errors import ShapeError, UnfitError, ValueRangeError
 from ..controlnet_core.models.control import ControlModel
-from .values import Conditioning, ControlSpec, Halves
+from .values import Conditioning, ControlSpec, Halves, mask_batch
 
 # Every family of Stable Diffusion has a text encoder of its own width, so the width tells which one was used.
 BASES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SDXL", 1280: "SDXL's refiner"}
@@ -25,14 +25,14 @@ def unit_of(spec: ControlSpec, net: ControlModel, hint: Tensor, name: str, kind:
     hint: (B, C, H, W) in [0, 1]. kind: what the hint shows according to the net's own node; used where the
     description does not say it.
     """
-    options, mask = spec.options, spec.mask
+    options = spec.options
     return ControlUnit(
         net=net,
         hint=hint,
         strength=spec.strength,
         start=spec.start_percent,
         end=spec.end_percent,
-        mask=None if mask is None else mask.float().reshape(-1, *mask.shape[-2:]),
+        mask=mask_batch(spec.mask),
         block_weights=spec.block_weights,
         mode=spec.mode,
         name=name,

@@ -42,6 +42,11 @@ class SamplerInputs(NamedTuple):
     settings: SampleSettings
 
 
+def mask_batch(mask: Tensor | None) -> Tensor | None:
+    """MASK (B, H, W), or (H, W) as some nodes make it -> (B, H, W) float32; None for none."""
+    return None if mask is None else mask.float().reshape(-1, *mask.shape[-2:])
+
+
 @dataclass(frozen=True, eq=False)
 class HintSpec:
     """A further hint for a ControlNet Union: IMAGE (B, H, W, C), and what it shows ("depth", ...)."""

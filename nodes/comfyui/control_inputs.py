@@ -16,10 +16,10 @@ from ...controlnet_core.control.unit import ControlUnit, Curve, Hint
 from ...controlnet_core.control.weights import BlockWeights
 from ...controlnet_core.errors import ValueRangeError
 from ..units import hint_of, on_curve, unit_of
-from ..values import ControlSpec, HintSpec
+from ..values import ControlSpec, HintSpec, mask_batch
 from .advanced import AdvancedInputs
 from .bind import FACTOR
-from .hint_channels import HintParts
+from .hint_channels import HintParts, JoinedHint
 from .placed_net import SharedNet
 
 UNION_ARGUMENT = "control_type"
@@ -30,7 +30,7 @@ FITS_OF_PARTS = ("crop", "pixel-perfect")
 """Hint fits that packs keep to when they cut the hint into parts."""
 
 
-class ControlInputs(AdvancedInputs, comfy.controlnet.ControlNet):
+class ControlInputs(JoinedHint, AdvancedInputs, comfy.controlnet.ControlNet):
     """The inputs of one unit of control. Some packs act on instances of ComfyUI's `ControlNet` only, so it is one.
 
     ComfyUI's own nodes set hint, strength and window by `set_cond_hint`, our nodes set the rest by `describe`. Other
@@ -47,9 +47,7 @@ class ControlInputs(AdvancedInputs, comfy.controlnet.ControlNet):
         self.name = shared.name
         # A further factor of the strength, which may change while sampling.
         self.curve: Curve | None = None
-        self.parts: HintParts | None = None
-        # Packs replace `cond_hint_original`. As long as it is this tensor, nobody did.
-        self.joined: Tensor | None = None
+        self.parts: HintParts | None = None  # type: ignore[assignment]
 
     def set_cond_hint(self, cond_hint: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Set the hint (B, C, H, W), strength and window, as ComfyUI's own nodes do; returns itself."""
@@ -76,12 +74,10 @@ class ControlInputs(AdvancedInputs, comfy.controlnet.ControlNet):
         """Make mask and further hints channels of the hint, so that they follow what other packs do with it."""
         if self.parts is None:
             return
-        mask = self.spec.mask
-        own = None if mask is None else mask.float().reshape(-1, *mask.shape[-2:])
         more = tuple(hint_of(hint.image) for hint in self.spec.more_hints)
         timed = () if self.spec.schedule is None else (k.mask for k in self.spec.schedule.unit_keyframes)
-        self.parts = HintParts(self.parts.hint, more, (own, self.mask_cond_hint_original, *timed))
-        self.joined = self.cond_hint_original = self.parts.join()
+        masks = (mask_batch(self.spec.mask), self.mask_cond_hint_original, *timed)
+        self.set_parts(HintParts(self.parts.hint, more, masks))
 
     def copy(self) -> Any:
         """A copy of the unit that shares its weights."""
@@ -123,7 +119,7 @@ class ControlInputs(AdvancedInputs, comfy.controlnet.ControlNet):
                 f"{self.name} has a mask in a timestep keyframe or in its weights, which cannot be cut into tiles: "
                 "give the mask to the apply node instead"
             )
-        unit, own = part.unit(self.unit()), self.mask_cond_hint_original
+        unit, own = part.unit(self.unit()), mask_batch(self.mask_cond_hint_original)
         if unit is None:
             return None
         twin = self.copy()
@@ -132,7 +128,7 @@ class ControlInputs(AdvancedInputs, comfy.controlnet.ControlNet):
         if schedule is not None:
             schedule = replace(schedule, unit_keyframes=unit.keyframes)
         twin.spec = replace(self.spec, mask=unit.mask, more_hints=more, schedule=schedule)
-        twin.mask_cond_hint_original = None if own is None else part.mask(own.reshape(-1, *own.shape[-2:]))
+        twin.mask_cond_hint_original = None if own is None else part.mask(own)
         twin.parts, twin.cond_hint = HintParts(unit.hint), None
         twin._join_hint()
         return twin

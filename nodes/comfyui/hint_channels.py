@@ -12,7 +12,9 @@ A unit with a hint alone has a plain hint.
 from __future__ import annotations
 
 import math
+from copy import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,3 +73,35 @@ class HintParts:
         """The product of the masks, or of the first `count`, which must have the same size; None without masks."""
         given = [mask for mask in self.masks[:count] if mask is not None]
         return None if not given else math.prod(given[1:], start=given[0])
+
+
+class JoinedHint:
+    """Mixin for a control object of ComfyUI whose `cond_hint_original` has all parts of its hint as channels.
+
+    parts: what the channels hold. joined: the tensor that was made of them; as long as `cond_hint_original` is this
+    one, no pack has replaced it.
+    """
+
+    parts: HintParts
+    joined: Tensor | None = None
+    cond_hint_original: Any
+    cond_hint: Any
+    previous_controlnet: Any
+    multigpu_clones: dict[Any, Any]
+    copy_to: Any
+
+    def set_parts(self, parts: HintParts) -> None:
+        """Make these the channels of the hint."""
+        self.parts = parts
+        self.joined = self.cond_hint_original = parts.join()
+
+    def shown_hint(self) -> Tensor:
+        """The channels that count in this call: those that a pack set for a part of the image, or for all of it."""
+        return self.cond_hint_original if self.cond_hint is None else self.cond_hint
+
+    def shallow_copy(self) -> Any:
+        """A copy outside of any chain, with containers of its own."""
+        twin = copy(self)
+        self.copy_to(twin)
+        twin.previous_controlnet, twin.cond_hint, twin.multigpu_clones = None, None, {}
+        return twin

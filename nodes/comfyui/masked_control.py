@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,16 +12,17 @@ from torch import Tensor
 
 from ...controlnet_core.control.hint import mask_at
 from ...controlnet_core.errors import ShapeError
+from ..values import mask_batch
 from .advanced import context_window
 from .batch_rows import batch_rows
-from .hint_channels import HintParts
+from .hint_channels import HintParts, JoinedHint
 from .residuals import Residuals, add_residuals
 
 PASSED_ON = ("strength", "timestep_percent_range", "extra_args", "vae", "extra_concat_orig")
 """Attributes that packs set on the wrapper, and that act in the object inside it."""
 
 
-class MaskedControl(comfy.controlnet.ControlBase):
+class MaskedControl(JoinedHint, comfy.controlnet.ControlBase):
     """A native control object whose residuals are kept where a mask (B, H, W) is white.
 
     Packs see the wrapper alone. Its hint has the mask as a further channel, so that the mask follows what a pack does
@@ -38,7 +38,7 @@ class MaskedControl(comfy.controlnet.ControlBase):
         self.inner = inner
         super().__init__()
         inner.copy_to(self)
-        self._set_parts(HintParts(inner.cond_hint_original, masks=(mask.float().reshape(-1, *mask.shape[-2:]),)))
+        self.set_parts(HintParts(inner.cond_hint_original, masks=(mask_batch(mask),)))
 
     def __getattr__(self, name: str) -> Any:
         # Python asks here only for what the wrapper lacks, such as `control_model`.
@@ -46,16 +46,10 @@ class MaskedControl(comfy.controlnet.ControlBase):
             raise AttributeError(name)
         return getattr(self.inner, name)
 
-    def _set_parts(self, parts: HintParts) -> None:
-        self.parts = parts
-        # Packs replace `cond_hint_original`. As long as it is this tensor, nobody did.
-        self.joined = self.cond_hint_original = parts.join()
-
     def copy(self) -> MaskedControl:
         """A copy of the wrapper and of the native object."""
-        twin = copy.copy(self)
-        self.copy_to(twin)  # containers of its own
-        twin.inner, twin.previous_controlnet, twin.cond_hint, twin.multigpu_clones = self.inner.copy(), None, None, {}
+        twin = self.shallow_copy()
+        twin.inner = self.inner.copy()
         return twin
 
     def deepclone_multigpu(self, load_device: torch.device, autoregister: bool = False) -> MaskedControl:
@@ -70,7 +64,7 @@ class MaskedControl(comfy.controlnet.ControlBase):
         """Set hint, strength and window; returns itself."""
         super().set_cond_hint(cond_hint, *args, **kwargs)
         self.inner.set_cond_hint(cond_hint, *args, **kwargs)
-        self._set_parts(HintParts(cond_hint, masks=self.parts.masks))
+        self.set_parts(HintParts(cond_hint, masks=self.parts.masks))
         return self
 
     def get_models(self) -> list[Any]:
@@ -105,7 +99,7 @@ class MaskedControl(comfy.controlnet.ControlBase):
         previous = None if self.previous_controlnet is None else self.previous_controlnet.get_control(*arguments)
         window = context_window(self.sub_idxs, transformer_options)
         order = batch_rows(len(x_noisy), batched_number, transformer_options, window)
-        part = self.cond_hint if self.cond_hint is not None else self.cond_hint_original
+        part = self.shown_hint()
         parts = self.parts if part is self.joined else self.parts.split(part, type(self.inner).__name__)
         images = order.images
         if self.cond_hint is not None and len(part) == len(x_noisy):

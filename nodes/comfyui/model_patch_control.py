@@ -21,9 +21,9 @@ from torch import Tensor
 
 from ...controlnet_core.control.hint import mask_at
 from ...controlnet_core.errors import UnfitError, ValueRangeError
-from ..values import ControlSpec
+from ..values import ControlSpec, mask_batch
 from .batch_rows import BatchRows, batch_rows, row_factors
-from .hint_channels import HintParts
+from .hint_channels import HintParts, JoinedHint
 from .model_config import base_config
 from .native_controlnet import requests
 from .residuals import Residuals
@@ -68,7 +68,7 @@ class Inpainting:
     mask: Tensor | None = None
 
 
-class ModelPatchControl(comfy.controlnet.ControlBase):
+class ModelPatchControl(JoinedHint, comfy.controlnet.ControlBase):
     """A MODEL_PATCH with a hint, as one unit of control.
 
     Packs that sample a picture in parts cut the hint; the mask is a channel of it, so it is cut as well.
@@ -85,8 +85,6 @@ class ModelPatchControl(comfy.controlnet.ControlBase):
         self.model_patch, self.vae, self.inpainting = model_patch, vae, inpainting
         self.name = kind
         self.spec = ControlSpec(None, torch.zeros(0))
-        self.parts: HintParts | None = None
-        self.joined: Tensor | None = None  # as long as `cond_hint_original` is this tensor, no pack replaced it
         self.patches: list[tuple[str, Any]] = []
         self.made_from: Tensor | None = None  # the tensor that the patches were made from
         self.shown: Tensor | None = None  # its channels that the net sees
@@ -97,7 +95,7 @@ class ModelPatchControl(comfy.controlnet.ControlBase):
     def set_cond_hint(self, cond_hint: Tensor, *args: Any, **kwargs: Any) -> ModelPatchControl:
         """Set the hint (B, 3, H, W), strength and window; returns itself."""
         super().set_cond_hint(cond_hint, *args, **kwargs)
-        self._set_parts(HintParts(cond_hint))
+        self.set_parts(HintParts(cond_hint))
         return self
 
     def describe(self, spec: ControlSpec) -> ModelPatchControl:
@@ -109,19 +107,16 @@ class ModelPatchControl(comfy.controlnet.ControlBase):
                     "schedule, mask and factors work"
                 )
         self.spec = spec
-        mask = None if spec.mask is None else spec.mask.float().reshape(-1, *spec.mask.shape[-2:])
-        assert self.parts is not None
-        self._set_parts(HintParts(self.parts.hint, masks=(mask,)))
+        self.set_parts(HintParts(self.parts.hint, masks=(mask_batch(spec.mask),)))
         return self
 
-    def _set_parts(self, parts: HintParts) -> None:
-        self.parts = parts
-        self.joined = self.cond_hint_original = parts.join()
-        self._make_patches(self.joined)
+    def set_parts(self, parts: HintParts) -> None:
+        """Make these the channels of the hint, and encode it."""
+        super().set_parts(parts)
+        self._make_patches(self.cond_hint_original)
 
     def _make_patches(self, source: Tensor) -> None:
         """ComfyUI's patches for a hint with its mask. Encoding takes seconds, so equal hints are not encoded anew."""
-        assert self.parts is not None
         hint = self.parts.split(source, self.name).hint
         self.made_from = source
         if self.shown is not None and self.shown.shape == hint.shape and torch.equal(self.shown, hint):
@@ -137,12 +132,10 @@ class ModelPatchControl(comfy.controlnet.ControlBase):
 
     def copy(self) -> ModelPatchControl:
         """A copy of the unit that shares weights and the encoded hint."""
-        twin = copy.copy(self)
-        self.copy_to(twin)  # containers of its own
+        twin = self.shallow_copy()
         # One patch may hang at two places, and keeps what it computed for the next block.
         twins = {id(patch): copy.copy(patch) for _, patch in self.patches}
         twin.patches = [(place, twins[id(patch)]) for place, patch in self.patches]
-        twin.previous_controlnet, twin.cond_hint, twin.multigpu_clones = None, None, {}
         return twin
 
     # ---- a run
@@ -172,7 +165,7 @@ class ModelPatchControl(comfy.controlnet.ControlBase):
         rows = row_factors(order, options, lambda p: given.positive if p else given.negative, given.items or (1.0,))
         if strength == 0.0 or not any(rows):
             return previous
-        source = self.cond_hint_original if self.cond_hint is None else self.cond_hint
+        source = self.shown_hint()
         if source is not self.made_from:
             loaded = comfy.model_management.loaded_models(only_currently_used=True)
             self._make_patches(source)
@@ -194,7 +187,6 @@ class ModelPatchControl(comfy.controlnet.ControlBase):
 
     def _weights(self, source: Tensor, rows: Sequence[float], order: BatchRows, x: Tensor) -> Tensor | None:
         """(rows, tokens, 1) to multiply what is added to tokens with; None where it is 1 everywhere."""
-        assert self.parts is not None
         mask = self.parts.split(source, self.name).mask()
         if mask is None and all(row == 1.0 for row in rows):
             return None
