@@ -13,9 +13,10 @@ import numpy as np
 from comfyui_controlnet_core import preprocessors
 from comfyui_controlnet_core.preprocessors.classic.soft_edge import soft_edge
 from comfyui_controlnet_core.preprocessors.depth import depth_to_hint, stereo_disparity
-from comfyui_controlnet_core.preprocessors.normals import decode, encode, normals_from_depth, normals_from_height
-from comfyui_controlnet_core.preprocessors.palettes import hint_to_labels, labels_to_hint
+from comfyui_controlnet_core.preprocessors.normals import decode, encode, normals_from_height
+from comfyui_controlnet_core.preprocessors.palettes import labels_to_hint
 from comfyui_controlnet_core.preprocessors.pose import draw_poses
+from hint_reading import hint_to_labels, normals_from_depth
 
 SCENES = 32
 NOISES = (0.0, 8.0, 16.0)

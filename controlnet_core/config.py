@@ -233,7 +233,7 @@ class TextConfig:
     projection: width of the pooled text after a last linear layer; None without one.
     stop_layer: the layer whose states the base reads: -1 is the last, -2 the one before it. A number beyond the first
         layer means the last.
-    norm_skipped: whether the final normalisation is applied to a layer before the last (SD1.x: yes, SDXL: no).
+    norms_stop_layer: whether the final normalisation is applied to the states of that layer (SD1.x: yes, SDXL: no).
     padding: the token that fills a section after the end mark (49407 is the end mark itself).
     """
 
@@ -245,7 +245,7 @@ class TextConfig:
     activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
     projection: int | None = None
     stop_layer: int = -1
-    norm_skipped: bool = True
+    norms_stop_layer: bool = True
     padding: int = 49407
 
 
@@ -308,7 +308,7 @@ SD15 = ModelConfig("sd15", UNetConfig(), VAEConfig(), TextConfig())
 OPENCLIP_H = TextConfig(width=1024, layers=24, heads=16, activation="gelu", projection=1024, stop_layer=-2, padding=0)
 """OpenCLIP ViT-H's text transformer, as Stable Diffusion 2 reads it: the second-to-last layer, normalised."""
 
-OPENCLIP_G = replace(OPENCLIP_H, width=1280, layers=32, heads=20, projection=1280, norm_skipped=False)
+OPENCLIP_G = replace(OPENCLIP_H, width=1280, layers=32, heads=20, projection=1280, norms_stop_layer=False)
 """OpenCLIP ViT-bigG's, as SDXL reads it: the second-to-last layer, not normalised, and the projected pooled text."""
 
 SD21 = replace(
@@ -330,7 +330,7 @@ SDXL = replace(
     name="sdxl",
     unet=SDXL_UNET,
     vae=replace(SD15.vae, scaling_factor=0.13025),
-    text=replace(SD15.text, stop_layer=-2, norm_skipped=False),
+    text=replace(SD15.text, stop_layer=-2, norms_stop_layer=False),
     text2=OPENCLIP_G,
 )
 

@@ -15,8 +15,8 @@ from comfyui_controlnet_core.nodes import build_nodes
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.workflows.bundled import bundled_names
 from comfyui_controlnet_core.workflows.execution import RunResult, execute
-from comfyui_controlnet_core.workflows.formats import load_graph
-from comfyui_controlnet_core.workflows.validation import validate
+from comfyui_controlnet_core.workflows.formats import read_document, to_graph
+from comfyui_controlnet_core.workflows.validation import require_runnable
 from PIL import Image
 
 FOLDER = Path(__file__).resolve().parent.parent / "workflows"
@@ -32,7 +32,8 @@ def main(names: Sequence[str]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             host = StandaloneHost(output_dir=folder, device="cpu")
             classes = build_nodes(host)
-            result = execute(validate(load_graph(FOLDER / f"{name}.json", classes), classes), classes)
+            graph = to_graph(read_document(FOLDER / f"{name}.json"), classes)
+            result = execute(require_runnable(graph, classes, strict=True).graph, classes)
             shape = whole if name in GRIDS else square
             shown = [] if name in GRIDS else pictures(result, host, "temp", shape)
             saved = pictures(result, host, "output", shape)

@@ -11,12 +11,11 @@ In a picture a component c becomes (c + 1) / 2:
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .errors import ParameterError, PictureError, check_choice
+from .errors import check_choice
 from .image_ops import like, to_numpy
 
 if TYPE_CHECKING:
@@ -56,36 +55,6 @@ def convert(picture: np.ndarray, *, source: str = "opengl", convention: str = "b
 def normals_from_height(height: np.ndarray) -> np.ndarray:
     """Height towards the viewer (H,W), in pixels -> unit normals (H,W,3). Exact for planes; orthographic."""
     return _from_slopes(*_slopes(np.asarray(height, np.float64)))
-
-
-def normals_from_depth(depth: Array, *, fov: float | None = None) -> Array:
-    """Metric depth (H,W), larger is farther -> unit normals (H,W,3) float32.
-
-    fov: the vertical field of view in degrees. A pinhole camera at the picture's centre then places the points in
-    space, and a normal is the cross product of their differences. None means orthographic depth in pixels.
-    Pixels without finite depth face the viewer.
-    """
-    values = to_numpy(depth).astype(np.float64)
-    if values.ndim != 2:
-        raise PictureError(f"depth has shape {tuple(values.shape)}, expected (H,W)")
-    known = np.isfinite(values)
-    filled = np.where(known, values, values[known].max() if known.any() else 1.0)
-    normals = normals_from_height(-filled) if fov is None else _perspective_normals(filled, fov)
-    normals[~known] = (0.0, 0.0, 1.0)
-    return like(normals.astype(np.float32), depth)
-
-
-def _perspective_normals(depth: np.ndarray, fov: float) -> np.ndarray:
-    if not 0 < fov < 180:
-        raise ParameterError(f"fov={fov}: expected degrees between 0 and 180")
-    height, width = depth.shape
-    # Pixel centres are half a pixel from the corner; the camera looks along -z, hence -depth.
-    focal = height / 2 / math.tan(math.radians(fov) / 2)
-    y, x = np.mgrid[0:height, 0:width]
-    right = (x + 0.5 - width / 2) / focal * depth
-    up = -(y + 0.5 - height / 2) / focal * depth
-    along_x, along_y = _slopes(np.stack([right, up, -depth], axis=-1))
-    return _unit(np.cross(along_y, along_x))
 
 
 def from_depth_picture(

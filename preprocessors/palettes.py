@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .errors import ParameterError, PictureError, check_choice
-from .image_ops import like, to_numpy, unit_range
+from .image_ops import like, to_numpy
 
 if TYPE_CHECKING:
     from .image_ops import Array
@@ -78,15 +78,6 @@ def labels_to_hint(labels: Array, name: str = "ade20k") -> Array:
     table = np.vstack((colours, np.zeros((1, 3), np.uint8))).astype(np.float32) / np.float32(255.0)
     known = (numbers >= 0) & (numbers < len(colours))
     return like(table[np.where(known, numbers, len(colours))], labels)
-
-
-def hint_to_labels(hint: Array, name: str = "ade20k", *, tolerance: float = 2.0) -> Array:
-    """Colours (...,H,W,3), 0..1 -> class numbers (...,H,W) int64; -1 where no colour is within `tolerance` bytes."""
-    pixels = np.rint(unit_range(to_numpy(hint)) * 255.0).astype(np.int32)
-    if pixels.ndim < 3 or pixels.shape[-1] != 3:
-        raise PictureError(f"the hint has shape {tuple(pixels.shape)}, expected (H,W,3) or (B,H,W,3)")
-    numbers, distance = nearest_classes(pixels.reshape(-1, 3), palette(name).colours)
-    return like(np.where(distance <= tolerance, numbers, -1).reshape(pixels.shape[:-1]), hint)
 
 
 def nearest_classes(pixels: np.ndarray, colours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

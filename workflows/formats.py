@@ -32,14 +32,6 @@ class Document:
     workflow: Mapping[str, Any] | None = None
 
 
-def load_graph(path: str | Path, classes: Mapping[str, type]) -> Graph:
-    """Return the graph of a .json or .png file, not yet validated.
-
-    Raises MissingFileError if there is no such file, WorkflowError if it holds no workflow.
-    """
-    return to_graph(read_document(path), classes)
-
-
 def to_graph(document: Document, classes: Mapping[str, type]) -> Graph:
     """Return the graph of a document. A picture's `prompt` is exactly what was run, so it is preferred."""
     if document.prompt is None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..nodes.file_prefix import fill_as_editor
-from .graph import Graph, Link, Node
+from .graph import Graph, Link
 
 PREFIX = "filename_prefix"
 
@@ -23,8 +23,8 @@ def fill_prefixes(graph: Graph, *, dates: bool = False) -> Graph:
 
     def find(name: str, item: str) -> Any:
         # The editor looks for the search name, then for the title; files of programs have neither, but a class.
-        for named in (_search_name, _title, _class):
-            node = next((node for node in graph.nodes.values() if named(node) == name), None)
+        for attribute in ("search_name", "title", "class_type"):
+            node = next((node for node in graph.nodes.values() if getattr(node, attribute) == name), None)
             if node is not None:
                 value = node.inputs.get(item)
                 return None if isinstance(value, (Link, list, dict)) else value
@@ -36,15 +36,3 @@ def fill_prefixes(graph: Graph, *, dates: bool = False) -> Graph:
         if isinstance(node.inputs[PREFIX], str)
     }
     return Graph({**graph.nodes, **filled}, graph.workflow)
-
-
-def _search_name(node: Node) -> str:
-    return node.search_name
-
-
-def _title(node: Node) -> str:
-    return node.title
-
-
-def _class(node: Node) -> str:
-    return node.class_type

@@ -33,14 +33,6 @@ class Checked:
     problems: list[Problem]
 
 
-def validate(graph: Graph, classes: Mapping[str, type]) -> Graph:
-    """Return the graph with its values converted to their declared types, ready to run.
-
-    Raises the error of `as_error` if there is any problem.
-    """
-    return require_runnable(graph, classes, strict=True).graph
-
-
 def require_runnable(graph: Graph, classes: Mapping[str, type], *, strict: bool = False) -> Checked:
     """Check a workflow, and raise the error of `as_error` if no output node can run.
 
@@ -73,12 +65,6 @@ def _inside_comfyui(problems: Sequence[Problem]) -> str:
     shown = ", ".join(brief(name) for name in names[:_SHOWN_CLASSES])
     rest = f" and {len(names) - _SHOWN_CLASSES} more" if len(names) > _SHOWN_CLASSES else ""
     return f". Not known without ComfyUI: {shown}{rest}: `controlnet run --comfyui DIR` runs them inside yours"
-
-
-def check(graph: Graph, classes: Mapping[str, type]) -> tuple[Graph, list[Problem]]:
-    """Return the graph with converted values, and all problems."""
-    checked = check_outputs(graph, classes)
-    return checked.graph, checked.problems
 
 
 def check_outputs(graph: Graph, classes: Mapping[str, type]) -> Checked:

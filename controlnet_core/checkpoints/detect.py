@@ -304,8 +304,8 @@ def read_as(config: TextConfig, usual: TextConfig, cut: bool = False) -> TextCon
     cut: whether the file may lack the layers behind the one that is read.
     """
     # diffusers leaves out SD2's last layer: of its 23 layers the last is read, where OpenCLIP reads the last but one
-    stop = -1 if cut and usual.norm_skipped else usual.stop_layer
-    return replace(config, stop_layer=stop, norm_skipped=usual.norm_skipped, padding=usual.padding)
+    stop = -1 if cut and usual.norms_stop_layer else usual.stop_layer
+    return replace(config, stop_layer=stop, norms_stop_layer=usual.norms_stop_layer, padding=usual.padding)
 
 
 def _unet_config(shapes: Shapes, layout: Layout, entries: Entries) -> UNetConfig:

@@ -18,6 +18,9 @@ CONFIG_KEY = "controlnet_core.config"
 FAMILY_KEY = "controlnet_core.family"
 """Metadata entry with the name of the model, or of the base that a ControlNet is made for."""
 
+OLD_NAMES = {"norm_skipped": "norms_stop_layer"}
+"""Entries that files of earlier versions call otherwise."""
+
 SAME_ARITHMETIC: Mapping[str, Any] = {
     "norm_num_groups": 32,
     "act_fn": "silu",
@@ -56,7 +59,7 @@ def config_from_json(text: str, kind: type[Config]) -> Config:
 
 
 def _build(kind: type, content: Mapping[str, Any]) -> Any:
-    hints = get_type_hints(kind)
+    hints, content = get_type_hints(kind), {OLD_NAMES.get(name, name): value for name, value in content.items()}
     if extra := sorted(set(content) - hints.keys()):
         raise ValueError(f"unknown entries {', '.join(extra)}")
     return kind(**{name: _value(hints[name], value) for name, value in content.items()})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
@@ -10,14 +9,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..atomic_files import atomic_write
-from ..config import ControlNetConfig, ModelConfig, UNetConfig
+from ..config import ModelConfig
 from ..errors import CheckpointError, ValueRangeError
 from ..models.controlnet import ControlNet
 from ..models.text_encoder import ClipTextModel
 from ..models.unet import UNet
 from ..models.vae import AutoencoderKL
-from . import diffusers, fileconfig
 from .check_config import Config
 from .detect import EDM_MEAN, EDM_SIGMA_MAX, EDM_SIGMA_MIN, EDM_STD, V_PRED, ZTSNR
 from .fileconfig import CONFIG_KEY, FAMILY_KEY, config_to_json
@@ -26,7 +23,6 @@ from .keymap import KeyMap, add_prefix
 from .layouts import EXTRA_PREFIX, LAYOUTS, LDM, Layout, checkpoint_rules, usual_texts
 from .open_clip import fuse
 
-WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 LayoutName = Literal["core", "ldm", "diffusers"]
 LAYOUT_NAMES: tuple[LayoutName, ...] = ("core", "ldm", "diffusers")
 
@@ -126,27 +122,6 @@ def save_vae(
     """Write an autoencoder as a file of its own. Arguments and errors as `save_checkpoint`."""
     tensors = dict(_rename(vae, KeyMap(_layout(layout).vae_rules(len(vae.config.widths)))))
     write_safetensors(path, tensors, _metadata(vae.config, "", metadata), _dtypes(tensors, dtype))
-
-
-def save_folder(
-    path: str | Path, module: UNet | ControlNet | AutoencoderKL, *, dtype: torch.dtype | None = None
-) -> None:
-    """Write one model as a folder that diffusers' `from_pretrained` opens: weights and config.json.
-
-    Raises CheckpointError when that layout has no such model, or when it cannot be written.
-    """
-    config, folder = module.config, Path(path)
-    if isinstance(config, ControlNetConfig):
-        rules = diffusers.controlnet_rules(config.unet, 2 * len(config.hint_widths))
-        entries = fileconfig.controlnet_entries(config)
-    elif isinstance(config, UNetConfig):
-        rules, entries = diffusers.unet_rules(config), fileconfig.unet_entries(config)
-    else:
-        rules, entries = diffusers.vae_rules(len(config.widths)), fileconfig.vae_entries(config)
-    tensors = dict(_rename(module, KeyMap(rules)))
-    write_safetensors(folder / WEIGHTS_NAME, tensors, _metadata(config), _dtypes(tensors, dtype))
-    with atomic_write(folder / "config.json") as file:
-        file.write(json.dumps(entries, indent=2).encode())
 
 
 def _layout(name: str) -> Layout:

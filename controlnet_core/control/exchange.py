@@ -32,6 +32,7 @@ def with_learned_embeddings(blocks: UNetInputs, nets: Sequence[NetInputs], base:
         (unit,) = net.units  # nets of this kind are not joined
         stacks = []
         for own, learned in zip(blocks, base.time_shifts(emb), strict=True):
+            assert own is not None  # only a ControlNet has no decoder
             pairs = zip(own.shifts, learned, strict=True)
             shifts = tuple(_replace_rows(old, new, unit.rows, rows) for old, new in pairs)
             stacks.append(own._replace(shifts=shifts))

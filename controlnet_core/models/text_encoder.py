@@ -234,7 +234,7 @@ class TextEncoder(nn.Module):
         return self.model(
             rows,
             skip_last=0 if beyond else -1 - stop,
-            apply_final_norm=beyond or self.config.norm_skipped,
+            apply_final_norm=beyond or self.config.norms_stop_layer,
             end_positions=first_end(ids),
             vectors=vectors,
         )

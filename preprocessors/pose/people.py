@@ -37,7 +37,7 @@ class Pose:
     """All people of one frame on a canvas of `height` x `width` pixels.
 
     notes: sentences about parts of the file that were left out, for the user.
-    animals: (17,3) each, in the order of AP-10K (`skeleton.ANIMAL_NAMES`).
+    animals: (17,3) each, in the order of AP-10K (`skeleton.ANIMAL_LIMBS`).
     """
 
     people: tuple[Person, ...]

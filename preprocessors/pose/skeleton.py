@@ -36,12 +36,8 @@ HAND_BONES = tuple((0 if joint % 4 == 1 else joint - 1, joint) for joint in rang
 BODY_25_TO_18 = (0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18)
 
 # fmt: off
-# AP-10K's keypoints; "right" is the animal's own right.
-ANIMAL_NAMES = (
-    "left_eye", "right_eye", "nose", "neck", "root_of_tail",
-    "left_shoulder", "left_elbow", "left_front_paw", "right_shoulder", "right_elbow", "right_front_paw",
-    "left_hip", "left_knee", "left_back_paw", "right_hip", "right_knee", "right_back_paw",
-)
+# AP-10K's keypoints; "right" is the animal's own right. 0 to 4: left eye, right eye, nose, neck, root of the tail. 5 to
+# 16: shoulder, elbow and front paw, left then right; hip, knee and back paw, left then right.
 
 # Lines between keypoint numbers and their colours, in drawing order, as the animal pose net was trained on them.
 # One green occurs twice: at the right front paw and at the left hip.

@@ -14,7 +14,7 @@ from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.workflows.contract import InputSpec, read_spec
 from comfyui_controlnet_core.workflows.execution import execute
 from comfyui_controlnet_core.workflows.graph import Graph, Link, Node
-from comfyui_controlnet_core.workflows.validation import check
+from graphs import check
 
 NUMBERS = (-1, 0, True, 1e308, -1e308, math.nan, math.inf, 10**4000)
 TEXTS = ("", "x" * 5000, "../x", "\0", "\ud800", "\u00b2", "9" * 5000, "nan", "1_000", "\u0661", "[", "{}", "a=b")

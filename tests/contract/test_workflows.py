@@ -29,10 +29,10 @@ from comfyui_controlnet_core.nodes import build_nodes
 from comfyui_controlnet_core.nodes.standalone.host import ASSETS, StandaloneHost
 from comfyui_controlnet_core.workflows.bundled import FOLDER, bundled_names
 from comfyui_controlnet_core.workflows.execution import execute
-from comfyui_controlnet_core.workflows.formats import load_graph, read_document
+from comfyui_controlnet_core.workflows.formats import read_document
 from comfyui_controlnet_core.workflows.graph import Graph
 from comfyui_controlnet_core.workflows.overrides import apply_settings
-from comfyui_controlnet_core.workflows.validation import validate
+from graphs import load_graph, validate
 from PIL import Image
 
 NAMES = bundled_names()

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from comfyui_controlnet_core.controlnet_core.checkpoints.fileconfig import CONFIG_KEY
 from comfyui_controlnet_core.controlnet_core.checkpoints.io import read_header, read_tensors, write_safetensors
-from comfyui_controlnet_core.controlnet_core.checkpoints.save import save_checkpoint, save_controlnet, save_folder
+from comfyui_controlnet_core.controlnet_core.checkpoints.save import save_checkpoint, save_controlnet
 from comfyui_controlnet_core.controlnet_core.config import (
     DEMO,
     AdapterConfig,
@@ -32,6 +32,8 @@ from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
 from comfyui_controlnet_core.preprocessors import pose
 from PIL import Image
 from torch import Tensor
+
+from .diffusers_folder import save_folder
 
 UNET = replace(DEMO.unet, widths=(32, 32), res_blocks=1, transformer_depth=(1, 0), num_heads=2, context_dim=32)
 NET = ControlNetConfig(unet=UNET, hint_widths=(8, 8, 8, 16))

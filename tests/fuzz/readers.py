@@ -52,7 +52,6 @@ READERS: Mapping[str, Reader] = {
             "formats", "editor", "drawing", "png", "widgets", "graph", "migrations", "validation", "node_checks",
             "checks",
         )),
-        frozenset({"load_graph", "validate"}),
     ),
     "prompts": Reader(
         text_cases.prompts(),

@@ -77,7 +77,7 @@ def inside(folder: str, work: Path, files: list[Path]) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"file": str(file)}
         began = time.perf_counter()
         try:
-            graph = formats.load_graph(file, comfy.classes)
+            graph = formats.to_graph(formats.read_document(file), comfy.classes)
             provide(graph, stock, base)
             sets = [word for setting in settings(graph) for word in ("--set", setting)]
             words = ["run", str(file), "--comfyui", folder, "--input", str(base / "input"), "--output", str(output)]

@@ -939,8 +939,7 @@ def test_the_server_lists_our_nodes(server: str) -> None:
 def test_a_workflow_runs_in_the_server_and_headless(server: str, headless: Headless, tmp_path: Path) -> None:
     """canny_to_image as it is shipped, with fewer steps: the same PNG in both homes."""
     from comfyui_controlnet_core.workflows.execution import execute
-    from comfyui_controlnet_core.workflows.formats import load_graph
-    from comfyui_controlnet_core.workflows.validation import validate
+    from graphs import load_graph, validate
     from PIL import Image
 
     graph = load_graph(ROOT / "workflows" / "canny_to_image.json", headless.classes)

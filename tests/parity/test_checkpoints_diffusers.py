@@ -22,7 +22,6 @@ from comfyui_controlnet_core.controlnet_core.checkpoints.load import (
     load_unet,
     load_vae,
 )
-from comfyui_controlnet_core.controlnet_core.checkpoints.save import save_folder
 from comfyui_controlnet_core.controlnet_core.config import (
     SD15,
     ControlNetConfig,
@@ -35,6 +34,7 @@ from comfyui_controlnet_core.controlnet_core.errors import CheckpointError
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
+from fuzz.diffusers_folder import save_folder
 from random_tensors import assert_close, randomise
 from safetensors.torch import save_file
 from torch import Tensor, nn

@@ -21,13 +21,14 @@ from comfyui_controlnet_core.controlnet_core.checkpoints.inspect import inspect_
 from comfyui_controlnet_core.controlnet_core.checkpoints.io import read_header, read_tensors, write_safetensors
 from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_checkpoint, load_controlnet, load_unet
 from comfyui_controlnet_core.controlnet_core.checkpoints.lora import read_lora
-from comfyui_controlnet_core.controlnet_core.checkpoints.save import save_checkpoint, save_controlnet, save_folder
+from comfyui_controlnet_core.controlnet_core.checkpoints.save import save_checkpoint, save_controlnet
 from comfyui_controlnet_core.controlnet_core.config import DEMO, ControlNetConfig, TextConfig, UnionConfig
 from comfyui_controlnet_core.controlnet_core.errors import CheckpointError, CoreError, MissingFileError
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.text_encoder import ClipTextModel
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
+from fuzz.diffusers_folder import save_folder
 from safetensors.torch import load_file
 
 UNET = DEMO.unet.__class__(widths=(32, 64), res_blocks=1, transformer_depth=(1, 0), num_heads=2, context_dim=32)

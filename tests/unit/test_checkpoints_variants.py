@@ -14,13 +14,14 @@ from comfyui_controlnet_core.controlnet_core.checkpoints.detect import identify_
 from comfyui_controlnet_core.controlnet_core.checkpoints.inspect import inspect_file
 from comfyui_controlnet_core.controlnet_core.checkpoints.io import read_header, read_tensors, write_safetensors
 from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_checkpoint, load_controlnet, load_unet
-from comfyui_controlnet_core.controlnet_core.checkpoints.save import save_checkpoint, save_controlnet, save_folder
+from comfyui_controlnet_core.controlnet_core.checkpoints.save import save_checkpoint, save_controlnet
 from comfyui_controlnet_core.controlnet_core.config import DEMO, ControlNetConfig, ModelConfig
 from comfyui_controlnet_core.controlnet_core.errors import CheckpointError
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from few import few_of
+from fuzz.diffusers_folder import save_folder
 from safetensors.torch import load_file
 from torch import Tensor, nn
 

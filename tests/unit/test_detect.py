@@ -705,6 +705,12 @@ def test_a_config_survives_json(config: object) -> None:
     assert config_from_json(config_to_json(config), type(config)) == config  # type: ignore[arg-type]
 
 
+def test_a_config_of_an_earlier_version_is_read() -> None:
+    text = config_to_json(SD15)
+    assert text.count("norms_stop_layer") == 1
+    assert config_from_json(text.replace("norms_stop_layer", "norm_skipped"), ModelConfig) == SD15
+
+
 def test_an_incomplete_net_is_recognised_with_its_problem() -> None:
     shapes = net_shapes(SD15.unet)
     del shapes["input_blocks.0.0.weight"]

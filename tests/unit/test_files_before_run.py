@@ -11,7 +11,7 @@ from comfyui_controlnet_core.nodes import build_nodes
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.workflows import cli
 from comfyui_controlnet_core.workflows.formats import parse_document, to_graph
-from comfyui_controlnet_core.workflows.validation import check
+from graphs import check
 from PIL import Image
 
 EMPTY = {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}}

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from comfyui_controlnet_core.controlnet_core.errors import MissingFileError, WorkflowError
 from comfyui_controlnet_core.workflows import png
-from comfyui_controlnet_core.workflows.formats import load_graph, parse_document, to_graph
+from comfyui_controlnet_core.workflows.formats import parse_document, to_graph
 from comfyui_controlnet_core.workflows.graph import Graph, Link
 from comfyui_controlnet_core.workflows.overrides import apply_settings
-from comfyui_controlnet_core.workflows.validation import check
 from comfyui_controlnet_core.workflows.widgets import dynamic_prompt
 from editor_sheet import Sheet
+from graphs import check, load_graph
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 

@@ -23,7 +23,7 @@ from comfyui_controlnet_core.workflows.equivalents import equivalents
 from comfyui_controlnet_core.workflows.execution import Cache, NodeEvent, execute
 from comfyui_controlnet_core.workflows.graph import Graph, Link, Node
 from comfyui_controlnet_core.workflows.overrides import apply_settings, parse_seeds, with_seed
-from comfyui_controlnet_core.workflows.validation import check, validate
+from graphs import check, validate
 
 
 class Number:

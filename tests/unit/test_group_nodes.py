@@ -13,7 +13,7 @@ from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.workflows.formats import parse_document, to_graph
 from comfyui_controlnet_core.workflows.graph import Graph, Link
 from comfyui_controlnet_core.workflows.overrides import apply_settings
-from comfyui_controlnet_core.workflows.validation import check
+from graphs import check
 
 
 @pytest.fixture(scope="module")

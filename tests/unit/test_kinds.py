@@ -15,7 +15,7 @@ from comfyui_controlnet_core.controlnet_core.checkpoints.control import load_con
 from comfyui_controlnet_core.controlnet_core.checkpoints.inspect import inspect_file
 from comfyui_controlnet_core.controlnet_core.checkpoints.io import write_safetensors
 from comfyui_controlnet_core.controlnet_core.checkpoints.keymap import KeyMap
-from comfyui_controlnet_core.controlnet_core.checkpoints.save import save_controlnet, save_folder
+from comfyui_controlnet_core.controlnet_core.checkpoints.save import save_controlnet
 from comfyui_controlnet_core.controlnet_core.conditioning.condition import Condition
 from comfyui_controlnet_core.controlnet_core.conditioning.job import Job
 from comfyui_controlnet_core.controlnet_core.config import DEMO, AdapterConfig, ControlNetConfig, UnionConfig
@@ -35,6 +35,7 @@ from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, Sam
 from comfyui_controlnet_core.controlnet_core.run_options import RunOptions
 from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
 from engine_runs import evaluate, prepare_on
+from fuzz.diffusers_folder import save_folder
 from random_tensors import uniform
 from torch import Tensor, nn
 

@@ -12,9 +12,9 @@ from comfyui_controlnet_core.nodes.file_prefix import expand_prefix
 from comfyui_controlnet_core.nodes.pictures import annotated_file
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.workflows.fitting import uses
-from comfyui_controlnet_core.workflows.validation import check
 from comfyui_controlnet_core.workflows.widgets import dynamic_prompt
 from drawn_workflows import EMPTY, node, preview, read, saved
+from graphs import check
 
 
 @pytest.fixture(scope="module")

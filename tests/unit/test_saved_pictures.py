@@ -15,7 +15,7 @@ from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.workflows.formats import parse_document, to_graph
 from comfyui_controlnet_core.workflows.graph import Graph, Link
 from comfyui_controlnet_core.workflows.prefixes import fill_prefixes
-from comfyui_controlnet_core.workflows.validation import check
+from graphs import check
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 

@@ -12,8 +12,9 @@ from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.workflows import cli
 from comfyui_controlnet_core.workflows.execution import execute
 from comfyui_controlnet_core.workflows.graph import Link
-from comfyui_controlnet_core.workflows.validation import check, check_outputs
+from comfyui_controlnet_core.workflows.validation import check_outputs
 from drawn_workflows import EMPTY, node, preview, read, saved
+from graphs import check
 from PIL import Image
 
 

@@ -17,7 +17,6 @@ from comfyui_controlnet_core.controlnet_core.checkpoints.save import (
     LayoutName,
     save_checkpoint,
     save_controlnet,
-    save_folder,
 )
 from comfyui_controlnet_core.controlnet_core.checkpoints.verify import verify_file
 from comfyui_controlnet_core.controlnet_core.config import DEMO, ControlNetConfig, ModelConfig, TextConfig
@@ -28,6 +27,7 @@ from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
 from comfyui_controlnet_core.workflows import cli
 from comfyui_controlnet_core.workflows.commands import verify
+from fuzz.diffusers_folder import save_folder
 from PIL import Image
 from torch import nn
 

@@ -17,7 +17,7 @@ from comfyui_controlnet_core.nodes import build_nodes
 from comfyui_controlnet_core.nodes.speed import ShortcutsNode
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.workflows import cli
-from comfyui_controlnet_core.workflows.formats import load_graph
+from graphs import load_graph
 from PIL import Image
 
 ROOT = Path(__file__).parents[3]

@@ -13,7 +13,7 @@ from comfyui_controlnet_core.nodes.replacements import REPLACEMENTS, STAND_INS
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.workflows.editor import to_graph
 from comfyui_controlnet_core.workflows.formats import from_api
-from comfyui_controlnet_core.workflows.validation import check
+from graphs import check
 
 PICTURE = torch.rand(1, 48, 64, 3, generator=torch.Generator().manual_seed(0))
 

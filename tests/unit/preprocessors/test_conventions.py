@@ -10,15 +10,14 @@ from comfyui_controlnet_core.preprocessors.normals import (
     CONVENTIONS,
     decode,
     encode,
-    normals_from_depth,
     normals_from_height,
 )
 from comfyui_controlnet_core.preprocessors.palettes import (
-    hint_to_labels,
     labels_to_hint,
     palette,
     panoptic_to_labels,
 )
+from hint_reading import hint_to_labels, normals_from_depth
 
 LEFT, RIGHT, UP, DOWN, FRONT = (-1, 0, 0), (1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1)
 

@@ -15,7 +15,8 @@ from comfyui_controlnet_core.preprocessors.entry import Entry, Weights
 from comfyui_controlnet_core.preprocessors.learned import pretrained
 from comfyui_controlnet_core.preprocessors.learned.library import Library
 from comfyui_controlnet_core.preprocessors.learned.selftest import check
-from comfyui_controlnet_core.preprocessors.palettes import hint_to_labels, palette
+from comfyui_controlnet_core.preprocessors.palettes import palette
+from hint_reading import hint_to_labels
 from safetensors.torch import load_file, save_file
 
 from .conftest import make_pictures
