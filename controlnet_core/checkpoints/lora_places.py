@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -33,6 +33,18 @@ TWO_TEXT_MODELS = (
     ("lora_te2_", "text_encoder_2.", "text_encoders.clip_g.transformer."),
 )
 """Prefixes of the names of each text model. Those of kohya end in "_", and the names behind it have no dots."""
+
+
+class WeightChange(Protocol):
+    """What changes a weight when models are merged, such as an `Update` of a LoRA."""
+
+    def apply(self, weight: Tensor, strength: float) -> Tensor:
+        """The changed weight, a new tensor. weight: float32, of the same shape."""
+        ...
+
+
+Changes = Sequence[tuple[Mapping[str, WeightChange], float]]
+"""Changes by our name of the weight, and their strength; they act one after the other."""
 
 
 @dataclass(frozen=True)
@@ -157,8 +169,17 @@ def _check_shape(lora: LoraFile, name: str, update: Update, shape: torch.Size) -
 # ---------------------------------------------------------------------------------------------- merging
 
 
+def apply_updates(name: str, weight: Tensor, updates: Changes) -> Tensor:
+    """The weight of this name with its changes, float32."""
+    weight = weight.float()
+    for mine, strength in updates:
+        if name in mine:
+            weight = mine[name].apply(weight, strength)
+    return weight
+
+
 @torch.no_grad()
-def merge(model: ModelT, updates: Sequence[tuple[Mapping[str, Update], float]]) -> ModelT:
+def merge(model: ModelT, updates: Changes) -> ModelT:
     """A new model with the updates in its weights, each with its strength, one after the other.
 
     Computes in float32. A changed weight has the dtype that it had, or float16 in place of float8. The old model
@@ -167,11 +188,7 @@ def merge(model: ModelT, updates: Sequence[tuple[Mapping[str, Update], float]]) 
     state = dict(model.state_dict())
     for key in dict.fromkeys(key for mine, _ in updates for key in mine):
         old = state[key]
-        weight = old.float()
-        for mine, strength in updates:
-            if key in mine:
-                weight = mine[key].apply(weight, strength)
-        state[key] = weight.to(computable(old.dtype))
+        state[key] = apply_updates(key, old, updates).to(computable(old.dtype))
     # Built without memory: the weights are assigned, and most of them are the old model's.
     with torch.device("meta"):
         merged = type(model)(model.config)  # type: ignore[arg-type]

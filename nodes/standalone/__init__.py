@@ -22,6 +22,7 @@ def native_nodes() -> dict[str, type]:
         latents,
         loaders,
         masks,
+        merging,
         model_sampling,
         primitives,
         sampling,
@@ -33,8 +34,8 @@ def native_nodes() -> dict[str, type]:
     )
 
     modules = (
-        loaders, conditioning, control, curves, vae, latents, model_sampling, sampling, sigmas, images, files, masks,
-        compositing, upscaling, vision, text_boxes, hypernetworks, primitives,
+        loaders, conditioning, control, curves, vae, latents, merging, model_sampling, sampling, sigmas, images, files,
+        masks, compositing, upscaling, vision, text_boxes, hypernetworks, primitives,
     )  # fmt: skip
     found = (item for module in modules for item in vars(module).items())
     return {name: cls for name, cls in found if hasattr(cls, "INPUTS") and not name.endswith("Node")}
@@ -42,7 +43,9 @@ def native_nodes() -> dict[str, type]:
 
 def pack_nodes(ours: Mapping[str, type]) -> dict[str, type]:
     """Nodes of other packs by ID, not bound to a host: those that have an equivalent among ours."""
+    from .pack_pictures import PACK_PICTURES
+    from .pack_texts import PACK_TEXTS
     from .pack_values import PACK_VALUES
     from .replaced import replaced_nodes
 
-    return {**replaced_nodes(ours), **PACK_VALUES}
+    return {**replaced_nodes(ours), **PACK_VALUES, **PACK_TEXTS, **PACK_PICTURES}

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ...controlnet_core.checkpoints.detect import Identity
-from ...controlnet_core.checkpoints.lora_kinds import Update
-from ...controlnet_core.checkpoints.lora_places import merge
+from ...controlnet_core.checkpoints.lora_places import WeightChange, merge
 from ...controlnet_core.control.unit import ControlUnit
 from ...controlnet_core.models.control import ControlModel
 from ...controlnet_core.models.text_encoder import DualTextEncoder, TextEncoder
@@ -24,10 +23,13 @@ Clip: TypeAlias = TextEncoder | DualTextEncoder
 
 @dataclass(frozen=True, eq=False)
 class AppliedLora:
-    """A LoRA on a MODEL: the name of its file, its updates by the names of the UNet's weights, and its strength."""
+    """A LoRA on a MODEL: the name of its file, its updates by the names of the UNet's weights, and its strength.
+
+    A model that is merged into a MODEL is such a change too.
+    """
 
     name: str
-    updates: Mapping[str, Update]
+    updates: Mapping[str, WeightChange]
     strength: float
 
 

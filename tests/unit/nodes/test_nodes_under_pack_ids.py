@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from comfyui_controlnet_core.controlnet_core.errors import MissingFileError, PathError, ValueRangeError
+from comfyui_controlnet_core.controlnet_core.errors import MissingFileError, PathError, ShapeError, ValueRangeError
 from comfyui_controlnet_core.nodes import build_nodes
 from comfyui_controlnet_core.nodes.replacements import REPLACEMENTS, STAND_INS
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
@@ -123,3 +123,65 @@ def test_a_text_file_comes_from_the_input_folder_only(nodes: dict[str, Any], tmp
 def test_the_nearest_size_of_sdxl(nodes: dict[str, Any], size: tuple[int, int], nearest: tuple[int, int]) -> None:
     width, height = size
     assert nodes["CM_NearestSDXLResolution"]().run(image=torch.zeros(1, height, width, 3)) == nearest
+
+
+def test_texts_of_other_packs(nodes: dict[str, Any], notes: list[str]) -> None:
+    join = nodes["Text Concatenate"]()
+    assert join.run(delimiter=", ", clean_whitespace="true", text_b=" b ", text_a="a", text_d=" ") == ("a, b",)
+    assert join.run(delimiter="\\n", clean_whitespace="false", text_a="a", text_b=" ") == ("a\n ",)
+    # What `random.seed(7); random.choice(...)` gives, as in that pack.
+    assert nodes["Text Random Line"]().run(text="one\ntwo\nthree\nfour", seed=7) == ("three",)
+    assert nodes["Text Find and Replace Input"]().run(text="aaa", find="aa", replace="a") == ("a", 2, 2.0, 2)
+    with pytest.raises(ValueRangeError, match="does not end"):
+        nodes["Text Find and Replace Input"]().run(text="a", find="a", replace="aa")
+    assert nodes["Text to Console"]().run(text="a cat", label="prompt") == ("a cat",)
+    assert notes == ["prompt: a cat"]
+    assert nodes["Text _O"]().run(text="a") == ("a ",)
+    assert nodes["SDXL Resolutions (JPS)"]().run(resolution="landscape - 1344x768 (16:9)") == (1344, 768)
+
+
+def test_switches_and_contexts_of_other_packs(nodes: dict[str, Any]) -> None:
+    choose = nodes["CR Image Input Switch"]()
+    assert choose.run(Input=2, image1=None, image2=PICTURE)[0] is PICTURE
+    with pytest.raises(ValueRangeError, match="input image1 is chosen"):
+        choose.run(Input=1, image2=PICTURE)
+    first = nodes["Context (rgthree)"]().run(model="m", seed=4)
+    assert first[1:] == ("m", None, None, None, None, None, None, 4)
+    second = nodes["Context (rgthree)"]().run(base_ctx=first[0], model="n", vae=None)
+    assert (second[1], second[8]) == ("n", 4)
+    empty = nodes["Context (rgthree)"]().run()
+    assert nodes["Context Switch (rgthree)"]().run(ctx_01=None, ctx_02=empty[0], ctx_03=second[0])[1] == "n"
+
+
+def test_sizes_of_pictures_and_latents_of_other_packs(nodes: dict[str, Any]) -> None:
+    assert nodes["Get Image Size"]().run(image=PICTURE) == (64, 48)
+    resize = {"image": PICTURE, "resampling": "bilinear", "rescale_factor": 0.5, "resize_width": 33, "resize_height": 8}
+    for supersample in ("true", "false"):
+        (made,) = nodes["Image Resize"]().run(mode="resize", supersample=supersample, **resize)
+        assert made.shape == (1, 8, 40, 3)
+        assert torch.equal(made * 255, (made * 255).round())
+    assert nodes["Image Resize"]().run(mode="rescale", supersample="false", **resize)[0].shape == (1, 24, 32, 3)
+    latent = {"samples": torch.rand(1, 4, 10, 12), "noise_mask": None}
+    for align in ("true", "false"):
+        (made,) = nodes["Latent Upscale by Factor (WAS)"]().run(latent, "bilinear", 1.25, align)
+        assert made["samples"].shape == (1, 4, 12, 15)
+        corners = made["samples"][..., ::11, ::14] == latent["samples"][..., ::9, ::11]
+        assert bool(corners.all()) == (align == "true")
+    # 10 x 12 cells, 12.5 x 15 after the factor: to the nearest multiples of 8, the upper one of 12.
+    (made,) = nodes["LatentUpscaleFactor _O"]().run(latent, "nearest-exact", 1.25, 1.25, "disabled")
+    assert made["samples"].shape == (1, 4, 16, 16)
+    assert made.keys() == latent.keys()
+
+
+def test_a_blurred_mask_is_that_of_the_pack(nodes: dict[str, Any]) -> None:
+    blur, dot = nodes["MaskBlur+"](), torch.zeros(1, 15, 15)
+    dot[0, 7, 7] = 1
+    # torchvision's Gaussian of 7 pixels: deviation 0.15 * 7 + 0.35.
+    line = torch.exp(-0.5 * (torch.arange(-3, 4) / 1.4) ** 2)
+    line /= line.sum()
+    expected = torch.zeros(1, 15, 15)
+    expected[0, 4:11, 4:11] = line[:, None] * line
+    torch.testing.assert_close(blur.run(mask=dot, amount=6)[0], expected)
+    assert torch.equal(blur.run(mask=dot, amount=0)[0], dot)
+    with pytest.raises(ShapeError, match="15x15 cannot be blurred over 30 pixels"):
+        blur.run(mask=dot, amount=30)
