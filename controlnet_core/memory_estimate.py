@@ -24,7 +24,7 @@ from .config import ControlNetConfig, UNetConfig
 from .control.modes import block_heights
 from .models.control import BindContext, ControlModel, ResidualProjection, identity
 from .models.controlnet import ControlNet
-from .models.module_tree import copy_leaf, rebuild
+from .models.module_tree import copy_leaf, on_meta, rebuild
 from .models.unet import encoder_widths
 from .models.vae import AutoencoderKL
 from .runtime.memory import Footprint
@@ -303,7 +303,7 @@ def control_bytes(net: ControlModel, size: tuple[int, int], rows: int, images: i
     """
     config = net.config if isinstance(net, ControlNet) else ControlNetConfig()
     base = config.unet
-    with torch.device(META):
+    with on_meta():
         twin = ControlNet(replace(config, union=None))
     with torch.inference_mode(), TensorMemory(SHAPE_RULES) as memory:
         hint = torch.empty(images, config.hint_channels, 8 * size[0], 8 * size[1], device=META)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
 if WORKERS > 1:
     # Before torch is imported, and for the commands that tests start.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
+
+# The commands that tests start would compile the package again each time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # Garbage collections walk all that the imports made, again and again: a seventh of the time of the tests.
 gc.disable()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, UnfitError
 from ..models.gligen import Gligen, GligenConfig
+from ..models.module_tree import on_meta
 from .headers import read_header
 from .io import read_tensors
 
@@ -53,7 +53,7 @@ def load_gligen(path: str | Path) -> Gligen:
         linears = [tensors[f"fusers.{number}.linear.weight"] for number in range(len(blocks))]
         hidden = tensors["grounding.linear1.weight"].shape[0]
         config = GligenConfig(tuple(weight.shape[0] for weight in linears), linears[0].shape[1], hidden)
-        with torch.device("meta"):
+        with on_meta():
             model = Gligen(config)
         model.load_state_dict(tensors, assign=True)
     except (KeyError, IndexError, ValueError, RuntimeError) as error:

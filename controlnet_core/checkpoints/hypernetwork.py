@@ -10,11 +10,11 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, UnfitError
 from ..models.hypernetwork import ACTIVATIONS, Hypernetwork, HypernetworkConfig
+from ..models.module_tree import on_meta
 from .detect import identify
 from .files import Header
 from .headers import read_header
@@ -50,7 +50,7 @@ def load_hypernetwork(path: str | Path) -> Hypernetwork:
             _sizes(layers, tensors, step=2 if normalised else 1), activation, normalised,
             facts.get("activate_output") == _TRUE,
         )  # fmt: skip
-        with torch.device("meta"):
+        with on_meta():
             net = Hypernetwork(config)
         net.load_state_dict(_renamed(layers, tensors, normalised), assign=True)
     except (KeyError, IndexError, ValueError, RuntimeError) as error:

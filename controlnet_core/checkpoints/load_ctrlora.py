@@ -11,6 +11,7 @@ from torch import Tensor
 from ..config import SD15, CtrLoraConfig
 from ..errors import CheckpointError
 from ..models.ctrlora import CtrLora
+from ..models.module_tree import on_meta
 from . import ldm
 from .ctrlora import BASE, LAYER, LORA, rules
 from .detect import Identity
@@ -47,7 +48,7 @@ def check_ctrlora(header: Header, identity: Identity) -> tuple[CtrLora, dict[str
     Raises CheckpointError for an incomplete file, or one with other weights.
     """
     assert isinstance(identity.config, CtrLoraConfig)
-    with torch.device("meta"):
+    with on_meta():
         net = CtrLora(identity.config)
     expected = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
     keys = [key for key in header.tensors if LAYER not in key]

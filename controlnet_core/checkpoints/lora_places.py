@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import UnfitError
 from ..models.float8 import computable
+from ..models.module_tree import on_meta
 from ..models.text_encoder import ClipTextModel
 from ..models.unet import UNet
 from . import diffusers, ldm
@@ -190,7 +191,7 @@ def merge(model: ModelT, updates: Changes) -> ModelT:
         old = state[key]
         state[key] = apply_updates(key, old, updates).to(computable(old.dtype))
     # Built without memory: the weights are assigned, and most of them are the old model's.
-    with torch.device("meta"):
+    with on_meta():
         merged = type(model)(model.config)  # type: ignore[arg-type]
     merged.requires_grad_(False)
     merged.load_state_dict(state, strict=True, assign=True)

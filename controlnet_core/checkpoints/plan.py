@@ -13,9 +13,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from ..config import ControlNetConfig, ControlNetXSConfig, LLLiteConfig, ModelConfig, SparseCtrlConfig
 from ..errors import CheckpointError
@@ -23,6 +21,7 @@ from ..models.adapter import Adapter
 from ..models.controlnet import ControlNet
 from ..models.controlnet_xs import ControlNetXS
 from ..models.lllite import ControlLLLite
+from ..models.module_tree import on_meta
 from ..models.sparsectrl import SparseCtrl
 from ..models.text_encoder import ClipTextModel
 from ..models.unet import UNet
@@ -72,8 +71,8 @@ class Plan:
     @cached_property
     def modules(self) -> Mapping[str, nn.Module]:
         """The modules to fill, without memory. Raises CheckpointError when a config describes no model."""
-        with _building(self.header):
-            return {prefix: _on_meta(part.kind, part.config) for prefix, part in self.parts.items()}
+        with _building(self.header), on_meta():
+            return {prefix: part.kind(part.config) for prefix, part in self.parts.items()}
 
     def outlines(self) -> Mapping[str, nn.Module]:
         """Modules without memory, to look at only: other plans may have them too. Raises as `modules`."""
@@ -111,30 +110,11 @@ def open_as(path: str | Path, *wanted: str) -> tuple[Header, Identity]:
 # ---------------------------------------------------------------------------------------------- plans
 
 
-class WithoutInit(TorchFunctionMode):
-    """Context in which weights are not initialised.
-
-    Without memory there is nothing to fill, but the initialisation of weights on the meta device imports torch's
-    compiler, which takes two seconds at the first model of a process.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Leave out the functions of torch.nn.init, which return the tensor that they are given."""
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == nn.init.__name__:
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        return func(*args, **kwargs)
-
-
-def _on_meta(kind: type[nn.Module], config: Any) -> nn.Module:
-    with torch.device("meta"), WithoutInit():
-        return kind(config)
-
-
 @lru_cache(maxsize=KNOWN_MODELS)
 def _outline(kind: type[nn.Module], config: Any) -> nn.Module:
     # Checking a workflow takes mostly this, and most workflows use the same few models.
-    return _on_meta(kind, config)
+    with on_meta():
+        return kind(config)
 
 
 @contextmanager

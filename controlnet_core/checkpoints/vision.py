@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ..config import VisionConfig
 from ..errors import CheckpointError, UnfitError
+from ..models.module_tree import on_meta
 from ..models.vision_encoder import ClipVisionModel
 from .headers import read_header
 from .io import read_tensors
@@ -91,7 +91,7 @@ def _build(tensors: dict[str, Tensor], path: Path) -> ClipVisionModel:
     tensors = {key: value for key, value in tensors.items() if _OWN.fullmatch(key)}
     try:
         config = _config({key: tuple(value.shape) for key, value in tensors.items()})
-        with torch.device("meta"):
+        with on_meta():
             model = ClipVisionModel(config)
         model.load_state_dict(tensors, assign=True)
     except (KeyError, IndexError, ValueError, RuntimeError) as error:

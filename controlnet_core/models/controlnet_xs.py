@@ -28,6 +28,7 @@ from .control import BindContext, ControlModel, ResidualProjection
 from .controlnet import HintEncoder, embed_hint
 from .float8 import computable
 from .layers import ConvBlock, ConvIn, Downsample, Mlp, ResBlock, ResTransformer, SpatialTransformer
+from .module_tree import on_meta
 from .projections import Projections
 from .to_device import to_device_async
 from .unet import BlockStack, TimeEmbedding, UNet, UNetInputs, UNetMiddle, embed_time_and_label, encoder_widths
@@ -150,7 +151,7 @@ class ControlNetXS(ControlModel):
         """
         if not self.fits(config):
             raise UnfitError(f"this ControlNet-XS was made for {self.made_for}: load the base that it was made for")
-        with torch.device("meta"):
+        with on_meta():
             embedding = BaseEmbedding(replace(config, res_blocks=1))
         like = base["time_embed.linear1.weight"]
         weights = {name: base[name] for name in embedding.state_dict()}

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from ..config import ControlNetConfig, DerivedConfig, UNetConfig
@@ -18,6 +17,7 @@ from ..errors import CheckpointError, UnfitError
 from .control import BindContext, BoundNet, ControlModel
 from .controlnet import ControlNet
 from .float8 import computable
+from .module_tree import on_meta
 from .unet import UNet
 
 OWN = ("hint.", "zero_convs.", "zero_conv_middle.")
@@ -65,7 +65,7 @@ class DerivedControlNet(ControlModel):
         """Whether every weight of the file has its place and shape in a ControlNet on this base."""
         if self.config.context_dim not in (0, config.context_dim):
             return False
-        with torch.device("meta"):
+        with on_meta():
             expected = ControlNet(self.completed_config(config)).state_dict()
         return all(_fits(name, tensor, expected) for name, tensor in self.weights.items())
 
@@ -84,7 +84,7 @@ class DerivedControlNet(ControlModel):
                 f"{config.widths} with {config.context_dim} wide text: load the base that it was made for"
             )
         like = base["encoder.blocks.0.conv.weight"]
-        with torch.device("meta"):
+        with on_meta():
             net = ControlNet(self.completed_config(config))
         state = {}
         for name, blank in net.state_dict().items():

@@ -1,15 +1,39 @@
-"""A second tree of modules with other leaves. The original is not changed."""
+"""Trees of modules: built without memory, or a second one with other leaves. The original is not changed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import copy
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Context in which modules are built without memory: their weights have a shape and a dtype."""
+    with torch.device("meta"), _WithoutInit():
+        yield
+
+
+class _WithoutInit(TorchFunctionMode):
+    """Context in which weights are not initialised.
+
+    Without memory there is nothing to fill, but the initialisation of weights on the meta device imports torch's
+    compiler, which takes two seconds at the first model of a process.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Leave out the functions of torch.nn.init, which return the tensor that they are given."""
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 def rebuild(module: ModuleT, replace: Callable[[nn.Module], nn.Module | None]) -> ModuleT:

@@ -19,6 +19,7 @@ from ..config import ModelConfig
 from ..diffusion.schedule import NoiseSchedule, make_schedule
 from ..errors import OutOfMemory
 from ..models.controlnet import ControlNet
+from ..models.module_tree import on_meta
 from ..models.unet import UNet
 from ..models.vae import AutoencoderKL
 from ..runtime.memory import MB, free_bytes, total_bytes
@@ -158,7 +159,7 @@ def _try_to_measure(
             return *_measure(config, side, rows, shape, options, where), True
         except Exception:  # an estimate must not stop a training that may run
             continue
-    with torch.device("meta"):
+    with on_meta():
         net = ControlNet(config.controlnet)
     sizes = [p.numel() for p in net.parameters()]
     return sizes, [], FLOAT * sum(sizes), 0, False

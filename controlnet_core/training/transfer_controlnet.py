@@ -9,6 +9,7 @@ import torch
 
 from ..errors import UnfitError
 from ..models.controlnet import COPIED, ControlNet
+from ..models.module_tree import on_meta
 from ..models.unet import UNet
 
 
@@ -32,7 +33,7 @@ def transfer_controlnet(net: ControlNet, source: UNet, target: UNet, strength: f
             change = after[name].float() - before[name].float()
             state[name] = (weight.float() + strength * change.to(weight.device)).to(weight.dtype)
     # Built without memory: the weights are assigned, not copied.
-    with torch.device("meta"):
+    with on_meta():
         moved = ControlNet(net.config)
     moved.requires_grad_(False)
     moved.load_state_dict(state, strict=True, assign=True)

@@ -19,7 +19,7 @@ from ...controlnet_core.checkpoints.ldm import unet_rules
 from ...controlnet_core.config import UNetConfig
 from ...controlnet_core.errors import UnfitError
 from ...controlnet_core.models.layers import Attention, Mlp, timestep_embedding
-from ...controlnet_core.models.module_tree import rebuild
+from ...controlnet_core.models.module_tree import on_meta, rebuild
 from ...controlnet_core.models.unet import UNet
 from ...controlnet_core.speed import WorkBuffer, pack
 
@@ -66,7 +66,7 @@ class Frame:
 def frame(config: UNetConfig) -> Frame:
     """The frame of this shape, to be filled by `bind`."""
     # Without memory, because `bind` replaces every leaf.
-    with torch.device("meta"):
+    with on_meta():
         unet = BorrowedUNet(config)
     theirs = KeyMap(unet_rules(config)).to_theirs
     heads: dict[nn.Module, int] = {module.q: module.heads for module in unet.modules() if isinstance(module, Attention)}

@@ -32,6 +32,7 @@ from comfyui_controlnet_core.controlnet_core.config import (
 )
 from comfyui_controlnet_core.controlnet_core.errors import CheckpointError
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
+from comfyui_controlnet_core.controlnet_core.models.module_tree import on_meta
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
 from fuzz.diffusers_folder import save_folder
@@ -233,7 +234,7 @@ def test_folders_that_we_write_open_in_diffusers(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_refused_for_what_diffusers_has_not(tmp_path: Path) -> None:
-    with torch.device("meta"):
+    with on_meta():
         vae = AutoencoderKL(replace(VAE, patch=2))
     with pytest.raises(CheckpointError, match="no patches of pixels"):
         save_folder(tmp_path / "vae", vae)
@@ -277,7 +278,7 @@ def shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
 def test_the_unet_tables_agree_with_the_converter(config: UNetConfig) -> None:
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
-    with torch.device("meta"):
+    with on_meta():
         unet = UNet(config)
     ldm = meta_state(unet, KeyMap(LDM.unet_rules(config)).to_theirs)
     entries = {"layers_per_block": config.res_blocks, "up_block_types": up_types(config), "class_embed_type": None}
@@ -289,7 +290,7 @@ def test_the_unet_tables_agree_with_the_converter(config: UNetConfig) -> None:
 def test_the_controlnet_tables_agree_with_the_converter() -> None:
     from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 
-    with torch.device("meta"):
+    with on_meta():
         net = ControlNet(NET)
     ldm = meta_state(net, KeyMap(LDM.controlnet_rules(UNET, 8)).to_theirs)
     prefixed = {f"control_model.{key}": tensor for key, tensor in ldm.items()}
@@ -303,7 +304,7 @@ def test_the_autoencoder_tables_agree_with_the_converter(config: VAEConfig) -> N
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
     levels = len(config.widths)
-    with torch.device("meta"):
+    with on_meta():
         vae = AutoencoderKL(config)
     ldm = meta_state(vae, KeyMap(LDM.vae_rules(levels)).to_theirs)
     converted = convert_ldm_vae_checkpoint(ldm, {"down_block_types": (0,) * levels, "up_block_types": (0,) * levels})
@@ -322,7 +323,7 @@ def test_the_autoencoder_tables_agree_with_the_converter(config: VAEConfig) -> N
 
 def reference_on(build: Callable[[Any], Any], config: Any) -> Any:
     """A reference without its own slow initialisation."""
-    with torch.device("meta"):
+    with on_meta():
         module = build(config)
     return randomise(module.to_empty(device="cpu"))
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.config import SD15, TextConfig
+from comfyui_controlnet_core.controlnet_core.models.module_tree import on_meta
 from comfyui_controlnet_core.controlnet_core.models.text_encoder import ClipTextModel
 from comfyui_controlnet_core.controlnet_core.models.tokenizer import ClipTokenizer
 from installed import is_older
@@ -71,7 +72,7 @@ def pair(config: TextConfig) -> tuple[ClipTextModel, Any]:
         for theirs, ours in RENAMES:
             key = key.replace(theirs, ours)
         state[key] = value
-    with torch.device("meta"):
+    with on_meta():
         model = ClipTextModel(config)
     model.load_state_dict(state, assign=True)
     return model.eval(), reference

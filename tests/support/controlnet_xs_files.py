@@ -10,6 +10,7 @@ from comfyui_controlnet_core.controlnet_core.checkpoints.controlnet_xs import OR
 from comfyui_controlnet_core.controlnet_core.checkpoints.keymap import KeyMap
 from comfyui_controlnet_core.controlnet_core.config import ControlNetXSConfig, UNetConfig
 from comfyui_controlnet_core.controlnet_core.models.controlnet_xs import ControlNetXS
+from comfyui_controlnet_core.controlnet_core.models.module_tree import on_meta
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -27,7 +28,7 @@ def xs_config(unet: UNetConfig, width: int = 8, time_mix: float | None = 1.0) ->
 
 def random_state(config: ControlNetXSConfig, seed: int = 1) -> dict[str, Tensor]:
     """Weights by our names."""
-    with torch.device("meta"):
+    with on_meta():
         shapes = {name: tensor.shape for name, tensor in ControlNetXS(config).state_dict().items()}
     generator, state = torch.Generator().manual_seed(seed), {}
     for name, shape in shapes.items():

@@ -10,6 +10,7 @@ from comfyui_controlnet_core.controlnet_core.checkpoints.ctrlora import rules
 from comfyui_controlnet_core.controlnet_core.checkpoints.keymap import KeyMap
 from comfyui_controlnet_core.controlnet_core.config import UNetConfig
 from comfyui_controlnet_core.controlnet_core.models.ctrlora import CtrLora, CtrLoraConfig
+from comfyui_controlnet_core.controlnet_core.models.module_tree import on_meta
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -69,6 +70,6 @@ def save_lora(folder: Path, config: UNetConfig, seed: int = 1000) -> tuple[dict[
 
 def random_weights_shape(config: UNetConfig, name: str) -> tuple[int, int]:
     """Shape of a linear layer's weight."""
-    with torch.device("meta"):
+    with on_meta():
         shape = CtrLora(CtrLoraConfig(config)).state_dict()[f"{name}.weight"].shape
     return int(shape[0]), int(shape[1])

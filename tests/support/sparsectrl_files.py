@@ -8,6 +8,7 @@ import torch
 from comfyui_controlnet_core.controlnet_core.checkpoints.keymap import KeyMap
 from comfyui_controlnet_core.controlnet_core.checkpoints.sparsectrl import rules
 from comfyui_controlnet_core.controlnet_core.config import SparseCtrlConfig, UNetConfig
+from comfyui_controlnet_core.controlnet_core.models.module_tree import on_meta
 from comfyui_controlnet_core.controlnet_core.models.sparsectrl import SparseCtrl
 from safetensors.torch import save_file
 
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 def save_sparsectrl(path: Path, unet: UNetConfig, latents: bool = False) -> None:
     """Write a net for this base. latents: one that reads latents of its hints."""
     config = SparseCtrlConfig(unet, 5, ()) if latents else SparseCtrlConfig(unet, 4, (16, 16, 16, 16))
-    with torch.device("meta"):
+    with on_meta():
         shapes = {name: tensor.shape for name, tensor in SparseCtrl(config).state_dict().items()}
     keymap, state = KeyMap(rules(unet, 2 * len(config.hint_widths))), {}
     for number, (name, shape) in enumerate(shapes.items()):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import torch
 from comfyui_controlnet_core.controlnet_core.checkpoints.keymap import KeyMap, Rule, add_prefix, matcher, nest
 from comfyui_controlnet_core.controlnet_core.checkpoints.layouts import (
     DIFFUSERS,
@@ -30,6 +29,7 @@ from comfyui_controlnet_core.controlnet_core.config import (
     VAEConfig,
 )
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
+from comfyui_controlnet_core.controlnet_core.models.module_tree import on_meta
 from comfyui_controlnet_core.controlnet_core.models.text_encoder import ClipTextModel
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
@@ -60,8 +60,8 @@ def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
 
 
-def on_meta(build: type[nn.Module], config: object) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
+def shapes_on_meta(build: type[nn.Module], config: object) -> dict[str, tuple[int, ...]]:
+    with on_meta():
         return shapes_of(build(config))
 
 
@@ -125,7 +125,7 @@ def test_prefix_rest_and_nesting() -> None:
 @pytest.mark.parametrize("layout", LAYOUT_OF.values(), ids=LAYOUT_OF)
 @pytest.mark.parametrize("config", UNETS.values(), ids=UNETS)
 def test_unet_tables_are_bijections_and_shapes_give_the_config_back(layout: Layout, config: UNetConfig) -> None:
-    theirs = assert_bijection(KeyMap(layout.unet_rules(config)), on_meta(UNet, config))
+    theirs = assert_bijection(KeyMap(layout.unet_rules(config)), shapes_on_meta(UNet, config))
     found = unet_config(rename_shapes(theirs, layout.unet_rules(layout.sketch(theirs).unet)))
     seen = {"num_heads": config.num_heads, "head_dim": config.head_dim, "context_dim": config.context_dim}
     assert replace(found, **seen) == config
@@ -135,7 +135,7 @@ def test_unet_tables_are_bijections_and_shapes_give_the_config_back(layout: Layo
     ("name", "heads"), [("sd15", (8, None)), ("sd2", (8, 64)), ("sdxl", (8, 64)), ("inpaint", (8, None))]
 )
 def test_heads_follow_the_family(name: str, heads: tuple[int, int | None]) -> None:
-    found = unet_config(on_meta(UNet, UNETS[name]))
+    found = unet_config(shapes_on_meta(UNet, UNETS[name]))
     assert (found.num_heads, found.head_dim) == heads
     assert found == UNETS[name]
 
@@ -146,7 +146,7 @@ def test_heads_follow_the_family(name: str, heads: tuple[int, int | None]) -> No
 def test_controlnet_tables(layout: Layout, config: UNetConfig, hint_widths: tuple[int, ...]) -> None:
     net = ControlNetConfig(unet=config, hint_channels=4, hint_widths=hint_widths)
     rules = layout.controlnet_rules(config, 2 * len(hint_widths))
-    theirs = assert_bijection(KeyMap(rules), on_meta(ControlNet, net))
+    theirs = assert_bijection(KeyMap(rules), shapes_on_meta(ControlNet, net))
     sketch = layout.controlnet_rules(layout.sketch(theirs).unet, layout.sketch(theirs).hint_layers)
     found = controlnet_config(rename_shapes(theirs, sketch))
     assert (found.hint_channels, found.hint_widths) == (4, hint_widths)
@@ -160,7 +160,7 @@ VAES = (VAEConfig(), DEMO.vae, VAEConfig(widths=(32, 64, 64), res_blocks=1, late
 @pytest.mark.parametrize("config", VAES, ids=["sd15", "demo", "three levels"])
 def test_autoencoder_tables(layout: Layout, config: VAEConfig) -> None:
     levels = len(config.widths)
-    theirs = assert_bijection(KeyMap(layout.vae_rules(levels)), on_meta(AutoencoderKL, config))
+    theirs = assert_bijection(KeyMap(layout.vae_rules(levels)), shapes_on_meta(AutoencoderKL, config))
     assert layout.sketch(theirs).vae_levels == levels
     found = vae_config(rename_shapes(theirs, layout.vae_rules(levels)))
     assert found == replace(config, scaling_factor=found.scaling_factor)
@@ -168,7 +168,7 @@ def test_autoencoder_tables(layout: Layout, config: VAEConfig) -> None:
 
 @pytest.mark.parametrize("config", [SD15.text, DEMO.text], ids=["sd15", "demo"])
 def test_text_tables(config: TextConfig) -> None:
-    theirs = assert_bijection(KeyMap(LDM.text_rules()), on_meta(ClipTextModel, config))
+    theirs = assert_bijection(KeyMap(LDM.text_rules()), shapes_on_meta(ClipTextModel, config))
     found = text_config(rename_shapes(theirs, LDM.text_rules()))
     assert found == replace(config, heads=found.heads)
     short = {key.removeprefix("text_model."): shape for key, shape in theirs.items()}
@@ -179,9 +179,9 @@ def test_text_tables(config: TextConfig) -> None:
 @pytest.mark.parametrize("config", [SD15, DEMO], ids=["sd15", "demo"])
 def test_a_whole_checkpoint_is_one_table(layout: Layout, config: ModelConfig) -> None:
     parts = {
-        "unet.": on_meta(UNet, config.unet),
-        "vae.": on_meta(AutoencoderKL, config.vae),
-        "text.": on_meta(ClipTextModel, config.text),
+        "unet.": shapes_on_meta(UNet, config.unet),
+        "vae.": shapes_on_meta(AutoencoderKL, config.vae),
+        "text.": shapes_on_meta(ClipTextModel, config.text),
     }
     ours = {prefix + key: shape for prefix, shapes in parts.items() for key, shape in shapes.items()}
     assert_bijection(KeyMap(checkpoint_rules(layout, config.unet, len(config.vae.widths))), ours)
@@ -230,9 +230,9 @@ def test_names_of_the_released_sd15_checkpoint() -> None:
             (3072, 768),
         ),
     }
-    shapes = {f"unet.{k}": s for k, s in on_meta(UNet, SD15.unet).items()}
-    shapes |= {f"vae.{k}": s for k, s in on_meta(AutoencoderKL, SD15.vae).items()}
-    shapes |= {f"text.{k}": s for k, s in on_meta(ClipTextModel, SD15.text).items()}
+    shapes = {f"unet.{k}": s for k, s in shapes_on_meta(UNet, SD15.unet).items()}
+    shapes |= {f"vae.{k}": s for k, s in shapes_on_meta(AutoencoderKL, SD15.vae).items()}
+    shapes |= {f"text.{k}": s for k, s in shapes_on_meta(ClipTextModel, SD15.text).items()}
     assert len([key for key in shapes if key.startswith("unet.")]) == 686
     for theirs, (ours, shape) in known.items():
         assert keymap.to_ours(theirs) == ours

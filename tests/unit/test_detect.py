@@ -57,6 +57,7 @@ from comfyui_controlnet_core.controlnet_core.errors import CheckpointError
 from comfyui_controlnet_core.controlnet_core.models.adapter import Adapter
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.controlnet_xs import ControlNetXS
+from comfyui_controlnet_core.controlnet_core.models.module_tree import on_meta
 from comfyui_controlnet_core.controlnet_core.models.text_encoder import ClipTextModel
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.union import ControlNetUnion
@@ -86,7 +87,7 @@ def with_markers(header: Header, folder: Path, value: float = 40.0) -> Header:
 
 
 def unet_shapes(config: UNetConfig, layout: Layout = LDM, prefix: str = "") -> Shapes:
-    with torch.device("meta"):
+    with on_meta():
         state = UNet(config).state_dict()
     keymap = KeyMap(layout.unet_rules(config))
     return {f"{prefix}{keymap.to_theirs(key)}": tuple(tensor.shape) for key, tensor in state.items()}
@@ -96,7 +97,7 @@ def net_shapes(
     config: UNetConfig, layout: Layout = LDM, prefix: str = "", channels: int = 3, union: UnionConfig | None = None
 ) -> Shapes:
     net = ControlNetConfig(unet=config, hint_channels=channels, union=union)
-    with torch.device("meta"):
+    with on_meta():
         state = (ControlNetUnion if union else ControlNet)(net).state_dict()
     keymap = KeyMap(add_prefix(layout.controlnet_rules(config, 8), prefix))
     return {str(keymap.to_theirs(key)): tuple(tensor.shape) for key, tensor in state.items()}
@@ -117,7 +118,7 @@ def lora_shapes(config: UNetConfig, rank: int = 64) -> Shapes:
 def checkpoint_shapes(config: ModelConfig, layout: Layout = LDM) -> Shapes:
     """A file of this model, with the tensors of OpenCLIP's text encoders as they are kept."""
     texts = usual_texts(layout, config)
-    with torch.device("meta"):
+    with on_meta():
         parts = {"unet.": UNet(config.unet), "vae.": AutoencoderKL(config.vae), "text.": ClipTextModel(config.text)}
         if config.text2 is not None:
             parts["text2."] = ClipTextModel(config.text2)
@@ -145,7 +146,7 @@ class Sample:
 def adapter_sample(config: AdapterConfig, layout: str, family: str, *details: str, prefix: str = "") -> Sample:
     """A T2I-Adapter's keys and shapes under the names of a layout."""
     kind = "t2i-adapter-light" if config.light else "t2i-adapter"
-    with torch.device("meta"):
+    with on_meta():
         state = Adapter(config).state_dict()
     keymap = KeyMap(ADAPTER_RULES[kind, layout](f"body.{n}.block1.weight" for n in range(4 * config.res_blocks)))
     shapes = {f"{prefix}{keymap.to_theirs(key)}": tuple(tensor.shape) for key, tensor in state.items()}
@@ -166,7 +167,7 @@ XSXL = ControlNetXSConfig(
 
 def xs_sample(config: ControlNetXSConfig, layout: str, family: str, prefix: str = "") -> Sample:
     """A ControlNet-XS's keys and shapes under the names of a layout."""
-    with torch.device("meta"):
+    with on_meta():
         state = ControlNetXS(config).state_dict()
     keymap = KeyMap(controlnet_xs.rules(config.unet, 2 * len(config.hint_widths), layout))
     shapes = {f"{prefix}{keymap.to_theirs(key)}": tuple(tensor.shape) for key, tensor in state.items()}

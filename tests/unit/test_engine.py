@@ -38,6 +38,7 @@ from comfyui_controlnet_core.controlnet_core.models.control import (
 )
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.layers import ConvIn
+from comfyui_controlnet_core.controlnet_core.models.module_tree import on_meta
 from comfyui_controlnet_core.controlnet_core.models.unet import BlockInputs, Residuals, UNet, UNetMiddle
 from comfyui_controlnet_core.controlnet_core.pipeline import DiffusionModel, SampleSettings, generate
 from comfyui_controlnet_core.controlnet_core.run_options import RunOptions
@@ -431,7 +432,7 @@ def test_errors_name_what_came_and_what_fits(model: DiffusionModel, nets: tuple[
     with pytest.raises(ShapeError, match="2 channels"):
         bad = ControlUnit(nets[0], torch.zeros(1, 2, 64, 64))
         by_engine(model, [Condition(prompt, (bad,))], [], backend, 1.0)
-    with torch.device("meta"):
+    with on_meta():
         other = ControlNet(SD15.controlnet)
     with pytest.raises(UnfitError, match=r"canny\.pth was made for .* 768 wide text; the model demo"):
         unit = ControlUnit(other, hint(), name="canny.pth")

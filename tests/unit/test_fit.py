@@ -26,6 +26,7 @@ from comfyui_controlnet_core.controlnet_core.config import DEMO, SD15, SD21, SDX
 from comfyui_controlnet_core.controlnet_core.errors import UnfitError
 from comfyui_controlnet_core.controlnet_core.models.adapter import Adapter
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
+from comfyui_controlnet_core.controlnet_core.models.module_tree import on_meta
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.union import ControlNetUnion
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
@@ -51,7 +52,7 @@ MISFITS = [(*control, base) for control in CONTROLS for base in FAMILIES if (*co
 
 def base_shapes(family: str) -> Shapes:
     unet = FAMILIES[family].unet
-    with torch.device("meta"):
+    with on_meta():
         state = UNet(unet).state_dict()
     keymap = KeyMap(LDM.unet_rules(unet))
     return {f"model.diffusion_model.{keymap.to_theirs(key)}": tuple(tensor.shape) for key, tensor in state.items()}
@@ -59,7 +60,7 @@ def base_shapes(family: str) -> Shapes:
 
 def net_shapes(family: str, layout: Layout = LDM, union: UnionConfig | None = None) -> Shapes:
     config = replace(FAMILIES[family].controlnet, union=union)
-    with torch.device("meta"):
+    with on_meta():
         state = (ControlNetUnion if union else ControlNet)(config).state_dict()
     prefix = "control_model." if layout is LDM else ""
     keymap = KeyMap(add_prefix(layout.controlnet_rules(config.unet, 2 * len(config.hint_widths)), prefix))
@@ -81,7 +82,7 @@ def lora_shapes(family: str, rank: int = 64) -> Shapes:
 
 def adapter_shapes(family: str) -> Shapes:
     config = ADAPTERS[family]
-    with torch.device("meta"):
+    with on_meta():
         state = Adapter(config).state_dict()
     blocks = (f"body.{n}.block1.weight" for n in range(len(config.widths) * config.res_blocks))
     keymap = KeyMap(ADAPTER_RULES["t2i-adapter", "original"](blocks))
@@ -182,7 +183,7 @@ def test_apply_takes_the_text_of_the_same_base(files: Files, kind: str, family: 
 def test_apply_lets_an_adapter_of_no_known_model_pass(tmp_path: Path) -> None:
     """Nothing is known of its base's text: sampling compares the blocks."""
     path = tmp_path / "own.safetensors"
-    with torch.device("meta"):
+    with on_meta():
         net = Adapter(AdapterConfig(widths=(48, 96)))
     _, identity = open_as(_own(path, net), "t2i-adapter")
     spec = ControlSpec(ControlNetHandle(net, identity, path), torch.zeros(1, 64, 64, 3))

@@ -7,6 +7,7 @@ import torch
 from comfyui_controlnet_core.controlnet_core.config import DEMO, SD15, ControlNetConfig
 from comfyui_controlnet_core.controlnet_core.control.residuals import add_residual
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet, HintEncoder
+from comfyui_controlnet_core.controlnet_core.models.module_tree import on_meta
 from comfyui_controlnet_core.controlnet_core.models.unet import Residuals, UNet
 from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
 from comfyui_controlnet_core.controlnet_core.training.step import control_predictor
@@ -83,7 +84,7 @@ def test_a_weighted_residual_is_the_definition() -> None:
 
 def test_sd15_has_the_released_sizes() -> None:
     """859.5 M, 361.3 M and 83.7 M parameters: those of the released files; 12 + 1 zero convolutions."""
-    with torch.device("meta"):
+    with on_meta():
         unet, net, vae = UNet(SD15.unet), ControlNet(SD15.controlnet), AutoencoderKL(SD15.vae)
     counts = [sum(p.numel() for p in m.parameters()) for m in (unet, net, vae)]
     assert counts == [859_520_964, 361_279_120, 83_653_863]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.config import DEMO, TextConfig
 from comfyui_controlnet_core.controlnet_core.errors import ShapeError, ValueRangeError
+from comfyui_controlnet_core.controlnet_core.models.module_tree import on_meta
 from comfyui_controlnet_core.controlnet_core.models.prompt import (
     Section,
     Segment,
@@ -183,7 +184,7 @@ class TestTextEncoder:
     def test_saved_with_its_vocabulary_and_loaded_from_meta(self, encoder: TextEncoder) -> None:
         state = encoder.state_dict()
         assert state["vocab_map"].dtype == torch.int32
-        with torch.device("meta"):
+        with on_meta():
             copy = TextEncoder(
                 ClipTextModel(encoder.config),
                 encoder.tokenizer,

@@ -15,6 +15,7 @@ from comfyui_controlnet_core.controlnet_core.config import SDXL
 from comfyui_controlnet_core.controlnet_core.errors import UnfitError, ValueRangeError
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.models.derived import ControlLora
+from comfyui_controlnet_core.controlnet_core.models.module_tree import on_meta
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.training.control_lora import make_low_rank, to_control_lora
 from comfyui_controlnet_core.controlnet_core.training.controlnet_training import (
@@ -109,7 +110,7 @@ def test_the_layout_is_the_released_one(folder: Path, tmp_path: Path) -> None:
 
 def test_the_file_for_sdxl_has_the_size_of_the_released_ones() -> None:
     """377 MB (of 2^20 bytes) at rank 128, by the release's model card: the same weights are whole there."""
-    with torch.device("meta"):
+    with on_meta():
         unet, net = UNet(SDXL.unet).requires_grad_(False), ControlNet(SDXL.controlnet)
     make_low_rank(net, unet, 128, torch.Generator())
     assert round(2 * sum(p.numel() for p in net.parameters() if p.requires_grad) / 2**20) == 377

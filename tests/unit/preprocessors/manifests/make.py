@@ -16,6 +16,7 @@ import types
 from pathlib import Path
 
 import torch
+from comfyui_controlnet_core.controlnet_core.models.module_tree import on_meta
 from torch import nn
 
 HERE = Path(__file__).parent
@@ -42,7 +43,7 @@ def main(plain: Path, pack: Path) -> None:
     for package in ("manga_line", "depth_anything_v2"):  # without what their own __init__ would import
         _package(f"custom_controlnet_aux.{package}", pack / "src/custom_controlnet_aux" / package)
     sys.path.insert(0, str(plain / "src/controlnet_aux/normalbae/nets/submodules/efficientnet_repo"))
-    with torch.device("meta"):
+    with on_meta():
         for name, net in _plain_nets():
             _write(name, net, plain, "huggingface/controlnet_aux")
     for name, net in _pack_nets():
