@@ -149,6 +149,7 @@ def prepare(
         )
     start = None if args.start is None else load_controlnet(args.start, dtype=torch.float32)[0]
     device = device or Runtime.choose(args.device, "fp32").device
+    controlnet_training.check_training(checkpoint, data, options, start)
     # Before anything of its size is allocated.
     memory = estimate_training(checkpoint, data, recipe, options, device=device, processes=processes)
     _print(args, memory.words())

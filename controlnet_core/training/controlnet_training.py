@@ -231,7 +231,7 @@ def prepare_training(
     in fp16; MissingPackageError where there is no compiler.
     """
     options, device = options or TrainingOptions(), torch.device(device)
-    _check(checkpoint, data, options, start)
+    check_training(checkpoint, data, options, start)
     processes.check_batch(recipe.batch)
     net, unet, vae = _place_networks(checkpoint, recipe, options, start, device), checkpoint.unet, find_vae(checkpoint)
     draw, held_out = data.split(recipe.seed)
@@ -267,7 +267,10 @@ def prepare_training(
     return training
 
 
-def _check(checkpoint: Checkpoint, data: Examples, options: TrainingOptions, start: ControlNet | None) -> None:
+def check_training(
+    checkpoint: Checkpoint, data: Examples, options: TrainingOptions, start: ControlNet | None = None
+) -> None:
+    """Raise the errors of `prepare_training` for a base, examples and a start that do not go together."""
     config = checkpoint.config
     if config.parametrization == "edm" or config.noise.kind != "discrete":
         kind = "LCM" if config.noise.kind == "lcm" else "EDM"

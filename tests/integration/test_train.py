@@ -135,7 +135,7 @@ def test_a_fresh_net_does_not_control_and_probing_leaves_the_training_alone(fold
 
 def test_training_that_does_not_converge_the_probe_tells_a_net_for_edges_from_one_for_poses() -> None:
     """On edges as hints: a net that was trained on them lowers the loss, one that was not does less."""
-    scenes = list(render_many(range(4), 128, 1))
+    scenes = list(render_many(range(4), 64, 1))
     pictures, hints = (
         torch.stack([torch.from_numpy(np.asarray(x, np.float32)).movedim(-1, 0) for x in found])
         for found in ([scene.image for scene in scenes], [VIEWS["canny"](scene) for scene in scenes])

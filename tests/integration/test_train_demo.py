@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import comfyui_controlnet_core
@@ -128,7 +129,8 @@ def held() -> Held:
     checkpoint = load_checkpoint(ASSETS / "demo_base.safetensors", dtype=torch.float32)
     net = load_control(ASSETS / "demo_union.safetensors", dtype=torch.float32)[0]
     assert checkpoint.vae is not None and isinstance(net, ControlNetUnion)
-    scenes = [scene for scene in map(render_seed, range(1_000_100, 1_000_130)) if "person" in scene.classes][:8]
+    rendered = map(render_seed, range(1_000_100, 1_000_130))
+    scenes = list(islice((scene for scene in rendered if "person" in scene.classes), 4))
     pictures = torch.from_numpy(np.stack([scene.image for scene in scenes])).movedim(-1, 1).float()
     text = checkpoint.text_encoder()
     with torch.inference_mode():

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +38,23 @@ def tiny() -> ModelConfig:
 
 def make_training_folder(folder: Path) -> Path:
     """A tiny base, and examples in both forms: `indexed` as fill50k has them, `paired` with text files."""
+    # A copy for each test file, which may change it.
+    for name, content in _training_files().items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@lru_cache(maxsize=1)
+def _training_files() -> Mapping[str, bytes]:
+    """The files of the folder by name. They are rendered once for all test files of a process."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = _render_folder(Path(made))
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def _render_folder(folder: Path) -> Path:
     for name in ("indexed/source", "indexed/target", "paired/source", "paired/target"):
         (folder / name).mkdir(parents=True)
     lines, captions = [], []

@@ -17,6 +17,8 @@ from comfyui_controlnet_core.controlnet_core.training.controlnet_training import
 from comfyui_controlnet_core.controlnet_core.training.example_folder import open_examples
 from comfyui_controlnet_core.controlnet_core.training.loop import Loop, Recipe
 from comfyui_controlnet_core.controlnet_core.training.read_ahead import BATCHES, ReadAhead
+from comfyui_controlnet_core.workflows import cli
+from comfyui_controlnet_core.workflows.training_run import choose_recipe
 from tiny_training import COUNT, SIZE, make_training_folder, train
 
 
@@ -122,7 +124,11 @@ def test_averages_on_the_cpu_are_the_same(folder: Path) -> None:
 def test_the_words_of_ema(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output, settings = tmp_path / "net.safetensors", tmp_path / "net_training" / "settings.json"
     cases = (("cpu", (0.999, True)), ("0.5 cpu", (0.5, True)), ("device", (0.999, False)), ("off", (0.0, False)))
-    for steps, (words, expected) in enumerate(cases, start=1):
+    for words, expected in cases:
+        line = ["train", "--data", "x", "--base", "x", "--output", "x.safetensors", "--ema", *words.split()]
+        recipe, _ = choose_recipe(cli.build_parser("train").parse_args(line))
+        assert (recipe.ema, recipe.ema_on_cpu) == expected
+    for steps, (words, expected) in enumerate(cases[1:3], start=1):
         assert train(folder, output, "--steps", str(steps), "--ema", *words.split()) == 0
         found = json.loads(settings.read_text())
         assert (found["ema"], found["ema_on_cpu"]) == expected
