@@ -59,6 +59,9 @@ EXPERIMENT = Experiment(
     measure, judge, draw,
     setup="The same training with 0, 50 and 90 % of the captions emptied. It holds if half of them empty raises edge "
     "F1 without a prompt by at least 0.03, and costs less than that with the caption.",
+    reading="A net that never saw an empty prompt follows its hint without one just as well. A likely reason: the "
+    "captions of these scenes name objects and colours but hardly any places, so that a net has to read them from the "
+    "hint in any case.",
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -78,6 +78,7 @@ class Variant:
     def name(self) -> str:
         """The name of its folder."""
         flags = ("" if self.locked else "_unlocked") + ("" if self.quick else "_paper")
+        flags += "" if self.probe_every == 40 else f"_probe{self.probe_every}"
         return f"{self.start}_lr{self.lr:g}_scenes{self.scenes}_empty{self.empty:g}{flags}"
 
 

@@ -57,7 +57,7 @@ def test_each_variant_has_a_folder_of_its_own(load: Load, tmp_path: Path) -> Non
     laboratory = load("laboratory")
     found = laboratory.Laboratory(laboratory.Settings(tmp_path))
     variants = {v for e in load("run").experiments() for v in e.variants}
-    assert len(variants) == 10
+    assert len(variants) == 11
     assert len({found.folder(variant, seed) for variant in variants for seed in (0, 1)}) == 2 * len(variants)
 
 
