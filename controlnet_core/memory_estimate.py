@@ -60,12 +60,6 @@ class MetaBackend(Backend):
         """Bytes of packed convolution weights beyond one form each: further sizes, and Winograd filters."""
         return sum(speed.further_bytes(twin) for twin in self._twins.values()) if self.packs else 0
 
-    def made_bytes(self) -> int:
-        """Bytes that were made while evaluations ran: packed weights, and the work buffer."""
-        if not self.packs:
-            return 0
-        return self.buffer_bytes() + sum(speed.packed_bytes(twin) for twin in self._twins.values())
-
     def buffer_bytes(self) -> int:
         """Bytes of the work buffer so far."""
         return 0 if self.work_buffer is None else self.work_buffer.nbytes
@@ -201,45 +195,36 @@ def _measure(job: Job, backend: MetaBackend, clock: EvaluationClock, graphs: boo
     owners = job.unet, *dict.fromkeys(unit.net for unit in job.units)
     context = RunContext(runtime, clock, streams, backend.programs, owners, checks_each_step=False)
     with torch.inference_mode():
-        # Weights are counted elsewhere. Preparing packs those that it uses; otherwise placing the models makes all.
-        with TensorMemory(SHAPE_RULES):
-            if backend.packs:
-                build(job, backend, settings, job.shape[0], context)
-            else:
-                backend.place(job)
-        backend.runs.clear()
+        with TensorMemory(SHAPE_RULES):  # weights are counted elsewhere
+            backend.place(job)
         with memory:
             denoise = build(job, backend, settings, job.shape[0], context)
-            before = backend.made_bytes()
             prepared, preparing, highest = memory.live, memory.peak, memory.live
-            for sigma, repeats in _evaluations(job, clock, backend.packs, graphs):
-                for _ in range(repeats):
+            for sigma in _sigmas(job, clock, graphs):
+                for _ in range(max(clock.steady_after, 1)):
                     memory.peak = memory.live
                     denoise(x, torch.tensor(sigma))
-                # The first evaluation packs weights as it goes; the last one shows what an evaluation holds.
-                highest = max(highest, memory.peak - (backend.made_bytes() - before))
-            kept = memory.live - (backend.made_bytes() - before)
+                highest = max(highest, memory.peak)
+            kept = memory.live
     step = highest - kept + backend.buffer_bytes()
     return Footprint(0, prepared, preparing, step, kept - prepared)
 
 
-def _evaluations(job: Job, clock: EvaluationClock, packs: bool, graphs: bool) -> Iterator[tuple[float, int]]:
-    """Noise levels at which different conditions, units or halves act, and how often to evaluate there.
+def _sigmas(job: Job, clock: EvaluationClock, graphs: bool) -> Iterator[float]:
+    """Noise levels at which different conditions, units or halves act.
 
     A level is left out where another one differs only in having more units. With graphs none is: each has buffers.
-    Weights are packed in the first evaluation.
     """
     levels: dict[tuple[Any, tuple[bool, ...]], float] = {}
     for sigma in (s for s in job.sigmas if s > 0.0):
         conditions = tuple(job.schedule.in_window(sigma, c.start, c.end) for c in job.conditions)
         units = tuple(u.factor_at(sigma, job.schedule) != 0.0 for u in job.units)
         levels.setdefault(((clock.guides(sigma), conditions), units), sigma)
-    repeats = max(clock.steady_after, 1 + packs)
     for (rows, units), sigma in levels.items():
         # Other conditions or another half change the number of rows, and with it the form of packed weights.
         more = (u for r, u in levels if r == rows and u != units and all(map(operator.le, units, u)))
         if graphs or not any(more):
-            yield sigma, repeats
+            yield sigma
 
 
 def _meta_job(job: Job, backend: Backend, convert: Callable[[Any], nn.Module]) -> Job:

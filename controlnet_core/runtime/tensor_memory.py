@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 
 class TensorMemory(TorchDispatchMode):
@@ -68,3 +69,10 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
             yield value
         elif isinstance(value, list | tuple):
             yield from (item for item in value if isinstance(item, Tensor))
+
+
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """Context in which no `TensorMemory` counts what is made."""
+    with _disable_current_modes():
+        yield

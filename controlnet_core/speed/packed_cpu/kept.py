@@ -16,6 +16,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from ...models.float8 import FLOAT8
+from ...runtime.tensor_memory import uncounted
 from . import opaque
 from .kept_files import KeptFile, UnfitFile, here, kept_folder, kept_paths, write_file
 from .mapped_file import MappedFiles, Place, file_digest
@@ -121,10 +123,21 @@ class KeptWeights:
 
 
 def packed_once(
-    kept: KeptWeights | None, weight: Tensor, form: str, count: int, make: Callable[[], list[Tensor]]
+    kept: KeptWeights | None,
+    weight: Tensor,
+    form: str,
+    shapes: Sequence[torch.Size],
+    dtype: torch.dtype,
+    make: Callable[[], list[Tensor]],
 ) -> list[Tensor]:
-    """The same as `KeptWeights.once`, where packed weights are kept; else what `make` returns."""
-    return make() if kept is None or weight.is_meta else kept.once(weight, form, count, make)
+    """The same as `KeptWeights.once`, where packed weights are kept; else what `make` returns, of these shapes."""
+    if weight.dtype in FLOAT8:  # these are packed in every call
+        return make()
+    if weight.is_meta:
+        with uncounted():  # a memory estimate adds up all packed weights by itself
+            return [torch.empty(shape, dtype=dtype, device=weight.device) for shape in shapes]
+    form = f"{form} {dtype}"
+    return make() if kept is None else kept.once(weight, form, len(shapes), make)
 
 
 def _with_place(keys: Sequence[str], tensors: Sequence[Tensor], place: Place) -> Placed:

@@ -118,10 +118,11 @@ class PackedConv2d(nn.Module):
         return self.work_buffer if suits(self.plain.shape, self.geometry, size, self.dtype) else None
 
     def _blocked(self, size: torch.Size) -> Blocked:
-        form = f"convolution {self.geometry} {tuple(size)} {self.dtype}"
+        form = f"convolution {self.geometry} {tuple(size)}"
         (weight,) = packed_once(
-            self.kept, self.plain, form, 1, lambda: [pack_conv(self.plain.to(self.dtype), self.geometry, size)]
-        )
+            self.kept, self.plain, form, [self.plain.shape], self.dtype,
+            lambda: [pack_conv(self.plain.to(self.dtype), self.geometry, size)],
+        )  # fmt: skip
         return Blocked(weight, self.bias, self.geometry)
 
 
@@ -153,7 +154,9 @@ class PackedLinear(nn.Module):
     ) -> None:
         super().__init__()
         plain = weight.detach()
-        (self.weight,) = packed_once(kept, plain, f"linear {dtype}", 1, lambda: [pack_linear(plain.to(dtype))])
+        (self.weight,) = packed_once(
+            kept, plain, "linear", [plain.shape], dtype, lambda: [pack_linear(plain.to(dtype))]
+        )
         self.bias = None if bias is None else bias.detach().to(dtype)
 
     @property

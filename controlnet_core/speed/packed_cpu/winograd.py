@@ -127,7 +127,7 @@ class Winograd:
         def make() -> list[Tensor]:
             return [pack_linear(place.to(dtype)) for row in _filters(weight, self.PLACES) for place in row]
 
-        packed = packed_once(kept, weight, f"tiles {self.PLACES} {dtype}", side**2, make)
+        packed = packed_once(kept, weight, f"tiles {self.PLACES}", [weight.shape[:2]] * side**2, dtype, make)
         self.filters = [packed[row * side : (row + 1) * side] for row in range(side)]
 
     @property

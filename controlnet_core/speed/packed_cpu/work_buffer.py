@@ -40,7 +40,7 @@ class WorkBuffer(threading.local):
         sizes = [_aligned_size(block) for block in blocks]
         if sum(sizes) > self.buffer.numel():
             with torch.inference_mode(False):  # it may be written to outside of inference mode, too
-                self.buffer = torch.empty(sum(sizes), dtype=torch.uint8, device=self.buffer.device)
+                self.buffer = torch.empty(sum(sizes), dtype=torch.uint8)
         return sizes
 
     @property
@@ -53,7 +53,18 @@ class MetaBuffer(WorkBuffer):
     """A buffer without memory, for counting how large a run makes it."""
 
     def __init__(self) -> None:
-        self.buffer = torch.empty(0, dtype=torch.uint8, device="meta")
+        self.size = 0
+
+    def reserve(self, *blocks: Block) -> list[int]:
+        """Note how large the buffer would be; the bytes of each block."""
+        sizes = [_aligned_size(block) for block in blocks]
+        self.size = max(self.size, sum(sizes))
+        return sizes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the buffer would take."""
+        return self.size
 
 
 def _aligned_size(block: Block) -> int:
