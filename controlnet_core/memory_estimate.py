@@ -8,7 +8,7 @@ the engine are counted automatically. Scratch memory inside an operator is not c
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from . import speed
 from .backend import Backend
 from .conditioning.batch_slice import differs_by_image, slice_job
-from .conditioning.condition import Condition
+from .conditioning.condition import Condition, fingerprint
 from .conditioning.job import Job
 from .config import ControlNetConfig, UNetConfig
 from .control.modes import block_heights
+from .control.unit import ControlUnit
 from .models.control import BindContext, ControlModel, ResidualProjection, identity
 from .models.controlnet import ControlNet
 from .models.module_tree import copy_leaf, on_meta, rebuild
@@ -137,10 +138,10 @@ def estimate_run(
     """The footprint of a run over its known sigmas, `images` of the batch at a time.
 
     graphs: whether evaluations are replayed. winograd: whether packed weights have Winograd filters. The result is kept
-    by the backend for runs that differ in the seed only.
+    by the backend for runs that differ in the seed, or in the height of strengths and noise levels.
     """
-    key, owners = job.key()
-    how = (clock.key, graphs, winograd, images, backend.packs, tuple(job.sigmas))
+    key, owners = _key(job)
+    how = (clock.key, graphs, winograd, images, backend.packs, tuple(clock.guides(s) for s in job.sigmas))
 
     def make() -> Footprint:
         # A kind of control that reads values cannot run on meta tensors, nor can a hook on the UNet.
@@ -152,6 +153,40 @@ def estimate_run(
         return Footprint(weight_bytes(backend.models(job), backend.runtime.dtype), 0, 0, 0, is_known=False)
 
     return backend.estimates.once((how, *key), owners, make)
+
+
+def _key(job: Job) -> tuple[tuple[Hashable, ...], Iterable[object]]:
+    """A key that is equal for jobs that hold the same bytes, and the objects that it means by their identity."""
+    units = {unit: number for number, unit in enumerate(job.units)}
+    pictures = {
+        unit: [*(hint.picture for hint in unit.hints), unit.mask, *(frame.mask for frame in unit.keyframes)]
+        for unit in units
+    }
+
+    def unit_key(unit: ControlUnit) -> Hashable:
+        # Of the numbers of a unit only those that are 0 count: what they belong to is not computed.
+        acts = tuple(
+            tuple(map(bool, unit.weights_at(sigma, job.schedule, job.config.unet, job.shape[-2])))
+            for sigma in job.sigmas
+        )
+        begun = tuple(unit.begun_count(sigma, job.schedule) for sigma in job.sigmas)
+        halves, items = (bool(unit.positive), bool(unit.negative)), tuple(map(bool, unit.items or ()))
+        kinds = tuple(hint.kind for hint in unit.hints)
+        how = (acts, begun, halves, items, kinds, unit.mode, unit.fit, unit.pool)
+        return (units[unit], id(unit.net), *map(id, pictures[unit]), how)
+
+    def condition_key(condition: Condition) -> Hashable:
+        acts = tuple(job.schedule.in_window(sigma, condition.start, condition.end) for sigma in job.sigmas)
+        plain = fingerprint(replace(condition, start=0.0, end=1.0, units=()))
+        return (*plain, acts, *(unit_key(unit) for unit in condition.units))
+
+    halves = tuple(tuple(map(condition_key, half)) for half in (job.positive, job.negative))
+    owners = [
+        job.unet,
+        *(unit.net for unit in units),
+        *(x for some in pictures.values() for x in some if x is not None),
+    ]
+    return (id(job.unet), job.config, job.schedule, halves, tuple(job.shape)), owners
 
 
 def _estimate(

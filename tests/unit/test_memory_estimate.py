@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import dataclass, replace
@@ -225,6 +226,27 @@ def test_nets_side_by_side_hold_all_residuals(packed: bool) -> None:
     beside = told_and_found(conditions(*units), backend)
     check(*beside)
     assert beside[0].step > told_and_found(conditions(*units), Backend(Runtime(pack_weights=packed)))[0].step
+
+
+@torch.inference_mode()
+def test_only_what_changes_the_bytes_is_estimated_again() -> None:
+    net, picture = made(), torch.rand(1, 3, 128, 128)
+    unet, backend = base(), Backend(Runtime())
+
+    def estimates(*units: ControlUnit, sigmas: tuple[float, ...] = (8.0, 0.1)) -> int:
+        predict(Job(unet, LITTLE, SCHEDULE, *conditions(*units), (1, 4, 16, 16), sigmas), backend)
+        return len(list(backend.estimates))
+
+    count = len(net.config.unet.widths) * (net.config.unet.res_blocks + 1) + 1
+    assert estimates(ControlUnit(net, picture, 0.7)) == 1
+    assert estimates(ControlUnit(net, picture, 0.3, curve=lambda at: 0.5 + at / 2), sigmas=(9.0, 0.2)) == 1
+    assert estimates(ControlUnit(net, picture, 0.7, end=0.5)) == 2  # is not run at the second level
+    assert estimates(ControlUnit(net, picture, 0.7, block_weights=(0.0, *[1.0] * (count - 1)))) == 3
+    assert estimates(ControlUnit(net, picture.clone(), 0.7)) == 3  # and not 4: the picture is gone already
+    assert estimates(ControlUnit(net, picture, 0.7), ControlUnit(net, picture, 0.7)) == 4
+    del picture
+    gc.collect()
+    assert estimates(ControlUnit(net, torch.rand(1, 3, 64, 64), 0.7)) == 0
 
 
 def test_the_buffers_of_graphs_are_told() -> None:
