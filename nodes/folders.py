@@ -90,10 +90,13 @@ def brief(value: Any) -> str:
     return shown if len(shown) <= 60 else f"{shown[:40]}...{shown[-12:]}"
 
 
-def list_files(folders: Sequence[Path], endings: frozenset[str]) -> tuple[str, ...]:
-    """Return the sorted names, relative to their folder and with "/", of all files with these endings."""
-    found = ((folder, path) for folder in folders for path in walk_files(folder) if path.suffix.lower() in endings)
-    return tuple(sorted({path.relative_to(folder).as_posix() for folder, path in found}))
+def list_files(folders: Sequence[Path], endings: frozenset[str], *, hidden: bool = False) -> tuple[str, ...]:
+    """Return the sorted names, relative to their folder and with "/", of all files with these endings.
+
+    hidden: also of those that begin with a dot.
+    """
+    found = ((folder, path) for folder in folders for path in walk_files(folder, hidden=hidden))
+    return tuple(sorted({path.relative_to(root).as_posix() for root, path in found if path.suffix.lower() in endings}))
 
 
 def list_models(folders: Sequence[Path]) -> tuple[str, ...]:
@@ -101,7 +104,8 @@ def list_models(folders: Sequence[Path]) -> tuple[str, ...]:
 
     A pipeline and a model in shards are one name, that of their folder: a shard alone cannot be loaded.
     """
-    names = list_files(folders, MODEL_ENDINGS | {".json"})
+    # ComfyUI lists models whose names begin with a dot, and workflows name them.
+    names = list_files(folders, MODEL_ENDINGS | {".json"}, hidden=True)
     models = {name for name in names if not name.endswith(".json") and not _SHARD.search(name)}
     models |= {PurePosixPath(name).parent.as_posix() for name in names if _INDEX.fullmatch(PurePosixPath(name).name)}
     return tuple(sorted(models - {"."}))
@@ -116,12 +120,15 @@ def join_shards(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(models - {"."}))
 
 
-def walk_files(folder: Path) -> Iterator[Path]:
-    """Yield all files in and below a folder, also through links to folders; hidden files and folders are skipped."""
-    return (path for path in walk_entries(folder) if path.is_file())
+def walk_files(folder: Path, *, hidden: bool = False) -> Iterator[Path]:
+    """Yield all files in and below a folder, also through links to folders; hidden folders are skipped.
+
+    hidden: also hidden files, but not those that macOS writes beside others.
+    """
+    return (path for path in walk_entries(folder, hidden=hidden) if path.is_file())
 
 
-def walk_entries(folder: Path) -> Iterator[Path]:
+def walk_entries(folder: Path, *, hidden: bool = False) -> Iterator[Path]:
     """Yield the files of `walk_files`, and also the entries that are no files: links without a target, sockets."""
     visits: Counter[str] = Counter()
     for here, folders, files in os.walk(folder, followlinks=True):
@@ -131,7 +138,7 @@ def walk_entries(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(here, name) for name in sorted(files) if not name.startswith("."))
+        yield from (Path(here, name) for name in sorted(files) if not name.startswith("._" if hidden else "."))
 
 
 def temporary_file(folder: Path) -> Path:

@@ -44,8 +44,9 @@ def native_nodes() -> dict[str, type]:
 def pack_nodes(ours: Mapping[str, type]) -> dict[str, type]:
     """Nodes of other packs by ID, not bound to a host: those that have an equivalent among ours."""
     from .pack_pictures import PACK_PICTURES
+    from .pack_speed import PACK_SPEED
     from .pack_texts import PACK_TEXTS
     from .pack_values import PACK_VALUES
     from .replaced import replaced_nodes
 
-    return {**replaced_nodes(ours), **PACK_VALUES, **PACK_TEXTS, **PACK_PICTURES}
+    return {**replaced_nodes(ours), **PACK_VALUES, **PACK_TEXTS, **PACK_PICTURES, **PACK_SPEED}

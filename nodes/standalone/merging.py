@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from ...controlnet_core.checkpoints import ldm
@@ -15,55 +17,67 @@ from ..fields import clip, model, number, share
 from ..node import Node
 from .values import AppliedLora, Clip, Model
 
+INPUT_LAYER = "encoder.blocks.0.conv.weight"
+"""The convolution that reads the latent."""
+log = logging.getLogger(__name__)
 Share = Callable[[str], tuple[float, float]]
 """(factor of the first one's weight, factor of the second one's) by our name of the weight."""
 
 
 @dataclass(frozen=True)
 class Sum:
-    """A weight times `keep`, plus another one times `add`, as one of the changes of `lora_places.merge`."""
+    """A weight times `keep`, plus another one times `add`, as one of the changes of `lora_places.merge`.
 
-    other: Callable[[], Tensor]
+    other: None for a weight that the other model has in another shape. It is only multiplied, as in ComfyUI.
+    """
+
+    other: Callable[[], Tensor] | None
     keep: float
     add: float
 
     def apply(self, weight: Tensor, strength: float) -> Tensor:
         """The sum, float32. strength: of the whole change, always 1."""
-        other = self.other().to(weight)
-        if other.shape != weight.shape:
-            raise UnfitError(f"weights of {tuple(weight.shape)} and {tuple(other.shape)} cannot be merged")
-        return self.keep * weight + self.add * other
+        kept = self.keep * weight
+        return kept if self.other is None else kept + self.add * self.other().to(weight)
 
 
 def merge_models(first: Model, second: Model, factors: Share) -> Model:
     """A MODEL with sums of weights, both with their LoRAs. All else is that of the first one.
 
-    Raises UnfitError for two models of different shapes.
+    Inpainting models read more channels than others, so their first convolution is not added to that of another model.
+    Raises UnfitError for two models that differ in the shape of any other weight.
     """
-    if first.base.unet.config != second.base.unet.config:
+    weights, updates = second.base.unet.state_dict(), [(one.updates, one.strength) for one in second.loras]
+    shapes, theirs = _shapes(first.base.unet.state_dict()), _shapes(weights)
+    other = {name for name in shapes.keys() | theirs.keys() if shapes.get(name) != theirs.get(name)}
+    if other - {INPUT_LAYER}:
         raise UnfitError(
             f"{first.path.name} ({first.identity.summary}) and {second.path.name} ({second.identity.summary}) have "
-            "different shapes: merge two models of the same kind"
+            "weights of different shapes: merge two models of the same kind"
         )
+    if other:
+        log.warning("%s reads other channels than %s: %s is not merged", second.path.name, first.path.name, INPUT_LAYER)
 
-    weights, updates = second.base.unet.state_dict(), [(one.updates, one.strength) for one in second.loras]
-
-    def weight_of(name: str) -> Callable[[], Tensor]:
+    def weight_of(name: str) -> Callable[[], Tensor] | None:
         # Each weight is computed when it is needed, so a chain of merges is rounded once, as in ComfyUI.
-        return lambda: apply_updates(name, weights[name], updates)
+        return None if name in other else lambda: apply_updates(name, weights[name], updates)
 
-    changes = {name: Sum(weight_of(name), *factors(name)) for name in first.base.unet.state_dict()}
-    name = f"merged with {second.path.name}"
-    return replace(first, loras=(*first.loras, AppliedLora(name, changes, 1.0)))
+    changes = {name: Sum(weight_of(name), *factors(name)) for name in shapes}
+    return replace(first, loras=(*first.loras, AppliedLora(f"merged with {second.path.name}", changes, 1.0)))
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: weight.shape for name, weight in weights.items()}
 
 
 def merge_texts(first: Clip, second: Clip, keep: float, add: float) -> Clip:
     """A CLIP with sums of weights. Raises UnfitError for two of different shapes."""
-    if [one.config for one in first.models] != [one.config for one in second.models]:
+    states = [one.state_dict() for one in second.models]
+    if [_shapes(one.state_dict()) for one in first.models] != [_shapes(state) for state in states]:
         raise UnfitError("the two text encoders have different shapes: merge two of the same kind")
     merged = []
-    for mine, other in zip(first.models, second.models, strict=True):
-        changes = {name: Sum(lambda value=value: value, keep, add) for name, value in other.state_dict().items()}
+    for mine, state in zip(first.models, states, strict=True):
+        changes = {name: Sum(lambda value=value: value, keep, add) for name, value in state.items()}
         merged.append(merge(mine, [(changes, 1.0)]))
     return first.with_models(merged)
 

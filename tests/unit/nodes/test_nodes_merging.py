@@ -89,7 +89,22 @@ def test_text_encoders_are_merged(run: Any, pair: tuple[Any, Any]) -> None:
 def test_models_of_other_shapes_are_refused(run: Any, pair: tuple[Any, Any], tmp_path: Path) -> None:
     write_model(tmp_path / "merged" / "wide.safetensors", tiny(64), 3)
     model, clip, _ = run("CheckpointLoaderSimple", ckpt_name="wide.safetensors")
-    with pytest.raises(UnfitError, match=r"1\.safetensors .* and wide\.safetensors .* have different shapes"):
+    with pytest.raises(UnfitError, match=r"1\.safetensors .* wide\.safetensors .* weights of different shapes"):
         run("ModelMergeAdd", model1=pair[0][0], model2=model)
     with pytest.raises(UnfitError, match="text encoders have different shapes"):
         run("CLIPMergeAdd", clip1=pair[1][0], clip2=clip)
+
+
+def test_the_first_convolution_of_an_inpainting_model_is_kept(
+    run: Any, pair: tuple[Any, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The known recipe: what inpainting training changed, added to another model."""
+    config = tiny(32)
+    nine = replace(config, unet=replace(config.unet, in_channels=9))
+    write_model(tmp_path / "merged" / "inpaint.safetensors", nine, 4)
+    model, *_ = run("CheckpointLoaderSimple", ckpt_name="inpaint.safetensors")
+    (difference,) = run("ModelMergeSubtract", model1=model, model2=pair[0][0], multiplier=1.0)
+    made, kept = (weights(one) for one in (run("ModelMergeAdd", model1=difference, model2=pair[0][1])[0], model))
+    assert torch.equal(made["encoder.blocks.0.conv.weight"], kept["encoder.blocks.0.conv.weight"])
+    assert not torch.equal(made["conv_out.weight"], kept["conv_out.weight"])
+    assert "encoder.blocks.0.conv.weight is not merged" in caplog.text

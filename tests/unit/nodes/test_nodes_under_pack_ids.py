@@ -9,6 +9,7 @@ import pytest
 import torch
 from comfyui_controlnet_core.controlnet_core.errors import MissingFileError, PathError, ShapeError, ValueRangeError
 from comfyui_controlnet_core.nodes import build_nodes
+from comfyui_controlnet_core.nodes.folders import list_models
 from comfyui_controlnet_core.nodes.replacements import REPLACEMENTS, STAND_INS
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.workflows.editor import to_graph
@@ -187,3 +188,24 @@ def test_a_blurred_mask_is_that_of_the_pack(nodes: dict[str, Any]) -> None:
     assert torch.equal(blur.run(mask=dot, amount=0)[0], dot)
     with pytest.raises(ShapeError, match="15x15 cannot be blurred over 30 pixels"):
         blur.run(mask=dot, amount=30)
+
+
+def test_onediff_runs_without_compiling_and_says_so(nodes: dict[str, Any], notes: list[str]) -> None:
+    assert nodes["ModelSpeedup"]().run(unique_id="4", model="m", static_mode="enable") == ("m",)
+    assert notes == [
+        "node 4 (speed-up of the model) ran without OneDiff: the same picture but for rounding, in more time"
+    ]
+    # A booster may skip or quantize work, which is another picture: no class gives one here, so it is refused.
+    work = {
+        "1": {"class_type": "OneDiffModelBooster", "inputs": {}},
+        "2": {"class_type": "ModelSpeedup", "inputs": {"model": ["1", 0], "custom_booster": ["1", 0]}},
+        "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
+    }
+    assert "OneDiffModelBooster" in check(from_api(work, "test"), nodes)[1][0].message
+
+
+def test_models_with_a_dot_in_front_are_listed(tmp_path: Path) -> None:
+    """ComfyUI lists them, and workflows name them; what macOS writes beside a file is none."""
+    for name in (".soft.safetensors", "._plain.safetensors", "plain.safetensors"):
+        (tmp_path / name).touch()
+    assert list_models([tmp_path]) == (".soft.safetensors", "plain.safetensors")
