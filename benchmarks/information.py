@@ -159,7 +159,8 @@ def draw(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
             axes.bar(range(1, shares.shape[1] + 1), np.median(shares, axis=0), color=BAR)
             axes.set(xlabel="step", ylabel="share", xticks=range(1, shares.shape[1] + 1))
             axes = page.axes(MARGIN + 500, top + 34, 340, 110)
-            for name in rows[0]["windows"]:
+            # A shorter window was measured only in the scenes that it was proposed for.
+            for name in (name for name in rows[0]["windows"] if all(name in row["windows"] for row in rows)):
                 a, b = map(int, name.split("-"))
                 gone = np.median(1.0 - shares[:, a:b].sum(axis=1))
                 axes.plot(gone, np.median([row["windows"][name][0] for row in rows]), "o", color=SECOND, markersize=4)
