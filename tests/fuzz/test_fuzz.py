@@ -15,7 +15,7 @@ from fuzz.case import Case
 from fuzz.guard import DONE, REFUSED, Outcome, run_case
 from fuzz.readers import READERS
 
-QUICK = 25
+QUICK = 15
 KEPT = dict(kept_cases())
 
 

@@ -144,7 +144,9 @@ def test_a_run_on_a_warm_backend_waits_for_its_latent_and_its_noise_alone(card: 
     assert len(run(1, 4)) == len(run(2, 2)) == 4, run(3, 2)
 
 
-@pytest.mark.parametrize("options", ["streamed, side by side", "graphs, side by side, wide"])
+@pytest.mark.parametrize(
+    "options", few_of(["streamed, side by side", "graphs, side by side, wide"], "graphs, side by side, wide")
+)
 def test_memory_does_not_grow_with_steps_or_runs(card: Card, options: str) -> None:
     world, backend = World(), Backend(on_card(**OPTIONS[options]))
     units = [world.unit(), world.unit(world.second)]
