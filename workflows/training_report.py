@@ -47,7 +47,12 @@ def _state(probes: Sequence[Probe], until: int, total: int) -> str:
     if not probes:
         return f"{done} There was no probe yet."
     last, found = probes[-1], first_control(probes)
-    since = "Control has not appeared yet." if found is None else f"Control since step {found.step}."
+    if found is not None:
+        since = f"Control since step {found.step}."
+    elif last.appeared:
+        since = "The last probe found control, which the next has to confirm."
+    else:
+        since = "Control has not appeared yet."
     return (
         f"{done} {since} At step {last.step} the right hint lowers the loss by {last.control:.1%} "
         f"({last.certainty:.1f} standard errors)."

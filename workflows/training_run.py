@@ -337,7 +337,9 @@ def _finish(args: argparse.Namespace, training: ControlNetTraining, watch: Watch
         return
     for path in files:
         print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
-    if found is None:
+    if found is None and watch.history and watch.history[-1].appeared:
+        print("the last probe found control, which the next has to confirm (a larger --steps continues from here)")
+    elif found is None:
         print("control has not appeared yet: train for longer (a larger --steps continues from here)")
     else:
         print(f"control since step {found.step}")

@@ -16,13 +16,15 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 class TensorMemory(TorchDispatchMode):
     """A context in which tensors are counted. live: bytes that were made in it and are alive. peak: the most so far.
 
-    What the allocator keeps and scratch memory inside an operator are not counted.
+    small_peak: the most bytes so far in tensors of less than `small` bytes. What the allocator keeps and scratch memory
+    inside an operator are not counted.
     """
 
-    def __init__(self, kernels: Mapping[Any, Callable[..., Tensor]] = MappingProxyType({})) -> None:
+    def __init__(self, kernels: Mapping[Any, Callable[..., Tensor]] = MappingProxyType({}), small: int = 0) -> None:
         """kernels: replaces operators on meta tensors."""
         super().__init__()
         self.live = self.peak = 0
+        self.small, self.small_live, self.small_peak = small, 0, 0
         self.known: dict[int, weakref.ref[Any]] = {}
         self.kernels = kernels
 
@@ -54,12 +56,17 @@ class TensorMemory(TorchDispatchMode):
             size = storage.nbytes() if made_here else 0
             self.live += size
             self.peak = max(self.peak, self.live)
+            if size < self.small:
+                self.small_live += size
+                self.small_peak = max(self.small_peak, self.small_live)
             # The memory is free when the storage dies, which may be long after the tensor that was returned.
             self.known[key] = weakref.ref(storage, lambda _: self._release(key, size))
 
     def _release(self, key: int, size: int) -> None:
         self.known.pop(key, None)
         self.live -= size
+        if size < self.small:
+            self.small_live -= size
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
