@@ -125,10 +125,10 @@ def estimate_training(
     (sizes, further, step, on_heap, encoding), is_known = _try_to_measure(
         config, data.size, max(1, recipe.batch // processes.count), recipe, options, device
     )
-    if processes.count > 1:
-        step += 2 * FLOAT * BUCKET  # gradients are exchanged in buckets, which are copies
     averaged = bool(recipe.ema) and (on_cpu or not recipe.ema_on_cpu)
     trained = sizes + further
+    if processes.count > 1:
+        step += 2 * FLOAT * min(BUCKET, sum(trained))  # gradients are exchanged in buckets, which are copies
     return TrainingMemory(
         base,
         FLOAT * sum(sizes),
