@@ -21,7 +21,8 @@ gc.disable()
 
 
 def pytest_collection_finish() -> None:
-    """Collect garbage from here on, and only among what the tests make."""
+    """Collect garbage from here on, only among what the tests make, and all of it at every tenth test or so."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(1000, 10, 50)
     gc.enable()

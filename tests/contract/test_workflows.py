@@ -85,12 +85,14 @@ def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def host(assets: Path, tmp_path: Path) -> StandaloneHost:
-    return StandaloneHost(tmp_path / "input", tmp_path / "output", device="cpu", assets_dir=assets)
+@pytest.fixture(scope="module")
+def host(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> StandaloneHost:
+    """One host for all workflows, as in a server that stays: the demo model is loaded once."""
+    folder = tmp_path_factory.mktemp("host")
+    return StandaloneHost(folder / "input", folder / "output", device="cpu", assets_dir=assets)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def classes(host: StandaloneHost) -> dict[str, type]:
     return build_nodes(host)
 

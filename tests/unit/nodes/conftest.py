@@ -17,6 +17,7 @@ from comfyui_controlnet_core.controlnet_core.models.tokenizer import ClipTokeniz
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
 from comfyui_controlnet_core.nodes import build_nodes
+from comfyui_controlnet_core.nodes.standalone.file_cache import FileCache
 from comfyui_controlnet_core.nodes.standalone.host import ASSETS, StandaloneHost
 
 WORDS = ("a", "red", "sphere", "on", "grey", "ground")
@@ -73,13 +74,21 @@ def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def kept_files() -> FileCache:
+    """Files that are loaded once for all tests: no node changes the weights of a loaded model."""
+    return FileCache()
+
+
 @pytest.fixture
-def host(assets: Path, tmp_path: Path) -> StandaloneHost:
+def host(assets: Path, tmp_path: Path, kept_files: FileCache) -> StandaloneHost:
     """A host with the tiny models, and folders of its own."""
     (tmp_path / "input").mkdir()
-    return StandaloneHost(
+    host = StandaloneHost(
         tmp_path / "input", tmp_path / "output", [assets / "models"], device="cpu", dtype="fp32", assets_dir=assets
     )
+    host._cache = kept_files
+    return host
 
 
 @pytest.fixture
