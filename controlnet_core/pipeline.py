@@ -46,9 +46,6 @@ from .runtime.weight_bytes import largest_weight
 from .sample import Denoise, SampleSettings, cut_sigmas, sample_latent
 from .speed import ACCELERATIONS, EvaluationClock, RunContext
 
-GRAPHS = "cuda_graphs"
-"""The one acceleration that the memory plan has to know: its buffers are part of the estimate."""
-
 
 @dataclass(frozen=True, eq=False)
 class DiffusionModel:
@@ -152,10 +149,10 @@ def _clock(job: Job, options: RunOptions) -> EvaluationClock:
 
 
 def _replays(context: RunContext) -> bool:
-    """Whether evaluations are replayed as CUDA graphs, as far as is known before the memory plan."""
+    """Whether evaluations are replayed from buffers of their own, as far as is known before the memory plan."""
     # The last run may have streamed its weights; only the policy says that this one will.
     context = replace(context, offloaded=context.runtime.memory == "streamed")
-    return any(row.is_wanted(context) and not row.blocker(context) for row in ACCELERATIONS if row.module == GRAPHS)
+    return any(row.replays and row.is_wanted(context) and not row.blocker(context) for row in ACCELERATIONS)
 
 
 def build_denoiser(

@@ -119,9 +119,8 @@ class DemoTraining:
         if not rough.exists() and not self._control_pass(f"{kind}, first pass", stage, start, rough, recipe.first):
             return False
         second = self._shorten(recipe.second)
-        if not self._control_pass(f"{kind}, second pass", stage, rough, target, recipe.first, second):
-            return False
-        return _report_file(target)
+        done = self._control_pass(f"{kind}, second pass", stage, rough, target, recipe.first, second)
+        return done and _report_file(target)
 
     def _control_pass(self, name: str, stage: str, start: Path | None, target: Path, *passes: Recipe) -> bool:
         """Train a ControlNet with the last of the passes, and save it."""
@@ -153,10 +152,8 @@ class DemoTraining:
         start = load_controlnet(self._file(f"demo_{source}.safetensors", source))[0].float()
         recipe, target = self._shorten(demo_stages.UNION), self.work / "demo_union.safetensors"
         loop = demo_stages.union_stage(data, checkpoint.unet, recipe, self.work / "demo_union.state", start)
-        if not self._train("union", loop):
-            return False
-        self._save_net(target, loop, f"union --start {source}", recipe)
-        return _report_file(target)
+        done = self._train("union", loop) and self._save_net(target, loop, f"union --start {source}", recipe)
+        return done and _report_file(target)
 
     def _save_net(self, target: Path, loop: Loop, stage: str, *passes: Recipe) -> bool:
         # Only final files are stored in float8: a rough one is the start of the next pass.

@@ -106,7 +106,6 @@ def step_information(
     x0: Tensor,
     sigmas: Sequence[float],
     *,
-    step: float = STEP,
     on_point: Callable[[int, int], None] | None = None,
 ) -> list[float]:
     """Measure F at each of the points with these noise levels.
@@ -118,8 +117,8 @@ def step_information(
     found = []
     for point in range(len(sigmas)):
         error = float((predict(point, 1.0) - x0).square().mean())
-        ahead, behind = predict(point, 1.0 + step), predict(point, 1.0 - step)
-        found.append(float(((ahead - behind) / (2.0 * step)).square().sum()) / len(x0) / error)
+        ahead, behind = predict(point, 1.0 + STEP), predict(point, 1.0 - STEP)
+        found.append(float(((ahead - behind) / (2.0 * STEP)).square().sum()) / len(x0) / error)
         if on_point is not None:
             on_point(point + 1, len(sigmas))
     return found

@@ -8,16 +8,13 @@ the timestep instead of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from torch import Tensor
 
 from ..models.controlnet_xs import ControlNetXS, Exchange
 from ..models.projections import Projections
-from ..models.unet import BlockInputs, UNetInputs
+from ..models.unet import UNetInputs
 from .bound_unit import NetInputs
-
-Front = Callable[[Tensor], Tensor]
 
 
 def with_learned_embeddings(blocks: UNetInputs, nets: Sequence[NetInputs], base: Projections, rows: int) -> UNetInputs:
@@ -56,12 +53,12 @@ def with_exchanges(blocks: UNetInputs, nets: tuple[NetInputs, ...]) -> tuple[UNe
         model = net.net
         if isinstance(model, ControlNetXS):
             net = net._replace(inputs=net.inputs._replace(exchange=Exchange()))
-            blocks = _with_fronts(blocks, model, net)
+            blocks = _with_exchange(blocks, model, net)
         begun.append(net)
     return blocks, tuple(begun)
 
 
-def _with_fronts(blocks: UNetInputs, model: ControlNetXS, net: NetInputs) -> UNetInputs:
+def _with_exchange(blocks: UNetInputs, model: ControlNetXS, net: NetInputs) -> UNetInputs:
     encoder, middle, decoder = blocks
     assert decoder is not None
     exchange = net.inputs.exchange
@@ -70,7 +67,7 @@ def _with_fronts(blocks: UNetInputs, model: ControlNetXS, net: NetInputs) -> UNe
         exchange.base = net.rows_of(h)
         return h
 
-    def add_to_decoder(number: int) -> Front:
+    def add_to_decoder(number: int) -> Callable[[Tensor], Tensor]:
         def add(h: Tensor) -> Tensor:
             index = model.decoder_target(number)
             if net.acts_on(index):
@@ -80,16 +77,8 @@ def _with_fronts(blocks: UNetInputs, model: ControlNetXS, net: NetInputs) -> UNe
         return add
 
     # The encoder's first block reads the latent.
-    fronts = [None, *[look] * (len(encoder.shifts) - 1)]
     return UNetInputs(
-        _join_fronts(encoder, fronts),
-        _join_fronts(middle, [look]),
-        _join_fronts(decoder, [add_to_decoder(number) for number in range(len(decoder.shifts))]),
+        encoder.with_fronts([(), *[(look,)] * (len(encoder.shifts) - 1)]),
+        middle.with_fronts([(look,)]),
+        decoder.with_fronts([(add_to_decoder(number),) for number in range(len(decoder.shifts))]),
     )
-
-
-def _join_fronts(own: BlockInputs, more: list[Any]) -> BlockInputs:
-    """With one more front per block, behind those that it has; None for none."""
-    before = own.fronts or ((),) * len(more)
-    fronts = (had if new is None else (*had, new) for had, new in zip(before, more, strict=True))
-    return own._replace(fronts=tuple(fronts))

@@ -125,11 +125,8 @@ def describe_settings(unit: ControlUnit) -> str:
     parts += ["on a schedule"] if unit.curve is not None else []
     parts += ["times " + ", ".join(f"{i:g}" for i in unit.items) + " by picture"] if unit.items else []
     parts += ["inside its mask"] if unit.mask is not None else []
-    parts += (
-        [f"masks or block weights from {', '.join(f'{k.position:.0%}' for k in unit.keyframes)}"]
-        if unit.keyframes
-        else []
-    )
+    begins = ", ".join(f"{frame.position:.0%}" for frame in unit.keyframes)
+    parts += [f"masks or block weights from {begins}"] if begins else []
     parts += ["averaged over the picture"] if unit.pool else []
     return ", ".join(parts)
 

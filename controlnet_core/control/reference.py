@@ -90,15 +90,10 @@ def _with_outputs(blocks: UNetInputs, net: NetInputs) -> UNetInputs:
     # The encoder's first block has no front: it reads the latent.
     count = len(encoder.kv)
     return UNetInputs(
-        _with_fronts(encoder, [(), *changes[: count - 1]]),
-        _with_fronts(middle, [changes[count - 1]]),
-        _with_fronts(decoder, changes[count:]),
+        encoder.with_fronts([(), *changes[: count - 1]]),
+        middle.with_fronts([changes[count - 1]]),
+        decoder.with_fronts(changes[count:]),
     )
-
-
-def _with_fronts(own: BlockInputs, changes: list[tuple[Any, ...]]) -> BlockInputs:
-    before = own.fronts or ((),) * len(changes)
-    return own._replace(fronts=tuple((*a, *b) for a, b in zip(before, changes, strict=True)))
 
 
 def rows_of(blocks: UNetInputs, rows: slice | Tensor) -> UNetInputs:

@@ -21,8 +21,8 @@ that first runs the UNet itself on its hint (`models.reference`).
 Strength, schedule, window, block weights, mode, guidance halves, factors per image and masks are the same for all
 kinds. The engine applies them (`control.residuals`).
 
-To add a kind: write a `ControlModel` in this folder with a frozen record for its bound form (see `BoundControlNet`),
-and add a row to the detection table in `checkpoints/signatures.py`.
+To add a kind, write a `ControlModel` in this folder with a frozen record for its bound form (see `BoundControlNet`).
+CONTRIBUTING.md says what its files need.
 """
 
 from __future__ import annotations

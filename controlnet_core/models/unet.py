@@ -52,6 +52,11 @@ class BlockInputs(NamedTuple):
             h = change(h)
         return h
 
+    def with_fronts(self, more: Sequence[tuple[Any, ...]]) -> BlockInputs:
+        """The same with more changes in front of each block, after those that it has."""
+        before = self.fronts or ((),) * len(more)
+        return self._replace(fronts=tuple((*a, *b) for a, b in zip(before, more, strict=True)))
+
     @property
     def one_timestep(self) -> bool:
         """Whether all rows have the timestep's projection in common."""

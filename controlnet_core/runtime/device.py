@@ -45,8 +45,8 @@ class Runtime(RuntimeOptions):
             dtype = "fp16" if where.type == "cuda" else "fp32"
         if dtype not in DTYPES:
             raise ValueRangeError(f"dtype {dtype!r} is unknown: choose one of auto, {', '.join(DTYPES)}")
-        half = where.type == "cuda" and torch.cuda.get_device_capability(where) >= BF16_SINCE
-        return cls(where, DTYPES[dtype], torch.bfloat16 if half else torch.float32)
+        has_bf16 = where.type == "cuda" and torch.cuda.get_device_capability(where) >= BF16_SINCE
+        return cls(where, DTYPES[dtype], torch.bfloat16 if has_bf16 else torch.float32)
 
 
 def choose_device(name: str) -> torch.device:

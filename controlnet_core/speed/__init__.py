@@ -1,6 +1,7 @@
 """Optional accelerations, one per file. No file outside this folder names one of its files.
 
-To remove one, delete its file, its row in a table below and its option (`runtime/options.py`). There are two kinds:
+To remove one, delete its file, its row in a table below with the functions that only this row uses, and its option
+(`runtime/options.py`). There are two kinds:
 
 - A **transform** turns a module into another module with the same result, before anything is bound to it. The first
   row that applies wins.
@@ -48,6 +49,7 @@ class Acceleration:
 
     module: a file of this folder with a function `wrap(denoiser, context)`. seam: what it surrounds. note: begins the
     report's line about a choice without effect. reason: says why it has none, if not only because of a blocker.
+    replays: whether it runs each evaluation on buffers of its own, which the memory plan has to count.
     """
 
     module: str
@@ -56,6 +58,7 @@ class Acceleration:
     blocker: Callable[[RunContext], str] = never
     note: str = ""
     reason: Callable[[RunContext], str] | None = None
+    replays: bool = False
 
     def why_without_effect(self, context: RunContext) -> str:
         """Why a wanted acceleration has no effect in this run; empty if it has one, or is not wanted."""
@@ -142,7 +145,7 @@ ACCELERATIONS: tuple[Acceleration, ...] = (
         "encoder_reuse", "features", lambda c: c.clock.shortcuts.encoder_every > 1, exchange_note, "encoder not reused"
     ),
     Acceleration("unet_cache", "decode", lambda c: c.clock.shortcuts.deep_every > 1),
-    Acceleration("cuda_graphs", "step", lambda c: c.runtime.graphs, graph_blocker, "no graphs"),
+    Acceleration("cuda_graphs", "step", lambda c: c.runtime.graphs, graph_blocker, "no graphs", replays=True),
 )
 TRANSFORMS: tuple[Transform, ...] = (
     Transform("offload", lambda module, policy: policy.prefetcher is not None),
