@@ -319,15 +319,11 @@ def _check_size(size: tuple[int, int], path: Path) -> None:
     PICTURE_PIXELS.check(size[0] * size[1], f"{path} is too large: {size[0]}x{size[1]}")
 
 
-def _starts_with(path: Path, start: bytes) -> bool:
-    """Whether a file begins with these bytes."""
-    with path.open("rb") as file:
-        return file.read(len(start)) == start
-
-
 def _read_array(path: Path) -> np.ndarray:
     """A .npy file: (H, W) or (H, W, 1 to 4), of any real type. It is mapped first: a false header takes no memory."""
-    if _starts_with(path, b"PK"):  # numpy would open it as an archive
+    with path.open("rb") as file:
+        is_archive = file.read(2) == b"PK"
+    if is_archive:  # numpy would open it
         raise ValueError("it is a .npz archive or another zip file: unpack it, and give one .npy file of it")
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     ARRAY_VALUES.check(array.size, f"{path} is too large: an array of shape {array.shape}")

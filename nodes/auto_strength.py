@@ -28,10 +28,21 @@ TARGET_INPUTS = (
     edge_tolerance(),
     unit_number(),
 )
-"""Inputs of the nodes that sample until the image follows its hint as well as asked."""
 
 
-class AutoStrength(Node):
+class TargetNode(Node):
+    """Base of the nodes that sample until the image follows its hint as well as asked."""
+
+    CATEGORY = "ControlNet Core/sample"
+    OUTPUT_NODE = True
+
+    @classmethod
+    def check_files(cls, kind: Any = None, **others: Any) -> None:
+        """Raise MissingFileError for the network that finds maps of this kind."""
+        check_finder(cls.host, kind)
+
+
+class AutoStrength(TargetNode):
     """Finds the smallest strength of a ControlNet at which the image follows its hint as well as asked, and samples
     with it. At most three runs with half of the steps show how the fidelity depends on the strength, then a few full
     runs with the same seed hit the target. Takes about as long as three runs of Sample. Schedule, mask and block
@@ -39,9 +50,7 @@ class AutoStrength(Node):
     """
 
     DISPLAY_NAME = "Auto Strength"
-    CATEGORY = "ControlNet Core/sample"
     SEARCH_ALIASES = ["tune strength", "target fidelity", "optimal strength", "search"]
-    OUTPUT_NODE = True
     INPUTS = (
         *TARGET_INPUTS,
         integer("runs", 3, 1, 8, "At most so many full runs."),
@@ -52,11 +61,6 @@ class AutoStrength(Node):
         Output("STRING", "text", "The fidelity before and after, and all runs."),
         Output("IMAGE", "picture", "Fidelity over strength as a plot."),
     )
-
-    @classmethod
-    def check_files(cls, kind: Any = None, **others: Any) -> None:
-        """Raise MissingFileError for the network that finds maps of this kind."""
-        check_finder(cls.host, kind)
 
     def run(
         self, model: Any, positive: Conditioning, negative: Conditioning, latent: Latent, vae: Any, hint: Tensor,

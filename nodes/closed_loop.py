@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..controlnet_core.errors import ValueRangeError
-from .auto_strength import TARGET_INPUTS
+from .auto_strength import TARGET_INPUTS, TargetNode
 from .fields import Output, integer, number
-from .look import agreements, check_finder, mean_score
-from .node import Node, with_text
+from .look import agreements, mean_score
+from .node import with_text
 from .pictures import show_images, to_image
 from .values import Conditioning, Latent, SamplerInputs
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..controlnet_core.diffusion.samplers import Step
 
 
-class SampleToTarget(Node):
+class SampleToTarget(TargetNode):
     """Samples, and corrects the strength of a ControlNet on the way, so that the image follows its hint as well as
     asked: every few steps the prediction of the finished image is decoded, its fidelity to the hint is measured, and
     the strength is raised or lowered (a proportional-integral rule). Takes one run, and a decoding and a preprocessor
@@ -27,9 +27,7 @@ class SampleToTarget(Node):
     """
 
     DISPLAY_NAME = "Sample to Target"
-    CATEGORY = "ControlNet Core/sample"
     SEARCH_ALIASES = ["closed loop", "feedback", "pi controller", "target fidelity", "adaptive strength"]
-    OUTPUT_NODE = True
     INPUTS = (
         *TARGET_INPUTS,
         integer("every", 1, 1, 1000, "Number of steps from one measurement to the next."),
@@ -43,11 +41,6 @@ class SampleToTarget(Node):
         Output("STRING", "text", "The fidelity that was reached, and all measurements."),
         Output("IMAGE", "picture", "Fidelity and strength over the steps as a plot."),
     )
-
-    @classmethod
-    def check_files(cls, kind: Any = None, **others: Any) -> None:
-        """Raise MissingFileError for the network that finds maps of this kind."""
-        check_finder(cls.host, kind)
 
     def run(
         self, model: Any, positive: Conditioning, negative: Conditioning, latent: Latent, vae: Any, hint: Tensor,

@@ -12,7 +12,7 @@ from ..controlnet_core.checkpoints.fit import fits_text, text_widths
 from ..controlnet_core.control.unit import ControlUnit, Curve, Hint
 from ..controlnet_core.errors import ShapeError, UnfitError, ValueRangeError
 from ..controlnet_core.models.control import ControlModel
-from .values import Conditioning, ControlSpec, Halves, mask_batch
+from .values import Conditioning, ControlSpec, mask_batch
 
 # Every family of Stable Diffusion has a text encoder of its own width, so the width tells which one was used.
 BASES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SDXL", 1280: "SDXL's refiner"}
@@ -65,12 +65,6 @@ def on_curve(unit: ControlUnit, curve: Curve) -> ControlUnit:
     """The unit with its strength multiplied by a further curve, which may change its values while sampling."""
     own = unit.curve
     return replace(unit, curve=curve if own is None else lambda position: own(position) * curve(position))
-
-
-def put_on_curve(positive: Conditioning, negative: Conditioning, unit: ControlUnit, curve: Curve) -> Halves:
-    """Both halves of the engine with one unit on a further curve. They share the new unit as they shared the old."""
-    new = on_curve(unit, curve)
-    return replace_unit(positive, unit, new), replace_unit(negative, unit, new)
 
 
 def replace_unit(conditioning: Conditioning, old: ControlUnit, new: ControlUnit) -> Conditioning:

@@ -19,7 +19,8 @@ from .migrations import current_type
 
 MUTED, BYPASSED = 2, 4
 _INPUT_NODE, _OUTPUT_NODE = "-10", "-20"
-_NODE_PREFIX = re.compile(r"\s*\d+\s*:\s*(?=\S)")
+# With ^, or a search that starts anew at each of n spaces would take quadratic time.
+_NODE_PREFIX = re.compile(r"^\s*\d+\s*:\s*(?=\S)")
 
 
 @dataclass(frozen=True)
@@ -248,13 +249,7 @@ def _proxies(value: Any) -> tuple[tuple[str, str], ...]:
         except (ValueError, RecursionError):
             return ()
     pairs = [item for item in value if isinstance(item, list) and len(item) >= 2] if isinstance(value, list) else []
-    return tuple((str(item[0]), _without_prefix(str(item[1]))) for item in pairs)
-
-
-def _without_prefix(widget: str) -> str:
-    # match, not sub: a search that starts anew at each of n spaces takes quadratic time
-    found = _NODE_PREFIX.match(widget)
-    return widget[found.end() :] if found else widget
+    return tuple((str(item[0]), _NODE_PREFIX.sub("", str(item[1]))) for item in pairs)
 
 
 def _is_model(value: Any) -> bool:

@@ -21,8 +21,7 @@ from report import (
     draw_groups,
     f1,
     main,
-    new_page,
-    save_page,
+    page_at,
     seeds_of,
     select,
 )
@@ -77,10 +76,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         for start, name in NAMES.items()
     }
     groups = {p: {NAMES[start]: f1(rows, p, start=start) for start in trained(rows)} for p in PROMPTS}
-    with new_page(1240, 360) as page:
+    with page_at(path, 1240, 360) as page:
         draw_curves(page, (64, 52, 420, 240), "probe: the right hint lowers the loss by (fraction)", curves, "step")
         draw_groups(page, (552, 52, 480, 240), "edge F1 of the pictures, by prompt", groups)
-        save_page(page, path)
 
 
 EXPERIMENT = Experiment(

@@ -21,7 +21,7 @@ from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.training.demo_world import RenderedScene, render_seed
 from laboratory import ASSETS, FIRST_SEED, SETTINGS, Demo, Laboratory, hint, load_demo, mannequin, objects
-from report import Experiment, Row, Verdict, draw_groups, main, new_page, save_page, seeds_of, select
+from report import Experiment, Row, Verdict, draw_groups, main, page_at, seeds_of, select, yes_if_all
 
 KINDS = ("openpose", "depth")
 WAYS: Mapping[str, tuple[float, float]] = {
@@ -76,7 +76,7 @@ def judge(rows: Sequence[Row]) -> list[Verdict]:
         values = {way: float(np.mean(means(rows, way, name))) for way in WAYS}
         fine.append(all(values["sum"] >= values[way] - CLEAR for way in WAYS))
         found.append(f"{title}: " + ", ".join(f"{way} {value:.2f}" for way, value in values.items()))
-    holds = "yes" if all(fine) else "partly" if any(fine) else "no"
+    holds = yes_if_all(fine)
     claim = "Several conditions are combined by adding the outputs of their nets; no extra weighting is needed"
     return [Verdict(claim, f"{'; '.join(found)} ({seeds_of(rows)}).", holds)]
 
@@ -84,9 +84,8 @@ def judge(rows: Sequence[Row]) -> list[Verdict]:
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Both measures by way."""
     groups = {title: {way: means(rows, way, name) for way in WAYS} for name, title in MEASURES.items()}
-    with new_page(860, 340) as page:
+    with page_at(path, 860, 340) as page:
         draw_groups(page, (64, 52, 560, 230), "pose and depth together", groups)
-        save_page(page, path)
 
 
 EXPERIMENT = Experiment(

@@ -22,7 +22,7 @@ from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.runtime.tensor_memory import TensorMemory
 from comfyui_controlnet_core.controlnet_core.training.step import base_predictor, control_predictor
 from laboratory import Laboratory
-from report import Experiment, Row, Verdict, draw_groups, main, new_page, save_page, select
+from report import Experiment, Row, Verdict, draw_groups, main, page_at, select
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -150,10 +150,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         "operations, 10^12": {WAYS[row["way"]]: [row["operations"] / 1e12] for row in sd},
     }
     times = {"demo model": {WAYS[row["way"]]: [row["seconds"]] for row in timed}}
-    with new_page(1100, 330) as page:
+    with page_at(path, 1100, 330) as page:
         draw_groups(page, (64, 52, 400, 220), "SD1.5, 512 pixels, batch 4 (counted)", bars, legend=False)
         draw_groups(page, (560, 52, 240, 220), "seconds per step (measured)", times)
-        save_page(page, path)
 
 
 EXPERIMENT = Experiment(

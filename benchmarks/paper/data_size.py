@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from laboratory import Laboratory, Variant
-from report import Experiment, Row, Verdict, draw_groups, f1, main, new_page, save_page, seeds_of
+from report import Experiment, Row, Verdict, draw_groups, f1, main, page_at, seeds_of
 
 SIZES = (50, 250, 1000)
 VARIANTS = tuple(Variant(scenes=count) for count in SIZES)
@@ -46,9 +46,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     groups = {
         f"{count:,}": {title: f1(rows, prompt, scenes=count) for prompt, title in prompts.items()} for count in SIZES
     }
-    with new_page(900, 350) as page:
+    with page_at(path, 900, 350) as page:
         draw_groups(page, (64, 52, 620, 230), "edge F1 by number of training scenes", groups, "scenes")
-        save_page(page, path)
 
 
 EXPERIMENT = Experiment(

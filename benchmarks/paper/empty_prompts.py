@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from laboratory import Laboratory, Variant
-from report import Experiment, Row, Verdict, draw_groups, f1, main, new_page, save_page, seeds_of, select
+from report import Experiment, Row, Verdict, draw_groups, f1, main, page_at, seeds_of, select
 
 SHARES = (0.0, 0.5, 0.9)
 VARIANTS = tuple(Variant(empty=share) for share in SHARES)
@@ -49,9 +49,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         title: {f"{share:.0%} empty": f1(rows, prompt, empty=share) for share in SHARES if select(rows, empty=share)}
         for prompt, title in titles.items()
     }
-    with new_page(860, 350) as page:
+    with page_at(path, 860, 350) as page:
         draw_groups(page, (64, 52, 600, 240), "edge F1 by prompt, and empty prompts in training", groups)
-        save_page(page, path)
 
 
 EXPERIMENT = Experiment(

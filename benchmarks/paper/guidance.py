@@ -20,7 +20,7 @@ from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_contro
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from laboratory import ASSETS, SETTINGS, Laboratory, edges, hint
-from report import Experiment, Row, Verdict, draw_groups, main, new_page, save_page, seeds_of, select
+from report import Experiment, Row, Verdict, draw_groups, main, page_at, seeds_of, select, yes_if_all
 
 KINDS = ("canny", "depth")
 WAYS: Mapping[str, Mapping[str, Any]] = {
@@ -75,18 +75,14 @@ def judge(rows: Sequence[Row]) -> list[Verdict]:
         Verdict(
             "Without a prompt, control in both halves of the guidance removes the guidance",
             f"Edge F1 without a prompt, {listed} ({seeds_of(rows)}).",
-            _all_or_some(lifted),
+            yes_if_all(lifted),
         ),
         Verdict(
             "In the conditional half alone it makes the guidance too strong; weights by resolution are better",
             f"Edge F1 as above. Contrast (true pictures: 1): {strong}.",
-            "no" if not all(best) and max(contrast.values()) < TOO_STRONG else _all_or_some([*best, *better]),
+            "no" if not all(best) and max(contrast.values()) < TOO_STRONG else yes_if_all([*best, *better]),
         ),
     ]
-
-
-def _all_or_some(facts: Sequence[bool]) -> str:
-    return "yes" if all(facts) else "partly" if any(facts) else "no"
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
@@ -95,10 +91,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     contrast = {
         kind: {way: [row["contrast"] for row in select(rows, net=kind, way=way)] for way in WAYS} for kind in KINDS
     }
-    with new_page(1240, 360) as page:
+    with page_at(path, 1240, 360) as page:
         draw_groups(page, (64, 52, 380, 240), "edge F1 without a prompt", groups, legend=False)
         draw_groups(page, (520, 52, 380, 240), "standard deviation of the latents; 1 for true pictures", contrast)
-        save_page(page, path)
 
 
 EXPERIMENT = Experiment(

@@ -18,7 +18,7 @@ from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_li
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.training.step import base_predictor, noise_losses
 from laboratory import ASSETS, Laboratory, Variant
-from report import Experiment, Row, Verdict, draw_groups, f1, main, new_page, save_page, seeds_of, select, spread
+from report import Experiment, Row, Verdict, draw_groups, f1, main, page_at, seeds_of, select, spread
 
 SCENES = 50
 """Little data, where forgetting shows: the base itself was trained on 24,000 scenes."""
@@ -78,10 +78,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         title: {name: f1(rows, prompt, locked=way) for way, name in WAYS.items()}
         for prompt, title in (("none", "no prompt"), ("caption", "caption"))
     }
-    with new_page(1080, 340) as page:
+    with page_at(path, 1080, 340) as page:
         draw_groups(page, (64, 52, 260, 230), "rise of the base's own loss, %", lost, legend=False)
         draw_groups(page, (420, 52, 420, 230), "edge F1 with control", learned)
-        save_page(page, path)
 
 
 EXPERIMENT = Experiment(

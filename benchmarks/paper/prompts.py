@@ -19,7 +19,7 @@ from comfyui_controlnet_core.controlnet_core.checkpoints.load import load_contro
 from comfyui_controlnet_core.controlnet_core.control.unit import ControlUnit
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from laboratory import ASSETS, KIND, PROMPTS, SETTINGS, Laboratory, edges, hint
-from report import Experiment, Row, Verdict, draw_groups, main, new_page, save_page, seeds_of, select
+from report import Experiment, Row, Verdict, draw_groups, main, page_at, seeds_of, select, yes_if_all
 
 FOLLOWS, FREE = 0.6, "no control, caption"
 """Edge F1 from which a net follows its hint; without control it is 0.2, the autoencoder's ceiling is 0.92."""
@@ -62,7 +62,7 @@ def judge(rows: Sequence[Row]) -> list[Verdict]:
             "ControlNet follows its condition in all four settings: no prompt, insufficient, conflicting and perfect "
             "prompts",
             f"Edge F1 by prompt: {listed} ({seeds_of(rows)}).",
-            "yes" if all(follows) else "partly" if any(follows) else "no",
+            yes_if_all(follows),
         )
     ]
 
@@ -70,9 +70,8 @@ def judge(rows: Sequence[Row]) -> list[Verdict]:
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Fidelity by prompt."""
     groups = {prompt: {"edge F1": means(rows, prompt)} for prompt in (*PROMPTS, FREE)}
-    with new_page(820, 330) as page:
+    with page_at(path, 820, 330) as page:
         draw_groups(page, (64, 52, 700, 220), "edge F1 of the shipped canny net, by prompt", groups)
-        save_page(page, path)
 
 
 EXPERIMENT = Experiment(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,11 @@ class Verdict:
     paper: str
     found: str
     holds: str
+
+
+def yes_if_all(facts: Sequence[bool]) -> str:
+    """Whether a claim of several facts holds: "partly" if some of them do."""
+    return "yes" if facts and all(facts) else "partly" if any(facts) else "no"
 
 
 @dataclass(frozen=True)
@@ -181,16 +187,20 @@ def draw_groups(
         axes.legend(frameon=False, fontsize=11, labelcolor=INK, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
-def save_page(page: Page, path: Path) -> None:
-    """Write a page as a PNG."""
+@contextmanager
+def page_at(path: Path, width: int, height: int) -> Iterator[Page]:
+    """A page to draw on, which is then written as a PNG."""
     from PIL import Image
 
+    with new_page(width, height) as page:
+        yield page
+        pixels = page.pixels()
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray((page.pixels() * 255.0 + 0.5).astype(np.uint8))
+    image = Image.fromarray((pixels * 255.0 + 0.5).astype(np.uint8))
     image.quantize(256, method=Image.Quantize.MEDIANCUT).save(path, optimize=True)
 
 
 __all__ = [
-    "Experiment", "Row", "Verdict", "draw_curves", "draw_groups", "f1", "laboratory_of", "main", "new_page", "parse",
-    "read_rows", "save_page", "seeds_of", "select", "spread",
+    "Experiment", "Row", "Verdict", "draw_curves", "draw_groups", "f1", "laboratory_of", "main", "page_at", "parse",
+    "read_rows", "seeds_of", "select", "spread", "yes_if_all",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from laboratory import Laboratory, Variant
-from report import Experiment, Row, Verdict, draw_curves, main, new_page, save_page, seeds_of, select
+from report import Experiment, Row, Verdict, draw_curves, main, page_at, seeds_of, select, yes_if_all
 
 RATES = (3e-4, 1e-3, 3e-3)
 VARIANTS = tuple(Variant(lr=lr, probe_every=10) for lr in RATES)
@@ -71,7 +71,7 @@ def judge(rows: Sequence[Row]) -> list[Verdict]:
         share = f"{np.mean(steep):.0%} of the rise in a fifth of the steps"
         found.append(f"{title}: half of the control at {where}, {share}{without}")
     text = "; ".join(found)
-    holds = "yes" if sudden and all(sudden) else "partly" if any(sudden) else "no"
+    holds = yes_if_all(sudden)
     claim = "The net does not learn its hint gradually: it suddenly follows it, in fewer than 10,000 steps"
     return [Verdict(claim, f"{text[0].upper()}{text[1:]} ({seeds_of(rows)}).", holds)]
 
@@ -87,9 +87,8 @@ def by_recipe(rows: Sequence[Row]) -> dict[str, list[Row]]:
 def draw(rows: Sequence[Row], path: Path) -> None:
     """The probe over the steps, by learning rate."""
     curves: Any = {title: [curve(row) for row in own] for title, own in by_recipe(rows).items()}
-    with new_page(820, 380) as page:
+    with page_at(path, 820, 380) as page:
         draw_curves(page, (64, 52, 720, 260), "probe: the right hint lowers the loss by (fraction)", curves, "step")
-        save_page(page, path)
 
 
 EXPERIMENT = Experiment(

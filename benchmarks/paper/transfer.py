@@ -25,7 +25,7 @@ from comfyui_controlnet_core.controlnet_core.training.loop import Loop, Recipe
 from comfyui_controlnet_core.controlnet_core.training.step import base_predictor, noise_losses, uniform_timesteps
 from comfyui_controlnet_core.controlnet_core.training.transfer_controlnet import transfer_controlnet
 from laboratory import ASSETS, KIND, Demo, Laboratory, Scenes, edges, hint, objects
-from report import Experiment, Row, Verdict, draw_groups, main, new_page, save_page, seeds_of, select
+from report import Experiment, Row, Verdict, draw_groups, main, page_at, seeds_of, select
 
 RATE, EMPTY = 3e-4, 0.1
 SCENES = 1000
@@ -114,9 +114,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     titles = {"edges": "edge F1", "objects": "object IoU, in the new colours"}
     groups = {t: {way: mean(rows, name, base="fine-tuned", way=way) for way in WAYS} for name, t in titles.items()}
     groups["edge F1"]["net on its own base"] = mean(rows, "edges", base="original")
-    with new_page(900, 340) as page:
+    with page_at(path, 900, 340) as page:
         draw_groups(page, (64, 52, 560, 230), "the canny net on a base that was fine-tuned to another palette", groups)
-        save_page(page, path)
 
 
 EXPERIMENT = Experiment(

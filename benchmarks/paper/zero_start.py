@@ -19,7 +19,7 @@ from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_li
 from comfyui_controlnet_core.controlnet_core.models.controlnet import ControlNet
 from comfyui_controlnet_core.controlnet_core.training.step import base_predictor, control_predictor, noise_losses
 from laboratory import ASSETS, KIND, Laboratory, hint
-from report import Experiment, Row, Verdict, draw_groups, main, new_page, save_page, seeds_of, select
+from report import Experiment, Row, Verdict, draw_groups, main, page_at, seeds_of, select
 from starts import NAMES, STARTS
 from torch import Tensor
 
@@ -110,10 +110,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         title: {name: [row[key] for row in select(rows, start=s)] for s, name in NAMES.items()}
         for title, key in parts.items()
     }
-    with new_page(1240, 340) as page:
+    with page_at(path, 1240, 340) as page:
         draw_groups(page, (64, 52, 320, 230), "loss with a fresh net", {"before training": before})
         draw_groups(page, (620, 52, 420, 230), "norm of the gradient", norms)
-        save_page(page, path)
 
 
 EXPERIMENT = Experiment(

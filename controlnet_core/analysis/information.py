@@ -153,10 +153,6 @@ def describe(name: str, found: StepInformation, kept: float = KEPT) -> str:
     ]
     rows = zip(found.sigmas, found.values, found.shares, strict=True)
     lines += [f"{i:>6}{sigma:>9.3f}{value:>13.4g}{share:>8.1%}" for i, (sigma, value, share) in enumerate(rows, 1)]
-    return "\n".join([*lines, describe_window(window)])
-
-
-def describe_window(window: Window) -> str:
-    """One line with the window, as it is entered in Apply ControlNet."""
     steps = f"steps {window.first + 1} to {window.last + 1} keep {window.share:.0%} of the information"
-    return f"proposed window: start_percent {window.start:.3f}, end_percent {window.end:.3f} ({steps})"
+    lines.append(f"proposed window: start_percent {window.start:.3f}, end_percent {window.end:.3f} ({steps})")
+    return "\n".join(lines)

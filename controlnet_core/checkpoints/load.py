@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from .detect import Identity, base_config, read_as
 from .files import Header, TensorInfo
 from .io import check_dtype, read_tensors
 from .layouts import EXTRA_PREFIX
-from .plan import PARTS, ModelT, Plan, check, check_is_float, checkpoint_plan, control_plan, open_as, part_plan
+from .plan import PARTS, Plan, check, check_is_float, checkpoint_plan, control_plan, open_as, part_plan
 
 STORED_AS: Mapping[torch.dtype, torch.dtype] = {torch.float64: torch.float32, **dict.fromkeys(FLOAT8, torch.float16)}
 """Types in which weights are stored and not computed with; float16 holds every float8 value exactly."""
@@ -104,22 +104,18 @@ def load_checkpoint(
     return Checkpoint(identity.config, unet, vae, text, identity, extras, text2)  # type: ignore[arg-type]
 
 
-def load_base(
-    path: str | Path, *, dtype: torch.dtype | None = None, device: Device = "cpu", narrow: Narrow = None
-) -> Checkpoint:
+def load_base(path: str | Path, *, dtype: torch.dtype | None = None, narrow: Narrow = None) -> Checkpoint:
     """Load a UNet as a model without text encoder and autoencoder. Arguments and errors as `load_checkpoint`."""
     header, identity = open_as(path, "unet", "checkpoint")
-    unet = _load_part(header, identity, "unet", UNet, dtype, device, narrow)
+    unet = _load_part(header, identity, "unet", dtype, narrow=narrow)
     return Checkpoint(base_config(header, identity, unet.config), unet, None, None, identity)
 
 
-def load_controlnet(
-    path: str | Path, *, dtype: torch.dtype | None = None, device: Device = "cpu"
-) -> tuple[ControlNet, Identity]:
+def load_controlnet(path: str | Path, *, dtype: torch.dtype | None = None) -> tuple[ControlNet, Identity]:
     """Load a ControlNet (cldm, diffusers or own layout). Arguments and errors as `load_checkpoint`."""
     header, identity = open_as(path, "controlnet")
     plan = control_plan(header, identity)
-    fill(plan, dtype, device)
+    fill(plan, dtype, "cpu")
     return plan.module("", ControlNet), identity
 
 
@@ -128,35 +124,29 @@ def load_controlnet(
 
 def load_vae(path: str | Path, *, dtype: torch.dtype | None = None, device: Device = "cpu") -> AutoencoderKL:
     """Load an autoencoder, from its own file or from a checkpoint. Arguments and errors as `load_checkpoint`."""
-    return _load_part(*open_as(path, "vae", "checkpoint"), "vae", AutoencoderKL, dtype, device)
+    return _load_part(*open_as(path, "vae", "checkpoint"), "vae", dtype, device)
 
 
 def load_unet(path: str | Path, *, dtype: torch.dtype | None = None, device: Device = "cpu") -> UNet:
     """Load a UNet, from its own file or from a checkpoint. Arguments and errors as `load_checkpoint`."""
-    return _load_part(*open_as(path, "unet", "checkpoint"), "unet", UNet, dtype, device)
+    return _load_part(*open_as(path, "unet", "checkpoint"), "unet", dtype, device)
 
 
 def load_text_model(path: str | Path, *, dtype: torch.dtype | None = None, device: Device = "cpu") -> ClipTextModel:
     """Load a CLIP text transformer, from its own file or from a checkpoint. Errors as `load_checkpoint`."""
-    return _load_part(*open_as(path, "text-encoder", "checkpoint"), "text-encoder", ClipTextModel, dtype, device)
+    return _load_part(*open_as(path, "text-encoder", "checkpoint"), "text-encoder", dtype, device)
 
 
-def load_text_encoder(
-    paths: Sequence[str | Path],
-    tokenizer: ClipTokenizer | None = None,
-    *,
-    dtype: torch.dtype | None = None,
-    device: Device = "cpu",
-) -> TextEncoder | DualTextEncoder:
+def load_text_encoder(paths: Sequence[str | Path]) -> TextEncoder | DualTextEncoder:
     """A text encoder from one file, or SDXL's two from two files in any order.
 
     The layer that is read follows from the widths: OpenCLIP's H is Stable Diffusion 2's, bigG alone
     is the refiner's, any other is that of Stable Diffusion 1.x. Errors as `load_checkpoint`.
     """
-    models = [load_text_model(path, dtype=dtype, device=device) for path in paths]
+    models = [load_text_model(path) for path in paths]
     # CLIP L is narrower than bigG, so that the widths give the order of the files.
     models.sort(key=lambda model: model.config.width)
-    tokenizer = tokenizer or ClipTokenizer.load()
+    tokenizer = ClipTokenizer.load()
     uses = [text_use(models[0].config)] if len(models) == 1 else [SDXL.text, OPENCLIP_G]
     encoders = [
         TextEncoder(model, tokenizer, read_as(model.config, use, model.config.layers == H_LAYERS_READ))
@@ -171,17 +161,13 @@ def text_use(config: TextConfig) -> TextConfig:
 
 
 def _load_part(
-    header: Header,
-    identity: Identity,
-    kind: str,
-    module: type[ModelT],
-    dtype: torch.dtype | None,
-    device: Device,
+    header: Header, identity: Identity, kind: str, dtype: torch.dtype | None, device: Device = "cpu",
     narrow: Narrow = None,
-) -> ModelT:
+) -> Any:  # fmt: skip
     plan = part_plan(header, identity, kind)
     fill(plan, dtype, device, narrow)
-    return plan.module(PARTS[kind][0], module)
+    prefix, module, _ = PARTS[kind]
+    return plan.module(prefix, module)
 
 
 # -------------------------------------------------------------------------------------------- filling

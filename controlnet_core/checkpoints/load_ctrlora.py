@@ -25,7 +25,7 @@ REPLACED = ("zero_convs.", "zero_conv_middle.")
 SHOWN_KEYS = 4
 
 
-def load_ctrlora(base: str | Path, lora: str | Path | None = None, dtype: torch.dtype | None = None) -> CtrLora:
+def load_ctrlora(base: str | Path, lora: str | Path | None = None) -> CtrLora:
     """The net of a base, with a LoRA merged into it. Without one the base's own zero convolutions act.
 
     Raises CheckpointError for other or incomplete files, and for a LoRA of another base.
@@ -37,7 +37,7 @@ def load_ctrlora(base: str | Path, lora: str | Path | None = None, dtype: torch.
     weights = _read(header, names)
     if lora is not None:
         weights |= _merged(lora, keymap, weights, expected)
-    state = {name: tensor.to(dtype or torch.float32).reshape(expected[name]) for name, tensor in weights.items()}
+    state = {name: tensor.to(torch.float32).reshape(expected[name]) for name, tensor in weights.items()}
     net.load_state_dict(state, strict=True, assign=True)
     return net.eval().requires_grad_(False)
 

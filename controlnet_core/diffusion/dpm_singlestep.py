@@ -65,7 +65,8 @@ def dpm_adaptive(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: NoiseSource
         # The error grows with h^3. The arctangent keeps one step from changing h too much.
         factor = 1 + math.atan((1 / (error + 1e-8)) ** (1 / 3) - 1)
         h *= factor
-        on_step(Step(index, _total(index, len(sigmas) - 1), step.sigma, x, step.denoised))
+        # The number of steps is not known before: the bar of the progress grows where more are needed than planned.
+        on_step(Step(index, max(index + 1, len(sigmas) - 1), step.sigma, x, step.denoised))
         index += 1
         if factor >= ACCEPTED:
             previous, x, time = low, high, goal
@@ -76,11 +77,6 @@ def _ends(sigmas: Tensor) -> tuple[Tensor, Tensor]:
     """Lambda of the first sigma and of the last one above 0."""
     table = sigmas.detach().float().cpu()
     return log_snr(table[0]), log_snr(table[-1] if table[-1] > 0 else table[-2])
-
-
-def _total(index: int, planned: int) -> int:
-    # The number of steps is not known before: the bar of the progress grows where more are needed than planned.
-    return max(planned, index + 1)
 
 
 @dataclass

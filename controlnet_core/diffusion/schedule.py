@@ -203,13 +203,13 @@ def zero_terminal_snr(sigmas: Tensor) -> NoiseSchedule:
     return NoiseSchedule.from_sigmas(((1.0 - alpha_bar) / alpha_bar) ** 0.5)
 
 
-def scaled_linear(timesteps: int = 1000, start: float = 0.00085, end: float = 0.012) -> NoiseSchedule:
+def scaled_linear(timesteps: int = 1000) -> NoiseSchedule:
     """Stable Diffusion's schedule: the square root of beta rises linearly (Rombach et al., 2022)."""
-    return NoiseSchedule.from_sigmas(_scaled_linear_sigmas(timesteps, start, end))
+    return NoiseSchedule.from_sigmas(_scaled_linear_sigmas(timesteps))
 
 
-def _scaled_linear_sigmas(timesteps: int = 1000, start: float = 0.00085, end: float = 0.012) -> Tensor:
-    betas = torch.linspace(start**0.5, end**0.5, timesteps, dtype=torch.float64).square()
+def _scaled_linear_sigmas(timesteps: int = 1000) -> Tensor:
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, timesteps, dtype=torch.float64).square()
     alpha_bar = (1.0 - betas).cumprod(dim=0)
     return ((1 - alpha_bar) / alpha_bar).sqrt()
 

@@ -7,7 +7,6 @@ features are added inside the base's encoder, where the next block reads them to
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeAlias
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from ..config import AdapterConfig, UNetConfig
 from ..errors import ShapeError, UnfitError
-from .control import BindContext, ControlModel, ResidualProjection, identity
+from .control import BindContext, ControlModel, FixedInputs, ResidualProjection, identity
 from .layers import Downsample
 from .unet import encoder_widths
 
@@ -104,7 +103,7 @@ class Adapter(ControlModel):
         """Whether the features are as wide as the base's blocks at their places."""
         return adapter_places(self.config, config) is not None
 
-    def bind(self, context: BindContext) -> BoundAdapter:
+    def bind(self, context: BindContext) -> FixedInputs:
         """Compute the features, once. Raises UnfitError on a base without a place for them."""
         places = adapter_places(self.config, context.base)
         if places is None:
@@ -115,7 +114,7 @@ class Adapter(ControlModel):
         maps: list[Tensor | None] = [None] * (len(encoder_widths(context.base)) + 1)
         for place, feature in zip(places, self(self.divisible(context.hint)), strict=True):
             maps[place] = context.spread(feature)
-        return BoundAdapter(tuple(maps))
+        return FixedInputs(tuple(maps))
 
     def features(self, x: Tensor, inputs: AdapterInputs) -> Iterator[Tensor | None]:
         """The maps that were computed from the hint: the same at every x and sigma."""
@@ -150,17 +149,6 @@ class Adapter(ControlModel):
             h = level(h)
             features.append(h)
         return tuple(features)
-
-
-@dataclass(frozen=True, eq=False)
-class BoundAdapter:
-    """The feature maps of a T2I-Adapter in one run."""
-
-    maps: AdapterInputs
-
-    def inputs_at(self, sigma: float) -> AdapterInputs:
-        """The maps; they do not depend on the noise level."""
-        return self.maps
 
 
 def adapter_places(config: AdapterConfig, unet: UNetConfig) -> tuple[int, ...] | None:

@@ -175,6 +175,17 @@ class BoundNet(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class FixedInputs:
+    """The bound form of a net whose inputs are the same at every noise level. inputs: see the net's `bind`."""
+
+    inputs: Any
+
+    def inputs_at(self, sigma: float) -> Any:
+        """The inputs."""
+        return self.inputs
+
+
 class ControlModel(nn.Module):
     """Base class of all nets that control a UNet."""
 
@@ -196,8 +207,8 @@ class ControlModel(nn.Module):
 
     @property
     def hint_channels(self) -> int:
-        """Channels of the hint image that the net reads."""
-        return self.config.hint_channels
+        """Channels of the hint image that the net reads; 1 for a kind that ignores its hint, which every unit has."""
+        return getattr(self.config, "hint_channels", 1)
 
     @property
     def context_dim(self) -> int | None:
@@ -265,7 +276,7 @@ def check_base(net: ControlModel, name: str, base: UNetConfig, model: str) -> No
 
 
 class CopyControl(ControlModel):
-    """Base class of nets that are made like the encoder of their base. config: has `unet`, the shape of that base.
+    """Base class of nets that were made for one shape of a base. config: has `unet`, that shape.
 
     compared: entries in which the shape of a base has to be the same. Transformers may differ in depth, as those of
     SDXL's mid and small nets do.

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ..config import ControlNetConfig, ControlNetXSConfig, UNetConfig
 from ..errors import UnfitError
-from .control import BindContext, ControlModel, ResidualProjection
+from .control import BindContext, CopyControl, ResidualProjection
 from .controlnet import HintEncoder, embed_hint
 from .float8 import computable
 from .layers import ConvBlock, ConvIn, Downsample, Mlp, ResBlock, ResTransformer, SpatialTransformer
@@ -97,10 +97,11 @@ class BaseEmbedding(nn.Module):
         self.label_embed = None if config.label_dim is None else Mlp(config.label_dim, config.embed_dim)
 
 
-class ControlNetXS(ControlModel):
+class ControlNetXS(CopyControl):
     """The net of a file. `resolve` and `complete` return one that has the base's embeddings too, and can be bound."""
 
     entry = "exchange"
+    compared = ("widths", "res_blocks", "context_dim")
     config: ControlNetXSConfig
 
     def __init__(self, config: ControlNetXSConfig) -> None:
@@ -124,21 +125,6 @@ class ControlNetXS(ControlModel):
     def needs_base(self) -> bool:  # type: ignore[override]
         """Whether the base's embeddings are missing."""
         return self.base is None
-
-    @property
-    def context_dim(self) -> int:
-        """Width of the text, which is the base's."""
-        return self.config.context_dim
-
-    @property
-    def made_for(self) -> str:
-        """The base in words, for messages."""
-        return f"a base of widths {self.config.base_widths} with {self.config.context_dim} wide text"
-
-    def fits(self, config: UNetConfig) -> bool:
-        """Whether the base's feature maps are as wide, and it reads the same text."""
-        names = ("widths", "res_blocks", "context_dim")
-        return all(getattr(self.config.unet, name) == getattr(config, name) for name in names)
 
     def resolve(self, unet: UNet) -> ControlNetXS:
         """The net with this base's embeddings; itself if it has a base's."""

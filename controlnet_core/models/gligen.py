@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import UNetConfig
-from .control import BindContext, Place, RowScale, TextControl
+from .control import BindContext, FixedInputs, Place, RowScale, TextControl
 from .layers import Attention, AttentionChange
 
 MAX_BOXES = 30
@@ -132,11 +132,6 @@ class GligenControl(TextControl):
         self.texts = nn.Parameter(torch.cat([box.text for box in boxes]).clone(), requires_grad=False)
 
     @property
-    def hint_channels(self) -> int:
-        """One, since every unit has a hint."""
-        return 1
-
-    @property
     def made_for(self) -> str:
         """The base in words, for messages."""
         return f"a base with {len(self.config.widths)} transformer blocks and {self.config.text_width} wide text"
@@ -145,15 +140,15 @@ class GligenControl(TextControl):
         """Whether the base has transformer blocks of these widths."""
         return super().fits(config) and block_widths(config) == self.config.widths
 
-    def bind(self, context: BindContext) -> BoundGligen:
-        """Make the grounding tokens, (1, MAX_BOXES, text width)."""
+    def bind(self, context: BindContext) -> FixedInputs:
+        """Make the grounding tokens, (1, MAX_BOXES, text width), and list the transformer blocks of the base."""
         height, width = context.size
         corners = [
             (left / width, top / height, (left + across) / width, (top + down) / height)
             for down, across, top, left in self.places
         ]
         boxes = torch.tensor(corners, dtype=self.texts.dtype, device=self.texts.device)
-        return BoundGligen(self.weights.grounding(boxes, self.texts), tuple(block_places(context.base)))
+        return FixedInputs((self.weights.grounding(boxes, self.texts), tuple(block_places(context.base))))
 
     def attention_change(self, inputs: tuple[Tensor, tuple[Place, ...]], place: Place, scale: RowScale) -> GligenChange:
         """The gated attention of this block."""
@@ -161,18 +156,6 @@ class GligenControl(TextControl):
         fuser = self.weights.fusers[places.index(place)]
         assert isinstance(fuser, Fuser)
         return GligenChange(fuser, grounding, scale)
-
-
-@dataclass(frozen=True, eq=False)
-class BoundGligen:
-    """The grounding tokens of a run."""
-
-    grounding: Tensor
-    places: tuple[Place, ...]
-
-    def inputs_at(self, sigma: float) -> tuple[Tensor, tuple[Place, ...]]:
-        """They do not depend on the noise level."""
-        return self.grounding, self.places
 
 
 def block_places(config: UNetConfig) -> list[Place]:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from ..config import UNetConfig
-from .control import BindContext, ControlModel, Place, RowScale
+from .control import BindContext, ControlModel, FixedInputs, Place, RowScale
 from .gligen import block_places, block_widths
 from .layers import AttentionChange
 
@@ -140,11 +140,6 @@ class HypernetworkControl(ControlModel):
         self.config, self.weights, self.strength = weights.config, weights, strength
 
     @property
-    def hint_channels(self) -> int:
-        """One, since every unit has a hint."""
-        return 1
-
-    @property
     def made_for(self) -> str:
         """The base in words, for messages."""
         return f"a base with widths among {sorted(self.config.sizes)}"
@@ -153,9 +148,9 @@ class HypernetworkControl(ControlModel):
         """Whether any attention of the base reads tokens or texts of a width that the file has."""
         return bool({config.context_dim, *block_widths(config)} & set(self.config.sizes))
 
-    def bind(self, context: BindContext) -> BoundHypernetwork:
-        """Keep the text of the prompt."""
-        return BoundHypernetwork(context.text, block_widths(context.base), tuple(block_places(context.base)))
+    def bind(self, context: BindContext) -> FixedInputs:
+        """Keep the text of the prompt, and list widths and places of the transformer blocks of the base."""
+        return FixedInputs((context.text, block_widths(context.base), tuple(block_places(context.base))))
 
     def attention_change(
         self, inputs: tuple[Tensor, tuple[int, ...], tuple[Place, ...]], place: Place, scale: RowScale
@@ -172,16 +167,3 @@ class HypernetworkControl(ControlModel):
             return None
         keys, values = self.weights.pairs[str(width)]  # type: ignore[misc]
         return keys, values
-
-
-@dataclass(frozen=True, eq=False)
-class BoundHypernetwork:
-    """The text of a run, and widths and places of the transformer blocks of its base."""
-
-    text: Tensor
-    widths: tuple[int, ...]
-    places: tuple[Place, ...]
-
-    def inputs_at(self, sigma: float) -> tuple[Tensor, tuple[int, ...], tuple[Place, ...]]:
-        """They do not depend on the noise level."""
-        return self.text, self.widths, self.places

@@ -31,7 +31,7 @@ TextKV: TypeAlias = tuple[KeyValue, ...]
 """Keys and values for each transformer block of one UNet block."""
 
 
-def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:
+def timestep_embedding(t: Tensor, dim: int) -> Tensor:
     """Sinusoidal embedding of timesteps (B,) -> (B, dim) float32, cosines first (Ho et al. 2020).
 
     Stays in float32 whatever the model's dtype: in bfloat16 timesteps above 512 would be rounded
@@ -39,7 +39,7 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tens
     """
     half = dim // 2
     # Multiplied before it is divided, as everywhere else: the other order moves angles near t = 1000 by 1e-4.
-    exponent = -math.log(max_period) * torch.arange(half, dtype=torch.float32, device=t.device) / half
+    exponent = -math.log(10000.0) * torch.arange(half, dtype=torch.float32, device=t.device) / half
     angles = t.float()[:, None] * torch.exp(exponent)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 

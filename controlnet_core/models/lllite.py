@@ -11,7 +11,6 @@ zero. Facts: kohya-ss/sd-scripts, `docs/train_lllite_README.md`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
@@ -21,7 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..config import SD15, SDXL, LLLiteConfig, LLLiteLayer, UNetConfig
-from .control import BindContext, ControlModel, Place, RowScale, level_side, place_level
+from .control import BindContext, ControlModel, FixedInputs, Place, RowScale, level_side, place_level
 from .layers import AttentionChange
 from .zero_conv import zero_
 
@@ -127,14 +126,14 @@ class ControlLLLite(ControlModel):
         """Whether the base has a transformer block of this width and resolution at each place."""
         return all(_has_place(layer, config) for layer in self.config.layers)
 
-    def bind(self, context: BindContext) -> BoundLLLite:
+    def bind(self, context: BindContext) -> FixedInputs:
         """Embed the hint for every layer."""
         hints = []
         for own, net in zip(self.config.layers, self.layers.values(), strict=True):
             assert isinstance(net, LLLite)
             size = [level_side(side, _level(own, context.base)) for side in context.size]
             hints.append(context.spread(net.embed_hint(context.hint, (size[0], size[1]))))
-        return BoundLLLite(tuple(hints))
+        return FixedInputs(tuple(hints))
 
     def attention_change(self, inputs: EmbeddedHints, place: Place, scale: RowScale) -> LLLiteChange | None:
         """What the networks beside the layers of one transformer block add."""
@@ -144,17 +143,6 @@ class ControlLLLite(ControlModel):
         nets = list(self.layers.values())
         steps = (None if n is None else LLLiteStep(nets[n], inputs[n]) for n in numbers)  # type: ignore[arg-type]
         return LLLiteChange(tuple(steps), scale)
-
-
-@dataclass(frozen=True, eq=False)
-class BoundLLLite:
-    """The embedded hints of a run."""
-
-    hints: EmbeddedHints
-
-    def inputs_at(self, sigma: float) -> EmbeddedHints:
-        """The hints; they do not depend on the noise level."""
-        return self.hints
 
 
 def layer_name(layer: LLLiteLayer) -> str:

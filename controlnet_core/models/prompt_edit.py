@@ -26,7 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .control import BindContext, Place, RowScale, TextControl
+from .control import BindContext, FixedInputs, Place, RowScale, TextControl
 from .layers import AttentionChange
 
 
@@ -94,27 +94,13 @@ class PromptEdit(TextControl):
         self.more_keys = _as_parameter(edited) if adds_words else None
         self.more_values = _as_parameter(added.to(edited)[:, None] * edited) if adds_words else None
 
-    @property
-    def hint_channels(self) -> int:
-        """3, the channels of a picture. The hint is not read."""
-        return 3
-
-    def bind(self, context: BindContext) -> BoundPromptEdit:
+    def bind(self, context: BindContext) -> FixedInputs:
         """Return an empty record: nothing depends on the run."""
-        return BoundPromptEdit()
+        return FixedInputs(None)
 
     def attention_change(self, inputs: None, place: Place, scale: RowScale) -> PromptEditChange:
         """The change of one transformer block; all blocks read the same texts."""
         return PromptEditChange(self.keys, self.values, self.more_keys, self.more_values, scale)
-
-
-@dataclass(frozen=True, eq=False)
-class BoundPromptEdit:
-    """A prompt edit in a run."""
-
-    def inputs_at(self, sigma: float) -> None:
-        """None: the texts are parameters of the net."""
-        return
 
 
 def _as_parameter(text: Tensor) -> nn.Parameter:

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .control import BindContext, Place, RowScale, TextControl, level_side, place_level
+from .control import BindContext, FixedInputs, Place, RowScale, TextControl, level_side, place_level
 from .layers import AttentionChange
 
 
@@ -86,29 +86,18 @@ class RegionPrompts(TextControl):
         """A mask for each region."""
         return len(self.config.weights)
 
-    def bind(self, context: BindContext) -> BoundRegions:
+    def bind(self, context: BindContext) -> FixedInputs:
         """Bring the masks to the tokens of each level, and make shares of them."""
         masks, levels = context.hint.float().clamp(0.0, 1.0), range(len(context.base.widths))
         sizes = [[level_side(side, level) for side in context.size] for level in levels]
         shares = (region_shares(masks, self.config.weights, (height, width)) for height, width in sizes)
         inputs = tuple(context.spread(share).to(context.text.dtype) for share in shares)
-        return BoundRegions(RegionInputs(inputs, context.base.res_blocks))
+        return FixedInputs(RegionInputs(inputs, context.base.res_blocks))
 
     def attention_change(self, inputs: RegionInputs, place: Place, scale: RowScale) -> RegionChange:
         """The texts and their shares at the tokens of this block."""
         level = place_level(place, len(inputs.shares), inputs.res_blocks)
         return RegionChange(tuple(self.texts), inputs.shares[level], scale)
-
-
-@dataclass(frozen=True, eq=False)
-class BoundRegions:
-    """The shares of a run."""
-
-    inputs: RegionInputs
-
-    def inputs_at(self, sigma: float) -> RegionInputs:
-        """The shares; they do not depend on the noise level."""
-        return self.inputs
 
 
 def region_shares(masks: Tensor, weights: Sequence[float], size: tuple[int, int]) -> Tensor:

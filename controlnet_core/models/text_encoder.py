@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import TextConfig
+from ..config import TextConfig, VisionConfig
 from ..errors import ShapeError, ValueRangeError
 from .layers import Attention, quick_gelu
 from .prompt import Section, tokenize_prompt
@@ -37,20 +37,17 @@ class CausalAttention(Attention):
     # Padding comes after the end mark, so the causal mask hides it and no other mask is needed.
     causal = True
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        return super().forward(x, self.kv(x))
-
 
 class ClipLayer(nn.Module):
-    """Pre-norm transformer layer: attention, then a perceptron four times as wide. (B,N,width) -> (B,N,width)."""
+    """Pre-norm transformer layer: attention, then a perceptron `hidden` wide. (B,N,width) -> (B,N,width)."""
 
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: TextConfig | VisionConfig, hidden: int, attention: type[Attention]) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(config.width)
-        self.attn = CausalAttention(config.width, config.width, config.heads, bias=True)
+        self.attn = attention(config.width, config.width, config.heads, bias=True)
         self.norm2 = nn.LayerNorm(config.width)
-        self.fc1 = nn.Linear(config.width, 4 * config.width)
-        self.fc2 = nn.Linear(4 * config.width, config.width)
+        self.fc1 = nn.Linear(config.width, hidden)
+        self.fc2 = nn.Linear(hidden, config.width)
         if config.activation not in ACTIVATIONS:
             choices = ", ".join(ACTIVATIONS)
             raise ValueRangeError(f"text encoder activation {config.activation!r} is unknown: choose one of {choices}")
@@ -68,7 +65,8 @@ class ClipLayer(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
+        y = self.norm1(x)
+        x = x + self.attn(y, self.attn.kv(y))
         return x + self.fc2(self.activation(self.fc1(self.norm2(x))))
 
 
@@ -85,7 +83,7 @@ class ClipTextModel(nn.Module):
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
         self.position_embedding = nn.Embedding(config.max_length, config.width)
-        layers = [ClipLayer(config) for _ in range(config.layers)]
+        layers = [ClipLayer(config, 4 * config.width, CausalAttention) for _ in range(config.layers)]
         self.layers = nn.ModuleList(layers)
         self.norm_out = nn.LayerNorm(config.width)
         self.projection = None if config.projection is None else nn.Linear(config.width, config.projection, bias=False)

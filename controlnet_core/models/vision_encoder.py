@@ -6,7 +6,6 @@ Dosovitskiy et al. 2021 (Vision Transformer).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from ..config import VisionConfig
 from .layers import Attention
-from .text_encoder import ACTIVATIONS
+from .text_encoder import ClipLayer
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -34,24 +33,6 @@ class VisionOutput(NamedTuple):
     embeds: Tensor
 
 
-class VisionLayer(nn.Module):
-    """Pre-norm transformer layer: attention of all patches, then a perceptron. (B,N,width) -> (B,N,width)."""
-
-    def __init__(self, config: VisionConfig) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(config.width)
-        self.attn = Attention(config.width, config.width, config.heads, bias=True)
-        self.norm2 = nn.LayerNorm(config.width)
-        self.fc1 = nn.Linear(config.width, config.hidden)
-        self.fc2 = nn.Linear(config.hidden, config.width)
-        self.activation = ACTIVATIONS[config.activation]
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.norm1(x)
-        x = x + self.attn(y, self.attn.kv(y))
-        return x + self.fc2(self.activation(self.fc1(self.norm2(x))))
-
-
 class ClipVisionModel(nn.Module):
     """CLIP's image transformer."""
 
@@ -62,7 +43,7 @@ class ClipVisionModel(nn.Module):
         self.patches = nn.Conv2d(3, config.width, config.patch, stride=config.patch, bias=False)
         self.position_embedding = nn.Embedding((config.side // config.patch) ** 2 + 1, config.width)
         self.norm_in = nn.LayerNorm(config.width)
-        self.layers = nn.ModuleList(VisionLayer(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(ClipLayer(config, config.hidden, Attention) for _ in range(config.layers))
         self.norm_out = nn.LayerNorm(config.width)
         self.projection = None if config.projection is None else nn.Linear(config.width, config.projection, bias=False)
 
@@ -79,9 +60,7 @@ class ClipVisionModel(nn.Module):
         return VisionOutput(x, before, embeds if self.projection is None else self.projection(embeds))
 
 
-def prepare_pictures(
-    image: Tensor, side: int = 224, *, crop: bool = True, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
-) -> Tensor:
+def prepare_pictures(image: Tensor, side: int = 224, *, crop: bool = True) -> Tensor:
     """Pictures (B, H, W, C) in [0, 1] -> (B, 3, side, side), normalised as in CLIP's training.
 
     crop: keep the proportions and cut the longer side at both ends; else stretch.
@@ -96,5 +75,5 @@ def prepare_pictures(
         x = x[..., top : top + side, left : left + side]
     # Rounded to bytes, as the pictures of the training were.
     x = (255.0 * x).clamp(0, 255).round() / 255.0
-    channels = [torch.tensor(values, device=x.device).reshape(3, 1, 1) for values in (mean, std)]
+    channels = [torch.tensor(values, device=x.device).reshape(3, 1, 1) for values in (MEAN, STD)]
     return (x - channels[0]) / channels[1]

@@ -11,14 +11,14 @@ from ..models.controlnet import ControlNet
 from ..models.unet import UNet
 
 
-def compile_networks(unet: UNet, net: ControlNet, device: torch.device, backend: str = "inductor") -> tuple[Any, Any]:
+def compile_networks(unet: UNet, net: ControlNet, device: torch.device) -> tuple[Any, Any]:
     """Functions that compute what UNet and net compute. They are compiled at the first step, for minutes.
 
     The modules are not changed: probes, samples and files use them as they are. backend: of torch.compile. Raises
     MissingPackageError where torch finds no compiler for the device.
     """
-    check_compiler(device, backend)
-    return torch.compile(unet, backend=backend), torch.compile(net, backend=backend)
+    check_compiler(device)
+    return torch.compile(unet), torch.compile(net)
 
 
 def check_compiler(device: torch.device, backend: str = "inductor") -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -34,7 +33,6 @@ def export(
     *,
     layout: LayoutName = "ldm",
     dtype: torch.dtype | None = torch.float16,
-    metadata: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Write the averaged net, and the base if its decoder was trained too; return the files.
 
@@ -43,7 +41,7 @@ def export(
     """
     checkpoint, loop = training.checkpoint, training.loop
     check_layout(layout, training.options.rank)
-    about = {RECIPE_KEY: f"{loop.recipe}, {training.options}, {loop.step} steps done", **(metadata or {})}
+    about = {RECIPE_KEY: f"{loop.recipe}, {training.options}, {loop.step} steps done"}
     files = export_files(path, not training.options.sd_locked)
     # The averaged weights: single steps of a small batch are noisy.
     with loop.averaged():

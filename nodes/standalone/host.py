@@ -40,7 +40,7 @@ from ...controlnet_core.sample import cut_sigmas
 from ...preprocessors.learned.library import Library
 from ..folders import ALIASES, MODEL_ENDINGS, find_file, list_models
 from ..speed import describe_ignored
-from ..units import add_units, hint_of, put_on_curve, replace_unit, unit_of
+from ..units import add_units, hint_of, on_curve, replace_unit, unit_of
 from ..upscale import enlarge
 from ..values import Conditioning, Controlled, ControlSpec, Halves, Latent, SamplerInputs
 from . import loras
@@ -311,7 +311,9 @@ class StandaloneHost:
         self, model: Model, positive: Conditioning, negative: Conditioning, unit: int, curve: Curve
     ) -> Halves:
         """Both halves with the strength of one unit multiplied by a curve."""
-        return put_on_curve(positive, negative, self.controlled(model, positive).units[unit], curve)
+        old = self.controlled(model, positive).units[unit]
+        new = on_curve(old, curve)  # one for both halves, which share the old one
+        return replace_unit(positive, old, new), replace_unit(negative, old, new)
 
     def decode_prediction(self, model: Model, vae: Vae | None, prediction: Tensor) -> Tensor:
         """IMAGE of the prediction of a step."""
