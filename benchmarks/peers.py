@@ -309,7 +309,7 @@ class Accelerated(Comfy):
         accelerate, control = (importlib.import_module(name) for name in nodes)
         self.name = f"Accelerate, {weights}"
         self.samplers = comfy.samplers
-        self.unet, _ = accelerate.accelerated(comfy.unet, weights)
+        self.unet, _ = accelerate.accelerate_model(comfy.unet, weights)
         self.nets = [control.load(Path(_weights(folder, f"net{i}"))) for i in range(count)]
 
 

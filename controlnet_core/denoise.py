@@ -67,7 +67,7 @@ def controlled_features(
     targets = list(islice(encoder_targets(model, rows, inputs, count is None), count))
     for net in inputs.nets:
         if net.net.entry == "skips":
-            targets = list(controlled(model, targets, net, rows, count is None))
+            targets = list(with_residuals(model, targets, net, rows, count is None))
     return targets
 
 
@@ -76,7 +76,7 @@ def encoder_targets(model: ControlledUNet, rows: Tensor, inputs: BatchInputs, ma
     targets = encode(model.unet, rows, inputs)
     for net in inputs.nets:
         if net.net.entry in ("encoder", "exchange"):
-            targets = controlled(model, targets, net, rows, may_run)
+            targets = with_residuals(model, targets, net, rows, may_run)
     return targets
 
 
@@ -91,7 +91,7 @@ def encode(unet: UNet, rows: Tensor, inputs: BatchInputs) -> Iterator[Tensor]:
     yield repeat_rows(unet.middle(h, inputs.blocks.middle), len(rows))
 
 
-def controlled(
+def with_residuals(
     model: ControlledUNet, targets: Iterable[Tensor], net: NetInputs, rows: Tensor, may_run: bool
 ) -> Iterator[Tensor]:
     """The targets with the residuals of one net added in place, one by one.

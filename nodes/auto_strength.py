@@ -1,4 +1,4 @@
-"""The node that finds the strength at which the picture follows its hint as well as asked."""
+"""The node that finds the smallest strength at which the picture reaches a wanted fidelity to its hint."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TARGET_INPUTS = (
 
 
 class TargetNode(Node):
-    """Base of the nodes that sample until the image follows its hint as well as asked."""
+    """Base of the nodes that sample until the image has the wanted fidelity to its hint."""
 
     CATEGORY = "ControlNet Core/sample"
     OUTPUT_NODE = True

@@ -19,7 +19,7 @@ from .preprocess import core_errors
 
 CATEGORY = "ControlNet Core/finish"
 LATENT_CELL = 8
-"""Pixels of a latent cell: VAE Encode cuts off what is over, half of it on each side."""
+"""Pixels of a latent cell: VAE Encode cuts off the remainder of a side, half of it at each end."""
 
 
 class TileColorFix(Node):

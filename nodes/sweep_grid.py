@@ -22,7 +22,7 @@ _RANGE = re.compile(r"\s*(\S+?)\.\.([^\s/]+)(?:/(\d{1,18}))?\s*")
 
 @dataclass(frozen=True)
 class Axis:
-    """One swept value. target: what is set, such as "NODE.INPUT". values: as texts."""
+    """One input that is swept. target: its name, such as "NODE.INPUT". values: as texts."""
 
     target: str
     values: tuple[str, ...]

@@ -151,7 +151,7 @@ class _Run:
         run_each(work, count, parallel, self._report)
 
     def _prepared_frames(self) -> Iterator[np.ndarray]:
-        """A frame is reported when the next one is asked for: the function is done with it then."""
+        """Yields the frames. Progress is reported when the next one is read: the function has finished this one."""
         for index, frame in enumerate(self.frames):
             yield self._prepare(frame)
             self._report(index + 1)

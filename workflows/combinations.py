@@ -22,7 +22,7 @@ class Row:
 
 
 class Combinations:
-    """A sequence of rows, of which only the one that is asked for is in memory. The last source varies fastest."""
+    """A sequence of rows. Each is made when it is read: millions take no memory. The last source varies fastest."""
 
     def __init__(self, sources: Sequence[Sequence[Entry]], seeds: Sequence[int | None], *, paired: bool) -> None:
         """paired: the first entry of each source makes the first row, and so on. Raises ValueRangeError for unequal

@@ -140,7 +140,7 @@ def _print_result(args: argparse.Namespace, log: RowLog, seconds: float) -> None
 
 
 def _declared_once(cls: Any) -> type:
-    """Return a node class whose inputs are asked for once: LoadImage lists the input folder each time."""
+    """The node class with INPUT_TYPES called once: that of LoadImage lists the input folder at each call."""
 
     @keep
     def inputs() -> Any:

@@ -19,7 +19,7 @@ EDITOR_NODES: Mapping[str, str] = {
 
 
 class Equivalent(NamedTuple):
-    """What does the work of a node. ours: our node, empty if there is none; then `without` says what is missing."""
+    """Our replacement of a node. ours: our node, empty if there is none; `without` then names what is lost."""
 
     ours: str
     setting: str

@@ -195,7 +195,7 @@ def _pictures(jobs: Sequence[Job], outcome: Outcome, *, is_clamped: bool) -> Ite
 
 
 def _outside(pixels: np.ndarray) -> str:
-    """Return what is lost of floats outside 0..1 by kinds that clamp them, empty for other pictures."""
+    """A note about numbers outside 0 to 1, which this kind clamps; empty for pictures without such numbers."""
     if pixels.dtype.kind != "f" or bool(((pixels >= 0) & (pixels <= 1)).all()):
         return ""
     return (

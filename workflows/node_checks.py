@@ -61,7 +61,7 @@ class NodeChecker:
         self.own_checks, self.checks_all = _validator_arguments(cls)
 
     def run(self) -> list[Problem]:
-        """Check all inputs. What the class itself checks is only asked if they have no problem."""
+        """Check all inputs, and if these have no problem, call the checks of the class itself."""
         found = [problem for spec in self.spec.inputs.values() if (problem := self._input(spec)) is not None]
         if found:
             return found

@@ -43,7 +43,7 @@ class MissingRay(CoreError):
 
 
 def add_ray_arguments(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add --ray, --workers, --worker-cores. what: the things that the workers share."""
+    """Add --ray, --workers, --worker-cores. what: the plural of a piece of work in help texts, such as "pictures"."""
     add = parser.add_argument_group("several processes or machines, with Ray (pip extra `ray`)").add_argument
     add(
         "--ray", metavar="ADDRESS", nargs="?", const="",
@@ -162,14 +162,14 @@ class RayPool:
 
 
 class Worker:
-    """A process of Ray that makes things."""
+    """A process of Ray that does pieces of work."""
 
     def __init__(self, prepare: Callable[[], Callable[[Any], Any]], folder: str) -> None:
         self._prepare, self._folder = prepare, folder
         self._work: Callable[[Any], Any] | None = None
 
     def start(self) -> CoreError | None:
-        """Prepare the work, and return what is wrong with this machine."""
+        """Prepare the work. Return an error that this machine has, or None."""
         try:
             self._make_ready()
         except CoreError as error:

@@ -37,7 +37,7 @@ def shard_argument(text: str) -> Shard:
 
 
 def add_shard_argument(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add --shard. what: of which things this is a part."""
+    """Add --shard. what: the plural noun for the parts of the whole in the help text."""
     parser.add_argument(
         "--shard", metavar="K/N", type=shard_argument, default=Shard(),
         help=f"make only the K-th of N equal parts of the {what}, such as 3/16",

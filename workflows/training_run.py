@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from ..controlnet_core.checkpoints.io import read_header
 from ..controlnet_core.checkpoints.load import load_checkpoint, load_controlnet
-from ..controlnet_core.checkpoints.save import LayoutName
 from ..controlnet_core.errors import CheckpointError, Interrupted, MissingFileError, ValueRangeError
 from ..controlnet_core.runtime.device import DTYPES, Runtime
 from ..controlnet_core.sample import SampleSettings
@@ -36,13 +35,13 @@ from ..controlnet_core.training.processes import ALONE, Processes, find_processe
 from ..controlnet_core.training.trackers import Tracker, open_tracker
 from ..controlnet_core.training.work_folder import WorkFolder, settings_of
 from ..nodes.builtin import checkpoints
+from ..nodes.nets import LAYOUTS
 from ..nodes.standalone.host import ASSETS
 from .destinations import check_file, check_folder
 from .paths import user_path
 from .stop_signals import stop_signals
 from .training_report import write_report
 
-LAYOUTS: dict[str, LayoutName] = {"cldm": "ldm", "diffusers": "diffusers", "core": "core"}
 DEMO = "demo"
 CONTROL_LORA, USUAL_RANK = "control-lora", 128
 SHOWN_BUCKETS, MOST_WORKERS = 8, 64
@@ -99,7 +98,7 @@ def train(args: argparse.Namespace) -> int:
 
 
 def _begin(args: argparse.Namespace, work: WorkFolder, training: ControlNetTraining, settings: dict[str, Any]) -> bool:
-    """Continue from the state in the work folder, if it has one. False where all is done, which is said."""
+    """Continue from the state in the work folder, if it has one. Return False, after saying so, if nothing is left."""
     loop, is_first = training.loop, training.loop.processes.is_first
     # Only now: another training may have written the folder's settings and state while the models were loaded.
     changed = work.compare(settings) if is_first else []
@@ -129,7 +128,7 @@ def prepare(
     """
     recipe, options = choose_recipe(args)
     base = _find_base(args.base)
-    # Of weights that are mapped and let go again: where all is encoded, encoders then take no memory.
+    # A second load, whose mapped weights are let go: where all latents are cached, the encoders then take no memory.
     identity = encoders_digest(load_checkpoint(base)) if args.cache else ""
     disk = DiskCache(work.cache_folder, identity, processes.index) if args.cache else None
     checkpoint = load_checkpoint(base, dtype=torch.float32)
@@ -167,11 +166,10 @@ def prepare(
         workers=args.workers,
         compiled=args.compile,
     )
-    held = "" if len(data) >= ALL_TRAINED else ", none of them held out for the probe"
-    _print(
-        args,
-        f"{len(data)} examples of {size} pixels{_bucket_words(data)}{held}; {checkpoint.identity.summary}; on {device}",
-    )
+    about = f"{size} pixels{_bucket_words(data)}"
+    if len(data) < ALL_TRAINED:
+        about += ", none of them held out for the probe"
+    _print(args, f"{len(data)} examples of {about}; {checkpoint.identity.summary}; on {device}")
     return training, settings_of(args.data, base, args.start, data, recipe, options)
 
 

@@ -1,4 +1,4 @@
-"""Correct a strength while sampling, so that the picture follows its hint as well as asked: a closed loop.
+"""Corrects a strength while sampling, so that the picture reaches a wanted fidelity: a closed loop.
 
 At every k-th step the prediction of the finished picture is decoded, and its fidelity f to the hint is measured (see
 `fidelity`). A proportional-integral rule (Astrom and Murray 2008, "Feedback Systems", chapter 10) sets the strength for

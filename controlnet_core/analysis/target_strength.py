@@ -1,4 +1,4 @@
-"""The smallest strength at which a picture follows its hint as well as asked.
+"""Finds the smallest strength at which a picture reaches a wanted fidelity to its hint.
 
 Let f(s) be the fidelity (see `fidelity`) of the picture that strength s gives. It rises with the strength, and may fall
 again where control spoils the picture. The search keeps a curve that it takes for f: a typical one, moved to where runs

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 WIDTH, PANEL, LEFT = 760, 220, 76
 SMOOTHED = 0.05
-"""The mean of the loss runs over this fraction of its points: single batches differ by more than what is learned."""
+"""The mean of the loss covers this fraction of its points: single batches differ more than the training changes."""
 
 
 def draw_training(reports: Sequence[Report], probes: Sequence[Probe]) -> np.ndarray:

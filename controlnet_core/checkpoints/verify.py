@@ -40,7 +40,7 @@ LATENT = 16
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was tried on a file. text: the result, or the reason why it failed or was skipped."""
+    """One check of a file. text: its result, or the reason why it failed or was skipped."""
 
     name: str
     state: State
@@ -71,7 +71,7 @@ class FileReport:
 
 
 def run_check(name: str, action: Callable[[], str]) -> Check:
-    """Try one thing and record the result; `action` returns what it found. Errors become a part of the report."""
+    """Run one check. action: returns the text of its result; an error that it raises becomes a part of the report."""
     try:
         return Check(name, "passed", action())
     except NoReference as reason:

@@ -26,7 +26,7 @@ MIN_REST = 1e-5
 
 
 def dpm_fast(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: NoiseSource, on_step: OnStep) -> Tensor:
-    """DPM-Solver-fast (Lu et al., 2022a, section 3.4): as many evaluations as steps were asked for.
+    """DPM-Solver-fast (Lu et al., 2022a, section 3.4): as many evaluations as the given number of steps.
 
     Steps of order 3, evenly spaced in lambda, and at the end the orders that use up the evaluations.
     """

@@ -91,7 +91,7 @@ class Adapter(ControlModel):
 
     @property
     def hint_channels(self) -> int:
-        """Channels of the picture that is asked for; a net that reads gray makes it so itself."""
+        """Channels of the hint that the caller gives: at least RGB. A net for gray hints converts it itself."""
         return max(3, self.config.hint_channels)
 
     @property

@@ -102,7 +102,7 @@ def pool_residual(projection: ResidualProjection) -> ResidualProjection:
 
 @dataclass(frozen=True, eq=False)
 class BindContext:
-    """What a net is told about the rows that it will control in one run. Data only.
+    """The rows that a net controls in one run, and what it needs to know about them. Data only.
 
     hints: the unit's images, each (1 or B, C, 8h, 8w) in [0, 1], resized, on the device and in the run's dtype.
     kinds: what each hint shows, "" if unknown. text: (rows, tokens, context_dim). label: (rows, label_dim) or None.

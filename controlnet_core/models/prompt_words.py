@@ -188,7 +188,7 @@ def _align_words(moved: Tensor, added: Tensor, old: Sequence[tuple[int, int]], n
 
 
 def _align_marks(moved: Tensor, old: _Section, new: _Section) -> None:
-    """Start and end marks stay, and padding in order; what is left over goes to the last one."""
+    """Start and end marks keep their places. Padding is matched in order; surplus padding goes to the last one."""
     moved[old.start, new.start] = moved[old.end, new.end] = 1.0
     last = new.padding[-1] if new.padding else new.end
     for number, place in enumerate(old.padding):

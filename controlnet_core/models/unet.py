@@ -83,7 +83,7 @@ class BlockStack(nn.Module):
 
     blocks: Sequence[ConvBlock | ResTransformer]
     recompute = False
-    """Whether the backward pass computes each block again instead of keeping what is inside it (Chen et al. 2016)."""
+    """Whether the backward pass computes each block again instead of storing its activations (Chen et al. 2016)."""
 
     def run(self, block: nn.Module, *inputs: Any) -> Tensor:
         """The output of one block."""

@@ -1,4 +1,4 @@
-"""How much memory a run takes beside what is free, and how it is made to fit."""
+"""The memory that a run takes, compared with the free memory, and ways to make it fit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 MB = 1e6
 ROOM = 0.9
-"""Share of the free memory that a run may take; the rest is for what is not counted."""
+"""Fraction of the free memory that a run may take. The rest covers allocations that the estimate does not count."""
 SPARE = 64 * 2**20
 """Bytes that a share of resident weights leaves free beside that."""
 TILES = (128, 96, 64, 48, 32)

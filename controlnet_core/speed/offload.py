@@ -135,7 +135,7 @@ class OffloadedLayer(LazyWeight):
 
 
 def _pinned(weight: Tensor) -> Tensor:
-    """In pinned memory, from which the GPU copies by itself; unpinned, and slower, if the system has no more of it."""
+    """The weight in pinned memory, which a GPU reads without the CPU; unpinned and slower if none of it is left."""
     try:
         return weight.pin_memory()
     except RuntimeError:

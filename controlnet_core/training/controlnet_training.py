@@ -342,7 +342,7 @@ def size_multiple(config: ModelConfig) -> int:
 
 
 def usual_rate(recipe: Recipe, options: TrainingOptions) -> Recipe:
-    """The paper's recipe with the usual rate of what is trained: lower for an unlocked base, higher for a LoRA."""
+    """The recipe with the usual learning rate if it has the paper's: lower for an unlocked base, higher for a LoRA."""
     if recipe.lr != PAPER.lr:
         return recipe
     if not options.sd_locked:

@@ -67,7 +67,10 @@ def open_examples(
 
 
 def measure_files(examples: tuple[Example, ...], known_sizes: Path | None = None) -> dict[Path, list[int] | str]:
-    """Each file of the examples -> [height, width], or what is wrong with it. known_sizes: see `open_examples`."""
+    """[height, width] of each file of the examples, or a text that says why it cannot be used.
+
+    known_sizes: see `open_examples`.
+    """
     files = dict.fromkeys(file for example in examples for file in (example.picture, example.hint))
     known = KnownFiles(known_sizes)
     # Pillow decodes without holding the interpreter lock, so threads work in parallel.
@@ -87,7 +90,7 @@ def find_faults(examples: tuple[Example, ...], found: dict[Path, list[int] | str
 
 
 def _measure(file: Path, known: KnownFiles) -> list[int] | str:
-    """[height, width] of a good picture, or what is wrong with the file."""
+    """[height, width] of a good picture, or a text that says why the file cannot be used."""
     try:
         if not file.stat().st_size:
             return f"{file} is empty (0 bytes)"

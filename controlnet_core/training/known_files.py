@@ -38,7 +38,7 @@ class KnownFiles:
         self._now.pop(str(file), None)
 
     def save(self) -> None:
-        """Write what is known of the files that were asked for."""
+        """Write the sizes of all files that `recall` returned."""
         if self._path is not None:
             with writing(self._path), atomic_write(self._path) as out:
                 out.write(json.dumps(self._now).encode())

@@ -135,7 +135,7 @@ class TarExamples:
         return fit_pixels(pixels, (self.size, self.size), is_hint=is_hint)
 
     def _find(self, row: int) -> Place:
-        """The place of a row. Rows are usually asked for in rising order; to go back begins the epoch again."""
+        """The place of a row. Rows usually come in rising order; a smaller number starts the epoch again."""
         if row < 0:
             return self._held[row]
         with self._lock:
@@ -226,7 +226,7 @@ def find_shards(folder: Path) -> list[Shard]:
 
 
 def read_shard(shard: Shard, columns: Columns) -> Iterator[Place | str]:
-    """The examples of a shard in the order of the file; for an incomplete one, what is missing."""
+    """The examples of a shard in the order of the file; for an incomplete example, a text that names what it lacks."""
     # An index of this shard's hints only: hints that failed at first may stand behind the others.
     apart = {key: part for tar in shard.hints for key, part in _members(tar) if _role(part.name, columns) == "picture"}
     for key, members in itertools.groupby(_members(shard.pictures), key=lambda member: member[0]):

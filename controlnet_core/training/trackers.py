@@ -43,7 +43,7 @@ class Tracker:
             tracker.log_images({"samples": [pixels]}, step=step)
 
     def finish(self) -> None:
-        """Write what is not written yet."""
+        """Write the entries that are still in memory."""
         self.accelerator.end_training()
 
 

@@ -1,6 +1,6 @@
 """Our engine on a native MODEL under any native sampler.
 
-`accelerated` puts a wrapper around ComfyUI's UNet. Its fast path runs our UNet on ComfyUI's layers, with text and
+`accelerate_model` puts a wrapper around ComfyUI's UNet. Its fast path runs our UNet on ComfyUI's layers, with text and
 timesteps projected once per run. A call that our UNet would not compute as ComfyUI does is left to ComfyUI.
 """
 
@@ -52,7 +52,7 @@ TIMESTEPS: Any = SimpleNamespace(timestep=lambda t: t)
 """The noise schedule of a UNet that is given timesteps instead of noise levels."""
 
 
-def accelerated(model: Any, weights: str, node: str | None = None) -> tuple[Any, str]:
+def accelerate_model(model: Any, weights: str, node: str | None = None) -> tuple[Any, str]:
     """A clone of a MODEL with the engine around its UNet, and what to expect of it.
 
     weights: "shared" borrows ComfyUI's layers, "packed" keeps a copy in the backend's layout. node: the ID of
@@ -92,7 +92,7 @@ class Call:
 
 
 def obstacle_of_model(patcher: Any) -> str:
-    """Why the engine cannot run on a model whatever is asked of it; empty if it can."""
+    """Why no call of this model can run on the engine; empty if calls can."""
     return next((words for words, holds in ON_MODEL if holds(patcher)), "")
 
 
@@ -130,7 +130,7 @@ def needs_wide_attention(call: Call) -> bool:
 
 
 def residual_misfit(control: Residuals | None, config: UNetConfig, x: Tensor) -> str:
-    """Why residuals cannot be added to a UNet of this shape; empty if they can. Our own nets were asked before."""
+    """Why residuals cannot be added to a UNet of this shape; empty if they can. Our own nets were checked before."""
     heights, widths = (block_heights(config, side)[:-1] for side in x.shape[-2:])
     skips = list(zip(encoder_widths(config), heights, widths, strict=True))
     targets = {"input": skips, "middle": skips[-1:], "output": skips[::-1]}
@@ -169,7 +169,10 @@ class Report:
 
 
 class Engine:
-    """The wrapper. Between runs it keeps no layer of ComfyUI; only the packed copy, if packed weights were chosen."""
+    """The wrapper around a MODEL's UNet that runs it on our engine where that is possible.
+
+    Between runs it keeps no layer of ComfyUI; only the packed copy, if packed weights were chosen.
+    """
 
     def __init__(self, frame: borrowed_unet.Frame, weights: str, node: str | None) -> None:
         self.frame, self.weights, self.node = frame, weights, node

@@ -1,4 +1,4 @@
-"""What our nets are told about the rows of a batch in ComfyUI (see `models.control.BindContext`)."""
+"""Describes the rows of a batch in ComfyUI for our nets (see `models.control.BindContext`)."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ class ComfyHost:
     with_curve = staticmethod(apply.with_curve)
     crop_control = staticmethod(apply.crop_control)
     sample = staticmethod(sampling.sample)
-    accelerate = staticmethod(accelerate.accelerated)
+    accelerate = staticmethod(accelerate.accelerate_model)
     with_options = staticmethod(shortcut_wrappers.with_options)
     options_of = staticmethod(shortcut_wrappers.options_of)
 

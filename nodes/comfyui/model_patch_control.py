@@ -186,7 +186,7 @@ class ModelPatchControl(JoinedHint, comfy.controlnet.ControlBase):
         return self.strength * (1.0 if curve is None else curve(position(sigma, self.percent_to_sigma)))
 
     def _weights(self, source: Tensor, rows: Sequence[float], order: BatchRows, x: Tensor) -> Tensor | None:
-        """(rows, tokens, 1) to multiply what is added to tokens with; None where it is 1 everywhere."""
+        """Factors (rows, tokens, 1) of what the patches add to the tokens; None if all of them are 1."""
         mask = self.parts.split(source, self.name).mask()
         if mask is None and all(row == 1.0 for row in rows):
             return None

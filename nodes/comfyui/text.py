@@ -39,7 +39,7 @@ class OwnTokenizer:
         self.encoder = encoder
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_: Any) -> dict[str, Any]:
-        """Sections of 77 (id, weight), or (id, weight, 0) where the place of the word is asked for."""
+        """Sections of 77 (id, weight), or (id, weight, 0) where the caller wants the place of the word."""
         sections = self.encoder.sections(text)
         extra = (0,) if return_word_ids else ()
         return {KEY: [[(i, w, *extra) for i, w in zip(c.ids, c.weights, strict=True)] for c in sections]}

@@ -30,7 +30,7 @@ def watch_loaders(classes: dict[str, type], receive: Receive) -> None:
 
 
 def _loads_model(cls: Any) -> bool:
-    """Whether a node gives a MODEL and takes none. What it takes is asked only of those that give one."""
+    """Whether a node returns a MODEL and reads none. INPUT_TYPES may be slow: it is called only if one is returned."""
     try:
         if "MODEL" not in tuple(getattr(cls, "RETURN_TYPES", None) or ()):
             return False

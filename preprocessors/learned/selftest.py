@@ -57,7 +57,7 @@ def check(entry: Entry, picture: np.ndarray, library: Library) -> Finding:
 
 
 def judge(entry: Entry, hint: np.ndarray) -> str:
-    """Say what is implausible about a hint (H,W,3) of a photo with a person in the middle; empty if nothing is."""
+    """Why a hint (H,W,3) of a photo with a person in the middle is implausible; empty if it is plausible."""
     if not np.isfinite(hint).all():
         return "the hint has NaN or infinite values"
     height, width = hint.shape[:2]

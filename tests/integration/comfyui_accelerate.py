@@ -368,7 +368,7 @@ def refusals(session: Any) -> dict[str, Any]:
         "outside": [run.engine.report.text(), torch.equal(outside, unet.forward(**given, transformer_options={}))],
         "heads": session.error(lambda: binding.bind(fewer, unet, torch.float32)),
         "shape": session.error(lambda: binding.bind(binding.frame(module.UNetConfig()), unet, torch.float32)),
-        "flux": module.accelerated(flux, "shared")[1],
+        "flux": module.accelerate_model(flux, "shared")[1],
         "edges": [binding.packing_blocker(layer) for layer in over_the_edges()],
     }
 
