@@ -37,6 +37,9 @@ from .model_paths import model_folders
 Picture: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
 """A file, a PIL image, or an array or tensor (H, W), (H, W, C) or (1, H, W, C): floats in [0, 1], uint8 or uint16."""
 
+Models: TypeAlias = str | Path | Sequence[str | Path]
+"""Models folders of ComfyUI, or their extra_model_paths.yaml."""
+
 
 @dataclass(frozen=True, eq=False)
 class Control:
@@ -52,13 +55,7 @@ class Control:
     kind: str
 
 
-def load(
-    model: str | Path = "demo",
-    *,
-    models: str | Path | Sequence[str | Path] = (),
-    device: str = "auto",
-    dtype: str = "auto",
-) -> Pipe:
+def load(model: str | Path = "demo", *, models: Models = (), device: str = "auto", dtype: str = "auto") -> Pipe:
     """Load a checkpoint with its text encoder and autoencoder.
 
     model: "demo" for the built-in model, a path to a checkpoint, or the name of a file in `models`/checkpoints.
@@ -72,9 +69,7 @@ def load(
     return Pipe(host, *host.load_checkpoint(_model_file(host, "checkpoints", model, demo)))
 
 
-def preprocess(
-    kind: str, picture: Picture, *, models: str | Path | Sequence[str | Path] = (), **options: Any
-) -> np.ndarray:
+def preprocess(kind: str, picture: Picture, *, models: Models = (), **options: Any) -> np.ndarray:
     """Make a hint from a picture. Returns an array (H, W, 3), float32 in [0, 1]; inpaint marks its pixels by -1.
 
     kind: a preprocessor such as "canny"; `preprocessors.names()` lists them all. models: where the networks of
@@ -174,7 +169,7 @@ class Pipe:
         return ControlSpec(net, image, one.strength, one.start, one.end, one.mode, mask, options=options)
 
 
-def _host(models: str | Path | Sequence[str | Path], device: str = "auto", dtype: str = "auto") -> StandaloneHost:
+def _host(models: Models, device: str = "auto", dtype: str = "auto") -> StandaloneHost:
     """The host that the command line uses, on these models folders."""
     roots, by_kind = model_folders([models] if isinstance(models, (str, Path)) else models)
     return StandaloneHost(models_dirs=roots, model_folders=by_kind, device=device, dtype=dtype)

@@ -32,10 +32,9 @@ from .layers import AttentionChange
 
 @dataclass(frozen=True)
 class PromptEditConfig:
-    """text_width: of the texts. adds_words: whether words of the edited prompt attend by themselves."""
+    """text_width: of the texts."""
 
     text_width: int
-    adds_words: bool
 
 
 class _Fields(NamedTuple):
@@ -87,7 +86,7 @@ class PromptEdit(TextControl):
     def __init__(self, prompt: Tensor, edited: Tensor, moved: Tensor, added: Tensor) -> None:
         super().__init__()
         adds_words = bool((added != 0).any())
-        self.config = PromptEditConfig(prompt.shape[-1], adds_words)
+        self.config = PromptEditConfig(prompt.shape[-1])
         values = moved.to(edited) @ edited
         # Parameters, so that they follow the net to its device and dtype.
         self.keys, self.values = _as_parameter(prompt), _as_parameter(values)

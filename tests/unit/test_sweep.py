@@ -14,8 +14,7 @@ from comfyui_controlnet_core.controlnet_core.errors import CoreError, ValueRange
 from comfyui_controlnet_core.nodes import build_nodes
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.nodes.sweep_grid import read_values as values_of
-from comfyui_controlnet_core.workflows import cli, session
-from comfyui_controlnet_core.workflows.commands import sweep as sweep_command
+from comfyui_controlnet_core.workflows import cli, session, several_runs
 from PIL import Image
 
 FLOAT, INT, TEXT, CHOICE = "FLOAT", "INT", "STRING", "COMBO"
@@ -119,7 +118,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return session.Session(host, {**build_nodes(host), "Net": Net, "Paint": Paint})
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sweep_command, "open_session", open_session)
+    monkeypatch.setattr(several_runs, "open_session", open_session)
     Net.loads.clear()
     Path("w.json").write_text(json.dumps(GRAPH))
     return tmp_path

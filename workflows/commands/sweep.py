@@ -9,22 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...nodes.sweep_grid import ASK_ABOVE
-from ..bundled import find_workflow
-from ..destinations import check_folder
 from ..execution import Cache, execute
 from ..fitting import require_fit
-from ..formats import read_document, to_graph
+from ..formats import to_graph
 from ..graph import Graph
 from ..reporting import Reporter
-from ..session import (
-    Session,
-    add_device_arguments,
-    add_file_argument,
-    add_folder_arguments,
-    add_memory_arguments,
-    add_output_arguments,
-    open_session,
-)
+from ..session import Session, add_file_argument
+from ..several_runs import add_run_arguments, open_runs
 from ..sweep_cells import Shown, choose_shown
 from ..sweeping import Sweep, plan_sweep
 from ..terminal import printable
@@ -45,20 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add("--picture", metavar="NODE", help="the output node to show (default: the one that depends on what is swept)")
     add("--yes", action="store_true", help=f"run more than {ASK_ABOVE} cells")
-    add_folder_arguments(parser)
-    add_device_arguments(parser)
-    add_memory_arguments(parser)
-    add_output_arguments(parser)
+    add_run_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run every cell with one cache: a node whose inputs stay the same, such as a loader, runs once."""
     began = time.perf_counter()
-    document = read_document(find_workflow(args.file))
-    check_folder("--output", Path(args.output))
-    reporter = Reporter(quiet=args.quiet, each_node=False)
-    session = open_session(args, reporter.on_step)
-    session.host.on_note = reporter.line
+    document, session, reporter = open_runs(args)
     sweep = plan_sweep(to_graph(document, session.classes), session.classes, args.set, confirmed=args.yes)
     swept = [axis.target.rpartition(".")[0].strip() for axis in sweep.axes]
     shown = choose_shown(sweep.graph, session.classes, swept, args.picture)

@@ -9,22 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ...controlnet_core.analysis.target_strength import TargetStrength, find_strength
-from ..bundled import find_workflow
-from ..destinations import check_folder
 from ..execution import Cache, execute
 from ..fitting import require_fit
-from ..formats import read_document, to_graph
+from ..formats import to_graph
 from ..graph import Graph
-from ..reporting import Reporter
-from ..session import (
-    Session,
-    add_device_arguments,
-    add_file_argument,
-    add_folder_arguments,
-    add_memory_arguments,
-    add_output_arguments,
-    open_session,
-)
+from ..session import Session, add_file_argument
+from ..several_runs import add_run_arguments, open_runs
 from ..terminal import printable
 from ..tuning import Tuning, plan_tuning
 from ..validation import require_runnable
@@ -43,20 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="at most so many full runs, after short ones with half of the steps (default: 3)",
     )
     add("--picture", metavar="NODE", help="the output node to measure (default: the one that depends on the strength)")
-    add_folder_arguments(parser)
-    add_device_arguments(parser)
-    add_memory_arguments(parser)
-    add_output_arguments(parser)
+    add_run_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Search, save the picture of the strength that was found, and a plot of the search. Models are loaded once."""
     began = time.perf_counter()
-    document = read_document(find_workflow(args.file))
-    check_folder("--output", Path(args.output))
-    reporter = Reporter(quiet=args.quiet, each_node=False)
-    session = open_session(args, reporter.on_step)
-    session.host.on_note = reporter.line
+    document, session, reporter = open_runs(args)
     graph = to_graph(document, session.classes)
     tuning = plan_tuning(graph, session.classes, args.node, args.picture)
     # One cache for all runs: models, prompts and the hint are made once.

@@ -16,8 +16,7 @@ from comfyui_controlnet_core.nodes import build_nodes
 from comfyui_controlnet_core.nodes.control_sweep import NOTHING, SWEPT
 from comfyui_controlnet_core.nodes.standalone.host import StandaloneHost
 from comfyui_controlnet_core.nodes.sweep_runs import FIELDS
-from comfyui_controlnet_core.workflows import cli, session
-from comfyui_controlnet_core.workflows.commands import sweep as sweep_command
+from comfyui_controlnet_core.workflows import cli, session, several_runs
 from PIL import Image
 from torch import Tensor
 
@@ -184,7 +183,7 @@ def test_the_command_makes_the_same_grid(
     graph = dict(zip("1234", (load, text, example, net), strict=True))
     graph |= {key: {"class_type": name, "inputs": inputs} for key, (name, inputs) in others.items()}
     (tmp_path / "w.json").write_text(json.dumps(graph))
-    monkeypatch.setattr(sweep_command, "open_session", lambda *_: session.Session(host, build_nodes(host)))
+    monkeypatch.setattr(several_runs, "open_session", lambda *_: session.Session(host, build_nodes(host)))
     words = ["--set", "5.mode=balanced,prompt", "--set", "5.strength=0..1/3", "--quiet"]
     assert cli.main(["sweep", str(tmp_path / "w.json"), "--output", str(host.output_dir), *words]) == 0
     given["stack"] = given["stack"][:1]
