@@ -70,7 +70,10 @@ def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "examples").symlink_to(ASSETS / "examples")
     torch.manual_seed(0)
     words = VocabMap.from_words(ClipTokenizer.load(), ["a photo of a red ball"])
-    config = replace(DEMO, text=replace(DEMO.text, vocab_size=max(DEMO.text.vocab_size, words.rows)))
+    text_config = replace(DEMO.text, vocab_size=max(DEMO.text.vocab_size, words.rows))
+    # Half as wide: the workflows are tried here, not the numbers.
+    narrow = replace(DEMO.unet, widths=(32, 64, 64))
+    config = replace(DEMO, text=text_config, unet=narrow)
     unet, vae, text = UNet(config.unet), AutoencoderKL(config.vae), ClipTextModel(config.text)
     extras = {"vocab_map": words.to_tensor()}
     save_checkpoint(folder / "demo_base.safetensors", config, unet, vae, text, extras=extras)
