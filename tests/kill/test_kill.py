@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="kills as POSIX does")
 def test_killed_commands_leave_whole_files_and_run_again_to_the_same_end() -> None:
     command = [sys.executable, "-m", "tests.kill", "--kills", "5", "--seed", "1"]
