@@ -54,6 +54,11 @@ def weights(tmp_path_factory: pytest.TempPathFactory, unet: UNet) -> dict[str, T
     return load_file(folder / f"{STEM}.safetensors")
 
 
+def assert_same(loaded: nn.Module, original: nn.Module) -> None:
+    expected = original.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in loaded.state_dict().items())
+
+
 # --------------------------------------------------------------------------------------------- variants
 
 
@@ -99,7 +104,7 @@ def test_every_variant_is_read_alone_and_by_its_folder(
     for path in (file, file.parent):
         loaded = load_unet(path)
         assert loaded.config == UNET  # the heads are in config.json only
-        assert all(torch.equal(value, unet.state_dict()[key]) for key, value in loaded.state_dict().items())
+        assert_same(loaded, unet)
         assert inspect_file(path).loadable
 
 
@@ -177,7 +182,7 @@ def test_wrapped_nets(tmp_path: Path, net: ControlNet, wrap: Callable, form: str
     write_safetensors(path, wrapped) if form == "safetensors" else torch.save(wrapped, path)
     loaded, identity = load_controlnet(path)
     assert identity.kind == "controlnet"
-    assert all(torch.equal(value, net.state_dict()[key]) for key, value in loaded.state_dict().items())
+    assert_same(loaded, net)
 
 
 @pytest.mark.parametrize("wrap", FLAT.values(), ids=FLAT)
@@ -220,8 +225,9 @@ def test_scaled_fp8_is_multiplied_by_its_scales(tmp_path: Path, unet: UNet, end:
     assert all(torch.equal(read[key], value) for key, value in expected.items())
     loaded = load_checkpoint(path).unet
     assert {value.dtype for value in loaded.state_dict().values()} == {torch.float16}
+    originals = unet.state_dict()
     for key, value in loaded.state_dict().items():
-        torch.testing.assert_close(value.float(), unet.state_dict()[key], atol=0.02, rtol=0.07)
+        torch.testing.assert_close(value.float(), originals[key], atol=0.02, rtol=0.07)
 
 
 def test_scales_of_blocks_are_named(tmp_path: Path) -> None:
