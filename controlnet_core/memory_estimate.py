@@ -25,7 +25,7 @@ from .control.modes import block_heights
 from .control.unit import ControlUnit
 from .models.control import BindContext, ControlModel, ResidualProjection, identity
 from .models.controlnet import ControlNet
-from .models.module_tree import copy_leaf, on_meta, rebuild
+from .models.module_tree import meta_copy, on_meta
 from .models.unet import encoder_widths
 from .models.vae import AutoencoderKL
 from .runtime.memory import Footprint
@@ -145,7 +145,7 @@ def estimate_run(
 
     def make() -> Footprint:
         # A kind of control that reads values cannot run on meta tensors, nor can a hook on the UNet.
-        for convert in (meta_module, UncountedNet):
+        for convert in (meta_copy, UncountedNet):
             try:
                 return _estimate(job, backend, clock, graphs, winograd, images, build, convert)
             except RuntimeError:  # NotImplementedError is one
@@ -285,22 +285,7 @@ def _meta_job(job: Job, backend: Backend, convert: Callable[[Any], nn.Module]) -
         tensors = {name: meta(getattr(c, name)) for name in ("text", "label", "mask", "concat")}
         return replace(c, units=tuple(units[unit] for unit in c.units), **tensors)
 
-    return job.with_conditions(condition, unet=meta_module(job.unet))
-
-
-def meta_module(module: nn.Module) -> nn.Module:
-    """Copy a tree of modules with meta tensors as weights, which have a shape and a dtype but no contents."""
-    twin = rebuild(module, copy_leaf)
-    for part in twin.modules():  # all of them copies, which share these dictionaries with the original
-        part._parameters = {name: _meta_weight(p) for name, p in part._parameters.items()}
-    return twin
-
-
-def _meta_weight(weight: Tensor | None) -> Any:
-    if weight is None:
-        return None
-    empty = torch.empty(weight.shape, dtype=weight.dtype, device=META)
-    return nn.Parameter(empty, requires_grad=False)
+    return job.with_conditions(condition, unet=meta_copy(job.unet))
 
 
 def _completed_bytes(job: Job, backend: Backend) -> int:
@@ -350,7 +335,7 @@ class _Timesteps:
 def decode_bytes(vae: AutoencoderKL, dtype: torch.dtype, rows: int, size: tuple[int, int]) -> int:
     """Most bytes that an autoencoder holds beside its weights while it decodes latents (rows, 4, h, w) of this size."""
     latent = torch.empty(rows, vae.config.latent_channels, *size, dtype=dtype, device=META)
-    twin = cast(AutoencoderKL, meta_module(vae))
+    twin = cast(AutoencoderKL, meta_copy(vae))
     with torch.inference_mode(), TensorMemory(SHAPE_RULES) as memory:
         twin.decode(latent)
     return memory.peak

@@ -21,7 +21,7 @@ from ..models.adapter import Adapter
 from ..models.controlnet import ControlNet
 from ..models.controlnet_xs import ControlNetXS
 from ..models.lllite import ControlLLLite
-from ..models.module_tree import on_meta
+from ..models.module_tree import meta_copy, on_meta
 from ..models.sparsectrl import SparseCtrl
 from ..models.text_encoder import ClipTextModel
 from ..models.unet import UNet
@@ -71,8 +71,7 @@ class Plan:
     @cached_property
     def modules(self) -> Mapping[str, nn.Module]:
         """The modules to fill, without memory. Raises CheckpointError when a config describes no model."""
-        with _building(self.header), on_meta():
-            return {prefix: part.kind(part.config) for prefix, part in self.parts.items()}
+        return {prefix: meta_copy(outline) for prefix, outline in self.outlines().items()}
 
     def outlines(self) -> Mapping[str, nn.Module]:
         """Modules without memory, to look at only: other plans may have them too. Raises as `modules`."""

@@ -77,3 +77,20 @@ def place_weight(weight: Tensor, device: torch.device, dtype: torch.dtype) -> Te
     # A GPU would convert a kernel in another layout on every call.
     kernel = device.type == "cuda" and weight.ndim == 4
     return weight.to(device, dtype, memory_format=torch.channels_last if kernel else torch.preserve_format)
+
+
+def meta_copy(module: ModuleT) -> ModuleT:
+    """A tree of the same shape with meta tensors as weights, which have a shape and a dtype but no contents."""
+    twin = rebuild(module, copy_leaf)
+    for part in twin.modules():
+        # A copy shares the dictionaries of the original: weights, buffers, and hooks that are set on one of them later.
+        vars(part).update({name: copy(value) for name, value in vars(part).items() if isinstance(value, dict)})
+        part._parameters = {name: _meta_weight(p) for name, p in part._parameters.items()}
+    return twin
+
+
+def _meta_weight(weight: Tensor | None) -> nn.Parameter | None:
+    if weight is None:
+        return None
+    empty = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
+    return nn.Parameter(empty, requires_grad=False)
