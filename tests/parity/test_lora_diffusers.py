@@ -20,6 +20,7 @@ from comfyui_controlnet_core.controlnet_core.config import TextConfig
 from comfyui_controlnet_core.controlnet_core.models.text_encoder import ClipTextModel, TextEncoder
 from comfyui_controlnet_core.controlnet_core.models.tokenizer import VOCAB_SIZE, ClipTokenizer
 from comfyui_controlnet_core.controlnet_core.models.unet import UNet
+from few import rows_of
 from random_tensors import randomise
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -134,8 +135,12 @@ def outputs(unet: Any, text: Any) -> tuple[Tensor, Tensor]:
     return getattr(predicted, "sample", predicted), getattr(states, "last_hidden_state", states[0])
 
 
-@pytest.mark.parametrize("strength", [1.0, 0.6])
-@pytest.mark.parametrize(("form", "conv"), [("kohya", False), ("peft", False), ("peft", True)])
+FORMS = (("kohya", False), ("peft", False), ("peft", True))
+
+
+@pytest.mark.parametrize(
+    ("form", "conv", "strength"), rows_of(((*form, s) for form in FORMS for s in (1.0, 0.6)), 0, 3, 4)
+)
 def test_lora(pipeline: Any, tmp_path: Path, form: str, conv: bool, strength: float) -> None:
     unet, text = ours(pipeline, tmp_path)
     before = outputs(unet, text)
