@@ -14,8 +14,8 @@ from ..models.unet import UNet
 def compile_networks(unet: UNet, net: ControlNet, device: torch.device) -> tuple[Any, Any]:
     """Functions that compute what UNet and net compute. They are compiled at the first step, for minutes.
 
-    The modules are not changed: probes, samples and files use them as they are. backend: of torch.compile. Raises
-    MissingPackageError where torch finds no compiler for the device.
+    The modules are not changed: probes, samples and files use them as they are. Raises MissingPackageError
+    where torch finds no compiler for the device.
     """
     check_compiler(device)
     return torch.compile(unet), torch.compile(net)

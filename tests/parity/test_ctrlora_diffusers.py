@@ -15,6 +15,7 @@ from comfyui_controlnet_core.controlnet_core.diffusion.schedule import scaled_li
 from comfyui_controlnet_core.controlnet_core.models.control import BindContext
 from comfyui_controlnet_core.controlnet_core.models.ctrlora import CtrLora
 from ctrlora_files import save_base, save_lora
+from few import rows_of
 from random_tensors import normal, relative_error
 from torch import Tensor, nn
 
@@ -80,8 +81,7 @@ def theirs(net: Any, latent: Tensor, text: Tensor) -> list[Tensor]:
     return [*skips, middle]
 
 
-@pytest.mark.parametrize("lora", [False, True])
-@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize(("lora", "images"), rows_of([(False, 1), (False, 2), (True, 1), (True, 2)], 0, 3))
 @torch.inference_mode()
 def test_residuals(tmp_path: Path, lora: bool, images: int) -> None:
     weights = save_base(tmp_path, BASE)

@@ -27,7 +27,7 @@ from comfyui_controlnet_core.controlnet_core.training.examples import RandomAcce
 from comfyui_controlnet_core.controlnet_core.training.loop import Loop, Recipe
 from comfyui_controlnet_core.nodes.standalone.host import ASSETS, StandaloneHost
 from comfyui_controlnet_core.nodes.values import ControlSpec, SamplerInputs
-from few import few_of
+from few import few_of, rows_of
 from pretended_card import Card
 from torch import Tensor
 
@@ -92,7 +92,7 @@ def test_nothing_waits_in_the_loop_and_the_picture_is_the_same(card: Card, name:
     assert not watch.inside and not watch.sent and not card.races
 
 
-@pytest.mark.parametrize("options", few_of(OPTIONS, "graphs, side by side, wide", "streamed", "one picture at a time"))
+@pytest.mark.parametrize("options", few_of(OPTIONS, "graphs, side by side, wide", "streamed"))
 def test_by_choice_nothing_waits_either_and_streams_keep_their_order(card: Card, options: str) -> None:
     made, waits = run_on(card, everything, on_card(**OPTIONS[options]))
     assert_alike(made, run_off(everything))
@@ -121,7 +121,9 @@ def test_no_sampler_waits(card: Card, sampler: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "options"), [(torch.float16, "graphs, side by side, wide"), (torch.bfloat16, "plain")], ids=str
+    ("dtype", "options"),
+    rows_of([(torch.float16, "graphs, side by side, wide"), (torch.bfloat16, "plain")], 1),
+    ids=str,
 )
 def test_half_precision(card: Card, dtype: torch.dtype, options: str) -> None:
     made, waits = run_on(card, CASES["several nets"], on_card(dtype, **OPTIONS[options]))

@@ -108,7 +108,7 @@ def test_compiled_networks_have_the_same_gradient(folder: Path, monkeypatch: pyt
     compile_ = torch.compile
     backends: list[str] = []
 
-    def traced(model: Any, backend: str) -> Any:
+    def traced(model: Any, backend: str = "inductor") -> Any:
         backends.append(backend)
         return compile_(model, backend="eager")
 

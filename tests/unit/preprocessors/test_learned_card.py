@@ -41,7 +41,7 @@ def assert_alike(made: np.ndarray, expected: np.ndarray) -> None:
     assert (np.abs(made - expected).max(-1) > 1e-3).mean() < 0.01
 
 
-@pytest.mark.parametrize("name", few_of([e.name for e in LEARNED], "soft_edge_hed", "lineart_anime", "normal_bae"))
+@pytest.mark.parametrize("name", few_of([e.name for e in LEARNED], "soft_edge_hed", "normal_bae"))
 def test_of_our_own(name: str, nets: Random, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = preprocessors.get(name)
     expected = preprocessors.process(entry, IMAGE, library=nets)
