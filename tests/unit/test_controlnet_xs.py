@@ -37,6 +37,7 @@ from comfyui_controlnet_core.controlnet_core.run_options import RunOptions, Shor
 from comfyui_controlnet_core.controlnet_core.runtime.device import Runtime
 from controlnet_xs_files import random_state, save_xs, xs_config
 from engine_runs import denoiser
+from few import few_of
 from random_tensors import normal, relative_error
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -179,7 +180,10 @@ def test_accelerations_give_the_same(tmp_path: Path, how: dict[str, object]) -> 
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("shortcuts", [Shortcuts(reuse_every=3), Shortcuts(encoder_every=3), Shortcuts(deep_every=3)])
+@pytest.mark.parametrize(
+    "shortcuts",
+    few_of([Shortcuts(reuse_every=3), Shortcuts(encoder_every=3), Shortcuts(deep_every=3)], Shortcuts(deep_every=3)),
+)
 def test_shortcuts_that_cannot_combine_say_so_and_the_others_run(tmp_path: Path, shortcuts: Shortcuts) -> None:
     setting, backend = Setting("sd15", tmp_path), Backend(Runtime(pack_weights=False))
     job, options = setting.job(1.0, setting.unit()), RunOptions(shortcuts)

@@ -48,6 +48,7 @@ from comfyui_controlnet_core.controlnet_core.speed import EXACT, EvaluationClock
 from comfyui_controlnet_core.controlnet_core.speed.forecast import DAMPING, Forecast
 from comfyui_controlnet_core.controlnet_core.speed.packed_cpu.pack import can_pack, pack
 from engine_runs import denoiser, evaluate, prepare_on
+from few import rows_of
 from torch import Tensor
 
 DEMO = replace(WHOLE_DEMO, unet=replace(WHOLE_DEMO.unet, widths=(32, 64, 64)))
@@ -695,7 +696,7 @@ def sample(
     )
 
 
-@pytest.mark.parametrize(("every", "runs"), [(1, 6), pytest.param(2, 4, marks=pytest.mark.slow), (3, 3)])
+@pytest.mark.parametrize(("every", "runs"), rows_of([(1, 6), (2, 4), (3, 3)], 2))
 def test_reused_residuals_save_runs_of_the_net(
     model: DiffusionModel,
     nets: tuple[ControlNet, ControlNet],

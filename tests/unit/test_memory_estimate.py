@@ -48,7 +48,7 @@ from comfyui_controlnet_core.controlnet_core.runtime.tensor_memory import Tensor
 from comfyui_controlnet_core.controlnet_core.speed import EXACT, EvaluationClock, Shortcuts
 from comfyui_controlnet_core.controlnet_core.speed.packed_cpu import winograd
 from engine_runs import denoiser, evaluate, prepare_on
-from few import rows_of
+from few import few_of, rows_of
 
 SCHEDULE = scaled_linear()
 SMALL = replace(DEMO, unet=replace(DEMO.unet, widths=(32, 64, 96), context_dim=32))
@@ -255,7 +255,7 @@ def test_the_buffers_of_graphs_are_told() -> None:
     check(*told_and_found(conditions(*units), Backend(Runtime(pack_weights=False)), graphs=True))
 
 
-@pytest.mark.parametrize("pictures", [1, 5], ids=["one hint", "five hints"])
+@pytest.mark.parametrize("pictures", few_of([1, 5], 5), ids=["one hint", "five hints"])
 @pytest.mark.parametrize("more", [{"shortcuts": Shortcuts(reuse_every=2)}, {"graphs": True}], ids=["reuse", "graphs"])
 def test_a_batch_in_parts_keeps_what_its_parts_keep(pictures: int, more: dict[str, Any]) -> None:
     halves = conditions(ControlUnit(made(), torch.rand(pictures, 3, 128, 128)))

@@ -24,6 +24,7 @@ from comfyui_controlnet_core.controlnet_core.training.controlnet_training import
 from comfyui_controlnet_core.controlnet_core.training.example_folder import open_examples
 from comfyui_controlnet_core.controlnet_core.training.loop import Recipe
 from comfyui_controlnet_core.controlnet_core.training.memory import TrainingMemory, estimate_training, optimizer_bytes
+from few import rows_of
 from tiny_training import SIZE, make_training_folder, tiny, train
 
 RECIPE = Recipe(steps=2, batch=4, lr=1e-3)
@@ -58,11 +59,15 @@ def held(folder: Path, recipe: Recipe, options: TrainingOptions) -> int:
 
 @pytest.mark.parametrize(
     ("numbers", "chosen"),
-    [
-        ({}, {}),
-        ({"bf16": True, "accumulate": 2}, {"gradient_checkpointing": True}),
-        ({}, {"rank": 2, "sd_locked": False}),
-    ],
+    rows_of(
+        [
+            ({}, {}),
+            ({"bf16": True, "accumulate": 2}, {"gradient_checkpointing": True}),
+            ({}, {"rank": 2, "sd_locked": False}),
+        ],
+        0,
+        1,
+    ),
     ids=["plain", "bf16, twice, checkpointing", "low rank, unlocked"],
 )
 def test_a_step_holds_what_was_estimated(folder: Path, numbers: dict[str, Any], chosen: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from comfyui_controlnet_core.preprocessors.learned.openpose import estimate, fac
 from comfyui_controlnet_core.preprocessors.learned.openpose_decode import _FIELDS, _LIMBS, find_people
 from comfyui_controlnet_core.preprocessors.learned.pidinet import PiDiNet
 from comfyui_controlnet_core.preprocessors.learned.teed import TEED
+from few import few_of
 from torch import nn
 
 from .conftest import Random, make_pictures, randomized
@@ -66,7 +67,9 @@ def test_key_names_and_shapes_are_the_official_ones(name: str) -> None:
 SMALL_FRAMES = make_pictures(2, 40, 56)
 
 
-@pytest.mark.parametrize("entry", LEARNED, ids=lambda entry: entry.name)
+@pytest.mark.parametrize(
+    "entry", few_of(LEARNED, *(e for e in LEARNED if e.name != "lineart_manga")), ids=lambda entry: entry.name
+)
 def test_every_learned_one_runs_on_batches_and_odd_sizes(entry: Entry, nets: Random) -> None:
     library = nets
     hint = preprocessors.process(entry, SMALL_FRAMES, library=library)
