@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -120,13 +121,13 @@ def adapter(unshuffle: int, conv_down: bool) -> dict[str, Tensor]:
     return random_state(shapes, 3 + unshuffle)
 
 
-CASES = {
-    "control-lora": control_lora(),
-    "control-lora, trained": trained_lora(),
-    "difference": difference(),
-    "adapter": adapter(8, conv_down=False),
-    "adapter conv": adapter(8, conv_down=True),
-    "adapter xl": adapter(16, conv_down=False),
+CASES: dict[str, Callable[[], dict[str, Tensor]]] = {
+    "control-lora": control_lora,
+    "control-lora, trained": trained_lora,
+    "difference": difference,
+    "adapter": lambda: adapter(8, conv_down=False),
+    "adapter conv": lambda: adapter(8, conv_down=True),
+    "adapter xl": lambda: adapter(16, conv_down=False),
 }
 SIZE = (10, 14)
 """Odd from the second level on: 5 x 7, then 3 x 4."""
@@ -153,7 +154,7 @@ def host(tmp_path_factory: pytest.TempPathFactory, base: UNet) -> dict[str, Tens
     folder = tmp_path_factory.mktemp("host")
     to_theirs = KeyMap(ldm.unet_rules(CONFIG)).to_theirs
     tensors = {f"base.{to_theirs(key)}": tensor for key, tensor in base.state_dict().items()}
-    tensors |= {f"{name}/{key}": tensor for name, state in CASES.items() for key, tensor in state.items()}
+    tensors |= {f"{name}/{key}": tensor for name, make in CASES.items() for key, tensor in make().items()}
     save_file({**tensors, **inputs()}, folder / "cases.safetensors", {"unet": json.dumps(DESCRIBED)})
     python = os.environ.get("COMFYUI_PYTHON", sys.executable)
     program = Path(__file__).with_name("host_control.py")
@@ -182,7 +183,7 @@ def ours(path: Path, base: UNet) -> list[Tensor]:
 def test_results_differ_between_tools_the_residuals_are_the_hosts(
     tmp_path: Path, name: str, base: UNet, host: dict[str, Tensor]
 ) -> None:
-    save_file(CASES[name], tmp_path / "control.safetensors")
+    save_file(CASES[name](), tmp_path / "control.safetensors")
     mine = ours(tmp_path / "control.safetensors", base)
     theirs = [tensor for key, tensor in sorted(host.items(), key=lambda item: int(item[0].rsplit(".", 1)[1]))
               if key.rsplit(".", 1)[0] == name]  # fmt: skip

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -63,6 +65,7 @@ from comfyui_controlnet_core.controlnet_core.models.unet import UNet
 from comfyui_controlnet_core.controlnet_core.models.union import ControlNetUnion
 from comfyui_controlnet_core.controlnet_core.models.vae import AutoencoderKL
 from lllite_reference import random_file
+from torch import nn
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -86,9 +89,15 @@ def with_markers(header: Header, folder: Path, value: float = 40.0) -> Header:
     return replace(header, tensors=infos)
 
 
-def unet_shapes(config: UNetConfig, layout: Layout = LDM, prefix: str = "") -> Shapes:
+@cache
+def outline(kind: type[nn.Module], config: Any) -> nn.Module:
+    """A model without memory; many samples here have the same one."""
     with on_meta():
-        state = UNet(config).state_dict()
+        return kind(config)
+
+
+def unet_shapes(config: UNetConfig, layout: Layout = LDM, prefix: str = "") -> Shapes:
+    state = outline(UNet, config).state_dict()
     keymap = KeyMap(layout.unet_rules(config))
     return {f"{prefix}{keymap.to_theirs(key)}": tuple(tensor.shape) for key, tensor in state.items()}
 
@@ -97,8 +106,7 @@ def net_shapes(
     config: UNetConfig, layout: Layout = LDM, prefix: str = "", channels: int = 3, union: UnionConfig | None = None
 ) -> Shapes:
     net = ControlNetConfig(unet=config, hint_channels=channels, union=union)
-    with on_meta():
-        state = (ControlNetUnion if union else ControlNet)(net).state_dict()
+    state = outline(ControlNetUnion if union else ControlNet, net).state_dict()
     keymap = KeyMap(add_prefix(layout.controlnet_rules(config, 8), prefix))
     return {str(keymap.to_theirs(key)): tuple(tensor.shape) for key, tensor in state.items()}
 
@@ -118,10 +126,9 @@ def lora_shapes(config: UNetConfig, rank: int = 64) -> Shapes:
 def checkpoint_shapes(config: ModelConfig, layout: Layout = LDM) -> Shapes:
     """A file of this model, with the tensors of OpenCLIP's text encoders as they are kept."""
     texts = usual_texts(layout, config)
-    with on_meta():
-        parts = {"unet.": UNet(config.unet), "vae.": AutoencoderKL(config.vae), "text.": ClipTextModel(config.text)}
-        if config.text2 is not None:
-            parts["text2."] = ClipTextModel(config.text2)
+    kinds = {"unet": UNet, "vae": AutoencoderKL, "text": ClipTextModel, "text2": ClipTextModel}
+    configs = {name: getattr(config, name) for name in kinds}
+    parts = {f"{name}.": outline(kinds[name], part) for name, part in configs.items() if part is not None}
     keymap = KeyMap(checkpoint_rules(layout, config.unet, len(config.vae.widths), texts))
     state = {
         str(keymap.to_theirs(prefix + key)): tensor
@@ -146,8 +153,7 @@ class Sample:
 def adapter_sample(config: AdapterConfig, layout: str, family: str, *details: str, prefix: str = "") -> Sample:
     """A T2I-Adapter's keys and shapes under the names of a layout."""
     kind = "t2i-adapter-light" if config.light else "t2i-adapter"
-    with on_meta():
-        state = Adapter(config).state_dict()
+    state = outline(Adapter, config).state_dict()
     keymap = KeyMap(ADAPTER_RULES[kind, layout](f"body.{n}.block1.weight" for n in range(4 * config.res_blocks)))
     shapes = {f"{prefix}{keymap.to_theirs(key)}": tuple(tensor.shape) for key, tensor in state.items()}
     return Sample(shapes, kind, family, layout, details, supported=True)
@@ -167,8 +173,7 @@ XSXL = ControlNetXSConfig(
 
 def xs_sample(config: ControlNetXSConfig, layout: str, family: str, prefix: str = "") -> Sample:
     """A ControlNet-XS's keys and shapes under the names of a layout."""
-    with on_meta():
-        state = ControlNetXS(config).state_dict()
+    state = outline(ControlNetXS, config).state_dict()
     keymap = KeyMap(controlnet_xs.rules(config.unet, 2 * len(config.hint_widths), layout))
     shapes = {f"{prefix}{keymap.to_theirs(key)}": tuple(tensor.shape) for key, tensor in state.items()}
     return Sample(shapes, "controlnet-xs", family, layout, supported=True)
