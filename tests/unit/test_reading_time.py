@@ -61,7 +61,7 @@ CHAIN = {
 
 def seconds(work: Any) -> float:
     """Processor time of the fastest of three runs, so that other programs do not count."""
-    # As `timeit` does: how often garbage is collected depends on what the tests before this one left.
+    # `timeit` does the same. Otherwise Python might collect garbage of earlier tests while the time is measured.
     gc.collect()
     gc.disable()
     try:
